@@ -1,0 +1,19 @@
+"""The shapes that cross module borders, in jaxtyping's notation.
+
+Dimension glossary, used in every annotation of the package:
+
+    B   images, or faces, of a batch        V   vertices of a mesh
+    T   triangles of a mesh                 L   landmarks
+    H W rows and columns of an image        C   colour or attribute channels
+    I   identity coefficients               E   expression coefficients
+    A   albedo coefficients                 P   points
+
+Public functions carry these annotations, and the test run executes them (beartype).
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+__all__ = ["Bool", "Float", "Int", "Tensor", "UInt8"]
