@@ -1,0 +1,174 @@
+"""Texture offset and displacement maps of one photo, fitted in texture space with the paper's regularisers.
+
+With pose, shape and light fixed, each texel that the camera sees has one colour in the photo and one in the model:
+(albedo + offset) · shading(normal of the displaced surface). Fitting there instead of on screen needs no rasterizer
+in the loop, gives every texel the same say whatever its size on screen, and makes eq. 8 to 11 local operations.
+
+Which of the two maps explains a difference is decided by their priors: displacement is cheap for the fine grey
+variations that folds make and impossible in brows, eyes and lips; the offset is cheap for what is broad or coloured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from mien.arrays import Float, Tensor
+from mien.errors import FitDiverged
+from mien.lighting import shading
+from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import FaceSurface, sample_image
+from mien.texture_space import DisplacedNormals, TexelAtlas
+
+STEPS = 80
+LEARNING_RATE = 0.02
+PYRAMID = (1, 4, 16)
+"""The maps are sums of grids with these spacings in texels: a step moves broad and fine structure alike."""
+DISPLACEMENT_UNIT_M = 1e-3
+"""The displacement is optimised in millimetres."""
+
+
+@dataclass(frozen=True)
+class DetailSettings:
+    """Weights of the detail step, relative to the pixel term in squared colour units."""
+
+    offset_magnitude: float = 2e-3
+    offset_symmetry: float = 1e-2
+    offset_smoothness: float = 5e-2
+    displacement_magnitude: float = 2e-3
+    """Per square millimetre."""
+    displacement_symmetry: float = 1e-3
+    displacement_smoothness: float = 2e-2
+    unseen_symmetry: float = 1.0
+    """Extra symmetry of texels that the camera does not see while their mirror image is seen."""
+
+
+@dataclass(frozen=True)
+class DetailMaps:
+    """What the linear model cannot hold."""
+
+    texture_offset: Float[Tensor, "B 3 S S"]
+    """Added to the albedo."""
+    displacement: Float[Tensor, "B 1 S S"]
+    """Metres along the normal."""
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """The photo in texture space."""
+
+    colours: Float[Tensor, "B 3 S S"]
+    weights: Float[Tensor, "B 1 S S"]
+    """How well the camera sees each texel, 0 to 1."""
+
+
+def unwrap_photo(
+    atlas: TexelAtlas,
+    surface: FaceSurface,
+    *,
+    photo: Float[Tensor, "B 3 H W"],
+    vertices_px: Float[Tensor, "B V 2"],
+    visibility: Float[Tensor, "B V"],
+) -> Unwrapped:
+    """Sample the photo at every texel of the chart; texels fade out where the surface turns away from the camera."""
+    size = len(atlas.triangle_ids)
+    points = atlas.interpolate(vertices_px).flatten(2).mT
+    colours = sample_image(photo, points).mT.unflatten(-1, (size, size))
+    towards = F.normalize(-surface.vertices_camera, dim=-1) * surface.normals.new_tensor([1.0, -1.0, -1.0])
+    cosine = (towards * surface.normals).sum(-1)
+    # From 75° to 55° the texel's footprint in the photo grows until its colour is trustworthy.
+    facing = ((cosine - 0.26) / (0.57 - 0.26)).clamp(0, 1)
+    weights = atlas.interpolate((visibility * facing)[..., None])
+    # Vertices just inside a hidden region still blend in: shrink, then soften.
+    radius = max(size // 112, 1)
+    weights = -F.max_pool2d(-weights, 2 * radius + 1, stride=1, padding=radius)
+    weights = F.avg_pool2d(weights, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    return Unwrapped(colours, weights * atlas.valid)
+
+
+def fit_detail(
+    model: MorphableModel,
+    atlas: TexelAtlas,
+    *,
+    surface: FaceSurface,
+    coefficients: FaceCoefficients,
+    unwrapped: Unwrapped,
+    settings: DetailSettings,
+) -> DetailMaps:
+    """The maps that make the model's colours the photo's, with the least and smoothest change (eq. 12)."""
+    normals_of = DisplacedNormals(
+        atlas, model, vertices=surface.vertices, normals=surface.normals, rotmat=coefficients.pose.rotmat()
+    )
+    albedo = atlas.interpolate(surface.albedo)
+    masks = model.masks
+    rough = (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(
+        0, 1
+    )
+    may_move = atlas.interpolate(rough[None, :, None])
+    may_colour = atlas.valid[None, None].float()
+    offset, displacement = _Pyramid(albedo.shape), _Pyramid(may_move.expand(len(albedo), -1, -1, -1).shape)
+    optimiser = torch.optim.Adam([*offset.levels, *displacement.levels], lr=LEARNING_RATE, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS, eta_min=LEARNING_RATE / 10)
+    seen = unwrapped.weights
+    unseen = (seen.flip(-1) - seen).clamp(min=0)[:, 0]
+    everywhere = may_colour[:, 0].expand(len(albedo), -1, -1)
+    for step in range(STEPS):
+        optimiser.zero_grad(set_to_none=True)
+        offset_map = offset() * may_colour
+        displacement_mm = displacement() * may_move
+        shade = shading(normals_of(displacement_mm * DISPLACEMENT_UNIT_M), coefficients.lighting)
+        predicted = (albedo + offset_map) * shade.permute(0, 3, 1, 2)
+        error = (predicted - unwrapped.colours).square().sum(1, keepdim=True)
+        energy = (
+            (error * seen).sum() / seen.sum().clamp(min=1)
+            + settings.offset_magnitude * magnitude_loss(offset_map)
+            + settings.offset_symmetry * symmetry_loss(offset_map)
+            + settings.unseen_symmetry * symmetry_loss(offset_map, weights=unseen)
+            + settings.offset_smoothness * map_smoothness_loss(offset_map, weights=everywhere)
+            + settings.displacement_magnitude * magnitude_loss(displacement_mm)
+            + settings.displacement_symmetry * symmetry_loss(displacement_mm)
+            + settings.displacement_smoothness * map_smoothness_loss(displacement_mm, weights=everywhere)
+        )
+        if not torch.isfinite(energy):
+            raise FitDiverged(f"the detail fit met a value that is not finite at step {step} of {STEPS}.")
+        energy.backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        return DetailMaps(offset() * may_colour, displacement() * may_move * DISPLACEMENT_UNIT_M)
+
+
+class _Pyramid:
+    """A map as a sum of grids of growing spacing, zero at the start."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.size = shape[-1]
+        self.levels = [
+            torch.zeros(*shape[:2], -(-self.size // spacing), -(-self.size // spacing), requires_grad=True)
+            for spacing in PYRAMID
+        ]
+
+    def __call__(self) -> Float[Tensor, "B C S S"]:
+        finest, *coarser = self.levels
+        size = (self.size, self.size)
+        return sum(
+            (F.interpolate(g, size=size, mode="bilinear", align_corners=False) for g in coarser), finest
+        )
+
+
+def complete_texture(
+    albedo: Float[Tensor, "B 3 S S"], shade: Float[Tensor, "B 3 S S"], unwrapped: Unwrapped
+) -> Float[Tensor, "B 3 S S"]:
+    """The photo's colours where the camera sees the face, else their mirror image relit, else the albedo, lit.
+
+    The mirrored colours are divided by the light on their own side and multiplied by that on the other.
+    """
+    seen = unwrapped.weights
+    unlit = unwrapped.colours / shade.clamp(min=0.15)
+    mirrored = unlit.flip(-1)
+    from_mirror = seen.flip(-1) * (1 - seen)
+    rest = (1 - seen) * (1 - seen.flip(-1))
+    return seen * unwrapped.colours + (from_mirror * mirrored + rest * albedo) * shade

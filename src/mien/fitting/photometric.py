@@ -1,0 +1,200 @@
+"""The joint refinement: every coefficient descends the losses of the paper (eq. 4 to 7) through the soft rasterizer.
+
+The landmark fit leaves the face in place; what is left is what landmarks do not see, the shape between them and its
+shading. Adam works here because all unknowns are scaled to unit standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from mien.arrays import Float, Tensor
+from mien.camera import Camera, Pose
+from mien.errors import FitDiverged
+from mien.fitting.problem import FitSettings, FitTargets
+from mien.losses import recognition_loss
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.perception import IdentityNetwork
+from mien.rendering import RenderOutput, render, sample_image
+
+LEARNING_RATE = 0.04
+"""In standard deviations per step."""
+FINAL_RATE_SHARE = 0.1
+EFFECTIVE_PIXELS = 400.0
+"""Independent colour errors in a face; see `light.EFFECTIVE_SAMPLES`."""
+RECOGNITION_FROM = 0.5
+"""The recognition term joins in the last part of the steps: it costs as much as the rest together, and far from the
+solution its gradient says little."""
+RECOGNITION_SCALE = 10.0
+"""Energy units per unit of eq. 7's recognition term, so that its pull compares with the pixel term's."""
+DEPTH_STEP_SHARE = 0.01
+ROTATION_STEP_RAD = 0.05
+FACE_SIZE_M = 0.15
+"""Scale of the translation steps: one unit moves the face by its own width times `DEPTH_STEP_SHARE`."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The refined coefficients, their camera and the last rendering's colour error."""
+
+    coefficients: FaceCoefficients
+    camera: Camera
+
+
+class _Unknowns:
+    """The optimised vector of one batch, each part in units of about one standard deviation."""
+
+    def __init__(self, start: FaceCoefficients, camera: Camera, settings: FitSettings) -> None:
+        self.start, self.camera, self.settings = start, camera, settings
+        batch = len(start.identity)
+        self.identity = start.identity.clone().requires_grad_()
+        self.expression = (start.expression / settings.expression_sigma).requires_grad_()
+        self.albedo = start.albedo.clone().requires_grad_()
+        self.lighting = start.lighting.new_zeros(batch, 9, 3).requires_grad_()
+        self.rotation = start.identity.new_zeros(batch, 3).requires_grad_()
+        self.translation = start.identity.new_zeros(batch, 3).requires_grad_()
+
+    def parameters(self) -> list[Tensor]:
+        return [self.identity, self.expression, self.albedo, self.lighting, self.rotation, self.translation]
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring the expression back into [0, 1] after a step."""
+        self.expression.clamp_(0.0, 1.0 / self.settings.expression_sigma)
+
+    def coefficients(self) -> FaceCoefficients:
+        expression = self.expression * self.settings.expression_sigma
+        distance = self.start.pose.translation[:, 2:]
+        lateral = self.translation[:, :2] * (DEPTH_STEP_SHARE * FACE_SIZE_M)
+        depth = distance * (DEPTH_STEP_SHARE * self.translation[:, 2:]).exp()
+        # The face slides along its own ray, so that a change of depth is a change of size only.
+        position = self.start.pose.translation[:, :2] * (depth / distance) + lateral
+        pose = Pose(
+            self.start.pose.rotation + ROTATION_STEP_RAD * self.rotation,
+            torch.cat([position, depth], dim=1),
+            self.start.pose.scale,
+        )
+        lighting = self.start.lighting + self.settings.light_chroma_sigma * self.lighting
+        return FaceCoefficients(self.identity, expression, self.albedo, lighting, pose)
+
+
+def refine(
+    model: MorphableModel,
+    targets: FitTargets,
+    start: FaceCoefficients,
+    *,
+    settings: FitSettings,
+    point_weights: Float[Tensor, "B 468"],
+    recognition: IdentityNetwork | None,
+) -> Refined:
+    """Descend pixel, landmark and recognition losses with the coefficients' priors; FitDiverged on a NaN."""
+    unknowns = _Unknowns(start, targets.camera, settings)
+    optimiser = torch.optim.Adam(unknowns.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
+    steps = settings.photometric_steps
+    features = _photo_features(targets, recognition)
+    for step in range(steps):
+        share = step / max(steps - 1, 1)
+        rate = LEARNING_RATE * (
+            FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * share))
+        )
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
+        coefficients = unknowns.coefficients()
+        drawn = render(model, coefficients, targets.camera)
+        energy = (
+            _pixel_energy(drawn, targets, settings)
+            + _landmark_energy(model, drawn, targets, point_weights, settings)
+            + _prior_energy(coefficients, settings)
+        )
+        if recognition is not None and features is not None and share >= RECOGNITION_FROM:
+            rendered = recognition_features(recognition, drawn, targets)
+            energy = energy + RECOGNITION_SCALE * settings.recognition_weight * len(
+                features
+            ) * recognition_loss(rendered, features)
+        if not torch.isfinite(energy):
+            raise FitDiverged(
+                f"the photometric fit met a value that is not finite at step {step} of {steps}; "
+                "the photo's crop or the landmarks hold extreme values. Try --no-detail and report the photo."
+            )
+        energy.backward()
+        optimiser.step()
+        unknowns.project()
+    with torch.no_grad():
+        found = unknowns.coefficients()
+    return Refined(found, targets.camera)
+
+
+def photometric_error(drawn: RenderOutput, targets: FitTargets) -> Float[Tensor, "B"]:
+    """Root mean squared colour error over the mask and the rendering, per face."""
+    weight = targets.mask * drawn.alpha
+    squared = ((drawn.image.clamp(0, 1) - targets.crops) ** 2).mean(1)
+    return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
+
+
+def recognition_features(
+    network: IdentityNetwork, drawn: RenderOutput, targets: FitTargets
+) -> Float[Tensor, "B 128"]:
+    """Features of the rendered face before the photo's own background (eq. 6 compares masked images)."""
+    alpha = drawn.alpha[:, None] * targets.mask[:, None]
+    composed = drawn.image.clamp(0, 1) * alpha + targets.crops * (1 - alpha)
+    return network(network.crop(composed, targets.landmarks68_px))
+
+
+def _photo_features(targets: FitTargets, network: IdentityNetwork | None) -> Float[Tensor, "B 128"] | None:
+    if network is None:
+        return None
+    with torch.no_grad():
+        return network(network.crop(targets.crops, targets.landmarks68_px))
+
+
+def _pixel_energy(drawn: RenderOutput, targets: FitTargets, settings: FitSettings) -> Float[Tensor, ""]:
+    """Eq. 4 as a robust negative log-likelihood: Geman-McClure on the colour error of masked pixels."""
+    weight = targets.mask * drawn.alpha
+    squared = ((drawn.image - targets.crops) ** 2).sum(1) / settings.pixel_sigma**2
+    robust = squared / (1 + squared / (3 * 3.0**2))
+    per_face = (robust * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+    return 0.5 * EFFECTIVE_PIXELS * per_face.sum()
+
+
+def _landmark_energy(
+    model: MorphableModel,
+    drawn: RenderOutput,
+    targets: FitTargets,
+    point_weights: Float[Tensor, "B 468"],
+    settings: FitSettings,
+) -> Float[Tensor, ""]:
+    """Eq. 5 on the dense points, squared: near the solution their errors are Gaussian."""
+    points = model.mediapipe_points(drawn.surface.vertices_camera)
+    predicted = targets.camera.project(points)
+    extent = (targets.mesh_px.amax(1) - targets.mesh_px.amin(1)).norm(dim=-1)
+    scaled = ((predicted - targets.mesh_px) ** 2).sum(-1) / (settings.landmark_sigma * extent[:, None]) ** 2
+    return 0.5 * (point_weights * scaled / (1 + scaled / 9.0)).sum()
+
+
+def _prior_energy(coefficients: FaceCoefficients, settings: FitSettings) -> Float[Tensor, ""]:
+    """Gaussian priors of identity, expression, albedo and light."""
+    lighting = coefficients.lighting
+    centre = torch.zeros_like(lighting)
+    centre[:, 0] = 1.0
+    grey = (lighting - centre).mean(-1)
+    chroma = lighting - lighting.mean(-1, keepdim=True)
+    return 0.5 * (
+        (coefficients.identity / settings.identity_sigma).square().sum()
+        + (coefficients.expression / settings.expression_sigma).square().sum()
+        + coefficients.albedo.square().sum()
+        + 3 * (grey / settings.light_sigma).square().sum()
+        + (chroma / settings.light_chroma_sigma).square().sum()
+    )
+
+
+def sample_vertex_colours(
+    drawn: RenderOutput, targets: FitTargets
+) -> tuple[Float[Tensor, "B V 3"], Float[Tensor, "B V"]]:
+    """The photo's colour at each projected vertex, and the mask's value there."""
+    both = torch.cat([targets.crops, targets.mask[:, None]], dim=1)
+    sampled = F.relu(sample_image(both, drawn.vertices_px))
+    return sampled[..., :3], sampled[..., 3]

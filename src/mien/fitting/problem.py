@@ -1,0 +1,77 @@
+"""What the fit is given, what it returns, and the scales of its noise and priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mien.arrays import Float, Tensor
+from mien.camera import Camera
+from mien.errors import ConfigError
+from mien.morphable import FaceCoefficients
+
+
+@dataclass(frozen=True)
+class FitTargets:
+    """A batch of faces to be explained, each in its own square crop."""
+
+    crops: Float[Tensor, "B 3 S S"]
+    """The photo around each face."""
+    mask: Float[Tensor, "B S S"]
+    """How sure it is that a pixel shows the face's skin, 0 to 1."""
+    camera: Camera
+    """The photo's camera seen through each crop."""
+    mesh_px: Float[Tensor, "B 468 2"]
+    """MediaPipe's points in crop pixels."""
+    landmarks68_px: Float[Tensor, "B 68 2"]
+    """iBUG points in crop pixels."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Weights and schedule of the fit; every sigma is the standard deviation of a Gaussian error model."""
+
+    landmark_sigma: float = 0.02
+    """Error of a mesh point in parts of the face's size in the image. The network's own error is near 0.01, but
+    the errors of neighbouring points go together; the larger number makes 468 points weigh like about 120."""
+    identity_sigma: float = 1.0
+    """The model's coefficients are standard deviations already."""
+    expression_sigma: float = 0.25
+    """An action's typical strength in a photo."""
+    pixel_sigma: float = 0.06
+    """Colour error of a good fit; beyond it a pixel counts as something the model cannot explain."""
+    light_sigma: float = 0.35
+    """Spread of each lighting coefficient around white light from everywhere."""
+    light_chroma_sigma: float = 0.06
+    """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
+    recognition_weight: float = 20.0
+    """Eq. 7."""
+    photometric_steps: int = 40
+    refine_focal: bool = False
+    """Whether the focal length is a free variable; it is nearly unobservable in a distant face."""
+
+    def __post_init__(self) -> None:
+        for name in ("landmark_sigma", "identity_sigma", "expression_sigma", "pixel_sigma", "light_sigma"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"fit.{name} must be positive, got {getattr(self, name)}.")
+        if self.photometric_steps < 0:
+            raise ConfigError(f"fit.photometric_steps must not be negative, got {self.photometric_steps}.")
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long one stage took for the whole batch."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The coefficients that explain a batch of faces best."""
+
+    coefficients: FaceCoefficients
+    camera: Camera
+    """The given camera, or the refined one."""
+    photometric_error: Float[Tensor, "B"]
+    """Root mean squared colour error inside the mask and the rendering."""
+    stage_times: tuple[StageTime, ...] = field(default=())

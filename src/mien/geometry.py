@@ -1,0 +1,157 @@
+"""Pure functions of points, triangles and rotations; no face, no camera, no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mien.arrays import Float, Int, Tensor
+
+# Below this squared angle the sine quotients are taken from their Taylor series: float32 loses them otherwise.
+SMALL_ANGLE_SQ = 1e-8
+
+
+def rotvec_to_rotmat(rotvec: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
+    """Rotation matrices of rotation vectors (axis times angle in radians), by Rodrigues' formula.
+
+    Differentiable everywhere, the zero rotation included.
+    """
+    angle_sq = (rotvec * rotvec).sum(-1)[:, None, None]
+    small = angle_sq < SMALL_ANGLE_SQ
+    safe_sq = torch.where(small, torch.ones_like(angle_sq), angle_sq)
+    angle = safe_sq.sqrt()
+    sine_quotient = torch.where(small, 1 - angle_sq / 6, torch.sin(angle) / angle)
+    cosine_quotient = torch.where(small, 0.5 - angle_sq / 24, (1 - torch.cos(angle)) / safe_sq)
+    K = cross_matrix(rotvec)
+    identity = torch.eye(3, dtype=rotvec.dtype, device=rotvec.device)
+    return identity + sine_quotient * K + cosine_quotient * (K @ K)
+
+
+def rotmat_to_rotvec(rotmat: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
+    """Rotation vectors of rotation matrices, exact up to half a turn; not meant to be differentiated.
+
+    The axis comes from the quaternion's largest component (Shepperd 1978), so that half turns are safe.
+    """
+    m = rotmat
+    diagonal = m.diagonal(dim1=-2, dim2=-1)
+    trace = diagonal.sum(-1)
+    squares = torch.cat([trace[:, None], diagonal], dim=-1)
+    largest = squares.argmax(dim=-1)
+    sums = torch.stack(
+        [
+            torch.stack(
+                [1 + trace, m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]], -1
+            ),
+            torch.stack(
+                [
+                    m[:, 2, 1] - m[:, 1, 2],
+                    1 + 2 * m[:, 0, 0] - trace,
+                    m[:, 0, 1] + m[:, 1, 0],
+                    m[:, 0, 2] + m[:, 2, 0],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[:, 0, 2] - m[:, 2, 0],
+                    m[:, 0, 1] + m[:, 1, 0],
+                    1 + 2 * m[:, 1, 1] - trace,
+                    m[:, 1, 2] + m[:, 2, 1],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[:, 1, 0] - m[:, 0, 1],
+                    m[:, 0, 2] + m[:, 2, 0],
+                    m[:, 1, 2] + m[:, 2, 1],
+                    1 + 2 * m[:, 2, 2] - trace,
+                ],
+                -1,
+            ),
+        ],
+        dim=1,
+    )  # each row is the quaternion (w, x, y, z) times four times one of its components
+    quaternion = torch.nn.functional.normalize(sums[torch.arange(len(m), device=m.device), largest], dim=-1)
+    quaternion = torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
+    sine = quaternion[:, 1:].norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, quaternion[:, :1])
+    return (
+        torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.full_like(sine, 2.0))
+        * quaternion[:, 1:]
+    )
+
+
+def cross_matrix(vector: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
+    """The matrices that take the cross product with each vector."""
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).view(-1, 3, 3)
+
+
+def triangle_normals(
+    vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]
+) -> Float[Tensor, "B T 3"]:
+    """Normals of the triangles, outward for counter-clockwise winding; their length is twice the area."""
+    a, b, c = (vertices[:, triangles[:, k]] for k in range(3))
+    return torch.cross(b - a, c - a, dim=-1)
+
+
+def vertex_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B V 3"]:
+    """Unit normals of the vertices: the area-weighted mean of the adjacent triangles' normals; differentiable.
+
+    A vertex without area around it gets the zero vector.
+    """
+    faces = triangle_normals(vertices, triangles)
+    summed = torch.zeros_like(vertices)
+    for k in range(3):
+        summed = summed.index_add(1, triangles[:, k], faces)
+    return torch.nn.functional.normalize(summed, dim=-1, eps=1e-12)
+
+
+def vertex_areas(vertices: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "V"]:
+    """A third of the area of the triangles around each vertex."""
+    thirds = triangle_normals(vertices[None], triangles)[0].norm(dim=-1) / 6
+    areas = torch.zeros(len(vertices), dtype=vertices.dtype, device=vertices.device)
+    return areas.index_add(0, triangles.reshape(-1), thirds.repeat_interleave(3))
+
+
+def unique_edges(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "P 2"]:
+    """Every edge of the mesh once, the smaller vertex first, in ascending order."""
+    pairs = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    return torch.unique(pairs.sort(dim=1).values, dim=0)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """x ↦ scale · rotation @ x + translation, one per batch element."""
+
+    scale: Float[Tensor, "B"]
+    rotation: Float[Tensor, "B 3 3"]
+    translation: Float[Tensor, "B 3"]
+
+    def __call__(self, points: Float[Tensor, "B P 3"]) -> Float[Tensor, "B P 3"]:
+        """Transform the points."""
+        turned = torch.einsum("bij,bpj->bpi", self.rotation, points)
+        return self.scale[:, None, None] * turned + self.translation[:, None]
+
+
+def align_points(
+    source: Float[Tensor, "B P 3"],
+    target: Float[Tensor, "B P 3"],
+    *,
+    weights: Float[Tensor, "P"] | None = None,
+) -> Similarity:
+    """The similarity that takes `source` onto `target` with the least weighted squared error (Umeyama 1991)."""
+    w = torch.ones_like(source[0, :, 0]) if weights is None else weights
+    w = (w / w.sum())[None, :, None]
+    source_mean, target_mean = (w * source).sum(1, keepdim=True), (w * target).sum(1, keepdim=True)
+    source, target = source - source_mean, target - target_mean
+    U, S, Vh = torch.linalg.svd((w * target).mT @ source)
+    sign = torch.ones_like(S)
+    sign[:, 2] = torch.sign(torch.linalg.det(U @ Vh))
+    rotation = U @ torch.diag_embed(sign) @ Vh
+    scale = (S * sign).sum(-1) / (w * source * source).sum((1, 2))
+    translation = target_mean[:, 0] - scale[:, None] * torch.einsum("bij,bj->bi", rotation, source_mean[:, 0])
+    return Similarity(scale, rotation, translation)

@@ -1,0 +1,55 @@
+"""Spherical-harmonics light on a Lambertian surface, eq. 3 of the paper.
+
+The basis is the real spherical harmonics up to order 2 with Lambert's cosine kernel already applied (Ramamoorthi
+and Hanrahan 2001), scaled so that the constant term is 1: a lighting whose first row is (1, 1, 1) and whose other
+rows are zero leaves the albedo as it is. Normals are in view axes: +x right, +y up, +z to the viewer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mien.arrays import Float, Tensor
+
+SH_COUNT = 9
+
+# Lambert's kernel is (1, 2/3, 1/4) for orders 0, 1, 2; the harmonics over Y00 bring √3, √15 and √5/2.
+_LINEAR = 2 / 3 * math.sqrt(3)
+_QUADRATIC = 1 / 4 * math.sqrt(15)
+_ZONAL = 1 / 4 * math.sqrt(5) / 2
+_SECTORAL = _QUADRATIC / 2
+
+
+def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
+    """The nine functions 1, y, z, x, xy, yz, 3z²−1, xz, x²−y² of unit normals, with their constants."""
+    x, y, z = normals.unbind(-1)
+    return torch.stack(
+        [
+            torch.ones_like(x),
+            _LINEAR * y,
+            _LINEAR * z,
+            _LINEAR * x,
+            _QUADRATIC * x * y,
+            _QUADRATIC * y * z,
+            _ZONAL * (3 * z * z - 1),
+            _QUADRATIC * x * z,
+            _SECTORAL * (x * x - y * y),
+        ],
+        dim=-1,
+    )
+
+
+def shading(
+    normals: Float[Tensor, "B *points 3"], lighting: Float[Tensor, "B 9 3"]
+) -> Float[Tensor, "B *points 3"]:
+    """Light that arrives at surfaces with the given unit normals, per colour channel; not clamped."""
+    return torch.einsum("b...k,bkc->b...c", sh_basis(normals), lighting)
+
+
+def ambient_lighting(batch: int, *, level: float = 1.0) -> Float[Tensor, "B 9 3"]:
+    """White light from everywhere: shading equals `level` for every normal."""
+    lighting = torch.zeros(batch, SH_COUNT, 3)
+    lighting[:, 0] = level
+    return lighting

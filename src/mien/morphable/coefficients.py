@@ -1,0 +1,51 @@
+"""Everything that describes one face before its camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from mien.arrays import Float, Tensor
+from mien.camera import Pose
+from mien.lighting import ambient_lighting
+
+
+@dataclass(frozen=True)
+class FaceCoefficients:
+    """Identity, expression, albedo, light and pose of a batch of faces."""
+
+    identity: Float[Tensor, "B I"]
+    """Standard deviations of the population."""
+    expression: Float[Tensor, "B E"]
+    """Strength of each named action, 0 to 1."""
+    albedo: Float[Tensor, "B A"]
+    """Standard deviations of the population."""
+    lighting: Float[Tensor, "B 9 3"]
+    """Spherical harmonics per colour channel, see `mien.lighting`."""
+    pose: Pose
+
+    @classmethod
+    def mean(
+        cls, *, identity: int, expression: int, albedo: int, batch: int = 1, distance: float = 0.6
+    ) -> FaceCoefficients:
+        """The mean face with given coefficient counts, looking into a camera `distance` metres away."""
+        pose = Pose(
+            rotation=torch.zeros(batch, 3),
+            translation=torch.tensor([[0.0, 0.0, distance]]).repeat(batch, 1),
+            scale=torch.ones(batch),
+        )
+        return cls(
+            identity=torch.zeros(batch, identity),
+            expression=torch.zeros(batch, expression),
+            albedo=torch.zeros(batch, albedo),
+            lighting=ambient_lighting(batch),
+            pose=pose,
+        )
+
+    def __getitem__(self, index: slice) -> FaceCoefficients:
+        """Some faces of the batch, as a batch."""
+        pose = Pose(*(getattr(self.pose, f.name)[index] for f in fields(Pose)))
+        return FaceCoefficients(
+            self.identity[index], self.expression[index], self.albedo[index], self.lighting[index], pose
+        )

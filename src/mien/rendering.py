@@ -1,0 +1,198 @@
+"""The physics of the whole system in one place: coefficients + camera + light → picture.
+
+    coefficients ── morphable model ──► vertices, albedo          (eq. 1, 2)
+    vertices ── displacement along the normal ──► detailed vertices
+    normals, lighting ── spherical harmonics ──► shading           (eq. 3)
+    vertices ── pose ──► camera space ── pinhole ──► screen
+    screen, albedo · shading ── soft rasterizer ──► image, alpha, depth
+
+Nothing else in the package composes these steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from mien.arrays import Float, Int, Tensor
+from mien.camera import Camera
+from mien.geometry import vertex_normals
+from mien.lighting import shading
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rasterizer import rasterize, rasterize_hard
+
+DEPTH_REACH_M = 0.25
+"""The rasterizer's depth range lies this far before and behind the model's origin: a head is 0.2 m deep, and a
+narrow range keeps the depth softness (gamma times the range) at 0.05 mm whatever the distance."""
+
+NEAREST_M = 0.01
+
+
+@dataclass(frozen=True)
+class VertexDetail:
+    """What a linear model cannot hold, given per vertex."""
+
+    displacement: Float[Tensor, "B V"]
+    """Metres along the vertex normal of the linear model's surface."""
+    albedo_offset: Float[Tensor, "B V 3"]
+    """Added to the linear model's albedo."""
+
+
+@dataclass(frozen=True)
+class FaceSurface:
+    """A batch of faces in model space and before the camera, not yet drawn."""
+
+    vertices: Float[Tensor, "B V 3"]
+    """Model space, metres."""
+    vertices_camera: Float[Tensor, "B V 3"]
+    """Camera space, metres."""
+    normals: Float[Tensor, "B V 3"]
+    """Unit normals in view axes, see `Pose.to_view_axes`."""
+    albedo: Float[Tensor, "B V 3"]
+    shading: Float[Tensor, "B V 3"]
+
+    @property
+    def colours(self) -> Float[Tensor, "B V 3"]:
+        """Lit vertex colours, eq. 3; not clamped."""
+        return self.albedo * self.shading
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """A rendered batch: the picture and everything it was made from."""
+
+    image: Float[Tensor, "B 3 H W"]
+    """The face's colour where `alpha` > 0, the background elsewhere; not clamped."""
+    alpha: Float[Tensor, "B H W"]
+    depth: Float[Tensor, "B H W"]
+    """Metres, 0 where there is no face; from the hard z-buffer, not differentiable."""
+    triangle_ids: Int[Tensor, "B H W"]
+    """The triangle in front, -1 where there is none."""
+    barycentrics: Float[Tensor, "B H W 3"]
+    surface: FaceSurface
+    vertices_px: Float[Tensor, "B V 2"]
+    """Where each vertex projects to, differentiable."""
+
+
+def build_surface(
+    model: MorphableModel, coefficients: FaceCoefficients, *, detail: VertexDetail | None = None
+) -> FaceSurface:
+    """Evaluate model, detail, pose and light at every vertex; differentiable in all of them."""
+    vertices = model.vertices(coefficients.identity, coefficients.expression)
+    normals = vertex_normals(vertices, model.triangles)
+    albedo = model.albedo(coefficients.albedo)
+    if detail is not None:
+        vertices = vertices + detail.displacement[..., None] * normals
+        normals = vertex_normals(vertices, model.triangles)
+        albedo = albedo + detail.albedo_offset
+    normals_view = coefficients.pose.to_view_axes(normals)
+    return FaceSurface(
+        vertices=vertices,
+        vertices_camera=coefficients.pose.to_camera(vertices),
+        normals=normals_view,
+        albedo=albedo,
+        shading=shading(normals_view, coefficients.lighting),
+    )
+
+
+def depth_range(coefficients: FaceCoefficients) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Nearest and farthest depth that the rasterizer resolves for each face, metres."""
+    distance = coefficients.pose.translation[:, 2].detach()
+    reach = DEPTH_REACH_M * coefficients.pose.scale.detach()
+    return (distance - reach).clamp(min=NEAREST_M), distance + reach
+
+
+def render(
+    model: MorphableModel,
+    coefficients: FaceCoefficients,
+    camera: Camera,
+    *,
+    detail: VertexDetail | None = None,
+    sigma: float = 1e-5,
+    gamma: float = 1e-4,
+) -> RenderOutput:
+    """Draw each face of the batch with its camera; differentiable in coefficients, camera and detail."""
+    surface = build_surface(model, coefficients, detail=detail)
+    near, far = depth_range(coefficients)
+    drawn = rasterize(
+        camera.to_ndc(surface.vertices_camera),
+        model.triangles,
+        surface.colours,
+        image_size=camera.image_size,
+        sigma=sigma,
+        gamma=gamma,
+        near=near,
+        far=far,
+    )
+    return RenderOutput(
+        image=drawn.image,
+        alpha=drawn.alpha,
+        depth=drawn.depth,
+        triangle_ids=drawn.triangle_ids,
+        barycentrics=drawn.barycentrics,
+        surface=surface,
+        vertices_px=camera.project(surface.vertices_camera),
+    )
+
+
+def sample_image(
+    image: Float[Tensor, "B C H W"], points_px: Float[Tensor, "B P 2"]
+) -> Float[Tensor, "B P C"]:
+    """Bilinear samples of images at pixel positions (corner convention); differentiable, edges are continued."""
+    height, width = image.shape[-2:]
+    grid = 2 * points_px / points_px.new_tensor([width, height]) - 1
+    sampled = F.grid_sample(image, grid[:, None], mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled[:, :, 0].mT
+
+
+def sample_map(maps: Float[Tensor, "B C S S"], uv: Float[Tensor, "V 2"]) -> Float[Tensor, "B V C"]:
+    """Bilinear samples of UV maps at each vertex's UV, v upwards; the paper's sampling of its offset maps."""
+    size = maps.shape[-1]
+    points = torch.stack([uv[:, 0], 1 - uv[:, 1]], dim=-1) * size
+    return sample_image(maps, points.expand(len(maps), -1, 2))
+
+
+def visible_vertices(
+    surface: FaceSurface,
+    vertices_px: Float[Tensor, "B V 2"],
+    depth: Float[Tensor, "B H W"],
+    *,
+    slack_m: float,
+) -> Float[Tensor, "B V"]:
+    """1 for vertices that the camera sees: facing it, inside the image and no deeper than the z-buffer plus slack."""
+    height, width = depth.shape[-2:]
+    column, row = vertices_px.detach().floor().long().unbind(-1)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    front = depth.flatten(1).gather(1, index)
+    points = surface.vertices_camera.detach()
+    to_camera = F.normalize(-points, dim=-1) * points.new_tensor([1.0, -1.0, -1.0])
+    facing = (to_camera * surface.normals.detach()).sum(-1) > 0
+    return (inside & facing & (front > 0) & (points[..., 2] <= front + slack_m)).float()
+
+
+def draw_texture(
+    model: MorphableModel,
+    vertices_camera: Float[Tensor, "B V 3"],
+    camera: Camera,
+    *,
+    texture: Float[Tensor, "B 3 S S"],
+) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B H W"]]:
+    """The mesh with a ready-lit texture map, and where it covers the image; hard edges, not differentiable."""
+    depth = vertices_camera[..., 2]
+    drawn = rasterize_hard(
+        camera.to_ndc(vertices_camera),
+        model.triangles,
+        image_size=camera.image_size,
+        near=(depth.amin(1) - DEPTH_REACH_M / 10).clamp(min=NEAREST_M),
+        far=depth.amax(1) + DEPTH_REACH_M / 10,
+    )
+    covered = (drawn.triangle_ids >= 0).float()
+    corners = model.triangles[drawn.triangle_ids.long().clamp(min=0)]
+    u, v = (model.uv[corners] * drawn.barycentrics[..., None]).sum(-2).unbind(-1)
+    size = texture.shape[-1]
+    points = torch.stack([u, 1 - v], dim=-1).flatten(1, 2) * size
+    image = sample_image(texture, points).mT.unflatten(-1, covered.shape[1:])
+    return image * covered[:, None], covered

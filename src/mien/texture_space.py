@@ -1,0 +1,99 @@
+"""The UV chart as an image: which point of the surface each texel shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from mien.arrays import Bool, Float, Int, Tensor
+from mien.morphable import MorphableModel
+from mien.rasterizer import rasterize_hard
+
+
+@dataclass(frozen=True)
+class TexelAtlas:
+    """For every texel of a square map the triangle it lies in and where in it; row 0 is v = 1."""
+
+    triangle_ids: Int[Tensor, "S S"]
+    """-1 outside the chart."""
+    barycentrics: Float[Tensor, "S S 3"]
+    corners: Int[Tensor, "S S 3"]
+    """Vertices of the texel's triangle; those of triangle 0 outside the chart."""
+
+    @classmethod
+    def of(cls, model: MorphableModel, size: int) -> TexelAtlas:
+        """Draw the model's UV chart at `size` × `size` texels."""
+        u, v = model.uv.unbind(-1)
+        flat = torch.stack([2 * u - 1, 1 - 2 * v, torch.ones_like(u)], dim=-1)[None]
+        drawn = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
+        ids = drawn.triangle_ids[0].long()
+        return cls(ids, drawn.barycentrics[0], model.triangles[ids.clamp(min=0)])
+
+    @property
+    def valid(self) -> Bool[Tensor, "S S"]:
+        """Texels inside the chart."""
+        return self.triangle_ids >= 0
+
+    def interpolate(self, values: Float[Tensor, "B V C"]) -> Float[Tensor, "B C S S"]:
+        """Spread vertex values over the chart, linearly in each triangle; zero outside; differentiable."""
+        mixed = (values[:, self.corners] * self.barycentrics[..., None]).sum(3)
+        return (mixed * self.valid[..., None]).permute(0, 3, 1, 2)
+
+    def tangents(self, model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B S S 3 2"]:
+        """∂p/∂u and ∂p/∂v at each texel in metres per unit of u and v; constant within a triangle."""
+        a, b, c = (model.triangles[:, k] for k in range(3))
+        edges = torch.stack([vertices[:, b] - vertices[:, a], vertices[:, c] - vertices[:, a]], dim=-1)
+        edges_uv = torch.stack([model.uv[b] - model.uv[a], model.uv[c] - model.uv[a]], dim=-1)
+        jacobian = edges @ torch.linalg.inv(edges_uv)
+        return jacobian[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
+
+    def dilate(self, maps: Float[Tensor, "B C S S"], *, rings: int = 8) -> Float[Tensor, "B C S S"]:
+        """Continue a map over the chart's border, so that filtering at the seam reads no background."""
+        filled = self.valid.to(maps)[None, None]
+        maps = maps * filled
+        kernel = maps.new_ones(1, 1, 3, 3)
+        for _ in range(rings):
+            count = F.conv2d(filled, kernel, padding=1)
+            channels = maps.shape[1]
+            summed = F.conv2d(maps, kernel.expand(channels, 1, 3, 3), padding=1, groups=channels)
+            grown = (filled == 0) & (count > 0)
+            maps = torch.where(grown, summed / count.clamp(min=1), maps)
+            filled = torch.where(grown, torch.ones_like(filled), filled)
+        return maps
+
+
+class DisplacedNormals:
+    """Unit normals, in view axes, of the surface p + d·n for displacement maps d on a fixed surface.
+
+    To first order in d the normal is n − ∇d, with the surface gradient taken through the chart's metric. What does
+    not depend on d is computed once, so that a fit can call the object many times; differentiable in d.
+    """
+
+    def __init__(
+        self,
+        atlas: TexelAtlas,
+        model: MorphableModel,
+        *,
+        vertices: Float[Tensor, "B V 3"],
+        normals: Float[Tensor, "B V 3"],
+        rotmat: Float[Tensor, "B 3 3"],
+    ) -> None:
+        self.size = len(atlas.triangle_ids)
+        self.normals = F.normalize(atlas.interpolate(normals).permute(0, 2, 3, 1), dim=-1)
+        tangents = atlas.tangents(model, vertices)
+        outside = (~atlas.valid).to(tangents)[..., None].expand(*atlas.valid.shape, 2)
+        # Outside the chart the metric is zero; the identity there keeps the inverse finite and the gradient zero.
+        metric = tangents.mT @ tangents + torch.diag_embed(outside)
+        self.gradient = torch.einsum("bij,bhwjk->bhwik", rotmat, tangents @ torch.linalg.inv(metric))
+        inner = -F.max_pool2d(-atlas.valid.float()[None, None], 3, stride=1, padding=1)
+        self.inner = inner[0, 0, :, :, None]
+
+    def __call__(self, displacement: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B S S 3"]:
+        """Normals for a displacement map in metres."""
+        padded = F.pad(displacement, (1, 1, 1, 1), mode="replicate")[:, 0]
+        d_u = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * (self.size / 2)
+        d_v = (padded[:, :-2, 1:-1] - padded[:, 2:, 1:-1]) * (self.size / 2)  # v grows upwards
+        slope = (self.gradient * torch.stack([d_u, d_v], dim=-1)[..., None, :]).sum(-1)
+        return F.normalize(self.normals - slope * self.inner, dim=-1)

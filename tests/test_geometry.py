@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mien.geometry import (
+    align_points,
+    rotmat_to_rotvec,
+    rotvec_to_rotmat,
+    triangle_normals,
+    unique_edges,
+    vertex_areas,
+    vertex_normals,
+)
+
+TETRAHEDRON = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+FACES = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-7, 1e-3, 1.0, 3.0, math.pi - 1e-6])
+def test_rotation_round_trip(angle: float) -> None:
+    axis = torch.nn.functional.normalize(torch.randn(50, 3, dtype=torch.float64), dim=-1)
+    rotmat = rotvec_to_rotmat(angle * axis)
+    torch.testing.assert_close(rotmat @ rotmat.mT, torch.eye(3, dtype=torch.float64).expand(50, 3, 3))
+    torch.testing.assert_close(rotmat_to_rotvec(rotmat), angle * axis, atol=1e-6, rtol=1e-6)
+
+
+def test_quarter_turn_about_y_takes_z_to_x() -> None:
+    turned = rotvec_to_rotmat(torch.tensor([[0.0, math.pi / 2, 0.0]]))[0] @ torch.tensor([0.0, 0.0, 1.0])
+    torch.testing.assert_close(turned, torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_rotation_gradient_is_right_at_zero() -> None:
+    start = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(rotvec_to_rotmat, (start,), atol=1e-6)
+
+
+def test_normals_point_outwards_and_gradients_are_exact() -> None:
+    vertices = TETRAHEDRON[None].clone().requires_grad_()
+    centre = TETRAHEDRON.mean(0)
+    assert ((vertex_normals(vertices, FACES)[0] * (TETRAHEDRON - centre)).sum(-1) > 0).all()
+    assert torch.autograd.gradcheck(lambda v: vertex_normals(v, FACES), (vertices,))
+
+
+def test_normal_of_a_vertex_without_area_is_zero() -> None:
+    vertices = torch.cat([TETRAHEDRON, torch.ones(1, 3, dtype=torch.float64)])[None]
+    assert vertex_normals(vertices, FACES)[0, 4].tolist() == [0, 0, 0]
+
+
+def test_areas_sum_to_the_surface() -> None:
+    surface = triangle_normals(TETRAHEDRON[None], FACES)[0].norm(dim=-1).sum() / 2
+    torch.testing.assert_close(vertex_areas(TETRAHEDRON, FACES).sum(), surface)
+
+
+def test_edges_are_listed_once() -> None:
+    assert unique_edges(FACES).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+
+
+def test_alignment_recovers_a_similarity_and_never_reflects() -> None:
+    source = torch.randn(3, 20, 3, dtype=torch.float64)
+    rotation = rotvec_to_rotmat(torch.randn(3, 3, dtype=torch.float64))
+    target = 1.7 * torch.einsum("bij,bpj->bpi", rotation, source) + 0.3
+    found = align_points(source, target)
+    torch.testing.assert_close(found(source), target)
+    torch.testing.assert_close(found.scale, torch.full((3,), 1.7, dtype=torch.float64))
+    mirrored = align_points(source, target * target.new_tensor([-1.0, 1, 1]))
+    assert (torch.linalg.det(mirrored.rotation) > 0).all()

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import torch
+
+from mien.lighting import ambient_lighting, sh_basis, shading
+
+
+def sphere_points(count: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(count, 3, dtype=torch.float64), dim=-1)
+
+
+def test_ambient_light_leaves_the_albedo() -> None:
+    shade = shading(sphere_points(10)[None].float(), ambient_lighting(1))
+    torch.testing.assert_close(shade, torch.ones(1, 10, 3))
+
+
+def test_basis_matches_the_cosine_integral() -> None:
+    """The irradiance of the light L = Y_k / Y_00, by Monte Carlo over incoming directions, over pi (eq. 3)."""
+    incoming = sphere_points(400_000)
+    kernel = torch.tensor([1, *[2 / 3] * 3, *[1 / 4] * 5], dtype=torch.float64)
+    radiance = sh_basis(incoming) / kernel
+    for normal in sphere_points(4):
+        cosine = (incoming @ normal).clamp(min=0)
+        irradiance = 4 * (radiance * cosine[:, None]).mean(0)
+        torch.testing.assert_close(irradiance, sh_basis(normal), atol=0.02, rtol=0)
+
+
+def test_light_from_above_is_brightest_on_top() -> None:
+    lighting = ambient_lighting(1)
+    lighting[:, 1] = 0.5
+    up, down = shading(torch.tensor([[[0.0, 1, 0], [0, -1, 0]]]), lighting)[0, :, 0]
+    assert up > 1 > down

@@ -1,0 +1,61 @@
+"""Each equation of the paper against a value worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mien.losses import (
+    landmark_loss,
+    magnitude_loss,
+    map_smoothness_loss,
+    mesh_smoothness_loss,
+    pixel_loss,
+    recognition_loss,
+    symmetry_loss,
+)
+
+
+def test_eq4_pixel() -> None:
+    rendered, photo = torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), 0.5)
+    mask = torch.tensor([[[1.0, 0], [0, 0]], [[1, 1], [1, 1]]])
+    assert pixel_loss(rendered, photo, mask=mask).item() == pytest.approx(0.75)
+
+
+def test_eq4_of_an_empty_mask_is_zero() -> None:
+    assert pixel_loss(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), mask=torch.zeros(1, 2, 2)).item() == 0
+
+
+def test_eq5_landmarks() -> None:
+    target = torch.zeros(1, 2, 2)
+    predicted = torch.tensor([[[1.0, -2.0], [4.0, 0.0]]])
+    assert landmark_loss(predicted, target, weights=torch.tensor([[1.0, 3.0]])).item() == pytest.approx(3.75)
+
+
+def test_eq6_recognition() -> None:
+    assert recognition_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).item() == pytest.approx(
+        1.5
+    )
+
+
+def test_eq8_magnitude() -> None:
+    assert magnitude_loss(torch.tensor([[[[1.0, 3.0]]]])).item() == pytest.approx(5.0)
+
+
+def test_eq9_symmetry() -> None:
+    assert symmetry_loss(torch.tensor([[[[1.0, 0.0, 4.0]]]])).item() == pytest.approx(6.0)
+    assert symmetry_loss(torch.tensor([[[[2.0, 7.0, 2.0]]]])).item() == 0
+
+
+def test_eq10_and_eq11_on_a_mesh() -> None:
+    """A path of three vertices 0, 1, 3: neighbour means 1, (1 + 4) / 2, 4; their mean is 2.5."""
+    values = torch.tensor([[[0.0], [1.0], [3.0]]])
+    loss = mesh_smoothness_loss(values, torch.tensor([[0, 1], [1, 2]]))
+    assert loss.item() == pytest.approx(2.5)
+
+
+def test_eq10_and_eq11_on_a_map() -> None:
+    maps = torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]])
+    assert map_smoothness_loss(maps).item() == pytest.approx(5.0 + 2.0)
+    weights = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    assert map_smoothness_loss(maps, weights=weights).item() == pytest.approx(1.0)
