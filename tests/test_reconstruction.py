@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.errors import FormatError, OutputError
+from mien.reconstruction import (
+    ARRAYS,
+    ARRAYS_FILE,
+    COEFFICIENTS_FILE,
+    TEXTURE_FILE,
+    Reconstruction,
+    writing_folder,
+)
+from tests.tiny_face import tiny_reconstruction
+
+# Half a step of each stored map, and the rounding of the pose's inverse (float32 at 0.8 m).
+TOLERANCES = {"texture": 0.5 / 255, "texture_offset": 0.5 / 254, "displacement": 0.6e-6, "vertices_model": 3e-7}
+
+
+def test_save_and_load_give_everything_back(tmp_path: Path) -> None:
+    original = tiny_reconstruction()
+    original.save(tmp_path / "face0")
+    for path in (tmp_path / "face0", tmp_path / "face0" / "reconstruction.npz"):
+        loaded = Reconstruction.load(path)
+        for field in fields(Reconstruction):
+            before, after = getattr(original, field.name), getattr(loaded, field.name)
+            if isinstance(before, np.ndarray):
+                assert after.dtype == before.dtype, field.name
+                tolerance = TOLERANCES.get(field.name, 0) * 1.001
+                np.testing.assert_allclose(after, before, rtol=0, atol=tolerance, err_msg=field.name)
+            else:
+                assert after == before, field.name
+
+
+def test_npz_holds_exactly_the_documented_arrays(tmp_path: Path) -> None:
+    tiny_reconstruction().save(tmp_path / "reconstruction.npz")
+    with np.load(tmp_path / "reconstruction.npz", allow_pickle=False) as stored:
+        assert set(stored.files) == set(ARRAYS) == {
+            "vertices", "triangles", "uv", "xy", "visible", "landmarks68", "landmarks68_vertices", "image_size"
+        }  # fmt: skip
+        assert stored["image_size"].tolist() == [120, 90]
+        assert all(stored[key].dtype == dtype for key, (dtype, _) in ARRAYS.items())
+
+
+def test_coefficients_are_readable_by_people(tmp_path: Path) -> None:
+    tiny_reconstruction().save(tmp_path)
+    written = json.loads((tmp_path / "coefficients.json").read_text())
+    assert written["expression"] == {"jawOpen": 0.5, "mouthSmileLeft": 0.25, "tongueOut": 0.0}
+    assert written["camera"]["focal_px"] == 200
+    assert written["errors"] == {"landmark": 0.031, "photometric": 0.022}
+
+
+def test_large_displacements_widen_the_step_instead_of_clipping(tmp_path: Path) -> None:
+    large = replace(tiny_reconstruction(), displacement=np.linspace(-0.1, 0.1, 256, dtype=np.float32).reshape(16, 16))
+    large.save(tmp_path)
+    np.testing.assert_allclose(Reconstruction.load(tmp_path).displacement, large.displacement, atol=2e-6)
+
+
+def test_errors_that_are_not_finite_survive(tmp_path: Path) -> None:
+    replace(tiny_reconstruction(), landmark_error=float("nan")).save(tmp_path)
+    assert np.isnan(Reconstruction.load(tmp_path).landmark_error)
+
+
+def test_a_list_of_expressions_without_names(tmp_path: Path) -> None:
+    replace(tiny_reconstruction(), expression_names=()).save(tmp_path)
+    loaded = Reconstruction.load(tmp_path)
+    assert loaded.expression_names == ()
+    assert loaded.expression.tolist() == [0.5, 0.25, 0.0]
+
+
+class Trap:
+    """Unpickling this would create a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.marker,))
+
+
+def break_arrays(arrays: dict[str, np.ndarray], case: str, marker: Path) -> None:
+    match case:
+        case "npz pickle":
+            arrays["vertices"] = np.array([Trap(marker)], dtype=object)
+        case "key missing":
+            del arrays["xy"]
+        case "shape":
+            arrays["xy"] = arrays["xy"][:-1]
+        case "dtype":
+            arrays["uv"] = arrays["uv"].astype(np.float64)
+        case "nan":
+            arrays["vertices"][0, 0] = np.nan
+        case "index":
+            arrays["triangles"][0, 0] = 10_000
+
+
+def break_coefficients(content: dict[str, Any], case: str) -> None:
+    match case:
+        case "version":
+            content["format"] = "mien-reconstruction-99"
+        case "json key":
+            del content["pose"]["scale"]
+        case "json number":
+            content["camera"]["focal_px"] = "long"
+        case "json array":
+            content["lighting"] = [[1, 2], [3]]
+        case "scale":
+            content["pose"]["scale"] = 0
+
+
+def break_file(folder: Path, case: str) -> None:
+    npz, coefficients, texture = (folder / name for name in (ARRAYS_FILE, COEFFICIENTS_FILE, TEXTURE_FILE))
+    with np.load(npz) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    break_arrays(arrays, case, folder / "trapped")
+    np.savez(npz, **arrays)
+    content = json.loads(coefficients.read_text())
+    break_coefficients(content, case)
+    coefficients.write_text(json.dumps(content))
+    match case:
+        case "npz missing":
+            npz.unlink()
+        case "coefficients missing":
+            coefficients.unlink()
+        case "texture missing":
+            texture.unlink()
+        case "albedo missing":
+            (folder / "vertex_albedo.npy").unlink()
+        case "npz cut":
+            npz.write_bytes(npz.read_bytes()[:300])
+        case "npz bare pickle":
+            npz.write_bytes(pickle.dumps(Trap(folder / "trapped")))
+        case "albedo pickle":
+            np.save(folder / "vertex_albedo.npy", np.array([Trap(folder / "trapped")], dtype=object))
+        case "json cut":
+            coefficients.write_text(coefficients.read_text()[:100])
+        case "texture cut":
+            texture.write_bytes(texture.read_bytes()[:60])
+        case "texture mode":
+            Image.new("L", (16, 16)).save(texture)
+        case "texture size":
+            Image.new("RGB", (8, 8)).save(texture)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("npz missing", "no such file"),
+        ("coefficients missing", "no such file"),
+        ("texture missing", "no such file"),
+        ("albedo missing", "no such file"),
+        ("npz cut", "damaged"),
+        ("npz pickle", "damaged"),
+        ("npz bare pickle", "damaged"),
+        ("albedo pickle", "damaged"),
+        ("key missing", "lacks the array 'xy'"),
+        ("shape", "xy is float32"),
+        ("dtype", "uv is float64"),
+        ("nan", "not finite"),
+        ("index", "triangles points at vertices"),
+        ("json cut", "damaged"),
+        ("version", "mien-reconstruction-99"),
+        ("json key", "lacks 'pose.scale'"),
+        ("json number", "camera.focal_px must be"),
+        ("json array", "lighting must be"),
+        ("scale", "must be positive"),
+        ("texture cut", "damaged"),
+        ("texture mode", "not a map"),
+        ("texture size", "differ in size"),
+    ],
+)
+def test_damage_is_a_format_error_that_names_the_place(tmp_path: Path, case: str, message: str) -> None:
+    tiny_reconstruction().save(tmp_path)
+    break_file(tmp_path, case)
+    with pytest.raises(FormatError, match=message) as caught:
+        Reconstruction.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OutputError, match=r"No space left.*free some space"):
+        tiny_reconstruction().save(tmp_path / "deep" / "face0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_second_save_keeps_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "face0"
+    tiny_reconstruction().save(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_reconstruction(detail=False).save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["face0"]
+
+
+def test_saving_again_replaces_files_and_keeps_strangers(tmp_path: Path) -> None:
+    folder = tmp_path / "face0"
+    tiny_reconstruction().save(folder)
+    (folder / "notes.txt").write_text("mine")
+    tiny_reconstruction(detail=False).save(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert Reconstruction.load(folder).displacement.max() == 0
+
+
+def test_a_file_in_the_way_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        tiny_reconstruction().save(tmp_path / "out" / "face0")
+    with pytest.raises(OutputError, match="cannot be written"):
+        tiny_reconstruction().save(tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "a file"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_place_is_an_output_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="Permission denied"), writing_folder(tmp_path / "face0"):
+            pass
+    finally:
+        tmp_path.chmod(0o700)

@@ -1,0 +1,123 @@
+"""A face model and a reconstruction small enough to reason about, for tests of everything that writes files.
+
+The mesh is a bulged grid of 5 × 6 vertices that looks along +z; its chart is the grid itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mien.camera import CAMERA_FROM_MODEL
+from mien.morphable import MorphableModel
+from mien.photo import Photo
+from mien.reconstruction import Reconstruction
+
+COLUMNS, ROWS = 5, 6
+EXPRESSION_NAMES = ("jawOpen", "mouthSmileLeft", "tongueOut")
+MAP_SIZE = 16
+
+
+def tiny_model() -> MorphableModel:
+    u, v = (grid.flatten() for grid in np.meshgrid(np.linspace(0.05, 0.95, COLUMNS), np.linspace(0.05, 0.95, ROWS)))
+    x, y = (u - 0.5) * 0.16, (v - 0.5) * 0.22
+    mean = np.stack([x, y, 0.05 - 6 * (x**2 + y**2)], axis=-1)
+    count = len(mean)
+    corner = (np.arange(ROWS - 1)[:, None] * COLUMNS + np.arange(COLUMNS - 1)).reshape(-1)
+    triangles = np.concatenate(
+        [
+            np.stack([corner, corner + 1, corner + COLUMNS + 1], axis=-1),
+            np.stack([corner, corner + COLUMNS + 1, corner + COLUMNS], axis=-1),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    expression = np.zeros((len(EXPRESSION_NAMES), count, 3))
+    expression[0, :8, 1] = -0.01
+    expression[1, 12:15] = rng.normal(size=(3, 3)) * 0.004
+    mirror = np.arange(count).reshape(ROWS, COLUMNS)[:, ::-1].reshape(-1)
+    zeros = np.zeros(count)
+    arrays = {
+        "mean": mean,
+        "uv": np.stack([u, v], axis=-1),
+        "identity_basis": rng.normal(size=(4, count, 3)) * 0.001,
+        "expression_basis": expression,
+        "albedo_mean": np.stack([0.5 + 0.4 * u, 0.3 + 0.4 * v, 0.4 + zeros], axis=-1),
+        "albedo_basis": rng.normal(size=(2, count, 3)) * 0.02,
+        "mediapipe_barycentrics": np.full((468, 3), 1 / 3),
+        **{f"mask_{part}": zeros for part in ("lips", "brows", "neck", "mouth")},
+        "mask_skin": 1 + zeros,
+        "mask_eyes": np.isin(np.arange(count), (16, 17, 21, 22)).astype(float),
+    }
+    indices = {
+        "triangles": triangles,
+        "mirror": mirror.copy(),
+        "landmarks68": np.arange(68) % count,
+        "contour_candidates": np.full((17, 3), -1),
+        "mediapipe_triangles": np.zeros(468),
+    }
+    return MorphableModel(
+        "tiny",
+        {key: torch.tensor(value, dtype=torch.float32) for key, value in arrays.items()}
+        | {key: torch.tensor(value, dtype=torch.int64) for key, value in indices.items()},
+        expression_names=EXPRESSION_NAMES,
+        licence="CC0-1.0",
+    )
+
+
+def tiny_photo() -> Photo:
+    x, y = np.meshgrid(np.linspace(40, 220, 120), np.linspace(40, 220, 90))
+    return Photo(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8), None, Path("tiny.png"))
+
+
+def tiny_reconstruction(model: MorphableModel | None = None, *, detail: bool = True) -> Reconstruction:
+    """The tiny model with every coefficient used, turned by 0.3 rad, in front of a 120 × 90 photo."""
+    model = model or tiny_model()
+    rng = np.random.default_rng(1)
+    identity = rng.normal(size=4).astype(np.float32)
+    expression = np.array([0.5, 0.25, 0.0], np.float32)
+    albedo = rng.normal(size=2).astype(np.float32)
+    displacement = np.full((MAP_SIZE, MAP_SIZE), 0.0012, np.float32) if detail else np.zeros((MAP_SIZE, MAP_SIZE))
+    vertices_model = model.vertices(torch.tensor(identity[None]), torch.tensor(expression[None]))[0].numpy()
+    vertices_model = vertices_model + np.array([0, 0, displacement[0, 0]])
+    cos, sin = np.cos(0.3), np.sin(0.3)
+    rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
+    translation = np.array([0.01, -0.005, 0.8], np.float32)
+    vertices = vertices_model @ rotation.T * CAMERA_FROM_MODEL + translation
+    centre, focal = np.array([60, 45], np.float32), 200.0
+    xy = focal * vertices[:, :2] / vertices[:, 2:] + centre
+    lighting = np.zeros((9, 3), np.float32)
+    lighting[0], lighting[2] = 0.8, 0.3
+    landmarks = model.landmarks68.numpy().astype(np.int32)
+    ramp = np.linspace(0, 1, MAP_SIZE, dtype=np.float32)
+    texture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], np.float32(0.5)), axis=-1)
+    return Reconstruction(
+        model_name=model.name,
+        image_size=(120, 90),
+        focal_px=focal,
+        centre_px=centre,
+        scale=1.0,
+        rotation=rotation,
+        translation=translation,
+        identity=identity,
+        expression=expression,
+        albedo=albedo,
+        lighting=lighting,
+        vertices_model=vertices_model.astype(np.float32),
+        vertices=vertices.astype(np.float32),
+        triangles=model.triangles.numpy().astype(np.int32),
+        uv=model.uv.numpy(),
+        xy=xy.astype(np.float32),
+        visible=np.arange(len(xy)) % 2 == 0,
+        landmarks68=xy[landmarks].astype(np.float32),
+        landmarks68_vertices=landmarks,
+        vertex_albedo=model.albedo(torch.tensor(albedo[None]))[0].numpy(),
+        texture=np.ascontiguousarray(texture),
+        texture_offset=(0.1 * (texture - 0.5) if detail else np.zeros_like(texture)).astype(np.float32),
+        displacement=displacement.astype(np.float32),
+        landmark_error=0.031,
+        photometric_error=0.022,
+        stage_seconds=(("landmarks", 0.5), ("detail", 2.25)),
+        expression_names=EXPRESSION_NAMES,
+    )
