@@ -1,0 +1,7 @@
+"""What is in the photo: faces, their landmarks, their skin, and who they look like."""
+
+from mien.perception.alignment import Crop as Crop
+from mien.perception.alignment import face_crop as face_crop
+from mien.perception.observation import DetectedFace as DetectedFace
+from mien.perception.observation import FaceObservation as FaceObservation
+from mien.perception.observe import Perception as Perception

@@ -1,0 +1,139 @@
+"""Similarity crops: exact both ways, sampled without aliasing, differentiable.
+
+Pixels here are the package's: (0, 0) is the top-left corner of the picture, pixel centres lie at +0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from mien.arrays import Float, Tensor
+
+Padding = Literal["zeros", "border", "reflection"]
+FACE_CROP_SIZE = 224
+# The box of the 468 points ends at the hairline's beginning and the chin: 1.6 leaves forehead, ears and neck.
+FACE_CROP_SCALE = 1.6
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square crop of a photo: S×S pixels, joined to the photo by a similarity.
+
+    `photo_from_crop` and `crop_from_photo` are 2×3 float64 matrices (on the CPU), each the inverse of the other;
+    `size` is S in pixels.
+    """
+
+    photo_from_crop: Float[Tensor, "2 3"]
+    crop_from_photo: Float[Tensor, "2 3"]
+    size: int
+
+    @classmethod
+    def around(
+        cls, centre: tuple[float, float], side: float, *, size: int = FACE_CROP_SIZE, angle: float = 0.0
+    ) -> Crop:
+        """Make the crop of a square in the photo: its centre and side in pixels, turned by `angle`.
+
+        The crop's x axis points along (cos angle, sin angle) in the photo (radians, clockwise to the eye).
+        """
+        scale = side / size
+        cos, sin = math.cos(angle), math.sin(angle)
+        linear = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+        middle = torch.tensor(centre, dtype=torch.float64)
+        half = torch.full((2,), size / 2, dtype=torch.float64)
+        forward = torch.cat([linear * scale, (middle - linear @ half * scale)[:, None]], 1)
+        backward = torch.cat([linear.T / scale, (half - linear.T @ middle / scale)[:, None]], 1)
+        return cls(forward, backward, size)
+
+    @property
+    def scale(self) -> float:
+        """Photo pixels per crop pixel."""
+        return float(self.photo_from_crop[:, 0].norm())
+
+    def to_crop(self, points: Float[Tensor, "*B 2"]) -> Float[Tensor, "*B 2"]:
+        """Map photo pixels to crop pixels."""
+        return _apply(self.crop_from_photo, points)
+
+    def to_photo(self, points: Float[Tensor, "*B 2"]) -> Float[Tensor, "*B 2"]:
+        """Map crop pixels to photo pixels."""
+        return _apply(self.photo_from_crop, points)
+
+    def sample(self, image: Float[Tensor, "B C H W"], *, padding: Padding = "border") -> Float[Tensor, "B C S S"]:
+        """Cut the crop out of a photo; differentiable in the image.
+
+        What lies outside the photo is continued by `padding`; `inside` tells where.
+        """
+        matrix = self.photo_from_crop.to(image.device)[None].expand(len(image), -1, -1)
+        return sample_affine(image, matrix, size=(self.size, self.size), padding=padding)
+
+    def inside(self, height: int, width: int) -> Float[Tensor, "S S"]:
+        """Return 1 where the crop shows the photo of this size and 0 where it is padding."""
+        steps = torch.arange(self.size, dtype=torch.float64) + 0.5
+        y, x = torch.meshgrid(steps, steps, indexing="ij")
+        u, v = self.to_photo(torch.stack([x, y], -1)).unbind(-1)
+        return ((u >= 0) & (u <= width) & (v >= 0) & (v <= height)).float()
+
+
+def _apply(matrix: Float[Tensor, "2 3"], points: Float[Tensor, "*B 2"]) -> Float[Tensor, "*B 2"]:
+    matrix = matrix.to(points.device, points.dtype)
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def sample_affine(
+    image: Float[Tensor, "B C H W"],
+    photo_from_crop: Float[Tensor, "B 2 3"],
+    *,
+    size: tuple[int, int],
+    padding: Padding = "border",
+) -> Float[Tensor, "B C h w"]:
+    """Sample an affine window of each image, `size` = (height, width); differentiable in image and matrix.
+
+    Where the window shrinks the photo, the photo is first averaged over boxes of the whole number of pixels that
+    goes into one window pixel, so nothing aliases; then it is read bilinearly.
+    """
+    height, width = image.shape[2:]
+    matrix = photo_from_crop.to(image.dtype)
+    shrink = float(photo_from_crop.detach()[:, :, :2].norm(dim=1).amin())
+    factor = max(1, min(int(shrink + 1e-6), height, width))
+    if factor > 1:
+        right, bottom = -width % factor, -height % factor
+        # Replicating keeps the last, partial box an average of real pixels.
+        padded = F.pad(image, (0, right, 0, bottom), mode="replicate") if right or bottom else image
+        image = F.avg_pool2d(padded, factor)
+    steps_y = torch.arange(size[0], device=image.device, dtype=image.dtype) + 0.5
+    steps_x = torch.arange(size[1], device=image.device, dtype=image.dtype) + 0.5
+    y, x = torch.meshgrid(steps_y, steps_x, indexing="ij")
+    grid = torch.stack([x, y, torch.ones_like(x)], -1)
+    positions = torch.einsum("bij,hwj->bhwi", matrix, grid) / factor
+    extent = torch.tensor([image.shape[3], image.shape[2]], device=image.device, dtype=image.dtype)
+    return F.grid_sample(image, positions * 2 / extent - 1, padding_mode=padding, align_corners=False)
+
+
+def face_crop(
+    points_px: Float[Tensor, "L 2"], *, size: int = FACE_CROP_SIZE, scale: float = FACE_CROP_SCALE
+) -> Crop:
+    """Return the upright square around a face's points (photo pixels), `scale` times their longer box side."""
+    low, high = points_px.amin(0), points_px.amax(0)
+    centre = (low + high) / 2
+    return Crop.around((float(centre[0]), float(centre[1])), float((high - low).max()) * scale, size=size)
+
+
+def similarity_between(
+    source: Float[Tensor, "B L 2"], target: Float[Tensor, "B L 2"]
+) -> Float[Tensor, "B 2 3"]:
+    """Return the least-squares similarity (no mirroring) that takes `source` onto `target`.
+
+    Differentiable. Umeyama 1991 in two dimensions, where complex numbers give it in closed form.
+    """
+    source_mean, target_mean = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
+    a, b = source - source_mean, target - target_mean
+    power = (a * a).sum((1, 2))
+    cos = (a * b).sum((1, 2)) / power
+    sin = (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).sum(1) / power
+    linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)
+    offset = target_mean[:, 0] - (linear @ source_mean.mT)[..., 0]
+    return torch.cat([linear, offset[..., None]], -1)

@@ -1,0 +1,191 @@
+"""BlazeFace: the three detection networks, as PyTorch modules (Bazarevsky et al., 2019; weights Apache-2.0).
+
+Each reads a square picture and gives, for every anchor, a box, six keypoints and a score. The keypoints are
+the right eye, the left eye, the nose tip, the middle of the mouth, the right and the left ear point (tragion);
+right and left are the person's.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mien.arrays import Float, Tensor
+from mien.assets import load_weights
+from mien.perception.layers import BlazeBlock, SameConv2d
+
+
+def anchor_centres(size: int, layers: tuple[tuple[int, int], ...]) -> Float[Tensor, "P 2"]:
+    """Return anchor centres in pixels of the input, for (stride, anchors per cell) of each output layer."""
+    centres = []
+    for stride, count in layers:
+        steps = (torch.arange(size // stride) + 0.5) * stride
+        y, x = torch.meshgrid(steps, steps, indexing="ij")
+        centres.append(torch.stack([x, y], -1).reshape(-1, 1, 2).expand(-1, count, 2).reshape(-1, 2))
+    return torch.cat(centres)
+
+
+class BlazeFace(nn.Module):
+    """Base of the detectors: `size` is the side of the square input in pixels.
+
+    forward(x) takes (B,3,size,size) RGB in [0,1] and returns `regressions` (B,P,16) and `logits` (B,P), where a
+    regression is box centre x y, box width height, then six keypoints x y, all in input pixels and, but for
+    width and height, relative to the anchor.
+    """
+
+    size: ClassVar[int]
+    anchor_layers: ClassVar[tuple[tuple[int, int], ...]]
+    asset: ClassVar[str]
+    anchors: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("anchors", anchor_centres(self.size, self.anchor_layers), persistent=False)
+
+    @classmethod
+    def from_assets(cls) -> BlazeFace:
+        """Load the packaged weights; raises AssetError if they are missing or damaged."""
+        network = cls()
+        load_weights(network, cls.asset)
+        return network.eval().requires_grad_(False)
+
+    def decode(
+        self, regressions: Float[Tensor, "B P 16"]
+    ) -> tuple[Float[Tensor, "B P 4"], Float[Tensor, "B P 6 2"]]:
+        """Turn regressions into boxes (x0 y0 x1 y1) and keypoints, in input pixels."""
+        points = regressions.unflatten(-1, (8, 2))
+        centre = points[..., 0, :] + self.anchors
+        half = points[..., 1, :] / 2
+        return torch.cat([centre - half, centre + half], -1), points[..., 2:, :] + self.anchors[:, None]
+
+
+def _cells(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B P c"]:
+    """Reorder a map of C = anchors·values channels to one row an anchor, in the anchors' order."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)
+
+
+class SsdBlazeFace(BlazeFace):
+    """A detector with a fine output layer (stride 8·n) and a coarse one behind it."""
+
+    stem_channels: ClassVar[int] = 24
+    # (output channels, stride) of every block, up to the fine layer and from there to the coarse one.
+    fine_blocks: ClassVar[tuple[tuple[int, int], ...]]
+    coarse_blocks: ClassVar[tuple[tuple[int, int], ...]]
+    coarse_skip: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv2d(3, self.stem_channels, 5, stride=2)
+        self.fine, fine_channels = self._blocks(self.stem_channels, self.fine_blocks, skip=True)
+        self.coarse, coarse_channels = self._blocks(
+            fine_channels, self.coarse_blocks, skip=self.coarse_skip
+        )
+        self.fine_logits = nn.Conv2d(fine_channels, 2, 1)
+        self.coarse_logits = nn.Conv2d(coarse_channels, 6, 1)
+        self.fine_regressions = nn.Conv2d(fine_channels, 2 * 16, 1)
+        self.coarse_regressions = nn.Conv2d(coarse_channels, 6 * 16, 1)
+
+    @staticmethod
+    def _blocks(inputs: int, table: tuple[tuple[int, int], ...], *, skip: bool) -> tuple[nn.Sequential, int]:
+        blocks = []
+        for outputs, stride in table:
+            blocks.append(BlazeBlock(inputs, outputs, stride=stride, skip=skip))
+            inputs = outputs
+        return nn.Sequential(*blocks), inputs
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
+        """Return regressions and logits of every anchor (see the class)."""
+        fine = self.fine(F.relu(self.stem(2 * x - 1)))
+        coarse = self.coarse(fine)
+        regressions = [_cells(self.fine_regressions(fine), 16), _cells(self.coarse_regressions(coarse), 16)]
+        logits = [_cells(self.fine_logits(fine), 1), _cells(self.coarse_logits(coarse), 1)]
+        return torch.cat(regressions, 1), torch.cat(logits, 1)[..., 0]
+
+
+class ShortRangeBlazeFace(SsdBlazeFace):
+    """128 px: faces that fill from a fifth of the picture to all of it."""
+
+    size = 128
+    anchor_layers = ((8, 2), (16, 6))
+    asset = "blazeface-short.safetensors"
+    fine_blocks = (
+        (24, 1), (28, 1), (32, 2), (36, 1), (42, 1), (48, 2), (56, 1), (64, 1), (72, 1), (80, 1), (88, 1),
+    )  # fmt: skip
+    coarse_blocks = ((96, 2), (96, 1), (96, 1), (96, 1), (96, 1))
+
+
+class BackCameraBlazeFace(SsdBlazeFace):
+    """256 px: the deeper network for a telephone's back camera."""
+
+    size = 256
+    anchor_layers = ((16, 2), (32, 6))
+    asset = "blazeface-back.safetensors"
+    fine_blocks = (*([(24, 1)] * 7), (24, 2), *([(24, 1)] * 7), (48, 2), *([(48, 1)] * 7), (96, 2), *([(96, 1)] * 7))
+    coarse_blocks = ((96, 2),)
+    coarse_skip = False
+
+
+class _UpLevel(nn.Module):
+    """A step of the way back up: narrow both maps, enlarge the coarse one, add, refine with bottleneck blocks."""
+
+    def __init__(self, coarse: int, fine: int, width: int, *, blocks: int) -> None:
+        super().__init__()
+        self.from_coarse = nn.Conv2d(coarse, width, 1)
+        self.from_fine = nn.Conv2d(fine, width, 1)
+        self.refine = nn.Sequential(*[BlazeBlock(width, width, bottleneck=width // 2) for _ in range(blocks)])
+
+    def forward(self, coarse: Float[Tensor, "B C H W"], fine: Float[Tensor, "B c h w"]) -> Float[Tensor, "B o h w"]:
+        up = F.interpolate(F.relu(self.from_coarse(coarse)), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.refine(F.relu(self.from_fine(fine)) + up)
+
+
+class FullRangeBlazeFace(BlazeFace):
+    """192 px, one anchor every 4 px: also faces of a twentieth of the picture."""
+
+    size = 192
+    anchor_layers = ((4, 1),)
+    asset = "blazeface-full.safetensors"
+    # (output channels, stride, bottleneck channels) of every block, one row a level of the pyramid.
+    levels: ClassVar[tuple[tuple[tuple[int, int, int], ...], ...]] = (
+        ((32, 1, 8), (32, 1, 8), (48, 2, 12), (48, 1, 12), (64, 1, 16)),
+        ((96, 2, 24), (128, 1, 32), (128, 1, 32)),
+        ((144, 2, 36), (192, 1, 48), (256, 1, 64)),
+        ((384, 2, 96), (384, 1, 96), (384, 1, 96), (384, 1, 96)),
+    )
+    stem_channels: ClassVar[int] = 32
+    # (width, blocks) of the three levels on the way back up.
+    up_levels: ClassVar[tuple[tuple[int, int], ...]] = ((96, 2), (64, 2), (48, 1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv2d(3, self.stem_channels, 3, stride=2)
+        inputs, widths, levels = self.stem_channels, [], []
+        for table in self.levels:
+            blocks = []
+            for outputs, stride, bottleneck in table:
+                blocks.append(BlazeBlock(inputs, outputs, stride=stride, bottleneck=bottleneck))
+                inputs = outputs
+            levels.append(nn.Sequential(*blocks))
+            widths.append(inputs)
+        self.down = nn.ModuleList(levels)
+        ups = []
+        for fine, (width, count) in zip(reversed(widths[:-1]), self.up_levels, strict=True):
+            ups.append(_UpLevel(inputs, fine, width, blocks=count))
+            inputs = width
+        self.up = nn.ModuleList(ups)
+        self.logits = nn.Conv2d(inputs, 1, 1)
+        self.regressions = nn.Conv2d(inputs, 16, 1)
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
+        """Return regressions and logits of every anchor (see the class)."""
+        x = F.relu(self.stem(2 * x - 1))
+        maps = []
+        for level in self.down:
+            x = level(x)
+            maps.append(x)
+        for fine, level in zip(reversed(maps[:-1]), self.up, strict=True):
+            x = level(x, fine)
+        return _cells(self.regressions(x), 16), _cells(self.logits(x), 1)[..., 0]

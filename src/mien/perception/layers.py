@@ -1,0 +1,85 @@
+"""The few layers that the mobile networks of this package are made of.
+
+The weights were trained with TensorFlow, whose 'same' padding puts the odd pixel at the bottom and right; the
+layers reproduce that exactly, so a converted network computes what its original does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import nn
+
+from mien.arrays import Float, Tensor
+
+Activation = Literal["relu", "prelu"]
+
+
+def pad_same(x: Float[Tensor, "B C H W"], kernel: int, stride: int) -> Float[Tensor, "B C h w"]:
+    """Pad with zeros as TensorFlow's 'SAME' does before a kernel of this size and stride."""
+    pads = []
+    for size in (x.shape[3], x.shape[2]):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads) if any(pads) else x
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's 'SAME' padding."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Pad, then convolve."""
+        return super().forward(pad_same(x, self.kernel_size[0], self.stride[0]))
+
+
+def activation_layer(kind: Activation, channels: int) -> nn.Module:
+    """Return the non-linearity; 'prelu' learns one slope a channel."""
+    return nn.PReLU(channels) if kind == "prelu" else nn.ReLU()
+
+
+class BlazeBlock(nn.Module):
+    """Depthwise 3×3, pointwise, plus the input: pooled where the stride is 2, zero channels where it is narrower.
+
+    Without `skip`, nothing is added. With `bottleneck`, the pair is doubled around that many channels (Bazarevsky et al., BlazeFace, 2019).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        bottleneck: int = 0,
+        skip: bool = True,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        middle = bottleneck or outputs
+        layers: list[nn.Module] = [
+            SameConv2d(inputs, inputs, 3, stride=stride, groups=inputs),
+            nn.Conv2d(inputs, middle, 1),
+        ]
+        if bottleneck:
+            layers += [
+                activation_layer(activation, middle),
+                SameConv2d(middle, middle, 3, groups=middle),
+                nn.Conv2d(middle, outputs, 1),
+            ]
+        self.residual = nn.Sequential(*layers)
+        self.stride = stride
+        self.skip = skip
+        self.extra_channels = outputs - inputs
+        self.activation = activation_layer(activation, outputs)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Map B C H W to B outputs H/stride W/stride."""
+        if not self.skip:
+            return self.activation(self.residual(x))
+        skip = F.max_pool2d(x, 2, 2) if self.stride == 2 else x
+        if self.extra_channels:
+            skip = F.pad(skip, (0, 0, 0, 0, 0, self.extra_channels))
+        return self.activation(self.residual(x) + skip)

@@ -1,0 +1,114 @@
+"""From a photo to observed faces: detection, then the mesh in a crop that is refined once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mien.errors import ImageError
+from mien.perception.detection import FaceDetector
+from mien.perception.facemesh import MESH_SIZE, FaceMesh
+from mien.perception.observation import DetectedFace, FaceObservation
+from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
+
+# The mesh network was trained on crops 1.5 times the box of the face's points.
+CROP_SCALE = 1.5
+PASSES = 2
+# Below this belief of the mesh network a detection is dropped.
+CONFIDENCE_THRESHOLD = 0.5
+RIGHT_EYE_OUTER, LEFT_EYE_OUTER = 33, 263
+BATCH = 16
+
+
+class Perception:
+    """Detects and observes the faces of a photo; loads its three networks once.
+
+    Photos are uint8 (H,W,3) sRGB, upright. Results are in their pixels, with (0, 0) the top-left corner. No face
+    is no error: the lists are then empty. Not differentiable. Raises AssetError if a weight file is damaged.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.detector = FaceDetector(self.device)
+        self.mesh = FaceMesh.from_assets().to(self.device)
+
+    def detect(self, image: np.ndarray) -> list[DetectedFace]:
+        """Find faces from 30 pixels up to larger than the photo, turned any way; best (size × score) first."""
+        return self.detector.detect(self._pyramid(image))
+
+    def observe(
+        self, image: np.ndarray, faces: Sequence[DetectedFace] | None = None, *, max_faces: int | None = None
+    ) -> list[FaceObservation]:
+        """Place the mesh on every face; `faces` are searched for if not given.
+
+        Drops detections that the mesh network does not believe in, and a second mesh on one face.
+        """
+        photo = self._pyramid(image)
+        found = self.detector.detect(photo) if faces is None else list(faces)
+        observed: list[FaceObservation] = []
+        for start in range(0, len(found), BATCH):
+            for face in self._observe_batch(photo, found[start : start + BATCH]):
+                if face.confidence >= CONFIDENCE_THRESHOLD and not any(_same(face, other) for other in observed):
+                    observed.append(face)
+            if max_faces is not None and len(observed) >= max_faces:
+                break
+        return observed[:max_faces]
+
+    def _pyramid(self, image: np.ndarray) -> PhotoPyramid:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ImageError(
+                f"a photo must be an array of uint8 and shape (height, width, 3), got {image.dtype} {image.shape}; "
+                "read it with mien.photo.read_photo"
+            )
+        return PhotoPyramid(image, device=self.device)
+
+    def _observe_batch(self, photo: PhotoPyramid, faces: list[DetectedFace]) -> list[FaceObservation]:
+        centres = [(face.box_px[:2] + face.box_px[2:]) / 2 for face in faces]
+        sides = [face.size_px * CROP_SCALE for face in faces]
+        angles = [_roll(face.keypoints_px[0], face.keypoints_px[1]) for face in faces]
+        meshes, irises, beliefs = [], [], []
+        for turn in range(PASSES):
+            matrices = [
+                window_matrix(centre, side, MESH_SIZE, angle=angle)
+                for centre, side, angle in zip(centres, sides, angles, strict=True)
+            ]
+            pictures, inside = photo.sample_many(matrices, MESH_SIZE)
+            with torch.inference_mode():
+                points, rings, logits = self.mesh(normalise_exposure(pictures, inside))
+            beliefs = logits.sigmoid().tolist()
+            meshes = [_place(p, m) for p, m in zip(points.cpu().double().numpy(), matrices, strict=True)]
+            irises = [_place(r, m) for r, m in zip(rings.cpu().double().numpy(), matrices, strict=True)]
+            if turn + 1 < PASSES:
+                angles = [_roll(mesh[RIGHT_EYE_OUTER], mesh[LEFT_EYE_OUTER]) for mesh in meshes]
+                boxes = [_turned_box(mesh[:, :2], angle) for mesh, angle in zip(meshes, angles, strict=True)]
+                centres, sides = [b[0] for b in boxes], [b[1] * CROP_SCALE for b in boxes]
+        return [
+            FaceObservation(face.score, face.box_px, face.keypoints_px, mesh, iris, belief)
+            for face, mesh, iris, belief in zip(faces, meshes, irises, beliefs, strict=True)
+        ]
+
+
+def _roll(right: np.ndarray, left: np.ndarray) -> float:
+    return float(np.arctan2(left[1] - right[1], left[0] - right[0]))
+
+
+def _place(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Bring points x, y (, z) from a window to the photo; z takes the scale only."""
+    xy = points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
+    return np.concatenate([xy, points[..., 2:] * np.linalg.norm(matrix[:, 0])], -1)
+
+
+def _turned_box(points: np.ndarray, angle: float) -> tuple[np.ndarray, float]:
+    """Return centre and longer side of the box of the points in a frame turned by `angle`."""
+    axes = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turned = points @ axes
+    low, high = turned.min(0), turned.max(0)
+    return axes @ ((low + high) / 2), float((high - low).max())
+
+
+def _same(one: FaceObservation, other: FaceObservation) -> bool:
+    """Tell whether two meshes lie on one face: their points are nearer than a fifth of its size."""
+    distance = np.linalg.norm(one.mesh_px[:, :2] - other.mesh_px[:, :2], axis=1).mean()
+    return bool(distance < 0.2 * np.ptp(other.mesh_px[:, :2], axis=0).max())

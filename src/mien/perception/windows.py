@@ -1,0 +1,94 @@
+"""Reading turned square windows out of a large photo, at any scale, quickly and without aliasing."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mien.arrays import Float, Tensor
+from mien.perception.alignment import sample_affine
+
+# Exposure is touched only where the photo is plainly dark, washed out or flat: Rec. 709 luma of the encoded
+# values, of the 2nd, 50th and 98th percentile.
+DARK_MEDIAN = 0.22
+BRIGHT_MEDIAN = 0.78
+FLAT_RANGE = 0.45
+GOOD_MEDIAN = 0.45
+LUMA = (0.2126, 0.7152, 0.0722)
+
+
+def normalise_exposure(
+    windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, "B H W"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Stretch and brighten (or darken) windows that are badly exposed, for the eyes of the networks only.
+
+    `inside` is 1 where the window shows the photo; padding has no say. Well exposed windows return unchanged.
+    """
+    results = []
+    weights = torch.tensor(LUMA, device=windows.device, dtype=windows.dtype)
+    for window, mask in zip(windows, inside, strict=True):
+        luma = torch.einsum("chw,c->hw", window, weights)[mask > 0]
+        if luma.numel() < 16:
+            results.append(window)
+            continue
+        low, middle, high = (float(v) for v in torch.quantile(luma[:: 1 + luma.numel() // 4096], luma.new_tensor([0.02, 0.5, 0.98])))
+        if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
+            results.append(window)
+            continue
+        stretched = ((window - low) / max(high - low, 0.02)).clamp(0, 1)
+        median = min(max((middle - low) / max(high - low, 0.02), 0.02), 0.98)
+        # A power curve carries the median to a comfortable grey; its exponent is bounded against noise.
+        exponent = min(max(np.log(GOOD_MEDIAN) / np.log(median), 0.4), 2.5)
+        results.append(stretched**exponent)
+    return torch.stack(results)
+
+
+class PhotoPyramid:
+    """A photo with its successive halvings, made when first needed."""
+
+    def __init__(self, pixels: np.ndarray, *, device: torch.device) -> None:
+        self.levels = [np.ascontiguousarray(pixels)]
+        self.device = device
+        self.height, self.width = pixels.shape[:2]
+
+    def level(self, number: int) -> np.ndarray:
+        """Return the photo halved `number` times (each pixel the mean of four)."""
+        while len(self.levels) <= number:
+            self.levels.append(np.asarray(Image.fromarray(self.levels[-1]).reduce(2)))
+        return self.levels[number]
+
+    def sample(
+        self, photo_from_window: np.ndarray, size: int
+    ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
+        """Read one window (2×3 matrix from window pixels to photo pixels); black outside, with its mask."""
+        shrink = float(np.linalg.norm(photo_from_window[:, 0]))
+        number = max(0, min(int(np.floor(np.log2(max(shrink, 1.0)))), int(np.log2(max(min(self.height, self.width), 1)))))
+        pixels = self.level(number)
+        matrix = photo_from_window / 2**number
+        corners = matrix @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+        low = np.clip(np.floor(corners.min(1)).astype(int) - 2, 0, None)
+        high = np.ceil(corners.max(1)).astype(int) + 2
+        part = pixels[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
+        if not part.size:
+            return torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
+        image = torch.from_numpy(part.copy()).to(self.device).permute(2, 0, 1).float() / 255
+        # The fourth channel is the mask: 1 inside, read with the same weights as the colours.
+        image = torch.cat([image, torch.ones_like(image[:1])])[None]
+        shifted = torch.from_numpy(matrix - np.array([[0, 0, low[0]], [0, 0, low[1]]])).to(self.device)
+        window = sample_affine(image, shifted[None].float(), size=(size, size), padding="zeros")[0]
+        return window[:3], (window[3] > 0.5).float()
+
+    def sample_many(
+        self, matrices: list[np.ndarray], size: int
+    ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B S S"]]:
+        """Read several windows of one size."""
+        pairs = [self.sample(matrix, size) for matrix in matrices]
+        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+
+def window_matrix(centre: np.ndarray, side: float, size: int, *, angle: float = 0.0) -> np.ndarray:
+    """Return the 2×3 matrix from pixels of a turned square window to photo pixels."""
+    scale = side / size
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.concatenate([linear, (np.asarray(centre) - linear @ np.full(2, size / 2))[:, None]], 1)
