@@ -87,9 +87,20 @@ class Camera:
         self, *, scale: Float[Tensor, "B"], shift_px: Float[Tensor, "B 2"], image_size: tuple[int, int]
     ) -> Camera:
         """The same camera seen through the crop u' = scale · u + shift."""
-        return Camera(
-            self.focal_px * scale, self.centre_px * scale[:, None] + shift_px, image_size=image_size
-        )
+        return Camera(self.focal_px * scale, self.centre_px * scale[:, None] + shift_px, image_size=image_size)
+
+    def resized(self, size: int) -> Camera:
+        """The same view of a square image with `size` pixels a side."""
+        factor = size / self.image_size[0]
+        return Camera(self.focal_px * factor, self.centre_px * factor, image_size=(size, size))
+
+    def __getitem__(self, index: slice) -> Camera:
+        """Some cameras of the batch, as a batch."""
+        return Camera(self.focal_px[index], self.centre_px[index], image_size=self.image_size)
+
+    def to(self, device: torch.device) -> Camera:
+        """The same cameras on a device."""
+        return Camera(self.focal_px.to(device), self.centre_px.to(device), image_size=self.image_size)
 
     def with_focal_scale(self, factor: Float[Tensor, "B"]) -> Camera:
         """The same camera with its focal length multiplied."""

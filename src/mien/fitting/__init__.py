@@ -21,6 +21,10 @@ import torch
 from mien.arrays import Float, Tensor
 from mien.fitting.detail import DetailMaps as DetailMaps
 from mien.fitting.detail import DetailSettings as DetailSettings
+from mien.fitting.detail import Unwrapped as Unwrapped
+from mien.fitting.detail import complete_texture as complete_texture
+from mien.fitting.detail import fit_detail as fit_detail
+from mien.fitting.detail import unwrap_photo as unwrap_photo
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.light import LightPriors, fit_light_and_albedo
 from mien.fitting.photometric import photometric_error, refine, sample_vertex_colours
@@ -88,9 +92,7 @@ def fit(
     with clock.stage("light and albedo"):
         start = with_light_and_albedo(model, targets, start, settings=settings)
     with clock.stage("photometric"):
-        refined = refine(
-            model, targets, start, settings=settings, point_weights=weights, recognition=recognition
-        )
+        refined = refine(model, targets, start, settings=settings, point_weights=weights, recognition=recognition)
     with torch.no_grad():
         error = photometric_error(render(model, refined.coefficients, refined.camera), targets)
     return FitResult(refined.coefficients, refined.camera, error, tuple(clock.times))
@@ -112,6 +114,7 @@ def with_light_and_albedo(
             weights=visible * mask * trusted,
             normals=drawn.surface.normals,
             priors=LightPriors(settings.pixel_sigma, settings.light_sigma, settings.light_chroma_sigma),
+            seed=settings.seed,
         )
     return replace(coefficients, lighting=light.lighting, albedo=light.albedo)
 

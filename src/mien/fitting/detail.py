@@ -104,9 +104,7 @@ def fit_detail(
     )
     albedo = atlas.interpolate(surface.albedo)
     masks = model.masks
-    rough = (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(
-        0, 1
-    )
+    rough = (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(0, 1)
     may_move = atlas.interpolate(rough[None, :, None])
     may_colour = atlas.valid[None, None].float()
     offset, displacement = _Pyramid(albedo.shape), _Pyramid(may_move.expand(len(albedo), -1, -1, -1).shape)
@@ -154,9 +152,7 @@ class _Pyramid:
     def __call__(self) -> Float[Tensor, "B C S S"]:
         finest, *coarser = self.levels
         size = (self.size, self.size)
-        return sum(
-            (F.interpolate(g, size=size, mode="bilinear", align_corners=False) for g in coarser), finest
-        )
+        return sum((F.interpolate(g, size=size, mode="bilinear", align_corners=False) for g in coarser), finest)
 
 
 def complete_texture(

@@ -54,9 +54,7 @@ def initial_pose(points: Float[Tensor, "B P 3"], points_px: Float[Tensor, "B P 2
     affine = affine * affine.new_tensor([[1.0], [-1.0]])  # rows of the model's rotation: y is up there
     row_scale = affine.norm(dim=-1)
     third = torch.cross(affine[:, 0], affine[:, 1], dim=-1)
-    U, _, Vh = torch.linalg.svd(
-        torch.stack([*affine.unbind(1), third / row_scale.mean(-1, keepdim=True)], dim=1)
-    )
+    U, _, Vh = torch.linalg.svd(torch.stack([*affine.unbind(1), third / row_scale.mean(-1, keepdim=True)], dim=1))
     rotation = U @ Vh
     distance = camera.focal_px / row_scale.mean(-1).clamp(min=1e-9)
     flip = points.new_tensor(CAMERA_FROM_MODEL)
@@ -110,9 +108,7 @@ class _Problem:
         self.flip = points_px.new_tensor(CAMERA_FROM_MODEL)
         corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None]
         self.mean = (model.mean[corners] * weights).sum(1)
-        bases = [
-            (basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)
-        ]
+        bases = [(basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)]
         self.basis = torch.cat(bases).permute(1, 2, 0)  # P 3 K
         identity_count, expression_count, _ = model.counts
         self.is_expression = torch.arange(identity_count + expression_count) >= identity_count
@@ -141,9 +137,7 @@ class _Problem:
         weights = self._weights(residuals)
         weighted = jacobian * weights[..., None, None]
         hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + torch.diag(self.prior_precision)
-        values = torch.cat(
-            [torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], state.shape], 1
-        )
+        values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], state.shape], 1)
         gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + self.prior_precision * values
         held = self._held(state, gradient, pose_only=pose_only)
         gradient = gradient.masked_fill(held, 0.0)

@@ -16,8 +16,8 @@ from mien.lighting import SH_COUNT, sh_basis
 from mien.morphable import MorphableModel
 
 ROUNDS = 6
-VERTEX_STRIDE = 3
-"""Every third vertex is enough for 40 + 27 unknowns and takes a third of the time."""
+VERTEX_SHARE = 1 / 3
+"""A random third of the vertices is enough for 40 + 27 unknowns and takes a third of the time."""
 EFFECTIVE_SAMPLES = 300.0
 """Colour errors of neighbouring vertices go together; the whole face counts as this many independent samples."""
 SATURATED = 0.97
@@ -48,23 +48,33 @@ def fit_light_and_albedo(
     weights: Float[Tensor, "B V"],
     normals: Float[Tensor, "B V 3"],
     priors: LightPriors,
+    seed: int = 0,
 ) -> LightFit:
     """The most probable light and albedo of faces whose vertices show the given colours.
 
-    `weights` tell which vertices are seen and show skin; `normals` are in view axes.
+    `weights` tell which vertices are seen and show skin; `normals` are in view axes; `seed`
+    chooses the vertices that take part.
     """
-    rows = torch.arange(0, len(model.mean), VERTEX_STRIDE)
+    count = len(model.mean)
+    rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * VERTEX_SHARE)]
     colours, weights, basis = colours[:, rows], weights[:, rows], sh_basis(normals[:, rows])
     albedo_mean, albedo_basis = model.albedo_mean[rows], model.albedo_basis[:, rows]
     seen = weights[..., None] * (colours < SATURATED)
     albedo = colours.new_zeros(len(colours), len(albedo_basis))
     robust = torch.ones_like(colours)
-    lighting = _solve_light(colours, albedo_mean.expand_as(colours), basis, seen, priors)
+    lighting = _solve_light(colours, albedo_mean.expand_as(colours), basis=basis, weights=seen, priors=priors)
     for _ in range(ROUNDS):
         shade = basis @ lighting
-        albedo = _solve_albedo(colours, shade, seen * robust, albedo_mean, albedo_basis, priors)
+        albedo = _solve_albedo(
+            colours,
+            shade,
+            weights=seen * robust,
+            albedo_mean=albedo_mean,
+            albedo_basis=albedo_basis,
+            priors=priors,
+        )
         vertex_albedo = albedo_mean + torch.einsum("ba,avc->bvc", albedo, albedo_basis)
-        lighting = _solve_light(colours, vertex_albedo, basis, seen * robust, priors)
+        lighting = _solve_light(colours, vertex_albedo, basis=basis, weights=seen * robust, priors=priors)
         error = (vertex_albedo * (basis @ lighting) - colours).square().sum(-1, keepdim=True)
         robust = (1 + error / (2 * priors.pixel_sigma) ** 2).reciprocal().square().expand_as(colours)
     return LightFit(lighting, albedo)
@@ -78,6 +88,7 @@ def _sample_precision(weights: Float[Tensor, "B V 3"], sigma: float) -> Float[Te
 def _solve_light(
     colours: Float[Tensor, "B V 3"],
     albedo: Float[Tensor, "B V 3"],
+    *,
     basis: Float[Tensor, "B V 9"],
     weights: Float[Tensor, "B V 3"],
     priors: LightPriors,
@@ -106,6 +117,7 @@ def _solve_light(
 def _solve_albedo(
     colours: Float[Tensor, "B V 3"],
     shade: Float[Tensor, "B V 3"],
+    *,
     weights: Float[Tensor, "B V 3"],
     albedo_mean: Float[Tensor, "V 3"],
     albedo_basis: Float[Tensor, "A V 3"],

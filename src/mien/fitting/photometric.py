@@ -98,9 +98,7 @@ def refine(
     features = _photo_features(targets, recognition)
     for step in range(steps):
         share = step / max(steps - 1, 1)
-        rate = LEARNING_RATE * (
-            FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * share))
-        )
+        rate = LEARNING_RATE * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * share)))
         optimiser.param_groups[0]["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
         coefficients = unknowns.coefficients()
@@ -112,9 +110,9 @@ def refine(
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
             rendered = recognition_features(recognition, drawn, targets)
-            energy = energy + RECOGNITION_SCALE * settings.recognition_weight * len(
-                features
-            ) * recognition_loss(rendered, features)
+            energy = energy + RECOGNITION_SCALE * settings.recognition_weight * len(features) * recognition_loss(
+                rendered, features
+            )
         if not torch.isfinite(energy):
             raise FitDiverged(
                 f"the photometric fit met a value that is not finite at step {step} of {steps}; "
@@ -135,9 +133,7 @@ def photometric_error(drawn: RenderOutput, targets: FitTargets) -> Float[Tensor,
     return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
 
 
-def recognition_features(
-    network: IdentityNetwork, drawn: RenderOutput, targets: FitTargets
-) -> Float[Tensor, "B 128"]:
+def recognition_features(network: IdentityNetwork, drawn: RenderOutput, targets: FitTargets) -> Float[Tensor, "B 128"]:
     """Features of the rendered face before the photo's own background (eq. 6 compares masked images)."""
     alpha = drawn.alpha[:, None] * targets.mask[:, None]
     composed = drawn.image.clamp(0, 1) * alpha + targets.crops * (1 - alpha)

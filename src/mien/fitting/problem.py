@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
@@ -25,6 +25,16 @@ class FitTargets:
     landmarks68_px: Float[Tensor, "B 68 2"]
     """iBUG points in crop pixels."""
 
+    def __getitem__(self, index: slice) -> FitTargets:
+        """Some faces of the batch, as a batch."""
+        return FitTargets(
+            self.crops[index],
+            self.mask[index],
+            self.camera[index],
+            self.mesh_px[index],
+            self.landmarks68_px[index],
+        )
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -46,6 +56,8 @@ class FitSettings:
     recognition_weight: float = 20.0
     """Eq. 7."""
     photometric_steps: int = 40
+    seed: int = 0
+    """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
     refine_focal: bool = False
     """Whether the focal length is a free variable; it is nearly unobservable in a distant face."""
 
@@ -74,4 +86,8 @@ class FitResult:
     """The given camera, or the refined one."""
     photometric_error: Float[Tensor, "B"]
     """Root mean squared colour error inside the mask and the rendering."""
-    stage_times: tuple[StageTime, ...] = field(default=())
+    stage_times: tuple[StageTime, ...] = ()
+
+    def __getitem__(self, index: slice) -> FitResult:
+        """Some faces of the batch, as a batch; the times stay those of the whole batch."""
+        return FitResult(self.coefficients[index], self.camera[index], self.photometric_error[index], self.stage_times)

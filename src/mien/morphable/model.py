@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -78,9 +77,7 @@ class MorphableModel(nn.Module):
         """Numbers of identity, expression and albedo coefficients."""
         return len(self.identity_basis), len(self.expression_basis), len(self.albedo_basis)
 
-    def vertices(
-        self, identity: Float[Tensor, "B I"], expression: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B V 3"]:
+    def vertices(self, identity: Float[Tensor, "B I"], expression: Float[Tensor, "B E"]) -> Float[Tensor, "B V 3"]:
         """Vertex positions in model space, metres: eq. 1, p = p̄ + A_id α_id + A_exp α_exp; differentiable."""
         offsets = identity @ self.identity_basis.flatten(1) + expression @ self.expression_basis.flatten(1)
         return self.mean + offsets.view(len(identity), -1, 3)
@@ -127,11 +124,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> MorphableModel:
 
 
 def _is_name(name_or_path: str | Path) -> bool:
-    return (
-        isinstance(name_or_path, str)
-        and not name_or_path.endswith(".safetensors")
-        and "/" not in name_or_path
-    )
+    return isinstance(name_or_path, str) and not name_or_path.endswith(".safetensors") and "/" not in name_or_path
 
 
 def _to_memory(key: str, value: Tensor, unit: float) -> Tensor:

@@ -1,0 +1,335 @@
+"""From one photo to a list of faces: perception, fit, detail, result."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from mien.arrays import Float, Tensor, UInt8
+from mien.camera import DEFAULT_FOV_DEG, Camera
+from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
+from mien.fitting import (
+    VISIBILITY_SLACK_M,
+    DetailMaps,
+    DetailSettings,
+    FitResult,
+    FitSettings,
+    FitTargets,
+    StageClock,
+    Unwrapped,
+    complete_texture,
+    fit,
+    fit_detail,
+    unwrap_photo,
+)
+from mien.lighting import shading
+from mien.morphable import FaceCoefficients, MorphableModel, load_model
+from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_mask, sample_affine
+from mien.photo import Photo, read_photo
+from mien.rasterizer import rasterize_hard
+from mien.reconstruction import Reconstruction
+from mien.rendering import (
+    FaceSurface,
+    VertexDetail,
+    build_surface,
+    draw_texture,
+    landmark_vertices,
+    sample_map,
+    visible_vertices,
+)
+from mien.texture_space import DisplacedNormals, TexelAtlas
+
+FIT_SIZE_PX = 224
+"""Side of the crop that the coefficients are fitted in, the paper's."""
+TEXTURE_SIZE = 1024
+"""Side of the colour map in texels; a face that fills a 1,000-pixel photo has about as many pixels across."""
+RESOLUTIONS = (224, 512)
+
+
+@dataclass(frozen=True)
+class _Face:
+    """One face's place in the photo."""
+
+    observation: FaceObservation
+    crop: Crop
+
+
+class Reconstructor:
+    """Turns photos into 3D faces; holds the model and the networks, so that further photos cost less than the first.
+
+    `detail` adds texture offset and displacement maps of `resolution` texels a side; `max_faces` keeps the largest
+    faces only; `refine_focal` lets the fit move the focal length. ConfigError for a resolution that is not offered,
+    BackendUnavailable for a device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | MorphableModel = "mien-face",
+        *,
+        device: str = "cpu",
+        detail: bool = True,
+        resolution: int = 224,
+        seed: int = 0,
+        max_faces: int | None = None,
+        refine_focal: bool = False,
+        settings: FitSettings | None = None,
+        detail_settings: DetailSettings | None = None,
+    ) -> None:
+        if resolution not in RESOLUTIONS:
+            raise ConfigError(f"resolution {resolution} is not offered; choose one of {RESOLUTIONS}.")
+        if max_faces is not None and max_faces < 1:
+            raise ConfigError(f"max_faces must be at least 1, got {max_faces}.")
+        self.device = _checked_device(device)
+        self.model = (model if isinstance(model, MorphableModel) else load_model(model)).to(self.device)
+        self.perception = Perception(device=device)
+        self.recognition = IdentityNetwork.from_assets().to(self.device)
+        self.detail, self.resolution, self.max_faces = detail, resolution, max_faces
+        self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
+        self.detail_settings = detail_settings or DetailSettings()
+        self._atlases: dict[int, TexelAtlas] = {}
+
+    def __call__(
+        self, photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"], *, focal_px: float | None = None
+    ) -> list[Reconstruction]:
+        """Reconstruct every face of a photo, the most prominent first.
+
+        `focal_px` is the focal length in pixels of the upright photo; without it EXIF decides, and without that a
+        field of view of 30°. NoFaceFound if there is no face, ImageError if the file cannot be read.
+        """
+        if not isinstance(photo, np.ndarray | Photo):
+            photo = read_photo(photo)
+        pixels = photo.pixels if isinstance(photo, Photo) else photo
+        known_focal = focal_px or (photo.focal_px if isinstance(photo, Photo) else None)
+        clock = StageClock()
+        with clock.stage("perception"):
+            observations = self.perception.observe(pixels, max_faces=self.max_faces)
+            if not observations:
+                raise NoFaceFound(
+                    f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; faces from 30 pixels on "
+                    "are looked for. Crop the photo around the face, or try a sharper one."
+                )
+            faces = [_Face(o, face_crop(torch.from_numpy(o.mesh_px[:, :2]), size=FIT_SIZE_PX)) for o in observations]
+            targets = self._targets(pixels, faces, _camera(pixels, known_focal, len(faces)))
+        found = fit(self.model, targets, settings=self.settings, recognition=self.recognition)
+        with clock.stage("maps"):
+            parts = [
+                self._finish(pixels, face, found[slice(k, k + 1)], targets=targets[slice(k, k + 1)])
+                for k, face in enumerate(faces)
+            ]
+        times = (*clock.times[:1], *found.stage_times, *clock.times[1:])
+        return [replace(part, stage_seconds=tuple((t.name, t.seconds / len(faces)) for t in times)) for part in parts]
+
+    def _targets(self, pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[_Face], camera: Camera) -> FitTargets:
+        crops = torch.cat([_sample(pixels, face.crop) for face in faces]).to(self.device)
+        masks = torch.stack([face_mask(pixels, face.observation, face.crop) for face in faces]).to(self.device)
+        scale = torch.tensor([1 / face.crop.scale for face in faces])
+        shift = torch.stack([face.crop.crop_from_photo[:, 2] for face in faces]).float()
+        return FitTargets(
+            crops=crops,
+            mask=masks,
+            camera=camera.cropped(scale=scale, shift_px=shift, image_size=(FIT_SIZE_PX, FIT_SIZE_PX)).to(self.device),
+            mesh_px=self._points(faces, [f.observation.mesh_px[:, :2] for f in faces]),
+            landmarks68_px=self._points(faces, [f.observation.landmarks68_px for f in faces]),
+        )
+
+    def _points(self, faces: Sequence[_Face], points: Sequence[np.ndarray]) -> Float[Tensor, "B L 2"]:
+        moved = [face.crop.to_crop(torch.from_numpy(p)) for face, p in zip(faces, points, strict=True)]
+        return torch.stack(moved).float().to(self.device)
+
+    def _atlas(self, size: int) -> TexelAtlas:
+        if size not in self._atlases:
+            self._atlases[size] = TexelAtlas.of(self.model, size)
+        return self._atlases[size]
+
+    def _finish(
+        self, pixels: UInt8[np.ndarray, "H W 3"], face: _Face, found: FitResult, *, targets: FitTargets
+    ) -> Reconstruction:
+        """Maps, texture and everything a user gets, for one face; `found` and `targets` hold that face only."""
+        model, coefficients = self.model, found.coefficients
+        sharp = face_crop(torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop))
+        view = found.camera.resized(sharp.size)
+        photo = _sample(pixels, sharp).to(self.device)
+        with torch.no_grad():
+            base = build_surface(model, coefficients)
+        maps = self._detail_maps(photo, view, base, coefficients=coefficients)
+        with torch.no_grad():
+            detail = VertexDetail(
+                displacement=sample_map(maps.displacement, model.uv)[..., 0],
+                albedo_offset=sample_map(maps.texture_offset, model.uv),
+            )
+            surface = build_surface(model, coefficients, detail=detail)
+            texture = self._texture(photo, view, surface, maps=maps, coefficients=coefficients)
+            error = _texture_error(model, surface, targets, texture)
+            return self._assemble(
+                pixels, face, found, surface=surface, maps=maps, texture=texture, photometric_error=error
+            )
+
+    def _unwrapped(self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface) -> Unwrapped:
+        vertices_px = view.project(surface.vertices_camera)
+        return unwrap_photo(
+            atlas,
+            surface,
+            photo=photo,
+            vertices_px=vertices_px,
+            visibility=_visibility(self.model, surface, view, vertices_px),
+        )
+
+    def _detail_maps(
+        self, photo: Tensor, view: Camera, surface: FaceSurface, *, coefficients: FaceCoefficients
+    ) -> DetailMaps:
+        size = self.resolution
+        if not self.detail:
+            return DetailMaps(photo.new_zeros(1, 3, size, size), photo.new_zeros(1, 1, size, size))
+        atlas = self._atlas(size)
+        return fit_detail(
+            self.model,
+            atlas,
+            surface=surface,
+            coefficients=coefficients,
+            unwrapped=self._unwrapped(atlas, photo, view, surface),
+            settings=self.detail_settings,
+        )
+
+    def _texture(
+        self, photo: Tensor, view: Camera, surface: FaceSurface, *, maps: DetailMaps, coefficients: FaceCoefficients
+    ) -> Float[Tensor, "1 3 S S"]:
+        """The completed colour map, dilated over the chart's border."""
+        atlas = self._atlas(TEXTURE_SIZE)
+        size = (TEXTURE_SIZE, TEXTURE_SIZE)
+        offset, displacement = (
+            F.interpolate(m, size=size, mode="bilinear", align_corners=False)
+            for m in (maps.texture_offset, maps.displacement)
+        )
+        base = build_surface(self.model, coefficients)
+        normals_of = DisplacedNormals(
+            atlas, self.model, vertices=base.vertices, normals=base.normals, rotmat=coefficients.pose.rotmat()
+        )
+        shade = shading(normals_of(displacement), coefficients.lighting).permute(0, 3, 1, 2)
+        albedo = atlas.interpolate(base.albedo) + offset
+        completed = complete_texture(albedo, shade, self._unwrapped(atlas, photo, view, surface))
+        return atlas.dilate(completed).clamp(0, 1)
+
+    def _assemble(
+        self,
+        pixels: UInt8[np.ndarray, "H W 3"],
+        face: _Face,
+        found: FitResult,
+        *,
+        surface: FaceSurface,
+        maps: DetailMaps,
+        texture: Float[Tensor, "1 3 S S"],
+        photometric_error: float,
+    ) -> Reconstruction:
+        model, coefficients, crop = self.model, found.coefficients, face.crop
+        vertices_crop = found.camera.project(surface.vertices_camera)
+        rotmat = coefficients.pose.rotmat()
+        landmarks = landmark_vertices(model, vertices_crop, rotmat)[0]
+        xy = crop.to_photo(vertices_crop[0].double().cpu())
+        height, width = pixels.shape[:2]
+        seen = _visibility(model, surface, found.camera.resized(2 * FIT_SIZE_PX), None)[0] > 0
+        inside = (xy >= 0).all(-1) & (xy < torch.tensor([width, height])).all(-1)
+        return Reconstruction(
+            model_name=model.name,
+            image_size=(width, height),
+            focal_px=float(found.camera.focal_px[0]) * crop.scale,
+            centre_px=_numpy(crop.to_photo(found.camera.centre_px[0].double().cpu())),
+            scale=float(coefficients.pose.scale[0]),
+            rotation=_numpy(rotmat[0]),
+            translation=_numpy(coefficients.pose.translation[0]),
+            identity=_numpy(coefficients.identity[0]),
+            expression=_numpy(coefficients.expression[0]),
+            albedo=_numpy(coefficients.albedo[0]),
+            lighting=_numpy(coefficients.lighting[0]),
+            vertices_model=_numpy(surface.vertices[0]),
+            vertices=_numpy(surface.vertices_camera[0]),
+            triangles=model.triangles.cpu().numpy().astype(np.int32),
+            uv=_numpy(model.uv),
+            xy=_numpy(xy),
+            visible=(seen.cpu() & inside).numpy(),
+            landmarks68=_numpy(xy[landmarks.cpu()]),
+            landmarks68_vertices=landmarks.cpu().numpy().astype(np.int32),
+            vertex_albedo=_numpy(model.albedo(coefficients.albedo)[0].clamp(0, 1)),
+            texture=_numpy(texture[0].permute(1, 2, 0)),
+            texture_offset=_numpy(maps.texture_offset[0].permute(1, 2, 0)),
+            displacement=_numpy(maps.displacement[0, 0]),
+            landmark_error=_landmark_error(face.observation.landmarks68_px, _numpy(xy[landmarks.cpu()])),
+            photometric_error=photometric_error,
+            stage_seconds=(),
+            expression_names=model.expression_names,
+        )
+
+
+def _camera(pixels: UInt8[np.ndarray, "H W 3"], focal_px: float | None, batch: int) -> Camera:
+    height, width = pixels.shape[:2]
+    camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(height, width), batch=batch)
+    return camera if focal_px is None else replace(camera, focal_px=torch.full((batch,), float(focal_px)))
+
+
+def _checked_device(device: str) -> torch.device:
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"{device!r} is not a device; use cpu or cuda.") from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable("cuda was asked for, and this PyTorch sees no CUDA device; use --device cpu.")
+    return wanted
+
+
+def _sample(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:
+    """The crop's pixels in [0, 1]; only the part of the photo around the crop becomes floating point."""
+    height, width = pixels.shape[:2]
+    corners = crop.to_photo(torch.tensor([[0.0, 0.0], [crop.size, 0.0], [0.0, crop.size], [crop.size, crop.size]]))
+    margin = 2 * math.ceil(crop.scale) + 2
+    left, top = (int(v) for v in (corners.amin(0) - margin).floor())
+    right, bottom = (int(v) for v in (corners.amax(0) + margin).ceil())
+    left, right = min(max(left, 0), width - 1), max(min(right, width), 1)
+    top, bottom = min(max(top, 0), height - 1), max(min(bottom, height), 1)
+    patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)[None] / 255
+    matrix = crop.photo_from_crop - torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top]])
+    return sample_affine(patch, matrix[None], size=(crop.size, crop.size))
+
+
+def _native_size(crop: Crop) -> int:
+    """Side of the crop at which one of its pixels is one of the photo's, within what the texture can hold."""
+    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), TEXTURE_SIZE))
+
+
+def _visibility(
+    model: MorphableModel, surface: FaceSurface, view: Camera, vertices_px: Float[Tensor, "1 V 2"] | None
+) -> Float[Tensor, "1 V"]:
+    depth = surface.vertices_camera[..., 2]
+    drawn = rasterize_hard(
+        view.to_ndc(surface.vertices_camera),
+        model.triangles,
+        image_size=view.image_size,
+        near=(depth.amin(1) * 0.9),
+        far=depth.amax(1) * 1.1,
+    )
+    if vertices_px is None:
+        vertices_px = view.project(surface.vertices_camera)
+    return visible_vertices(surface, vertices_px, drawn.depth, slack_m=VISIBILITY_SLACK_M)
+
+
+def _texture_error(model: MorphableModel, surface: FaceSurface, targets: FitTargets, texture: Tensor) -> float:
+    """Root mean squared colour error of the textured mesh inside the face's mask."""
+    drawn, covered = draw_texture(model, surface.vertices_camera, targets.camera, texture=texture)
+    weight = covered * targets.mask
+    squared = ((drawn - targets.crops) ** 2).mean(1)
+    return float(((squared * weight).sum() / weight.sum().clamp(min=1)).sqrt())
+
+
+def _landmark_error(found_px: np.ndarray, modelled_px: np.ndarray) -> float:
+    """Mean distance of the 51 inner points over the distance of the outer eye corners."""
+    distance = np.linalg.norm(found_px[36] - found_px[45])
+    return float(np.linalg.norm(found_px[17:] - modelled_px[17:], axis=1).mean() / max(distance, 1e-6))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().float().numpy()

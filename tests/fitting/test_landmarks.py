@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mien.camera import Camera, Pose
+from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose
+from mien.geometry import rotvec_to_rotmat
+from mien.morphable import MorphableModel
+
+PRIORS = LandmarkPriors(landmark_sigma=0.002, identity_sigma=1.0, expression_sigma=0.25, focal_sigma=None)
+YAWS_DEG = (0.0, 40.0, -70.0)
+
+
+def posed(yaw_deg: float, roll_deg: float = 0.0) -> Pose:
+    rotvec = torch.tensor([[0.1, math.radians(yaw_deg), 0.0]])
+    if roll_deg:
+        rotvec = torch.tensor([[0.0, 0.0, math.radians(roll_deg)]])
+    return Pose(rotvec, torch.tensor([[0.05, -0.02, 0.8]]), torch.ones(1))
+
+
+@pytest.mark.parametrize("yaw_deg", YAWS_DEG)
+def test_closed_form_pose_is_close(tiny: MorphableModel, yaw_deg: float) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(yaw_deg)
+    points = tiny.mediapipe_points(tiny.mean[None])
+    found = initial_pose(points, camera.project(pose.to_camera(points)), camera)
+    between = rotvec_to_rotmat(found.rotation) @ pose.rotmat().mT
+    angle = torch.acos(((between.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1))
+    assert math.degrees(angle.item()) < 6
+    torch.testing.assert_close(found.translation, pose.translation, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("roll_deg", [0.0, 90.0, 180.0])
+@pytest.mark.parametrize("yaw_deg", YAWS_DEG)
+def test_known_face_is_recovered(tiny: MorphableModel, yaw_deg: float, roll_deg: float) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(yaw_deg, roll_deg)
+    identity = 0.7 * torch.randn(1, tiny.counts[0])
+    expression = torch.tensor([[0.0, 0.4, 0.8, 0.0]])
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
+    found = fit_landmarks(tiny, points, camera, point_weights=torch.ones(1, 468), priors=PRIORS)
+    reached = camera.project(found.pose.to_camera(tiny.mediapipe_points(tiny.vertices(found.identity, found.expression))))
+    assert (reached - points).norm(dim=-1).mean() < 0.2
+    error = (tiny.vertices(found.identity, found.expression) - tiny.vertices(identity, expression)).norm(dim=-1)
+    assert error.mean() < 1e-3
+
+
+def test_expressions_stay_in_their_range(tiny: MorphableModel) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(0.0)
+    beyond = torch.tensor([[-0.7, 1.6, 0.0, 0.5]])
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(torch.zeros(1, 12), beyond))))
+    found = fit_landmarks(tiny, points, camera, point_weights=torch.ones(1, 468), priors=PRIORS)
+    assert found.expression.min() >= 0
+    assert found.expression.max() <= 1
+
+
+def test_a_hidden_part_does_not_bend_the_face(tiny: MorphableModel) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(0.0)
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
+    points[:, :40] += 60.0
+    found = fit_landmarks(tiny, points, camera, point_weights=torch.ones(1, 468), priors=PRIORS)
+    error = (tiny.vertices(found.identity, found.expression) - tiny.mean).norm(dim=-1)
+    assert error.mean() < 1e-3
+
+
+def test_focal_length_moves_only_when_asked(tiny: MorphableModel) -> None:
+    wrong, right = (Camera.from_fov(fov, image_size=(224, 224)) for fov in (30.0, 50.0))
+    pose = Pose(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 0.35]]), torch.ones(1))
+    points = right.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
+    fixed = fit_landmarks(tiny, points, wrong, point_weights=torch.ones(1, 468), priors=PRIORS)
+    assert fixed.camera.focal_px.item() == pytest.approx(wrong.focal_px.item(), rel=1e-4)
+    free_priors = LandmarkPriors(0.002, 1.0, 0.25, focal_sigma=0.5)
+    free = fit_landmarks(tiny, points, wrong, point_weights=torch.ones(1, 468), priors=free_priors)
+    assert free.camera.focal_px.item() == pytest.approx(right.focal_px.item(), rel=0.1)
+
+
+def test_a_batch_is_its_faces_one_by_one(tiny: MorphableModel) -> None:
+    camera = Camera.from_fov(30.0, image_size=(224, 224), batch=2)
+    pose = Pose(torch.tensor([[0.0, 0.3, 0.0], [0.1, 0.0, 0.2]]), torch.tensor([[0.0, 0, 0.7], [0, 0, 1]]), torch.ones(2))
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(torch.randn(2, 12), torch.zeros(2, 4)))))
+    both = fit_landmarks(tiny, points, camera, point_weights=torch.ones(2, 468), priors=PRIORS)
+    for k in range(2):
+        one = slice(k, k + 1)
+        alone = fit_landmarks(tiny, points[one], camera[one], point_weights=torch.ones(1, 468), priors=PRIORS)
+        torch.testing.assert_close(alone.identity, both.identity[one], atol=2e-3, rtol=0)
