@@ -1,0 +1,100 @@
+// The border to Python: unpacks arrays into plain structs and lets go of the interpreter while the kernels run.
+// ops.py is the only caller, and has checked shapes, types and ranges.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include "soft_raster.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <typename Item, int Dimensions>
+using Array = nb::ndarray<Item, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
+
+using Positions = Array<const float, 3>;
+using Corners = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;  // T 3 or B T 3
+using PerImage = Array<const float, 1>;
+
+mien::Meshes meshes_of(const Positions& positions, const Corners& corners, const float* attributes, int channels,
+                       const PerImage& near_depth, const PerImage& far_depth) {
+    mien::Meshes meshes{};
+    meshes.images = static_cast<int>(positions.shape(0));
+    meshes.vertices = static_cast<int>(positions.shape(1));
+    meshes.corners_per_image = corners.ndim() == 3;
+    meshes.triangles = static_cast<int>(corners.shape(corners.ndim() - 2));
+    meshes.channels = channels;
+    meshes.positions = positions.data();
+    meshes.corners = corners.data();
+    meshes.attributes = attributes;
+    meshes.near_depth = near_depth.data();
+    meshes.far_depth = far_depth.data();
+    return meshes;
+}
+
+void soft_forward(Positions positions, Corners corners, Array<const float, 3> attributes, PerImage near_depth,
+                  PerImage far_depth, Array<const float, 1> background, double sigma, double gamma, double dist_eps,
+                  bool cull_backfaces, int threads, Array<float, 4> image, Array<float, 3> alpha,
+                  Array<int32_t, 3> triangle_ids, Array<float, 4> barycentrics, Array<float, 3> depth,
+                  Array<float, 4> state) {
+    const mien::Meshes meshes = meshes_of(positions, corners, attributes.data(),
+                                          static_cast<int>(attributes.shape(2)), near_depth, far_depth);
+    const mien::Settings settings = {static_cast<int>(image.shape(2)), static_cast<int>(image.shape(3)), sigma, gamma,
+                                     dist_eps, cull_backfaces, threads};
+    const mien::SoftArrays out = {
+        image.data(), alpha.data(), state.data(), {triangle_ids.data(), barycentrics.data(), depth.data()}};
+    const nb::gil_scoped_release unlocked;
+    mien::soft_forward(meshes, settings, background.data(), out);
+}
+
+void soft_backward(Positions positions, Corners corners, Array<const float, 3> attributes, PerImage near_depth,
+                   PerImage far_depth, double sigma, double gamma, double dist_eps, bool cull_backfaces, int threads,
+                   Array<const float, 4> image, Array<const float, 4> state, Array<const float, 4> image_grad,
+                   Array<const float, 3> alpha_grad, Array<float, 3> positions_grad,
+                   Array<float, 3> attributes_grad) {
+    const mien::Meshes meshes = meshes_of(positions, corners, attributes.data(),
+                                          static_cast<int>(attributes.shape(2)), near_depth, far_depth);
+    const mien::Settings settings = {static_cast<int>(image.shape(2)), static_cast<int>(image.shape(3)), sigma, gamma,
+                                     dist_eps, cull_backfaces, threads};
+    const mien::SoftGradients gradients = {image.data(),      state.data(),          image_grad.data(),
+                                           alpha_grad.data(), positions_grad.data(), attributes_grad.data()};
+    const nb::gil_scoped_release unlocked;
+    mien::soft_backward(meshes, settings, gradients);
+}
+
+void hard_forward(Positions positions, Corners corners, PerImage near_depth, PerImage far_depth, bool cull_backfaces,
+                  int threads, Array<int32_t, 3> triangle_ids, Array<float, 4> barycentrics, Array<float, 3> depth) {
+    const mien::Meshes meshes = meshes_of(positions, corners, nullptr, 0, near_depth, far_depth);
+    const mien::Settings settings = {static_cast<int>(depth.shape(1)), static_cast<int>(depth.shape(2)), 1.0, 1.0, 0.5,
+                                     cull_backfaces, threads};
+    const nb::gil_scoped_release unlocked;
+    mien::hard_forward(meshes, settings, {triangle_ids.data(), barycentrics.data(), depth.data()});
+}
+
+int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, PerImage far_depth, int height,
+                    int width, double sigma, double dist_eps, bool cull_backfaces) {
+    const mien::Meshes meshes = meshes_of(positions, corners, nullptr, 0, near_depth, far_depth);
+    const mien::Settings settings = {height, width, sigma, 1.0, dist_eps, cull_backfaces, 1};
+    const nb::gil_scoped_release unlocked;
+    return mien::count_pairs(meshes, settings);
+}
+
+void select_isa(const char* name) {
+    if (!mien::select_isa(name)) throw nb::value_error("this machine cannot run that instruction set");
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+    module.doc() = "The soft rasterizer's CPU kernels; called by mien.rasterizer.ops, which checks the arguments.";
+    module.def("soft_forward", &soft_forward);
+    module.def("soft_backward", &soft_backward);
+    module.def("hard_forward", &hard_forward);
+    module.def("count_pairs", &count_pairs);
+    module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
+    module.def("current_isa", &mien::current_isa);
+    module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
+    module.def("measure_fma_rate", &mien::measure_fma_rate, "GFLOP/s of one thread; takes some 0.1 s.",
+               nb::call_guard<nb::gil_scoped_release>());
+}

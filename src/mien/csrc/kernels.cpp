@@ -1,0 +1,611 @@
+// The arithmetic of the soft rasterizer. Compiled once per instruction set; see simd.hpp for the rules that follow.
+//
+// Forward, blocks of 4 x kBlockRows pixels walk through the triangles that touch them and keep their sums in
+// registers. Backward, triangles walk through the blocks of pixels that they touch and keep their gradients in
+// registers: nothing is written per pair, and every sum has an order that does not depend on the number of threads.
+#include "kernels.hpp"
+
+#include "simd.hpp"
+
+namespace mien {
+namespace MIEN_ISA {
+namespace {
+
+constexpr double kMinimumArea = 1e-12;  // twice the area, NDC²; as in reference.py
+
+template <typename Number>
+MIEN_INLINE Number lesser(Number a, Number b) { return a < b ? a : b; }
+template <typename Number>
+MIEN_INLINE Number greater(Number a, Number b) { return a > b ? a : b; }
+
+// ------------------------------------------------------------------------------------------------ triangle setup
+
+// Pixels whose centres lie in [low, high]; positions may be anything finite, so bound them before they become ints.
+MIEN_INLINE bool pixel_span(double low, double high, int size, int16_t& first, int16_t& last) {
+    const double from = greater(__builtin_ceil(low - 0.5), 0.0);
+    const double to = lesser(__builtin_floor(high - 0.5), size - 1.0);
+    if (!(from <= to)) return false;
+    first = (int16_t)from;
+    last = (int16_t)to;
+    return true;
+}
+
+// The whole pixel next to which a triangle's coordinates are small. Huge triangles keep an origin near the image.
+MIEN_INLINE int origin_near(double position) {
+    return (int)__builtin_floor(lesser(greater(position, -20000.0), 20000.0));
+}
+
+// Whether triangle `id` can be seen at all; if so, `triangle` and `box` are filled in.
+//
+// In double: there are few operations here beside those per pixel, and this is where digits are lost.
+MIEN_INLINE bool prepare_one(const Frame& frame, int id, Triangle& triangle, Box& box) {
+    const int32_t* corner = frame.corners + 3L * id;
+    double x[3], y[3], z[3];
+    for (int k = 0; k < 3; ++k) {
+        const float* position = frame.positions + 3L * corner[k];
+        x[k] = position[0];
+        y[k] = position[1];
+        z[k] = position[2];
+    }
+    const double area_ndc = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0]);
+    const double area_seen = frame.cull_backfaces ? -area_ndc : __builtin_fabs(area_ndc);
+    if (!(area_seen > kMinimumArea)) return false;
+    const double nearest = lesser(z[0], lesser(z[1], z[2])), farthest = greater(z[0], greater(z[1], z[2]));
+    if (!(nearest > 0.0 && farthest >= frame.near_depth && nearest <= frame.far_depth)) return false;
+
+    for (int k = 0; k < 3; ++k) {
+        x[k] = x[k] * frame.pixels_per_ndc + 0.5 * frame.width;
+        y[k] = y[k] * frame.pixels_per_ndc + 0.5 * frame.height;
+    }
+    const double left = lesser(x[0], lesser(x[1], x[2])), right = greater(x[0], greater(x[1], x[2]));
+    const double top = lesser(y[0], lesser(y[1], y[2])), bottom = greater(y[0], greater(y[1], y[2]));
+    if (!pixel_span(left - frame.reach, right + frame.reach, frame.width, box.left, box.right)) return false;
+    if (!pixel_span(top - frame.reach, bottom + frame.reach, frame.height, box.top, box.bottom)) return false;
+
+    const int origin_x = origin_near(0.5 * (left + right)), origin_y = origin_near(0.5 * (top + bottom));
+    const double winding = area_ndc > 0 ? 1.0 : -1.0;
+    const double inverse_area = 1.0 / (__builtin_fabs(area_ndc) * frame.pixels_per_ndc * frame.pixels_per_ndc);
+    for (int k = 0; k < 3; ++k) {
+        const int next = (k + 1) % 3;
+        const double edge_x = x[next] - x[k], edge_y = y[next] - y[k];
+        const double length = __builtin_sqrt(edge_x * edge_x + edge_y * edge_y);
+        const double along_x = edge_x / length, along_y = edge_y / length;
+        const double normal_x = -winding * along_y, normal_y = winding * along_x;
+        triangle.normal_x[k] = (float)normal_x;
+        triangle.normal_y[k] = (float)normal_y;
+        triangle.distance_at_origin[k] = (float)-(normal_x * (x[k] - origin_x) + normal_y * (y[k] - origin_y));
+        triangle.along_at_origin[k] = (float)-(along_x * (x[k] - origin_x) + along_y * (y[k] - origin_y));
+        triangle.length[k] = (float)length;
+        if (k > 0) triangle.inverse_height[k - 1] = (float)(length * inverse_area);
+        triangle.inverse_z[k] = (float)(1.0 / z[k]);
+        triangle.corner[k] = corner[k];
+    }
+    triangle.winding = (float)winding;
+    for (int k = 0; k < 2; ++k)
+        triangle.zeta_slope[k] = (float)((z[2] - z[k]) / z[k] * frame.zeta_per_depth);
+    const double zeta = (frame.far_depth - z[2]) * frame.zeta_per_depth;
+    triangle.zeta_whole = (float)__builtin_floor(zeta);  // above 2^24 the float is no longer zeta's floor,
+    triangle.zeta_rest = (float)(zeta - triangle.zeta_whole);  // but the rest still knows what it is
+    triangle.id = id;
+    triangle.origin_x = (int16_t)origin_x;
+    triangle.origin_y = (int16_t)origin_y;
+    return true;
+}
+
+int prepare(const Frame& frame, int first, int end, Triangle* triangles, Box* boxes) {
+    int drawn = 0;
+    for (int id = first; id < end; ++id) drawn += prepare_one(frame, id, triangles[drawn], boxes[drawn]);
+    return drawn;
+}
+
+// ------------------------------------------------------------------------------------- one triangle, one pixel block
+
+struct Lattice {
+    Floats x, y;  // centres of a block's pixels relative to the block's first corner
+};
+
+MIEN_INLINE Lattice lattice() {
+    Lattice at;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        at.x[lane] = (float)(lane % kBlockColumns) + 0.5f;
+        at.y[lane] = (float)(lane / kBlockColumns) + 0.5f;
+    }
+    return at;
+}
+
+struct Edges {
+    Floats distance[3];   // to the line of the edge, positive inside
+    Floats along[3];      // position along the edge, from its first corner
+    Floats overshoot[3];  // by how much `along` lies beyond the edge's ends; 0 beside the edge
+    Floats distance_sq[3];
+    Mask inside;
+};
+
+// Distances to the lines only: what decides inside or outside.
+MIEN_INLINE void measure_lines(const Triangle& t, Floats x, Floats y, Edges& e) {
+    for (int k = 0; k < 3; ++k) e.distance[k] = x * t.normal_x[k] + (y * t.normal_y[k] + t.distance_at_origin[k]);
+    e.inside = at_most(Floats{}, minimum(e.distance[0], minimum(e.distance[1], e.distance[2])));
+}
+
+MIEN_INLINE void measure(const Triangle& t, Floats x, Floats y, Edges& e) {
+    measure_lines(t, x, y, e);
+    const Floats along_x = x * t.winding, along_y = y * t.winding;
+    for (int k = 0; k < 3; ++k) {
+        e.along[k] = along_x * t.normal_y[k] - (along_y * t.normal_x[k] - t.along_at_origin[k]);
+        e.overshoot[k] = e.along[k] - clamp(e.along[k], Floats{}, splat(t.length[k]));
+        e.distance_sq[k] = e.distance[k] * e.distance[k] + e.overshoot[k] * e.overshoot[k];
+    }
+}
+
+MIEN_INLINE Floats nearest_distance_sq(const Edges& e) {
+    return minimum(e.distance_sq[0], minimum(e.distance_sq[1], e.distance_sq[2]));
+}
+
+struct Surface {
+    Floats raw[3];      // barycentrics, unclamped
+    Floats clamped[3];  // ... clamped to [0, 1] and divided by their sum
+    Floats scale;       // ... by multiplying with this
+    Floats share[2];    // clamped / z of corners 0 and 1: their perspective-correct weights but for a factor z
+    Floats z;
+    Mask in_range;
+};
+
+MIEN_INLINE void interpolate(const Frame& frame, const Triangle& t, const Edges& e, Surface& s) {
+    s.raw[0] = e.distance[1] * t.inverse_height[0];
+    s.raw[1] = e.distance[2] * t.inverse_height[1];
+    s.raw[2] = 1.0f - s.raw[0] - s.raw[1];  // so that at least one is >= 1/3, however thin the triangle
+    for (int k = 0; k < 3; ++k) s.clamped[k] = clamp(s.raw[k], Floats{}, splat(1.0f));
+    s.scale = reciprocal(s.clamped[0] + s.clamped[1] + s.clamped[2]);
+    for (int k = 0; k < 3; ++k) s.clamped[k] *= s.scale;
+    s.share[0] = s.clamped[0] * t.inverse_z[0];
+    s.share[1] = s.clamped[1] * t.inverse_z[1];
+    s.z = reciprocal(s.share[0] + s.share[1] + s.clamped[2] * t.inverse_z[2]);
+    s.in_range = at_most(splat((float)frame.near_depth), s.z) & at_most(s.z, splat((float)frame.far_depth));
+}
+
+// The rest of zeta at the pixel; add zeta_whole for the whole of it.
+MIEN_INLINE Floats zeta_rest(const Triangle& t, const Surface& s) {
+    return s.z * (s.clamped[0] * t.zeta_slope[0] + s.clamped[1] * t.zeta_slope[1]) + t.zeta_rest;
+}
+
+struct Coverage {
+    Floats covered;      // D
+    Floats uncovered;    // 1 - D, with all its digits where D is near 1
+};
+
+MIEN_INLINE Coverage coverage(Mask inside, Floats distance_sq, float inverse_sigma) {
+    const Floats odds_against = exponential(select(inside, -distance_sq, distance_sq) * inverse_sigma);
+    Coverage c;
+    c.covered = reciprocal(1.0f + odds_against);
+    c.uncovered = odds_against * c.covered;
+    return c;
+}
+
+// ------------------------------------------------------------------------------------------------------ forward
+
+// The nearest fragment so far.
+struct Nearest {
+    Floats z, weight0, weight1;
+    Ints id;
+};
+
+MIEN_INLINE Nearest no_fragment() {
+    return {splat(__builtin_inff()), Floats{}, Floats{}, splat(int32_t(-1))};
+}
+
+MIEN_INLINE void keep_nearer(Nearest& n, Mask covered, const Triangle& t, const Surface& s) {
+    const Mask nearer = covered & less(s.z, n.z);
+    n.z = select(nearer, s.z, n.z);
+    n.weight0 = select(nearer, s.share[0], n.weight0);
+    n.weight1 = select(nearer, s.share[1], n.weight1);
+    n.id = select(nearer, splat(t.id), n.id);
+}
+
+// Where a block lies in the image, and how much of it.
+struct Place {
+    int x, y, columns, rows;
+    long first, stride;
+    bool whole() const { return columns == kBlockColumns && rows == kBlockRows; }
+};
+
+MIEN_INLINE Place place(const Frame& frame, int row, int column) {
+    Place p;
+    p.x = column * kBlockColumns;
+    p.y = row * kBlockRows;
+    p.columns = lesser(kBlockColumns, frame.width - p.x);
+    p.rows = lesser(kBlockRows, frame.height - p.y);
+    p.stride = frame.width;
+    p.first = (long)p.y * frame.width + p.x;
+    return p;
+}
+
+MIEN_INLINE void write(float* plane, const Place& at, Floats value) {
+    if (at.whole()) return store_block(plane + at.first, at.stride, value);
+    for (int row = 0; row < at.rows; ++row)
+        for (int column = 0; column < at.columns; ++column)
+            plane[at.first + row * at.stride + column] = value[row * kBlockColumns + column];
+}
+
+MIEN_INLINE void write_fragments(const FragmentArrays& out, const Place& at, const Nearest& n) {
+    const Mask hit = less(n.z, splat(__builtin_inff()));
+    const Floats z = only(hit, n.z), b0 = n.weight0 * z, b1 = n.weight1 * z;
+    const Floats b2 = maximum(only(hit, 1.0f - b0 - b1), Floats{});
+    write(out.depth, at, z);
+    for (int row = 0; row < at.rows; ++row) {
+        const long first = at.first + row * at.stride;
+        for (int column = 0; column < at.columns; ++column) {
+            const int lane = row * kBlockColumns + column;
+            out.triangle_ids[first + column] = n.id[lane];
+            float* b = out.barycentrics + 3 * (first + column);
+            b[0] = b0[lane];
+            b[1] = b1[lane];
+            b[2] = b2[lane];
+        }
+    }
+}
+
+// Channels = 0 stands for any number; then the sums live in `scratch` instead of registers.
+template <int Channels>
+void soft_band(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
+    const int channels = Channels ? Channels : frame.channels;
+    const long pixels = (long)frame.height * frame.width;
+    const Lattice within = lattice();
+    Floats in_registers[Channels ? Channels : 1];
+    Floats* const colour = Channels ? in_registers : (Floats*)scratch;
+
+    for (int row = band.first_row; row < band.end_row; ++row) {
+        for (int column = 0; column < band.columns; ++column) {
+            const Place at = place(frame, row, column);
+            // The background opens the softmax: weight 1 at its own depth.
+            Floats peak_whole = splat(frame.background_whole), peak_rest = splat(frame.background_rest);
+            Floats weights = splat(1.0f), transmittance = splat(1.0f);
+            for (int c = 0; c < channels; ++c) colour[c] = splat(background[c]);
+            Nearest nearest = no_fragment();
+
+            const long block = (long)(row - band.first_row) * band.columns + column;
+            for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
+                const Triangle& t = band.triangles[band.list[i]];
+                Edges e;
+                measure(t, within.x + (float)(at.x - t.origin_x), within.y + (float)(at.y - t.origin_y), e);
+                const Floats distance_sq = nearest_distance_sq(e);
+                Mask kept = e.inside | less(distance_sq, splat(frame.reach_sq));
+                if (!any(kept)) continue;
+                Surface s;
+                interpolate(frame, t, e, s);
+                kept = kept & s.in_range;
+
+                const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
+                transmittance *= select(kept, cover.uncovered, splat(1.0f));
+
+                const Floats rest = zeta_rest(t, s);
+                const Floats above = (t.zeta_whole - peak_whole) + (rest - peak_rest);
+                const Mask rises = kept & less(Floats{}, above);
+                const Floats fade = exponential(minimum(above, -above));
+                const Floats keep = select(rises, fade, splat(1.0f));
+                const Floats weight = only(kept, cover.covered * select(rises, splat(1.0f), fade));
+                peak_whole = select(rises, splat(t.zeta_whole), peak_whole);
+                peak_rest = select(rises, rest, peak_rest);
+                weights = weights * keep + weight;
+                const Floats w0 = weight * s.clamped[0], w1 = weight * s.clamped[1], w2 = weight * s.clamped[2];
+                const float* a0 = frame.attributes + (long)t.corner[0] * channels;
+                const float* a1 = frame.attributes + (long)t.corner[1] * channels;
+                const float* a2 = frame.attributes + (long)t.corner[2] * channels;
+                for (int c = 0; c < channels; ++c)
+                    colour[c] = colour[c] * keep + (w0 * a0[c] + (w1 * a1[c] + w2 * a2[c]));
+
+                keep_nearer(nearest, kept & e.inside, t, s);
+            }
+
+            const Floats norm = 1.0f / weights;
+            for (int c = 0; c < channels; ++c) write(out.image + c * pixels, at, colour[c] * norm);
+            write(out.alpha, at, 1.0f - transmittance);
+            write(out.state + kTransmittance * pixels, at, transmittance);
+            write(out.state + kPeakWhole * pixels, at, peak_whole);
+            write(out.state + kPeakRest * pixels, at, peak_rest);
+            write(out.state + kWeightSum * pixels, at, weights);
+            write_fragments(out.fragments, at, nearest);
+        }
+    }
+}
+
+void soft_band_for(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
+    switch (frame.channels) {
+        case 1: return soft_band<1>(frame, band, background, out, scratch);
+        case 3: return soft_band<3>(frame, band, background, out, scratch);
+        case 4: return soft_band<4>(frame, band, background, out, scratch);
+        case 6: return soft_band<6>(frame, band, background, out, scratch);
+        default: return soft_band<0>(frame, band, background, out, scratch);
+    }
+}
+
+void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) {
+    const Lattice within = lattice();
+    for (int row = band.first_row; row < band.end_row; ++row) {
+        for (int column = 0; column < band.columns; ++column) {
+            const Place at = place(frame, row, column);
+            Nearest nearest = no_fragment();
+            const long block = (long)(row - band.first_row) * band.columns + column;
+            for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
+                const Triangle& t = band.triangles[band.list[i]];
+                Edges e;
+                measure_lines(t, within.x + (float)(at.x - t.origin_x), within.y + (float)(at.y - t.origin_y), e);
+                if (!any(e.inside)) continue;
+                Surface s;
+                interpolate(frame, t, e, s);
+                keep_nearer(nearest, e.inside & s.in_range, t, s);
+            }
+            write_fragments(out, at, nearest);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------ backward
+
+void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, float* packed) {
+    const long pixels = (long)frame.height * frame.width, stride = packed_stride(frame);
+    for (int y = first; y < end; ++y) {
+        float* row = packed + y * packed_row(frame);
+        memset(row, 0, sizeof(float) * packed_row(frame));  // the padding must be finite, and without gradient
+        if (y >= frame.height) continue;
+        const long at = (long)y * frame.width;
+        for (int x = 0; x < frame.width; ++x) {
+            row[x] = g.state[kPeakWhole * pixels + at + x];
+            row[stride + x] = g.state[kPeakRest * pixels + at + x];
+            row[2 * stride + x] = 1.0f / g.state[kWeightSum * pixels + at + x];
+            row[3 * stride + x] = g.alpha_grad[at + x] * g.state[kTransmittance * pixels + at + x];
+        }
+        for (int c = 0; c < frame.channels; ++c) {
+            const float* image = g.image + c * pixels + at;
+            const float* image_grad = g.image_grad + c * pixels + at;
+            memcpy(row + (kPackedPlanes + c) * stride, image_grad, sizeof(float) * frame.width);
+            for (int x = 0; x < frame.width; ++x) row[4 * stride + x] += image[x] * image_grad[x];
+        }
+    }
+}
+
+// Kept apart from its callers so that the compiler cannot fuse these additions with the multiplications before them:
+// sums must not depend on whether they pass through `per_corner`.
+__attribute__((noinline)) void add_to_vertices(const Triangle& t, const float* gradient, int channels,
+                                               float* positions_grad, float* attributes_grad) {
+    for (int k = 0; k < 3; ++k, gradient += 3 + channels) {
+        float* position = positions_grad + 3L * t.corner[k];
+        for (int i = 0; i < 3; ++i) position[i] += gradient[i];
+        float* attribute = attributes_grad + (long)channels * t.corner[k];
+        for (int c = 0; c < channels; ++c) attribute[c] += gradient[3 + c];
+    }
+}
+
+template <int Channels>
+void backward(const Frame& frame, int first, int end, const float* packed, float* per_corner, float* positions_grad,
+              float* attributes_grad, float* scratch) {
+    const int channels = Channels ? Channels : frame.channels;
+    const int gradient_size = 3 * (3 + channels);
+    const long stride = packed_stride(frame), row_size = packed_row(frame);
+    const Lattice within = lattice();
+    const float per_ndc = (float)frame.pixels_per_ndc;
+    Triangle t;
+    Box box;
+
+    Floats in_registers[Channels ? 3 * Channels : 1];
+    Floats* const to_attribute = Channels ? in_registers : (Floats*)scratch;  // 3 corners x channels
+    float small[Channels ? 3 * Channels + 3 * (3 + Channels) : 1];
+    float* const step0 = Channels ? small : scratch + 3L * kLanes * channels;  // attribute of corner 0 - corner 2
+    float* const step1 = step0 + channels;                                     // attribute of corner 1 - corner 2
+    float* const base = step1 + channels;                                      // attribute of corner 2
+    float* const gradient = base + channels;                                   // per corner: x y z, channels
+
+    for (int id = first; id < end; ++id) {
+        float* const corner_gradient = per_corner ? per_corner + (long)id * gradient_size : gradient;
+        if (!prepare_one(frame, id, t, box)) {
+            if (per_corner) memset(corner_gradient, 0, sizeof(float) * gradient_size);
+            continue;
+        }
+        for (int c = 0; c < channels; ++c) {
+            base[c] = frame.attributes[(long)t.corner[2] * channels + c];
+            step0[c] = frame.attributes[(long)t.corner[0] * channels + c] - base[c];
+            step1[c] = frame.attributes[(long)t.corner[1] * channels + c] - base[c];
+        }
+        // d zeta / d barycentric k is z² times this, relative to barycentric 2.
+        const float zeta_pull[2] = {t.zeta_slope[0] * t.inverse_z[2], t.zeta_slope[1] * t.inverse_z[2]};
+        // Screen gradients of the unclamped barycentrics 0 and 1.
+        const float rise_x[2] = {t.normal_x[1] * t.inverse_height[0], t.normal_x[2] * t.inverse_height[1]};
+        const float rise_y[2] = {t.normal_y[1] * t.inverse_height[0], t.normal_y[2] * t.inverse_height[1]};
+        float inverse_length[3];
+        for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / t.length[k];
+
+        Floats to_x[3] = {}, to_y[3] = {}, to_inverse_z[3] = {};
+        for (int c = 0; c < 3 * channels; ++c) to_attribute[c] = Floats{};
+        bool touched = false;
+
+        for (int y = box.top; y <= box.bottom; y += kBlockRows) {
+            for (int x = box.left; x <= box.right; x += kBlockColumns) {
+                Edges e;
+                measure(t, within.x + (float)(x - t.origin_x), within.y + (float)(y - t.origin_y), e);
+                const Floats distance_sq = nearest_distance_sq(e);
+                Mask kept = e.inside | less(distance_sq, splat(frame.reach_sq));
+                if (!any(kept)) continue;
+                Surface s;
+                interpolate(frame, t, e, s);
+                kept = kept & s.in_range;
+                touched = true;
+
+                const float* plane = packed + y * row_size + x;
+                const Floats peak_whole = load_block(plane, row_size);
+                const Floats peak_rest = load_block(plane + stride, row_size);
+                const Floats norm = load_block(plane + 2 * stride, row_size);
+                const Floats to_alpha = load_block(plane + 3 * stride, row_size);
+                const Floats image_pull = load_block(plane + 4 * stride, row_size);
+
+                const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
+                const Floats covered = only(kept, cover.covered);
+                const Floats above = (t.zeta_whole - peak_whole) + (zeta_rest(t, s) - peak_rest);
+                const Floats softness = exponential(minimum(above, Floats{})) * norm;
+                const Floats weight = covered * softness;
+
+                // Inner products of the image's gradient with the attributes: at corner 2, and along the steps to
+                // corners 0 and 1.
+                const Floats weighted[3] = {weight * s.clamped[0], weight * s.clamped[1], weight * s.clamped[2]};
+                Floats at_corner2 = -image_pull, along0 = {}, along1 = {};
+                for (int c = 0; c < channels; ++c) {
+                    const Floats to_image = load_block(plane + (kPackedPlanes + c) * stride, row_size);
+                    at_corner2 += to_image * base[c];
+                    along0 += to_image * step0[c];
+                    along1 += to_image * step1[c];
+                    for (int k = 0; k < 3; ++k) to_attribute[k * channels + c] += weighted[k] * to_image;
+                }
+                // How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
+                const Floats gain = at_corner2 + s.clamped[0] * along0 + s.clamped[1] * along1;
+                const Floats to_zeta = weight * gain;
+
+                // 1. Through the coverage to the distance, and from there to the two ends of the nearest edge.
+                const Floats to_log_odds = covered * (softness * gain * cover.uncovered + to_alpha);
+                const Floats pull = to_log_odds * (-2.0f * frame.inverse_sigma);
+                const Floats signed_pull = select(e.inside, pull, -pull);
+                const Mask second = less(e.distance_sq[1], e.distance_sq[0]);
+                const Floats best = minimum(e.distance_sq[0], e.distance_sq[1]);
+                const Mask third = less(e.distance_sq[2], best);
+                const auto of_nearest_edge = [&](Floats first, Floats of_second, Floats of_third) {
+                    return select(third, of_third, select(second, of_second, first));
+                };
+                const Floats normal_x =
+                    of_nearest_edge(splat(t.normal_x[0]), splat(t.normal_x[1]), splat(t.normal_x[2]));
+                const Floats normal_y =
+                    of_nearest_edge(splat(t.normal_y[0]), splat(t.normal_y[1]), splat(t.normal_y[2]));
+                const Floats distance = of_nearest_edge(e.distance[0], e.distance[1], e.distance[2]);
+                const Floats overshoot =
+                    t.winding * of_nearest_edge(e.overshoot[0], e.overshoot[1], e.overshoot[2]);
+                Floats fraction = {};  // of the way from the edge's first end to its second, of the nearest point
+                {
+                    const Floats along = of_nearest_edge(e.along[0], e.along[1], e.along[2]);
+                    const Floats inverse = of_nearest_edge(splat(inverse_length[0]), splat(inverse_length[1]),
+                                                           splat(inverse_length[2]));
+                    fraction = clamp(along * inverse, Floats{}, splat(1.0f));
+                }
+                const Floats pull_x = signed_pull * (distance * normal_x + overshoot * normal_y);
+                const Floats pull_y = signed_pull * (distance * normal_y - overshoot * normal_x);
+                const Floats end_x = pull_x * fraction, end_y = pull_y * fraction;
+                const Floats start_x = pull_x - end_x, start_y = pull_y - end_y;
+                // Edge k starts at corner k and ends at corner k + 1.
+                to_x[0] += of_nearest_edge(start_x, Floats{}, end_x);
+                to_y[0] += of_nearest_edge(start_y, Floats{}, end_y);
+                to_x[1] += of_nearest_edge(end_x, start_x, Floats{});
+                to_y[1] += of_nearest_edge(end_y, start_y, Floats{});
+                to_x[2] += of_nearest_edge(Floats{}, end_x, start_x);
+                to_y[2] += of_nearest_edge(Floats{}, end_y, start_y);
+
+                // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative
+                // to barycentric 2, which costs nothing as they sum to one, and saves the digits that they share.
+                const Floats to_depth = to_zeta * s.z * s.z;
+                const Floats to_clamped0 = weight * along0 + to_depth * zeta_pull[0];
+                const Floats to_clamped1 = weight * along1 + to_depth * zeta_pull[1];
+                const Floats mean = to_clamped0 * s.clamped[0] + to_clamped1 * s.clamped[1];
+                const Mask free2 = at_most(Floats{}, s.raw[2]) & at_most(s.raw[2], splat(1.0f));
+                const Mask free0 = at_most(Floats{}, s.raw[0]) & at_most(s.raw[0], splat(1.0f));
+                const Mask free1 = at_most(Floats{}, s.raw[1]) & at_most(s.raw[1], splat(1.0f));
+                const Floats to_raw2 = only(free2, mean);  // negated
+                const Floats to_raw0 = (only(free0, to_clamped0 - mean) + to_raw2) * s.scale;
+                const Floats to_raw1 = (only(free1, to_clamped1 - mean) + to_raw2) * s.scale;
+                const Floats slope_x = to_raw0 * rise_x[0] + to_raw1 * rise_x[1];
+                const Floats slope_y = to_raw0 * rise_y[0] + to_raw1 * rise_y[1];
+                for (int k = 0; k < 3; ++k) {
+                    to_x[k] -= s.raw[k] * slope_x;
+                    to_y[k] -= s.raw[k] * slope_y;
+                    to_inverse_z[k] += to_depth * s.clamped[k];
+                }
+            }
+        }
+
+        if (!touched) {
+            if (per_corner) memset(corner_gradient, 0, sizeof(float) * gradient_size);
+            continue;
+        }
+        for (int k = 0; k < 3; ++k) {
+            float* out = corner_gradient + k * (3 + channels);
+            out[0] = sum(to_x[k]) * per_ndc;
+            out[1] = sum(to_y[k]) * per_ndc;
+            out[2] = -sum(to_inverse_z[k]) * t.inverse_z[k] * t.inverse_z[k] * (float)frame.zeta_per_depth;
+            for (int c = 0; c < channels; ++c) out[3 + c] = sum(to_attribute[k * channels + c]);
+        }
+        if (!per_corner) add_to_vertices(t, gradient, channels, positions_grad, attributes_grad);
+    }
+}
+
+void backward_for(const Frame& frame, int first, int end, const float* packed, float* per_corner,
+                  float* positions_grad, float* attributes_grad, float* scratch) {
+    const auto run = [&](auto kernel) {
+        kernel(frame, first, end, packed, per_corner, positions_grad, attributes_grad, scratch);
+    };
+    switch (frame.channels) {
+        case 1: return run(backward<1>);
+        case 3: return run(backward<3>);
+        case 4: return run(backward<4>);
+        case 6: return run(backward<6>);
+        default: return run(backward<0>);
+    }
+}
+
+// -------------------------------------------------------------------------------------------------- measurements
+
+int64_t count_pairs(const Frame& frame, int first, int end) {
+    const Lattice within = lattice();
+    int64_t pairs = 0;
+    Triangle t;
+    Box box;
+    for (int id = first; id < end; ++id) {
+        if (!prepare_one(frame, id, t, box)) continue;
+        for (int y = box.top; y <= box.bottom; y += kBlockRows) {
+            for (int x = box.left; x <= box.right; x += kBlockColumns) {
+                Edges e;
+                measure(t, within.x + (float)(x - t.origin_x), within.y + (float)(y - t.origin_y), e);
+                Surface s;
+                interpolate(frame, t, e, s);
+                const Mask in_image = less(within.x, splat((float)(frame.width - x))) &
+                                      less(within.y, splat((float)(frame.height - y)));
+                pairs += count((e.inside | less(nearest_distance_sq(e), splat(frame.reach_sq))) & s.in_range & in_image);
+            }
+        }
+    }
+    return pairs;
+}
+
+// Enough independent chains to hide the latency of a multiply-add on two ports.
+double multiply_adds(int rounds, int* flops_per_round) {
+    constexpr int kChains = 12;
+    Floats chain[kChains];
+    for (int i = 0; i < kChains; ++i) chain[i] = splat(0.1f * (float)i);
+    const Floats factor = splat(0.999f);
+    for (int round = 0; round < rounds; ++round) {
+        for (int i = 0; i < kChains; ++i) {
+            chain[i] = chain[i] * factor + factor;
+            // Else the compiler would fold the chains together.
+#if defined(__aarch64__)
+            __asm__ volatile("" : "+w"(chain[i]));
+#else
+            __asm__ volatile("" : "+x"(chain[i]));
+#endif
+        }
+    }
+    float total = 0;
+    for (int i = 0; i < kChains; ++i) total += sum(chain[i]);
+    *flops_per_round = 2 * kLanes * kChains;
+    return total;
+}
+
+}  // namespace
+}  // namespace MIEN_ISA
+
+#define MIEN_QUOTED_(name) #name
+#define MIEN_QUOTED(name) MIEN_QUOTED_(name)
+#define MIEN_JOINED_(a, b) a##b
+#define MIEN_JOINED(a, b) MIEN_JOINED_(a, b)
+
+const Kernels& MIEN_JOINED(kernels_, MIEN_ISA)() {
+    using namespace MIEN_ISA;
+    static const Kernels kernels = {
+        MIEN_QUOTED(MIEN_ISA), kBlockRows, prepare,     soft_band_for, hard_band,
+        pack_rows,             backward_for, count_pairs, multiply_adds,
+    };
+    return kernels;
+}
+
+}  // namespace mien

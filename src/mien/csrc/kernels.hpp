@@ -1,0 +1,108 @@
+// What the driver (soft_raster.cpp) and the kernels (kernels.cpp, one copy per instruction set) share.
+#pragma once
+
+#include "soft_raster.hpp"
+
+namespace mien {
+
+// Everything about one image of the batch that does not depend on the triangle.
+//
+// Geometry is done in pixels, relative to a whole pixel near each triangle: differences of nearby positions keep all
+// their digits, where NDC coordinates of a small triangle share their leading ones.
+struct Frame {
+    int height, width;
+    double pixels_per_ndc;           // half the shorter side
+    double reach;                    // pixels beyond its boundary to which a triangle acts
+    float reach_sq;
+    float inverse_sigma;             // per square pixel
+    double near_depth, far_depth;
+    double zeta_per_depth;           // 1 / ((far - near) gamma)
+    float background_whole, background_rest;  // zeta of the background, split as in Triangle
+    bool cull_backfaces;
+    int vertices, channels;
+    const float* positions;          // V 3
+    const int32_t* corners;          // T 3
+    const float* attributes;         // V C
+};
+
+// A triangle ready to be drawn. Edge k runs from corner k to corner k + 1; its `distance` is signed, positive inside.
+//
+// zeta = z_norm / gamma is the softmax's exponent, up to 1e4 and more, of which float32 would keep three decimals.
+// So each triangle's zeta at its corner 2 is split into a whole number and a rest, and only the difference to that
+// corner is computed per pixel; differences between triangles are (whole - whole) + (rest - rest).
+struct alignas(64) Triangle {
+    float normal_x[3], normal_y[3];  // unit, inward
+    float distance_at_origin[3];     // distance = normal · p + this
+    float along_at_origin[3];        // along = direction · p + this, direction = winding (normal_y, -normal_x)
+    float length[3];
+    float inverse_height[2];         // barycentric 0 = distance to edge 1 times [0]; 1 = distance to edge 2 times [1]
+    float winding;                   // +1 if the corners run clockwise for the viewer, else -1
+    float inverse_z[3];
+    float zeta_slope[2];             // zeta - zeta(corner 2) = z (b0 slope0 + b1 slope1)
+    float zeta_whole, zeta_rest;     // at corner 2
+    int32_t corner[3];
+    int32_t id;
+    int16_t origin_x, origin_y;      // the whole pixel that positions are relative to
+};
+
+// First and last pixel that a triangle may touch, both inclusive.
+struct Box {
+    int16_t left, right, top, bottom;
+};
+
+// Results of one image; each is the slice of the batch's array.
+struct SoftPlanes {
+    float* image;
+    float* alpha;
+    float* state;
+    FragmentArrays fragments;
+};
+
+// The triangles that touch each block of a band of block rows: `list[start[i]] ... list[start[i + 1] - 1]` are
+// positions in `triangles`, in rising order.
+struct Band {
+    int first_row, end_row;  // in blocks
+    int columns;             // blocks across the image
+    const int32_t* start;
+    const int32_t* list;
+    const Triangle* triangles;
+};
+
+struct Kernels {
+    const char* name;
+    int block_rows;  // blocks are 4 columns wide
+    // Writes the triangles [first, end) that can be drawn, and their boxes, in order; returns how many.
+    int (*prepare)(const Frame&, int first, int end, Triangle*, Box*);
+    void (*soft_band)(const Frame&, const Band&, const float* background, const SoftPlanes&, float* scratch);
+    void (*hard_band)(const Frame&, const Band&, const FragmentArrays&);
+    // Gathers the rows [first, end) of what the backward pass reads per pixel; see `backward_planes`.
+    void (*pack_rows)(const Frame&, int first, int end, const SoftGradients&, float* packed);
+    // Adds the gradients of triangles [first, end) to the vertices, or, if `per_corner` is not null, writes them to
+    // per_corner[(triangle * 3 + corner) * (3 + C)] for `scatter`.
+    void (*backward)(const Frame&, int first, int end, const float* packed, float* per_corner, float* positions_grad,
+                     float* attributes_grad, float* scratch);
+    int64_t (*count_pairs)(const Frame&, int first, int end);
+    double (*multiply_adds)(int rounds, int* flops_per_round);
+};
+
+// The backward pass reads, per pixel: the softmax's peak (2), the reciprocal weight sum, d loss/d alpha times the
+// transmittance, the inner product of image and image gradient, and the image gradient's channels. Row by row, plane
+// by plane within a row, padded so that a block that starts inside the image may be read whole.
+constexpr int kPackedPlanes = 5;
+constexpr int kBlockReach = 16;  // no block is wider or taller
+inline long packed_stride(const Frame& frame) { return frame.width + kBlockReach; }
+inline long packed_row(const Frame& frame) { return packed_stride(frame) * (kPackedPlanes + frame.channels); }
+inline long packed_size(const Frame& frame) { return packed_row(frame) * (frame.height + kBlockReach); }
+
+// Scratch that soft_band and backward need for meshes of any number of channels, in floats.
+inline long scratch_size(int channels) { return 16L * (4 * channels + 8) + 16; }
+
+#if defined(__x86_64__) || defined(__i386__)
+const Kernels& kernels_sse2();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+#else
+const Kernels& kernels_baseline();
+#endif
+
+}  // namespace mien

@@ -1,0 +1,335 @@
+// The driver: cuts the work into tasks, sorts triangles into blocks, and calls the kernels of the best instruction set.
+//
+// With at least as many images as threads every image is one task; otherwise images follow one another, and the
+// threads share each of them. The result is the same to the last bit.
+#include "soft_raster.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+#include "parallel.hpp"
+
+namespace mien {
+namespace {
+
+// ---------------------------------------------------------------------------------------------- instruction sets
+
+std::vector<const Kernels*> find_kernels() {
+    std::vector<const Kernels*> found;
+#if defined(__x86_64__) || defined(__i386__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw"))
+        found.push_back(&kernels_avx512());
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kernels_avx2());
+    found.push_back(&kernels_sse2());
+#else
+    found.push_back(&kernels_baseline());
+#endif
+    return found;
+}
+
+const std::vector<const Kernels*>& runnable_kernels() {
+    static const std::vector<const Kernels*> kernels = find_kernels();
+    return kernels;
+}
+
+std::atomic<const Kernels*> selected{nullptr};
+
+const Kernels& kernels() {
+    const Kernels* chosen = selected.load();
+    return chosen ? *chosen : *runnable_kernels().front();
+}
+
+// ---------------------------------------------------------------------------------------------------- workspace
+
+struct FreeAligned {
+    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+};
+
+// Memory that grows and is not initialised: a vector would write every byte once more.
+template <typename Item>
+class Buffer {
+public:
+    Item* at_least(size_t items) {
+        if (items > items_) {
+            memory_.reset();
+            items_ = 0;
+            memory_.reset(static_cast<Item*>(::operator new(items * sizeof(Item), std::align_val_t(64))));
+            items_ = items;
+        }
+        return memory_.get();
+    }
+    Item* get() const { return memory_.get(); }
+
+private:
+    std::unique_ptr<Item, FreeAligned> memory_;
+    size_t items_ = 0;
+};
+
+// Triangles are prepared in pieces of this many, each to its own stretch of memory; big enough to be worth a task.
+constexpr int kPiece = 1024;
+
+int pieces_of(int triangles) { return (triangles + kPiece - 1) / kPiece; }
+
+struct PreparedTriangles {
+    Buffer<Triangle> triangles;
+    Buffer<Box> boxes;
+    Buffer<int> drawn;  // per piece
+};
+
+struct BandWorkspace {
+    Buffer<int32_t> start, list;
+    Buffer<float> scratch;
+};
+
+Frame frame_of(const Meshes& meshes, const Settings& settings, int image, bool soft) {
+    Frame frame{};
+    frame.height = settings.height;
+    frame.width = settings.width;
+    frame.pixels_per_ndc = 0.5 * std::min(settings.height, settings.width);
+    const double pixel_sigma = settings.sigma * frame.pixels_per_ndc * frame.pixels_per_ndc;
+    const double reach_sq = soft ? std::max(std::log(1 / settings.dist_eps - 1) * pixel_sigma, 0.0) : 0.0;
+    frame.reach = std::sqrt(reach_sq);
+    frame.reach_sq = static_cast<float>(reach_sq);
+    frame.near_depth = meshes.near_depth[image];
+    frame.far_depth = meshes.far_depth[image];
+    if (soft) {
+        constexpr double kBackgroundDepth = 1e-3;  // as in reference.py
+        frame.inverse_sigma = static_cast<float>(1 / pixel_sigma);
+        frame.zeta_per_depth = 1 / ((frame.far_depth - frame.near_depth) * settings.gamma);
+        const double zeta = kBackgroundDepth / settings.gamma;
+        frame.background_whole = static_cast<float>(std::floor(zeta));
+        frame.background_rest = static_cast<float>(zeta - frame.background_whole);
+    }
+    frame.cull_backfaces = settings.cull_backfaces;
+    frame.vertices = meshes.vertices;
+    frame.channels = meshes.channels;
+    const int64_t b = image;
+    frame.positions = meshes.positions + b * meshes.vertices * 3;
+    frame.corners = meshes.corners + (meshes.corners_per_image ? b * meshes.triangles * 3 : 0);
+    frame.attributes = meshes.attributes ? meshes.attributes + b * meshes.vertices * meshes.channels : nullptr;
+    return frame;
+}
+
+FragmentArrays fragments_of(const FragmentArrays& all, const Settings& settings, int image) {
+    const int64_t first = static_cast<int64_t>(image) * settings.height * settings.width;
+    return {all.triangle_ids + first, all.barycentrics + 3 * first, all.depth + first};
+}
+
+// Prepares all triangles of one image on `threads` threads.
+void prepare_triangles(const Frame& frame, int triangles, int threads, PreparedTriangles& out) {
+    const int pieces = pieces_of(triangles);
+    Triangle* const prepared = out.triangles.at_least(triangles);
+    Box* const boxes = out.boxes.at_least(triangles);
+    int* const drawn = out.drawn.at_least(pieces);
+    parallel_for(threads, pieces, [&](int piece, int) {
+        const int first = piece * kPiece;
+        drawn[piece] =
+            kernels().prepare(frame, first, std::min(first + kPiece, triangles), prepared + first, boxes + first);
+    });
+}
+
+// Sorts the prepared triangles into the blocks of a band of rows (a counting sort: once to count, once to fill).
+Band sort_into_band(const Frame& frame, int triangles, const PreparedTriangles& prepared, int block_rows, int first_row,
+                    int end_row, BandWorkspace& space) {
+    constexpr int kBlockColumns = 4;
+    const int columns = (frame.width + kBlockColumns - 1) / kBlockColumns;
+    const int blocks = (end_row - first_row) * columns;
+    const int pieces = pieces_of(triangles);
+
+    const auto for_each_block = [&](const auto& body) {
+        for (int piece = 0; piece < pieces; ++piece) {
+            const int first = piece * kPiece, end = first + prepared.drawn.get()[piece];
+            for (int i = first; i < end; ++i) {
+                const Box box = prepared.boxes.get()[i];
+                const int top = std::max(box.top / block_rows, first_row);
+                const int bottom = std::min(box.bottom / block_rows, end_row - 1);
+                for (int row = top; row <= bottom; ++row)
+                    for (int column = box.left / kBlockColumns; column <= box.right / kBlockColumns; ++column)
+                        body((row - first_row) * columns + column, i);
+            }
+        }
+    };
+
+    // start[b + 1] first counts block b - 1, then becomes where block b is filled, and in the end where it ends.
+    int32_t* const start = space.start.at_least(blocks + 2);
+    std::fill(start, start + blocks + 2, 0);
+    for_each_block([&](int block, int) { ++start[block + 2]; });
+    for (int block = 0; block < blocks; ++block) start[block + 2] += start[block + 1];
+    int32_t* const list = space.list.at_least(start[blocks + 1] + 1);
+    for_each_block([&](int block, int i) { list[start[block + 1]++] = i; });
+    return {first_row, end_row, columns, start, list, prepared.triangles.get()};
+}
+
+// Calls draw(image, frame, band, workspace) for every band of every image.
+template <typename Draw>
+void draw_bands(const Meshes& meshes, const Settings& settings, bool soft, const Draw& draw) {
+    const int block_rows = kernels().block_rows;
+    const int rows = (settings.height + block_rows - 1) / block_rows;
+    const int threads = std::max(settings.threads, 1);
+    const auto draw_one = [&](int image, const Frame& frame, const PreparedTriangles& prepared, int first_row,
+                              int end_row, BandWorkspace& space) {
+        const Band band = sort_into_band(frame, meshes.triangles, prepared, block_rows, first_row, end_row, space);
+        draw(image, frame, band, space.scratch.at_least(scratch_size(meshes.channels)));
+    };
+    if (meshes.images >= threads) {
+        std::vector<PreparedTriangles> prepared(threads);
+        std::vector<BandWorkspace> spaces(threads);
+        parallel_for(threads, meshes.images, [&](int image, int worker) {
+            const Frame frame = frame_of(meshes, settings, image, soft);
+            prepare_triangles(frame, meshes.triangles, 1, prepared[worker]);
+            draw_one(image, frame, prepared[worker], 0, rows, spaces[worker]);
+        });
+        return;
+    }
+    // Every band looks at every triangle once, so bands are few; but more than threads, as faces fill the middle.
+    const int bands = std::min(rows, 4 * threads);
+    PreparedTriangles prepared;
+    std::vector<BandWorkspace> spaces(threads);
+    for (int image = 0; image < meshes.images; ++image) {
+        const Frame frame = frame_of(meshes, settings, image, soft);
+        prepare_triangles(frame, meshes.triangles, threads, prepared);
+        parallel_for(threads, bands, [&](int band, int worker) {
+            draw_one(image, frame, prepared, rows * band / bands, rows * (band + 1) / bands, spaces[worker]);
+        });
+    }
+}
+
+// Adds the corners' gradients to the vertices [first, end): in the order of the triangles, whatever the range.
+void scatter(const Frame& frame, int triangles, int first, int end, const float* per_corner, float* positions_grad,
+             float* attributes_grad) {
+    const int size = 3 + frame.channels;
+    for (int64_t corner = 0; corner < 3LL * triangles; ++corner) {
+        const int64_t vertex = frame.corners[corner];
+        if (vertex < first || vertex >= end) continue;
+        const float* gradient = per_corner + corner * size;
+        for (int i = 0; i < 3; ++i) positions_grad[vertex * 3 + i] += gradient[i];
+        float* const attribute = attributes_grad + vertex * frame.channels;
+        for (int c = 0; c < frame.channels; ++c) attribute[c] += gradient[3 + c];
+    }
+}
+
+SoftGradients gradients_of(const SoftGradients& all, const Meshes& meshes, const Settings& settings, int image) {
+    const int64_t b = image, pixels = static_cast<int64_t>(settings.height) * settings.width;
+    SoftGradients one = all;
+    one.image += b * meshes.channels * pixels;
+    one.image_grad += b * meshes.channels * pixels;
+    one.alpha_grad += b * pixels;
+    one.state += b * kStatePlanes * pixels;
+    one.positions_grad += b * meshes.vertices * 3;
+    one.attributes_grad += b * meshes.vertices * meshes.channels;
+    return one;
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------------------ public functions
+
+void soft_forward(const Meshes& meshes, const Settings& settings, const float* background, const SoftArrays& out) {
+    const int64_t pixels = static_cast<int64_t>(settings.height) * settings.width;
+    draw_bands(meshes, settings, true, [&](int image, const Frame& frame, const Band& band, float* scratch) {
+        const int64_t b = image;
+        const SoftPlanes planes = {out.image + b * meshes.channels * pixels, out.alpha + b * pixels,
+                                   out.state + b * kStatePlanes * pixels,
+                                   fragments_of(out.fragments, settings, image)};
+        kernels().soft_band(frame, band, background, planes, scratch);
+    });
+}
+
+void hard_forward(const Meshes& meshes, const Settings& settings, const FragmentArrays& out) {
+    draw_bands(meshes, settings, false, [&](int image, const Frame& frame, const Band& band, float*) {
+        kernels().hard_band(frame, band, fragments_of(out, settings, image));
+    });
+}
+
+void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGradients& all) {
+    const int threads = std::max(settings.threads, 1);
+    const int64_t vertices = static_cast<int64_t>(meshes.images) * meshes.vertices;
+    std::memset(all.positions_grad, 0, sizeof(float) * vertices * 3);
+    std::memset(all.attributes_grad, 0, sizeof(float) * vertices * meshes.channels);
+    if (meshes.images == 0 || meshes.triangles == 0) return;
+
+    std::vector<Buffer<float>> scratch(threads);
+    if (meshes.images >= threads) {
+        std::vector<Buffer<float>> packed(threads);
+        parallel_for(threads, meshes.images, [&](int image, int worker) {
+            const Frame frame = frame_of(meshes, settings, image, true);
+            const SoftGradients one = gradients_of(all, meshes, settings, image);
+            float* const pixels = packed[worker].at_least(packed_size(frame));
+            kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
+            kernels().backward(frame, 0, meshes.triangles, pixels, nullptr, one.positions_grad, one.attributes_grad,
+                               scratch[worker].at_least(scratch_size(meshes.channels)));
+        });
+        return;
+    }
+    Buffer<float> packed, per_corner;
+    for (int image = 0; image < meshes.images; ++image) {
+        const Frame frame = frame_of(meshes, settings, image, true);
+        const SoftGradients one = gradients_of(all, meshes, settings, image);
+        float* const pixels = packed.at_least(packed_size(frame));
+        float* const corners = per_corner.at_least(static_cast<size_t>(meshes.triangles) * 3 * (3 + meshes.channels));
+        kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
+        parallel_for(threads, pieces_of(meshes.triangles), [&](int piece, int worker) {
+            const int first = piece * kPiece;
+            kernels().backward(frame, first, std::min(first + kPiece, meshes.triangles), pixels, corners, nullptr,
+                               nullptr, scratch[worker].at_least(scratch_size(meshes.channels)));
+        });
+        parallel_for(threads, threads, [&](int part, int) {
+            const int64_t v = meshes.vertices;
+            scatter(frame, meshes.triangles, static_cast<int>(v * part / threads),
+                    static_cast<int>(v * (part + 1) / threads), corners, one.positions_grad, one.attributes_grad);
+        });
+    }
+}
+
+int64_t count_pairs(const Meshes& meshes, const Settings& settings) {
+    int64_t pairs = 0;
+    for (int image = 0; image < meshes.images; ++image)
+        pairs += kernels().count_pairs(frame_of(meshes, settings, image, true), 0, meshes.triangles);
+    return pairs;
+}
+
+const char* available_isas() {
+    static const std::string names = [] {
+        std::string all;
+        for (const Kernels* one : runnable_kernels()) all += (all.empty() ? "" : " ") + std::string(one->name);
+        return all;
+    }();
+    return names.c_str();
+}
+
+const char* current_isa() { return kernels().name; }
+
+bool select_isa(const char* name) {
+    for (const Kernels* one : runnable_kernels()) {
+        if (std::strcmp(one->name, name) == 0) {
+            selected.store(one);
+            return true;
+        }
+    }
+    return false;
+}
+
+double measure_fma_rate() {
+    using Clock = std::chrono::steady_clock;
+    constexpr int kRounds = 1 << 20;
+    double best = 0;
+    for (int trial = 0; trial < 5; ++trial) {
+        int flops_per_round = 0;
+        const auto begin = Clock::now();
+        kernels().multiply_adds(kRounds, &flops_per_round);
+        const std::chrono::duration<double> seconds = Clock::now() - begin;
+        best = std::max(best, 1e-9 * kRounds * flops_per_round / seconds.count());
+    }
+    return best;
+}
+
+}  // namespace mien

@@ -1,0 +1,10 @@
+"""A differentiable soft rasterizer for triangle meshes, usable without the rest of the package.
+
+`rasterize` draws softly and differentiably, `rasterize_hard` finds the nearest triangle under each pixel centre.
+See docs/rasterizer.md.
+"""
+
+from mien.rasterizer.ops import rasterize as rasterize
+from mien.rasterizer.ops import rasterize_hard as rasterize_hard
+from mien.rasterizer.reference import Fragments as Fragments
+from mien.rasterizer.reference import RasterOutput as RasterOutput

@@ -1,0 +1,293 @@
+"""The soft rasterizer in plain PyTorch: the specification that every kernel is held to.
+
+Liu et al. 2019, "Soft Rasterizer" (arXiv 1901.05567). For a pixel centre p and a triangle with
+squared screen distance d² (to its boundary) the coverage is
+
+    D = sigmoid(+d²/sigma) inside,  sigmoid(-d²/sigma) outside,      pairs with D < dist_eps are dropped
+    alpha = 1 - product over pairs of (1 - D)
+
+and colours blend by a softmax over normalised depth, in which the background takes part:
+
+    z_norm = (far - z) / (far - near)
+    weight = D exp(z_norm / gamma) / (sum over pairs of D exp(z_norm / gamma) + exp(BACKGROUND_DEPTH / gamma))
+
+Outside a triangle its barycentric coordinates are clamped to [0, 1] and renormalised; with them the depth is
+interpolated perspectively (1/z is linear on the screen) and the attributes linearly, as in the paper's code.
+
+Clarifications where the paper is silent: a triangle with a corner at or behind the camera plane (z <= 0) has no
+screen position and is dropped; a triangle that crosses `near` or `far` is clipped pixel by pixel, for alpha as well
+as for colour; a triangle of less than MINIMUM_AREA is dropped; equal depths are won by the lower triangle index.
+
+Written to be read and differentiated (any float dtype, any device), not to be fast: each square of pixels meets
+the triangles whose bounding box reaches it, which is exact because all others are dropped by `dist_eps`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from mien.arrays import Float, Int, Tensor
+
+__all__ = ["Fragments", "RasterOutput", "rasterize_hard_reference", "rasterize_reference"]
+
+BACKGROUND_DEPTH = 1e-3
+"""Normalised depth of the background in the softmax (the paper's epsilon)."""
+
+MINIMUM_AREA = 1e-12
+"""Twice the smallest screen area, in NDC², of a triangle that is drawn."""
+
+_SQUARE = 16  # pixels; the side of the squares that the image is cut into
+
+
+@dataclass(frozen=True)
+class RasterOutput:
+    """What `rasterize` gives: soft image and alpha, and the hard fragment under each pixel centre.
+
+    Gradients flow through `image` and `alpha`. The other three describe the nearest triangle that covers the pixel
+    centre; barycentrics are perspective-correct (they interpolate what is linear on the surface).
+    """
+
+    image: Float[Tensor, "B C H W"]
+    alpha: Float[Tensor, "B H W"]
+    triangle_ids: Int[Tensor, "B H W"]
+    """int32; -1 where no triangle covers the pixel centre."""
+    barycentrics: Float[Tensor, "B H W 3"]
+    """In the triangle's own corner order; zeros where empty."""
+    depth: Float[Tensor, "B H W"]
+    """Camera depth in the unit of the vertices; 0 where empty."""
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """What `rasterize_hard` gives: the nearest triangle under each pixel centre."""
+
+    triangle_ids: Int[Tensor, "B H W"]
+    """int32; -1 where no triangle covers the pixel centre."""
+    barycentrics: Float[Tensor, "B H W 3"]
+    """Perspective-correct, in the triangle's own corner order; zeros where empty."""
+    depth: Float[Tensor, "B H W"]
+    """Camera depth in the unit of the vertices; 0 where empty."""
+
+
+def rasterize_reference(
+    vertices_ndc: Float[Tensor, "B V 3"],
+    triangles: Int[Tensor, "*b T 3"],
+    attributes: Float[Tensor, "B V C"],
+    *,
+    image_size: tuple[int, int],
+    sigma: float = 1e-5,
+    gamma: float = 1e-4,
+    dist_eps: float = 1e-4,
+    near: float | Float[Tensor, "B"],
+    far: float | Float[Tensor, "B"],
+    background: Float[Tensor, "C"] | None = None,
+    cull_backfaces: bool = False,
+) -> RasterOutput:
+    """Draw a batch of meshes softly; the slow, exact twin of `mien.rasterizer.rasterize`.
+
+    Takes what `rasterize` takes, in any float dtype and on any device, and checks nothing.
+    """
+    batch, _, channels = attributes.shape
+    if background is None:
+        background = attributes.new_zeros(channels)
+    reach_sq = max(math.log(1 / dist_eps - 1) * sigma, 0.0)
+    images, alphas, fragments = [], [], []
+    for b in range(batch):
+        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), cull_backfaces)
+        colours = attributes[b][_triangles_of(triangles, b)[ids]]
+        depth_range = _depth_range(near, far, b)
+        image, alpha, hard = [], [], []
+        for pixels, reached in _squares(corners, image_size, math.sqrt(reach_sq)):
+            soft = checkpoint(
+                _soft_square, pixels, corners[reached], colours[reached], background,
+                depth_range, sigma, gamma, reach_sq, use_reentrant=False,
+            )  # fmt: skip
+            image.append(soft[0])
+            alpha.append(soft[1])
+            hard.append(_hard_square(pixels, corners[reached], ids[reached], depth_range))
+        images.append(_assemble(image, image_size))
+        alphas.append(_assemble(alpha, image_size)[0])
+        fragments.append(_fragments(hard, image_size))
+    ids, barycentrics, depth = (torch.stack(parts) for parts in zip(*fragments, strict=True))
+    return RasterOutput(torch.stack(images), torch.stack(alphas), ids, barycentrics, depth)
+
+
+def rasterize_hard_reference(
+    vertices_ndc: Float[Tensor, "B V 3"],
+    triangles: Int[Tensor, "*b T 3"],
+    *,
+    image_size: tuple[int, int],
+    near: float | Float[Tensor, "B"],
+    far: float | Float[Tensor, "B"],
+    cull_backfaces: bool = False,
+) -> Fragments:
+    """Find the nearest triangle under each pixel centre; the slow twin of `mien.rasterizer.rasterize_hard`."""
+    fragments = []
+    for b in range(len(vertices_ndc)):
+        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), cull_backfaces)
+        hard = [
+            _hard_square(pixels, corners[reached], ids[reached], _depth_range(near, far, b))
+            for pixels, reached in _squares(corners, image_size, 0.0)
+        ]
+        fragments.append(_fragments(hard, image_size))
+    ids, barycentrics, depth = (torch.stack(parts) for parts in zip(*fragments, strict=True))
+    return Fragments(ids, barycentrics, depth)
+
+
+def _triangles_of(triangles: Tensor, b: int) -> Tensor:
+    return (triangles[b] if triangles.ndim == 3 else triangles).long()
+
+
+def _depth_range(near: float | Tensor, far: float | Tensor, b: int) -> tuple[float, float]:
+    def of(bound: float | Tensor) -> float:
+        return float(bound[b]) if isinstance(bound, Tensor) and bound.ndim else float(bound)
+
+    return of(near), of(far)
+
+
+def _drawable(vertices: Tensor, triangles: Tensor, cull_backfaces: bool) -> tuple[Tensor, Tensor]:
+    """Corners (K,3,3) of the triangles that can be drawn at all, and their indices (K,)."""
+    corners = vertices[triangles]
+    with torch.no_grad():
+        area = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        # With y pointing down, a triangle that runs counter-clockwise for the viewer has a negative area.
+        drawn = (area < -MINIMUM_AREA) if cull_backfaces else (area.abs() > MINIMUM_AREA)
+        drawn &= (corners[..., 2] > 0).all(-1)
+        ids = drawn.nonzero()[:, 0]
+    return corners[ids], ids
+
+
+def _squares(
+    corners: Tensor, image_size: tuple[int, int], reach: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixel centres (P,2) in NDC of each square of the image, with the indices of the triangles that may touch it."""
+    height, width = image_size
+    shorter = min(height, width)
+    low = corners[..., :2].detach().amin(1) - reach
+    high = corners[..., :2].detach().amax(1) + reach
+    for top in range(0, height, _SQUARE):
+        y = _centres(top, min(top + _SQUARE, height), height, shorter, corners)
+        for left in range(0, width, _SQUARE):
+            x = _centres(left, min(left + _SQUARE, width), width, shorter, corners)
+            touches = (low[:, 0] <= x[-1]) & (high[:, 0] >= x[0]) & (low[:, 1] <= y[-1]) & (high[:, 1] >= y[0])
+            pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+            yield pixels, touches.nonzero()[:, 0]
+
+
+def _centres(first: int, end: int, size: int, shorter: int, like: Tensor) -> Tensor:
+    """NDC of pixel centres: the shorter side of the image spans [-1, 1]."""
+    pixel = torch.arange(first, end, dtype=like.dtype, device=like.device)
+    return (2 * pixel + 1 - size) / shorter
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def _barycentric(pixels: Tensor, corners: Tensor) -> Tensor:
+    """Unclamped screen barycentrics (P,K,3) of every pixel in every triangle."""
+    xy = corners[..., :2]
+    area = _cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])
+    to_corner = xy - pixels[:, None, None, :]  # P K 3 2
+    return torch.stack([_cross(to_corner[:, :, (k + 1) % 3], to_corner[:, :, (k + 2) % 3]) / area for k in range(3)], -1)
+
+
+def _boundary_distance_sq(pixels: Tensor, corners: Tensor) -> Tensor:
+    """Squared distance (P,K) of every pixel to the boundary of every triangle."""
+    distances = []
+    for k in range(3):
+        start, end = corners[:, k, :2], corners[:, (k + 1) % 3, :2]
+        edge = end - start
+        offset = pixels[:, None, :] - start
+        along = ((offset * edge).sum(-1) / (edge * edge).sum(-1)).clamp(0, 1)
+        distances.append((offset - along[..., None] * edge).square().sum(-1))
+    return torch.stack(distances, -1).amin(-1) if not torch.is_grad_enabled() else torch.stack(distances, -1).min(-1).values
+
+
+def _perspective_depth(clamped: Tensor, corners: Tensor) -> Tensor:
+    return 1 / (clamped / corners[:, :, 2]).sum(-1)
+
+
+def _soft_square(
+    pixels: Tensor,
+    corners: Tensor,
+    colours: Tensor,
+    background: Tensor,
+    depth_range: tuple[float, float],
+    sigma: float,
+    gamma: float,
+    reach_sq: float,
+) -> tuple[Tensor, Tensor]:
+    """Image (P,C) and alpha (P,1) of P pixels under K triangles."""
+    near, far = depth_range
+    barycentrics = _barycentric(pixels, corners)
+    distance_sq = _boundary_distance_sq(pixels, corners)
+    clamped = barycentrics.clamp(0, 1)
+    clamped = clamped / clamped.sum(-1, keepdim=True)
+    depth = _perspective_depth(clamped, corners)
+
+    inside = (barycentrics >= 0).all(-1)
+    kept = (inside | (distance_sq < reach_sq)) & (depth >= near) & (depth <= far)
+    coverage = torch.sigmoid(torch.where(inside, distance_sq, -distance_sq) / sigma)
+    coverage = torch.where(kept, coverage, 0.0)
+    alpha = 1 - (1 - coverage).prod(-1, keepdim=True)
+
+    depth_norm = torch.where(kept, (far - depth) / (far - near), 0.0)
+    nearest = torch.cat([depth_norm, torch.full_like(pixels[:, :1], BACKGROUND_DEPTH)], -1).detach().amax(-1, True)
+    weight = coverage * torch.exp((depth_norm - nearest) / gamma)
+    background_weight = torch.exp((BACKGROUND_DEPTH - nearest) / gamma)
+    blended = torch.einsum("pk,pkc,kcn->pn", weight, clamped, colours)
+    image = (blended + background_weight * background) / (weight.sum(-1, keepdim=True) + background_weight)
+    return image, alpha
+
+
+@torch.no_grad()
+def _hard_square(
+    pixels: Tensor, corners: Tensor, ids: Tensor, depth_range: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Triangle id (P,1), perspective-correct barycentrics (P,3) and depth (P,1) of the nearest triangle."""
+    near, far = depth_range
+    if len(ids) == 0:
+        empty = torch.full_like(pixels[:, :1], -1, dtype=torch.int32)
+        return empty, pixels.new_zeros(len(pixels), 3), pixels.new_zeros(len(pixels), 1)
+    screen = _barycentric(pixels, corners)
+    inside = (screen >= 0).all(-1)
+    clamped = screen.clamp(0, 1)
+    clamped = clamped / clamped.sum(-1, keepdim=True)
+    depth = _perspective_depth(clamped, corners)
+    depth = torch.where(inside & (depth >= near) & (depth <= far), depth, torch.inf)
+    nearest = depth.amin(-1, keepdim=True)
+    # The first of equals: amin says how near, argmax of the booleans says who was first.
+    winner = (depth == nearest).to(torch.uint8).argmax(-1, keepdim=True)
+    hit = nearest.isfinite()
+    perspective = clamped / corners[:, :, 2] * depth.nan_to_num(posinf=0.0)[..., None]
+    chosen = perspective.gather(1, winner[..., None].expand(-1, -1, 3))[:, 0]
+    return (
+        torch.where(hit, ids[winner], -1).to(torch.int32),
+        torch.where(hit, chosen, 0.0),
+        torch.where(hit, nearest, 0.0),
+    )
+
+
+def _assemble(squares: list[Tensor], image_size: tuple[int, int]) -> Tensor:
+    """Put the squares (P,N) of one image back together: (N,H,W)."""
+    height, width = image_size
+    columns = math.ceil(width / _SQUARE)
+    rows = []
+    for r in range(math.ceil(height / _SQUARE)):
+        tall = min(_SQUARE, height - r * _SQUARE)
+        row = [square.reshape(tall, -1, square.shape[-1]) for square in squares[r * columns : (r + 1) * columns]]
+        rows.append(torch.cat(row, 1))
+    return torch.cat(rows, 0).movedim(-1, 0)
+
+
+def _fragments(
+    squares: list[tuple[Tensor, Tensor, Tensor]], image_size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    ids, barycentrics, depth = (_assemble(list(parts), image_size) for parts in zip(*squares, strict=True))
+    return ids[0], barycentrics.movedim(0, -1), depth[0]
