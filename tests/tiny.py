@@ -47,9 +47,7 @@ def tiny_model(seed: int = 0) -> MorphableModel:
 
 def _grid_triangles() -> torch.Tensor:
     corner = torch.arange(ROWS * COLUMNS).view(ROWS, COLUMNS)
-    a, b, c, d = (
-        part.reshape(-1) for part in (corner[:-1, :-1], corner[:-1, 1:], corner[1:, 1:], corner[1:, :-1])
-    )
+    a, b, c, d = (part.reshape(-1) for part in (corner[:-1, :-1], corner[:-1, 1:], corner[1:, 1:], corner[1:, :-1]))
     return torch.cat([torch.stack([a, b, c], -1), torch.stack([a, c, d], -1)])
 
 

@@ -40,7 +40,9 @@ def test_known_face_is_recovered(tiny: MorphableModel, yaw_deg: float, roll_deg:
     expression = torch.tensor([[0.0, 0.4, 0.8, 0.0]])
     points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
     found = fit_landmarks(tiny, points, camera, point_weights=torch.ones(1, 468), priors=PRIORS)
-    reached = camera.project(found.pose.to_camera(tiny.mediapipe_points(tiny.vertices(found.identity, found.expression))))
+    reached = camera.project(
+        found.pose.to_camera(tiny.mediapipe_points(tiny.vertices(found.identity, found.expression)))
+    )
     assert (reached - points).norm(dim=-1).mean() < 0.2
     error = (tiny.vertices(found.identity, found.expression) - tiny.vertices(identity, expression)).norm(dim=-1)
     assert error.mean() < 1e-3
@@ -77,7 +79,9 @@ def test_focal_length_moves_only_when_asked(tiny: MorphableModel) -> None:
 
 def test_a_batch_is_its_faces_one_by_one(tiny: MorphableModel) -> None:
     camera = Camera.from_fov(30.0, image_size=(224, 224), batch=2)
-    pose = Pose(torch.tensor([[0.0, 0.3, 0.0], [0.1, 0.0, 0.2]]), torch.tensor([[0.0, 0, 0.7], [0, 0, 1]]), torch.ones(2))
+    pose = Pose(
+        torch.tensor([[0.0, 0.3, 0.0], [0.1, 0.0, 0.2]]), torch.tensor([[0.0, 0, 0.7], [0, 0, 1]]), torch.ones(2)
+    )
     points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(torch.randn(2, 12), torch.zeros(2, 4)))))
     both = fit_landmarks(tiny, points, camera, point_weights=torch.ones(2, 468), priors=PRIORS)
     for k in range(2):

@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 
 from mien.arrays import Float, Tensor
+from mien.errors import FitDiverged
 from mien.fitting.detail import DetailMaps as DetailMaps
 from mien.fitting.detail import DetailSettings as DetailSettings
 from mien.fitting.detail import Unwrapped as Unwrapped
@@ -65,6 +66,7 @@ def fit(
 ) -> FitResult:
     """Find identity, expression, albedo, light and pose of each face; FitDiverged if a value stops being finite."""
     settings = settings or FitSettings()
+    _check_finite(targets)
     clock = StageClock()
     weights = mesh_point_weights(model).expand(len(targets.crops), -1)
     with clock.stage("landmarks"):
@@ -96,6 +98,14 @@ def fit(
     with torch.no_grad():
         error = photometric_error(render(model, refined.coefficients, refined.camera), targets)
     return FitResult(refined.coefficients, refined.camera, error, tuple(clock.times))
+
+
+def _check_finite(targets: FitTargets) -> None:
+    for name in ("crops", "mask", "mesh_px", "landmarks68_px"):
+        values: Tensor = getattr(targets, name)
+        bad = [k for k, face in enumerate(values) if not torch.isfinite(face).all()]
+        if bad:
+            raise FitDiverged(f"targets.{name} holds values that are not finite for faces {bad}; leave those out.")
 
 
 def with_light_and_albedo(

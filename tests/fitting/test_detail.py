@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mien.camera import Camera
+from mien.fitting.detail import DetailSettings, Unwrapped, complete_texture, fit_detail, unwrap_photo
+from mien.lighting import ambient_lighting, shading
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import build_surface, render, visible_vertices
+from mien.texture_space import DisplacedNormals, TexelAtlas
+
+SIZE = 64
+
+
+def lit_face(model: MorphableModel) -> FaceCoefficients:
+    identity, expression, albedo = model.counts
+    lighting = ambient_lighting(1, level=0.7)
+    lighting[:, 1], lighting[:, 3] = 0.25, 0.15
+    mean = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, distance=0.5)
+    return replace(mean, lighting=lighting)
+
+
+def test_unwrapped_picture_has_the_models_colours(tiny: MorphableModel) -> None:
+    atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
+    drawn = render(tiny, face, Camera.from_fov(30.0, image_size=(160, 160)))
+    seen = visible_vertices(drawn.surface, drawn.vertices_px, drawn.depth, slack_m=3e-3)
+    found = unwrap_photo(atlas, drawn.surface, photo=drawn.image, vertices_px=drawn.vertices_px, visibility=seen)
+    expected = atlas.interpolate(drawn.surface.colours)
+    error = ((found.colours - expected).abs() * (found.weights > 0.9)).amax(1)
+    assert (found.weights > 0.9).float().mean() > 0.2
+    assert error.mean() < 0.01
+    assert found.weights[0, 0, :, 0].mean() < 0.05  # the rim turns away from the camera
+
+
+def detail_of(model: MorphableModel, colours: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    atlas, face = TexelAtlas.of(model, SIZE), lit_face(model)
+    maps = fit_detail(
+        model,
+        atlas,
+        surface=build_surface(model, face),
+        coefficients=face,
+        unwrapped=Unwrapped(colours, weights),
+        settings=DetailSettings(),
+    )
+    return maps.texture_offset, maps.displacement
+
+
+def model_colours(model: MorphableModel, displacement: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    atlas, face = TexelAtlas.of(model, SIZE), lit_face(model)
+    surface = build_surface(model, face)
+    normals = DisplacedNormals(
+        atlas, model, vertices=surface.vertices, normals=surface.normals, rotmat=face.pose.rotmat()
+    )(displacement)
+    return (atlas.interpolate(surface.albedo) + offset) * shading(normals, face.lighting).permute(0, 3, 1, 2)
+
+
+def test_a_coloured_mark_goes_into_the_offset(tiny: MorphableModel) -> None:
+    mark = torch.zeros(1, 3, SIZE, SIZE)
+    mark[:, 0, 20:30, 12:22], mark[:, 2, 20:30, 12:22] = 0.08, -0.08
+    colours = model_colours(tiny, torch.zeros(1, 1, SIZE, SIZE), mark)
+    offset, displacement = detail_of(tiny, colours, torch.ones(1, 1, SIZE, SIZE))
+    assert offset[0, 0, 22:28, 14:20].mean() > 0.04
+    assert offset[0, 2, 22:28, 14:20].mean() < -0.04
+    assert displacement.abs().mean() < 5e-5
+
+
+def test_a_fold_goes_into_the_displacement(tiny: MorphableModel) -> None:
+    rows = torch.linspace(-1, 1, SIZE)
+    fold = (4e-4 * torch.cos(14 * rows))[:, None].expand(SIZE, SIZE)[None, None]
+    colours = model_colours(tiny, fold, torch.zeros(1, 3, SIZE, SIZE))
+    _, displacement = detail_of(tiny, colours, torch.ones(1, 1, SIZE, SIZE))
+    found, truth = displacement[0, 0, 8:-8, 8:-8], fold[0, 0, 8:-8, 8:-8]
+    found, truth = found - found.mean(), truth - truth.mean()
+    assert (found * truth).sum() / (found.norm() * truth.norm()) > 0.6
+
+
+def test_unseen_texels_take_their_mirror_image(tiny: MorphableModel) -> None:
+    mark = torch.zeros(1, 3, SIZE, SIZE)
+    mark[:, 0, 20:30, 10:20] = 0.1
+    weights = torch.ones(1, 1, SIZE, SIZE)
+    weights[..., SIZE // 2 :] = 0
+    colours = model_colours(tiny, torch.zeros(1, 1, SIZE, SIZE), mark)
+    offset, _ = detail_of(tiny, colours, weights)
+    assert offset[0, 0, 22:28, 46:52].mean() > 0.5 * offset[0, 0, 22:28, 12:18].mean() > 0.01
+
+
+def test_completed_texture_uses_photo_then_mirror_then_albedo() -> None:
+    shade = torch.full((1, 3, 4, 4), 0.5)
+    colours = torch.full((1, 3, 4, 4), 0.3)
+    weights = torch.zeros(1, 1, 4, 4)
+    weights[..., :2, 0] = 1
+    found = complete_texture(torch.full((1, 3, 4, 4), 0.8), shade, Unwrapped(colours, weights))
+    torch.testing.assert_close(found[0, 0, :, 0], torch.tensor([0.3, 0.3, 0.4, 0.4]))
+    torch.testing.assert_close(found[0, 0, :, 3], torch.tensor([0.3, 0.3, 0.4, 0.4]))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import torch
+
+from mien.geometry import vertex_normals
+from mien.morphable import MorphableModel
+from mien.texture_space import DisplacedNormals, TexelAtlas
+
+SIZE = 96
+
+
+def test_interpolated_uv_is_the_texels_own_place(tiny: MorphableModel) -> None:
+    atlas = TexelAtlas.of(tiny, SIZE)
+    assert atlas.valid.float().mean() > 0.95
+    u, v = atlas.interpolate(tiny.uv[None])[0]
+    centres = (torch.arange(SIZE) + 0.5) / SIZE
+    assert ((u - centres[None, :]).abs() * atlas.valid).max() < 1e-3
+    assert ((v - (1 - centres)[:, None]).abs() * atlas.valid).max() < 1e-3
+
+
+def test_tangents_are_the_derivatives_of_position(tiny: MorphableModel) -> None:
+    """∂p/∂u by finite differences of the interpolated positions, where both texels lie in one triangle."""
+    atlas = TexelAtlas.of(tiny, SIZE)
+    positions = atlas.interpolate(tiny.mean[None])[0]
+    tangents = atlas.tangents(tiny, tiny.mean[None])[0]
+    same = (atlas.triangle_ids[:, 1:] == atlas.triangle_ids[:, :-1]) & atlas.valid[:, 1:]
+    step = (positions[:, :, 1:] - positions[:, :, :-1]).permute(1, 2, 0) * SIZE
+    torch.testing.assert_close(step[same], tangents[:, :-1, :, 0][same], atol=2e-4, rtol=1e-2)
+
+
+def test_displaced_normals_are_those_of_the_displaced_mesh(tiny: MorphableModel) -> None:
+    atlas = TexelAtlas.of(tiny, SIZE)
+    vertices = tiny.mean[None]
+    normals = vertex_normals(vertices, tiny.triangles)
+    wave = 4e-4 * torch.cos(12 * tiny.uv[:, 0]) * torch.cos(9 * tiny.uv[:, 1])
+    truth = vertex_normals(vertices + wave[None, :, None] * normals, tiny.triangles)
+    operator = DisplacedNormals(atlas, tiny, vertices=vertices, normals=normals, rotmat=torch.eye(3)[None])
+    found = operator(atlas.interpolate(wave[None, :, None]))[0]
+    expected = torch.nn.functional.normalize(atlas.interpolate(truth)[0].permute(1, 2, 0), dim=-1)
+    before = torch.nn.functional.normalize(atlas.interpolate(normals)[0].permute(1, 2, 0), dim=-1)
+    inner = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    inner[12:-12, 12:-12] = True
+    error, change = (found - expected)[inner].norm(dim=-1).mean(), (before - expected)[inner].norm(dim=-1).mean()
+    assert error < 0.35 * change
+
+
+def test_dilation_keeps_the_chart_and_fills_the_rim(tiny: MorphableModel) -> None:
+    atlas = TexelAtlas.of(tiny, SIZE)
+    hollow = TexelAtlas(atlas.triangle_ids.clone(), atlas.barycentrics, atlas.corners)
+    hollow.triangle_ids[:, 40:50] = -1
+    maps = torch.full((1, 2, SIZE, SIZE), 0.7)
+    filled = hollow.dilate(maps, rings=3)
+    torch.testing.assert_close(filled[:, :, :, 40:43], maps[:, :, :, 40:43])
+    assert filled[:, :, 20:70, 44].abs().max() == 0
