@@ -149,7 +149,7 @@ def break_file(folder: Path, case: str) -> None:
         case "texture mode":
             Image.new("L", (16, 16)).save(texture)
         case "texture size":
-            Image.new("RGB", (8, 8)).save(texture)
+            Image.new("RGB", (8, 8)).save(folder / "texture_offset.png")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mien.reconstruction import Reconstruction
 
 COLUMNS, ROWS = 5, 6
 EXPRESSION_NAMES = ("jawOpen", "mouthSmileLeft", "tongueOut")
-MAP_SIZE = 16
+MAP_SIZE, TEXTURE_SIZE = 16, 20
 
 
 def tiny_model() -> MorphableModel:
@@ -90,7 +90,9 @@ def tiny_reconstruction(model: MorphableModel | None = None, *, detail: bool = T
     lighting = np.zeros((9, 3), np.float32)
     lighting[0], lighting[2] = 0.8, 0.3
     landmarks = model.landmarks68.numpy().astype(np.int32)
-    ramp = np.linspace(0, 1, MAP_SIZE, dtype=np.float32)
+    ramp = np.linspace(0, 1, TEXTURE_SIZE, dtype=np.float32)
+    offset = np.zeros((MAP_SIZE, MAP_SIZE, 3), np.float32)
+    offset[: MAP_SIZE // 2] = 0.05 if detail else 0
     texture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], np.float32(0.5)), axis=-1)
     return Reconstruction(
         model_name=model.name,
@@ -114,7 +116,7 @@ def tiny_reconstruction(model: MorphableModel | None = None, *, detail: bool = T
         landmarks68_vertices=landmarks,
         vertex_albedo=model.albedo(torch.tensor(albedo[None]))[0].numpy(),
         texture=np.ascontiguousarray(texture),
-        texture_offset=(0.1 * (texture - 0.5) if detail else np.zeros_like(texture)).astype(np.float32),
+        texture_offset=offset,
         displacement=displacement.astype(np.float32),
         landmark_error=0.031,
         photometric_error=0.022,

@@ -98,9 +98,9 @@ class Reconstruction:
     """Colour without light, of the linear model."""
     texture: Float[np.ndarray, "S S 3"]
     """The face's colours as the photo shows them, completed where it does not."""
-    texture_offset: Float[np.ndarray, "S S 3"]
+    texture_offset: Float[np.ndarray, "D D 3"]
     """Added to the albedo by the detail step; zeros without it."""
-    displacement: Float[np.ndarray, "S S"]
+    displacement: Float[np.ndarray, "D D"]
     """Along the normal, by the detail step; zeros without it."""
     landmark_error: float
     """Mean distance between found and modelled landmarks, as a fraction of the inter-ocular distance."""
@@ -187,8 +187,8 @@ class Reconstruction:
         displacement = _read_map(folder / DISPLACEMENT_FILE, channels=1) - np.float32(
             written.number("maps", "displacement_zero")
         )
-        if not texture.shape[:2] == offset.shape[:2] == displacement.shape:
-            raise FormatError(f"{folder}: its maps differ in size; write the reconstruction again")
+        if offset.shape[:2] != displacement.shape:
+            raise FormatError(f"{folder}: {TEXTURE_OFFSET_FILE} and {DISPLACEMENT_FILE} differ in size; write it again")
         names, expression = written.expression()
         width, height = arrays["image_size"].tolist()
         return cls(

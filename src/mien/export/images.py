@@ -1,0 +1,275 @@
+"""The pictures of a result: maps over the UV chart, the overlay, and the sheet that shows a face at a
+glance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional as F
+
+from mien.arrays import Bool, Float, Int, Tensor, UInt8
+from mien.camera import CAMERA_FROM_MODEL, Camera
+from mien.export.surface import unit_normals
+from mien.geometry import rotvec_to_rotmat
+from mien.lighting import shading
+from mien.morphable import MorphableModel
+from mien.photo import Photo
+from mien.rasterizer import rasterize_hard
+from mien.reconstruction import Reconstruction
+from mien.rendering import sample_map
+from mien.texture_space import DisplacedNormals, TexelAtlas
+
+OVERLAY_SIDE = 1024
+"""Longest side of overlay.png, pixels."""
+PANEL_SIDE = 320
+_GAP, _LABEL_HEIGHT, _FONT_SIZE = 16, 26, 16
+_COLUMNS = 4
+_PAPER, _PANEL, _INK = (250, 249, 247), (229, 227, 223), (62, 60, 57)
+
+_SUPERSAMPLING = 2
+_CROP_MARGIN = 0.2  # of the face's larger side, added around it
+_TURNED_FOV_DEG = 20.0
+_TURNED_YAW_DEG = 60.0
+_DEPTH_SLACK_M = 0.02
+
+_CLAY_ALBEDO = (0.66, 0.62, 0.575)  # linear light
+# Directions to the lights in view axes (+x right, +y up, +z to the viewer), and their strengths: a key from
+# the upper left models the form, a weak fill keeps the other side readable, a light from behind draws the
+# outline.
+_CLAY_LIGHTS = (((-0.55, 0.6, 0.75), 0.80), ((0.8, 0.1, 0.6), 0.22), ((0.5, 0.5, -0.75), 0.35))
+_CLAY_AMBIENT = (0.10, 0.24)  # from below, from above
+_CLAY_GLOSS, _CLAY_GLOSS_POWER = 0.06, 24
+
+
+def albedo_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "S S 3"]:
+    """The linear model's colour without light over the chart."""
+    atlas = TexelAtlas.of(model, len(reconstruction.texture))
+    colours = torch.from_numpy(reconstruction.vertex_albedo)
+    spread = atlas.dilate(atlas.interpolate(colours[None]))[0]
+    # Beyond the dilated border lies the mean colour, so that the smallest mip level has no dark rim either.
+    empty = (spread == 0).all(0)
+    spread = torch.where(empty, colours.mean(0)[:, None, None], spread)
+    return spread.permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "S S 3"]:
+    """Unit normals in model space over the chart, with the relief of the displacement map; zeros far
+    outside."""
+    displacement = torch.from_numpy(reconstruction.displacement)
+    atlas = TexelAtlas.of(model, len(displacement))
+    with torch.no_grad():
+        smooth = model.vertices(
+            torch.from_numpy(reconstruction.identity)[None], torch.from_numpy(reconstruction.expression)[None]
+        )
+        normals = torch.from_numpy(unit_normals(smooth[0].numpy(), reconstruction.triangles))[None]
+        displaced = DisplacedNormals(atlas, model, vertices=smooth, normals=normals, rotmat=torch.eye(3)[None])
+        spread = displaced(displacement[None, None]).permute(0, 3, 1, 2)
+        return F.normalize(atlas.dilate(spread), dim=1)[0].permute(1, 2, 0).numpy()
+
+
+@dataclass(frozen=True)
+class FaceView:
+    """The mesh rasterised for one camera, ready to be coloured; supersampled."""
+
+    covered: Bool[Tensor, "H W"]
+    corners: Int[Tensor, "H W 3"]
+    barycentrics: Float[Tensor, "H W 3"]
+    uv: Float[Tensor, "H W 2"]
+
+    @classmethod
+    def of(cls, reconstruction: Reconstruction, vertices_camera: Float[Tensor, "V 3"], camera: Camera) -> FaceView:
+        """Draw the mesh with vertices in camera space, hard edges, back faces left out."""
+        triangles = torch.from_numpy(reconstruction.triangles.astype(np.int64))
+        height, width = camera.image_size
+        fine = camera.cropped(
+            scale=torch.full((1,), float(_SUPERSAMPLING)),
+            shift_px=torch.zeros(1, 2),
+            image_size=(height * _SUPERSAMPLING, width * _SUPERSAMPLING),
+        )
+        depth = vertices_camera[:, 2]
+        drawn = rasterize_hard(
+            fine.to_ndc(vertices_camera[None]),
+            triangles,
+            image_size=fine.image_size,
+            near=max(float(depth.min()) - _DEPTH_SLACK_M, 1e-3),
+            far=float(depth.max()) + _DEPTH_SLACK_M,
+            cull_backfaces=True,
+        )
+        corners = triangles[drawn.triangle_ids[0].long().clamp(min=0)]
+        barycentrics = drawn.barycentrics[0]
+        uv = (torch.from_numpy(reconstruction.uv)[corners] * barycentrics[..., None]).sum(2)
+        return cls(drawn.triangle_ids[0] >= 0, corners, barycentrics, uv)
+
+    def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "H W C"]:
+        """Values given per vertex, at every pixel."""
+        return (torch.from_numpy(values)[self.corners] * self.barycentrics[..., None]).sum(2)
+
+    def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "H W C"]:
+        """Values given by a map over the chart, at every pixel."""
+        maps = torch.from_numpy(values).permute(2, 0, 1)[None]
+        return sample_map(maps, self.uv.flatten(0, 1))[0].unflatten(0, tuple(self.covered.shape))
+
+    def over(
+        self, colours: Float[Tensor, "H W 3"], background: UInt8[np.ndarray, "h w 3"]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Lay the coloured mesh over a picture, averaging the fine pixels."""
+        mask = self.covered.float()[None, None]
+        shown = colours.clamp(0, 1).permute(2, 0, 1)[None] * mask
+        colour, alpha = (F.avg_pool2d(image, _SUPERSAMPLING)[0] for image in (shown, mask))
+        behind = torch.from_numpy(background).permute(2, 0, 1) / 255
+        mixed = colour + behind * (1 - alpha)
+        return (mixed * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+class FacePainter:
+    """Colours one reconstruction in any view."""
+
+    def __init__(self, reconstruction: Reconstruction, model: MorphableModel) -> None:
+        self.reconstruction = reconstruction
+        self.normals_vertex = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
+        self.normals_map = normal_map(reconstruction, model) if reconstruction.displacement.any() else None
+
+    def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "H W 3"]:
+        """Unit normals in view axes, turned by a rotation of model space."""
+        smooth = view.vertex_values(self.normals_vertex)
+        if self.normals_map is not None:
+            smooth = view.map_values(self.normals_map)
+        return F.normalize(smooth @ rotation.T, dim=-1)
+
+    def albedo(self, view: FaceView) -> Float[Tensor, "H W 3"]:
+        """Colour without light, of the linear model."""
+        return view.vertex_values(self.reconstruction.vertex_albedo)
+
+    def shaded(self, view: FaceView) -> Float[Tensor, "H W 3"]:
+        """Albedo with the offset of the detail step, in the light of the photo."""
+        rotation = torch.from_numpy(self.reconstruction.rotation)
+        light = shading(self.normals(view, rotation)[None], torch.from_numpy(self.reconstruction.lighting)[None])[0]
+        return (self.albedo(view) + view.map_values(self.reconstruction.texture_offset)) * light
+
+    def clay(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "H W 3"]:
+        """Grey clay in studio light, which shows the shape alone."""
+        normals = self.normals(view, rotation)
+        low, high = _CLAY_AMBIENT
+        light = low + (high - low) * (0.5 + 0.5 * normals[..., 1:2])
+        gloss = torch.zeros_like(light)
+        for direction, strength in _CLAY_LIGHTS:
+            towards = F.normalize(torch.tensor(direction), dim=0)
+            light = light + strength * (normals @ towards).clamp(min=0)[..., None]
+            halfway = F.normalize(towards + torch.tensor([0.0, 0.0, 1.0]), dim=0)
+            gloss = gloss + strength * ((normals @ halfway).clamp(min=0)[..., None] ** _CLAY_GLOSS_POWER)
+        linear = light * torch.tensor(_CLAY_ALBEDO) + _CLAY_GLOSS * gloss
+        return _encode_srgb(linear)
+
+    def textured(self, view: FaceView) -> Float[Tensor, "H W 3"]:
+        """The texture as it is: it already holds the light of the photo."""
+        return view.map_values(self.reconstruction.texture)
+
+
+def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
+    """The whole photo, at most 1024 pixels long, with the shaded face laid over it."""
+    width, height = reconstruction.image_size
+    scale = min(1.0, OVERLAY_SIDE / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = np.array(Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS))
+    camera = _camera(reconstruction).cropped(
+        scale=torch.full((1,), scale), shift_px=torch.zeros(1, 2), image_size=(size[1], size[0])
+    )
+    view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera)
+    return view.over(painter.shaded(view), picture)
+
+
+def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
+    """Eight labelled panels: photo, overlay, geometry, albedo; shaded, and the textured face from three
+    sides."""
+    crop = _square_crop(reconstruction)
+    left, top, side = crop
+    camera = _camera(reconstruction).cropped(
+        scale=torch.full((1,), PANEL_SIDE / side),
+        shift_px=torch.tensor([[-left, -top]]) * (PANEL_SIDE / side),
+        image_size=(PANEL_SIDE, PANEL_SIDE),
+    )
+    view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera)
+    picture = _crop_photo(photo.pixels, crop)
+    plain = np.full((PANEL_SIDE, PANEL_SIDE, 3), _PANEL, np.uint8)
+    shaded = painter.shaded(view)
+    rotation = torch.from_numpy(reconstruction.rotation)
+    panels = [
+        ("photo", picture),
+        ("overlay", view.over(shaded, picture)),
+        ("geometry", view.over(painter.clay(view, rotation), plain)),
+        ("albedo", view.over(painter.albedo(view), plain)),
+        ("shaded", view.over(shaded, plain)),
+    ]
+    for label, yaw in (("left side", -_TURNED_YAW_DEG), ("front", 0.0), ("right side", _TURNED_YAW_DEG)):
+        turned = _turned_view(reconstruction, yaw)
+        panels.append((label, turned.over(painter.textured(turned), plain)))
+    return _arrange(panels)
+
+
+def save_image(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
+    """Write a PNG; raises OSError."""
+    Image.fromarray(pixels).save(path)
+
+
+def to_bytes(colours: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """[0, 1] as 8 bits."""
+    return np.rint(colours.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _encode_srgb(linear: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s 3"]:
+    """IEC 61966-2-1, clamped."""
+    linear = linear.clamp(0, 1)
+    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
+
+
+def _camera(reconstruction: Reconstruction) -> Camera:
+    width, height = reconstruction.image_size
+    return Camera(
+        torch.tensor([reconstruction.focal_px], dtype=torch.float32),
+        torch.from_numpy(reconstruction.centre_px.astype(np.float32))[None],
+        (height, width),
+    )
+
+
+def _square_crop(reconstruction: Reconstruction) -> tuple[int, int, int]:
+    """Left, top and side, in whole pixels, of the square around the face; it may reach beyond the photo."""
+    low, high = reconstruction.xy.min(0), reconstruction.xy.max(0)
+    side = max(float((high - low).max()) * (1 + _CROP_MARGIN), 8.0)
+    left, top = (low + high) / 2 - side / 2
+    return round(float(left)), round(float(top)), round(side)
+
+
+def _crop_photo(pixels: UInt8[np.ndarray, "H W 3"], crop: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    left, top, side = crop
+    canvas = Image.new("RGB", (side, side), _PANEL)
+    canvas.paste(Image.fromarray(pixels), (-left, -top))
+    return np.array(canvas.resize((PANEL_SIDE, PANEL_SIDE), Image.Resampling.LANCZOS))
+
+
+def _turned_view(reconstruction: Reconstruction, yaw_deg: float) -> FaceView:
+    vertices = torch.from_numpy(reconstruction.vertices_model)
+    centred = vertices - (vertices.amin(0) + vertices.amax(0)) / 2
+    rotation = rotvec_to_rotmat(torch.tensor([[0.0, np.deg2rad(yaw_deg), 0.0]], dtype=torch.float32))[0]
+    radius = float(centred.norm(dim=-1).max())
+    distance = radius / np.sin(np.deg2rad(_TURNED_FOV_DEG / 2))
+    placed = centred @ rotation.T * torch.tensor(CAMERA_FROM_MODEL) + torch.tensor([0.0, 0.0, distance])
+    camera = Camera.from_fov(_TURNED_FOV_DEG, image_size=(PANEL_SIDE, PANEL_SIDE))
+    return FaceView.of(reconstruction, placed.float(), camera)
+
+
+def _arrange(panels: list[tuple[str, UInt8[np.ndarray, "h w 3"]]]) -> UInt8[np.ndarray, "H W 3"]:
+    rows = -(-len(panels) // _COLUMNS)
+    step_x, step_y = PANEL_SIDE + _GAP, PANEL_SIDE + _LABEL_HEIGHT + _GAP
+    sheet = Image.new("RGB", (_GAP + _COLUMNS * step_x, _GAP + rows * step_y), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_FONT_SIZE)
+    for index, (label, pixels) in enumerate(panels):
+        left, top = _GAP + index % _COLUMNS * step_x, _GAP + index // _COLUMNS * step_y
+        sheet.paste(Image.fromarray(pixels), (left, top))
+        middle = left + PANEL_SIDE // 2, top + PANEL_SIDE + _LABEL_HEIGHT // 2 + 2
+        draw.text(middle, label, fill=_INK, font=font, anchor="mm")
+    return np.array(sheet)

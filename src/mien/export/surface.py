@@ -1,0 +1,32 @@
+"""What every exporter asks of the surface: normals, the eyes, colours at the vertices."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mien.arrays import Bool, Float, Int
+from mien.geometry import vertex_normals
+from mien.morphable import MorphableModel
+from mien.reconstruction import Reconstruction
+from mien.rendering import sample_map
+
+
+def unit_normals(vertices: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "T 3"]) -> Float[np.ndarray, "V 3"]:
+    """Unit normals of the vertices; +z for a vertex without area around it."""
+    corners = torch.from_numpy(triangles.astype(np.int64))
+    normals = vertex_normals(torch.from_numpy(vertices.astype(np.float32))[None], corners)[0].numpy()
+    normals[np.linalg.norm(normals, axis=-1) < 0.5] = (0, 0, 1)
+    return normals
+
+
+def eye_triangles(model: MorphableModel) -> Bool[np.ndarray, "T"]:
+    """Triangles of the eyeballs: those with all corners on them."""
+    on_eye = model.masks.eyes.detach().cpu().numpy() > 0.5
+    return np.all(on_eye[model.triangles.cpu().numpy()], axis=1)
+
+
+def texture_at_vertices(reconstruction: Reconstruction) -> Float[np.ndarray, "V 3"]:
+    """The texture's colour at each vertex."""
+    texture = torch.from_numpy(reconstruction.texture.astype(np.float32)).permute(2, 0, 1)[None]
+    return sample_map(texture, torch.from_numpy(reconstruction.uv))[0].numpy()

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.errors import ConfigError, OutputError
+from mien.export import glb_bytes, write_glb, write_obj, write_ply, write_reconstruction
+from mien.export.images import PANEL_SIDE, FacePainter, normal_map, overlay_image, sheet_image
+from mien.export.surface import unit_normals
+from mien.photo import Photo
+from mien.reconstruction import Reconstruction
+from tests.tiny_face import EXPRESSION_NAMES, tiny_model, tiny_photo, tiny_reconstruction
+
+FILES = {
+    "face.glb", "face.obj", "face.mtl", "face.ply", "albedo.png", "texture.png", "texture_offset.png", "normals.png",
+    "displacement.png", "vertex_albedo.npy", "coefficients.json", "overlay.png", "sheet.png", "reconstruction.npz",
+}  # fmt: skip
+
+
+class Glb:
+    """Just enough of a glTF reader, written from the specification and not from the writer."""
+
+    KINDS: ClassVar = {5123: "<u2", 5125: "<u4", 5126: "<f4"}
+    WIDTHS: ClassVar = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
+
+    def __init__(self, data: bytes) -> None:
+        magic, version, length = struct.unpack_from("<4sII", data)
+        assert (magic, version, length) == (b"glTF", 2, len(data))
+        size, kind = struct.unpack_from("<I4s", data, 12)
+        assert kind == b"JSON"
+        self.document = json.loads(data[20 : 20 + size])
+        rest = data[20 + size :]
+        size, kind = struct.unpack_from("<I4s", rest)
+        assert (kind, size) == (b"BIN\0", len(rest) - 8)
+        self.binary = rest[8:]
+
+    def view(self, index: int, kind: str, count: int) -> np.ndarray:
+        view = self.document["bufferViews"][index]
+        return np.frombuffer(self.binary, kind, count, view["byteOffset"])
+
+    def accessor(self, index: int) -> np.ndarray:
+        accessor = self.document["accessors"][index]
+        width, kind = self.WIDTHS[accessor["type"]], self.KINDS[accessor["componentType"]]
+        values = np.zeros((accessor["count"], width), kind)
+        if "bufferView" in accessor:
+            values[:] = self.view(accessor["bufferView"], kind, values.size).reshape(values.shape)
+        if sparse := accessor.get("sparse"):
+            indices, stored = sparse["indices"], sparse["values"]
+            where = self.view(indices["bufferView"], self.KINDS[indices["componentType"]], sparse["count"])
+            values[where] = self.view(stored["bufferView"], kind, len(where) * width).reshape(-1, width)
+        return values
+
+
+def test_glb_shows_the_photos_expression_and_can_be_animated() -> None:
+    model, reconstruction = tiny_model(), tiny_reconstruction()
+    glb = Glb(glb_bytes(reconstruction, model))
+    mesh = glb.document["meshes"][0]
+    assert mesh["extras"]["targetNames"] == list(EXPRESSION_NAMES)
+    assert mesh["weights"] == [0.5, 0.25, 0.0]
+    primitive = mesh["primitives"][0]
+    base = glb.accessor(primitive["attributes"]["POSITION"])
+    deltas = np.stack([glb.accessor(target["POSITION"]) for target in primitive["targets"]])
+    basis = model.expression_basis.numpy()
+    np.testing.assert_allclose(deltas, basis, atol=1e-6)
+    shown = base + np.tensordot(mesh["weights"], deltas, axes=1)
+    np.testing.assert_allclose(shown, reconstruction.vertices_model, atol=2e-6)
+    normals = glb.accessor(primitive["attributes"]["NORMAL"])
+    moved = glb.accessor(primitive["targets"][0]["NORMAL"])
+    np.testing.assert_allclose(normals + moved, unit_normals(base + basis[0], reconstruction.triangles), atol=1.1e-3)
+    uv = glb.accessor(primitive["attributes"]["TEXCOORD_0"])
+    np.testing.assert_allclose(uv, np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], -1), atol=1e-6)
+
+
+def test_glb_splits_skin_and_eyes_and_loses_no_triangle() -> None:
+    reconstruction = tiny_reconstruction()
+    glb = Glb(glb_bytes(reconstruction, tiny_model()))
+    primitives = glb.document["meshes"][0]["primitives"]
+    parts = [glb.accessor(primitive["indices"]).reshape(-1, 3) for primitive in primitives]
+    assert [glb.document["materials"][primitive["material"]]["name"] for primitive in primitives] == ["skin", "eyes"]
+    assert set(parts[1].flatten()) == {16, 17, 21, 22}
+    assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, reconstruction.triangles))
+
+
+def test_expressions_beyond_their_range_are_clamped_but_shown() -> None:
+    reconstruction = replace(tiny_reconstruction(), expression=np.array([1.5, -0.25, 0.0], np.float32))
+    glb = Glb(glb_bytes(reconstruction, tiny_model()))
+    mesh = glb.document["meshes"][0]
+    assert mesh["weights"] == [1, 0, 0]
+    base = glb.accessor(mesh["primitives"][0]["attributes"]["POSITION"])
+    shown = base + glb.accessor(mesh["primitives"][0]["targets"][0]["POSITION"])
+    np.testing.assert_allclose(shown, reconstruction.vertices_model, atol=2e-6)
+
+
+@pytest.fixture(scope="session")
+def gltf_validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A script that prints the report of Khronos' validator for a file."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        pytest.skip("npm (for gltf-validator) is not installed")
+    folder = tmp_path_factory.mktemp("gltf-validator")
+    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), "gltf-validator@2.0.0-dev.3.10"]
+    installed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if installed.returncode != 0:
+        # A laptop may be offline; where the checks are meant to be complete, that is a failure.
+        message = f"npm cannot install gltf-validator: {installed.stderr[-300:]}"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    script = folder / "validate.js"
+    script.write_text(
+        "const fs = require('fs'), validator = require('gltf-validator');\n"
+        "validator.validateBytes(new Uint8Array(fs.readFileSync(process.argv[2])))\n"
+        "  .then(report => console.log(JSON.stringify(report)));\n"
+    )
+    return script
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("texture_size", [20, 64])
+def test_khronos_validator_finds_nothing(tmp_path: Path, gltf_validator: Path, texture_size: int) -> None:
+    texture = np.full((texture_size, texture_size, 3), 0.5, np.float32)
+    write_glb(replace(tiny_reconstruction(), texture=texture), tiny_model(), tmp_path / "face.glb")
+    command = ["node", str(gltf_validator), str(tmp_path / "face.glb")]
+    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert report["issues"]["messages"] == []
+    assert report["info"]["hasMorphTargets"]
+    assert report["info"]["drawCallCount"] == 2
+
+
+def test_obj_holds_the_same_surface(tmp_path: Path) -> None:
+    reconstruction = tiny_reconstruction()
+    write_obj(reconstruction, tiny_model(), tmp_path / "face.obj")
+    rows = [line.split() for line in (tmp_path / "face.obj").read_text().splitlines()]
+    numbers = {kind: np.array([row[1:] for row in rows if row[0] == kind], float) for kind in ("v", "vt", "vn")}
+    np.testing.assert_allclose(numbers["v"], reconstruction.vertices_model, atol=1e-7)
+    np.testing.assert_allclose(numbers["vt"], reconstruction.uv, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(numbers["vn"], axis=1), 1, atol=1e-4)
+    faces = [[corner.split("/") for corner in row[1:]] for row in rows if row[0] == "f"]
+    assert all(len(set(corner)) == 1 for face in faces for corner in face)
+    corners = np.array([[int(corner[0]) - 1 for corner in face] for face in faces])
+    assert sorted(map(tuple, corners)) == sorted(map(tuple, reconstruction.triangles))
+    material = (tmp_path / "face.mtl").read_text()
+    assert {row[1] for row in rows if row[0] == "usemtl"} == {"skin", "eyes"}
+    assert material.count("map_Kd texture.png") == 2
+
+
+def test_ply_holds_the_same_surface(tmp_path: Path) -> None:
+    reconstruction = tiny_reconstruction()
+    write_ply(reconstruction, tmp_path / "face.ply")
+    header, body = (tmp_path / "face.ply").read_bytes().split(b"end_header\n", 1)
+    assert header.startswith(b"ply\nformat binary_little_endian 1.0\n")
+    count = len(reconstruction.vertices_model)
+    assert f"element vertex {count}\n".encode() in header
+    vertices = np.frombuffer(body[: 27 * count], "<3f4, <3f4, 3u1")
+    np.testing.assert_array_equal(vertices["f0"], reconstruction.vertices_model)
+    # The texture's red channel is its row, its green one its column: bilinear samples of a ramp are exact
+    # inside.
+    inside = np.abs(reconstruction.uv - 0.5).max(axis=1) < 0.45
+    expected = ((1 - reconstruction.uv[inside, 1]) * 20 - 0.5) / 19 * 255
+    np.testing.assert_allclose(vertices["f2"][inside, 0], expected, atol=0.51)
+    faces = np.frombuffer(body[27 * count :], np.dtype([("count", "u1"), ("corners", "<3i4")]))
+    np.testing.assert_array_equal(faces["corners"], reconstruction.triangles)
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("name", ["face.glb", "face.obj", "face.ply"])
+def test_an_independent_reader_agrees(tmp_path: Path, name: str) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    model, reconstruction = tiny_model(), tiny_reconstruction()
+    write_reconstruction(reconstruction, model, tiny_photo(), tmp_path / "face0")
+    mesh = trimesh.load(tmp_path / "face0" / name, force="mesh", process=False)
+    assert len(mesh.faces) == len(reconstruction.triangles)
+    if name != "face.glb":  # whose base is the neutral face
+        np.testing.assert_allclose(mesh.bounds[0], reconstruction.vertices_model.min(0), atol=1e-6)
+    assert mesh.face_normals[:, 2].mean() > 0.7  # wound outwards, towards +z
+
+
+def test_a_result_folder_is_complete_and_loads(tmp_path: Path) -> None:
+    reconstruction = tiny_reconstruction()
+    unnamed = replace(reconstruction, expression_names=())
+    write_reconstruction(unnamed, tiny_model(), tiny_photo(), tmp_path / "photo" / "face0")
+    assert {path.name for path in (tmp_path / "photo" / "face0").iterdir()} == FILES
+    assert [path.name for path in (tmp_path / "photo").iterdir()] == ["face0"]
+    loaded = Reconstruction.load(tmp_path / "photo" / "face0")
+    assert loaded.expression_names == EXPRESSION_NAMES
+    np.testing.assert_array_equal(loaded.vertices, reconstruction.vertices)
+
+
+@pytest.mark.parametrize("failing", ["face.glb", "sheet.png", "reconstruction.npz"])
+def test_a_full_disk_leaves_no_result_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    target = {"face.glb": "mien.export.write_glb", "sheet.png": "mien.export.sheet_image"}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(target.get(failing, "numpy.savez_compressed"), full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_reconstruction(tiny_reconstruction(), tiny_model(), tiny_photo(), tmp_path / "out" / "face0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_and_photo_must_belong_to_the_reconstruction(tmp_path: Path) -> None:
+    model, reconstruction = tiny_model(), tiny_reconstruction()
+    with pytest.raises(ConfigError, match="load that model"):
+        write_reconstruction(replace(reconstruction, model_name="other"), model, tiny_photo(), tmp_path)
+    turned = Photo(np.ascontiguousarray(tiny_photo().pixels.transpose(1, 0, 2)), None, Path("turned.png"))
+    with pytest.raises(ConfigError, match="is 90 x 120"):
+        write_reconstruction(reconstruction, model, turned, tmp_path)
+
+
+def test_normal_map_follows_the_surface() -> None:
+    model, reconstruction = tiny_model(), tiny_reconstruction(detail=False)
+    normals = normal_map(reconstruction, model)
+    size = len(normals)
+    expected = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
+    for vertex in (6, 7, 12, 17, 18):
+        u, v = reconstruction.uv[vertex]
+        found = normals[int((1 - v) * size), int(u * size)]
+        assert found @ expected[vertex] > 0.97  # texels of 0.06 against facets of 0.2
+
+
+def test_overlay_keeps_the_photo_where_there_is_no_face() -> None:
+    model, reconstruction, photo = tiny_model(), tiny_reconstruction(), tiny_photo()
+    overlay = overlay_image(reconstruction, FacePainter(reconstruction, model), photo)
+    assert overlay.shape == photo.pixels.shape
+    rows, columns = np.indices(overlay.shape[:2]) + 0.5
+    low, high = reconstruction.xy.min(0) - 1, reconstruction.xy.max(0) + 1
+    outside = (columns < low[0]) | (columns > high[0]) | (rows < low[1]) | (rows > high[1])
+    np.testing.assert_array_equal(overlay[outside], photo.pixels[outside])
+    middle = reconstruction.xy[12:18].mean(0).astype(int)
+    assert (overlay[middle[1], middle[0]] != photo.pixels[middle[1], middle[0]]).any()
+
+
+def test_overlay_of_a_large_photo_is_capped() -> None:
+    model, reconstruction = tiny_model(), tiny_reconstruction()
+    factor = 20
+    large = Photo(np.asarray(Image.fromarray(tiny_photo().pixels).resize((2400, 1800))), None, Path("large.png"))
+    scaled = replace(
+        reconstruction,
+        image_size=(2400, 1800),
+        focal_px=reconstruction.focal_px * factor,
+        centre_px=reconstruction.centre_px * factor,
+        xy=reconstruction.xy * factor,
+    )
+    assert overlay_image(scaled, FacePainter(scaled, model), large).shape == (768, 1024, 3)
+
+
+def test_the_sheet_shows_the_subjects_left_and_right_side() -> None:
+    model, reconstruction = tiny_model(), tiny_reconstruction()
+    left_red = np.zeros_like(reconstruction.texture)
+    left_red[:, len(left_red) // 2 :, 0] = 1  # u grows with x, to the subject's left
+    reconstruction = replace(reconstruction, texture=left_red)
+    sheet = sheet_image(reconstruction, FacePainter(reconstruction, model), tiny_photo())
+
+    def red_share(column: int) -> float:
+        left = 16 + column * (PANEL_SIDE + 16)
+        panel = sheet[-PANEL_SIDE - 42 : -42, left : left + PANEL_SIDE].astype(int)
+        red = (panel[..., 0] > 200) & (panel[..., 1] < 50)
+        black = panel.sum(-1) < 50
+        return red.sum() / (red.sum() + black.sum())
+
+    assert red_share(1) > 0.8  # left side
+    assert 0.4 < red_share(2) < 0.6  # front
+    assert red_share(3) < 0.2  # right side
+
+
+def test_a_face_that_reaches_beyond_the_photo_is_drawn() -> None:
+    model, reconstruction = tiny_model(), tiny_reconstruction()
+    shifted = replace(reconstruction, centre_px=reconstruction.centre_px - 60, xy=reconstruction.xy - 60)
+    sheet = sheet_image(shifted, FacePainter(shifted, model), tiny_photo())
+    assert sheet.shape == (16 + 2 * (PANEL_SIDE + 26 + 16), 16 + 4 * (PANEL_SIDE + 16), 3)
