@@ -148,7 +148,7 @@ def _choose(backend: str, vertices: Tensor) -> str:
         )
     if vertices.dtype != torch.float32:
         raise TypeError(
-            f'the native rasterizer draws float32, and vertices_ndc is {vertices.dtype}: cast it, or pass '
+            f"the native rasterizer draws float32, and vertices_ndc is {vertices.dtype}: cast it, or pass "
             'backend="reference", which takes every float dtype'
         )
     _native()
@@ -235,16 +235,18 @@ def _check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------- the native ops
+# Their arguments are the schemas', in the schemas' order.
+# ruff: noqa: PLR0917
 
 
 @functools.cache
 def _native() -> ModuleType:
     try:
-        from mien.rasterizer import _native as native
+        from mien.rasterizer import _native as native  # noqa: PLC0415  (loaded at first use, so that imports are light)
     except ImportError as error:
         raise BackendUnavailable(
-            f"the native rasterizer cannot be loaded ({error}): reinstall mien with `pip install --force-reinstall mien`"
-            ' (from a clone: `pip install -e .`), or pass backend="reference"'
+            f"the native rasterizer cannot be loaded ({error}): reinstall mien (`pip install --force-reinstall mien`,"
+            ' or `pip install -e .` in a clone), or pass backend="reference"'
         ) from error
     return native
 
@@ -266,7 +268,7 @@ _library.define(
 )
 
 
-def _array(tensor: Tensor):  # noqa: ANN202  (numpy.ndarray; numpy is only passed through)
+def _array(tensor: Tensor):
     return tensor.detach().contiguous().numpy()
 
 
@@ -290,7 +292,7 @@ def _new_images(attributes: Tensor, height: int, width: int) -> tuple[Tensor, ..
 
 def _soft_rasterize(
     vertices, triangles, attributes, near, far, background, height, width, sigma, gamma, dist_eps, cull_backfaces
-):  # noqa: ANN001, ANN202  (types are in the schema above)
+):
     _check_values(vertices, triangles, attributes)
     outputs = _new_images(attributes, height, width)
     _native().soft_forward(
@@ -319,7 +321,7 @@ def _soft_rasterize_backward(
     gamma,
     dist_eps,
     cull_backfaces,
-):  # noqa: ANN001, ANN202
+):
     vertices_grad = torch.empty_like(vertices, memory_format=torch.contiguous_format)
     attributes_grad = torch.empty_like(attributes, memory_format=torch.contiguous_format)
     _native().soft_backward(
@@ -336,7 +338,7 @@ def _soft_rasterize_backward(
     return vertices_grad, attributes_grad
 
 
-def _hard_rasterize(vertices, triangles, near, far, height, width, cull_backfaces):  # noqa: ANN001, ANN202
+def _hard_rasterize(vertices, triangles, near, far, height, width, cull_backfaces):
     _check_values(vertices, triangles, None)
     outputs = _new_fragments(vertices, len(vertices), height, width)
     _native().hard_forward(
@@ -354,12 +356,12 @@ _library.impl("hard_rasterize", _hard_rasterize, "CPU")
 
 
 @torch.library.register_fake("mien::soft_rasterize", lib=_library)
-def _soft_rasterize_fake(vertices, triangles, attributes, near, far, background, height, width, *settings):  # noqa: ANN001, ANN002, ANN202
+def _soft_rasterize_fake(vertices, triangles, attributes, near, far, background, height, width, *settings):
     return _new_images(attributes, height, width)
 
 
 @torch.library.register_fake("mien::soft_rasterize_backward", lib=_library)
-def _soft_rasterize_backward_fake(vertices, triangles, attributes, *rest):  # noqa: ANN001, ANN002, ANN202
+def _soft_rasterize_backward_fake(vertices, triangles, attributes, *rest):
     return (
         torch.empty_like(vertices, memory_format=torch.contiguous_format),
         torch.empty_like(attributes, memory_format=torch.contiguous_format),
@@ -367,11 +369,11 @@ def _soft_rasterize_backward_fake(vertices, triangles, attributes, *rest):  # no
 
 
 @torch.library.register_fake("mien::hard_rasterize", lib=_library)
-def _hard_rasterize_fake(vertices, triangles, near, far, height, width, cull_backfaces):  # noqa: ANN001, ANN202
+def _hard_rasterize_fake(vertices, triangles, near, far, height, width, cull_backfaces):
     return _new_fragments(vertices, len(vertices), height, width)
 
 
-def _remember(ctx, inputs, output) -> None:  # noqa: ANN001
+def _remember(ctx, inputs, output) -> None:
     vertices, triangles, attributes, near, far, _, _, _, *ctx.settings = inputs
     image, _, ids, barycentrics, depth, state = output
     ctx.save_for_backward(vertices, triangles, attributes, near, far, image, state)
@@ -379,7 +381,7 @@ def _remember(ctx, inputs, output) -> None:  # noqa: ANN001
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, image_grad, alpha_grad, *_):  # noqa: ANN001, ANN002, ANN202
+def _differentiate(ctx, image_grad, alpha_grad, *_):
     vertices, triangles, attributes, near, far, image, state = ctx.saved_tensors
     if image_grad is None and alpha_grad is None:
         return (None,) * 12

@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from mien.arrays import Float, Int, Tensor
@@ -103,10 +104,17 @@ def rasterize_reference(
         depth_range = _depth_range(near, far, b)
         image, alpha, hard = [], [], []
         for pixels, reached in _squares(corners, image_size, math.sqrt(reach_sq)):
+            # Recomputed for the backward pass: what autograd would keep grows with pixels times triangles.
             soft = checkpoint(
-                _soft_square, pixels, corners[reached], colours[reached], background,
-                depth_range, sigma, gamma, reach_sq, use_reentrant=False,
-            )  # fmt: skip
+                _soft_square,
+                pixels,
+                corners[reached],
+                colours[reached],
+                background,
+                depth_range=depth_range,
+                softness=(sigma, gamma, reach_sq),
+                use_reentrant=False,
+            )
             image.append(soft[0])
             alpha.append(soft[1])
             hard.append(_hard_square(pixels, corners[reached], ids[reached], depth_range))
@@ -162,9 +170,7 @@ def _drawable(vertices: Tensor, triangles: Tensor, cull_backfaces: bool) -> tupl
     return corners[ids], ids
 
 
-def _squares(
-    corners: Tensor, image_size: tuple[int, int], reach: float
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _squares(corners: Tensor, image_size: tuple[int, int], reach: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Pixel centres (P,2) in NDC of each square of the image, with the indices of the triangles that may touch it."""
     height, width = image_size
     shorter = min(height, width)
@@ -193,8 +199,9 @@ def _barycentric(pixels: Tensor, corners: Tensor) -> Tensor:
     """Unclamped screen barycentrics (P,K,3) of every pixel in every triangle."""
     xy = corners[..., :2]
     area = _cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])
-    to_corner = xy - pixels[:, None, None, :]  # P K 3 2
-    return torch.stack([_cross(to_corner[:, :, (k + 1) % 3], to_corner[:, :, (k + 2) % 3]) / area for k in range(3)], -1)
+    corner = (xy - pixels[:, None, None, :]).unbind(2)  # from the pixel to each corner: three times P K 2
+    opposite = [_cross(corner[(k + 1) % 3], corner[(k + 2) % 3]) for k in range(3)]
+    return torch.stack(opposite, -1) / area[:, None]
 
 
 def _boundary_distance_sq(pixels: Tensor, corners: Tensor) -> Tensor:
@@ -206,7 +213,8 @@ def _boundary_distance_sq(pixels: Tensor, corners: Tensor) -> Tensor:
         offset = pixels[:, None, :] - start
         along = ((offset * edge).sum(-1) / (edge * edge).sum(-1)).clamp(0, 1)
         distances.append((offset - along[..., None] * edge).square().sum(-1))
-    return torch.stack(distances, -1).amin(-1) if not torch.is_grad_enabled() else torch.stack(distances, -1).min(-1).values
+    # min, not amin: amin would share the gradient among equally near edges.
+    return torch.stack(distances, -1).min(-1).values
 
 
 def _perspective_depth(clamped: Tensor, corners: Tensor) -> Tensor:
@@ -218,13 +226,13 @@ def _soft_square(
     corners: Tensor,
     colours: Tensor,
     background: Tensor,
+    *,
     depth_range: tuple[float, float],
-    sigma: float,
-    gamma: float,
-    reach_sq: float,
+    softness: tuple[float, float, float],
 ) -> tuple[Tensor, Tensor]:
     """Image (P,C) and alpha (P,1) of P pixels under K triangles."""
     near, far = depth_range
+    sigma, gamma, reach_sq = softness
     barycentrics = _barycentric(pixels, corners)
     distance_sq = _boundary_distance_sq(pixels, corners)
     clamped = barycentrics.clamp(0, 1)
@@ -233,9 +241,10 @@ def _soft_square(
 
     inside = (barycentrics >= 0).all(-1)
     kept = (inside | (distance_sq < reach_sq)) & (depth >= near) & (depth <= far)
-    coverage = torch.sigmoid(torch.where(inside, distance_sq, -distance_sq) / sigma)
-    coverage = torch.where(kept, coverage, 0.0)
-    alpha = 1 - (1 - coverage).prod(-1, keepdim=True)
+    log_odds = torch.where(inside, distance_sq, -distance_sq) / sigma
+    coverage = torch.where(kept, torch.sigmoid(log_odds), 0.0)
+    # 1 - D is sigmoid(-log_odds); its logarithm keeps what 1 - D loses where D is near 1.
+    alpha = -torch.expm1(torch.where(kept, logsigmoid(-log_odds), 0.0).sum(-1, keepdim=True))
 
     depth_norm = torch.where(kept, (far - depth) / (far - near), 0.0)
     nearest = torch.cat([depth_norm, torch.full_like(pixels[:, :1], BACKGROUND_DEPTH)], -1).detach().amax(-1, True)

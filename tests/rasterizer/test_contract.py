@@ -1,0 +1,179 @@
+"""What `rasterize` promises beside its numbers: errors, defaults, torch integration, golden picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mien.errors import BackendUnavailable, ConfigError
+from mien.rasterizer import ops, rasterize, rasterize_hard
+from tests.rasterizer.make_golden import golden_arrays
+from tests.rasterizer.raster_scenes import bumpy_sphere, mesh
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "rasterizer.npz"
+
+
+def call(**changes):
+    vertices, triangles = bumpy_sphere(4)
+    arguments = {
+        "vertices_ndc": vertices.float(),
+        "triangles": triangles,
+        "attributes": torch.ones(1, vertices.shape[1], 3),
+        "image_size": (8, 10),
+        "near": 1.0,
+        "far": 5.0,
+    } | changes
+    return rasterize(
+        arguments.pop("vertices_ndc"), arguments.pop("triangles"), arguments.pop("attributes"), **arguments
+    )
+
+
+def with_value(value: float) -> torch.Tensor:
+    vertices = bumpy_sphere(4)[0].float()
+    vertices[0, 3, 1] = value
+    return vertices
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"vertices_ndc": with_value(float("nan"))}, ValueError, "vertices_ndc holds 1 numbers"),
+        ({"vertices_ndc": with_value(float("inf"))}, ValueError, "vertices_ndc holds 1 numbers"),
+        ({"attributes": torch.full((1, 40, 3), torch.nan)}, ValueError, "attributes holds 120 numbers"),
+        ({"triangles": torch.tensor([[0, 1, 40]])}, ValueError, "has 40 vertices"),
+        ({"triangles": torch.tensor([[0, 1, -1]])}, ValueError, "refer to vertices -1 to 1"),
+        ({"triangles": torch.tensor([[0, 1, 2**40]])}, ValueError, "has 40 vertices"),
+        ({"image_size": (0, 5)}, ConfigError, "image_size"),
+        ({"image_size": (5, 20000)}, ConfigError, "image_size"),
+        ({"sigma": 0.0}, ConfigError, "sigma"),
+        ({"sigma": float("nan")}, ConfigError, "sigma"),
+        ({"gamma": -1e-4}, ConfigError, "gamma"),
+        ({"dist_eps": 1.0}, ConfigError, "dist_eps"),
+        ({"near": 0.0}, ConfigError, "near"),
+        ({"near": 5.0}, ConfigError, "near"),
+        ({"near": torch.tensor([float("nan")])}, ConfigError, "near"),
+    ],
+)
+def test_bad_input_is_refused_in_words(changes, error, says):
+    with pytest.raises(error, match=says):
+        call(**changes)
+
+
+# Under the tests' shape checks a wrong shape never reaches these; for users, without them, it does.
+@pytest.mark.parametrize(
+    ("vertices", "triangles", "attributes", "error"),
+    [
+        (torch.zeros(4, 3), torch.zeros(1, 3).int(), torch.zeros(1, 4, 3), ValueError),
+        (torch.zeros(1, 4, 2), torch.zeros(1, 3).int(), torch.zeros(1, 4, 3), ValueError),
+        (torch.zeros(1, 4, 3), torch.zeros(1, 4).int(), torch.zeros(1, 4, 3), ValueError),
+        (torch.zeros(1, 4, 3), torch.zeros(2, 1, 3).int(), torch.zeros(1, 4, 3), ValueError),
+        (torch.zeros(1, 4, 3), torch.zeros(1, 3), torch.zeros(1, 4, 3), TypeError),
+        (torch.zeros(1, 4, 3), torch.zeros(1, 3).short(), torch.zeros(1, 4, 3), TypeError),
+        (torch.zeros(1, 4, 3), torch.zeros(1, 3).int(), torch.zeros(1, 5, 3), ValueError),
+        (torch.zeros(1, 4, 3), torch.zeros(1, 3).int(), torch.zeros(1, 4, 0), ValueError),
+        (torch.zeros(1, 4, 3), torch.zeros(1, 3).int(), torch.zeros(1, 4, 3).double(), TypeError),
+        (torch.zeros(1, 4, 3), torch.zeros(1, 3, device="meta").int(), torch.zeros(1, 4, 3), ValueError),
+    ],
+)
+def test_wrong_shapes_types_and_devices_are_refused(vertices, triangles, attributes, error):
+    with pytest.raises(error):
+        ops._check_tensors(vertices, triangles, attributes)
+
+
+def test_backends_are_never_swapped_silently():
+    with pytest.raises(ConfigError, match="backend"):
+        ops._choose("gpu", torch.zeros(1, 1, 3))
+    with pytest.raises(BackendUnavailable, match='backend="reference"'):
+        ops._choose("auto", torch.zeros(1, 1, 3, device="meta"))
+    with pytest.raises(TypeError, match="float32"):
+        ops._choose("auto", torch.zeros(1, 1, 3, dtype=torch.float64))
+
+
+def test_front_faces_run_counter_clockwise_for_the_viewer():
+    # On a screen with y down: from the left below, to the right below, to the top.
+    vertices, triangles = mesh((-0.5, 0.5, 2.0), (0.5, 0.5, 2.0), (0.0, -0.5, 2.0))
+    settings = {"image_size": (9, 9), "near": 1.0, "far": 5.0}
+    seen = rasterize_hard(vertices.float(), triangles, cull_backfaces=True, **settings)
+    assert (seen.triangle_ids == 0).any()
+    turned = rasterize_hard(vertices.float(), triangles[:, [0, 2, 1]], cull_backfaces=True, **settings)
+    assert (turned.triangle_ids == -1).all()
+
+
+def test_shorter_side_spans_minus_one_to_one_and_y_points_down():
+    # A small triangle around the centre of pixel (row 2, column 17) of a 10 x 20 image.
+    x, y = (2 * 17.5 - 20) / 10, (2 * 2.5 - 10) / 10
+    vertices, triangles = mesh((x - 0.05, y - 0.04, 2.0), (x + 0.05, y - 0.04, 2.0), (x, y + 0.06, 2.0))
+    out = rasterize_hard(vertices.float(), triangles, image_size=(10, 20), near=1.0, far=5.0)
+    assert (out.triangle_ids[0] == 0).nonzero().tolist() == [[2, 17]]
+
+
+def test_empty_pixels_show_the_background():
+    background = torch.tensor([0.1, 0.2, 0.3])
+    out = call(triangles=torch.zeros(0, 3, dtype=torch.int32), background=background)
+    assert torch.equal(out.image, background[None, :, None, None].expand(1, 3, 8, 10))
+    assert not out.alpha.any()
+    assert not out.depth.any()
+    assert not out.barycentrics.any()
+    assert (out.triangle_ids == -1).all()
+
+
+def test_a_batch_of_nothing():
+    out = call(vertices_ndc=torch.zeros(0, 4, 3), attributes=torch.zeros(0, 4, 2), triangles=torch.zeros(1, 3).int())
+    assert out.image.shape == (0, 2, 8, 10)
+
+
+def test_depth_range_per_image():
+    vertices = bumpy_sphere(4)[0].float().expand(2, -1, -1)
+    out = call(
+        vertices_ndc=vertices,
+        attributes=torch.ones(2, 40, 3),
+        near=torch.tensor([1.0, 4.0]),
+        far=torch.tensor([5.0, 9.0]),
+    )
+    assert out.alpha[0].any()
+    assert not out.alpha[1].any()
+
+
+def test_strided_inputs_are_drawn_as_they_are():
+    straight = call()
+    vertices = bumpy_sphere(4)[0].float()
+    strided = vertices.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not strided.is_contiguous()
+    assert torch.equal(call(vertices_ndc=strided).image, straight.image)
+
+
+def test_opcheck():
+    vertices, triangles = bumpy_sphere(3)
+    generator = torch.Generator().manual_seed(0)
+    attributes = torch.rand(1, vertices.shape[1], 2, generator=generator)
+    scene = (
+        vertices.float().requires_grad_(),
+        triangles,
+        attributes.requires_grad_(),
+        torch.ones(1),
+        5 * torch.ones(1),
+    )
+    torch.library.opcheck(
+        torch.ops.mien.soft_rasterize,
+        (*scene, torch.zeros(2), 6, 7, 1e-3, 1e-3, 1e-4, False),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+    torch.library.opcheck(
+        torch.ops.mien.hard_rasterize,
+        (scene[0].detach(), triangles, torch.ones(1), 5 * torch.ones(1), 6, 7, False),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_golden_picture():
+    """Regenerate with `python -m tests.rasterizer.make_golden` when the definition changes, and look at it."""
+    golden = np.load(GOLDEN)
+    found = golden_arrays("auto")
+    assert set(golden.files) == set(found)
+    assert (golden["triangle_ids"] == found["triangle_ids"]).all()
+    for name in set(found) - {"triangle_ids"}:
+        scale = np.abs(golden[name]).max()
+        assert np.abs(golden[name] - found[name]).max() <= 2e-5 * scale, name
