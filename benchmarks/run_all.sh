@@ -1,0 +1,23 @@
+#!/bin/sh
+# Every figure of docs/benchmarks.md: benchmarks/run_all.sh DATA [OUT]
+# DATA is the folder with photos_68, photos_ccby, demo and ict_facekit.npz; PYTHON chooses the interpreter.
+set -eu
+data=${1:?usage: benchmarks/run_all.sh DATA [OUT]}
+out=${2:-out/benchmarks}
+here=$(dirname "$0")
+python=${PYTHON:-python}
+mkdir -p "$out"
+
+measure() {
+    name=$1
+    shift
+    echo "== $name" >&2
+    "$python" "$here/$name.py" --data "$data" --json "$out/$name.json" "$@" > "$out/$name.md" || echo "$name: exit code $?" >&2
+    cat "$out/$name.md"
+}
+
+measure reconstruct
+measure shape --heads --focal both --out "$out/shape" --profiles "$here/../docs/images/shape_profiles.png" --jobs 2
+measure landmarks --jobs 2
+measure likeness --jobs 2
+measure perspective --jobs 2

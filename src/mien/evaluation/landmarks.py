@@ -1,0 +1,285 @@
+"""The error of 68 landmarks against hand-placed ones, and the reader of annotated folders.
+
+NME: the mean distance of the points over the distance of the outer eye corners (points 36 and 45 of the
+annotation), per face; 51 leaves the jaw line (0 to 16) out. Faces that were not found have no NME and are counted
+beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from mien.errors import ConfigError, FormatError, MienError
+from mien.evaluation.report import markdown_table
+from mien.perception import Perception
+from mien.photo import find_photos, read_photo
+from mien.reconstruct import Reconstructor
+
+OUTER_EYE_CORNERS = (36, 45)
+INNER_POINTS = slice(17, 68)
+"""Brows, nose, eyes and mouth: what is left of the 68 without the jaw line."""
+FAILURE_NME = 0.10
+"""A found face with a larger NME51 is a failure, the 300-W convention."""
+AUC_LIMIT = 0.08
+"""Upper end of the cumulative error distribution whose area is reported, the 300-W convention."""
+MINIMUM_OVERLAP = 0.2
+"""Intersection over union of landmark boxes from which a found face is taken for the annotated one: neighbours in
+a group photo overlap less, the same face seen with an open and a closed mouth overlaps more."""
+
+
+@dataclass(frozen=True)
+class AnnotatedPhoto:
+    """One photo with the 68 points of one face in it."""
+
+    path: Path
+    group: str
+    """The set it belongs to; figures are reported per set."""
+    landmarks_px: Float[np.ndarray, "68 2"]
+    """Corner convention: the first pixel's centre is at (0.5, 0.5)."""
+
+
+def read_annotated(folder: Path) -> list[AnnotatedPhoto]:
+    """The annotated photos of a folder, in one of two layouts.
+
+    Either the folder holds `NAME.npz` (arrays `files`, `landmarks` and optionally `split`; pixel centres at
+    integers) beside a folder `NAME` of pictures, for one set or several: then the sets whose split is "test" are
+    read. The picture folder `NAME` itself may be given too, for any split. Or it holds pictures with `.pts` files
+    of the same name (the iBUG format, whose first pixel is (1, 1)). Raises FormatError for anything else.
+    """
+    if not folder.is_dir():
+        raise FormatError(f"{folder} is not a folder; give one with annotated photos.")
+    beside = folder.with_suffix(".npz")
+    if beside.exists():
+        return _read_npz(beside, split=None)
+    tables = sorted(folder.glob("*.npz"))
+    photos = [photo for table in tables for photo in _read_npz(table, split="test")]
+    photos += [
+        AnnotatedPhoto(path, folder.name, _read_pts(path.with_suffix(".pts")))
+        for path in (find_photos([folder]) if not tables else [])
+        if path.with_suffix(".pts").exists()
+    ]
+    if not photos:
+        raise FormatError(f"{folder} holds neither NAME.npz with a test split nor pictures with .pts files.")
+    return photos
+
+
+def _read_npz(table: Path, *, split: str | None) -> list[AnnotatedPhoto]:
+    try:
+        with np.load(table, allow_pickle=False) as arrays:
+            files, landmarks = arrays["files"], arrays["landmarks"].astype(np.float64)
+            splits = np.broadcast_to(arrays["split"], files.shape) if "split" in arrays else None
+    except (OSError, ValueError, KeyError) as error:
+        raise FormatError(f"{table} is not a table of annotated photos: {error}") from error
+    if landmarks.shape != (len(files), 68, 2):
+        raise FormatError(f"{table}: landmarks must have shape {(len(files), 68, 2)}, got {landmarks.shape}.")
+    pictures = table.parent
+    prefix = pictures if (pictures / str(files[0])).exists() else table.with_suffix("")
+    return [
+        AnnotatedPhoto(prefix / str(file), table.stem, points + 0.5)
+        for k, (file, points) in enumerate(zip(files, landmarks, strict=True))
+        if split is None or splits is None or str(splits[k]) == split
+    ]
+
+
+def _read_pts(path: Path) -> Float[np.ndarray, "68 2"]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    body = text.partition("{")[2].partition("}")[0]
+    try:
+        points = np.array([[float(x) for x in line.split()] for line in body.strip().splitlines()])
+    except ValueError as error:
+        raise FormatError(f"{path} is not a .pts file: {error}") from error
+    if points.shape != (68, 2):
+        raise FormatError(f"{path}: 68 points are needed, got an array of shape {points.shape}.")
+    return points - 0.5
+
+
+def landmark_nme(
+    predicted: Float[np.ndarray, "68 2"], truth: Float[np.ndarray, "68 2"], *, inner: bool
+) -> float:
+    """Mean distance over the annotated distance of the outer eye corners; `inner` leaves the jaw line out."""
+    chosen = INNER_POINTS if inner else slice(None)
+    distances = np.linalg.norm(predicted - truth, axis=-1)[chosen]
+    return float(distances.mean() / np.linalg.norm(truth[OUTER_EYE_CORNERS[0]] - truth[OUTER_EYE_CORNERS[1]]))
+
+
+def area_under_ced(errors: Float[np.ndarray, "P"], *, limit: float = AUC_LIMIT) -> float:
+    """Area under the cumulative error distribution up to `limit`, as a share; infinite errors count as missed."""
+    return float(np.clip(limit - errors, 0, None).mean() / limit) if len(errors) else 0.0
+
+
+def matching_face(
+    found: Sequence[Float[np.ndarray, "68 2"]], truth: Float[np.ndarray, "68 2"]
+) -> int | None:
+    """Which of the found faces is the annotated one: the largest overlap of landmark boxes, or None."""
+    overlaps = [_overlap(points, truth) for points in found]
+    best = int(np.argmax(overlaps)) if overlaps else -1
+    return best if best >= 0 and overlaps[best] >= MINIMUM_OVERLAP else None
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    (low_a, high_a), (low_b, high_b) = ((p.min(0), p.max(0)) for p in (a, b))
+    shared = np.prod(np.clip(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0, None))
+    union = np.prod(high_a - low_a) + np.prod(high_b - low_b) - shared
+    return float(shared / union) if union > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class LandmarkErrors:
+    """The errors of one source of landmarks on one photo."""
+
+    nme68: float
+    nme51: float
+
+    @classmethod
+    def of(cls, predicted: Float[np.ndarray, "68 2"], truth: Float[np.ndarray, "68 2"]) -> LandmarkErrors:
+        """Compare predicted points with the annotated ones."""
+        return cls(
+            landmark_nme(predicted, truth, inner=False), landmark_nme(predicted, truth, inner=True)
+        )
+
+
+@dataclass(frozen=True)
+class LandmarkRow:
+    """What happened with one photo."""
+
+    file: str
+    group: str
+    raw: LandmarkErrors | None
+    """Of perception; None where the face was not found."""
+    model: LandmarkErrors | None
+    """Of the reconstruction; None where it was not asked for or failed."""
+    reason: str = ""
+    """Why a photo has no figures."""
+
+
+@dataclass(frozen=True)
+class LandmarkSummary:
+    """The figures of one set and one source; NME in parts of the inter-ocular distance."""
+
+    group: str
+    source: str
+    photos: int
+    found: int
+    nme51: float
+    nme51_median: float
+    nme51_p90: float
+    nme68: float
+    failures: int
+    """Faces not found, or found with an NME51 above 10 %."""
+    auc51: float
+
+
+@dataclass(frozen=True)
+class LandmarkReport:
+    """The landmark errors of a folder, photo by photo."""
+
+    rows: tuple[LandmarkRow, ...]
+    with_model: bool
+
+    def summaries(self) -> tuple[LandmarkSummary, ...]:
+        """One summary for each set and source, in the order of the photos."""
+        groups = list(dict.fromkeys(row.group for row in self.rows))
+        sources = ["perception", "model"] if self.with_model else ["perception"]
+        return tuple(self._summary(group, source) for group in groups for source in sources)
+
+    def _summary(self, group: str, source: str) -> LandmarkSummary:
+        rows = [row for row in self.rows if row.group == group]
+        errors = [row.raw if source == "perception" else row.model for row in rows]
+        nme51 = np.array([np.inf if e is None else e.nme51 for e in errors])
+        nme68 = np.array([e.nme68 for e in errors if e is not None])
+        found = np.isfinite(nme51)
+        known = nme51[found] if found.any() else np.array([np.nan])
+        return LandmarkSummary(
+            group=group,
+            source=source,
+            photos=len(rows),
+            found=int(found.sum()),
+            nme51=float(known.mean()),
+            nme51_median=float(np.median(known)),
+            nme51_p90=float(np.quantile(known, 0.9)),
+            nme68=float(nme68.mean()) if len(nme68) else float("nan"),
+            failures=int((nme51 > FAILURE_NME).sum()),
+            auc51=area_under_ced(nme51),
+        )
+
+    def table(self) -> str:
+        """The summaries as a Markdown table."""
+        header = [
+            "set, source", "photos", "found %", "NME51 %", "median", "p90", "NME68 %",
+            "failures (> 10 % or not found)", "AUC51@8 %",
+        ]  # fmt: skip
+        rows = [
+            [
+                f"{s.group}, {s.source}",
+                s.photos,
+                f"{100 * s.found / s.photos:.1f}",
+                *(f"{100 * value:.2f}" for value in (s.nme51, s.nme51_median, s.nme51_p90, s.nme68)),
+                s.failures,
+                f"{100 * s.auc51:.1f}",
+            ]
+            for s in self.summaries()
+        ]
+        return markdown_table(header, rows)
+
+
+def evaluate_landmarks(
+    folder: Path,
+    *,
+    reconstructor: Reconstructor | None,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LandmarkReport:
+    """Measure perception's landmarks, and with a reconstructor also the model's, on the photos of a folder.
+
+    `limit` takes that many photos of each set, evenly spread. `progress` is told how many of how many photos are
+    done. Photos that cannot be read or hold no face become rows with the reason; nothing they cause is raised.
+    Raises FormatError for a folder without annotated photos, ConfigError for a limit below 1.
+    """
+    photos = read_annotated(folder)
+    if limit is not None:
+        photos = spread_over_groups(photos, limit=limit)
+    perception = Perception() if reconstructor is None else reconstructor.perception
+    rows = []
+    for done, photo in enumerate(photos):
+        rows.append(_measure(photo, perception, reconstructor))
+        if progress is not None:
+            progress(done + 1, len(photos))
+    return LandmarkReport(tuple(rows), with_model=reconstructor is not None)
+
+
+def spread_over_groups(photos: Sequence[AnnotatedPhoto], *, limit: int) -> list[AnnotatedPhoto]:
+    """At most `limit` photos of each set, evenly spread over it; ConfigError for a limit below 1."""
+    if limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}.")
+    chosen = []
+    for group in dict.fromkeys(photo.group for photo in photos):
+        members = [photo for photo in photos if photo.group == group]
+        picked = np.unique(np.linspace(0, len(members) - 1, min(limit, len(members))).round().astype(int))
+        chosen += [members[k] for k in picked]
+    return chosen
+
+
+def _measure(
+    annotated: AnnotatedPhoto, perception: Perception, reconstructor: Reconstructor | None
+) -> LandmarkRow:
+    truth = annotated.landmarks_px
+    name = annotated.path.name
+    try:
+        image = read_photo(annotated.path).pixels
+        points = [face.landmarks68_px for face in perception.observe(image)]
+        best = matching_face(points, truth)
+        raw = None if best is None else LandmarkErrors.of(points[best], truth)
+        model = None
+        if reconstructor is not None and raw is not None:
+            fitted = [face.landmarks68 for face in reconstructor(image)]
+            best = matching_face(fitted, truth)
+            model = None if best is None else LandmarkErrors.of(fitted[best], truth)
+    except MienError as error:
+        return LandmarkRow(name, annotated.group, None, None, f"{type(error).__name__}: {error}")
+    reason = "" if raw is not None else f"{len(points)} faces found, none of them the annotated one"
+    return LandmarkRow(name, annotated.group, raw, model, reason)
