@@ -1,0 +1,355 @@
+"""The command `mien`: one function per verb, and how results are shown in a terminal.
+
+Everything heavy is imported inside the commands, so that `mien --help` answers at once.
+"""
+# ruff: noqa: PLC0415 (imports inside commands, see above), PLR0917 (options are named by typer, not by
+# position)
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from mien.errors import MienError, OutputError
+
+if TYPE_CHECKING:
+    from mien.reconstruct import Reconstructor
+
+SUMMARY_FILE = "summary.csv"
+# A longer table scrolls away unread; beyond it only the failures are shown, and the file holds everything.
+_LONGEST_TABLE = 60
+
+app = typer.Typer(
+    help="One photograph in, a 3D human face out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="Look at face models.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure against annotated data.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+app.add_typer(evaluate_app, name="evaluate")
+
+ModelOption = Annotated[str, typer.Option("--model", help="Packaged model's name, or path of a model file.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
+DetailOption = Annotated[bool, typer.Option("--detail/--no-detail", help="Fit wrinkles and skin colour as maps.")]
+SeedOption = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what mien raises on purpose ends as one line and exit code 1."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except MienError as error:
+        _stderr().print(Text("error: ", style="bold red") + Text(_printable(str(error))), soft_wrap=True)
+        sys.exit(1)
+
+
+def _show_version(asked: bool) -> bool:
+    if asked:
+        print(f"mien {importlib.metadata.version('mien')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """One photograph in, a 3D human face out."""
+
+
+@app.command()
+def reconstruct(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
+    model: ModelOption = "mien-face",
+    device: DeviceOption = "cpu",
+    detail: DetailOption = True,
+    max_faces: Annotated[int | None, typer.Option(min=1, help="At most so many faces a photo.")] = None,
+    seed: SeedOption = 0,
+    resolution: Annotated[int, typer.Option(help="Side of the detail maps: 224 or 512.")] = 224,
+    focal_px: Annotated[
+        float | None, typer.Option(help="Focal length in pixels; default: EXIF, else 30° of view.")
+    ] = None,
+    refine_focal: Annotated[bool, typer.Option("--refine-focal", help="Let the fit adjust the focal length.")] = False,
+) -> None:
+    """Turn the faces of photos into 3D: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
+
+    The exit code is 1 if any photo failed; the others are done all the same.
+    """
+    from mien.photo import find_photos, output_stems
+    from mien.reconstruct import Reconstructor
+
+    paths = find_photos(photos, skip=out)
+    console = _stdout()
+    with _summary_file(out) as write_row:
+        with console.status("loading the model"):
+            reconstructor = Reconstructor(
+                model=model,
+                device=device,
+                detail=detail,
+                resolution=resolution,
+                seed=seed,
+                max_faces=max_faces,
+                refine_focal=refine_focal,
+            )
+        rows = []
+        with _progress(console, len(paths)) as progress:
+            task = progress.add_task("", total=len(paths))
+            for path, stem in zip(paths, output_stems(paths), strict=True):
+                progress.update(task, description=_printable(path.name))
+                rows.append(_reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px))
+                write_row(rows[-1])
+                progress.advance(task)
+    _show_rows(console, rows, out)
+    if any(row.reason for row in rows):
+        raise typer.Exit(1)
+
+
+@model_app.command("info")
+def model_info(
+    name: Annotated[str, typer.Argument(help="Packaged model's name, or path of a model file.")] = "mien-face",
+) -> None:
+    """Show what a face model holds."""
+    from mien.morphable import load_model
+
+    model = load_model(name)
+    low, high = model.mean.amin(0) * 1000, model.mean.amax(0) * 1000
+    counts = model.counts
+    table = _plain_table()
+    for subject, state in (
+        ("model", model.name),
+        ("licence", model.licence),
+        ("mesh", f"{len(model.mean)} vertices, {len(model.triangles)} triangles"),
+        ("size of the mean", " x ".join(f"{side:.0f}" for side in (high - low).tolist()) + " mm"),
+        ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
+        ("expressions", ", ".join(model.expression_names)),
+    ):
+        table.add_row(Text(subject), Text(_printable(state)))
+    _stdout().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation: versions, device, native code, packaged assets and their licences."""
+    from mien.doctor import examine
+
+    examination = examine()
+    console = _stdout()
+    table = _plain_table()
+    for finding in examination.findings:
+        table.add_row(Text(finding.subject), Text(finding.state, style="" if finding.healthy else "red"))
+    console.print(table)
+    assets = Table("asset", "size", "licence", "state", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for asset in examination.assets:
+        size = Text(f"{asset.record.bytes / 1e6:.1f} MB")
+        state = Text(asset.problem or "whole", style="red" if asset.problem else "green")
+        assets.add_row(Text(asset.record.name), size, Text(asset.record.licence), state)
+    console.print()
+    console.print(assets)
+    if not examination.healthy:
+        raise typer.Exit(1)
+
+
+@evaluate_app.command("landmarks")
+def evaluate_landmarks(
+    folder: Annotated[Path, typer.Argument(help="Folder of photos with 68 annotated points each.")],
+    *,
+    model: ModelOption = "mien-face",
+    device: DeviceOption = "cpu",
+    perception_only: Annotated[
+        bool, typer.Option("--perception-only", help="Measure the found landmarks, not the fitted model's.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos of each set.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Measure landmark errors on annotated photos and print them as a Markdown table."""
+    from mien import evaluation
+    from mien.reconstruct import Reconstructor
+
+    reconstructor = None if perception_only else Reconstructor(model=model, device=device, detail=False, seed=seed)
+    with _progress(_stderr(), 2) as progress:
+        task = progress.add_task("photos", total=None)
+        report = evaluation.evaluate_landmarks(
+            folder,
+            reconstructor=reconstructor,
+            limit=limit,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    print(report.table())
+
+
+@dataclass(frozen=True)
+class PhotoRow:
+    """One photo's line in the table and in summary.csv; the errors are means over its faces."""
+
+    photo: str
+    faces: int
+    seconds: float
+    landmark_error: float | None
+    photometric_error: float | None
+    results: str
+    reason: str
+
+
+def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None) -> PhotoRow:
+    from mien.export import write_reconstruction
+    from mien.photo import read_photo
+
+    start = time.perf_counter()
+    try:
+        photo = read_photo(path)
+        faces = reconstructor(photo, focal_px=focal_px)
+        for index, face in enumerate(faces):
+            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}")
+        _remove_stale_faces(folder, len(faces))
+    except (MienError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        # The row names the photo already.
+        reason = f"{type(error).__name__}: {reason.removeprefix(f'{path}: ')}"
+        return PhotoRow(str(path), 0, time.perf_counter() - start, None, None, "", reason)
+    return PhotoRow(
+        photo=str(path),
+        faces=len(faces),
+        seconds=time.perf_counter() - start,
+        landmark_error=sum(face.landmark_error for face in faces) / len(faces),
+        photometric_error=sum(face.photometric_error for face in faces) / len(faces),
+        results=str(folder),
+        reason="",
+    )
+
+
+def _remove_stale_faces(folder: Path, count: int) -> None:
+    """Faces of an earlier run with more of them; only folders that hold a reconstruction are touched."""
+    from mien.reconstruction import ARRAYS_FILE
+
+    for old in folder.glob("face*"):
+        numbered = re.fullmatch(r"face(\d+)", old.name)
+        if numbered and int(numbered[1]) >= count and (old / ARRAYS_FILE).is_file():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _summary_file(out: Path) -> Iterator[Any]:
+    """A function that appends a row to OUT/summary.csv; an unwritable place is found before any work is
+    done."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # File names need not be valid Unicode, the table has to be.
+        stream = (out / SUMMARY_FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with -o") from error
+    with stream:
+        writer = csv.writer(stream)
+        names = [field.name for field in fields(PhotoRow)]
+
+        def write(values: Sequence[object]) -> None:
+            try:
+                writer.writerow(values)
+                stream.flush()
+            except OSError as error:
+                raise OutputError(f"{out / SUMMARY_FILE}: cannot be written ({error.strerror})") from error
+
+        def write_row(row: PhotoRow) -> None:
+            values = [getattr(row, name) for name in names]
+            write([f"{value:.5g}" if isinstance(value, float) else value for value in values])
+
+        write(names)
+        yield write_row
+
+
+def _show_rows(console: Console, rows: list[PhotoRow], out: Path) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("photo", overflow="fold", min_width=12)
+    for name in ("faces", "seconds", "landmark error", "photometric error"):
+        table.add_column(name, justify="right")
+    table.add_column("results, or what went wrong", overflow="fold", min_width=24)
+    failed = [row for row in rows if row.reason]
+    for row in rows if len(rows) <= _LONGEST_TABLE else failed[:_LONGEST_TABLE]:
+        last = Text(_printable(row.reason), style="red") if row.reason else Text(_printable(_faces_of(row)))
+        table.add_row(
+            Text(_printable(Path(row.photo).name)),
+            str(row.faces),
+            f"{row.seconds:.1f}",
+            "" if row.landmark_error is None else f"{100 * row.landmark_error:.1f} %",
+            "" if row.photometric_error is None else f"{row.photometric_error:.3f}",
+            last,
+        )
+    if table.row_count:
+        console.print(table)
+        console.print()
+    count = sum(row.faces for row in rows)
+    total = f"{_plural(len(rows), 'photo')}, {_plural(count, 'face')}, {len(failed)} failed"
+    console.print(Text(f"{total}; the table is in {_printable(str(out / SUMMARY_FILE))}"), soft_wrap=True)
+
+
+def _faces_of(row: PhotoRow) -> str:
+    first = str(Path(row.results) / "face0")
+    return first if row.faces == 1 else f"{first} … face{row.faces - 1}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _printable(text: str) -> str:
+    """One line without control characters or broken Unicode, whatever a file is called."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _plain_table() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if not task.speed else f"{60 * task.speed:.1f} a minute", style="cyan")
+
+
+def _progress(console: Console, count: int) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=count < 2 or not console.is_terminal,
+        speed_estimate_period=600,  # photos take seconds each
+    )
+
+
+def _stdout() -> Console:
+    return Console(highlight=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+if __name__ == "__main__":
+    main()
