@@ -31,8 +31,8 @@ POPULATION = 1400
 SEED = 20
 
 # Lightness L* of the population's plain skin: mean and spread such that two standard deviations reach from the
-# darkest (33) to the fairest (81) participants, so that no tone is a rarity to the prior.
-LIGHTNESS_MEAN, LIGHTNESS_SD = 57.0, 12.0
+# darkest (35) to the fairest (81) participants, so that no tone is a rarity to the prior.
+LIGHTNESS_MEAN, LIGHTNESS_SD = 58.5, 11.5
 LIGHTNESS_RANGE = (27.0, 84.0)
 TONE_BANDWIDTH = 9.0  # L*; over how large a difference in tone one person's features are lent to another
 
@@ -45,7 +45,7 @@ class ToneLaw:
     """Chroma of skin as a quadratic in its lightness, with the spread around it; natural logs of linear sRGB."""
 
     coefficients: np.ndarray
-    """(3, 2): constant, linear and quadratic coefficient of log r/g and log b/g in (L* - 57) / 12."""
+    """(3, 2): constant, linear and quadratic coefficient of log r/g and log b/g in (L* - 58.5) / 11.5."""
     factor: np.ndarray
     """(2, 2) square root of the covariance that is left."""
 
@@ -163,14 +163,15 @@ class Painter:
         colours = tone * np.exp(detail) * change
 
         if not female:
-            thickness = rng.beta(0.9, 2.2)
-            shadow = (0.75 * thickness * regions.beard)[:, None]
+            thickness = rng.beta(0.7, 2.6)
+            shadow = (0.7 * thickness * regions.beard)[:, None]
             colours = colours * (1 - shadow) + DARK_HAIR * np.interp(lightness, [40, 75], [1.0, 2.0]) * shadow
         grey = max(0.0, age - 0.75) * 2.0 * regions.brows[:, None]
         colours = colours * (1 - 0.5 * grey) + 0.5 * grey * 0.8 * tone
 
         chosen = first if angle < np.pi / 4 else second
-        iris = self.real.iris[chosen] * np.exp(0.12 * rng.normal())
+        brown = chance @ np.log(self.real.iris)
+        iris = np.exp(brown + 0.75 * (np.log(self.real.iris[chosen]) - brown) + 0.12 * rng.normal())
         sclera = np.array([0.60, 0.545, 0.51]) * np.interp(lightness, [35, 70], [0.88, 1.04])
         sclera = sclera * np.exp([0.05 * rng.normal()] * 3 + 0.03 * rng.normal(size=3))
         paint_eyes(colours, self.eyes, self.mesh, iris=iris, sclera=sclera)

@@ -52,6 +52,8 @@ class SkinRegions:
     plain: np.ndarray
     """Skin whose lightness is even in most people; light and tone are measured there."""
     nostrils: np.ndarray
+    hair: np.ndarray
+    """Forehead above the brows and temples: hair may hang there, and nothing else is dark."""
 
 
 def _rise(value: np.ndarray, width: float) -> np.ndarray:
@@ -86,8 +88,8 @@ def skin_regions(mesh: FaceMesh, openness: np.ndarray) -> SkinRegions:
     across = np.abs(v[:, 0])
     corner = np.abs(mark[[48, 54], 0]).mean()
     border = mark[33, 1] - 4.0 + np.interp(across, [0, corner * 0.6, corner + 12, 58, 70], [0, -1, -9, 2, 22])
-    throat = mark[8, 1] - 26.0
-    beard = _rise(border - v[:, 1], 2.5) * _rise(v[:, 1] - throat, 6.0) * (1 - lips) * skin
+    throat = mark[8, 1] - 10.0 - 0.25 * np.clip(mark[8, 2] - v[:, 2], 0, 40)
+    beard = _rise(border - v[:, 1], 2.5) * _rise(v[:, 1] - throat, 4.0) * (1 - lips) * skin
     below_lip = _blob(v, 0.5 * (mark[57] + mark[8]) + [0, 9, 0], (9.0, 5.0, 25.0))
     beard = beard * (1 - 0.35 * below_lip)
 
@@ -108,7 +110,15 @@ def skin_regions(mesh: FaceMesh, openness: np.ndarray) -> SkinRegions:
         beard=beard,
         plain=plain * ~near_nostril,
         nostrils=nostrils,
+        hair=_hair_zone(mesh, mark) * skin,
     )
+
+
+def _hair_zone(mesh: FaceMesh, mark: np.ndarray) -> np.ndarray:
+    v = mesh.vertices
+    above = v[:, 1] > mark[17:27, 1].max() + 7.0
+    aside = (np.abs(v[:, 0]) > np.abs(mark[[17, 26], 0]).mean() + 5.0) & (v[:, 1] > mark[33, 1])
+    return (above | aside).astype(float)
 
 
 @dataclass(frozen=True)

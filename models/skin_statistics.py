@@ -112,7 +112,7 @@ def _below_hairline(person: photos.Portrait, at: np.ndarray) -> np.ndarray:
     height = np.linalg.norm(person.template[129] - person.template[139])
     jaw = person.template[125:134]
     middle = jaw.mean(0)
-    outline = np.concatenate([line + [0, 0.02 * height], middle + 0.96 * (jaw[::-1] - middle)])
+    outline = np.concatenate([line + [0, 0.045 * height], middle + 0.96 * (jaw[::-1] - middle)])
     size = person.pixels.shape[1::-1]
     canvas = Image.new("L", size, 0)
     ImageDraw.Draw(canvas).polygon([tuple(point) for point in outline], fill=1)
@@ -166,14 +166,29 @@ def without_light(
 
 
 def without_shine(detail: np.ndarray, regions: SkinRegions, *, knee: float = 0.06) -> np.ndarray:
-    """Press down what is brighter than `knee` above the person's tone, and give it the tone's chroma.
-
-    `detail` (N, V, 3) is the log of colour over tone. Highlights are whiter than skin, so their chroma is lost.
-    """
+    """Press down what is brighter than `knee` above the person's tone; `detail` (N, V, 3) is the log of colour/tone."""
     light = detail @ LUMA
     excess = np.maximum(light - knee, 0) * (1 - regions.eyes)
     chroma = detail - light[..., None]
-    return (light - 0.75 * excess)[..., None] + chroma * np.exp(-excess / 0.12)[..., None]
+    return (light - 0.75 * excess)[..., None] + chroma
+
+
+def with_own_chroma(detail: np.ndarray, regions: SkinRegions, *, knee: float = 0.04) -> np.ndarray:
+    """Give highlights, which are whiter than skin, the chroma of the person's tone (lips: of the person's lips)."""
+    light = detail @ LUMA
+    chroma = detail - light[..., None]
+    lips = regions.lips > 0.6
+    usual = np.zeros_like(detail)
+    level = np.zeros_like(light)
+    darker = light[:, lips] <= np.quantile(light[:, lips], 0.5, axis=1, keepdims=True)
+    share = darker / darker.sum(1, keepdims=True)
+    usual[:, lips] = (chroma[:, lips] * share[..., None]).sum(1)[:, None]
+    level[:, lips] = (light[:, lips] * share).sum(1)[:, None]
+    excess = np.maximum(light - level - knee, 0) * (1 - regions.eyes)
+    keep = np.exp(-excess / 0.10)[..., None]
+    own = usual + (chroma - usual) * keep
+    pressed = np.where(lips, level + np.minimum(light - level, knee) + 0.25 * excess, light)
+    return pressed[..., None] + own
 
 
 def even_out(
@@ -233,6 +248,8 @@ def real_skin(
     laplacian = neighbour_laplacian(mesh)
     women = np.array([p.sex == "female" for p in people])
     lightness = lab(tone)[:, 0]
+    detail = with_own_chroma(detail, regions)
+    weights = weights * ~((detail @ LUMA < -0.22) & (regions.hair > 0.5))
     detail = even_out(
         detail,
         weights,
@@ -282,7 +299,7 @@ def _reject(detail: np.ndarray, weights: np.ndarray, regions: SkinRegions) -> tu
     spread = np.maximum(1.4826 * np.median(np.abs(detail - middle), 0), 0.05)
     far = (np.abs(detail - middle) / spread).max(-1)
     light = detail @ LUMA
-    hair = (light < -0.45) * (regions.plain > 0.3)
+    hair = (light < np.where(regions.hair > 0.5, -0.16, -0.45)) & ((regions.plain > 0.3) | (regions.hair > 0.5))
     weights = weights * np.clip(2.0 - far / 3.0, 0, 1) * (1 - hair)
     return np.clip(detail, middle - 5 * spread, middle + 5 * spread), weights
 
