@@ -43,6 +43,7 @@ class FakeReconstructor:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.made.clear()
     monkeypatch.setattr(mien.reconstruct, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr("mien.export.images.PANEL_SIDE", 24)  # the sheet is not what is tested here
     monkeypatch.setenv("COLUMNS", "200")
 
 

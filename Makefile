@@ -1,0 +1,56 @@
+# Every target makes .venv and installs what it needs first, so a fresh clone needs nothing but Python 3.10+, a C++
+# compiler and this file.
+#
+#   make demo    reconstruct a public-domain photograph, results in out/
+#   make test    the tests          make lint    style, types, who imports whom
+#   make bench   the benchmarks, on the photos and heads in DATA
+#   make format  what lint would ask for        make clean   remove everything that was made
+#
+# PYTHON=python3.12 chooses the interpreter. Torch is always the build without CUDA (it also runs the tests and is 4 GB
+# smaller): from the indexes pip is set up with, or else from TORCH_INDEX.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out
+DATA ?= ../shared/data
+PYTEST_ARGS ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+# Wheels for Linux say which build they are; those for macOS have no CUDA to leave out.
+TORCH := torch==$(TORCH_VERSION)$(if $(filter Linux,$(shell uname -s)),+cpu)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test bench lint format clean
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/00_demo.py $(OUT)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(INSTALLED)
+	PYTHON=$(BIN)/python sh benchmarks/run_all.sh $(DATA)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# The package is installed in place, so only what is compiled or declared asks for another installation.
+$(INSTALLED): pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/mien/csrc/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps '$(TORCH)' 2>/dev/null || \
+		$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) '$(TORCH)'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,21 @@
+"""Reconstruct the face of a public-domain photograph: NASA's portrait of Eileen Collins, which scikit-image packs.
+
+Usage: python examples/00_demo.py [FOLDER]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import skimage.data
+from PIL import Image
+
+from mien.cli import main
+
+out = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
+out.mkdir(parents=True, exist_ok=True)
+photo = out / "astronaut.png"
+Image.fromarray(skimage.data.astronaut()).save(photo)
+
+main(["reconstruct", str(photo), "--out", str(out)])
