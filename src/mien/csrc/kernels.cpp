@@ -20,82 +20,153 @@ MIEN_INLINE Number greater(Number a, Number b) { return a > b ? a : b; }
 
 // ------------------------------------------------------------------------------------------------ triangle setup
 
-// Pixels whose centres lie in [low, high]; positions may be anything finite, so bound them before they become ints.
-MIEN_INLINE bool pixel_span(double low, double high, int size, int16_t& first, int16_t& last) {
-    const double from = greater(__builtin_ceil(low - 0.5), 0.0);
-    const double to = lesser(__builtin_floor(high - 0.5), size - 1.0);
-    if (!(from <= to)) return false;
-    first = (int16_t)from;
-    last = (int16_t)to;
-    return true;
+// Setup goes through the triangles in groups, with one array per quantity: loops over these become vector code.
+constexpr int kGroup = 64;
+
+// Positions are in double: this is where digits are lost, when nearby positions are subtracted.
+struct Group {
+    double x[3][kGroup], y[3][kGroup], z[3][kGroup];  // NDC and depth; then pixels relative to the origin
+    double area[kGroup];                              // twice the signed area, NDC²
+    double left[kGroup], right[kGroup], top[kGroup], bottom[kGroup];  // first and last pixel
+    double origin_x[kGroup], origin_y[kGroup];
+    int32_t visible[kGroup];
+    float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup], along_at_origin[3][kGroup];
+    float length[3][kGroup], inverse_height[3][kGroup], inverse_z[3][kGroup], zeta_slope[2][kGroup];
+    float zeta_whole[kGroup], zeta_rest[kGroup], winding[kGroup];
+};
+
+MIEN_INLINE void load_group(const Frame& frame, int first, int count, Group& g) {
+    for (int i = 0; i < count; ++i) {
+        for (int k = 0; k < 3; ++k) {
+            const float* position = frame.positions + 3L * frame.corners[3L * (first + i) + k];
+            g.x[k][i] = position[0];
+            g.y[k][i] = position[1];
+            g.z[k][i] = position[2];
+        }
+    }
+    // What is left over of a group must only be finite.
+    for (int i = count; i < kGroup; ++i)
+        for (int k = 0; k < 3; ++k) g.x[k][i] = g.y[k][i] = g.z[k][i] = 1.0;
 }
 
-// The whole pixel next to which a triangle's coordinates are small. Huge triangles keep an origin near the image.
-MIEN_INLINE int origin_near(double position) {
-    return (int)__builtin_floor(lesser(greater(position, -20000.0), 20000.0));
+// Pixels whose centres lie between the lowest and the highest position, and the whole pixel that is the origin.
+// Positions may be anything finite: everything is bounded before it may become an integer.
+MIEN_INLINE void find_span(const Frame& frame, int size, double (&position)[3][kGroup], double (&first)[kGroup],
+                           double (&last)[kGroup], double (&origin)[kGroup]) {
+    for (int i = 0; i < kGroup; ++i) {
+        const double a = position[0][i] * frame.pixels_per_ndc + 0.5 * size;
+        const double b = position[1][i] * frame.pixels_per_ndc + 0.5 * size;
+        const double c = position[2][i] * frame.pixels_per_ndc + 0.5 * size;
+        const double low = lesser(a, lesser(b, c)), high = greater(a, greater(b, c));
+        first[i] = greater(__builtin_ceil(low - frame.reach - 0.5), 0.0);
+        last[i] = lesser(__builtin_floor(high + frame.reach - 0.5), size - 1.0);
+        origin[i] = __builtin_floor(lesser(greater(0.5 * (low + high), -20000.0), 20000.0));
+        position[0][i] = a - origin[i];
+        position[1][i] = b - origin[i];
+        position[2][i] = c - origin[i];
+    }
 }
 
-// Whether triangle `id` can be seen at all; if so, `triangle` and `box` are filled in.
-//
-// In double: there are few operations here beside those per pixel, and this is where digits are lost.
-MIEN_INLINE bool prepare_one(const Frame& frame, int id, Triangle& triangle, Box& box) {
-    const int32_t* corner = frame.corners + 3L * id;
-    double x[3], y[3], z[3];
-    for (int k = 0; k < 3; ++k) {
-        const float* position = frame.positions + 3L * corner[k];
-        x[k] = position[0];
-        y[k] = position[1];
-        z[k] = position[2];
+MIEN_INLINE void find_visible(const Frame& frame, int count, Group& g) {
+    const double facing = frame.cull_backfaces ? -1.0 : 0.0;
+    for (int i = 0; i < kGroup; ++i) {
+        g.area[i] = (g.x[1][i] - g.x[0][i]) * (g.y[2][i] - g.y[0][i]) - (g.x[2][i] - g.x[0][i]) * (g.y[1][i] - g.y[0][i]);
+        g.winding[i] = g.area[i] > 0 ? 1.0f : -1.0f;
     }
-    const double area_ndc = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0]);
-    const double area_seen = frame.cull_backfaces ? -area_ndc : __builtin_fabs(area_ndc);
-    if (!(area_seen > kMinimumArea)) return false;
-    const double nearest = lesser(z[0], lesser(z[1], z[2])), farthest = greater(z[0], greater(z[1], z[2]));
-    if (!(nearest > 0.0 && farthest >= frame.near_depth && nearest <= frame.far_depth)) return false;
-
-    for (int k = 0; k < 3; ++k) {
-        x[k] = x[k] * frame.pixels_per_ndc + 0.5 * frame.width;
-        y[k] = y[k] * frame.pixels_per_ndc + 0.5 * frame.height;
+    find_span(frame, frame.width, g.x, g.left, g.right, g.origin_x);
+    find_span(frame, frame.height, g.y, g.top, g.bottom, g.origin_y);
+    for (int i = 0; i < kGroup; ++i) {
+        const double seen = facing < 0 ? -g.area[i] : __builtin_fabs(g.area[i]);
+        const double nearest = lesser(g.z[0][i], lesser(g.z[1][i], g.z[2][i]));
+        const double farthest = greater(g.z[0][i], greater(g.z[1][i], g.z[2][i]));
+        g.visible[i] = (seen > kMinimumArea) & (nearest > 0.0) & (farthest >= frame.near_depth) &
+                       (nearest <= frame.far_depth) & (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
     }
-    const double left = lesser(x[0], lesser(x[1], x[2])), right = greater(x[0], greater(x[1], x[2]));
-    const double top = lesser(y[0], lesser(y[1], y[2])), bottom = greater(y[0], greater(y[1], y[2]));
-    if (!pixel_span(left - frame.reach, right + frame.reach, frame.width, box.left, box.right)) return false;
-    if (!pixel_span(top - frame.reach, bottom + frame.reach, frame.height, box.top, box.bottom)) return false;
+    for (int i = count; i < kGroup; ++i) g.visible[i] = 0;
+}
 
-    const int origin_x = origin_near(0.5 * (left + right)), origin_y = origin_near(0.5 * (top + bottom));
-    const double winding = area_ndc > 0 ? 1.0 : -1.0;
-    const double inverse_area = 1.0 / (__builtin_fabs(area_ndc) * frame.pixels_per_ndc * frame.pixels_per_ndc);
+MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
+    const float per_area = (float)(1.0 / (frame.pixels_per_ndc * frame.pixels_per_ndc));
     for (int k = 0; k < 3; ++k) {
         const int next = (k + 1) % 3;
-        const double edge_x = x[next] - x[k], edge_y = y[next] - y[k];
-        const double length = __builtin_sqrt(edge_x * edge_x + edge_y * edge_y);
-        const double along_x = edge_x / length, along_y = edge_y / length;
-        const double normal_x = -winding * along_y, normal_y = winding * along_x;
-        triangle.normal_x[k] = (float)normal_x;
-        triangle.normal_y[k] = (float)normal_y;
-        triangle.distance_at_origin[k] = (float)-(normal_x * (x[k] - origin_x) + normal_y * (y[k] - origin_y));
-        triangle.along_at_origin[k] = (float)-(along_x * (x[k] - origin_x) + along_y * (y[k] - origin_y));
-        triangle.length[k] = (float)length;
-        if (k > 0) triangle.inverse_height[k - 1] = (float)(length * inverse_area);
-        triangle.inverse_z[k] = (float)(1.0 / z[k]);
-        triangle.corner[k] = corner[k];
+        for (int i = 0; i < kGroup; ++i) {
+            const float edge_x = (float)(g.x[next][i] - g.x[k][i]), edge_y = (float)(g.y[next][i] - g.y[k][i]);
+            const float length = __builtin_sqrtf(edge_x * edge_x + edge_y * edge_y);
+            const float along_x = edge_x / length, along_y = edge_y / length;
+            const float start_x = (float)g.x[k][i], start_y = (float)g.y[k][i];
+            g.length[k][i] = length;
+            g.normal_x[k][i] = -g.winding[i] * along_y;
+            g.normal_y[k][i] = g.winding[i] * along_x;
+            g.distance_at_origin[k][i] = g.winding[i] * (along_y * start_x - along_x * start_y);
+            g.along_at_origin[k][i] = -(along_x * start_x + along_y * start_y);
+            g.inverse_height[k][i] = length * per_area / __builtin_fabsf((float)g.area[i]);
+        }
     }
-    triangle.winding = (float)winding;
-    for (int k = 0; k < 2; ++k)
-        triangle.zeta_slope[k] = (float)((z[2] - z[k]) / z[k] * frame.zeta_per_depth);
-    const double zeta = (frame.far_depth - z[2]) * frame.zeta_per_depth;
-    triangle.zeta_whole = (float)__builtin_floor(zeta);  // above 2^24 the float is no longer zeta's floor,
-    triangle.zeta_rest = (float)(zeta - triangle.zeta_whole);  // but the rest still knows what it is
-    triangle.id = id;
-    triangle.origin_x = (int16_t)origin_x;
-    triangle.origin_y = (int16_t)origin_y;
-    return true;
+}
+
+MIEN_INLINE void find_depths(const Frame& frame, Group& g) {
+    for (int i = 0; i < kGroup; ++i) {
+        for (int k = 0; k < 3; ++k) g.inverse_z[k][i] = 1.0f / (float)g.z[k][i];
+        for (int k = 0; k < 2; ++k)
+            g.zeta_slope[k][i] = (float)((g.z[2][i] - g.z[k][i]) * frame.zeta_per_depth) * g.inverse_z[k][i];
+        // Above 2^24 the float is no longer zeta's floor, but the rest still knows what it is.
+        const double zeta = (frame.far_depth - g.z[2][i]) * frame.zeta_per_depth;
+        g.zeta_whole[i] = (float)__builtin_floor(zeta);
+        g.zeta_rest[i] = (float)(zeta - g.zeta_whole[i]);
+    }
+}
+
+// Writes those of at most kGroup triangles that can be seen at all, and their boxes, in order; returns how many.
+int prepare_group(const Frame& frame, int first, int count, Triangle* triangles, Box* boxes) {
+    Group g;
+    load_group(frame, first, count, g);
+    find_visible(frame, count, g);
+    find_edges(frame, g);
+    find_depths(frame, g);
+    int drawn = 0;
+    for (int i = 0; i < count; ++i) {
+        if (!g.visible[i]) continue;
+        Triangle& t = triangles[drawn];
+        for (int k = 0; k < 3; ++k) {
+            t.normal_x[k] = g.normal_x[k][i];
+            t.normal_y[k] = g.normal_y[k][i];
+            t.distance_at_origin[k] = g.distance_at_origin[k][i];
+            t.along_at_origin[k] = g.along_at_origin[k][i];
+            t.length[k] = g.length[k][i];
+            t.inverse_z[k] = g.inverse_z[k][i];
+            t.corner[k] = frame.corners[3L * (first + i) + k];
+        }
+        for (int k = 0; k < 2; ++k) {
+            t.inverse_height[k] = g.inverse_height[k + 1][i];
+            t.zeta_slope[k] = g.zeta_slope[k][i];
+        }
+        t.winding = g.winding[i];
+        t.zeta_whole = g.zeta_whole[i];
+        t.zeta_rest = g.zeta_rest[i];
+        t.id = first + i;
+        t.origin_x = (int16_t)g.origin_x[i];
+        t.origin_y = (int16_t)g.origin_y[i];
+        boxes[drawn++] = {(int16_t)g.left[i], (int16_t)g.right[i], (int16_t)g.top[i], (int16_t)g.bottom[i]};
+    }
+    return drawn;
 }
 
 int prepare(const Frame& frame, int first, int end, Triangle* triangles, Box* boxes) {
     int drawn = 0;
-    for (int id = first; id < end; ++id) drawn += prepare_one(frame, id, triangles[drawn], boxes[drawn]);
+    for (; first < end; first += kGroup)
+        drawn += prepare_group(frame, first, lesser(kGroup, end - first), triangles + drawn, boxes + drawn);
     return drawn;
+}
+
+// Calls body(triangle, box) for those of the triangles [first, end) that can be seen, in order.
+template <typename Body>
+MIEN_INLINE void for_each_drawn(const Frame& frame, int first, int end, const Body& body) {
+    Triangle triangles[kGroup];
+    Box boxes[kGroup];
+    for (; first < end; first += kGroup) {
+        const int drawn = prepare_group(frame, first, lesser(kGroup, end - first), triangles, boxes);
+        for (int i = 0; i < drawn; ++i) body(triangles[i], boxes[i]);
+    }
 }
 
 // ------------------------------------------------------------------------------------- one triangle, one pixel block
@@ -383,9 +454,6 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
     const long stride = packed_stride(frame), row_size = packed_row(frame);
     const Lattice within = lattice();
     const float per_ndc = (float)frame.pixels_per_ndc;
-    Triangle t;
-    Box box;
-
     Floats in_registers[Channels ? 3 * Channels : 1];
     Floats* const to_attribute = Channels ? in_registers : (Floats*)scratch;  // 3 corners x channels
     float small[Channels ? 3 * Channels + 3 * (3 + Channels) : 1];
@@ -394,12 +462,9 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
     float* const base = step1 + channels;                                      // attribute of corner 2
     float* const gradient = base + channels;                                   // per corner: x y z, channels
 
-    for (int id = first; id < end; ++id) {
-        float* const corner_gradient = per_corner ? per_corner + (long)id * gradient_size : gradient;
-        if (!prepare_one(frame, id, t, box)) {
-            if (per_corner) memset(corner_gradient, 0, sizeof(float) * gradient_size);
-            continue;
-        }
+    if (per_corner) memset(per_corner + (long)first * gradient_size, 0, sizeof(float) * (end - first) * gradient_size);
+    for_each_drawn(frame, first, end, [&](const Triangle& t, const Box& box) {
+        float* const corner_gradient = per_corner ? per_corner + (long)t.id * gradient_size : gradient;
         for (int c = 0; c < channels; ++c) {
             base[c] = frame.attributes[(long)t.corner[2] * channels + c];
             step0[c] = frame.attributes[(long)t.corner[0] * channels + c] - base[c];
@@ -515,10 +580,7 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
             }
         }
 
-        if (!touched) {
-            if (per_corner) memset(corner_gradient, 0, sizeof(float) * gradient_size);
-            continue;
-        }
+        if (!touched) return;
         for (int k = 0; k < 3; ++k) {
             float* out = corner_gradient + k * (3 + channels);
             out[0] = sum(to_x[k]) * per_ndc;
@@ -527,7 +589,7 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
             for (int c = 0; c < channels; ++c) out[3 + c] = sum(to_attribute[k * channels + c]);
         }
         if (!per_corner) add_to_vertices(t, gradient, channels, positions_grad, attributes_grad);
-    }
+    });
 }
 
 void backward_for(const Frame& frame, int first, int end, const float* packed, float* per_corner,
@@ -549,10 +611,7 @@ void backward_for(const Frame& frame, int first, int end, const float* packed, f
 int64_t count_pairs(const Frame& frame, int first, int end) {
     const Lattice within = lattice();
     int64_t pairs = 0;
-    Triangle t;
-    Box box;
-    for (int id = first; id < end; ++id) {
-        if (!prepare_one(frame, id, t, box)) continue;
+    for_each_drawn(frame, first, end, [&](const Triangle& t, const Box& box) {
         for (int y = box.top; y <= box.bottom; y += kBlockRows) {
             for (int x = box.left; x <= box.right; x += kBlockColumns) {
                 Edges e;
@@ -564,7 +623,7 @@ int64_t count_pairs(const Frame& frame, int first, int end) {
                 pairs += count((e.inside | less(nearest_distance_sq(e), splat(frame.reach_sq))) & s.in_range & in_image);
             }
         }
-    }
+    });
     return pairs;
 }
 

@@ -152,23 +152,12 @@ MIEN_INLINE void store_block(float* first, long stride, Floats block) {
 
 // The sum of all lanes, in one fixed order.
 MIEN_INLINE float sum(Floats a) {
-    typedef float Eight __attribute__((vector_size(32)));
     typedef float Four __attribute__((vector_size(16)));
-    Four four;
-#if defined(__AVX512F__)
-    Eight half[2];
-    memcpy(half, &a, 64);
-    const Eight eight = half[0] + half[1];
-#elif defined(__AVX2__)
-    const Eight eight = a;
-#endif
-#if defined(__AVX2__)
-    Four quarter[2];
-    memcpy(quarter, &eight, 32);
-    four = quarter[0] + quarter[1];
-#else
-    memcpy(&four, &a, 16);
-#endif
+    Four parts[kLanes / 4];
+    memcpy(parts, &a, sizeof(a));
+    for (int half = kLanes / 8; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+    const Four four = parts[0];
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
