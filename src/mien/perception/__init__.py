@@ -7,3 +7,6 @@ from mien.perception.identity import IdentityNetwork as IdentityNetwork
 from mien.perception.observation import DetectedFace as DetectedFace
 from mien.perception.observation import FaceObservation as FaceObservation
 from mien.perception.observe import Perception as Perception
+from mien.perception.skin import FaceParts as FaceParts
+from mien.perception.skin import face_mask as face_mask
+from mien.perception.skin import face_parts as face_parts

@@ -22,6 +22,8 @@ MERGE_INSIDE = 0.7
 # The full-range network needs about this many of its 192 pixels across a face.
 FACE_PX_IN_WINDOW = 16.0
 SMALLEST_FACE_PX = 30.0
+# Detections smaller than this share of it are ornaments more often than faces.
+SMALLEST_SHARE = 0.6
 # With a face this large (share of the photo's shorter side), faces that only the finest tiles see are not sought.
 LARGE_FACE = 0.12
 TILE_OVERLAP = 0.2
@@ -70,7 +72,7 @@ class FaceDetector:
         if max((c.score for c in candidates), default=0.0) < SURE_SCORE:
             for quarter in (1, 3, 2):
                 candidates += self._search(photo, quarter * np.pi / 2)
-        faces = _merge(candidates)
+        faces = [face for face in _merge(candidates) if face.size_px > SMALLEST_SHARE * SMALLEST_FACE_PX]
         return sorted(faces, key=lambda face: -face.size_px * face.score)
 
     def _search(self, photo: PhotoPyramid, angle: float) -> list[_Candidate]:

@@ -1,0 +1,207 @@
+"""Which pixels of a face crop show its skin: the mesh's oval less eyes, open mouth and whatever covers the face.
+
+Coverings (hair, glasses, hands, microphones, hats) are told from skin by colour alone, without training: a
+Gaussian mixture of log brightness and log colour ratios is fitted to the pixels of the face, and each component
+is skin in so far as the cheeks and the nose have their share of it. So one person's skin is learnt from their
+own cheeks, in light and in shadow, in colour or in grey.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from mien.arrays import Float, Tensor
+from mien.perception.alignment import Crop
+from mien.perception.observation import FaceObservation
+from mien.perception.windows import PhotoPyramid
+
+# Mesh points, in order around each part.
+OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+FOREHEAD = (54, 103, 67, 109, 10, 338, 297, 332, 284)
+EYES = (
+    (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
+    (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
+)  # fmt: skip
+MOUTH = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
+LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
+BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
+CHEEKS = ((117, 118, 101, 36, 205, 187, 123), (346, 347, 330, 266, 425, 411, 352))
+NOSE = (6, 122, 198, 209, 49, 48, 64, 98, 97, 2, 326, 327, 294, 278, 279, 429, 420, 351)
+# The region where beards grow, right and left half, lips cut out later.
+BEARD = (
+    (2, 98, 203, 206, 216, 214, 135, 136, 150, 149, 176, 148, 152),
+    (2, 327, 423, 426, 436, 434, 364, 365, 379, 378, 400, 377, 152),
+)  # fmt: skip
+# The mesh ends below the hairline; this share of the distance from nose bridge to its top is added.
+FOREHEAD_EXTENSION = 0.15
+SUPERSAMPLING = 3
+# Luminance below this (of 1) is noise in the colour ratios.
+LOG_FLOOR = 0.03
+COMPONENTS = 4
+ITERATIONS = 12
+PIXELS_TO_FIT = 6000
+# A component is no skin if its share of the cheeks is below the first fraction of its share of the face, and skin
+# entirely above the second.
+SKIN_SHARE = (0.2, 0.55)
+# Standard deviations no component may go below: brightness, red-green, blue-green (logarithms).
+SPREAD_FLOOR = np.array([0.10, 0.05, 0.05])
+SMOOTHING_SHARE = 0.018
+BEARD_WEIGHT = 0.7
+
+
+@dataclass(frozen=True)
+class FaceParts:
+    """Soft masks (S,S) in [0,1] of a crop: visible skin (with brows and lips), eye openings, open mouth, oval."""
+
+    skin: Float[Tensor, "S S"]
+    eyes: Float[Tensor, "S S"]
+    mouth: Float[Tensor, "S S"]
+    oval: Float[Tensor, "S S"]
+
+
+def face_mask(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> Float[Tensor, "S S"]:
+    """Return the soft mask of the visible skin in a crop of the photo (uint8 H W 3); not differentiable."""
+    return face_parts(pixels, observation, crop).skin
+
+
+def face_parts(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> FaceParts:
+    """Divide a crop of the photo (uint8 H W 3) into visible skin, eye openings and open mouth."""
+    photo = PhotoPyramid(pixels, device=torch.device("cpu"))
+    picture, inside = photo.sample(crop.photo_from_crop.numpy(), crop.size)
+    mesh = crop.to_crop(torch.from_numpy(observation.mesh_px[:, :2]).double()).numpy()
+
+    def fill(*parts: tuple[int, ...]) -> np.ndarray:
+        return _fill([mesh[list(part)] for part in parts], crop.size)
+
+    oval = _fill([_with_forehead(mesh)], crop.size) * inside.numpy()
+    eyes, mouth, lips, brows = fill(*EYES), fill(MOUTH), fill(LIPS), fill(*BROWS)
+    seeds = fill(*CHEEKS, NOSE) * inside.numpy()
+    colour = _features(picture.permute(1, 2, 0).numpy())
+    to_judge = oval * (1 - np.maximum(np.maximum(eyes, lips), brows))
+    skin = _smooth(_skin_probability(colour, to_judge, seeds), crop.size)
+    skin = np.clip((skin - 0.35) / 0.3, 0, 1)
+    # Lips and brows have colours of their own; they count where the skin around them is seen.
+    around = _smooth(skin * to_judge, crop.size, times=4) / np.maximum(_smooth(to_judge, crop.size, times=4), 1e-3)
+    features = np.maximum(lips, brows)
+    skin = np.where(features > 0.5, np.clip(2 * around, 0, 1), skin)
+    skin = np.maximum(skin, _beard(skin, [fill(half) for half in BEARD], lips))
+    skin = skin * oval * (1 - eyes) * (1 - mouth)
+    tensors = [torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (skin, eyes, mouth, oval)]
+    return FaceParts(*tensors)
+
+
+def _fill(polygons: list[np.ndarray], size: int) -> np.ndarray:
+    """Rasterise polygons (crop pixels) with soft edges."""
+    canvas = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
+    draw = ImageDraw.Draw(canvas)
+    for polygon in polygons:
+        # Pillow counts pixel centres; half a pixel is half a fine pixel here.
+        draw.polygon([tuple(p) for p in (polygon * SUPERSAMPLING - 0.5).tolist()], fill=255)
+    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
+
+
+def _with_forehead(mesh: np.ndarray) -> np.ndarray:
+    """Return the oval with its top moved outwards along the face."""
+    up = (mesh[10] - mesh[168]) * FOREHEAD_EXTENSION
+    lifted = mesh.copy()
+    share = np.array([0.35, 0.7, 0.9, 1.0, 1.0, 1.0, 0.9, 0.7, 0.35])
+    lifted[list(FOREHEAD)] += share[:, None] * up
+    return lifted[list(OVAL)]
+
+
+def _features(picture: np.ndarray) -> np.ndarray:
+    """Return log brightness, log red to green, log blue to green (H,W,3)."""
+    logs = np.log(picture + LOG_FLOOR)
+    return np.stack([logs.mean(2), logs[..., 0] - logs[..., 1], logs[..., 2] - logs[..., 1]], 2)
+
+
+def _smooth(values: np.ndarray, size: int, *, times: int = 2) -> np.ndarray:
+    """Blur by a repeated box whose side is a share of the crop's."""
+    side = 2 * max(1, round(size * SMOOTHING_SHARE / 2)) + 1
+    result = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
+    for _ in range(times):
+        result = torch.nn.functional.avg_pool2d(result, side, 1, side // 2, count_include_pad=False)
+    return result[0, 0].numpy()
+
+
+def _skin_probability(colour: np.ndarray, face: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Return each pixel's probability of skin by the mixture (H,W); ones where there is too little to learn from."""
+    chosen, seed_chosen = colour[face > 0.5], colour[seeds > 0.5]
+    if len(chosen) < 50 or len(seed_chosen) < 20:
+        return np.ones(face.shape, np.float32)
+    chosen = chosen[:: 1 + len(chosen) // PIXELS_TO_FIT]
+    seed_chosen = seed_chosen[:: 1 + len(seed_chosen) // PIXELS_TO_FIT]
+    means, spreads, weights = _fit_mixture(chosen, seed_chosen)
+    share_of_face = _responsibilities(chosen, means, spreads, weights).mean(0)
+    share_of_seeds = _responsibilities(seed_chosen, means, spreads, weights).mean(0)
+    low, high = SKIN_SHARE
+    skin = np.clip((share_of_seeds / np.maximum(share_of_face, 1e-6) - low) / (high - low), 0, 1)
+    each = _responsibilities(colour.reshape(-1, 3), means, spreads, weights)
+    return (each @ skin).reshape(face.shape).astype(np.float32)
+
+
+def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit means, covariances and weights by expectation maximisation from a start that needs no chance.
+
+    Two components start on the darker and the lighter half of the seeds, one on the darkest pixels of the face and
+    one on those least like the seeds.
+    """
+    order = np.argsort(seeds[:, 0])
+    half = len(order) // 2
+    centre, spread = np.median(seeds, 0), np.maximum(seeds.std(0), SPREAD_FLOOR)
+    strangeness = (np.abs(pixels - centre) / spread).sum(1)
+    tenth = max(len(pixels) // 10, 2)
+    groups = [
+        seeds[order[:half]],
+        seeds[order[half:]],
+        pixels[np.argsort(pixels[:, 0])[:tenth]],
+        pixels[np.argsort(-strangeness)[:tenth]],
+    ]
+    means = np.stack([group.mean(0) for group in groups])
+    floor = np.diag(SPREAD_FLOOR**2)
+    spreads = np.stack([np.cov(group.T) + floor for group in groups])
+    weights = np.full(COMPONENTS, 1 / COMPONENTS)
+    for _ in range(ITERATIONS):
+        shares = _responsibilities(pixels, means, spreads, weights)
+        totals = shares.sum(0) + 1e-6
+        weights = totals / totals.sum()
+        means = (shares.T @ pixels) / totals[:, None]
+        centred = pixels[:, None] - means
+        spreads = np.einsum("nk,nki,nkj->kij", shares, centred, centred, optimize=True) / totals[:, None, None] + floor
+    return means, spreads, weights
+
+
+def _responsibilities(
+    pixels: np.ndarray, means: np.ndarray, spreads: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the probability (N,K) of each component at each pixel."""
+    logs = []
+    for mean, spread, weight in zip(means, spreads, weights, strict=True):
+        inverse = np.linalg.inv(spread)
+        centred = pixels - mean
+        distance = np.einsum("ni,ij,nj->n", centred, inverse, centred, optimize=True)
+        logs.append(np.log(max(weight, 1e-9)) - 0.5 * (distance + np.linalg.slogdet(spread)[1]))
+    stacked = np.stack(logs, 1)
+    shares = np.exp(stacked - stacked.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _beard(skin: np.ndarray, halves: list[np.ndarray], lips: np.ndarray) -> np.ndarray:
+    """Return a weight for the lower face where it is covered on both sides alike: a beard, which is to be kept.
+
+    A hand or a microphone covers one side or the middle, and stays excluded.
+    """
+    covered = []
+    for half in halves:
+        own = half * (1 - lips)
+        covered.append(float(((1 - skin) * own).sum() / max(own.sum(), 1e-6)))
+    if min(covered) < 0.35 or abs(covered[0] - covered[1]) > 0.3:
+        return np.zeros_like(skin)
+    return np.maximum(*halves) * BEARD_WEIGHT
