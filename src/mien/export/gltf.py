@@ -53,6 +53,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
     triangles = reconstruction.triangles
     normals = unit_normals(base, triangles)
+    moved_normals = _MovedNormals(base, triangles)
     uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
 
     glb = _Glb()
@@ -64,7 +65,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     targets = [
         {
             "POSITION": glb.add_morph(delta, epsilon=_POSITION_EPSILON_M),
-            "NORMAL": glb.add_morph(unit_normals(base + delta, triangles) - normals, epsilon=_NORMAL_EPSILON),
+            "NORMAL": glb.add_morph(moved_normals(delta) - normals, epsilon=_NORMAL_EPSILON),
         }
         for delta in basis
     ]
@@ -131,6 +132,32 @@ def _extras(reconstruction: Reconstruction) -> dict[str, object]:
 
 def _plain(values: np.ndarray) -> list[float]:
     return [float(str(np.float32(value))) for value in values]
+
+
+class _MovedNormals:
+    """Unit normals after small parts of the surface moved, at the cost of those parts."""
+
+    def __init__(self, base: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "T 3"]) -> None:
+        self._base, self._triangles = base, triangles
+        self._sums = self._scattered(np.zeros_like(base), triangles, _cross_products(base[triangles]))
+
+    def __call__(self, delta: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
+        moved = np.abs(delta).max(axis=1) > 0
+        touched = self._triangles[moved[self._triangles].any(axis=1)]
+        change = _cross_products((self._base + delta)[touched]) - _cross_products(self._base[touched])
+        sums = self._scattered(self._sums.copy(), touched, change)
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        return np.where(length > 0, sums / np.maximum(length, 1e-30), np.array([0, 0, 1], np.float32))
+
+    @staticmethod
+    def _scattered(sums: np.ndarray, triangles: np.ndarray, values: np.ndarray) -> np.ndarray:
+        for corner in range(3):
+            np.add.at(sums, triangles[:, corner], values)
+        return sums
+
+
+def _cross_products(corners: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 3"]:
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
 
 @dataclass

@@ -73,12 +73,12 @@ def normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[n
 
 @dataclass(frozen=True)
 class FaceView:
-    """The mesh rasterised for one camera, ready to be coloured; supersampled."""
+    """The mesh rasterised for one camera, supersampled: the P pixels that show it, ready to be coloured."""
 
     covered: Bool[Tensor, "H W"]
-    corners: Int[Tensor, "H W 3"]
-    barycentrics: Float[Tensor, "H W 3"]
-    uv: Float[Tensor, "H W 2"]
+    corners: Int[Tensor, "P 3"]
+    barycentrics: Float[Tensor, "P 3"]
+    uv: Float[Tensor, "P 2"]
 
     @classmethod
     def of(cls, reconstruction: Reconstruction, vertices_camera: Float[Tensor, "V 3"], camera: Camera) -> FaceView:
@@ -99,26 +99,27 @@ class FaceView:
             far=float(depth.max()) + _DEPTH_SLACK_M,
             cull_backfaces=True,
         )
-        corners = triangles[drawn.triangle_ids[0].long().clamp(min=0)]
-        barycentrics = drawn.barycentrics[0]
-        uv = (torch.from_numpy(reconstruction.uv)[corners] * barycentrics[..., None]).sum(2)
-        return cls(drawn.triangle_ids[0] >= 0, corners, barycentrics, uv)
+        covered = drawn.triangle_ids[0] >= 0
+        corners = triangles[drawn.triangle_ids[0][covered].long()]
+        barycentrics = drawn.barycentrics[0][covered]
+        uv = (torch.from_numpy(reconstruction.uv)[corners] * barycentrics[..., None]).sum(1)
+        return cls(covered, corners, barycentrics, uv)
 
-    def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "H W C"]:
+    def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "P C"]:
         """Values given per vertex, at every pixel."""
-        return (torch.from_numpy(values)[self.corners] * self.barycentrics[..., None]).sum(2)
+        return (torch.from_numpy(values)[self.corners] * self.barycentrics[..., None]).sum(1)
 
-    def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "H W C"]:
+    def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "P C"]:
         """Values given by a map over the chart, at every pixel."""
         maps = torch.from_numpy(values).permute(2, 0, 1)[None]
-        return sample_map(maps, self.uv.flatten(0, 1))[0].unflatten(0, tuple(self.covered.shape))
+        return sample_map(maps, self.uv)[0]
 
-    def over(
-        self, colours: Float[Tensor, "H W 3"], background: UInt8[np.ndarray, "h w 3"]
-    ) -> UInt8[np.ndarray, "h w 3"]:
+    def over(self, colours: Float[Tensor, "P 3"], background: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """Lay the coloured mesh over a picture, averaging the fine pixels."""
         mask = self.covered.float()[None, None]
-        shown = colours.clamp(0, 1).permute(2, 0, 1)[None] * mask
+        shown = torch.zeros(*self.covered.shape, 3)
+        shown[self.covered] = colours.clamp(0, 1)
+        shown = shown.permute(2, 0, 1)[None]
         colour, alpha = (F.avg_pool2d(image, _SUPERSAMPLING)[0] for image in (shown, mask))
         behind = torch.from_numpy(background).permute(2, 0, 1) / 255
         mixed = colour + behind * (1 - alpha)
@@ -133,24 +134,24 @@ class FacePainter:
         self.normals_vertex = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
         self.normals_map = normal_map(reconstruction, model) if reconstruction.displacement.any() else None
 
-    def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "H W 3"]:
+    def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "P 3"]:
         """Unit normals in view axes, turned by a rotation of model space."""
         smooth = view.vertex_values(self.normals_vertex)
         if self.normals_map is not None:
             smooth = view.map_values(self.normals_map)
         return F.normalize(smooth @ rotation.T, dim=-1)
 
-    def albedo(self, view: FaceView) -> Float[Tensor, "H W 3"]:
+    def albedo(self, view: FaceView) -> Float[Tensor, "P 3"]:
         """Colour without light, of the linear model."""
         return view.vertex_values(self.reconstruction.vertex_albedo)
 
-    def shaded(self, view: FaceView) -> Float[Tensor, "H W 3"]:
+    def shaded(self, view: FaceView) -> Float[Tensor, "P 3"]:
         """Albedo with the offset of the detail step, in the light of the photo."""
         rotation = torch.from_numpy(self.reconstruction.rotation)
         light = shading(self.normals(view, rotation)[None], torch.from_numpy(self.reconstruction.lighting)[None])[0]
         return (self.albedo(view) + view.map_values(self.reconstruction.texture_offset)) * light
 
-    def clay(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "H W 3"]:
+    def clay(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "P 3"]:
         """Grey clay in studio light, which shows the shape alone."""
         normals = self.normals(view, rotation)
         low, high = _CLAY_AMBIENT
@@ -164,7 +165,7 @@ class FacePainter:
         linear = light * torch.tensor(_CLAY_ALBEDO) + _CLAY_GLOSS * gloss
         return _encode_srgb(linear)
 
-    def textured(self, view: FaceView) -> Float[Tensor, "H W 3"]:
+    def textured(self, view: FaceView) -> Float[Tensor, "P 3"]:
         """The texture as it is: it already holds the light of the photo."""
         return view.map_values(self.reconstruction.texture)
 
