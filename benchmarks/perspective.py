@@ -8,7 +8,9 @@ the face, so the identity drifts with the distance; one that knows the focal len
 The photos carry no EXIF focal length. It follows from what is known about them: they were taken at about 15, 30, 45
 and 60 cm with one camera and reduced by one factor, and the distance of a woman's pupils is 61.7 mm on average
 (Dodgson 2004, Optometry and Vision Science 81:156). Each photo gives focal = pupils' distance in pixels · distance /
-61.7 mm; the median of the four is used for all, since the distances are approximate and the camera is one.
+61.7 mm; the median of the four is used for all, since the distances are approximate ("only very", says the source) and
+the camera is one. The median, 0.85 of the longer side, is a phone's 29 mm equivalent. The distances it implies are
+printed, too.
 """
 
 from __future__ import annotations
@@ -127,8 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         identity_distance("15 against 60 cm, 30° assumed", pairs("assumed", [near, far]), reconstructor.model),
         identity_distance("different people, one studio", pairs("assumed", others), reconstructor.model),
     )
-    texts = ", ".join(f"{path.stem}: {value:.0f}" for path, value in zip(zoom, estimates, strict=True))
-    print(f"{Environment.current()}\n\nFocal length in pixels implied by {texts}; used: {focal:.0f}\n")
+    texts = ", ".join(
+        f"{path.stem}: {value:.0f} px ({100 * DISTANCES_M[path.stem] * focal / value:.0f} cm at the median)"
+        for path, value in zip(zoom, estimates, strict=True)
+    )
+    print(f"{Environment.current()}\n\nFocal length implied by {texts}; used: {focal:.0f} px\n")
     print(distance_table(distances))
     if options.json:
         write_json(

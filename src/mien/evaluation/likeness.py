@@ -36,8 +36,8 @@ class Drawing:
     covered: Float[Tensor, "1 H W"]
     """1 where the face is."""
 
-    def over(self, background: Float[Tensor, "1 3 H W"] | Float[Tensor, "1 3 1 1"]) -> Float[Tensor, "1 3 H W"]:
-        """The drawing laid over a background."""
+    def over(self, background: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 H W"]:
+        """The drawing laid over a background of its size, or of one pixel."""
         return self.image * self.covered[:, None] + background * (1 - self.covered[:, None])
 
 

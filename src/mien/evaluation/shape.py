@@ -23,7 +23,9 @@ _CELL = 48
 """Neighbouring queries that share one list of triangles; the fastest between 24 and 96 on a face."""
 _FIRST_CANDIDATES = 12
 _ALIGNMENT_STEPS = 20
-_ALIGNMENT_DONE = 1e-6
+_DAMPING = (1e-5, 1e3)
+"""Least and largest Levenberg damping, relative to the points' moments; below the least, steps are Gauss-Newton's."""
+_ALIGNMENT_DONE = 3e-6
 """Smallest change worth another step, in radians and in parts of the size."""
 
 
@@ -181,7 +183,7 @@ def align_surface(
 ) -> Alignment:
     """Move, turn and scale a surface so that the weighted squared distances of the truth's points to it are least.
 
-    Starts from the landmarks (of the surface, and of the truth), then Gauss-Newton on the distances themselves.
+    Starts from the landmarks (of the surface, and of the truth), then damped Gauss-Newton on the distances themselves.
     `every` takes only each n-th point while aligning; the distances returned are those of all points.
     Raises ConfigError if there are fewer than three landmarks or the arrays do not match.
     """
@@ -190,37 +192,52 @@ def align_surface(
             f"An alignment starts from three or more landmarks on both sides, got {len(landmarks)} and "
             f"{len(truth_landmarks)}."
         )
-    start = align_points(landmarks[None], truth_landmarks[None])
-    moved = surface.transformed(start)
+    total = align_points(landmarks[None], truth_landmarks[None])
     size = float((truth - truth.mean(0)).norm(dim=-1).max())
     used, used_weights = truth[::every], weights[::every]
-    total = start
-    for _ in range(_ALIGNMENT_STEPS):
+
+    def matched(similarity: Similarity) -> SurfacePoints:
         # Far triangles cannot be closest; the margin is generous beside the millimetres that are measured.
-        found = moved.near(used, margin=0.3 * size).closest(used)
-        step = _alignment_step(found, used, used_weights)
-        total = _compose(step, total)
-        moved = surface.transformed(total)
+        return surface.transformed(similarity).near(used, margin=0.3 * size).closest(used)
+
+    found = matched(total)
+    damping = _DAMPING[0]
+    for _ in range(_ALIGNMENT_STEPS):
+        step = _alignment_step(found, used, used_weights, damping=damping)
+        tried = _compose(step, total)
+        tried_found = matched(tried)
+        if _cost(tried_found, used_weights) > _cost(found, used_weights):
+            damping *= 100
+            if damping > _DAMPING[1]:
+                break
+            continue
+        total, found, damping = tried, tried_found, max(damping / 10, _DAMPING[0])
         turn = float((step.rotation[0] - torch.eye(3)).abs().max())
         if max(turn, abs(float(step.scale) - 1)) < _ALIGNMENT_DONE:
             break
+    moved = surface.transformed(total)
     return Alignment(total, moved, moved.near(truth, margin=0.3 * size).closest(truth).distances)
 
 
-def _alignment_step(found: SurfacePoints, points: Tensor, weights: Tensor) -> Similarity:
-    """One Gauss-Newton step in (rotation, translation, log scale) of the surface, about its matched points' centre."""
+def _cost(found: SurfacePoints, weights: Tensor) -> float:
+    return float((weights * found.distances.square()).double().sum())
+
+
+def _alignment_step(found: SurfacePoints, points: Tensor, weights: Tensor, *, damping: float) -> Similarity:
+    """One damped Gauss-Newton step in (rotation, translation, log scale), about the matched points' centre."""
     offset = points - found.points
     direction = offset / found.distances.clamp(min=1e-12)[:, None]
     centre = found.points.mean(0)
     arm = found.points - centre
-    jacobian = torch.cat(
-        [torch.cross(arm, direction, dim=-1), direction, _dot(arm, direction)[:, None]], dim=-1
-    ).double()
+    jacobian = torch.cat([torch.cross(arm, direction, dim=-1), direction, _dot(arm, direction)[:, None]], dim=-1)
+    jacobian = jacobian.double()
     w = weights.double()[:, None]
     normal = jacobian.mT @ (w * jacobian)
-    damping = 1e-9 * normal.diagonal().mean() * torch.eye(7, dtype=normal.dtype)
-    solution = torch.linalg.solve(normal + damping, jacobian.mT @ (w * found.distances.double()[:, None]))[:, 0]
-    solution = solution.to(points)
+    # Relative to the arms' own sizes: turning a sphere about itself costs nothing, and must move nothing.
+    sizes = torch.cat([_dot(arm, arm).double()[:, None].expand(-1, 3), torch.ones_like(jacobian[:, :3])], dim=-1)
+    sizes = (w * torch.cat([sizes, _dot(arm, arm).double()[:, None]], dim=-1)).sum(0)
+    right = jacobian.mT @ (w * found.distances.double()[:, None])
+    solution = torch.linalg.solve(normal + damping * torch.diag(sizes), right)[:, 0].to(points)
     rotation, scale = rotvec_to_rotmat(solution[None, :3]), solution[6:].exp()
     translation = centre + solution[3:6] - scale * (rotation[0] @ centre)
     return Similarity(scale, rotation, translation[None])
