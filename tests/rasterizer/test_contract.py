@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +168,28 @@ def test_opcheck():
         (scene[0].detach(), triangles, torch.ones(1), 5 * torch.ones(1), 6, 7, False),
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+COMPILED = """
+import torch
+from mien.rasterizer import rasterize
+
+vertices = torch.tensor([[[-0.6, 0.5, 2.0], [0.1, -0.7, 2.6], [0.6, 0.4, 3.1]]], requires_grad=True)
+
+def loss(v):
+    out = rasterize(1.01 * v, torch.tensor([[0, 1, 2]]), torch.sin(v), image_size=(12, 15), near=1.0, far=5.0)
+    return out.image.square().mean() + out.alpha.sum()
+
+expected = torch.autograd.grad(loss(vertices), vertices)[0]
+found = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(vertices), vertices)[0]
+assert torch.equal(found, expected)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_programs_hold_the_op_in_one_graph():
+    # In a process of its own: the tests' shape checks are not made for tracing.
+    subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=120)
 
 
 def test_golden_picture():

@@ -245,7 +245,7 @@ struct Coverage {
 };
 
 MIEN_INLINE Coverage coverage(Mask inside, Floats distance_sq, float inverse_sigma) {
-    const Floats odds_against = exponential(select(inside, -distance_sq, distance_sq) * inverse_sigma);
+    const Floats odds_against = exponential(minimum(select(inside, -distance_sq, distance_sq) * inverse_sigma, splat(87.0f)));
     Coverage c;
     c.covered = reciprocal(1.0f + odds_against);
     c.uncovered = odds_against * c.covered;
@@ -454,10 +454,15 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
     const long stride = packed_stride(frame), row_size = packed_row(frame);
     const Lattice within = lattice();
     const float per_ndc = (float)frame.pixels_per_ndc;
-    Floats in_registers[Channels ? 3 * Channels : 1];
-    Floats* const to_attribute = Channels ? in_registers : (Floats*)scratch;  // 3 corners x channels
-    float small[Channels ? 3 * Channels + 3 * (3 + Channels) : 1];
-    float* const step0 = Channels ? small : scratch + 3L * kLanes * channels;  // attribute of corner 0 - corner 2
+    // Sums over the triangle's pixels: d loss / d x, y and 1 / z of the corners, then of their attributes. A multiple of
+    // four, for sum_four.
+    const int sum_count = (9 + 3 * channels + 3) / 4 * 4;
+    Floats in_registers[Channels ? (9 + 3 * Channels + 3) / 4 * 4 : 1];
+    Floats* const sums = Channels ? in_registers : (Floats*)scratch;
+    Floats *const to_x = sums, *const to_y = sums + 3, *const to_inverse_z = sums + 6, *const to_attribute = sums + 9;
+    float small[Channels ? (9 + 3 * Channels + 3) / 4 * 4 + 3 * Channels + 3 * (3 + Channels) : 1];
+    float* const totals = Channels ? small : scratch + (long)kLanes * sum_count;
+    float* const step0 = totals + sum_count;                                   // attribute of corner 0 - corner 2
     float* const step1 = step0 + channels;                                     // attribute of corner 1 - corner 2
     float* const base = step1 + channels;                                      // attribute of corner 2
     float* const gradient = base + channels;                                   // per corner: x y z, channels
@@ -478,8 +483,7 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
         float inverse_length[3];
         for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / t.length[k];
 
-        Floats to_x[3] = {}, to_y[3] = {}, to_inverse_z[3] = {};
-        for (int c = 0; c < 3 * channels; ++c) to_attribute[c] = Floats{};
+        for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
         bool touched = false;
 
         for (int y = box.top; y <= box.bottom; y += kBlockRows) {
@@ -581,12 +585,13 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
         }
 
         if (!touched) return;
+        for (int i = 0; i < sum_count; i += 4) sum_four(sums + i, totals + i);
         for (int k = 0; k < 3; ++k) {
             float* out = corner_gradient + k * (3 + channels);
-            out[0] = sum(to_x[k]) * per_ndc;
-            out[1] = sum(to_y[k]) * per_ndc;
-            out[2] = -sum(to_inverse_z[k]) * t.inverse_z[k] * t.inverse_z[k] * (float)frame.zeta_per_depth;
-            for (int c = 0; c < channels; ++c) out[3 + c] = sum(to_attribute[k * channels + c]);
+            out[0] = totals[k] * per_ndc;
+            out[1] = totals[3 + k] * per_ndc;
+            out[2] = -totals[6 + k] * t.inverse_z[k] * t.inverse_z[k] * (float)frame.zeta_per_depth;
+            for (int c = 0; c < channels; ++c) out[3 + c] = totals[9 + k * channels + c];
         }
         if (!per_corner) add_to_vertices(t, gradient, channels, positions_grad, attributes_grad);
     });
@@ -627,27 +632,24 @@ int64_t count_pairs(const Frame& frame, int first, int end) {
     return pairs;
 }
 
-// Enough independent chains to hide the latency of a multiply-add on two ports.
+// Ten independent chains hide the latency of a multiply-add (four cycles on two ports, on most machines).
 double multiply_adds(int rounds, int* flops_per_round) {
-    constexpr int kChains = 12;
-    Floats chain[kChains];
-    for (int i = 0; i < kChains; ++i) chain[i] = splat(0.1f * (float)i);
     const Floats factor = splat(0.999f);
+    Floats a = factor, b = factor, c = factor, d = factor, e = factor, f = factor, g = factor, h = factor, i = factor,
+           j = factor;
+    const auto step = [&](Floats& chain) { chain = chain * factor + factor; };
     for (int round = 0; round < rounds; ++round) {
-        for (int i = 0; i < kChains; ++i) {
-            chain[i] = chain[i] * factor + factor;
-            // Else the compiler would fold the chains together.
+        step(a), step(b), step(c), step(d), step(e), step(f), step(g), step(h), step(i), step(j);
+        // Else the compiler would see that all chains are the same.
 #if defined(__aarch64__)
-            __asm__ volatile("" : "+w"(chain[i]));
+        __asm__ volatile("" : "+w"(a), "+w"(b), "+w"(c), "+w"(d), "+w"(e), "+w"(f), "+w"(g), "+w"(h), "+w"(i), "+w"(j));
 #else
-            __asm__ volatile("" : "+x"(chain[i]));
+        __asm__ volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h), "+v"(i), "+v"(j));
 #endif
-        }
     }
-    float total = 0;
-    for (int i = 0; i < kChains; ++i) total += sum(chain[i]);
-    *flops_per_round = 2 * kLanes * kChains;
-    return total;
+    const Floats total = a + b + c + d + e + f + g + h + i + j;
+    *flops_per_round = 2 * kLanes * 10;
+    return total[0];
 }
 
 }  // namespace

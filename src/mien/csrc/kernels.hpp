@@ -95,7 +95,7 @@ inline long packed_row(const Frame& frame) { return packed_stride(frame) * (kPac
 inline long packed_size(const Frame& frame) { return packed_row(frame) * (frame.height + kBlockReach); }
 
 // Scratch that soft_band and backward need for meshes of any number of channels, in floats.
-inline long scratch_size(int channels) { return 16L * (4 * channels + 8) + 16; }
+inline long scratch_size(int channels) { return 16L * (3 * channels + 12) + 9L * channels + 40; }
 
 #if defined(__x86_64__) || defined(__i386__)
 const Kernels& kernels_sse2();

@@ -109,13 +109,17 @@ MIEN_INLINE Floats reciprocal(Floats x) {
 #endif
 }
 
-// exp(x), relative error about 2e-7; x is held within ±87, where the float's range ends.
+// exp(x), relative error about 2e-7, for x up to 87, where the float's range ends; below -87 it is 0 or next to it.
 // x = n ln 2 + f with |f| <= ln 2 / 2; a polynomial gives exp(f), and n is added to the exponent's bits.
 MIEN_INLINE Floats exponential(Floats x) {
-    x = clamp(x, splat(-87.0f), splat(87.0f));
+#if defined(__AVX512F__)
+    const Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
+#else
+    x = maximum(x, splat(-87.0f));
     const float kRounder = 12582912.0f;  // 1.5 · 2^23: adding it leaves round(x) in the low bits of the mantissa
     const Floats shifted = x * 1.44269504f + kRounder;
     const Floats n = shifted - kRounder;
+#endif
     const Floats f = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts: the first is exact times n
     // Minimax polynomial of exp(f) - 1 - f over |f| <= ln 2 / 2, from Cephes' expf.
     Floats p = splat(1.9875691500e-4f);
@@ -125,7 +129,11 @@ MIEN_INLINE Floats exponential(Floats x) {
     p = p * f + 1.6666665459e-1f;
     p = p * f + 5.0000001201e-1f;
     p = p * (f * f) + (f + 1.0f);
+#if defined(__AVX512F__)
+    return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
     return (Floats)((Ints)p + ((Ints)shifted << 23));
+#endif
 }
 
 // A block of pixels is kBlockColumns x kBlockRows; lane l is column l % 4 of row l / 4.
@@ -150,15 +158,22 @@ MIEN_INLINE void store_block(float* first, long stride, Floats block) {
     for (int row = 0; row < kBlockRows; ++row) memcpy(first + row * stride, (const float*)&block + 4 * row, 16);
 }
 
-// The sum of all lanes, in one fixed order.
-MIEN_INLINE float sum(Floats a) {
+// The sums of the lanes of four vectors, each in the same fixed order; the four together cost little more than one.
+MIEN_INLINE void sum_four(const Floats* vectors, float* sums) {
     typedef float Four __attribute__((vector_size(16)));
-    Four parts[kLanes / 4];
-    memcpy(parts, &a, sizeof(a));
-    for (int half = kLanes / 8; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
-    const Four four = parts[0];
-    return (four[0] + four[2]) + (four[1] + four[3]);
+    Four v[4];
+    for (int k = 0; k < 4; ++k) {
+        Four parts[kLanes / 4];
+        memcpy(parts, &vectors[k], sizeof(Floats));
+        for (int half = kLanes / 8; half > 0; half /= 2)
+            for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+        v[k] = parts[0];
+    }
+    // A transposition of 4 x 4 that adds on its way.
+    const Four ab = __builtin_shufflevector(v[0], v[1], 0, 4, 1, 5) + __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7);
+    const Four cd = __builtin_shufflevector(v[2], v[3], 0, 4, 1, 5) + __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7);
+    const Four abcd = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    memcpy(sums, &abcd, 16);
 }
 
 }  // namespace MIEN_ISA

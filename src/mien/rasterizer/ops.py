@@ -74,6 +74,7 @@ def rasterize(
     near, far = _check_depth_range(near, far, vertices_ndc)
     background = _check_background(background, attributes)
     if chosen == "reference":
+        _check_values(vertices_ndc, triangles, attributes)
         return rasterize_reference(
             vertices_ndc,
             triangles,
@@ -89,7 +90,7 @@ def rasterize(
         )
     image, alpha, ids, barycentrics, depth, _ = torch.ops.mien.soft_rasterize(
         vertices_ndc,
-        triangles.to(torch.int32),
+        _as_int32(triangles, vertices_ndc.shape[1]),
         attributes,
         near,
         far,
@@ -123,12 +124,13 @@ def rasterize_hard(
     height, width = _check_size(image_size)
     near, far = _check_depth_range(near, far, vertices_ndc)
     if chosen == "reference":
+        _check_values(vertices_ndc, triangles, None)
         return rasterize_hard_reference(
             vertices_ndc, triangles, image_size=image_size, near=near, far=far, cull_backfaces=cull_backfaces
         )
     return Fragments(
         *torch.ops.mien.hard_rasterize(
-            vertices_ndc, triangles.to(torch.int32), near, far, height, width, cull_backfaces
+            vertices_ndc, _as_int32(triangles, vertices_ndc.shape[1]), near, far, height, width, cull_backfaces
         )
     )
 
@@ -151,7 +153,8 @@ def _choose(backend: str, vertices: Tensor) -> str:
             f"the native rasterizer draws float32, and vertices_ndc is {vertices.dtype}: cast it, or pass "
             'backend="reference", which takes every float dtype'
         )
-    _native()
+    if not torch.compiler.is_compiling():
+        _native()  # so that a missing kernel is named here, not in the middle of the op
     return "cpu"
 
 
@@ -175,24 +178,33 @@ def _check_tensors(vertices: Tensor, triangles: Tensor, attributes: Tensor | Non
     for name, tensor in named:
         if tensor.device != vertices.device:
             raise ValueError(f"{name} are on {tensor.device}, vertices_ndc on {vertices.device}: they must agree")
-    if torch.compiler.is_compiling():
-        return  # what follows looks at values, which a traced program has not got yet; the kernel's op looks again
-    _check_values(vertices, triangles, attributes)
 
 
 def _check_values(vertices: Tensor, triangles: Tensor, attributes: Tensor | None) -> None:
-    """Refuse numbers that are not finite and corners that are not vertices."""
+    """Refuse numbers that are not finite and corners that are not vertices.
+
+    The native ops call this themselves, last before native code, so that it holds for compiled programs too.
+    """
     # A sum is finite if and only if (overflow aside) all terms are: one pass, without a temporary array.
     for name, tensor in (("vertices_ndc", vertices), ("attributes", attributes)):
         if tensor is not None and not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
             raise ValueError(f"{name} holds {bad} numbers that are not finite; find out where they come from")
+    _check_corners(triangles, vertices.shape[1])
+
+
+def _check_corners(triangles: Tensor, vertices: int) -> None:
     if triangles.numel():
         low, high = (int(bound) for bound in triangles.aminmax())
-        if low < 0 or high >= vertices.shape[1]:
-            raise ValueError(
-                f"triangles refer to vertices {low} to {high}, but vertices_ndc has {vertices.shape[1]} vertices"
-            )
+        if low < 0 or high >= vertices:
+            raise ValueError(f"triangles refer to vertices {low} to {high}, but vertices_ndc has {vertices} vertices")
+
+
+def _as_int32(triangles: Tensor, vertices: int) -> Tensor:
+    """Corners as the kernels take them; looked at before int64 numbers lose their upper halves."""
+    if triangles.dtype != torch.int32 and not torch.compiler.is_compiling():
+        _check_corners(triangles, vertices)
+    return triangles.to(torch.int32)
 
 
 def _check_size(image_size: tuple[int, int]) -> tuple[int, int]:
