@@ -48,7 +48,9 @@ def test_dilation_keeps_the_chart_and_fills_the_rim(tiny: MorphableModel) -> Non
     atlas = TexelAtlas.of(tiny, SIZE)
     hollow = TexelAtlas(atlas.triangle_ids.clone(), atlas.barycentrics, atlas.corners)
     hollow.triangle_ids[:, 40:50] = -1
-    maps = torch.full((1, 2, SIZE, SIZE), 0.7)
-    filled = hollow.dilate(maps, rings=3)
-    torch.testing.assert_close(filled[:, :, :, 40:43], maps[:, :, :, 40:43])
-    assert filled[:, :, 20:70, 44].abs().max() == 0
+    maps = torch.rand(1, 2, SIZE, SIZE) * 0.1 + 0.6
+    filled = hollow.dilate(maps)
+    torch.testing.assert_close(filled[:, :, hollow.valid], maps[:, :, hollow.valid])
+    assert filled.min() >= 0.6
+    assert filled.max() <= 0.7
+    assert filled[:, :, :, 40:50].std() < 0.02

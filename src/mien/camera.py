@@ -102,6 +102,10 @@ class Camera:
         """The same cameras on a device."""
         return Camera(self.focal_px.to(device), self.centre_px.to(device), image_size=self.image_size)
 
+    def double(self) -> Camera:
+        """The same cameras in double precision."""
+        return Camera(self.focal_px.double(), self.centre_px.double(), image_size=self.image_size)
+
     def with_focal_scale(self, factor: Float[Tensor, "B"]) -> Camera:
         """The same camera with its focal length multiplied."""
         return replace(self, focal_px=self.focal_px * factor)

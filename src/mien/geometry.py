@@ -40,9 +40,7 @@ def rotmat_to_rotvec(rotmat: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
     largest = squares.argmax(dim=-1)
     sums = torch.stack(
         [
-            torch.stack(
-                [1 + trace, m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]], -1
-            ),
+            torch.stack([1 + trace, m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]], -1),
             torch.stack(
                 [
                     m[:, 2, 1] - m[:, 1, 2],
@@ -77,10 +75,7 @@ def rotmat_to_rotvec(rotmat: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
     quaternion = torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
     sine = quaternion[:, 1:].norm(dim=-1, keepdim=True)
     angle = 2 * torch.atan2(sine, quaternion[:, :1])
-    return (
-        torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.full_like(sine, 2.0))
-        * quaternion[:, 1:]
-    )
+    return torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.full_like(sine, 2.0)) * quaternion[:, 1:]
 
 
 def cross_matrix(vector: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
@@ -90,9 +85,7 @@ def cross_matrix(vector: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).view(-1, 3, 3)
 
 
-def triangle_normals(
-    vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]
-) -> Float[Tensor, "B T 3"]:
+def triangle_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B T 3"]:
     """Normals of the triangles, outward for counter-clockwise winding; their length is twice the area."""
     a, b, c = (vertices[:, triangles[:, k]] for k in range(3))
     return torch.cross(b - a, c - a, dim=-1)

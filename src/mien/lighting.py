@@ -41,9 +41,7 @@ def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
     )
 
 
-def shading(
-    normals: Float[Tensor, "B *points 3"], lighting: Float[Tensor, "B 9 3"]
-) -> Float[Tensor, "B *points 3"]:
+def shading(normals: Float[Tensor, "B *points 3"], lighting: Float[Tensor, "B 9 3"]) -> Float[Tensor, "B *points 3"]:
     """Light that arrives at surfaces with the given unit normals, per colour channel; not clamped."""
     return torch.einsum("b...k,bkc->b...c", sh_basis(normals), lighting)
 

@@ -31,7 +31,8 @@ from mien.fitting import (
 )
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
-from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_mask, sample_affine
+from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_parts
+from mien.perception.alignment import sample_affine
 from mien.photo import Photo, read_photo
 from mien.rasterizer import rasterize_hard
 from mien.reconstruction import Reconstruction
@@ -128,12 +129,13 @@ class Reconstructor:
 
     def _targets(self, pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[_Face], camera: Camera) -> FitTargets:
         crops = torch.cat([_sample(pixels, face.crop) for face in faces]).to(self.device)
-        masks = torch.stack([face_mask(pixels, face.observation, face.crop) for face in faces]).to(self.device)
+        parts = [face_parts(pixels, face.observation, face.crop) for face in faces]
         scale = torch.tensor([1 / face.crop.scale for face in faces])
         shift = torch.stack([face.crop.crop_from_photo[:, 2] for face in faces]).float()
         return FitTargets(
             crops=crops,
-            mask=masks,
+            mask=torch.stack([part.skin for part in parts]).to(self.device),
+            outline=torch.stack([part.oval for part in parts]).to(self.device),
             camera=camera.cropped(scale=scale, shift_px=shift, image_size=(FIT_SIZE_PX, FIT_SIZE_PX)).to(self.device),
             mesh_px=self._points(faces, [f.observation.mesh_px[:, :2] for f in faces]),
             landmarks68_px=self._points(faces, [f.observation.landmarks68_px for f in faces]),
@@ -155,7 +157,9 @@ class Reconstructor:
         model, coefficients = self.model, found.coefficients
         sharp = face_crop(torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop))
         view = found.camera.resized(sharp.size)
-        photo = _sample(pixels, sharp).to(self.device)
+        masks = torch.stack([targets.mask, targets.outline], dim=1)
+        masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
+        photo = torch.cat([_sample(pixels, sharp).to(self.device), masks], dim=1)
         with torch.no_grad():
             base = build_surface(model, coefficients)
         maps = self._detail_maps(photo, view, base, coefficients=coefficients)

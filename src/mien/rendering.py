@@ -75,6 +75,11 @@ class RenderOutput:
     vertices_px: Float[Tensor, "B V 2"]
     """Where each vertex projects to, differentiable."""
 
+    @property
+    def coverage(self) -> Float[Tensor, "B H W"]:
+        """1 inside the face, alpha around it: alpha alone dips along every inner edge, where two halves meet."""
+        return torch.where(self.triangle_ids >= 0, torch.ones_like(self.alpha), self.alpha)
+
 
 def build_surface(
     model: MorphableModel, coefficients: FaceCoefficients, *, detail: VertexDetail | None = None

@@ -49,19 +49,27 @@ class TexelAtlas:
         jacobian = edges @ torch.linalg.inv(edges_uv)
         return jacobian[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
 
-    def dilate(self, maps: Float[Tensor, "B C S S"], *, rings: int = 8) -> Float[Tensor, "B C S S"]:
-        """Continue a map over the chart's border, so that filtering at the seam reads no background."""
+    def dilate(self, maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
+        """Continue a map beyond the chart, so that filtering at its border reads no background.
+
+        Pull-push (Gortler et al. 1996): averages over ever larger blocks of the chart fill what is outside.
+        """
         filled = self.valid.to(maps)[None, None]
-        maps = maps * filled
-        kernel = maps.new_ones(1, 1, 3, 3)
-        for _ in range(rings):
-            count = F.conv2d(filled, kernel, padding=1)
-            channels = maps.shape[1]
-            summed = F.conv2d(maps, kernel.expand(channels, 1, 3, 3), padding=1, groups=channels)
-            grown = (filled == 0) & (count > 0)
-            maps = torch.where(grown, summed / count.clamp(min=1), maps)
-            filled = torch.where(grown, torch.ones_like(filled), filled)
-        return maps
+        return _pull_push(maps * filled, filled)
+
+
+def _pull_push(maps: Float[Tensor, "B C S S"], weights: Float[Tensor, "1 1 S S"]) -> Float[Tensor, "B C S S"]:
+    """`maps` where the weight is 1, smooth continuations of it where it is 0; maps come multiplied by weights."""
+    size = maps.shape[-1]
+    known = maps / weights.clamp(min=1e-6)
+    if size == 1:
+        return known
+    halved = (F.avg_pool2d(m, 2, ceil_mode=True) for m in (maps, weights))
+    coarse, coarse_weights = halved
+    share = coarse_weights.clamp(max=1.0).sign()
+    beyond = _pull_push(coarse / coarse_weights.clamp(min=1e-6) * share, share)
+    beyond = F.interpolate(beyond, size=(size, size), mode="bilinear", align_corners=False)
+    return weights * known + (1 - weights) * beyond
 
 
 class DisplacedNormals:

@@ -26,7 +26,13 @@ def test_unwrapped_picture_has_the_models_colours(tiny: MorphableModel) -> None:
     atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
     drawn = render(tiny, face, Camera.from_fov(30.0, image_size=(160, 160)))
     seen = visible_vertices(drawn.surface, drawn.vertices_px, drawn.depth, slack_m=3e-3)
-    found = unwrap_photo(atlas, drawn.surface, photo=drawn.image, vertices_px=drawn.vertices_px, visibility=seen)
+    found = unwrap_photo(
+        atlas,
+        drawn.surface,
+        photo=torch.cat([drawn.image, torch.ones(1, 2, 160, 160)], dim=1),
+        vertices_px=drawn.vertices_px,
+        visibility=seen,
+    )
     expected = atlas.interpolate(drawn.surface.colours)
     error = ((found.colours - expected).abs() * (found.weights > 0.9)).amax(1)
     assert (found.weights > 0.9).float().mean() > 0.2
@@ -41,7 +47,7 @@ def detail_of(model: MorphableModel, colours: torch.Tensor, weights: torch.Tenso
         atlas,
         surface=build_surface(model, face),
         coefficients=face,
-        unwrapped=Unwrapped(colours, weights),
+        unwrapped=Unwrapped(colours, weights, torch.ones_like(weights)),
         settings=DetailSettings(),
     )
     return maps.texture_offset, maps.displacement
@@ -91,6 +97,6 @@ def test_completed_texture_uses_photo_then_mirror_then_albedo() -> None:
     colours = torch.full((1, 3, 4, 4), 0.3)
     weights = torch.zeros(1, 1, 4, 4)
     weights[..., :2, 0] = 1
-    found = complete_texture(torch.full((1, 3, 4, 4), 0.8), shade, Unwrapped(colours, weights))
+    found = complete_texture(torch.full((1, 3, 4, 4), 0.8), shade, Unwrapped(colours, weights, weights))
     torch.testing.assert_close(found[0, 0, :, 0], torch.tensor([0.3, 0.3, 0.4, 0.4]))
     torch.testing.assert_close(found[0, 0, :, 3], torch.tensor([0.3, 0.3, 0.4, 0.4]))

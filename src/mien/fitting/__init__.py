@@ -94,14 +94,14 @@ def fit(
     with clock.stage("light and albedo"):
         start = with_light_and_albedo(model, targets, start, settings=settings)
     with clock.stage("photometric"):
-        refined = refine(model, targets, start, settings=settings, point_weights=weights, recognition=recognition)
+        coefficients = refine(model, targets, start, settings=settings, point_weights=weights, recognition=recognition)
     with torch.no_grad():
-        error = photometric_error(render(model, refined.coefficients, refined.camera), targets)
-    return FitResult(refined.coefficients, refined.camera, error, tuple(clock.times))
+        error = photometric_error(render(model, coefficients, targets.camera), targets)
+    return FitResult(coefficients, targets.camera, error, tuple(clock.times))
 
 
 def _check_finite(targets: FitTargets) -> None:
-    for name in ("crops", "mask", "mesh_px", "landmarks68_px"):
+    for name in ("crops", "mask", "outline", "mesh_px", "landmarks68_px"):
         values: Tensor = getattr(targets, name)
         bad = [k for k, face in enumerate(values) if not torch.isfinite(face).all()]
         if bad:

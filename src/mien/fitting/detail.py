@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
 from mien.errors import FitDiverged
+from mien.fitting.descent import Descent
 from mien.lighting import shading
 from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -62,31 +63,43 @@ class Unwrapped:
 
     colours: Float[Tensor, "B 3 S S"]
     weights: Float[Tensor, "B 1 S S"]
-    """How well the camera sees each texel, 0 to 1."""
+    """How well the camera sees the face at each texel, 0 to 1."""
+    skin: Float[Tensor, "B 1 S S"]
+    """How sure it is that the texel's colour is skin and not hair or glasses before it, 0 to 1."""
 
 
 def unwrap_photo(
     atlas: TexelAtlas,
     surface: FaceSurface,
     *,
-    photo: Float[Tensor, "B 3 H W"],
+    photo: Float[Tensor, "B 5 H W"],
     vertices_px: Float[Tensor, "B V 2"],
     visibility: Float[Tensor, "B V"],
 ) -> Unwrapped:
-    """Sample the photo at every texel of the chart; texels fade out where the surface turns away from the camera."""
+    """Sample the photo at every texel of the chart; texels fade out where the surface turns away from the camera.
+
+    The photo's channels are its colours, the skin mask and the mask of the whole face.
+    """
     size = len(atlas.triangle_ids)
     points = atlas.interpolate(vertices_px).flatten(2).mT
-    colours = sample_image(photo, points).mT.unflatten(-1, (size, size))
+    sampled = sample_image(photo, points).mT.unflatten(-1, (size, size))
     towards = F.normalize(-surface.vertices_camera, dim=-1) * surface.normals.new_tensor([1.0, -1.0, -1.0])
     cosine = (towards * surface.normals).sum(-1)
     # From 75° to 55° the texel's footprint in the photo grows until its colour is trustworthy.
     facing = ((cosine - 0.26) / (0.57 - 0.26)).clamp(0, 1)
     weights = atlas.interpolate((visibility * facing)[..., None])
     # Vertices just inside a hidden region still blend in: shrink, then soften.
-    radius = max(size // 112, 1)
-    weights = -F.max_pool2d(-weights, 2 * radius + 1, stride=1, padding=radius)
-    weights = F.avg_pool2d(weights, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-    return Unwrapped(colours, weights * atlas.valid)
+    weights = _shrunk_and_softened(weights * sampled[:, 4:], radius=max(size // 112, 1))
+    return Unwrapped(sampled[:, :3], weights * atlas.valid, sampled[:, 3:4])
+
+
+def _shrunk_and_softened(weights: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:
+    side = 2 * radius + 1
+    for window, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
+        weights = -F.max_pool2d(-weights, window, stride=1, padding=padding)
+    for window, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
+        weights = F.avg_pool2d(weights, window, stride=1, padding=padding, count_include_pad=False)
+    return weights
 
 
 def fit_detail(
@@ -105,16 +118,14 @@ def fit_detail(
     albedo = atlas.interpolate(surface.albedo)
     masks = model.masks
     rough = (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(0, 1)
-    may_move = atlas.interpolate(rough[None, :, None])
+    may_move = atlas.interpolate(rough[None, :, None]) * unwrapped.skin
     may_colour = atlas.valid[None, None].float()
-    offset, displacement = _Pyramid(albedo.shape), _Pyramid(may_move.expand(len(albedo), -1, -1, -1).shape)
-    optimiser = torch.optim.Adam([*offset.levels, *displacement.levels], lr=LEARNING_RATE, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS, eta_min=LEARNING_RATE / 10)
+    offset, displacement = _Pyramid(albedo.shape), _Pyramid(may_move.shape)
+    descent = Descent([*offset.levels, *displacement.levels], rate=LEARNING_RATE, steps=STEPS)
     seen = unwrapped.weights
     unseen = (seen.flip(-1) - seen).clamp(min=0)[:, 0]
     everywhere = may_colour[:, 0].expand(len(albedo), -1, -1)
     for step in range(STEPS):
-        optimiser.zero_grad(set_to_none=True)
         offset_map = offset() * may_colour
         displacement_mm = displacement() * may_move
         shade = shading(normals_of(displacement_mm * DISPLACEMENT_UNIT_M), coefficients.lighting)
@@ -132,9 +143,7 @@ def fit_detail(
         )
         if not torch.isfinite(energy):
             raise FitDiverged(f"the detail fit met a value that is not finite at step {step} of {STEPS}.")
-        energy.backward()
-        optimiser.step()
-        schedule.step()
+        descent.step(energy)
     with torch.no_grad():
         return DetailMaps(offset() * may_colour, displacement() * may_move * DISPLACEMENT_UNIT_M)
 

@@ -2,6 +2,9 @@
 
 The unknowns are few (6 + 160 + 52) and the Jacobian of a projected linear model is known exactly, so a second-order
 method finds in a dozen steps what first-order descent does not find in hundreds.
+
+Computed in double precision: BLAS may round differently from call to call, depending on where its operands lie in
+memory, and the photo's result must not.
 """
 
 from __future__ import annotations
@@ -77,9 +80,10 @@ def fit_landmarks(
     state = problem.start()
     for iteration in range(ITERATIONS):
         state = problem.step(state, pose_only=iteration < POSE_ITERATIONS)
-    identity, expression = state.shape.split(model.counts[:2], dim=1)
-    pose = Pose(rotmat_to_rotvec(state.rotation), state.translation, torch.ones_like(state.translation[:, 0]))
-    return LandmarkFit(identity, expression, pose, camera.with_focal_scale(state.log_focal.exp()))
+    identity, expression = state.shape.to(points_px).split(model.counts[:2], dim=1)
+    translation = state.translation.to(points_px)
+    pose = Pose(rotmat_to_rotvec(state.rotation).to(points_px), translation, torch.ones_like(translation[:, 0]))
+    return LandmarkFit(identity, expression, pose, camera.with_focal_scale(state.log_focal.exp().to(points_px)))
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,14 @@ class _Problem:
         point_weights: Float[Tensor, "B 468"],
         priors: LandmarkPriors,
     ) -> None:
-        self.camera, self.target = camera, points_px
-        self.flip = points_px.new_tensor(CAMERA_FROM_MODEL)
-        corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None]
+        self.camera, self.target = camera.double(), points_px.double()
+        self.flip = self.target.new_tensor(CAMERA_FROM_MODEL)
+        corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None].double()
         self.mean = (model.mean[corners] * weights).sum(1)
         bases = [(basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)]
         self.basis = torch.cat(bases).permute(1, 2, 0)  # P 3 K
         identity_count, expression_count, _ = model.counts
-        self.is_expression = torch.arange(identity_count + expression_count) >= identity_count
+        self.is_expression = torch.arange(identity_count + expression_count, device=points_px.device) >= identity_count
         focal_sigma = priors.focal_sigma or 1e-6
         self.prior_precision = torch.cat(
             [
@@ -120,8 +124,8 @@ class _Problem:
                 torch.full((identity_count,), priors.identity_sigma**-2),
                 torch.full((expression_count,), priors.expression_sigma**-2),
             ]
-        ).to(points_px)
-        extent = (points_px.amax(1) - points_px.amin(1)).norm(dim=-1)
+        ).to(self.target)
+        extent = (self.target.amax(1) - self.target.amin(1)).norm(dim=-1)
         self.sigma_px = priors.landmark_sigma * extent
         self.point_weights = point_weights
 

@@ -57,8 +57,11 @@ def fit_light_and_albedo(
     """
     count = len(model.mean)
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * VERTEX_SHARE)]
-    colours, weights, basis = colours[:, rows], weights[:, rows], sh_basis(normals[:, rows])
-    albedo_mean, albedo_basis = model.albedo_mean[rows], model.albedo_basis[:, rows]
+    rows = rows.to(colours.device)
+    single = colours.dtype
+    # In double precision for the reason given in landmarks.py.
+    colours, weights, basis = colours[:, rows].double(), weights[:, rows].double(), sh_basis(normals[:, rows].double())
+    albedo_mean, albedo_basis = model.albedo_mean[rows].double(), model.albedo_basis[:, rows].double()
     seen = weights[..., None] * (colours < SATURATED)
     albedo = colours.new_zeros(len(colours), len(albedo_basis))
     robust = torch.ones_like(colours)
@@ -77,7 +80,7 @@ def fit_light_and_albedo(
         lighting = _solve_light(colours, vertex_albedo, basis=basis, weights=seen * robust, priors=priors)
         error = (vertex_albedo * (basis @ lighting) - colours).square().sum(-1, keepdim=True)
         robust = (1 + error / (2 * priors.pixel_sigma) ** 2).reciprocal().square().expand_as(colours)
-    return LightFit(lighting, albedo)
+    return LightFit(lighting.to(single), albedo.to(single))
 
 
 def _sample_precision(weights: Float[Tensor, "B V 3"], sigma: float) -> Float[Tensor, "B V 3"]:
@@ -100,15 +103,15 @@ def _solve_light(
     data = torch.einsum("bvc,bvck,bvc->bck", precision, design, colours)
     hessian = torch.diag_embed(per_channel.permute(0, 2, 3, 1), dim1=1, dim2=3).reshape(-1, 27, 27)
     # Unknown order: channel, then harmonic. Grey part and chroma part of each harmonic have their own spread.
-    eye = torch.eye(SH_COUNT, dtype=colours.dtype)
-    mixing = torch.full((3, 3), 1 / 3, dtype=colours.dtype)
+    eye = torch.eye(SH_COUNT, dtype=colours.dtype, device=colours.device)
+    mixing = torch.full((3, 3), 1 / 3, dtype=colours.dtype, device=colours.device)
     grey_part, chroma_part = (
         torch.kron(mixing, eye),
-        torch.kron(torch.eye(3, dtype=colours.dtype) - mixing, eye),
+        torch.kron(torch.eye(3, dtype=colours.dtype, device=colours.device) - mixing, eye),
     )
     # Grey light at light_sigma: the precision of the mean of three channels, spread over them.
     prior = grey_part * priors.light_sigma**-2 + chroma_part * priors.light_chroma_sigma**-2
-    centre = torch.zeros(3, SH_COUNT, dtype=colours.dtype)
+    centre = torch.zeros(3, SH_COUNT, dtype=colours.dtype, device=colours.device)
     centre[:, 0] = 1.0
     right = data.reshape(-1, 27) + prior @ centre.reshape(-1)
     return torch.linalg.solve(hessian + prior, right).view(-1, 3, SH_COUNT).mT
@@ -126,6 +129,6 @@ def _solve_albedo(
     precision = _sample_precision(weights, priors.pixel_sigma)
     flat_basis = albedo_basis.flatten(1)
     scaled = (precision * shade * shade).flatten(1)[:, None] * flat_basis
-    hessian = scaled @ flat_basis.mT + torch.eye(len(flat_basis), dtype=colours.dtype)
+    hessian = scaled @ flat_basis.mT + torch.eye(len(flat_basis), dtype=colours.dtype, device=colours.device)
     residual = (precision * shade * (colours - albedo_mean * shade)).flatten(1)
     return torch.linalg.solve(hessian, residual @ flat_basis.mT)

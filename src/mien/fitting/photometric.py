@@ -6,15 +6,13 @@ shading. Adam works here because all unknowns are scaled to unit standard deviat
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
-from mien.camera import Camera, Pose
+from mien.camera import Pose
 from mien.errors import FitDiverged
+from mien.fitting.descent import Descent
 from mien.fitting.problem import FitSettings, FitTargets
 from mien.losses import recognition_loss
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -23,7 +21,6 @@ from mien.rendering import RenderOutput, render, sample_image
 
 LEARNING_RATE = 0.04
 """In standard deviations per step."""
-FINAL_RATE_SHARE = 0.1
 EFFECTIVE_PIXELS = 400.0
 """Independent colour errors in a face; see `light.EFFECTIVE_SAMPLES`."""
 RECOGNITION_FROM = 0.5
@@ -37,19 +34,11 @@ FACE_SIZE_M = 0.15
 """Scale of the translation steps: one unit moves the face by its own width times `DEPTH_STEP_SHARE`."""
 
 
-@dataclass(frozen=True)
-class Refined:
-    """The refined coefficients, their camera and the last rendering's colour error."""
-
-    coefficients: FaceCoefficients
-    camera: Camera
-
-
 class _Unknowns:
     """The optimised vector of one batch, each part in units of about one standard deviation."""
 
-    def __init__(self, start: FaceCoefficients, camera: Camera, settings: FitSettings) -> None:
-        self.start, self.camera, self.settings = start, camera, settings
+    def __init__(self, start: FaceCoefficients, settings: FitSettings) -> None:
+        self.start, self.settings = start, settings
         batch = len(start.identity)
         self.identity = start.identity.clone().requires_grad_()
         self.expression = (start.expression / settings.expression_sigma).requires_grad_()
@@ -79,7 +68,7 @@ class _Unknowns:
             self.start.pose.scale,
         )
         lighting = self.start.lighting + self.settings.light_chroma_sigma * self.lighting
-        return FaceCoefficients(self.identity, expression, self.albedo, lighting, pose)
+        return FaceCoefficients(self.identity.clone(), expression, self.albedo.clone(), lighting, pose)
 
 
 def refine(
@@ -90,17 +79,14 @@ def refine(
     settings: FitSettings,
     point_weights: Float[Tensor, "B 468"],
     recognition: IdentityNetwork | None,
-) -> Refined:
+) -> FaceCoefficients:
     """Descend pixel, landmark and recognition losses with the coefficients' priors; FitDiverged on a NaN."""
-    unknowns = _Unknowns(start, targets.camera, settings)
-    optimiser = torch.optim.Adam(unknowns.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
+    unknowns = _Unknowns(start, settings)
     steps = settings.photometric_steps
+    descent = Descent(unknowns.parameters(), rate=LEARNING_RATE, steps=steps)
     features = _photo_features(targets, recognition)
     for step in range(steps):
         share = step / max(steps - 1, 1)
-        rate = LEARNING_RATE * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * share)))
-        optimiser.param_groups[0]["lr"] = rate
-        optimiser.zero_grad(set_to_none=True)
         coefficients = unknowns.coefficients()
         drawn = render(model, coefficients, targets.camera)
         energy = (
@@ -118,24 +104,22 @@ def refine(
                 f"the photometric fit met a value that is not finite at step {step} of {steps}; "
                 "the photo's crop or the landmarks hold extreme values. Try --no-detail and report the photo."
             )
-        energy.backward()
-        optimiser.step()
+        descent.step(energy)
         unknowns.project()
     with torch.no_grad():
-        found = unknowns.coefficients()
-    return Refined(found, targets.camera)
+        return unknowns.coefficients()
 
 
 def photometric_error(drawn: RenderOutput, targets: FitTargets) -> Float[Tensor, "B"]:
     """Root mean squared colour error over the mask and the rendering, per face."""
-    weight = targets.mask * drawn.alpha
+    weight = targets.mask * drawn.coverage
     squared = ((drawn.image.clamp(0, 1) - targets.crops) ** 2).mean(1)
     return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
 
 
 def recognition_features(network: IdentityNetwork, drawn: RenderOutput, targets: FitTargets) -> Float[Tensor, "B 128"]:
     """Features of the rendered face before the photo's own background (eq. 6 compares masked images)."""
-    alpha = drawn.alpha[:, None] * targets.mask[:, None]
+    alpha = drawn.coverage[:, None] * targets.mask[:, None]
     composed = drawn.image.clamp(0, 1) * alpha + targets.crops * (1 - alpha)
     return network(network.crop(composed, targets.landmarks68_px))
 
@@ -149,7 +133,7 @@ def _photo_features(targets: FitTargets, network: IdentityNetwork | None) -> Flo
 
 def _pixel_energy(drawn: RenderOutput, targets: FitTargets, settings: FitSettings) -> Float[Tensor, ""]:
     """Eq. 4 as a robust negative log-likelihood: Geman-McClure on the colour error of masked pixels."""
-    weight = targets.mask * drawn.alpha
+    weight = targets.mask * drawn.coverage
     squared = ((drawn.image - targets.crops) ** 2).sum(1) / settings.pixel_sigma**2
     robust = squared / (1 + squared / (3 * 3.0**2))
     per_face = (robust * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)

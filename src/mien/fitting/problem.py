@@ -18,6 +18,8 @@ class FitTargets:
     """The photo around each face."""
     mask: Float[Tensor, "B S S"]
     """How sure it is that a pixel shows the face's skin, 0 to 1."""
+    outline: Float[Tensor, "B S S"]
+    """The whole face, with eyes, open mouth and whatever lies over it, 0 to 1."""
     camera: Camera
     """The photo's camera seen through each crop."""
     mesh_px: Float[Tensor, "B 468 2"]
@@ -30,6 +32,7 @@ class FitTargets:
         return FitTargets(
             self.crops[index],
             self.mask[index],
+            self.outline[index],
             self.camera[index],
             self.mesh_px[index],
             self.landmarks68_px[index],
