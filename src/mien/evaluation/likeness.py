@@ -189,8 +189,15 @@ def measure_likeness(
     modelled = torch.from_numpy(face.landmarks68)[None].expand(len(drawings), -1, -1)
     vectors = network(torch.cat([network.crop(photo, found), network.crop(torch.cat(drawings), modelled)]))
     compared = [Likeness.between(vectors[0], vector) for vector in vectors[1:]]
-    errors = [colour_error(d, photo, mask=mask) for d in (base, detail)]
-    return LikenessRow(*compared, *errors)
+    return LikenessRow(
+        base=compared[0],
+        detail=compared[1],
+        base_alone=compared[2],
+        detail_alone=compared[3],
+        mean_person=compared[4],
+        base_error=colour_error(base, photo, mask=mask),
+        detail_error=colour_error(detail, photo, mask=mask),
+    )
 
 
 def colour_error(drawing: Drawing, photo: Float[Tensor, "1 3 H W"], *, mask: Float[Tensor, "1 H W"]) -> float:
