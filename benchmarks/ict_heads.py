@@ -404,7 +404,7 @@ def _developed(image: Tensor, *, grey: bool, generator: torch.Generator) -> np.n
     if grey:
         image = (image * torch.tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True).expand_as(image)
     noise = torch.randn(image.shape, generator=generator) * 0.008
-    return (((image + (noise.mean(-1, keepdim=True) if grey else noise)).clamp(0, 1) * 255).round().byte().numpy())
+    return ((image + (noise.mean(-1, keepdim=True) if grey else noise)).clamp(0, 1) * 255).round().byte().numpy()
 
 
 def save_photograph(photo: Photograph, path: Path) -> None:

@@ -62,9 +62,7 @@ def read_portraits(folder: Path) -> list[Portrait]:
     with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     sets = {"neutral_front": False, "canada": False, "smiling_front": True}
-    return [
-        Portrait(folder / row["file"], row["subject"], sets[row["set"]]) for row in rows if row["set"] in sets
-    ]
+    return [Portrait(folder / row["file"], row["subject"], sets[row["set"]]) for row in rows if row["set"] in sets]
 
 
 def measure_portrait(portrait: Portrait, reconstructor: Reconstructor, drawer: Drawer) -> LikenessRow:

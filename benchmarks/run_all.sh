@@ -6,13 +6,17 @@ data=${1:?usage: benchmarks/run_all.sh DATA [OUT]}
 out=${2:-out/benchmarks}
 here=$(dirname "$0")
 python=${PYTHON:-python}
+failed=0
 mkdir -p "$out"
 
 measure() {
     name=$1
     shift
     echo "== $name" >&2
-    "$python" "$here/$name.py" --data "$data" --json "$out/$name.json" "$@" > "$out/$name.md" || echo "$name: exit code $?" >&2
+    if ! "$python" "$here/$name.py" --data "$data" --json "$out/$name.json" "$@" > "$out/$name.md"; then
+        echo "$name did not finish, or some photos failed" >&2
+        failed=1
+    fi
     cat "$out/$name.md"
 }
 
@@ -21,3 +25,4 @@ measure shape --heads --focal both --out "$out/shape" --profiles "$here/../docs/
 measure landmarks --jobs 2
 measure likeness --jobs 2
 measure perspective --jobs 2
+exit $failed

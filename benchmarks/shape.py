@@ -76,8 +76,10 @@ def _hidden(ict: IctModel) -> Tensor:
     front = drawn.depth[0][pixel[:, 1], pixel[:, 0]]
     # Only in the middle of the face: elsewhere a fold hides skin that a turned head shows.
     landmarks = points[ict.landmarks68]
-    middle = (points[:, 0].abs() < landmarks[54, 0] + 5) & (points[:, 1] < landmarks[30, 1]) & (
-        points[:, 1] > landmarks[57, 1] - 5
+    middle = (
+        (points[:, 0].abs() < landmarks[54, 0] + 5)
+        & (points[:, 1] < landmarks[30, 1])
+        & (points[:, 1] > landmarks[57, 1] - 5)
     )
     return middle & (depth > front + 4.0)
 
@@ -322,9 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.jobs)
     console = Console(stderr=True)
     ict = IctModel.load(options.data / "ict_facekit.npz")
-    reconstructor = Reconstructor(
-        detail=options.detail, max_faces=1, settings=ablated(FitSettings(), options.ablate)
-    )
+    reconstructor = Reconstructor(detail=options.detail, max_faces=1, settings=ablated(FitSettings(), options.ablate))
     model = reconstructor.model
     heads = sample_heads(ict, albedo_count=model.counts[2], seed=options.seed)[: options.limit]
     paths = pictures(ict, model, heads, folder=options.out, fresh=options.fresh)

@@ -98,9 +98,7 @@ def _read_pts(path: Path) -> Float[np.ndarray, "68 2"]:
     return points - 0.5
 
 
-def landmark_nme(
-    predicted: Float[np.ndarray, "68 2"], truth: Float[np.ndarray, "68 2"], *, inner: bool
-) -> float:
+def landmark_nme(predicted: Float[np.ndarray, "68 2"], truth: Float[np.ndarray, "68 2"], *, inner: bool) -> float:
     """Mean distance over the annotated distance of the outer eye corners; `inner` leaves the jaw line out."""
     chosen = INNER_POINTS if inner else slice(None)
     distances = np.linalg.norm(predicted - truth, axis=-1)[chosen]
@@ -112,9 +110,7 @@ def area_under_ced(errors: Float[np.ndarray, "P"], *, limit: float = AUC_LIMIT) 
     return float(np.clip(limit - errors, 0, None).mean() / limit) if len(errors) else 0.0
 
 
-def matching_face(
-    found: Sequence[Float[np.ndarray, "68 2"]], truth: Float[np.ndarray, "68 2"]
-) -> int | None:
+def matching_face(found: Sequence[Float[np.ndarray, "68 2"]], truth: Float[np.ndarray, "68 2"]) -> int | None:
     """Which of the found faces is the annotated one: the largest overlap of landmark boxes, or None."""
     overlaps = [_overlap(points, truth) for points in found]
     best = int(np.argmax(overlaps)) if overlaps else -1
@@ -138,9 +134,7 @@ class LandmarkErrors:
     @classmethod
     def of(cls, predicted: Float[np.ndarray, "68 2"], truth: Float[np.ndarray, "68 2"]) -> LandmarkErrors:
         """Compare predicted points with the annotated ones."""
-        return cls(
-            landmark_nme(predicted, truth, inner=False), landmark_nme(predicted, truth, inner=True)
-        )
+        return cls(landmark_nme(predicted, truth, inner=False), landmark_nme(predicted, truth, inner=True))
 
 
 @dataclass(frozen=True)
@@ -264,9 +258,7 @@ def spread_over_groups(photos: Sequence[AnnotatedPhoto], *, limit: int) -> list[
     return chosen
 
 
-def _measure(
-    annotated: AnnotatedPhoto, perception: Perception, reconstructor: Reconstructor | None
-) -> LandmarkRow:
+def _measure(annotated: AnnotatedPhoto, perception: Perception, reconstructor: Reconstructor | None) -> LandmarkRow:
     truth = annotated.landmarks_px
     name = annotated.path.name
     try:

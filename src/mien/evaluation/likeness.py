@@ -98,16 +98,12 @@ class Drawer:
         )
         shade = shading(normals_of(displacement), coefficients.lighting).permute(0, 3, 1, 2)
         texture = self.atlas.dilate(colours * shade).clamp(0, 1)
-        image, covered = draw_texture(
-            self.model, surface.vertices_camera, camera_of(face), texture=texture
-        )
+        image, covered = draw_texture(self.model, surface.vertices_camera, camera_of(face), texture=texture)
         return Drawing(image, covered)
 
 
 def _resized(maps: Tensor) -> Tensor:
-    return torch.nn.functional.interpolate(
-        maps, size=(ATLAS_SIZE, ATLAS_SIZE), mode="bilinear", align_corners=False
-    )
+    return torch.nn.functional.interpolate(maps, size=(ATLAS_SIZE, ATLAS_SIZE), mode="bilinear", align_corners=False)
 
 
 def camera_of(face: Reconstruction) -> Camera:

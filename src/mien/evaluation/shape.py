@@ -140,9 +140,7 @@ def closest_barycentrics(
     foot = torch.stack([1 - v - w, v, w], dim=-1)
     inside = (foot >= 0).all(-1) & ~flat
     on_edges = [_edge_barycentrics(points, corners, k) for k in range(3)]
-    distances = torch.stack(
-        [((e[..., None] * corners).sum(-2) - points).square().sum(-1) for e in on_edges], dim=-1
-    )
+    distances = torch.stack([((e[..., None] * corners).sum(-2) - points).square().sum(-1) for e in on_edges], dim=-1)
     nearest = distances.argmin(-1)[..., None, None].expand(*distances.shape[:-1], 1, 3)
     edge = torch.stack(torch.broadcast_tensors(*on_edges), dim=-2).gather(-2, nearest)[..., 0, :]
     return torch.where(inside[..., None], foot, edge)
