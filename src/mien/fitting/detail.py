@@ -26,7 +26,7 @@ from mien.texture_space import DisplacedNormals, TexelAtlas
 
 STEPS = 80
 LEARNING_RATE = 0.02
-PYRAMID = (1, 4, 16)
+PYRAMID = (1, 4, 16, 64)
 """The maps are sums of grids with these spacings in texels: a step moves broad and fine structure alike."""
 DISPLACEMENT_UNIT_M = 1e-3
 """The displacement is optimised in millimetres."""
@@ -36,7 +36,8 @@ DISPLACEMENT_UNIT_M = 1e-3
 class DetailSettings:
     """Weights of the detail step, relative to the pixel term in squared colour units."""
 
-    offset_magnitude: float = 2e-3
+    offset_magnitude: float = 2e-5
+    """So weak that what is not seen takes the offset of what is seen around it, not zero."""
     offset_symmetry: float = 1e-2
     offset_smoothness: float = 5e-2
     displacement_magnitude: float = 2e-3
