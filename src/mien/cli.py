@@ -282,7 +282,7 @@ def _show_rows(console: Console, rows: list[PhotoRow], out: Path) -> None:
     table.add_column("photo", overflow="fold", min_width=12)
     for name in ("faces", "seconds", "landmark error", "photometric error"):
         table.add_column(name, justify="right")
-    table.add_column("results, or what went wrong", overflow="fold", min_width=24)
+    table.add_column("result", overflow="fold", min_width=24)
     failed = [row for row in rows if row.reason]
     for row in rows if len(rows) <= _LONGEST_TABLE else failed[:_LONGEST_TABLE]:
         last = Text(_printable(row.reason), style="red") if row.reason else Text(_printable(_faces_of(row)))

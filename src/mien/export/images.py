@@ -30,18 +30,19 @@ _GAP, _LABEL_HEIGHT, _FONT_SIZE = 16, 26, 16
 _COLUMNS = 4
 _PAPER, _PANEL, _INK = (250, 249, 247), (229, 227, 223), (62, 60, 57)
 
-_SUPERSAMPLING = 2
+# Pixels of a side that one pixel is averaged from; the overlay is large, so it makes do with fewer.
+_SHEET_FINENESS, _OVERLAY_FINENESS = 3, 2
 _CROP_MARGIN = 0.2  # of the face's larger side, added around it
 _TURNED_FOV_DEG = 20.0
 _TURNED_YAW_DEG = 60.0
 _DEPTH_SLACK_M = 0.02
 
-_CLAY_ALBEDO = (0.66, 0.62, 0.575)  # linear light
+_CLAY_ALBEDO = (0.62, 0.58, 0.535)  # linear light
 # Directions to the lights in view axes (+x right, +y up, +z to the viewer), and their strengths: a key from
 # the upper left models the form, a weak fill keeps the other side readable, a light from behind draws the
 # outline.
-_CLAY_LIGHTS = (((-0.55, 0.6, 0.75), 0.80), ((0.8, 0.1, 0.6), 0.22), ((0.5, 0.5, -0.75), 0.35))
-_CLAY_AMBIENT = (0.10, 0.24)  # from below, from above
+_CLAY_LIGHTS = (((-0.75, 0.65, 0.55), 0.85), ((0.85, 0.0, 0.5), 0.2), ((0.6, 0.3, -0.75), 0.5))
+_CLAY_AMBIENT = (0.06, 0.17)  # from below, from above
 _CLAY_GLOSS, _CLAY_GLOSS_POWER = 0.06, 24
 
 
@@ -79,16 +80,24 @@ class FaceView:
     corners: Int[Tensor, "P 3"]
     barycentrics: Float[Tensor, "P 3"]
     uv: Float[Tensor, "P 2"]
+    fineness: int
 
     @classmethod
-    def of(cls, reconstruction: Reconstruction, vertices_camera: Float[Tensor, "V 3"], camera: Camera) -> FaceView:
+    def of(
+        cls,
+        reconstruction: Reconstruction,
+        vertices_camera: Float[Tensor, "V 3"],
+        *,
+        camera: Camera,
+        fineness: int,
+    ) -> FaceView:
         """Draw the mesh with vertices in camera space, hard edges, back faces left out."""
         triangles = torch.from_numpy(reconstruction.triangles.astype(np.int64))
         height, width = camera.image_size
         fine = camera.cropped(
-            scale=torch.full((1,), float(_SUPERSAMPLING)),
+            scale=torch.full((1,), float(fineness)),
             shift_px=torch.zeros(1, 2),
-            image_size=(height * _SUPERSAMPLING, width * _SUPERSAMPLING),
+            image_size=(height * fineness, width * fineness),
         )
         depth = vertices_camera[:, 2]
         drawn = rasterize_hard(
@@ -103,7 +112,7 @@ class FaceView:
         corners = triangles[drawn.triangle_ids[0][covered].long()]
         barycentrics = drawn.barycentrics[0][covered]
         uv = (torch.from_numpy(reconstruction.uv)[corners] * barycentrics[..., None]).sum(1)
-        return cls(covered, corners, barycentrics, uv)
+        return cls(covered, corners, barycentrics, uv, fineness)
 
     def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "P C"]:
         """Values given per vertex, at every pixel."""
@@ -120,7 +129,7 @@ class FaceView:
         shown = torch.zeros(*self.covered.shape, 3)
         shown[self.covered] = colours.clamp(0, 1)
         shown = shown.permute(2, 0, 1)[None]
-        colour, alpha = (F.avg_pool2d(image, _SUPERSAMPLING)[0] for image in (shown, mask))
+        colour, alpha = (F.avg_pool2d(image, self.fineness)[0] for image in (shown, mask))
         behind = torch.from_numpy(background).permute(2, 0, 1) / 255
         mixed = colour + behind * (1 - alpha)
         return (mixed * 255).round().byte().permute(1, 2, 0).numpy()
@@ -179,7 +188,9 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
     camera = _camera(reconstruction).cropped(
         scale=torch.full((1,), scale), shift_px=torch.zeros(1, 2), image_size=(size[1], size[0])
     )
-    view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera)
+    view = FaceView.of(
+        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, fineness=_OVERLAY_FINENESS
+    )
     return view.over(painter.shaded(view), picture)
 
 
@@ -193,7 +204,9 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         shift_px=torch.tensor([[-left, -top]]) * (PANEL_SIDE / side),
         image_size=(PANEL_SIDE, PANEL_SIDE),
     )
-    view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera)
+    view = FaceView.of(
+        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, fineness=_SHEET_FINENESS
+    )
     picture = _crop_photo(photo.pixels, crop)
     plain = np.full((PANEL_SIDE, PANEL_SIDE, 3), _PANEL, np.uint8)
     shaded = painter.shaded(view)
@@ -259,7 +272,7 @@ def _turned_view(reconstruction: Reconstruction, yaw_deg: float) -> FaceView:
     distance = radius / np.sin(np.deg2rad(_TURNED_FOV_DEG / 2))
     placed = centred @ rotation.T * torch.tensor(CAMERA_FROM_MODEL) + torch.tensor([0.0, 0.0, distance])
     camera = Camera.from_fov(_TURNED_FOV_DEG, image_size=(PANEL_SIDE, PANEL_SIDE))
-    return FaceView.of(reconstruction, placed.float(), camera)
+    return FaceView.of(reconstruction, placed.float(), camera=camera, fineness=_SHEET_FINENESS)
 
 
 def _arrange(panels: list[tuple[str, UInt8[np.ndarray, "h w 3"]]]) -> UInt8[np.ndarray, "H W 3"]:
