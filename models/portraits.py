@@ -9,6 +9,7 @@ All colours here are linear sRGB; shape is in millimetres.
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import numpy as np
 from PIL import Image
 from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates
-
 from skin_optics import decode
 
 # People whose photographs the project's demonstrations show: the model must not have seen them.
@@ -28,7 +28,7 @@ LONDON, CANADA = "neutral_front", "canada"
 LIDS = tuple(range(18, 34))
 BROWS = tuple(range(71, 87))
 LIPS = tuple(range(87, 109))
-NOSE = tuple(range(50, 71)) + (179, 180, 181, 182)
+NOSE = (*range(50, 71), 179, 180, 181, 182)
 HAIRLINE = tuple(range(134, 145))
 IRISES = (tuple(range(2, 10)), tuple(range(10, 18)))
 
@@ -106,7 +106,7 @@ def sample(pixels: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return np.stack([map_coordinates(pixels[..., k], at, order=1, mode="nearest") for k in range(3)], -1)
 
 
-def warp(source: np.ndarray, target: np.ndarray, *, smoothing: float) -> RBFInterpolator:
+def warp(source: np.ndarray, target: np.ndarray, *, smoothing: float) -> Callable[[np.ndarray], np.ndarray]:
     """Thin-plate spline from model front view (N, 2) to photograph (N, 2)."""
     centre, scale = source.mean(0), source.std()
     spline = RBFInterpolator((source - centre) / scale, target, kernel="thin_plate_spline", smoothing=smoothing)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-
 Y00 = 0.282095  # the constant spherical harmonic
 
 

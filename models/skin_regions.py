@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
-
 from shading import vertex_normals
 
 IRIS_RADIUS_MM = 5.85  # half of the adult's horizontal visible iris diameter, 11.7 mm (Rüfer et al. 2005)
@@ -75,7 +74,7 @@ def skin_regions(mesh: FaceMesh, openness: np.ndarray) -> SkinRegions:
     under_eye = np.zeros(len(v))
     cheeks = np.zeros(len(v))
     for eye, wing, corner in ((left, mark[35], mark[54]), (right, mark[31], mark[48])):
-        under_eye += _blob(v, eye + [0, -11.0, 0], (13.0, 6.0, 25.0))
+        under_eye += _blob(v, eye + np.array([0, -11.0, 0]), (13.0, 6.0, 25.0))
         outward = np.sign(eye[0])
         apple = np.array([eye[0] + 7.0 * outward, 0.5 * (wing[1] + eye[1]) - 6.0, corner[2]])
         cheeks += _blob(v, apple, (17.0, 15.0, 40.0))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import portraits as photos
 from PIL import Image, ImageDraw
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
-
-import portraits as photos
 from shading import Y00, seen_from
 from skin_optics import lab
 from skin_regions import FaceMesh, SkinRegions
@@ -41,8 +41,8 @@ class RealSkin:
     """(N,) CIELAB L* of the tone."""
 
 
-def neighbour_laplacian(mesh: FaceMesh) -> csr_matrix:
-    """Graph Laplacian (V, V) with weights that fall with edge length, mean degree one."""
+def neighbour_laplacian(mesh: FaceMesh, strength: np.ndarray | None = None) -> csr_matrix:
+    """Graph Laplacian (V, V) with weights that fall with edge length, mean degree one, times `strength` (V,)."""
     a = mesh.triangles[:, [0, 1, 2]].ravel()
     b = mesh.triangles[:, [1, 2, 0]].ravel()
     length = np.linalg.norm(mesh.vertices[a] - mesh.vertices[b], axis=1)
@@ -51,13 +51,14 @@ def neighbour_laplacian(mesh: FaceMesh) -> csr_matrix:
     graph = csr_matrix((weight, (a, b)), (count, count))
     graph = graph.maximum(graph.T)
     graph = graph / (graph.sum() / count)
+    if strength is not None:
+        graph = diags(np.sqrt(strength)) @ graph @ diags(np.sqrt(strength))
     return diags(np.asarray(graph.sum(1)).ravel()) - graph
 
 
 def control_points(mesh: FaceMesh, people: list[photos.Portrait], mirror189: np.ndarray) -> np.ndarray:
     """Front-view model positions (189, 2) of the template, its lips and lids snapped to the model's own edges."""
     placed = photos.template_on_model(people, mesh.mesh468[:, :2], mirror189)
-    front = mesh.vertices[:, 2] > np.quantile(mesh.vertices[:, 2], 0.3)
     outer = _polyline(mesh.vertices[mesh.landmarks68[48:60], :2])
     inner = _polyline(mesh.vertices[mesh.landmarks68[60:68], :2])
     rims = {side: _rim(mesh, side) for side in (-1, 1)}
@@ -68,19 +69,17 @@ def control_points(mesh: FaceMesh, people: list[photos.Portrait], mirror189: np.
     for k in photos.LIDS:
         rim = rims[1 if placed[k, 0] > 0 else -1]
         placed[k] = rim[cKDTree(rim).query(placed[k])[1]]
-    if not front.any():
-        raise ValueError("the model has no front; are its axes right?")
     return 0.5 * (placed + placed[mirror189] * [-1, 1])
 
 
 def _polyline(points: np.ndarray) -> np.ndarray:
     closed = np.concatenate([points, points[:1]])
     share = np.linspace(0, 1, 20, endpoint=False)[:, None]
-    return np.concatenate([a + share * (b - a) for a, b in zip(closed[:-1], closed[1:], strict=True)])
+    return np.concatenate([a + share * (b - a) for a, b in pairwise(closed)])
 
 
 def _rim(mesh: FaceMesh, side: int) -> np.ndarray:
-    """Skin vertices (K, 2) that touch the eye cap or lie at its open border, seen from the front."""
+    """Points (K, 2) along the lid's edge, seen from the front; `side` is 1 for the subject's left eye."""
     marks = mesh.landmarks68[42:48] if side > 0 else mesh.landmarks68[36:42]
     return _polyline(mesh.vertices[marks, :2])
 
@@ -112,7 +111,7 @@ def _below_hairline(person: photos.Portrait, at: np.ndarray) -> np.ndarray:
     height = np.linalg.norm(person.template[129] - person.template[139])
     jaw = person.template[125:134]
     middle = jaw.mean(0)
-    outline = np.concatenate([line + [0, 0.045 * height], middle + 0.96 * (jaw[::-1] - middle)])
+    outline = np.concatenate([line + np.array([0, 0.045 * height]), middle + 0.94 * (jaw[::-1] - middle)])
     size = person.pixels.shape[1::-1]
     canvas = Image.new("L", size, 0)
     ImageDraw.Draw(canvas).polygon([tuple(point) for point in outline], fill=1)
@@ -192,30 +191,36 @@ def with_own_chroma(detail: np.ndarray, regions: SkinRegions, *, knee: float = 0
 
 
 def even_out(
-    detail: np.ndarray, weights: np.ndarray, groups: np.ndarray, *, covariate: np.ndarray, laplacian: csr_matrix,
+    detail: np.ndarray,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    *,
+    women: np.ndarray,
+    covariate: np.ndarray,
+    laplacian: csr_matrix,
     regions: SkinRegions,
 ) -> np.ndarray:
-    """Take out what the light's model missed: on average over women, bare skin is equally light everywhere.
+    """Take out what the light's model missed: on average over women, bare skin is the same everywhere.
 
-    The remaining trend of log lightness, one map per set of photographs and one that goes with the tone (shine
-    grows on dark skin), is estimated where skin is plain or bearded in men, smoothed, continued below the features
-    and subtracted from everybody. Colour differences such as the nose's redness stay.
+    The remaining trend, one map per set of photographs (`groups`, (N,)) and one that goes with the tone (shine grows
+    on dark skin), is estimated where skin is plain or bearded in men, smoothed, continued below the features and
+    subtracted from everybody. The redness of nose and cheeks and the colour below the eyes stay.
     """
     even = np.clip(regions.plain + regions.beard, 0, 1) * (regions.lids < 0.4) * (1 - regions.under_eye)
-    women, labels = groups
-    names = list(dict.fromkeys(labels))
-    design = np.stack([(labels == name).astype(float) for name in names] + [covariate], 1)
-    light = detail @ LUMA
+    design = np.stack([(groups == name).astype(float) for name in dict.fromkeys(groups)] + [covariate], 1)
     mass = weights * women[:, None] * even
-    maps = np.zeros((design.shape[1], detail.shape[1]))
+    maps = np.zeros((detail.shape[1], design.shape[1], 3))
     for v in np.flatnonzero(mass.sum(0) > 5):
         scaled = design * mass[:, v : v + 1]
         normal = scaled.T @ design + 0.5 * np.eye(design.shape[1])
-        maps[:, v] = np.linalg.solve(normal, scaled.T @ np.clip(light[:, v], -0.5, 0.5))
+        maps[v] = np.linalg.solve(normal, scaled.T @ np.clip(detail[:, v], -0.5, 0.5))
     trusted = np.clip(mass.sum(0) / 15, 0, 1)
     system = diags(trusted + 1e-4) + 4.0 * laplacian  # spreads over about two edges
-    smooth = splu(system.tocsc()).solve((maps * trusted).T)
-    return detail - (design @ smooth.T)[..., None]
+    smooth = splu(system.tocsc()).solve((maps * trusted[:, None, None]).reshape(len(maps), -1)).reshape(maps.shape)
+    light = smooth @ LUMA
+    coloured = np.clip(regions.nose + 0.7 * regions.cheeks + regions.under_eye + regions.lips + regions.lids, 0, 1)
+    trend = light[..., None] + (smooth - light[..., None]) * (1 - coloured)[:, None, None]
+    return detail - np.einsum("nk,vkc->nvc", design, trend)
 
 
 def real_skin(
@@ -253,17 +258,22 @@ def real_skin(
     detail = even_out(
         detail,
         weights,
-        (women, np.array([p.collection for p in people])),
+        np.array([p.collection for p in people]),
+        women=women,
         covariate=(lightness - 57.0) / 12.0,
         laplacian=laplacian,
         regions=regions,
     )
+    plain = weights * regions.plain
+    for i in range(count):
+        detail[i] -= [_weighted_median(detail[i, :, k], plain[i]) for k in range(3)]
     detail = without_shine(detail, regions)
     detail[~london] -= (1 - CANADA_CHROMA) * (detail - (detail @ LUMA)[..., None])[~london]
     detail, weights = _reject(detail, weights, regions)
     detail, weights = _fold(detail, weights, mesh.mirror)
     off = np.maximum(regions.eyes, regions.mouth)
-    filled = np.stack([_fill(detail[i], weights[i] * (1 - off), laplacian) for i in range(count)])
+    filled = _complete(detail, weights * (1 - off), mesh, regions)
+    filled = _softer_eyes(filled, regions)
     return RealSkin(
         tone=np.log(tone),
         detail=filled.astype(np.float32),
@@ -314,10 +324,30 @@ def _fold(detail: np.ndarray, weights: np.ndarray, mirror: np.ndarray) -> tuple[
     return folded, np.maximum(weights, weights[:, mirror])
 
 
-def _fill(detail: np.ndarray, weights: np.ndarray, laplacian: csr_matrix) -> np.ndarray:
-    """Smooth by a quarter of an edge where data are good and continue the skin smoothly where there are none."""
-    system = diags(weights + 1e-5) + 0.08 * laplacian
-    return splu(system.tocsc()).solve(weights[:, None] * detail)
+def _complete(detail: np.ndarray, weights: np.ndarray, mesh: FaceMesh, regions: SkinRegions) -> np.ndarray:
+    """Smooth where data are good, and let the detail die away within a few edges where there are none.
+
+    Colour is smoothed more than lightness, as the eye does: a camera's colour noise would come out as blotches.
+    Lips, brows and lids keep their edges.
+    """
+    feature = np.clip(regions.lips + regions.brows + (regions.lids > 0.3) + (regions.plain < 0.02), 0, 1)
+    light_rule = neighbour_laplacian(mesh, 0.08 + 0.25 * (1 - feature))
+    colour_rule = neighbour_laplacian(mesh, 0.15 + 6.0 * (1 - feature))
+    result = np.empty_like(detail)
+    for i, (one, weight) in enumerate(zip(detail, weights, strict=True)):
+        light = one @ LUMA
+        base = diags(weight + 2e-3)
+        smooth = splu((base + light_rule).tocsc()).solve(weight * light)
+        chroma = splu((base + colour_rule).tocsc()).solve(weight[:, None] * (one - light[:, None]))
+        result[i] = smooth[:, None] + chroma
+    return result
+
+
+def _softer_eyes(detail: np.ndarray, regions: SkinRegions) -> np.ndarray:
+    """Take out half of the mean darkness below the eyes: much of it is the socket's shade, not pigment."""
+    common = (detail @ LUMA).mean(0)
+    shade = 0.55 * np.minimum(common, 0) * np.clip(regions.under_eye, 0, 1) * (1 - regions.brows)
+    return detail - shade[None, :, None]
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:

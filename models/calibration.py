@@ -1,0 +1,281 @@
+"""Make the model's population agree with real people: scan landmarks first, then caliper dimensions.
+
+Both steps replace the distribution of some linear functions y of the shape x by an observed one and let the rest of
+the shape follow as it is conditioned on them: with gain G = Cov(x, y) Cov(y)^-1, the new mean is
+mean + G (observed mean - mean of y) and the new x is x - G y + G y_observed (Jeffrey's rule for Gaussians).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anthropometry import NIOSH, Measures, place_measures
+from face_region import FaceRegion
+from gaussian_process import residual_modes, smooth_warp
+from ict_landmarks import LandmarkStatistics, read_statistics, rigid_motions
+from landmarks import Sites, place_68
+from lips import CLEARANCE_MM, LipCloser, build_lip_closer
+from population import Population, principal_components
+from surface import REFLECT_X, closest_points, similarity, vertex_areas, vertex_normals
+
+ICT_SCALE = 0.985
+"""ICT-FaceKit states no unit. Its centimetres make the face 1.5 % larger than the survey's people in the mean of
+interpupillary distance, subnasale-sellion, lip length, bizygomatic breadth, nose protrusion and face length."""
+LANDMARK_NOISE_MM = 0.8
+"""How far a vertex may be from the place that the scans' annotation means: also what the mesh can resolve."""
+SIZE_SD = 0.045
+"""Spread of overall size that Procrustes alignment took out of MakeHuman's people."""
+WARP_ROUNDS = 8
+DEPTH_LANDMARKS = (2, 4, 6, 8, 10, 12, 14, 18, 19, 21, 22, 24, 25, 27, 30, 33, 51, 57)
+"""Contour, chin, brows, sellion, nose tip, subnasale, lips: their depth before the eyes is kept with the calipers."""
+SLIDING = (*range(17), *range(17, 27))
+"""Contour and brows: their place along the surface is a convention, so only their depth is data."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The model's shape space in millimetres."""
+
+    mean: np.ndarray
+    identity: np.ndarray
+    """(V, 3, 160)"""
+    table: np.ndarray
+    """(68,) landmark vertices."""
+    measures: Measures
+    lips: LipCloser
+
+
+def calibrate(people: Population, region: FaceRegion, sites: Sites, *, components: int) -> Calibrated:
+    """Warp the mean, add residual modes and impose the statistics of scans and calipers."""
+    scans = read_statistics()
+    mean, anchors = warp_to_scans(people.mean, region, sites, scans)
+    lips = build_lip_closer(mean, region.triangles, region.lip_contact, region.lip_side)
+    mean = lips.close(mean, clearance=CLEARANCE_MM)
+    factor = _prior_factor(people, mean)
+    factor = impose_landmark_spread(factor, mean, anchors, region=region, scans=scans)
+    table = place_table(mean, region, sites, scans)
+    measures = place_measures(mean, region, table)
+    depths = Depths(table, scans)
+    mean, factor = impose_dimensions(mean, factor, measures, region=region, depths=depths)
+    lips = build_lip_closer(mean, region.triangles, region.lip_contact, region.lip_side)
+    mean = lips.close(mean, clearance=CLEARANCE_MM)
+    factor = np.moveaxis(lips.close(np.moveaxis(factor.reshape(*mean.shape, -1), 2, 0)), 0, 2)
+    identity = reduce(factor.reshape(mean.size, -1), mean, region, components)
+    # Truncation, closing and symmetry shave a little off the spread: impose it once more on what is left.
+    flat = identity.reshape(mean.size, -1)
+    mean, flat = impose_dimensions(mean, flat, measures, region=region, depths=depths)
+    flat = np.moveaxis(lips.close(np.moveaxis(flat.reshape(*mean.shape, -1), 2, 0)), 0, 2).reshape(mean.size, -1)
+    identity = reduce(flat, mean, region, components)
+    mean = lips.close(mean, clearance=CLEARANCE_MM)
+    return Calibrated(mean, identity, place_table(mean, region, sites, scans), measures, lips)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Places on the mesh of the scans' 68 points."""
+
+    triangles: np.ndarray
+    barycentrics: np.ndarray
+
+    def of(self, fields: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+        """Values (68, ...) of vertex fields (V, ...)."""
+        return np.einsum("pc,pc...->p...", self.barycentrics, fields[triangles[self.triangles]])
+
+
+def warp_to_scans(
+    shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
+) -> tuple[np.ndarray, Anchors]:
+    """Mean shape through the scans' mean landmarks, and the places of those landmarks on the mesh."""
+    target, jaw = _in_frame_of(shape, region, sites, scans)
+    start = shape
+    warped = shape
+    fixed = np.setdiff1d(np.arange(68), SLIDING)
+    for _ in range(WARP_ROUNDS):
+        anchors = _anchor(warped, region, sites, target)
+        normals = vertex_normals(warped, region.triangles)
+        sliding_points = np.concatenate([target[list(SLIDING)], jaw])
+        hits = _on_skin(warped, region, sliding_points)
+        sources_now = np.concatenate([anchors.of(warped, region.triangles)[fixed], hits.points])
+        weights = np.concatenate([anchors.barycentrics[fixed], hits.barycentrics])
+        corners = region.triangles[np.concatenate([anchors.triangles[fixed], hits.triangles])]
+        sources = (start[corners] * weights[..., None]).sum(1)
+        moved = sources_now - sources
+        normal = (normals[corners] * weights[..., None]).sum(1)
+        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        wanted = np.concatenate([target[fixed], sliding_points]) - sources_now
+        count = len(fixed)
+        directions = np.concatenate([np.repeat(np.eye(3), count, axis=0), normal[count:]])
+        points = np.concatenate([np.tile(sources[:count], (3, 1)), sources[count:]])
+        offsets = np.concatenate(
+            [(wanted + moved)[:count].T.ravel(), ((wanted + moved)[count:] * normal[count:]).sum(1)]
+        )
+        noise = np.concatenate([np.full(3 * count, LANDMARK_NOISE_MM), np.full(len(hits.points), 1.0)])
+        field = smooth_warp(start, points, offsets, directions=directions, noise=noise)
+        warped = start + (field + field[region.mirror] * REFLECT_X) / 2
+    return warped, _anchor(warped, region, sites, target)
+
+
+def place_table(
+    shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
+) -> np.ndarray:
+    """The 68 vertices: eyes, nose and lips from the mesh itself, contour and brows where annotators of scans see them."""
+    table = place_68(shape, region, sites)
+    target, _ = _in_frame_of(shape, region, sites, scans)
+    hits = _on_skin(shape, region, target[list(SLIDING)])
+    middle = region.mirror == np.arange(len(shape))
+    for landmark, point in zip(SLIDING, hits.points, strict=True):
+        mirrored = 16 - landmark if landmark < 17 else 43 - landmark
+        if landmark <= mirrored:
+            candidates = np.flatnonzero(middle if landmark == mirrored else ~middle & ~region.eye_cap)
+            table[landmark] = candidates[np.linalg.norm(shape[candidates] - point, axis=1).argmin()]
+            table[mirrored] = region.mirror[table[landmark]]
+    return table
+
+
+def impose_landmark_spread(
+    factor: np.ndarray, mean: np.ndarray, anchors: Anchors, *, region: FaceRegion, scans: LandmarkStatistics
+) -> np.ndarray:
+    """Factor (3V, N + 100) whose 68 landmarks vary as the scans' do; the surface between follows."""
+    shaped = factor.reshape(*mean.shape, -1)
+    at_landmarks = anchors.of(shaped, region.triangles).reshape(3 * 68, -1)
+    # Both populations in the same gauge: no rigid motion of the 68 points. The motion taken out of the points
+    # is taken out of the whole face.
+    points = anchors.of(mean, region.triangles)
+    everywhere = _rigid_fields(mean, points.mean(0))
+    local = _rigid_fields(points, points.mean(0))
+    motion = np.linalg.lstsq(local, at_landmarks, rcond=None)[0]
+    factor = factor - everywhere @ motion
+    at_landmarks = at_landmarks - local @ motion
+    observed = scans.directions.reshape(3 * 68, -1) * ICT_SCALE
+    noise = LANDMARK_NOISE_MM**2 * np.eye(3 * 68)
+    gain = factor @ np.linalg.solve(at_landmarks @ at_landmarks.T + noise, at_landmarks).T
+    return np.concatenate([factor - gain @ at_landmarks, gain @ observed], 1)
+
+
+def _rigid_fields(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Translations and rotations (3 P, 6) about a centre."""
+    fields = [np.broadcast_to(axis, points.shape) for axis in np.eye(3)]
+    fields += [np.cross(axis, points - centre) for axis in np.eye(3)]
+    return np.stack([field.ravel() for field in fields], 1)
+
+
+@dataclass(frozen=True)
+class Depths:
+    """How far some landmarks stand before the outer eye corners: what calipers do not see and one photo cannot."""
+
+    table: np.ndarray
+    scans: LandmarkStatistics
+
+    def wanted(self) -> np.ndarray:
+        z = self.scans.mean[:, 2] * ICT_SCALE
+        return z[list(DEPTH_LANDMARKS)] - z[[36, 45]].mean()
+
+    def of(self, shape: np.ndarray) -> np.ndarray:
+        z = shape[self.table, 2]
+        return z[list(DEPTH_LANDMARKS)] - z[[36, 45]].mean()
+
+    def gradient(self, shape: np.ndarray) -> np.ndarray:
+        gradient = np.zeros((len(DEPTH_LANDMARKS), *shape.shape))
+        gradient[np.arange(len(DEPTH_LANDMARKS)), self.table[list(DEPTH_LANDMARKS)], 2] += 1.0
+        gradient[:, self.table[[36, 45]], 2] -= 0.5
+        return gradient
+
+
+def impose_dimensions(
+    mean: np.ndarray, factor: np.ndarray, measures: Measures, *, region: FaceRegion, depths: Depths
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and factor whose caliper dimensions have the survey's means and standard deviations.
+
+    The mean also gets the scans' depths; their spread was imposed with the landmarks.
+    """
+    wanted = np.array([target.mean for target in NIOSH])
+    spread = np.array([target.sd for target in NIOSH])
+    count = len(wanted)
+    for _ in range(4):
+        gradient = np.concatenate([measures.gradient(mean), depths.gradient(mean)]).reshape(-1, mean.size)
+        projected = gradient @ factor
+        missing = np.concatenate([wanted - measures.of(mean), depths.wanted() - depths.of(mean)])
+        noise = np.concatenate([np.full(count, 0.1), np.full(len(missing) - count, 0.4)]) ** 2
+        step = factor @ (projected.T @ np.linalg.solve(projected @ projected.T + np.diag(noise), missing))
+        step = step.reshape(mean.shape)
+        mean = mean + (step + step[region.mirror] * REFLECT_X) / 2
+    projected = measures.gradient(mean).reshape(count, -1) @ factor
+    covariance = projected @ projected.T
+    ratio = spread / np.sqrt(np.diag(covariance))
+    gain = factor @ np.linalg.solve(covariance, projected).T
+    return mean, factor + gain @ ((ratio - 1)[:, None] * projected)
+
+
+def reduce(factor: np.ndarray, mean: np.ndarray, region: FaceRegion, components: int) -> np.ndarray:
+    """Leading symmetric-in-distribution components (V, 3, K) without rigid motions of the whole face."""
+    shaped = factor.reshape(*mean.shape, -1)
+    mirrored = shaped[region.mirror] * REFLECT_X[:, None]
+    parts = [(shaped + mirrored) / 2, (shaped - mirrored) / 2]
+    motions = rigid_motions(mean)
+    both = np.concatenate([part.reshape(mean.size, -1) for part in parts], 1)
+    both -= motions @ (motions.T @ both)
+    weight = np.repeat(np.sqrt(importance(mean, region)), 3)[:, None]
+    return (principal_components(both * weight, components) / weight).reshape(*mean.shape, -1)
+
+
+def importance(mean: np.ndarray, region: FaceRegion) -> np.ndarray:
+    """Weight (V,) of each vertex in the choice of components: its area, less for neck, scalp, eyes and mouth's inside.
+
+    Components are orthogonal in this metric, so that they are spent on the surface of the face and not on the many
+    vertices of the eyelids or on the neck.
+    """
+    area = vertex_areas(mean, region.triangles)
+    nose = mean[:, 2].argmax()
+    far = np.linalg.norm(mean - mean[nose], axis=1)
+    outer = np.clip((far - 85.0) / 30.0, 0, 1)
+    weight = area * (1 - 0.75 * outer) * np.where(region.eye_cap | region.mouth_bag, 0.25, 1.0)
+    # Lids and lips are small and yet what a face is recognised by.
+    weight += 0.3 * area.mean()
+    return weight / weight.mean()
+
+
+def _prior_factor(people: Population, mean: np.ndarray) -> np.ndarray:
+    """MakeHuman's people, overall size and smooth residuals as one factor (3V, N)."""
+    size = (mean - mean.mean(0)).reshape(-1, 1) * SIZE_SD
+    parts = [people.components.reshape(mean.size, -1), size, residual_modes(mean).reshape(mean.size, -1)]
+    return np.concatenate(parts, 1)
+
+
+def _in_frame_of(
+    shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scans' mean points, at their own scale, rigidly placed on the shape by eyes, nose and mouth."""
+    table = place_68(shape, region, sites)
+    inner = np.arange(27, 60)
+    _, rotation, shift = similarity(scans.mean[inner] * ICT_SCALE, shape[table[inner]], with_scale=False)
+    rotation, shift = _upright(rotation, shift)
+    place = lambda points: points * ICT_SCALE @ rotation.T + shift  # noqa: E731
+    return place(scans.mean), place(scans.jaw_mean)
+
+
+def _upright(rotation: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop the last digits of asymmetry: both faces are symmetric, so only a nod and no sideways shift remain."""
+    angle = np.arctan2(rotation[2, 1], rotation[1, 1])
+    cosine, sine = np.cos(angle), np.sin(angle)
+    nod = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    return nod, shift * [0, 1, 1]
+
+
+def _on_skin(shape: np.ndarray, region: FaceRegion, points: np.ndarray):  # noqa: ANN202
+    skin = np.flatnonzero(~(region.eye_cap | region.mouth_bag)[region.triangles].any(1))
+    hits = closest_points(points, shape, region.triangles[skin])
+    return type(hits)(hits.points, hits.distances, skin[hits.triangles], hits.barycentrics)
+
+
+def _anchor(shape: np.ndarray, region: FaceRegion, sites: Sites, target: np.ndarray) -> Anchors:
+    """Own vertices for eyes, nose and mouth; the closest skin for contour and brows."""
+    table = place_68(shape, region, sites)
+    hits = _on_skin(shape, region, target)
+    triangles, barycentrics = hits.triangles.copy(), hits.barycentrics.copy()
+    for landmark in np.setdiff1d(np.arange(68), SLIDING):
+        triangle = int(np.flatnonzero((region.triangles == table[landmark]).any(1))[0])
+        triangles[landmark] = triangle
+        barycentrics[landmark] = region.triangles[triangle] == table[landmark]
+    return Anchors(triangles, barycentrics)

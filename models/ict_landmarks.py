@@ -1,0 +1,69 @@
+"""Landmark statistics of ICT-FaceKit (MIT), reduced to what the calibration needs.
+
+    python models/ict_landmarks.py path/to/ict_facekit.npz
+
+writes models/ict_landmarks.safetensors: means and standard-deviation directions of the 68 points and of its jaw
+vertices. Identities of ICT-FaceKit are a_i ~ N(0, 1), so the directions are the identity offsets at those vertices.
+
+Li et al., Learning Formation of Physically-Based Face Attributes, CVPR 2020 (arXiv 2004.03458).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+FILE = Path(__file__).with_name("ict_landmarks.safetensors")
+MM_PER_UNIT = 10.0
+
+
+@dataclass(frozen=True)
+class LandmarkStatistics:
+    """Points in millimetres, aligned without scale: rigid motions of the points are taken out of the directions."""
+
+    mean: np.ndarray
+    """(68, 3)"""
+    directions: np.ndarray
+    """(68, 3, 100); covariance = directions @ directions.T"""
+    jaw_mean: np.ndarray
+    """(J, 3) further points along the jaw, mean only."""
+
+
+def read_statistics(path: Path = FILE) -> LandmarkStatistics:
+    arrays = {name: array.astype(float) for name, array in load_file(path).items()}
+    mean, directions = arrays["mean"], arrays["directions"]
+    flat = directions.reshape(mean.size, -1)
+    motions = rigid_motions(mean)
+    return LandmarkStatistics(mean, (flat - motions @ (motions.T @ flat)).reshape(directions.shape), arrays["jaw_mean"])
+
+
+def rigid_motions(points: np.ndarray) -> np.ndarray:
+    """Orthonormal basis (3 P, 6) of small translations and rotations of points (P, 3)."""
+    centred = points - points.mean(0)
+    fields = [np.broadcast_to(axis, points.shape) for axis in np.eye(3)]
+    fields += [np.cross(axis, centred) for axis in np.eye(3)]
+    basis, _ = np.linalg.qr(np.stack([field.ravel() for field in fields], 1))
+    return basis
+
+
+def main() -> None:
+    pack = np.load(sys.argv[1])
+    vertices, deltas, table = pack["vertices"], pack["identity_deltas"], pack["landmarks68"]
+    jaw = np.concatenate([pack["jaw_right_extended"], pack["jaw_left_extended"]])
+    save_file(
+        {
+            "mean": np.ascontiguousarray(vertices[table] * MM_PER_UNIT, np.float32),
+            "directions": np.ascontiguousarray(np.moveaxis(deltas[:, table] * MM_PER_UNIT, 0, 2), np.float32),
+            "jaw_mean": np.ascontiguousarray(vertices[jaw] * MM_PER_UNIT, np.float32),
+        },
+        FILE,
+        {"source": "ICT-FaceKit, MIT licence, https://github.com/ICT-VGL/ICT-FaceKit", "unit": "mm"},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Find MediaPipe's 468 mesh points on the mean face by looking at it with mien's own perception.
+
+    python models/locate_mediapipe.py [--model FILE] [--mirror-only]
+
+renders the mean with painted brows, lips and irises from several sides, observes every picture and writes the places
+where the points fall on the surface, averaged over the views and made symmetric, to models/mediapipe468.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+from scipy.spatial import cKDTree
+
+from build_face_model import ASSET
+from landmarks import Sites, read_sites, write_sites
+from mien.perception import Perception
+from preview import View, rasterize, render
+from surface import REFLECT_X, closest_points, vertex_normals
+
+YAWS = (-24.0, -12.0, 0.0, 12.0, 24.0)
+PITCHES = (-5.0, 5.0)
+SIZE, PIXELS_PER_MM = 480, 2.2
+SKIN, LIP, BROW, IRIS, SCLERA = (
+    np.array(c) for c in ((0.83, 0.64, 0.55), (0.66, 0.36, 0.34), (0.25, 0.17, 0.12), (0.22, 0.14, 0.1), (0.93,) * 3)
+)
+BROW_HEIGHT_MM = 7.0
+FACING = 0.3
+"""Points whose surface turns away farther than this cosine are left out of the average."""
+
+
+def paint(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Vertex colours (V, 3) that give the networks the features they look for."""
+    mean, table = arrays["mean"].astype(float), arrays["landmarks68"]
+    colours = np.tile(SKIN, (len(mean), 1))
+    lips = arrays["mask_lips"].astype(float)[:, None]
+    colours = colours * (1 - lips) + LIP * lips
+    brow = mean[table[17:22]]
+    x = -np.abs(mean[:, 0])
+    top = np.interp(x, brow[:, 0], brow[:, 1])
+    inside = (x > brow[0, 0] - 1) & (x < brow[-1, 0] + 1) & (mean[:, 2] > brow[0, 2] - 15)
+    thickness = np.interp(x, brow[:, 0], BROW_HEIGHT_MM * np.array([0.35, 0.7, 0.9, 1.0, 1.0]))
+    hair = inside * np.clip(1.5 - np.abs(mean[:, 1] - top + thickness / 2) / (thickness / 2), 0, 1)[:, None].T[0]
+    colours = colours * (1 - 0.8 * hair[:, None]) + BROW * 0.8 * hair[:, None]
+    eyes = arrays["mask_eyes"] > 0.5
+    colours[eyes] = SCLERA
+    for side in (-1, 1):
+        ball = np.flatnonzero(eyes & (np.sign(mean[:, 0]) == side))
+        pole = mean[ball[mean[ball, 2].argmax()]]
+        colours[ball[np.linalg.norm(mean[ball, :2] - pole[:2], axis=1) < 5.7]] = IRIS
+    colours[arrays["mask_mouth"] > 0.5] = LIP * 0.4
+    return colours
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ASSET)
+    arguments = parser.parse_args()
+    arrays = load_file(arguments.model)
+    mean, triangles = arrays["mean"].astype(float), arrays["triangles"]
+    mirror_sites = read_sites().mirror
+    colours = paint(arrays)
+    skin = ~((arrays["mask_eyes"] > 0.5) | (arrays["mask_mouth"] > 0.5))[triangles].any(1)
+    perception = Perception()
+    total, weight, squares = np.zeros((468, 3)), np.zeros(468), np.zeros(468)
+    seen = 0
+    for yaw, pitch in itertools.product(YAWS, PITCHES):
+        view = View(yaw=yaw, pitch=pitch, scale=PIXELS_PER_MM, width=SIZE, height=SIZE)
+        picture = render(mean, triangles, view, colours=colours, ambient=0.45)
+        picture[(picture == 1).all(2)] = 0.45
+        faces = perception.observe((picture * 255).astype(np.uint8))
+        if not faces:
+            print(f"yaw {yaw:.0f} pitch {pitch:.0f}: no face")
+            continue
+        seen += 1
+        index, barycentrics = rasterize(view.project(mean), triangles, height=SIZE, width=SIZE)
+        rows, columns = np.nonzero(index >= 0)
+        distance, nearest = cKDTree(np.stack([columns + 0.5, rows + 0.5], 1)).query(faces[0].mesh_px[:, :2])
+        hit = index[rows[nearest], columns[nearest]]
+        share = barycentrics[rows[nearest], columns[nearest]][..., None]
+        points = (mean[triangles[hit]] * share).sum(1)
+        normals = vertex_normals(mean, triangles) @ view.rotation().T
+        facing = (normals[triangles[hit]] * share).sum(1)[:, 2]
+        part = np.where((distance < 3 * PIXELS_PER_MM) & (facing > FACING), facing**2, 0) * np.cos(np.deg2rad(yaw)) ** 4
+        total += part[:, None] * points
+        squares += part * (points**2).sum(1)
+        weight += part
+    points = total / weight[:, None]
+    spread = np.sqrt(np.maximum(squares / weight - (points**2).sum(1), 0))
+    symmetric = (points + points[mirror_sites] * REFLECT_X) / 2
+    asymmetry = np.linalg.norm(points - symmetric, axis=1)
+    print(f"{seen} views; spread median {np.median(spread):.2f}, 90 % {np.percentile(spread, 90):.2f} mm; "
+          f"asymmetry median {np.median(asymmetry):.2f}, largest {asymmetry.max():.2f} mm")
+    hits = closest_points(symmetric, mean, triangles[skin])
+    weights = np.clip(hits.barycentrics, 0, 1)
+    write_sites(Sites(np.flatnonzero(skin)[hits.triangles], weights / weights.sum(1, keepdims=True), mirror_sites))
+
+
+if __name__ == "__main__":
+    main()
