@@ -159,13 +159,17 @@ def doctor() -> None:
     for finding in examination.findings:
         table.add_row(Text(finding.subject), Text(finding.state, style="" if finding.healthy else "red"))
     console.print(table)
-    assets = Table("asset", "size", "licence", "state", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    assets = Table("asset", "size", "state", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    assets.add_column("licence", overflow="fold")
     for asset in examination.assets:
         size = Text(f"{asset.record.bytes / 1e6:.1f} MB")
-        state = Text(asset.problem or "whole", style="red" if asset.problem else "green")
-        assets.add_row(Text(asset.record.name), size, Text(asset.record.licence), state)
+        state = Text("damaged", style="red") if asset.problem else Text("whole", style="green")
+        assets.add_row(Text(asset.record.name), size, state, Text(asset.record.licence))
     console.print()
     console.print(assets)
+    for asset in examination.assets:
+        if asset.problem:
+            console.print(Text(f"\n{asset.problem}", style="red"), soft_wrap=True)
     if not examination.healthy:
         raise typer.Exit(1)
 

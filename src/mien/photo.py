@@ -98,9 +98,7 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     return Photo(pixels, focal_px, path)
 
 
-def find_photos(
-    paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathLike[str] | None = None
-) -> list[Path]:
+def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathLike[str] | None = None) -> list[Path]:
     """The photos that the given files and folders stand for, each once.
 
     Folders are searched to any depth and give their picture files sorted by path; hidden files and folders
@@ -140,9 +138,7 @@ def _pictures_below(folder: Path, skipped: Path | None) -> list[Path]:
     pictures = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and (Path(parent) / name).resolve() != skipped
+            name for name in folders if not name.startswith(".") and (Path(parent) / name).resolve() != skipped
         ]
         pictures += [
             Path(parent) / name
@@ -260,9 +256,7 @@ def _to_srgb(image: Image.Image, path: Path) -> UInt8[np.ndarray, "H W 3"]:
 def _apply_profile(image: Image.Image, icc: bytes) -> Image.Image:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        converted = ImageCms.profileToProfile(
-            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image.convert("RGB")
     return image.convert("RGB") if converted is None else converted
@@ -272,9 +266,7 @@ def _scaled_grey(values: np.ndarray, path: Path) -> UInt8[np.ndarray, "H W 3"]:
     values = values.astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0 or high > 65535:
-        raise ImageError(
-            f"{path}: grey values from {low:g} to {high:g}, of unknown scale; save it with 8 or 16 bits"
-        )
+        raise ImageError(f"{path}: grey values from {low:g} to {high:g}, of unknown scale; save it with 8 or 16 bits")
     # Floating-point pictures run from 0 to 1 by convention, integer ones over 16 bits.
     unit = 1.0 if high <= 1 else 65535.0
     grey = np.round(values * (255 / unit)).astype(np.uint8)
