@@ -90,6 +90,26 @@ struct BandWorkspace {
     Buffer<float> scratch;
 };
 
+// Kept between calls by every thread that calls: fresh memory costs a millisecond of page faults. Indexed by worker, but
+// owned by the caller, as the workers live for one loop only.
+struct Workspace {
+    std::vector<PreparedTriangles> prepared;
+    std::vector<BandWorkspace> bands;
+    std::vector<Buffer<float>> packed;
+    Buffer<float> per_corner;
+};
+
+Workspace& workspace_for(int threads) {
+    thread_local Workspace workspace;
+    const size_t workers = static_cast<size_t>(threads);
+    if (workspace.bands.size() < workers) {
+        workspace.prepared.resize(workers);
+        workspace.bands.resize(workers);
+        workspace.packed.resize(workers);
+    }
+    return workspace;
+}
+
 Frame frame_of(const Meshes& meshes, const Settings& settings, int image, bool soft) {
     Frame frame{};
     frame.height = settings.height;
@@ -180,25 +200,23 @@ void draw_bands(const Meshes& meshes, const Settings& settings, bool soft, const
         const Band band = sort_into_band(frame, meshes.triangles, prepared, block_rows, first_row, end_row, space);
         draw(image, frame, band, space.scratch.at_least(scratch_size(meshes.channels)));
     };
+    Workspace& workspace = workspace_for(threads);
     if (meshes.images >= threads) {
-        std::vector<PreparedTriangles> prepared(threads);
-        std::vector<BandWorkspace> spaces(threads);
         parallel_for(threads, meshes.images, [&](int image, int worker) {
             const Frame frame = frame_of(meshes, settings, image, soft);
-            prepare_triangles(frame, meshes.triangles, 1, prepared[worker]);
-            draw_one(image, frame, prepared[worker], 0, rows, spaces[worker]);
+            prepare_triangles(frame, meshes.triangles, 1, workspace.prepared[worker]);
+            draw_one(image, frame, workspace.prepared[worker], 0, rows, workspace.bands[worker]);
         });
         return;
     }
     // Every band looks at every triangle once, so bands are few; but more than threads, as faces fill the middle.
     const int bands = std::min(rows, 4 * threads);
-    PreparedTriangles prepared;
-    std::vector<BandWorkspace> spaces(threads);
+    PreparedTriangles& prepared = workspace.prepared[0];
     for (int image = 0; image < meshes.images; ++image) {
         const Frame frame = frame_of(meshes, settings, image, soft);
         prepare_triangles(frame, meshes.triangles, threads, prepared);
         parallel_for(threads, bands, [&](int band, int worker) {
-            draw_one(image, frame, prepared, rows * band / bands, rows * (band + 1) / bands, spaces[worker]);
+            draw_one(image, frame, prepared, rows * band / bands, rows * (band + 1) / bands, workspace.bands[worker]);
         });
     }
 }
@@ -253,34 +271,37 @@ void hard_forward(const Meshes& meshes, const Settings& settings, const Fragment
 void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGradients& all) {
     const int threads = std::max(settings.threads, 1);
     const int64_t vertices = static_cast<int64_t>(meshes.images) * meshes.vertices;
+    if (vertices == 0) return;
     std::memset(all.positions_grad, 0, sizeof(float) * vertices * 3);
     std::memset(all.attributes_grad, 0, sizeof(float) * vertices * meshes.channels);
-    if (meshes.images == 0 || meshes.triangles == 0) return;
+    if (meshes.triangles == 0) return;
 
-    std::vector<Buffer<float>> scratch(threads);
+    Workspace& workspace = workspace_for(threads);
+    const auto scratch_of = [&](int worker) {
+        return workspace.bands[worker].scratch.at_least(scratch_size(meshes.channels));
+    };
     if (meshes.images >= threads) {
-        std::vector<Buffer<float>> packed(threads);
         parallel_for(threads, meshes.images, [&](int image, int worker) {
             const Frame frame = frame_of(meshes, settings, image, true);
             const SoftGradients one = gradients_of(all, meshes, settings, image);
-            float* const pixels = packed[worker].at_least(packed_size(frame));
+            float* const pixels = workspace.packed[worker].at_least(packed_size(frame));
             kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
             kernels().backward(frame, 0, meshes.triangles, pixels, nullptr, one.positions_grad, one.attributes_grad,
-                               scratch[worker].at_least(scratch_size(meshes.channels)));
+                               scratch_of(worker));
         });
         return;
     }
-    Buffer<float> packed, per_corner;
     for (int image = 0; image < meshes.images; ++image) {
         const Frame frame = frame_of(meshes, settings, image, true);
         const SoftGradients one = gradients_of(all, meshes, settings, image);
-        float* const pixels = packed.at_least(packed_size(frame));
-        float* const corners = per_corner.at_least(static_cast<size_t>(meshes.triangles) * 3 * (3 + meshes.channels));
+        float* const pixels = workspace.packed[0].at_least(packed_size(frame));
+        float* const corners =
+            workspace.per_corner.at_least(static_cast<size_t>(meshes.triangles) * 3 * (3 + meshes.channels));
         kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
         parallel_for(threads, pieces_of(meshes.triangles), [&](int piece, int worker) {
             const int first = piece * kPiece;
             kernels().backward(frame, first, std::min(first + kPiece, meshes.triangles), pixels, corners, nullptr,
-                               nullptr, scratch[worker].at_least(scratch_size(meshes.channels)));
+                               nullptr, scratch_of(worker));
         });
         parallel_for(threads, threads, [&](int part, int) {
             const int64_t v = meshes.vertices;
