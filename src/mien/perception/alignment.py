@@ -137,3 +137,44 @@ def similarity_between(
     linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)
     offset = target_mean[:, 0] - (linear @ source_mean.mT)[..., 0]
     return torch.cat([linear, offset[..., None]], -1)
+
+
+@dataclass(frozen=True)
+class Deep3dAlignment:
+    """Where Deep3DFaceRecon's alignment puts a photo: resize it by `scale` to `resized_size`, cut at `corner`.
+
+    `translation` is in unscaled pixels with y up; sizes and corners are (x, y) in pixels.
+    """
+
+    scale: float
+    translation: tuple[float, float]
+    resized_size: tuple[int, int]
+    corner: tuple[int, int]
+
+
+def deep3d_alignment(
+    points_px: Float[Tensor, "5 2"],
+    standard_points: Float[Tensor, "5 3"],
+    *,
+    image_size: tuple[int, int],
+    size: int = 224,
+    rescale_factor: float = 102.0,
+) -> Deep3dAlignment:
+    """Reproduce the five-point alignment of Deep3DFaceRecon_pytorch, for models trained on its crops.
+
+    `points_px` are eyes, nose tip and mouth corners, y down, pixel centres at whole numbers as that code has it;
+    `standard_points` are the same on its mean face; `image_size` is (width, height). There is no rotation. Not
+    differentiable.
+    """
+    width, height = image_size
+    flipped = torch.stack([points_px[:, 0], height - 1 - points_px[:, 1]], 1).double()
+    homogeneous = torch.cat([standard_points.double(), torch.ones(len(flipped), 1, dtype=torch.float64)], 1)
+    # Scaled orthography: each image axis is an affine function of the standard points.
+    rows = torch.linalg.lstsq(homogeneous, flipped).solution.T
+    length = rows[:, :3].norm(dim=1).mean()
+    scale = float(rescale_factor / length)
+    tx, ty = rows[:, 3].tolist()
+    resized = (int(width * scale), int(height * scale))
+    left = int(resized[0] / 2 - size / 2 + (tx - width / 2) * scale)
+    up = int(resized[1] / 2 - size / 2 + (height / 2 - ty) * scale)
+    return Deep3dAlignment(scale, (tx, ty), resized, (left, up))

@@ -1,4 +1,4 @@
-"""BlazeFace: the three detection networks, as PyTorch modules (Bazarevsky et al., 2019; weights Apache-2.0).
+"""BlazeFace: two detection networks, as PyTorch modules (Bazarevsky et al., 2019; weights Apache-2.0).
 
 Each reads a square picture and gives, for every anchor, a box, six keypoints and a score. The keypoints are
 the right eye, the left eye, the nose tip, the middle of the mouth, the right and the left ear point (tragion);
@@ -67,32 +67,34 @@ def _cells(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B P c"]:
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)
 
 
-class SsdBlazeFace(BlazeFace):
-    """A detector with a fine output layer (stride 8·n) and a coarse one behind it."""
+class ShortRangeBlazeFace(BlazeFace):
+    """128 px, a fine output layer and a coarse one: faces that fill from a fifth of the picture to all of it."""
 
+    size = 128
+    anchor_layers = ((8, 2), (16, 6))
+    asset = "blazeface-short.safetensors"
     stem_channels: ClassVar[int] = 24
     # (output channels, stride) of every block, up to the fine layer and from there to the coarse one.
-    fine_blocks: ClassVar[tuple[tuple[int, int], ...]]
-    coarse_blocks: ClassVar[tuple[tuple[int, int], ...]]
-    coarse_skip: ClassVar[bool] = True
+    fine_blocks: ClassVar[tuple[tuple[int, int], ...]] = (
+        (24, 1), (28, 1), (32, 2), (36, 1), (42, 1), (48, 2), (56, 1), (64, 1), (72, 1), (80, 1), (88, 1),
+    )  # fmt: skip
+    coarse_blocks: ClassVar[tuple[tuple[int, int], ...]] = ((96, 2), (96, 1), (96, 1), (96, 1), (96, 1))
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = SameConv2d(3, self.stem_channels, 5, stride=2)
-        self.fine, fine_channels = self._blocks(self.stem_channels, self.fine_blocks, skip=True)
-        self.coarse, coarse_channels = self._blocks(
-            fine_channels, self.coarse_blocks, skip=self.coarse_skip
-        )
+        self.fine, fine_channels = self._blocks(self.stem_channels, self.fine_blocks)
+        self.coarse, coarse_channels = self._blocks(fine_channels, self.coarse_blocks)
         self.fine_logits = nn.Conv2d(fine_channels, 2, 1)
         self.coarse_logits = nn.Conv2d(coarse_channels, 6, 1)
         self.fine_regressions = nn.Conv2d(fine_channels, 2 * 16, 1)
         self.coarse_regressions = nn.Conv2d(coarse_channels, 6 * 16, 1)
 
     @staticmethod
-    def _blocks(inputs: int, table: tuple[tuple[int, int], ...], *, skip: bool) -> tuple[nn.Sequential, int]:
+    def _blocks(inputs: int, table: tuple[tuple[int, int], ...]) -> tuple[nn.Sequential, int]:
         blocks = []
         for outputs, stride in table:
-            blocks.append(BlazeBlock(inputs, outputs, stride=stride, skip=skip))
+            blocks.append(BlazeBlock(inputs, outputs, stride=stride))
             inputs = outputs
         return nn.Sequential(*blocks), inputs
 
@@ -103,29 +105,6 @@ class SsdBlazeFace(BlazeFace):
         regressions = [_cells(self.fine_regressions(fine), 16), _cells(self.coarse_regressions(coarse), 16)]
         logits = [_cells(self.fine_logits(fine), 1), _cells(self.coarse_logits(coarse), 1)]
         return torch.cat(regressions, 1), torch.cat(logits, 1)[..., 0]
-
-
-class ShortRangeBlazeFace(SsdBlazeFace):
-    """128 px: faces that fill from a fifth of the picture to all of it."""
-
-    size = 128
-    anchor_layers = ((8, 2), (16, 6))
-    asset = "blazeface-short.safetensors"
-    fine_blocks = (
-        (24, 1), (28, 1), (32, 2), (36, 1), (42, 1), (48, 2), (56, 1), (64, 1), (72, 1), (80, 1), (88, 1),
-    )  # fmt: skip
-    coarse_blocks = ((96, 2), (96, 1), (96, 1), (96, 1), (96, 1))
-
-
-class BackCameraBlazeFace(SsdBlazeFace):
-    """256 px: the deeper network for a telephone's back camera."""
-
-    size = 256
-    anchor_layers = ((16, 2), (32, 6))
-    asset = "blazeface-back.safetensors"
-    fine_blocks = (*([(24, 1)] * 7), (24, 2), *([(24, 1)] * 7), (48, 2), *([(48, 1)] * 7), (96, 2), *([(96, 1)] * 7))
-    coarse_blocks = ((96, 2),)
-    coarse_skip = False
 
 
 class _UpLevel(nn.Module):

@@ -19,11 +19,13 @@ SURE_SCORE = 0.75
 MERGE_OVERLAP = 0.3
 # … and so is one that lies in another with this share of its area.
 MERGE_INSIDE = 0.7
-# The full-range network needs about this many of its 192 pixels across a face.
-FACE_PX_IN_WINDOW = 16.0
+# The full-range network finds nearly every face that has this many of its 192 pixels across.
+FACE_PX_IN_WINDOW = 20.0
 SMALLEST_FACE_PX = 30.0
 # Detections smaller than this share of it are ornaments more often than faces.
 SMALLEST_SHARE = 0.6
+# In very large photos the smallest face is this share of the longer side, which bounds the number of tiles.
+SMALLEST_IN_PHOTO = 0.01
 # With a face this large (share of the photo's shorter side), faces that only the finest tiles see are not sought.
 LARGE_FACE = 0.12
 TILE_OVERLAP = 0.2
@@ -71,12 +73,12 @@ class FaceDetector:
         candidates = self._search(photo, 0.0)
         if max((c.score for c in candidates), default=0.0) < SURE_SCORE:
             for quarter in (1, 3, 2):
-                candidates += self._search(photo, quarter * np.pi / 2)
+                candidates += self._search(photo, quarter * np.pi / 2, finest_tiles=False)
         faces = [face for face in _merge(candidates) if face.size_px > SMALLEST_SHARE * SMALLEST_FACE_PX]
         return sorted(faces, key=lambda face: -face.size_px * face.score)
 
-    def _search(self, photo: PhotoPyramid, angle: float) -> list[_Candidate]:
-        """Go from windows larger than the photo to tiles of it."""
+    def _search(self, photo: PhotoPyramid, angle: float, *, finest_tiles: bool = True) -> list[_Candidate]:
+        """Go from windows larger than the photo to tiles of it; small turned faces are not worth the finest ones."""
         width, height = photo.width, photo.height
         longer, shorter = max(width, height), min(width, height)
         whole = [
@@ -84,11 +86,12 @@ class FaceDetector:
         ]
         found = self._run(self.near, photo, whole) + self._run(self.far, photo, whole[:2])
         side = longer * 0.6
-        finest = SMALLEST_FACE_PX * self.far.size / FACE_PX_IN_WINDOW
-        while side > 0.5 * finest:
+        smallest = max(SMALLEST_FACE_PX, SMALLEST_IN_PHOTO * longer)
+        finest = smallest * self.far.size / FACE_PX_IN_WINDOW
+        while True:
             found += self._run(self.far, photo, _tiles(width, height, side, angle))
             sizes = [(c.box[2:] - c.box[:2]).max() for c in found if c.score > SURE_SCORE]
-            if side <= finest or max(sizes, default=0.0) > LARGE_FACE * shorter:
+            if side <= finest or not finest_tiles or max(sizes, default=0.0) > LARGE_FACE * shorter:
                 break
             side = max(side * 0.55, 0.9 * finest)
         return found
@@ -106,7 +109,14 @@ class FaceDetector:
                 scores = logits.sigmoid()
             for i, window in enumerate(batch):
                 keep = scores[i] >= SCORE_THRESHOLD
-                found += _to_photo(scores[i, keep], boxes[i, keep], keypoints[i, keep], window, matrices[i], photo)
+                found += _to_photo(
+                    scores[i, keep],
+                    boxes[i, keep],
+                    keypoints[i, keep],
+                    window=window,
+                    matrix=matrices[i],
+                    photo=photo,
+                )
         return found
 
 
@@ -114,6 +124,7 @@ def _to_photo(
     scores: Float[Tensor, "P"],
     boxes: Float[Tensor, "P 4"],
     keypoints: Float[Tensor, "P 6 2"],
+    *,
     window: _Window,
     matrix: np.ndarray,
     photo: PhotoPyramid,

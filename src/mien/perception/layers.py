@@ -44,7 +44,7 @@ def activation_layer(kind: Activation, channels: int) -> nn.Module:
 class BlazeBlock(nn.Module):
     """Depthwise 3×3, pointwise, plus the input: pooled where the stride is 2, zero channels where it is narrower.
 
-    Without `skip`, nothing is added. With `bottleneck`, the pair is doubled around that many channels (Bazarevsky et al., BlazeFace, 2019).
+    With `bottleneck`, the pair is doubled around that many channels (Bazarevsky et al., BlazeFace, 2019).
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class BlazeBlock(nn.Module):
         *,
         stride: int = 1,
         bottleneck: int = 0,
-        skip: bool = True,
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
@@ -71,14 +70,11 @@ class BlazeBlock(nn.Module):
             ]
         self.residual = nn.Sequential(*layers)
         self.stride = stride
-        self.skip = skip
         self.extra_channels = outputs - inputs
         self.activation = activation_layer(activation, outputs)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Map B C H W to B outputs H/stride W/stride."""
-        if not self.skip:
-            return self.activation(self.residual(x))
         skip = F.max_pool2d(x, 2, 2) if self.stride == 2 else x
         if self.extra_channels:
             skip = F.pad(skip, (0, 0, 0, 0, 0, self.extra_channels))

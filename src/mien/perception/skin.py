@@ -45,8 +45,8 @@ SUPERSAMPLING = 3
 # Luminance below this (of 1) is noise in the colour ratios.
 LOG_FLOOR = 0.03
 COMPONENTS = 4
-ITERATIONS = 12
-PIXELS_TO_FIT = 6000
+ITERATIONS = 10
+PIXELS_TO_FIT = 2500
 # A component is no skin if its share of the cheeks is below the first fraction of its share of the face, and skin
 # entirely above the second.
 SKIN_SHARE = (0.2, 0.55)
@@ -143,8 +143,10 @@ def _skin_probability(colour: np.ndarray, face: np.ndarray, seeds: np.ndarray) -
     share_of_seeds = _responsibilities(seed_chosen, means, spreads, weights).mean(0)
     low, high = SKIN_SHARE
     skin = np.clip((share_of_seeds / np.maximum(share_of_face, 1e-6) - low) / (high - low), 0, 1)
-    each = _responsibilities(colour.reshape(-1, 3), means, spreads, weights)
-    return (each @ skin).reshape(face.shape).astype(np.float32)
+    probability = np.zeros(face.shape, np.float32)
+    judged = face > 0
+    probability[judged] = _responsibilities(colour[judged], means, spreads, weights) @ skin
+    return probability
 
 
 def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -173,8 +175,9 @@ def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.
         totals = shares.sum(0) + 1e-6
         weights = totals / totals.sum()
         means = (shares.T @ pixels) / totals[:, None]
-        centred = pixels[:, None] - means
-        spreads = np.einsum("nk,nki,nkj->kij", shares, centred, centred, optimize=True) / totals[:, None, None] + floor
+        centred = [pixels - mean for mean in means]
+        scatter = [(c * shares[:, [k]]).T @ c for k, c in enumerate(centred)]
+        spreads = np.stack(scatter) / totals[:, None, None] + floor
     return means, spreads, weights
 
 
@@ -184,10 +187,9 @@ def _responsibilities(
     """Return the probability (N,K) of each component at each pixel."""
     logs = []
     for mean, spread, weight in zip(means, spreads, weights, strict=True):
-        inverse = np.linalg.inv(spread)
-        centred = pixels - mean
-        distance = np.einsum("ni,ij,nj->n", centred, inverse, centred, optimize=True)
-        logs.append(np.log(max(weight, 1e-9)) - 0.5 * (distance + np.linalg.slogdet(spread)[1]))
+        factor = np.linalg.cholesky(np.linalg.inv(spread))
+        whitened = (pixels - mean) @ factor
+        logs.append(np.log(max(weight, 1e-9)) - 0.5 * (whitened**2).sum(1) + np.log(np.diag(factor)).sum())
     stacked = np.stack(logs, 1)
     shares = np.exp(stacked - stacked.max(1, keepdims=True))
     return shares / shares.sum(1, keepdims=True)

@@ -32,7 +32,8 @@ def normalise_exposure(
         if luma.numel() < 16:
             results.append(window)
             continue
-        low, middle, high = (float(v) for v in torch.quantile(luma[:: 1 + luma.numel() // 4096], luma.new_tensor([0.02, 0.5, 0.98])))
+        some = luma[:: 1 + luma.numel() // 4096]
+        low, middle, high = torch.quantile(some, luma.new_tensor([0.02, 0.5, 0.98])).tolist()
         if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
             results.append(window)
             continue
@@ -63,7 +64,8 @@ class PhotoPyramid:
     ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
         """Read one window (2×3 matrix from window pixels to photo pixels); black outside, with its mask."""
         shrink = float(np.linalg.norm(photo_from_window[:, 0]))
-        number = max(0, min(int(np.floor(np.log2(max(shrink, 1.0)))), int(np.log2(max(min(self.height, self.width), 1)))))
+        halvings = int(np.log2(max(shrink, 1.0)))
+        number = min(halvings, int(np.log2(min(self.height, self.width))))
         pixels = self.level(number)
         matrix = photo_from_window / 2**number
         corners = matrix @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
