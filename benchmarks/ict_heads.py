@@ -44,6 +44,8 @@ FOVS_DEG = (15.0, 30.0, 50.0)
 """Across the longer side of the photo: a short tele lens, our default, a phone's main camera."""
 PHOTO_SIZE = (800, 640)
 """Rows and columns."""
+DARK = 0.8
+"""An exposure below this is named as dark."""
 HEAD_SHARE = 0.58
 """Crown to chin over the photo's height: large enough that the frame cuts the bust, not the model's end."""
 _HEAD_HEIGHT_M = 0.225
@@ -130,7 +132,7 @@ class Head:
     @property
     def name(self) -> str:
         yaw, pitch, _ = POSES_DEG[self.pose_index]
-        extra = ("_grey" if self.grey else "") + ("_dark" if self.exposure < 0.8 else "")
+        extra = ("_grey" if self.grey else "") + ("_dark" if self.exposure < DARK else "")
         return f"head{self.index:02d}_yaw{yaw:+d}_pitch{pitch:+d}_light{self.light_index}_fov{self.fov_deg:.0f}{extra}"
 
 
