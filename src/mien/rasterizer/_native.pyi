@@ -1,4 +1,4 @@
-"""The compiled module, csrc/bindings.cpp; arrays are C-contiguous NumPy arrays whose shapes stand in soft_raster.hpp."""
+"""The compiled module, csrc/bindings.cpp: C-contiguous NumPy arrays; their shapes stand in soft_raster.hpp."""
 
 from typing import Any
 

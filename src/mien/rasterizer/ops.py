@@ -253,8 +253,9 @@ def _check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
 
 @functools.cache
 def _native() -> ModuleType:
+    """The compiled module, loaded at first use: importing mien stays light, and the reference works without it."""
     try:
-        from mien.rasterizer import _native as native  # noqa: PLC0415  (loaded at first use, so that imports are light)
+        from mien.rasterizer import _native as native  # noqa: PLC0415  # pyright: ignore[reportMissingModuleSource]
     except ImportError as error:
         raise BackendUnavailable(
             f"the native rasterizer cannot be loaded ({error}): reinstall mien (`pip install --force-reinstall mien`,"
