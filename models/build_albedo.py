@@ -30,19 +30,21 @@ POPULATION = 1400
 SEED = 20
 
 # Lightness L* of the population's plain skin: mean and spread such that two standard deviations reach from the
-# darkest tenth (37) to the fairest (83), so that no tone is a rarity to the prior.
-LIGHTNESS_MEAN, LIGHTNESS_SD = 60.0, 11.5
-LIGHTNESS_RANGE = (27.0, 84.0)
+# darkest (32) to the fairest (84), so that no tone is a rarity to the prior.
+LIGHTNESS_MEAN, LIGHTNESS_SD = 58.0, 13.0
+LIGHTNESS_RANGE = (25.0, 86.0)
 TONE_BANDWIDTH = 9.0  # L*; over how large a difference in tone one person's features are lent to another
 
 # How much of the measured differences between people of one tone is theirs; the rest is the photographs' (cast,
 # shine, make-up, misplaced points).
-TONE_FREEDOM, FEATURE_FREEDOM, LIP_FREEDOM = 0.58, 0.85, 0.5
+TONE_FREEDOM, FEATURE_FREEDOM, LIP_FREEDOM = 0.50, 0.85, 0.5
 IRIS_SATURATION = 1.5  # the iris's reflections and the prefilter grey it
 
-# CIELAB that anchors the law's light end (individual typology angle above 55 degrees), where the studio's light
-# washes the photographs out to grey. Chosen, not measured: the fair participants' hue with a little less chroma.
-VERY_LIGHT = np.array([[76.0, 9.0, 14.0], [82.0, 7.5, 13.0]])
+# CIELAB that anchors the law's two ends. The studio's own light washes both out to grey. The dark pair lies halfway
+# between the participants and the two darkest of five clusters of facial skin measured with a spectroradiometer,
+# (26.7, 14.6, 14.7) and (37.7, 17.2, 14.7) (120 people; IADR 2009, abstract 120461). The light pair (individual
+# typology angle above 55 degrees) is chosen, not measured: the fair participants' hue with a little less chroma.
+TONE_ANCHORS = np.array([[28.0, 11.0, 12.8], [38.0, 13.6, 14.9], [76.0, 9.5, 15.0], [82.0, 8.5, 14.0]])
 
 DARK_HAIR = np.array([0.016, 0.012, 0.010])  # linear colour
 INNER_MOUTH = np.array([0.20, 0.060, 0.055])
@@ -53,7 +55,7 @@ class ToneLaw:
     """Chroma of skin as a quadratic in its lightness, with the spread around it; natural logs of linear sRGB."""
 
     coefficients: np.ndarray
-    """(3, 2): constant, linear and quadratic coefficient of log r/g and log b/g in (L* - 60) / 11.5."""
+    """(3, 2): constant, linear and quadratic coefficient of log r/g and log b/g in (L* - 58) / 13."""
     factor: np.ndarray
     """(2, 2) square root of the covariance that is left."""
 
@@ -78,14 +80,16 @@ def tone_law(real: RealSkin) -> ToneLaw:
     """Fit the participants' tones, every lightness counting the same however many people have it."""
     chroma = real.tone[:, [0, 2]] - real.tone[:, [1]]
     weight = 1 / _density(real.lightness)
-    anchors = np.log(linear_from_lab(VERY_LIGHT))
+    anchors = np.log(linear_from_lab(TONE_ANCHORS))
     chroma = np.concatenate([chroma, anchors[:, [0, 2]] - anchors[:, [1]]])
-    weight = np.concatenate([weight, np.full(len(VERY_LIGHT), 0.08 * weight.sum())])
-    basis = _powers(np.concatenate([real.lightness, VERY_LIGHT[:, 0]]))
+    weight = np.concatenate([weight, np.full(len(TONE_ANCHORS), 0.10 * weight.sum())])
+    basis = _powers(np.concatenate([real.lightness, TONE_ANCHORS[:, 0]]))
     root = np.sqrt(weight)[:, None]
     coefficients = np.linalg.lstsq(basis * root, chroma * root, rcond=None)[0]
-    rest = chroma - basis @ coefficients
-    covariance = (rest * weight[:, None]).T @ rest / weight.sum()
+    count = len(real.lightness)
+    rest, mass = (chroma - basis @ coefficients)[:count], weight[:count]
+    rest = rest - (rest * mass[:, None]).sum(0) / mass.sum()
+    covariance = (rest * mass[:, None]).T @ rest / mass.sum()
     return ToneLaw(coefficients=coefficients, factor=TONE_FREEDOM * np.linalg.cholesky(covariance))
 
 
@@ -298,7 +302,7 @@ def make_painter(mesh: FaceMesh, people: list[photos.Portrait], mirror189: np.nd
         real=real,
         law=tone_law(real),
         regions=regions,
-        eyes=eye_parts(mesh),
+        eyes=eye_parts(mesh, *photos.pupil_fractions(people)),
         fields=smooth_fields(mesh, rng),
         freckles=freckle_pattern(mesh, regions, rng),
         freedom=FEATURE_FREEDOM + (LIP_FREEDOM - FEATURE_FREEDOM) * regions.lips,
@@ -320,6 +324,8 @@ def write(path: Path, mean: np.ndarray, basis: np.ndarray) -> None:
     with safe_open(path, "np") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         metadata = file.metadata()
+    if arrays["mean"].shape != mean.shape:
+        raise ValueError(f"{path} has {len(arrays['mean'])} vertices, the albedo {len(mean)}: it changed meanwhile")
     arrays["albedo_mean"] = np.ascontiguousarray(mean, np.float32)
     arrays["albedo_basis"] = np.ascontiguousarray(basis, np.float16)
     partial = path.with_suffix(".partial")

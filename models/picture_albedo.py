@@ -64,9 +64,7 @@ def tiled(pictures: list[np.ndarray], columns: int) -> np.ndarray:
 
 
 def save(picture: np.ndarray, path: Path) -> None:
-    # 192 colours keep skin smooth and the repository small
-    image = Image.fromarray((picture * 255).round().astype(np.uint8))
-    image.quantize(192, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    Image.fromarray((picture * 255).round().astype(np.uint8)).save(path, quality=90, subsampling=0, optimize=True)
 
 
 def main() -> None:
@@ -76,9 +74,9 @@ def main() -> None:
     options = parser.parse_args()
     arrays = read(options.model)
     options.out.mkdir(parents=True, exist_ok=True)
-    save(random_people(arrays), options.out / "albedo_samples.png")
-    save(mean_face(arrays), options.out / "albedo_mean.png")
-    save(components(arrays), options.out / "albedo_components.png")
+    save(random_people(arrays), options.out / "albedo_samples.jpg")
+    save(mean_face(arrays), options.out / "albedo_mean.jpg")
+    save(components(arrays), options.out / "albedo_components.jpg")
 
 
 if __name__ == "__main__":

@@ -148,3 +148,15 @@ def irises(portrait: Portrait) -> tuple[np.ndarray, np.ndarray]:
             whites.append(colours[light >= np.quantile(light, 0.7)].mean(0))
     white = np.mean(whites, 0) if whites else np.full(3, np.nan)
     return np.mean(rings, 0), white
+
+
+def pupil_fractions(portraits: list[Portrait]) -> tuple[float, float]:
+    """Where pupils sit in the open eye: share of the way from inner to outer corner, and from lower to upper lid."""
+    along, up = [], []
+    for portrait in portraits:
+        point = portrait.template
+        for pupil, inner, outer, upper, lower in ((0, 22, 18, 20, 29), (1, 23, 27, 25, 32)):
+            width = point[outer] - point[inner]
+            along.append(((point[pupil] - point[inner]) @ width) / (width @ width))
+            up.append((point[lower, 1] - point[pupil, 1]) / (point[lower, 1] - point[upper, 1]))
+    return float(np.median(along)), float(np.median(up))

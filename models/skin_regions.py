@@ -132,25 +132,26 @@ class EyeParts:
     inner_ring: np.ndarray
 
 
-def eye_parts(mesh: FaceMesh) -> EyeParts:
-    """Place iris and pupil on each eyeball for a gaze straight ahead."""
+def eye_parts(mesh: FaceMesh, along: float, up: float) -> EyeParts:
+    """Place iris and pupil on the eye caps, their centres at the given shares of the opening (`pupil_fractions`).
+
+    They come from photographs of a straight gaze, not from spheres through the caps: shaping the mean face to
+    people's measures bends the caps, and a millimetre makes a squint.
+    """
     v = mesh.vertices
     caps = mesh.eyes > 0.5
-    shape = len(v)
-    iris, limbus, pupil, corner, inner = (np.zeros(shape) for _ in range(5))
+    iris, limbus, pupil, corner, inner = (np.zeros(len(v)) for _ in range(5))
     mark = v[mesh.landmarks68]
-    for side, canthi in ((1, mark[[42, 45]]), (-1, mark[[36, 39]])):
+    for side, canthi, lids in ((1, (42, 45), (43, 44, 46, 47)), (-1, (39, 36), (37, 38, 40, 41))):
         mine = np.flatnonzero(caps & (np.sign(v[:, 0]) == side))
-        points = v[mine]
-        # sphere through the cap: |p|^2 = 2 p.c + (r^2 - |c|^2)
-        matrix = np.concatenate([2 * points, np.ones((len(points), 1))], 1)
-        solution = np.linalg.lstsq(matrix, (points**2).sum(1), rcond=None)[0]
-        centre = solution[:3]
-        away = np.linalg.norm((points - centre)[:, :2], axis=1)
+        inward, outward = mark[list(canthi)]
+        upper, lower = mark[list(lids[:2]), 1].mean(), mark[list(lids[2:]), 1].mean()
+        centre = np.array([inward[0] + along * (outward[0] - inward[0]), lower + up * (upper - lower)])
+        away = np.linalg.norm(v[mine, :2] - centre, axis=1)
         iris[mine] = _rise(IRIS_RADIUS_MM - away, 0.28)
         limbus[mine] = np.exp(-(((away - IRIS_RADIUS_MM + 0.55) / 0.6) ** 2))
         pupil[mine] = _rise(PUPIL_RADIUS_MM - away, 0.22)
         inner[mine] = np.exp(-(((away - PUPIL_RADIUS_MM - 1.0) / 0.9) ** 2))
-        gap = np.min([np.linalg.norm(points - c, axis=1) for c in canthi], 0)
+        gap = np.min([np.linalg.norm(v[mine] - c, axis=1) for c in (inward, outward)], 0)
         corner[mine] = np.exp(-((gap / 5.0) ** 2))
     return EyeParts(iris=iris, limbus=limbus, pupil=pupil, corner=corner, inner_ring=inner)

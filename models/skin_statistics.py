@@ -260,7 +260,7 @@ def real_skin(
         weights,
         np.array([p.collection for p in people]),
         women=women,
-        covariate=(lightness - 57.0) / 12.0,
+        covariate=(lightness - 58.0) / 13.0,
         laplacian=laplacian,
         regions=regions,
     )
@@ -274,6 +274,9 @@ def real_skin(
     off = np.maximum(regions.eyes, regions.mouth)
     filled = _complete(detail, weights * (1 - off), mesh, regions)
     filled = _softer_eyes(filled, regions)
+    # what hair has left at temples and forehead after rejection is a faint shadow; bare skin is not dark there
+    dark = np.minimum(filled @ LUMA + 0.03, 0) * regions.hair * (1 - regions.brows)
+    filled = filled - dark[..., None]
     return RealSkin(
         tone=np.log(tone),
         detail=filled.astype(np.float32),
