@@ -31,7 +31,7 @@ from mien.fitting import (
 )
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
-from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_parts
+from mien.perception import Crop, FaceObservation, FaceParts, IdentityNetwork, Perception, face_crop, face_parts
 from mien.perception.alignment import sample_affine
 from mien.photo import Photo, read_photo
 from mien.rasterizer import rasterize_hard
@@ -52,6 +52,11 @@ FIT_SIZE_PX = 224
 TEXTURE_SIZE = 1024
 """Side of the colour map in texels; a face that fills a 1,000-pixel photo has about as many pixels across."""
 RESOLUTIONS = (224, 512)
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+"""Rec. 601, for encoded colours."""
+WELL_EXPOSED = 0.9
+OUTLINE_MARGIN = 0.04
+"""How far the mesh network's outline may lie outside the face, in parts of the crop."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,12 @@ class Reconstructor:
         parts = [face_parts(pixels, face.observation, face.crop) for face in faces]
         scale = torch.tensor([1 / face.crop.scale for face in faces])
         shift = torch.stack([face.crop.crop_from_photo[:, 2] for face in faces]).float()
+        exposure = torch.full((len(faces),), _exposure(pixels), device=self.device)
         return FitTargets(
             crops=crops,
             mask=torch.stack([part.skin for part in parts]).to(self.device),
-            outline=torch.stack([part.oval for part in parts]).to(self.device),
+            outline=torch.stack([_surely_face(part) for part in parts]).to(self.device),
+            exposure=exposure,
             camera=camera.cropped(scale=scale, shift_px=shift, image_size=(FIT_SIZE_PX, FIT_SIZE_PX)).to(self.device),
             mesh_px=self._points(faces, [f.observation.mesh_px[:, :2] for f in faces]),
             landmarks68_px=self._points(faces, [f.observation.landmarks68_px for f in faces]),
@@ -298,6 +305,20 @@ def _sample(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 
     patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)[None] / 255
     matrix = crop.photo_from_crop - torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top]])
     return sample_affine(patch, matrix[None], size=(crop.size, crop.size))
+
+
+def _exposure(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
+    """How bright the brightest hundredth of the photo is, as a share of a well-exposed photo's."""
+    stride = max(min(pixels.shape[:2]) // 256, 1)
+    luminance = pixels[::stride, ::stride].astype(np.float32) @ LUMINANCE / 255
+    return float(np.clip(np.percentile(luminance, 99) / WELL_EXPOSED, 0.1, 1.1))
+
+
+def _surely_face(parts: FaceParts) -> Float[Tensor, "S S"]:
+    """The skin, and of the rest what lies well inside the face's outline: near it, it is hair or background."""
+    side = 2 * round(OUTLINE_MARGIN * len(parts.oval)) + 1
+    inner = -F.max_pool2d(-parts.oval[None], side, stride=1, padding=side // 2)[0]
+    return torch.maximum(parts.skin, inner)
 
 
 def _native_size(crop: Crop) -> int:

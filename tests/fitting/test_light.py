@@ -7,7 +7,7 @@ from mien.geometry import vertex_normals
 from mien.lighting import ambient_lighting, shading
 from mien.morphable import MorphableModel
 
-PRIORS = LightPriors(pixel_sigma=0.02, light_sigma=0.35, light_chroma_sigma=0.06)
+PRIORS = LightPriors(pixel_sigma=0.02, light_level_sigma=0.35, light_sigma=0.35, light_chroma_sigma=0.06)
 
 
 def scene(tiny: MorphableModel, albedo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -20,7 +20,9 @@ def scene(tiny: MorphableModel, albedo: torch.Tensor) -> tuple[torch.Tensor, tor
 def test_light_and_albedo_reproduce_the_colours(tiny: MorphableModel) -> None:
     albedo = torch.tensor([[0.5, -0.5, 0.8, 0.0, 0.3]])
     normals, lighting, colours = scene(tiny, albedo)
-    found = fit_light_and_albedo(tiny, colours=colours, weights=torch.ones(1, 525), normals=normals, priors=PRIORS)
+    found = fit_light_and_albedo(
+        tiny, colours=colours, weights=torch.ones(1, 525), normals=normals, exposure=torch.ones(1), priors=PRIORS
+    )
     again = tiny.albedo(found.albedo) * shading(normals, found.lighting)
     assert (again - colours).abs().mean() < 0.01
     assert (found.lighting - lighting).abs().max() < 0.12
@@ -30,13 +32,17 @@ def test_glasses_and_highlights_do_not_count(tiny: MorphableModel) -> None:
     normals, lighting, colours = scene(tiny, torch.zeros(1, 5))
     colours[:, 200:260] = 0.02
     colours[:, 300:330] = 1.0
-    found = fit_light_and_albedo(tiny, colours=colours, weights=torch.ones(1, 525), normals=normals, priors=PRIORS)
+    found = fit_light_and_albedo(
+        tiny, colours=colours, weights=torch.ones(1, 525), normals=normals, exposure=torch.ones(1), priors=PRIORS
+    )
     assert (found.lighting - lighting).abs().max() < 0.12
 
 
 def test_without_visible_skin_the_priors_answer(tiny: MorphableModel) -> None:
     normals, _, colours = scene(tiny, torch.zeros(1, 5))
-    found = fit_light_and_albedo(tiny, colours=colours, weights=torch.zeros(1, 525), normals=normals, priors=PRIORS)
+    found = fit_light_and_albedo(
+        tiny, colours=colours, weights=torch.zeros(1, 525), normals=normals, exposure=torch.ones(1), priors=PRIORS
+    )
     torch.testing.assert_close(found.lighting, ambient_lighting(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(found.albedo, torch.zeros(1, 5), atol=1e-4, rtol=0)
 
@@ -44,7 +50,15 @@ def test_without_visible_skin_the_priors_answer(tiny: MorphableModel) -> None:
 def test_the_seed_decides(tiny: MorphableModel) -> None:
     normals, _, colours = scene(tiny, torch.ones(1, 5))
     first, again = (
-        fit_light_and_albedo(tiny, colours=colours, weights=torch.ones(1, 525), normals=normals, priors=PRIORS, seed=3)
+        fit_light_and_albedo(
+            tiny,
+            colours=colours,
+            weights=torch.ones(1, 525),
+            normals=normals,
+            exposure=torch.ones(1),
+            priors=PRIORS,
+            seed=3,
+        )
         for _ in range(2)
     )
     torch.testing.assert_close(first.albedo, again.albedo, rtol=0, atol=0)

@@ -30,7 +30,7 @@ def photographed(model: MorphableModel, batch: int = 1) -> tuple[FitTargets, Fac
         mesh = camera.project(model.mediapipe_points(drawn.surface.vertices_camera))
     mask = (drawn.triangle_ids >= 0).float()
     landmarks = drawn.vertices_px[:, model.landmarks68]
-    return FitTargets(drawn.image * mask[:, None], mask, mask, camera, mesh, landmarks), truth
+    return FitTargets(drawn.image * mask[:, None], mask, mask, torch.ones(batch), camera, mesh, landmarks), truth
 
 
 def test_the_fit_explains_a_picture_of_the_model(tiny: MorphableModel) -> None:

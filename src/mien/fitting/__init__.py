@@ -123,7 +123,13 @@ def with_light_and_albedo(
             colours=colours,
             weights=visible * mask * trusted,
             normals=drawn.surface.normals,
-            priors=LightPriors(settings.pixel_sigma, settings.light_sigma, settings.light_chroma_sigma),
+            exposure=targets.exposure,
+            priors=LightPriors(
+                settings.pixel_sigma,
+                settings.light_level_sigma,
+                settings.light_sigma,
+                settings.light_chroma_sigma,
+            ),
             seed=settings.seed,
         )
     return replace(coefficients, lighting=light.lighting, albedo=light.albedo)

@@ -40,10 +40,10 @@ class DetailSettings:
     """So weak that what is not seen takes the offset of what is seen around it, not zero."""
     offset_symmetry: float = 1e-2
     offset_smoothness: float = 5e-2
-    displacement_magnitude: float = 2e-3
+    displacement_magnitude: float = 1e-2
     """Per square millimetre."""
-    displacement_symmetry: float = 1e-3
-    displacement_smoothness: float = 2e-2
+    displacement_symmetry: float = 5e-3
+    displacement_smoothness: float = 6e-2
     unseen_symmetry: float = 1.0
     """Extra symmetry of texels that the camera does not see while their mirror image is seen."""
 
@@ -86,11 +86,11 @@ def unwrap_photo(
     sampled = sample_image(photo, points).mT.unflatten(-1, (size, size))
     towards = F.normalize(-surface.vertices_camera, dim=-1) * surface.normals.new_tensor([1.0, -1.0, -1.0])
     cosine = (towards * surface.normals).sum(-1)
-    # From 75° to 55° the texel's footprint in the photo grows until its colour is trustworthy.
-    facing = ((cosine - 0.26) / (0.57 - 0.26)).clamp(0, 1)
+    # From 68° to 50° the texel's footprint in the photo grows until its colour is trustworthy.
+    facing = ((cosine - 0.37) / (0.64 - 0.37)).clamp(0, 1)
     weights = atlas.interpolate((visibility * facing)[..., None])
     # Vertices just inside a hidden region still blend in: shrink, then soften.
-    weights = _shrunk_and_softened(weights * sampled[:, 4:], radius=max(size // 112, 1))
+    weights = _shrunk_and_softened(weights * sampled[:, 4:], radius=max(size // 75, 1))
     return Unwrapped(sampled[:, :3], weights * atlas.valid, sampled[:, 3:4])
 
 

@@ -1,8 +1,8 @@
-"""Light and albedo from the colours under the vertices: two ridge regressions that take turns.
+"""Light and albedo from the colours under the vertices, by Gauss-Newton on both at once.
 
-Given albedo, the colour of a Lambertian vertex is linear in the light; given the light it is linear in the albedo's
-coefficients (eq. 2 and 3). Each half has a closed form, and robust weights drop highlights, cast shadows, hair and
-glasses.
+A Lambertian vertex shows albedo times shading (eq. 3), each linear in its coefficients. Bright light on dark skin looks
+like dim light on light skin, so solving for one and then the other creeps along a valley; together they take a few
+steps. Robust weights drop highlights, cast shadows, hair and glasses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from mien.arrays import Float, Tensor
 from mien.lighting import SH_COUNT, sh_basis
 from mien.morphable import MorphableModel
 
-ROUNDS = 6
+ITERATIONS = 8
+PLAIN_ITERATIONS = 2
+"""Steps before the weights become robust: under the wrong light everything is an outlier."""
 VERTEX_SHARE = 1 / 3
 """A random third of the vertices is enough for 40 + 27 unknowns and takes a third of the time."""
 EFFECTIVE_SAMPLES = 300.0
@@ -29,6 +31,7 @@ class LightPriors:
     """Standard deviations of the light and of the colour error."""
 
     pixel_sigma: float
+    light_level_sigma: float
     light_sigma: float
     light_chroma_sigma: float
 
@@ -47,13 +50,14 @@ def fit_light_and_albedo(
     colours: Float[Tensor, "B V 3"],
     weights: Float[Tensor, "B V"],
     normals: Float[Tensor, "B V 3"],
+    exposure: Float[Tensor, "B"],
     priors: LightPriors,
     seed: int = 0,
 ) -> LightFit:
     """The most probable light and albedo of faces whose vertices show the given colours.
 
-    `weights` tell which vertices are seen and show skin; `normals` are in view axes; `seed`
-    chooses the vertices that take part.
+    `weights` tell which vertices are seen and show skin; `normals` are in view axes; `exposure`
+    is the expected level of the light; `seed` chooses the vertices that take part.
     """
     count = len(model.mean)
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * VERTEX_SHARE)]
@@ -63,24 +67,31 @@ def fit_light_and_albedo(
     colours, weights, basis = colours[:, rows].double(), weights[:, rows].double(), sh_basis(normals[:, rows].double())
     albedo_mean, albedo_basis = model.albedo_mean[rows].double(), model.albedo_basis[:, rows].double()
     seen = weights[..., None] * (colours < SATURATED)
+    prior = _light_prior(priors).to(colours)
+    lighting = colours.new_zeros(len(colours), 3, SH_COUNT)
+    lighting[..., 0] = exposure[:, None]
+    white = lighting.flatten(1)
     albedo = colours.new_zeros(len(colours), len(albedo_basis))
-    robust = torch.ones_like(colours)
-    lighting = _solve_light(colours, albedo_mean.expand_as(colours), basis=basis, weights=seen, priors=priors)
-    for _ in range(ROUNDS):
-        shade = basis @ lighting
-        albedo = _solve_albedo(
-            colours,
-            shade,
-            weights=seen * robust,
-            albedo_mean=albedo_mean,
-            albedo_basis=albedo_basis,
-            priors=priors,
-        )
+    for iteration in range(ITERATIONS):
         vertex_albedo = albedo_mean + torch.einsum("ba,avc->bvc", albedo, albedo_basis)
-        lighting = _solve_light(colours, vertex_albedo, basis=basis, weights=seen * robust, priors=priors)
-        error = (vertex_albedo * (basis @ lighting) - colours).square().sum(-1, keepdim=True)
-        robust = (1 + error / (2 * priors.pixel_sigma) ** 2).reciprocal().square().expand_as(colours)
-    return LightFit(lighting.to(single), albedo.to(single))
+        shade = basis @ lighting.mT
+        residual = vertex_albedo * shade - colours
+        robust = 1.0
+        if iteration >= PLAIN_ITERATIONS:
+            squared = residual.square().sum(-1, keepdim=True)
+            robust = (1 + squared / (2 * priors.pixel_sigma) ** 2).reciprocal().square()
+        precision = _sample_precision(seen * robust, priors.pixel_sigma)
+        d_light = torch.einsum("bvc,bvk,cd->bvcdk", vertex_albedo, basis, torch.eye(3).to(basis)).flatten(3)
+        d_albedo = shade[..., None] * albedo_basis.permute(1, 2, 0)
+        jacobian = torch.cat([d_light, d_albedo], dim=-1).flatten(1, 2)
+        weighted = jacobian * precision.flatten(1)[..., None]
+        hessian = weighted.mT @ jacobian + torch.block_diag(prior, torch.eye(albedo.shape[1]).to(prior))
+        gradient = (weighted * residual.flatten(1)[..., None]).sum(1)
+        gradient = gradient + torch.cat([(lighting.flatten(1) - white) @ prior, albedo], dim=1)
+        delta = torch.linalg.solve(hessian, gradient)
+        lighting = lighting - delta[:, : 3 * SH_COUNT].unflatten(1, (3, SH_COUNT))
+        albedo = albedo - delta[:, 3 * SH_COUNT :]
+    return LightFit(lighting.mT.to(single), albedo.to(single))
 
 
 def _sample_precision(weights: Float[Tensor, "B V 3"], sigma: float) -> Float[Tensor, "B V 3"]:
@@ -88,47 +99,12 @@ def _sample_precision(weights: Float[Tensor, "B V 3"], sigma: float) -> Float[Te
     return weights * (3 * EFFECTIVE_SAMPLES / total / sigma**2)
 
 
-def _solve_light(
-    colours: Float[Tensor, "B V 3"],
-    albedo: Float[Tensor, "B V 3"],
-    *,
-    basis: Float[Tensor, "B V 9"],
-    weights: Float[Tensor, "B V 3"],
-    priors: LightPriors,
-) -> Float[Tensor, "B 9 3"]:
-    """27 unknowns at once, because the chroma prior ties the channels together."""
-    precision = _sample_precision(weights, priors.pixel_sigma)
-    design = basis[:, :, None, :] * albedo[..., None]  # B V 3 9
-    per_channel = torch.einsum("bvc,bvck,bvcl->bckl", precision, design, design)
-    data = torch.einsum("bvc,bvck,bvc->bck", precision, design, colours)
-    hessian = torch.diag_embed(per_channel.permute(0, 2, 3, 1), dim1=1, dim2=3).reshape(-1, 27, 27)
-    # Unknown order: channel, then harmonic. Grey part and chroma part of each harmonic have their own spread.
-    eye = torch.eye(SH_COUNT, dtype=colours.dtype, device=colours.device)
-    mixing = torch.full((3, 3), 1 / 3, dtype=colours.dtype, device=colours.device)
-    grey_part, chroma_part = (
-        torch.kron(mixing, eye),
-        torch.kron(torch.eye(3, dtype=colours.dtype, device=colours.device) - mixing, eye),
+def _light_prior(priors: LightPriors) -> Float[Tensor, "27 27"]:
+    """Precision of the light, in the order channel, harmonic; the mean of the channels and their differences apart."""
+    grey = torch.full((SH_COUNT,), priors.light_sigma**-2)
+    grey[0] = priors.light_level_sigma**-2
+    mixing = torch.full((3, 3), 1 / 3)
+    # The square of the mean of three channels is a third of `mixing`'s quadratic form.
+    return torch.kron(mixing, torch.diag(grey)) / 3 + torch.kron(torch.eye(3) - mixing, torch.eye(SH_COUNT)) * (
+        priors.light_chroma_sigma**-2
     )
-    # Grey light at light_sigma: the precision of the mean of three channels, spread over them.
-    prior = grey_part * priors.light_sigma**-2 + chroma_part * priors.light_chroma_sigma**-2
-    centre = torch.zeros(3, SH_COUNT, dtype=colours.dtype, device=colours.device)
-    centre[:, 0] = 1.0
-    right = data.reshape(-1, 27) + prior @ centre.reshape(-1)
-    return torch.linalg.solve(hessian + prior, right).view(-1, 3, SH_COUNT).mT
-
-
-def _solve_albedo(
-    colours: Float[Tensor, "B V 3"],
-    shade: Float[Tensor, "B V 3"],
-    *,
-    weights: Float[Tensor, "B V 3"],
-    albedo_mean: Float[Tensor, "V 3"],
-    albedo_basis: Float[Tensor, "A V 3"],
-    priors: LightPriors,
-) -> Float[Tensor, "B A"]:
-    precision = _sample_precision(weights, priors.pixel_sigma)
-    flat_basis = albedo_basis.flatten(1)
-    scaled = (precision * shade * shade).flatten(1)[:, None] * flat_basis
-    hessian = scaled @ flat_basis.mT + torch.eye(len(flat_basis), dtype=colours.dtype, device=colours.device)
-    residual = (precision * shade * (colours - albedo_mean * shade)).flatten(1)
-    return torch.linalg.solve(hessian, residual @ flat_basis.mT)

@@ -92,7 +92,7 @@ def refine(
         energy = (
             _pixel_energy(drawn, targets, settings)
             + _landmark_energy(model, drawn, targets, point_weights, settings)
-            + _prior_energy(coefficients, settings)
+            + _prior_energy(coefficients, targets.exposure, settings)
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
             rendered = recognition_features(recognition, drawn, targets)
@@ -155,18 +155,21 @@ def _landmark_energy(
     return 0.5 * (point_weights * scaled / (1 + scaled / 9.0)).sum()
 
 
-def _prior_energy(coefficients: FaceCoefficients, settings: FitSettings) -> Float[Tensor, ""]:
+def _prior_energy(
+    coefficients: FaceCoefficients, exposure: Float[Tensor, "B"], settings: FitSettings
+) -> Float[Tensor, ""]:
     """Gaussian priors of identity, expression, albedo and light."""
     lighting = coefficients.lighting
     centre = torch.zeros_like(lighting)
-    centre[:, 0] = 1.0
+    centre[:, 0] = exposure[:, None]
     grey = (lighting - centre).mean(-1)
     chroma = lighting - lighting.mean(-1, keepdim=True)
     return 0.5 * (
         (coefficients.identity / settings.identity_sigma).square().sum()
         + (coefficients.expression / settings.expression_sigma).square().sum()
         + coefficients.albedo.square().sum()
-        + 3 * (grey / settings.light_sigma).square().sum()
+        + (grey[:, 0] / settings.light_level_sigma).square().sum()
+        + (grey[:, 1:] / settings.light_sigma).square().sum()
         + (chroma / settings.light_chroma_sigma).square().sum()
     )
 

@@ -20,6 +20,8 @@ class FitTargets:
     """How sure it is that a pixel shows the face's skin, 0 to 1."""
     outline: Float[Tensor, "B S S"]
     """The whole face, with eyes, open mouth and whatever lies over it, 0 to 1."""
+    exposure: Float[Tensor, "B"]
+    """How bright the photo is as a whole, 1 where its brightest parts are white; the light is expected to be so."""
     camera: Camera
     """The photo's camera seen through each crop."""
     mesh_px: Float[Tensor, "B 468 2"]
@@ -33,6 +35,7 @@ class FitTargets:
             self.crops[index],
             self.mask[index],
             self.outline[index],
+            self.exposure[index],
             self.camera[index],
             self.mesh_px[index],
             self.landmarks68_px[index],
@@ -52,8 +55,11 @@ class FitSettings:
     """An action's typical strength in a photo."""
     pixel_sigma: float = 0.06
     """Colour error of a good fit; beyond it a pixel counts as something the model cannot explain."""
-    light_sigma: float = 0.35
-    """Spread of each lighting coefficient around white light from everywhere."""
+    light_level_sigma: float = 0.08
+    """Spread of the light's mean level around the photo's exposure: only this keeps dark skin in bright light apart
+    from light skin in dim light."""
+    light_sigma: float = 0.12
+    """Spread of the coefficients that give the light its direction."""
     light_chroma_sigma: float = 0.06
     """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
     recognition_weight: float = 20.0
@@ -65,7 +71,14 @@ class FitSettings:
     """Whether the focal length is a free variable; it is nearly unobservable in a distant face."""
 
     def __post_init__(self) -> None:
-        for name in ("landmark_sigma", "identity_sigma", "expression_sigma", "pixel_sigma", "light_sigma"):
+        for name in (
+            "landmark_sigma",
+            "identity_sigma",
+            "expression_sigma",
+            "pixel_sigma",
+            "light_level_sigma",
+            "light_sigma",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be positive, got {getattr(self, name)}.")
         if self.photometric_steps < 0:
