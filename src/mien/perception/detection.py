@@ -28,6 +28,9 @@ SMALLEST_SHARE = 0.6
 SMALLEST_IN_PHOTO = 0.01
 # With a face this large (share of the photo's shorter side), faces that only the finest tiles see are not sought.
 LARGE_FACE = 0.12
+# A found face is looked at once more in a window of so many times its size; another side must win by this score.
+UPRIGHT_VIEW = 2.0
+UPRIGHT_MARGIN = 0.1
 TILE_OVERLAP = 0.2
 BATCH = 16
 
@@ -75,6 +78,7 @@ class FaceDetector:
             for quarter in (1, 3, 2):
                 candidates += self._search(photo, quarter * np.pi / 2, finest_tiles=False)
         faces = [face for face in _merge(candidates) if face.size_px > SMALLEST_SHARE * SMALLEST_FACE_PX]
+        faces = [self._turn_upright(photo, face) for face in faces]
         return sorted(faces, key=lambda face: -face.size_px * face.score)
 
     def _search(self, photo: PhotoPyramid, angle: float, *, finest_tiles: bool = True) -> list[_Candidate]:
@@ -94,6 +98,22 @@ class FaceDetector:
             if side <= finest or not finest_tiles or max(sizes, default=0.0) > LARGE_FACE * shorter:
                 break
             side = max(side * 0.55, 0.9 * finest)
+        return found
+
+    def _turn_upright(self, photo: PhotoPyramid, face: DetectedFace) -> DetectedFace:
+        """Look at one face again from its own four sides: a face on its head may pass for an upright one."""
+        right, left = face.keypoints_px[:2]
+        roll = float(np.arctan2(left[1] - right[1], left[0] - right[0]))
+        x, y = ((face.box_px[:2] + face.box_px[2:]) / 2).tolist()
+        angles = [roll + quarter * np.pi / 2 for quarter in range(4)]
+        views = [_Window((x, y), UPRIGHT_VIEW * face.size_px, angle, False) for angle in angles]
+        seen = self._run(self.near, photo, views)
+        seen = [c for c in seen if _overlaps(face.box_px, c.box[None])[0] and _alike(c.box, face.box_px)]
+        best = {angle: max((c.score for c in seen if c.angle == angle), default=0.0) for angle in angles}
+        chosen = max(angles, key=lambda angle: best[angle])
+        if best[chosen] < max(best[roll] + UPRIGHT_MARGIN, face.score) and (chosen != roll or best[roll] < face.score):
+            return face
+        (found, *_) = _merge([c for c in seen if c.angle == chosen])
         return found
 
     def _run(self, network: BlazeFace, photo: PhotoPyramid, windows: list[_Window]) -> list[_Candidate]:
@@ -154,6 +174,11 @@ def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return (common > MERGE_OVERLAP * (area + areas - common)) | (common > MERGE_INSIDE * np.minimum(area, areas))
 
 
+def _alike(box: np.ndarray, other: np.ndarray) -> bool:
+    """Tell whether two square boxes have about one size."""
+    return bool(0.6 < np.ptp(box[::2]) / max(np.ptp(other[::2]), 1e-6) < 1.6)
+
+
 def _merge(candidates: list[_Candidate]) -> list[DetectedFace]:
     """Join what was found of one face: boxes and keypoints averaged by score within the best orientation."""
     order = sorted(candidates, key=lambda c: -c.score)
@@ -163,7 +188,7 @@ def _merge(candidates: list[_Candidate]) -> list[DetectedFace]:
         same = _overlaps(best.box, np.stack([c.box for c in order]))
         group = [c for c, joined in zip(order, same, strict=True) if joined and c.angle == best.angle]
         # Very small boxes inside a large one (a nose, an eye) must not pull it.
-        group = [c for c in group if 0.6 < np.ptp(c.box[::2]) / max(np.ptp(best.box[::2]), 1e-6) < 1.6]
+        group = [c for c in group if _alike(c.box, best.box)]
         weights = np.array([c.score for c in group]) / sum(c.score for c in group)
         box = np.einsum("n,nk->k", weights, np.stack([c.box for c in group]))
         points = np.einsum("n,nkd->kd", weights, np.stack([c.keypoints for c in group]))

