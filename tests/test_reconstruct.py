@@ -1,0 +1,135 @@
+"""The whole way from a real photograph to a result; scikit-image's astronaut is in the public domain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
+from mien.fitting import FitSettings
+from mien.reconstruct import Reconstructor
+from mien.reconstruction import Reconstruction
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> np.ndarray:
+    from skimage.data import astronaut
+
+    return astronaut()
+
+
+@pytest.fixture(scope="module")
+def reconstructor() -> Reconstructor:
+    return Reconstructor(settings=FitSettings(photometric_steps=10))
+
+
+@pytest.fixture(scope="module")
+def face(astronaut: np.ndarray, reconstructor: Reconstructor) -> Reconstruction:
+    (found,) = reconstructor(astronaut)
+    return found
+
+
+def test_the_face_is_where_the_photo_shows_it(face: Reconstruction) -> None:
+    assert face.landmark_error < 0.06
+    eyes = face.landmarks68[[36, 45]].mean(0)
+    assert np.abs(eyes - [228, 113]).max() < 15
+    assert face.landmarks68[36, 0] < face.landmarks68[45, 0]  # the person's right eye is on the image's left
+
+
+def test_positions_obey_the_documented_camera(face: Reconstruction) -> None:
+    flip = np.array([1, -1, -1])
+    camera = face.scale * face.vertices_model @ face.rotation.T * flip + face.translation
+    np.testing.assert_allclose(camera, face.vertices, atol=1e-5)
+    pixels = face.focal_px * face.vertices[:, :2] / face.vertices[:, 2:] + face.centre_px
+    np.testing.assert_allclose(pixels, face.xy, atol=0.05)
+    np.testing.assert_allclose(face.centre_px, [256, 256], atol=1e-3)
+    np.testing.assert_allclose(face.landmarks68, face.xy[face.landmarks68_vertices], atol=1e-4)
+
+
+def test_the_textured_mesh_looks_like_the_photo(face: Reconstruction) -> None:
+    assert face.photometric_error < 0.06
+    assert face.visible.mean() > 0.3
+    assert 0 <= face.texture.min() <= face.texture.max() <= 1
+    assert 1e-5 < np.abs(face.displacement).max() < 5e-3
+
+
+def test_the_head_has_a_heads_size_and_distance(face: Reconstruction) -> None:
+    height = np.ptp(face.vertices_model[:, 1])
+    assert 0.15 < height < 0.3
+    assert 0.3 < face.translation[2] < 3
+
+
+def test_the_same_photo_gives_the_same_face(astronaut: np.ndarray, reconstructor: Reconstructor) -> None:
+    plain = replace_detail(reconstructor, detail=False)
+    (first,), (again,) = plain(astronaut), plain(astronaut)
+    np.testing.assert_array_equal(first.identity, again.identity)
+    np.testing.assert_array_equal(first.texture, again.texture)
+    assert not first.displacement.any()
+
+
+def replace_detail(reconstructor: Reconstructor, *, detail: bool) -> Reconstructor:
+    return Reconstructor(reconstructor.model, detail=detail, settings=reconstructor.settings)
+
+
+def test_two_faces_in_one_photo(astronaut: np.ndarray, reconstructor: Reconstructor, face: Reconstruction) -> None:
+    both = np.concatenate([astronaut[:300, 100:370], astronaut[:300, 100:370][:, ::-1]], axis=1)
+    found = replace_detail(reconstructor, detail=False)(both)
+    assert len(found) == 2
+    left, right = sorted(found, key=lambda f: f.xy[:, 0].mean())
+    assert left.landmark_error < 0.06
+    assert right.landmark_error < 0.06
+    one = Reconstructor(reconstructor.model, detail=False, max_faces=1, settings=reconstructor.settings)(both)
+    assert len(one) == 1
+
+
+def test_grey_dark_and_bright_photos_give_nearly_the_same_shape(
+    astronaut: np.ndarray, reconstructor: Reconstructor, face: Reconstruction
+) -> None:
+    plain = replace_detail(reconstructor, detail=False)
+    photo = astronaut.astype(np.float32)
+    variants = {
+        "grey": np.repeat(photo.mean(2, keepdims=True), 3, axis=2),
+        "dark": photo * 0.3,
+        "bright": np.minimum(photo * 1.7, 255),
+    }
+    for name, variant in variants.items():
+        (found,) = plain(variant.astype(np.uint8))
+        offset = found.vertices_model - face.vertices_model
+        error = np.linalg.norm(offset - offset.mean(0), axis=1).mean()
+        assert error < 4e-3, name
+
+
+def test_a_photo_without_a_face_says_so(reconstructor: Reconstructor) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    with pytest.raises(NoFaceFound, match="400 × 300"):
+        reconstructor(noise)
+
+
+def test_saved_and_loaded_it_is_the_same(face: Reconstruction, tmp_path: Path) -> None:
+    face.save(tmp_path / "face0")
+    loaded = Reconstruction.load(tmp_path / "face0")
+    np.testing.assert_array_equal(loaded.vertices, face.vertices)
+    np.testing.assert_allclose(loaded.identity, face.identity)
+    np.testing.assert_allclose(loaded.vertices_model, face.vertices_model, atol=1e-5)
+    assert replace(loaded, stage_seconds=()).model_name == "mien-face"
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="resolution 300"):
+        Reconstructor(resolution=300)
+    with pytest.raises(ConfigError, match="max_faces"):
+        Reconstructor(max_faces=0)
+    with pytest.raises(ConfigError, match="not a device"):
+        Reconstructor(device="abacus")
+
+
+def test_a_missing_gpu_is_an_error_not_a_fallback() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BackendUnavailable, match="cuda"):
+        Reconstructor(device="cuda")
