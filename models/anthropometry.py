@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from face_region import FaceRegion
-from landmarks import eye_margins
 from surface import vertex_normals
 
 
@@ -70,16 +68,22 @@ class Measures:
         return gradient
 
 
-def place_measures(shape: np.ndarray, region: FaceRegion, table: np.ndarray) -> Measures:
-    """Find the anthropometric landmarks on a symmetric mean shape with its 68 vertices `table`."""
-    normals = vertex_normals(shape, region.triangles)
+def place_measures(
+    shape: np.ndarray, *, triangles: np.ndarray, mirror: np.ndarray, eye: np.ndarray, hidden: np.ndarray,
+    table: np.ndarray,
+) -> Measures:  # fmt: skip
+    """Find the anthropometric landmarks on a symmetric mean shape with its 68 vertices `table`.
+
+    `eye` (V,) masks the eye caps, `hidden` (V,) the inside of the mouth.
+    """
+    normals = vertex_normals(shape, triangles)
     vertices = np.arange(len(shape))
-    skin = ~(region.eye_cap | region.mouth_bag | region.lip_contact)
-    middle = skin & (region.mirror == vertices)
+    skin = ~(eye | hidden)
+    middle = skin & (mirror == vertices)
     left = skin & (shape[:, 0] > 1e-6)
     x, y, z = shape.T
     nose_tip, under_nose, chin = shape[table[30]], shape[table[33]], shape[table[8]]
-    eye, mouth_corner = shape[table[45]], shape[table[54]]
+    corner, mouth_corner = shape[table[45]], shape[table[54]]
 
     def pick(mask: np.ndarray, score: np.ndarray) -> int:
         candidates = np.flatnonzero(mask)
@@ -88,7 +92,7 @@ def place_measures(shape: np.ndarray, region: FaceRegion, table: np.ndarray) -> 
         return int(candidates[score[candidates].argmax()])
 
     # Sellion: deepest point of the nasal root. Subnasale: where the columella turns into the upper lip.
-    sellion = pick(middle & (np.abs(y - eye[1] - 2) < 12) & (z > eye[2]), -z)
+    sellion = pick(middle & (np.abs(y - corner[1] - 2) < 12) & (z > corner[2]), -z)
     pronasale = pick(middle & (np.abs(y - nose_tip[1]) < 8), z)
     subnasale = int(table[33])
     # Menton: lowest point of the chin, where its surface faces down and a little forward.
@@ -98,28 +102,21 @@ def place_measures(shape: np.ndarray, region: FaceRegion, table: np.ndarray) -> 
     )
     def place(height: float, depth: float) -> int:
         """Vertex of the left side at a height and a depth measured from the outer corner of the eye."""
-        return pick(left & (x > 30), -np.hypot(y - eye[1] - height, z - eye[2] - depth))
+        return pick(left & (x > 30), -np.hypot(y - corner[1] - height, z - corner[2] - depth))
 
     # The bony landmarks leave no mark on the skin; they are placed by their usual relation to the eye's corner.
     zygion = place(-18.0, -40.0)
-    gonion = place(mouth_corner[1] - eye[1] - 10.0, -44.0)
+    gonion = place(mouth_corner[1] - corner[1] - 10.0, -44.0)
     # Frontotemporale: temporal crest above the outer end of the brow, where the forehead turns to the side.
-    crest = pick(left & (np.abs(y - eye[1] - 30) < 4), -np.abs(normals[:, 0] - 0.80))
-    pupil = eye_margin_pupil(shape, region)
+    crest = pick(left & (np.abs(y - corner[1] - 30) < 4), -np.abs(normals[:, 0] - 0.80))
+    # The pole of the eye cap, where all its meridians meet.
+    pupil = pick(eye & (x > 0), np.bincount(triangles.ravel(), minlength=len(shape)).astype(float))
 
     def both(vertex: int) -> tuple[int, int]:
-        return vertex, int(region.mirror[vertex])
+        return vertex, int(mirror[vertex])
 
     ends = (
         (sellion, menton), (sellion, subnasale), (pronasale, subnasale), both(alare),
         both(int(table[54])), both(pupil), both(zygion), both(gonion), both(crest),
     )  # fmt: skip
     return Measures(np.array(ends))
-
-
-def eye_margin_pupil(shape: np.ndarray, region: FaceRegion) -> int:
-    """The vertex at the pole of the left eye cap: its farthest from the lid margin."""
-    margin = shape[eye_margins(shape, region)[1]]
-    cap = np.flatnonzero(region.eye_cap & (shape[:, 0] > 0))
-    clearance = np.linalg.norm(shape[cap][:, None] - margin[None], axis=-1).min(1)
-    return int(cap[clearance.argmax()])

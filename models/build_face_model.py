@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import expressions
 import landmarks
@@ -97,17 +98,21 @@ def assemble(
 
 def write(arrays: dict[str, np.ndarray], path: Path) -> str:
     """Write the model file, keeping the colours of an existing one with the same mesh; returns its SHA-256."""
+    licence, sources = LICENCE, list(SOURCES)
     if path.is_file():
-        old = load_file(path)
-        if np.array_equal(old["triangles"], arrays["triangles"]):
-            arrays = arrays | {name: old[name] for name in ("albedo_mean", "albedo_basis")}
+        with safe_open(path, "np") as old:
+            if np.array_equal(old.get_tensor("triangles"), arrays["triangles"]):
+                arrays = arrays | {name: old.get_tensor(name) for name in ("albedo_mean", "albedo_basis")}
+                # The colours have their own licence and sources; what the albedo build wrote stays true.
+                licence = old.metadata()["licence"]
+                sources += [s for s in json.loads(old.metadata()["sources"]) if s not in sources]
     metadata = {
         "format": "mien-model-1",
         "name": "mien-face",
-        "licence": LICENCE,
+        "licence": licence,
         "expression_names": json.dumps(expressions.ARKIT_NAMES),
         "length_unit_m": "0.001",
-        "sources": json.dumps(SOURCES),
+        "sources": json.dumps(sources),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(sorted(arrays.items())), path, metadata)

@@ -56,7 +56,7 @@ def calibrate(people: Population, region: FaceRegion, sites: Sites, *, component
     factor = _prior_factor(people, mean)
     factor = impose_landmark_spread(factor, mean, anchors, region=region, scans=scans)
     table = place_table(mean, region, sites, scans)
-    measures = place_measures(mean, region, table)
+    measures = _measures(mean, region, table)
     depths = Depths(table, scans)
     mean, factor = impose_dimensions(mean, factor, measures, region=region, depths=depths)
     lips = build_lip_closer(mean, region.triangles, region.lip_contact, region.lip_side)
@@ -64,12 +64,25 @@ def calibrate(people: Population, region: FaceRegion, sites: Sites, *, component
     factor = np.moveaxis(lips.close(np.moveaxis(factor.reshape(*mean.shape, -1), 2, 0)), 0, 2)
     identity = reduce(factor.reshape(mean.size, -1), mean, region, components)
     # Truncation, closing and symmetry shave a little off the spread: impose it once more on what is left.
+    table = place_table(mean, region, sites, scans)
+    measures, depths = _measures(mean, region, table), Depths(table, scans)
     flat = identity.reshape(mean.size, -1)
     mean, flat = impose_dimensions(mean, flat, measures, region=region, depths=depths)
     flat = np.moveaxis(lips.close(np.moveaxis(flat.reshape(*mean.shape, -1), 2, 0)), 0, 2).reshape(mean.size, -1)
     identity = reduce(flat, mean, region, components)
     mean = lips.close(mean, clearance=CLEARANCE_MM)
-    return Calibrated(mean, identity, place_table(mean, region, sites, scans), measures, lips)
+    return Calibrated(mean, identity, table, measures, lips)
+
+
+def _measures(mean: np.ndarray, region: FaceRegion, table: np.ndarray) -> Measures:
+    return place_measures(
+        mean,
+        triangles=region.triangles,
+        mirror=region.mirror,
+        eye=region.eye_cap,
+        hidden=region.mouth_bag | region.lip_contact,
+        table=table,
+    )
 
 
 @dataclass(frozen=True)
@@ -197,7 +210,7 @@ def impose_dimensions(
         gradient = np.concatenate([measures.gradient(mean), depths.gradient(mean)]).reshape(-1, mean.size)
         projected = gradient @ factor
         missing = np.concatenate([wanted - measures.of(mean), depths.wanted() - depths.of(mean)])
-        noise = np.concatenate([np.full(count, 0.1), np.full(len(missing) - count, 0.4)]) ** 2
+        noise = np.concatenate([np.full(count, 0.1), np.full(len(missing) - count, 0.25)]) ** 2
         step = factor @ (projected.T @ np.linalg.solve(projected @ projected.T + np.diag(noise), missing))
         step = step.reshape(mean.shape)
         mean = mean + (step + step[region.mirror] * REFLECT_X) / 2

@@ -155,11 +155,13 @@ def contour_strips(shape: np.ndarray, region: FaceRegion, table: np.ndarray) -> 
         # Positive arc must lead to the middle of the face, on the side where the nose is.
         if (shape[table[30]] - pivot) @ aside < 0:
             arc = -arc
-        near = skin & (np.abs(across) < 2.5) & (arc > -STRIP_OUTWARD_MM) & (arc < STRIP_INWARD_MM)
+        arc -= arc[table[k]]
+        radius = np.linalg.norm(offset, axis=1)
+        near = skin & (np.abs(across) < 4.0) & (arc > -STRIP_OUTWARD_MM) & (arc < STRIP_INWARD_MM)
+        near &= (radius > 20) & (radius < 80)
         near &= (shape[:, 0] <= 1e-9) if k < 8 else (region.mirror == np.arange(len(shape)))
-        near &= (normals * offset).sum(1) > 0
         chosen: list[int] = []
-        for low in np.arange(-STRIP_OUTWARD_MM, STRIP_INWARD_MM, STRIP_STEP_MM):
+        for low in np.arange(-STRIP_OUTWARD_MM - STRIP_STEP_MM / 2, STRIP_INWARD_MM, STRIP_STEP_MM):
             bin_ = np.flatnonzero(near & (arc >= low) & (arc < low + STRIP_STEP_MM))
             if low <= 0 < low + STRIP_STEP_MM:
                 chosen.append(int(table[k]))

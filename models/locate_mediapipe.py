@@ -1,6 +1,6 @@
 """Find MediaPipe's 468 mesh points on the mean face by looking at it with mien's own perception.
 
-    python models/locate_mediapipe.py [--model FILE] [--mirror-only]
+    python models/locate_mediapipe.py [--model FILE]
 
 renders the mean with painted brows, lips and irises from several sides, observes every picture and writes the places
 where the points fall on the surface, averaged over the views and made symmetric, to models/mediapipe468.json.
@@ -29,6 +29,7 @@ SKIN, LIP, BROW, IRIS, SCLERA = (
     np.array(c) for c in ((0.83, 0.64, 0.55), (0.66, 0.36, 0.34), (0.25, 0.17, 0.12), (0.22, 0.14, 0.1), (0.93,) * 3)
 )
 BROW_HEIGHT_MM = 7.0
+OUTLIER_MM = 5.0
 FACING = 0.3
 """Points whose surface turns away farther than this cosine are left out of the average."""
 
@@ -56,6 +57,14 @@ def paint(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return colours
 
 
+def weighted_median(stack: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Coordinate-wise median (L, 3) of points (N, L, 3) with weights (N, L)."""
+    order = stack.argsort(0)
+    cumulative = np.take_along_axis(np.repeat(weight[..., None], 3, axis=2), order, axis=0).cumsum(0)
+    middle = (cumulative < cumulative[-1] / 2).sum(0)
+    return np.take_along_axis(np.take_along_axis(stack, order, axis=0), middle[None], axis=0)[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ASSET)
@@ -66,7 +75,7 @@ def main() -> None:
     colours = paint(arrays)
     skin = ~((arrays["mask_eyes"] > 0.5) | (arrays["mask_mouth"] > 0.5))[triangles].any(1)
     perception = Perception()
-    total, weight, squares = np.zeros((468, 3)), np.zeros(468), np.zeros(468)
+    found, parts = [], []
     seen = 0
     for yaw, pitch in itertools.product(YAWS, PITCHES):
         view = View(yaw=yaw, pitch=pitch, scale=PIXELS_PER_MM, width=SIZE, height=SIZE)
@@ -86,15 +95,21 @@ def main() -> None:
         normals = vertex_normals(mean, triangles) @ view.rotation().T
         facing = (normals[triangles[hit]] * share).sum(1)[:, 2]
         part = np.where((distance < 3 * PIXELS_PER_MM) & (facing > FACING), facing**2, 0) * np.cos(np.deg2rad(yaw)) ** 4
-        total += part[:, None] * points
-        squares += part * (points**2).sum(1)
-        weight += part
-    points = total / weight[:, None]
-    spread = np.sqrt(np.maximum(squares / weight - (points**2).sum(1), 0))
+        found.append(points)
+        parts.append(part)
+    stack, weight = np.stack(found), np.stack(parts)
+    points = weighted_median(stack, weight)
+    near = weight * (np.linalg.norm(stack - points, axis=2) < OUTLIER_MM)
+    # Where every view is an outlier of its neighbours the median itself stays.
+    near[weight.argmax(0), np.arange(468)] += 1e-9
+    points = np.einsum("nl,nld->ld", near, stack) / near.sum(0)[:, None]
+    spread = np.sqrt((near * ((stack - points) ** 2).sum(2)).sum(0) / near.sum(0))
     symmetric = (points + points[mirror_sites] * REFLECT_X) / 2
     asymmetry = np.linalg.norm(points - symmetric, axis=1)
-    print(f"{seen} views; spread median {np.median(spread):.2f}, 90 % {np.percentile(spread, 90):.2f} mm; "
-          f"asymmetry median {np.median(asymmetry):.2f}, largest {asymmetry.max():.2f} mm")
+    print(
+        f"{seen} views; spread median {np.median(spread):.2f}, 90 % {np.percentile(spread, 90):.2f} mm; asymmetry "
+        f"median {np.median(asymmetry):.2f}, 99 % {np.percentile(asymmetry, 99):.2f}, largest {asymmetry.max():.2f} mm"
+    )
     hits = closest_points(symmetric, mean, triangles[skin])
     weights = np.clip(hits.barycentrics, 0, 1)
     write_sites(Sites(np.flatnonzero(skin)[hits.triangles], weights / weights.sum(1, keepdims=True), mirror_sites))

@@ -18,7 +18,7 @@ MODIFIER_SD = 0.2
 """Spread of the local modifiers. At 0.2 the population varies by 3.1 mm RMS, as scanned people do; at 0.35 it
 turns visibly monstrous."""
 AGES = (18.0, 60.0)
-FULLNESS = {"cheek-volume": 0.4, "cheek-inner": 0.3, "head-fat": 0.5}
+FULLNESS = {"cheek-volume": 0.4, "cheek-inner": 0.15, "head-fat": 0.5}
 """Means of some modifiers. MakeHuman's adults are leaner in the cheeks than people: against ICT-FaceKit's mean
 surface (a check, not an input) they lie three to five millimetres too deep."""
 FOLDERS = ("head", "forehead", "eyes", "eyebrows", "nose", "mouth", "cheek", "chin", "neck", "asym")
