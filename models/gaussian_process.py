@@ -6,9 +6,8 @@ Lüthi et al., Gaussian Process Morphable Models, PAMI 2018.
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import cdist
-
 from ict_landmarks import rigid_motions
+from scipy.spatial.distance import cdist
 from surface import REFLECT_X
 
 RESIDUAL_SCALES = ((50.0, 2.0), (22.0, 1.2), (10.0, 0.7))
@@ -68,8 +67,7 @@ def smooth_warp(
     centre, radius = shape.mean(0), 60.0
 
     def affine(points: np.ndarray) -> np.ndarray:
-        local = np.concatenate([np.ones((len(points), 1)), (points - centre) / radius], 1)
-        return local
+        return np.concatenate([np.ones((len(points), 1)), (points - centre) / radius], 1)
 
     between = gaussian_kernel(sources, sources, WARP_SCALES) + 30.0**2 * affine(sources) @ affine(sources).T
     system = between * alignment + np.diag(noise**2)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from face_region import FaceRegion
 from surface import REFLECT_X, boundary_loops, closest_points, vertex_normals
 

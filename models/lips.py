@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import splu
-
 from surface import cotangent_laplacian, vertex_areas
 
 CLEARANCE_MM = 0.02

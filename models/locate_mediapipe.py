@@ -13,14 +13,14 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
-from scipy.spatial import cKDTree
-
 from build_face_model import ASSET
 from landmarks import Sites, read_sites, write_sites
-from mien.perception import Perception
 from preview import View, rasterize, render
+from safetensors.numpy import load_file
+from scipy.spatial import cKDTree
 from surface import REFLECT_X, closest_points, vertex_normals
+
+from mien.perception import Perception
 
 YAWS = (-24.0, -12.0, 0.0, 12.0, 24.0)
 PITCHES = (-5.0, 5.0)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from build_face_model import ASSET
 from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
-
-from build_face_model import ASSET
 from surface import boundary_loops, closest_points, similarity, triangle_normals, vertex_areas, vertex_normals
 
 HEADS, SEED = 12, 7

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-
 from face_region import FaceRegion
 from makehuman import MakeHuman
 from surface import REFLECT_X, similarity

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import spsolve
-
 from surface import boundary_loops, triangle_areas
 
 SUPERELLIPSE = 5.0
