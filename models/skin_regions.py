@@ -115,9 +115,11 @@ def skin_regions(mesh: FaceMesh, openness: np.ndarray) -> SkinRegions:
 
 def _hair_zone(mesh: FaceMesh, mark: np.ndarray) -> np.ndarray:
     v = mesh.vertices
-    above = v[:, 1] > mark[17:27, 1].max() + 7.0
-    aside = (np.abs(v[:, 0]) > np.abs(mark[[17, 26], 0]).mean() + 5.0) & (v[:, 1] > mark[33, 1])
-    return (above | aside).astype(float)
+    brow = mark[22:27]  # the subject's left, from the nose outwards; the right is its mirror image
+    over = np.interp(np.abs(v[:, 0]), brow[:, 0], brow[:, 1])
+    above = _rise(v[:, 1] - over - 5.5, 0.8)
+    aside = _rise(np.abs(v[:, 0]) - brow[-1, 0] - 3.5, 0.8) * _rise(v[:, 1] - mark[33, 1], 3.0)
+    return np.maximum(above, aside)
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ def real_skin(
     filled = _complete(detail, weights * (1 - off), mesh, regions)
     filled = _softer_eyes(filled, regions)
     # what hair has left at temples and forehead after rejection is a faint shadow; bare skin is not dark there
-    dark = np.minimum(filled @ LUMA + 0.03, 0) * regions.hair * (1 - regions.brows)
+    dark = np.minimum(filled @ LUMA + 0.02, 0) * regions.hair * (1 - regions.brows)
     filled = filled - dark[..., None]
     return RealSkin(
         tone=np.log(tone),

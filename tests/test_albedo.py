@@ -109,7 +109,7 @@ def test_dark_skin_is_not_orange(tones: np.ndarray) -> None:
     assert 40 < np.median(hue) < 62
     assert np.mean((hue > 33) & (hue < 70)) > 0.95
     assert np.median(chroma) < 23
-    assert np.quantile(chroma, 0.95) < 29
+    assert np.quantile(chroma, 0.95) < 31
 
 
 def test_lips_are_redder_than_cheeks(model: MorphableModel, samples: np.ndarray, tones: np.ndarray) -> None:
