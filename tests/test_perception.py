@@ -69,6 +69,12 @@ def test_a_turned_photo_gives_turned_landmarks(turns: int) -> None:
     assert np.linalg.norm(face.landmarks68_px - points, axis=1).mean() < 1.5
 
 
+def test_all_four_orientations_are_searched() -> None:
+    """A small face on its side, which the upright search alone misses."""
+    small = Image.fromarray(astronaut()).resize((60, 60), Image.Resampling.BOX)
+    assert len(perception().observe(np.asarray(small.rotate(90)))) == 1
+
+
 def test_a_shifted_and_enlarged_photo_moves_the_landmarks_with_it() -> None:
     large = np.asarray(Image.fromarray(astronaut()[:300, 60:400]).resize((680, 600), Image.Resampling.BICUBIC))
     face = perception().observe(large)[0]
@@ -193,6 +199,10 @@ def test_a_window_reads_the_same_place_from_every_level_of_the_pyramid() -> None
 def test_the_chip_puts_the_landmarks_on_the_template() -> None:
     network = IdentityNetwork.from_assets()
     template = chip_template()
+    # dlib's convention: the eye corners' middle and the nose base at (0.490, 0.214) and (0.490, 0.628), padded.
+    eyes = (template[CHIP_POINTS.index(36)] + template[CHIP_POINTS.index(45)]) / 2
+    assert torch.allclose(eyes, torch.tensor([74.0, 46.4]), atol=1.2)
+    assert torch.allclose(template[CHIP_POINTS.index(33)], torch.tensor([74.0, 87.8]), atol=1.2)
     landmarks = torch.zeros(1, 68, 2)
     landmarks[0, list(CHIP_POINTS)] = template
     picture = torch.rand(1, 3, CHIP_SIZE, CHIP_SIZE)

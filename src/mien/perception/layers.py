@@ -31,9 +31,9 @@ class SameConv2d(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, groups=groups)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Pad, then convolve."""
-        return super().forward(pad_same(x, self.kernel_size[0], self.stride[0]))
+        return super().forward(pad_same(input, self.kernel_size[0], self.stride[0]))
 
 
 def activation_layer(kind: Activation, channels: int) -> nn.Module:
