@@ -89,7 +89,8 @@ def _hidden(ict: IctModel) -> Tensor:
     landmarks = points[ict.landmarks68]
     middle = (
         (points[:, 0].abs() < landmarks[54, 0] + 5)
-        & (points[:, 1] < landmarks[30, 1])
+        # The nostrils' cavities end 5 mm above the tip's height; the lids begin 30 mm above it.
+        & (points[:, 1] < landmarks[30, 1] + 12)
         & (points[:, 1] > landmarks[57, 1] - 5)
     )
     return middle & (depth > front + 4.0)
