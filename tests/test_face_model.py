@@ -40,9 +40,7 @@ def anthropometry() -> ModuleType:
 
 
 def boundary_edges(triangles: np.ndarray) -> set[tuple[int, int]]:
-    edges = {
-        (int(a), int(b)) for t in triangles for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))
-    }
+    edges = {(int(a), int(b)) for t in triangles for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))}
     return {(a, b) for a, b in edges if (b, a) not in edges}
 
 
@@ -116,9 +114,7 @@ def lip_gaps(shape: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return shape[table[[61, 62, 63]], 1] - shape[table[[67, 66, 65]], 1]
 
 
-def test_neutral_mouth_is_closed_and_opens(
-    arrays: dict[str, np.ndarray], metadata: dict[str, str]
-) -> None:
+def test_neutral_mouth_is_closed_and_opens(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     mean, actions = arrays["mean"].astype(float), arrays["expression_basis"].astype(float)
     names = json.loads(metadata["expression_names"])
     assert np.abs(lip_gaps(mean, arrays)).max() < 0.1
@@ -159,9 +155,7 @@ def test_lids_slide_over_the_eyes(arrays: dict[str, np.ndarray], metadata: dict[
     assert (covered[np.isfinite(covered)] < -0.3).mean() < 0.03
 
 
-def test_expressions_are_arkits_and_symmetric(
-    arrays: dict[str, np.ndarray], metadata: dict[str, str]
-) -> None:
+def test_expressions_are_arkits_and_symmetric(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     names = json.loads(metadata["expression_names"])
     assert len(names) == len(set(names)) == len(arrays["expression_basis"]) == 52
     assert names[0] == "eyeBlinkLeft"

@@ -33,9 +33,7 @@ def test_eq5_landmarks() -> None:
 
 
 def test_eq6_recognition() -> None:
-    assert recognition_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).item() == pytest.approx(
-        1.5
-    )
+    assert recognition_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).item() == pytest.approx(1.5)
 
 
 def test_eq8_magnitude() -> None:

@@ -46,9 +46,7 @@ def asset_records() -> tuple[AssetRecord, ...]:
 def _verified(path: Path, record: AssetRecord, _modified_ns: int) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != record.sha256:
-        raise AssetError(
-            f"{path} is damaged: its SHA-256 is {digest} and must be {record.sha256}; reinstall mien"
-        )
+        raise AssetError(f"{path} is damaged: its SHA-256 is {digest} and must be {record.sha256}; reinstall mien")
     return path
 
 

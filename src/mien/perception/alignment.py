@@ -113,18 +113,14 @@ def sample_affine(
     return F.grid_sample(image, positions * 2 / extent - 1, padding_mode=padding, align_corners=False)
 
 
-def face_crop(
-    points_px: Float[Tensor, "L 2"], *, size: int = FACE_CROP_SIZE, scale: float = FACE_CROP_SCALE
-) -> Crop:
+def face_crop(points_px: Float[Tensor, "L 2"], *, size: int = FACE_CROP_SIZE, scale: float = FACE_CROP_SCALE) -> Crop:
     """Return the upright square around a face's points (photo pixels), `scale` times their longer box side."""
     low, high = points_px.amin(0), points_px.amax(0)
     centre = (low + high) / 2
     return Crop.around((float(centre[0]), float(centre[1])), float((high - low).max()) * scale, size=size)
 
 
-def similarity_between(
-    source: Float[Tensor, "B L 2"], target: Float[Tensor, "B L 2"]
-) -> Float[Tensor, "B 2 3"]:
+def similarity_between(source: Float[Tensor, "B L 2"], target: Float[Tensor, "B L 2"]) -> Float[Tensor, "B 2 3"]:
     """Return the least-squares similarity (no mirroring) that takes `source` onto `target`.
 
     Differentiable. Umeyama 1991 in two dimensions, where complex numbers give it in closed form.

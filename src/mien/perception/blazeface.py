@@ -52,9 +52,7 @@ class BlazeFace(nn.Module):
         load_weights(network, cls.asset)
         return network.eval().requires_grad_(False)
 
-    def decode(
-        self, regressions: Float[Tensor, "B P 16"]
-    ) -> tuple[Float[Tensor, "B P 4"], Float[Tensor, "B P 6 2"]]:
+    def decode(self, regressions: Float[Tensor, "B P 16"]) -> tuple[Float[Tensor, "B P 4"], Float[Tensor, "B P 6 2"]]:
         """Turn regressions into boxes (x0 y0 x1 y1) and keypoints, in input pixels."""
         points = regressions.unflatten(-1, (8, 2))
         centre = points[..., 0, :] + self.anchors

@@ -85,9 +85,7 @@ class FaceDetector:
         """Go from windows larger than the photo to tiles of it; small turned faces are not worth the finest ones."""
         width, height = photo.width, photo.height
         longer, shorter = max(width, height), min(width, height)
-        whole = [
-            _Window((width / 2, height / 2), longer * share, angle, False) for share in (1.0, 1.5, 2.2)
-        ]
+        whole = [_Window((width / 2, height / 2), longer * share, angle, False) for share in (1.0, 1.5, 2.2)]
         found = self._run(self.near, photo, whole) + self._run(self.far, photo, whole[:2])
         side = longer * 0.6
         smallest = max(SMALLEST_FACE_PX, SMALLEST_IN_PHOTO * longer)

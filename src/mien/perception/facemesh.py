@@ -57,9 +57,7 @@ class RegionHead(nn.Module):
         super().__init__()
         self.register_buffer("indices", torch.zeros(points, dtype=torch.int64))
         self.ends = ends
-        self.body = nn.Sequential(
-            *_blocks(((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2)), 32)
-        )
+        self.body = nn.Sequential(*_blocks(((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2)), 32))
         tail = ((128, 1), (128, 1), (128, 2), (128, 1), (128, 1))
         self.points = PointHead(128, tail, kernel=2, outputs=2 * points)
         self.iris = PointHead(128, tail, kernel=2, outputs=2 * 5) if iris else None
@@ -121,9 +119,7 @@ class FaceMesh(nn.Module):
                 32,
             )
         )  # fmt: skip
-        self.narrow = nn.Sequential(
-            nn.Conv2d(128, 32, 1), nn.PReLU(32), BlazeBlock(32, 32, activation="prelu")
-        )
+        self.narrow = nn.Sequential(nn.Conv2d(128, 32, 1), nn.PReLU(32), BlazeBlock(32, 32, activation="prelu"))
         self.points = nn.Conv2d(32, 3 * 468, 3)
         self.presence = nn.Conv2d(32, 1, 3)
         self.lips = RegionHead(80, (61, 291), iris=False)

@@ -181,9 +181,7 @@ def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.
     return means, spreads, weights
 
 
-def _responsibilities(
-    pixels: np.ndarray, means: np.ndarray, spreads: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def _responsibilities(pixels: np.ndarray, means: np.ndarray, spreads: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the probability (N,K) of each component at each pixel."""
     logs = []
     for mean, spread, weight in zip(means, spreads, weights, strict=True):

@@ -18,9 +18,7 @@ GOOD_MEDIAN = 0.45
 LUMA = (0.2126, 0.7152, 0.0722)
 
 
-def normalise_exposure(
-    windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, "B H W"]
-) -> Float[Tensor, "B 3 H W"]:
+def normalise_exposure(windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
     """Stretch and brighten (or darken) windows that are badly exposed, for the eyes of the networks only.
 
     `inside` is 1 where the window shows the photo; padding has no say. Well exposed windows return unchanged.
@@ -59,9 +57,7 @@ class PhotoPyramid:
             self.levels.append(np.asarray(Image.fromarray(self.levels[-1]).reduce(2)))
         return self.levels[number]
 
-    def sample(
-        self, photo_from_window: np.ndarray, size: int
-    ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
+    def sample(self, photo_from_window: np.ndarray, size: int) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
         """Read one window (2×3 matrix from window pixels to photo pixels); black outside, with its mask."""
         shrink = float(np.linalg.norm(photo_from_window[:, 0]))
         halvings = int(np.log2(max(shrink, 1.0)))
