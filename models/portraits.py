@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial import cKDTree
 from skin_optics import decode
 
 # People whose photographs the project's demonstrations show: the model must not have seen them.
@@ -113,14 +114,30 @@ def warp(source: np.ndarray, target: np.ndarray, *, smoothing: float) -> Callabl
     return lambda points: spline((np.asarray(points) - centre) / scale)
 
 
+def agreeing_points(portraits: list[Portrait], mesh_front: np.ndarray, *, tolerance_mm: float = 4.0) -> np.ndarray:
+    """Which of the 468 points (bool) lie on the model where their neighbours say: the contour's may not.
+
+    A point is left out when, after the best affine map of the average photograph's points onto the model, it
+    strays from the median stray of its eight neighbours by more than the tolerance.
+    """
+    flat = np.array([portrait.mesh[:, :2] * [1, -1] for portrait in portraits])
+    flat = flat - flat.mean(1, keepdims=True)
+    average = (flat / flat.std(axis=(1, 2), keepdims=True)).mean(0)
+    design = np.concatenate([average, np.ones((len(average), 1))], 1)
+    stray = mesh_front - design @ np.linalg.lstsq(design, mesh_front, rcond=None)[0]
+    neighbours = cKDTree(average).query(average, k=9)[1][:, 1:]
+    return np.linalg.norm(stray - np.median(stray[neighbours], 1), axis=1) < tolerance_mm
+
+
 def template_on_model(portraits: list[Portrait], mesh_front: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     """Front-view model positions (189, 2) of the template: where the face mesh carries each point on average.
 
     `mirror` is the template's own mirror table; the result is symmetric in x.
     """
     placed = []
+    good = agreeing_points(portraits, mesh_front)
     for portrait in portraits:
-        carry = warp(portrait.mesh[:, :2], mesh_front, smoothing=1e-4)
+        carry = warp(portrait.mesh[good, :2], mesh_front[good], smoothing=1e-4)
         placed.append(carry(portrait.template))
     mean = np.median(placed, 0)
     return 0.5 * (mean + mean[mirror] * [-1, 1])

@@ -91,6 +91,7 @@ def photographs_on_mesh(
     template = control_points(mesh, people, mirror189)
     kept = [k for group in (photos.LIDS, photos.BROWS, photos.LIPS, photos.NOSE) for k in group]
     far = cKDTree(template[kept]).query(mesh.mesh468[:, :2])[0] > 5.0
+    far &= photos.agreeing_points(people, mesh.mesh468[:, :2])
     source = np.concatenate([mesh.mesh468[far, :2], template[kept]])
     normals = mesh.normals
     facing = seen_from(mesh.vertices, mesh.triangles, normals, np.array([0.0, 0.0, 1.0]))
