@@ -100,6 +100,7 @@ def place_measures(
     alare = pick(
         left & (np.abs(y - under_nose[1] - 5) < 9) & (z > under_nose[2] - 9) & (x < 28) & (normals[:, 0] > 0.8), x
     )
+
     def place(height: float, depth: float) -> int:
         """Vertex of the left side at a height and a depth measured from the outer corner of the eye."""
         return pick(left & (x > 30), -np.hypot(y - corner[1] - height, z - corner[2] - depth))

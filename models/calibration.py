@@ -129,9 +129,7 @@ def warp_to_scans(
     return warped, _anchor(warped, region, sites, target)
 
 
-def place_table(
-    shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
-) -> np.ndarray:
+def place_table(shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics) -> np.ndarray:
     """The 68 vertices: eyes, nose and lips from the mesh, contour and brows where annotators of scans see them."""
     table = place_68(shape, region, sites)
     target, _ = _in_frame_of(shape, region, sites, scans)

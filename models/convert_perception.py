@@ -174,9 +174,7 @@ def convert_mesh(path: Path) -> dict[str, torch.Tensor]:
         shared = [op for op in of_points if op in of_iris]
         only_points = [op for op in of_points if op not in shared]
         weights.fill(head, shared + only_points + [op for op in of_iris if op not in shared])
-    subsets = [
-        subset_indices(op.custom_options) for op in graph.operators if op.kind == "Landmarks2TransformMatrix"
-    ]
+    subsets = [subset_indices(op.custom_options) for op in graph.operators if op.kind == "Landmarks2TransformMatrix"]
     for head, subset in zip((network.lips, network.right_eye, network.left_eye), subsets, strict=True):
         head.indices.copy_(torch.tensor(subset))
         if not set(head.ends) <= set(subset):

@@ -67,15 +67,40 @@ def main() -> None:
     actions = arrays["expression_basis"].astype(float)
     eyes, mouth = (arrays[f"mask_{part}"].astype(float)[:, None] for part in ("eyes", "mouth"))
     colours = 0.8 * (1 - eyes - mouth) + eyes * [0.97, 0.97, 1.0] + mouth * [0.65, 0.35, 0.35]
-    save(grid([render(mean, triangles, View(yaw=yaw, scale=2.3, width=400, height=530), colours=colours)
-               for yaw in (0, -35, -90)], 3), IMAGES / "face_model_mean.png")
+    save(
+        grid(
+            [
+                render(mean, triangles, View(yaw=yaw, scale=2.3, width=400, height=530), colours=colours)
+                for yaw in (0, -35, -90)
+            ],
+            3,
+        ),
+        IMAGES / "face_model_mean.png",
+    )
     small = View(yaw=-30, scale=1.35, width=220, height=320)
-    save(grid([render(mean + sign * 2.5 * identity[k], triangles, small, colours=colours)
-               for sign in (-1, 1) for k in range(5)], 5), IMAGES / "face_model_components.png")
+    save(
+        grid(
+            [
+                render(mean + sign * 2.5 * identity[k], triangles, small, colours=colours)
+                for sign in (-1, 1)
+                for k in range(5)
+            ],
+            5,
+        ),
+        IMAGES / "face_model_components.png",
+    )
     rng = np.random.default_rng(5)
     people = [mean + np.tensordot(rng.normal(size=len(identity)), identity, 1) for _ in range(12)]
-    save(grid([render(shape, triangles, View(yaw=(0, -30)[k % 2], scale=1.3, width=220, height=310), colours=colours)
-               for k, shape in enumerate(people)], 6), IMAGES / "face_model_people.png")
+    save(
+        grid(
+            [
+                render(shape, triangles, View(yaw=(0, -30)[k % 2], scale=1.3, width=220, height=310), colours=colours)
+                for k, shape in enumerate(people)
+            ],
+            6,
+        ),
+        IMAGES / "face_model_people.png",
+    )
     shown = []
     for weights in SHOWN:
         shape = mean.copy()
@@ -86,8 +111,13 @@ def main() -> None:
     save(grid(shown, 6), IMAGES / "face_model_expressions.png")
 
     parts = np.full((len(mean), 3), 0.8)
-    for part, colour in (("lips", (0.8, 0.4, 0.4)), ("brows", (0.5, 0.4, 0.3)), ("neck", (0.6, 0.7, 0.8)),
-                         ("eyes", (0.97, 0.97, 1)), ("mouth", (0.6, 0.3, 0.3))):
+    for part, colour in (
+        ("lips", (0.8, 0.4, 0.4)),
+        ("brows", (0.5, 0.4, 0.3)),
+        ("neck", (0.6, 0.7, 0.8)),
+        ("eyes", (0.97, 0.97, 1)),
+        ("mouth", (0.6, 0.3, 0.3)),
+    ):
         share = arrays[f"mask_{part}"].astype(float)[:, None]
         parts = parts * (1 - share) + share * np.array(colour)
     strips = arrays["contour_candidates"]
@@ -99,8 +129,14 @@ def main() -> None:
         picture = annotate(picture, view.project(mean[strips[strips >= 0]]), colour=(0, 150, 0), radius=1.3)
         places.append(annotate(picture, view.project(mean[arrays["landmarks68"]]), labels=True, radius=2.2))
     view = View(scale=3.2, width=520, height=680)
-    places.append(annotate(render(mean, triangles, view, colours=parts, ambient=0.4), view.project(sites),
-                           colour=(20, 20, 220), radius=1.5))
+    places.append(
+        annotate(
+            render(mean, triangles, view, colours=parts, ambient=0.4),
+            view.project(sites),
+            colour=(20, 20, 220),
+            radius=1.5,
+        )
+    )
     save(grid(places, 3), IMAGES / "face_model_landmarks.png")
 
     size = 512

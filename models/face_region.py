@@ -82,9 +82,9 @@ def build_region(base: BaseMesh, reference: np.ndarray) -> FaceRegion:
     half_vertices, half_triangles, half_operator = _clip_half(
         fine, _triangulate(fine, fine_quads), operator, cut_height(fine)
     )
-    labels = np.stack(
-        [spread(cap), spread(lid), spread(lip_side != 0), spread(np.sign(lip_side)), spread(bag)], 1
-    )[half_vertices]
+    labels = np.stack([spread(cap), spread(lid), spread(lip_side != 0), spread(np.sign(lip_side)), spread(bag)], 1)[
+        half_vertices
+    ]
     order, triangles, mirror = _mirror_half(half_operator @ points, half_triangles)
     columns_mirrored = half_operator[:, base.mirror]
     doubled = vstack([half_operator, columns_mirrored]).tocsr()
@@ -199,9 +199,7 @@ def _with_eye_caps(
     outer = np.array(loop)
     for ring in range(len(EYE_RINGS)):
         inner = ids[ring * size : (ring + 1) * size]
-        new_quads += [
-            [outer[(k + 1) % size], outer[k], inner[k], inner[(k + 1) % size]] for k in range(size)
-        ]
+        new_quads += [[outer[(k + 1) % size], outer[k], inner[k], inner[(k + 1) % size]] for k in range(size)]
         outer = inner
     new_quads += [[outer[(k + 2) % size], outer[(k + 1) % size], outer[k], ids[-1]] for k in range(0, size, 2)]
 

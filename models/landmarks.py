@@ -50,9 +50,7 @@ class Sites:
 
 def read_sites(path: Path = SITES_FILE) -> Sites:
     content = json.loads(path.read_text())
-    return Sites(
-        np.array(content["triangles"]), np.array(content["barycentrics"]), np.array(content["mirror"])
-    )
+    return Sites(np.array(content["triangles"]), np.array(content["barycentrics"]), np.array(content["mirror"]))
 
 
 def write_sites(sites: Sites, path: Path = SITES_FILE) -> None:

@@ -53,9 +53,7 @@ class LipCloser:
         return separated
 
 
-def build_lip_closer(
-    shape: np.ndarray, triangles: np.ndarray, contact: np.ndarray, lip_side: np.ndarray
-) -> LipCloser:
+def build_lip_closer(shape: np.ndarray, triangles: np.ndarray, contact: np.ndarray, lip_side: np.ndarray) -> LipCloser:
     """Measure the lips of one shape (V, 3) with mask `contact` (V,) and signed `lip_side` (V,)."""
     index = np.flatnonzero(contact)
     side = np.where(np.abs(lip_side[index]) < 0.2, 0.0, np.sign(lip_side[index]))

@@ -96,9 +96,7 @@ class MakeHuman:
         """Names `folder/target` of all targets directly in one folder, sorted."""
         pattern = re.compile(re.escape(_TARGETS + folder) + r"/[^/]+\.target\.gz$")
         return [
-            f"{folder}/{PurePosixPath(name).name[: -len('.target.gz')]}"
-            for name in self._names
-            if pattern.match(name)
+            f"{folder}/{PurePosixPath(name).name[: -len('.target.gz')]}" for name in self._names if pattern.match(name)
         ]
 
     def facial_action(self, arkit_name: str) -> np.ndarray:

@@ -118,9 +118,7 @@ def fit(model: Model, head: Head, components: int) -> tuple[np.ndarray, np.ndarr
             flat = rows.reshape(3 * len(rows), components)
             normal_matrix = along.T @ along + POINT_WEIGHT * flat.T @ flat
             right = along.T @ (plane * wanted).sum(1) + POINT_WEIGHT * flat.T @ wanted.ravel()
-            coefficients = np.linalg.solve(
-                normal_matrix + RIDGE * matched.sum() * np.eye(components), right
-            )
+            coefficients = np.linalg.solve(normal_matrix + RIDGE * matched.sum() * np.eye(components), right)
     return scale * (model.mean + basis @ coefficients) @ rotation.T + shift, coefficients
 
 

@@ -65,9 +65,7 @@ def sample_population(
         reference = _normalise((mean + mean[region.mirror] * REFLECT_X) / 2, region, eye_distance)
     both = np.concatenate([aligned, aligned[:, region.mirror] * REFLECT_X]) - reference
     components = principal_components(both.reshape(len(both), -1).T / np.sqrt(len(both)), 300)
-    return Population(
-        reference, components.reshape(*reference.shape, -1), similarity(raw_mean, reference)
-    )
+    return Population(reference, components.reshape(*reference.shape, -1), similarity(raw_mean, reference))
 
 
 def principal_components(factor: np.ndarray, count: int) -> np.ndarray:

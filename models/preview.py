@@ -40,8 +40,7 @@ class View:
         )
 
 
-def rasterize(pixels: np.ndarray, triangles: np.ndarray, *, height: int, width: int
-              ) -> tuple[np.ndarray, np.ndarray]:
+def rasterize(pixels: np.ndarray, triangles: np.ndarray, *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Triangle index (-1 empty) and barycentrics of the nearest triangle at every pixel centre."""
     depth = np.full((height, width), -np.inf)
     index = np.full((height, width), -1)
@@ -66,8 +65,9 @@ def rasterize(pixels: np.ndarray, triangles: np.ndarray, *, height: int, width: 
     return index, weights
 
 
-def render(vertices: np.ndarray, triangles: np.ndarray, view: View, *, colours: np.ndarray | None = None,
-           ambient: float = 0.25) -> np.ndarray:
+def render(
+    vertices: np.ndarray, triangles: np.ndarray, view: View, *, colours: np.ndarray | None = None, ambient: float = 0.25
+) -> np.ndarray:
     """Lambert-shaded picture (H, W, 3) in [0, 1] on white, without back faces."""
     pixels = view.project(vertices)
     index, weights = rasterize(pixels, triangles, height=view.height, width=view.width)
@@ -86,8 +86,14 @@ def render(vertices: np.ndarray, triangles: np.ndarray, view: View, *, colours: 
     return picture
 
 
-def annotate(picture: np.ndarray, points: np.ndarray, *, colour: tuple[int, int, int] = (220, 20, 20),
-             radius: float = 2.0, labels: bool = False) -> np.ndarray:
+def annotate(
+    picture: np.ndarray,
+    points: np.ndarray,
+    *,
+    colour: tuple[int, int, int] = (220, 20, 20),
+    radius: float = 2.0,
+    labels: bool = False,
+) -> np.ndarray:
     """The picture with dots (and their numbers) at pixel positions."""
     image = Image.fromarray((picture * 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)

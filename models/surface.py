@@ -54,10 +54,7 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     a, b, c = (vertices[triangles[:, k]] for k in range(3))
     face = np.cross(b - a, c - a)
     normals = np.stack(
-        [
-            np.bincount(triangles.ravel(), np.repeat(face[:, k], 3), minlength=len(vertices))
-            for k in range(3)
-        ],
+        [np.bincount(triangles.ravel(), np.repeat(face[:, k], 3), minlength=len(vertices)) for k in range(3)],
         1,
     )
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
@@ -196,8 +193,11 @@ def _closest_barycentrics(points: np.ndarray, corners: np.ndarray) -> np.ndarray
     w = (d00 * d21 - d01 * d20) / denominator
     inside = np.stack([1 - v - w, v, w], -1)
     best = inside
-    best_distance = np.where((inside >= 0).all(-1), dot(points - (inside[..., None] * corners).sum(-2),
-                             points - (inside[..., None] * corners).sum(-2)), np.inf)
+    best_distance = np.where(
+        (inside >= 0).all(-1),
+        dot(points - (inside[..., None] * corners).sum(-2), points - (inside[..., None] * corners).sum(-2)),
+        np.inf,
+    )
     for i, j in ((0, 1), (1, 2), (2, 0)):
         start, direction = corners[..., i, :], corners[..., j, :] - corners[..., i, :]
         t = np.clip(dot(points - start, direction) / np.maximum(dot(direction, direction), 1e-15), 0, 1)
@@ -211,8 +211,9 @@ def _closest_barycentrics(points: np.ndarray, corners: np.ndarray) -> np.ndarray
     return best
 
 
-def similarity(source: np.ndarray, target: np.ndarray, *, weights: np.ndarray | None = None,
-               with_scale: bool = True) -> tuple[float, np.ndarray, np.ndarray]:
+def similarity(
+    source: np.ndarray, target: np.ndarray, *, weights: np.ndarray | None = None, with_scale: bool = True
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Scale s, rotation R, translation t with `s * source @ R.T + t ~ target` (Umeyama 1991)."""
     weights = np.ones(len(source)) if weights is None else weights
     weights = weights / weights.sum()
