@@ -17,6 +17,7 @@ from build_face_model import ASSET
 from landmarks import Sites, read_sites, write_sites
 from preview import View, rasterize, render
 from safetensors.numpy import load_file
+from scipy.interpolate import RBFInterpolator
 from scipy.spatial import cKDTree
 from surface import REFLECT_X, closest_points, vertex_normals
 
@@ -30,6 +31,12 @@ SKIN, LIP, BROW, IRIS, SCLERA = (
 )
 BROW_HEIGHT_MM = 7.0
 OUTLIER_MM = 5.0
+STRAY_MM = 3.5
+"""A point this far from where its neighbours carry the network's own 3D mesh is where a view put it by mistake."""
+WARP_SMOOTHING = 1e3
+INNER_MM = 45.0
+MIDLINE = [10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 1, 2, 0, 17, 152]
+REFLECT_Y_AND_Z = np.array([1.0, -1.0, -1.0])
 FACING = 0.3
 """Points whose surface turns away farther than this cosine are left out of the average."""
 
@@ -65,6 +72,24 @@ def weighted_median(stack: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.take_along_axis(np.take_along_axis(stack, order, axis=0), middle[None], axis=0)[0]
 
 
+def without_strays(points: np.ndarray, network_mesh: np.ndarray, *, asymmetry: np.ndarray) -> np.ndarray:
+    """The points (468, 3), those that disagree with a smooth warp of the network's mesh moved to where it puts them.
+
+    The outline's points slide along the silhouette from view to view, so that averaging puts some of them on the
+    cheek. In the network's own 3D mesh they keep their place among their neighbours.
+    """
+    middle = network_mesh[[1]] * [1, 1, 0]
+    # The nose and the mouth bend more than the warp does, and every view sees them well.
+    inner = (np.linalg.norm(network_mesh[:, :2] - middle[:, :2], axis=1) < INNER_MM) & (asymmetry < STRAY_MM)
+    trusted = inner
+    for _ in range(8):
+        warp = RBFInterpolator(network_mesh[trusted], points[trusted], smoothing=WARP_SMOOTHING)
+        expected = warp(network_mesh)
+        trusted = inner | (np.linalg.norm(expected - points, axis=1) < STRAY_MM)
+    print(f"{(~trusted).sum()} strays replaced: {np.flatnonzero(~trusted).tolist()}")
+    return np.where(trusted[:, None], points, expected)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ASSET)
@@ -75,7 +100,7 @@ def main() -> None:
     colours = paint(arrays)
     skin = ~((arrays["mask_eyes"] > 0.5) | (arrays["mask_mouth"] > 0.5))[triangles].any(1)
     perception = Perception()
-    found, parts = [], []
+    found, parts, meshes = [], [], []
     seen = 0
     for yaw, pitch in itertools.product(YAWS, PITCHES):
         view = View(yaw=yaw, pitch=pitch, scale=PIXELS_PER_MM, width=SIZE, height=SIZE)
@@ -86,6 +111,8 @@ def main() -> None:
             print(f"yaw {yaw:.0f} pitch {pitch:.0f}: no face")
             continue
         seen += 1
+        if yaw == 0:
+            meshes.append(faces[0].mesh_px * REFLECT_Y_AND_Z / PIXELS_PER_MM)
         index, barycentrics = rasterize(view.project(mean), triangles, height=SIZE, width=SIZE)
         rows, columns = np.nonzero(index >= 0)
         distance, nearest = cKDTree(np.stack([columns + 0.5, rows + 0.5], 1)).query(faces[0].mesh_px[:, :2])
@@ -110,6 +137,11 @@ def main() -> None:
         f"{seen} views; spread median {np.median(spread):.2f}, 90 % {np.percentile(spread, 90):.2f} mm; asymmetry "
         f"median {np.median(asymmetry):.2f}, 99 % {np.percentile(asymmetry, 99):.2f}, largest {asymmetry.max():.2f} mm"
     )
+    network_mesh = np.mean(meshes, axis=0)
+    network_mesh = network_mesh - network_mesh[MIDLINE].mean(0) * [1, 0, 0]
+    network_mesh = (network_mesh + network_mesh[mirror_sites] * REFLECT_X) / 2
+    symmetric = without_strays(symmetric, network_mesh, asymmetry=asymmetry)
+    symmetric = (symmetric + symmetric[mirror_sites] * REFLECT_X) / 2
     hits = closest_points(symmetric, mean, triangles[skin])
     weights = np.clip(hits.barycentrics, 0, 1)
     write_sites(Sites(np.flatnonzero(skin)[hits.triangles], weights / weights.sum(1, keepdims=True), mirror_sites))

@@ -46,14 +46,14 @@ class FitTargets:
 class FitSettings:
     """Weights and schedule of the fit; every sigma is the standard deviation of a Gaussian error model."""
 
-    landmark_sigma: float = 0.02
+    landmark_sigma: float = 0.03
     """Error of a mesh point in parts of the face's size in the image. The network's own error is near 0.01, but
-    the errors of neighbouring points go together; the larger number makes 468 points weigh like about 120."""
+    the errors of neighbouring points go together; the larger number makes 468 points weigh like about 50."""
     identity_sigma: float = 1.0
     """The model's coefficients are standard deviations already."""
     expression_sigma: float = 0.25
     """An action's typical strength in a photo."""
-    pixel_sigma: float = 0.06
+    pixel_sigma: float = 0.05
     """Colour error of a good fit; beyond it a pixel counts as something the model cannot explain."""
     light_level_sigma: float = 0.08
     """Spread of the light's mean level around the photo's exposure: only this keeps dark skin in bright light apart
@@ -64,7 +64,7 @@ class FitSettings:
     """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
     recognition_weight: float = 20.0
     """Eq. 7."""
-    photometric_steps: int = 40
+    photometric_steps: int = 60
     seed: int = 0
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
     refine_focal: bool = False
