@@ -14,7 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out
 DATA ?= ../shared/data
-PYTEST_ARGS ?=
+# One thread a process and a process a core: tests are small, and waiting threads would take turns spinning.
+PYTEST_ARGS ?= -n auto --dist loadfile
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
@@ -29,7 +30,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/00_demo.py $(OUT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(INSTALLED)
 	PYTHON=$(BIN)/python sh benchmarks/run_all.sh $(DATA)
