@@ -148,7 +148,9 @@ class _Problem:
         free = (~held).to(hessian)
         hessian = hessian * free[:, :, None] * free[:, None, :] + torch.diag_embed(held.to(hessian))
         damping = 1e-5 * hessian.diagonal(dim1=1, dim2=2) + 1e-8
-        delta = -torch.linalg.solve(hessian + torch.diag_embed(damping), gradient)
+        # Cholesky, not LU: MKL's LU fails on batches of two and more when it runs on several threads.
+        factor = torch.linalg.cholesky(hessian + torch.diag_embed(damping))
+        delta = -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
         return self._moved(state, delta)
 
     def _linearise(self, state: _State) -> tuple[Float[Tensor, "B P 2"], Float[Tensor, "B P 2 K"]]:

@@ -88,7 +88,7 @@ def fit_light_and_albedo(
         hessian = weighted.mT @ jacobian + torch.block_diag(prior, torch.eye(albedo.shape[1]).to(prior))
         gradient = (weighted * residual.flatten(1)[..., None]).sum(1)
         gradient = gradient + torch.cat([(lighting.flatten(1) - white) @ prior, albedo], dim=1)
-        delta = torch.linalg.solve(hessian, gradient)
+        delta = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
         lighting = lighting - delta[:, : 3 * SH_COUNT].unflatten(1, (3, SH_COUNT))
         albedo = albedo - delta[:, 3 * SH_COUNT :]
     return LightFit(lighting.mT.to(single), albedo.to(single))
