@@ -2,7 +2,7 @@
 
     landmarks ── closed form ──► pose                      landmarks.initial_pose
     landmarks + priors ── Gauss-Newton ──► pose, shape     landmarks.fit_landmarks
-    colours ── ridge regressions ──► light, albedo         light.fit_light_and_albedo
+    colours ── Gauss-Newton ──► light, albedo              light.fit_light_and_albedo
     pixels + landmarks + recognition ── Adam ──► all       photometric.refine
     photo in texture space ──► offset and displacement     detail.fit_detail
 
