@@ -27,7 +27,7 @@ from mien.fitting.detail import complete_texture as complete_texture
 from mien.fitting.detail import fit_detail as fit_detail
 from mien.fitting.detail import unwrap_photo as unwrap_photo
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
-from mien.fitting.light import LightPriors, fit_light_and_albedo
+from mien.fitting.light import fit_light_and_albedo
 from mien.fitting.photometric import photometric_error, refine, sample_vertex_colours
 from mien.fitting.problem import FitResult as FitResult
 from mien.fitting.problem import FitSettings as FitSettings
@@ -124,12 +124,7 @@ def with_light_and_albedo(
             weights=visible * mask * trusted,
             normals=drawn.surface.normals,
             exposure=targets.exposure,
-            priors=LightPriors(
-                settings.pixel_sigma,
-                settings.light_level_sigma,
-                settings.light_sigma,
-                settings.light_chroma_sigma,
-            ),
+            priors=settings.light_priors,
             seed=settings.seed,
         )
     return replace(coefficients, lighting=light.lighting, albedo=light.albedo)
