@@ -45,7 +45,7 @@ from mien.rendering import (
     sample_map,
     visible_vertices,
 )
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.texture_space import TexelAtlas
 
 FIT_SIZE_PX = 224
 """Side of the crop that the coefficients are fitted in, the paper's."""
@@ -55,8 +55,6 @@ RESOLUTIONS = (224, 512)
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 """Rec. 601, for encoded colours."""
 WELL_EXPOSED = 0.9
-OUTLINE_MARGIN = 0.04
-"""How far the mesh network's outline may lie outside the face, in parts of the crop."""
 
 
 @dataclass(frozen=True)
@@ -213,18 +211,15 @@ class Reconstructor:
     ) -> Float[Tensor, "1 3 S S"]:
         """The completed colour map, dilated over the chart's border."""
         atlas = self._atlas(TEXTURE_SIZE)
-        size = (TEXTURE_SIZE, TEXTURE_SIZE)
-        offset, displacement = (
-            F.interpolate(m, size=size, mode="bilinear", align_corners=False)
-            for m in (maps.texture_offset, maps.displacement)
-        )
         base = build_surface(self.model, coefficients)
-        normals_of = DisplacedNormals(
-            atlas, self.model, vertices=base.vertices, normals=base.normals, rotmat=coefficients.pose.rotmat()
+        offset = F.interpolate(
+            maps.texture_offset, size=(TEXTURE_SIZE, TEXTURE_SIZE), mode="bilinear", align_corners=False
         )
-        shade = shading(normals_of(displacement), coefficients.lighting).permute(0, 3, 1, 2)
-        albedo = atlas.interpolate(base.albedo) + offset
-        completed = complete_texture(albedo, shade, self._unwrapped(atlas, photo, view, surface))
+        # Shaded without the displacement: it ends where the photo does, and its border must not show.
+        shade = atlas.interpolate(shading(base.normals, coefficients.lighting))
+        completed = complete_texture(
+            atlas.interpolate(base.albedo) + offset, shade, self._unwrapped(atlas, photo, view, surface)
+        )
         return atlas.dilate(completed).clamp(0, 1)
 
     def _assemble(
@@ -315,10 +310,11 @@ def _exposure(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
 
 
 def _surely_face(parts: FaceParts) -> Float[Tensor, "S S"]:
-    """The skin, and of the rest what lies well inside the face's outline: near it, it is hair or background."""
-    side = 2 * round(OUTLINE_MARGIN * len(parts.oval)) + 1
-    inner = -F.max_pool2d(-parts.oval[None], side, stride=1, padding=side // 2)[0]
-    return torch.maximum(parts.skin, inner)
+    """The skin, and of the rest what lies among the features: eyes, mouth, beards, glasses.
+
+    On the forehead and near the outline, what is not skin is hair or background.
+    """
+    return torch.maximum(parts.skin, parts.features)
 
 
 def _native_size(crop: Crop) -> int:

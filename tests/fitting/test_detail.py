@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from mien.camera import Camera
-from mien.fitting.detail import DetailSettings, Unwrapped, complete_texture, fit_detail, unwrap_photo
+from mien.fitting.detail import DetailSettings, Unwrapped, complete_texture, extended, fit_detail, unwrap_photo
 from mien.lighting import ambient_lighting, shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import build_surface, render, visible_vertices
@@ -92,11 +92,32 @@ def test_unseen_texels_take_their_mirror_image(tiny: MorphableModel) -> None:
     assert offset[0, 0, 22:28, 46:52].mean() > 0.5 * offset[0, 0, 22:28, 12:18].mean() > 0.01
 
 
-def test_completed_texture_uses_photo_then_mirror_then_albedo() -> None:
+def test_completed_texture_uses_photo_then_mirror() -> None:
     shade = torch.full((1, 3, 4, 4), 0.5)
+    shade[..., 2:] = 1.0
     colours = torch.full((1, 3, 4, 4), 0.3)
     weights = torch.zeros(1, 1, 4, 4)
-    weights[..., :2, 0] = 1
+    weights[..., :2] = 1
     found = complete_texture(torch.full((1, 3, 4, 4), 0.8), shade, Unwrapped(colours, weights, weights))
-    torch.testing.assert_close(found[0, 0, :, 0], torch.tensor([0.3, 0.3, 0.4, 0.4]))
-    torch.testing.assert_close(found[0, 0, :, 3], torch.tensor([0.3, 0.3, 0.4, 0.4]))
+    torch.testing.assert_close(found[..., :2], torch.full((1, 3, 4, 2), 0.3))
+    torch.testing.assert_close(found[..., 2:], torch.full((1, 3, 4, 2), 0.6))
+
+
+def test_completed_texture_has_no_seam_to_what_is_not_seen() -> None:
+    size = 64
+    albedo = torch.linspace(0.3, 0.5, size).reshape(1, 1, size, 1).expand(1, 3, size, size)
+    weights = torch.zeros(1, 1, size, size)
+    weights[..., size // 2 :, :] = 1
+    found = complete_texture(albedo, torch.ones(1, 3, size, size), Unwrapped(albedo + 0.2, weights, weights))
+    torch.testing.assert_close(found, albedo + 0.2, atol=1e-5, rtol=0)
+
+
+def test_extension_keeps_what_is_known_and_stays_within_its_range() -> None:
+    values = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros(1, 1, 32, 32)
+    weights[..., 8:20, 4:12] = 1
+    found = extended(values, weights)
+    known = weights[0, 0] > 0
+    torch.testing.assert_close(found[..., known], values[..., known])
+    assert found.min() >= values[..., known].min() - 1e-6
+    assert found.max() <= values[..., known].max() + 1e-6

@@ -170,11 +170,29 @@ def complete_texture(
 ) -> Float[Tensor, "B 3 S S"]:
     """The photo's colours where the camera sees the face, else their mirror image relit, else the albedo, lit.
 
-    The mirrored colours are divided by the light on their own side and multiplied by that on the other.
+    The mirrored colours are divided by the light on their own side and multiplied by that on the other. What is known
+    from neither side takes on the difference that the known has at its border, so that no seam shows.
     """
     seen = unwrapped.weights
-    unlit = unwrapped.colours / shade.clamp(min=0.15)
-    mirrored = unlit.flip(-1)
-    from_mirror = seen.flip(-1) * (1 - seen)
-    rest = (1 - seen) * (1 - seen.flip(-1))
-    return seen * unwrapped.colours + (from_mirror * mirrored + rest * albedo) * shade
+    mirrored = (unwrapped.colours / shade.clamp(min=0.15)).flip(-1) * shade
+    from_mirror = (1 - seen) * seen.flip(-1)
+    known = seen + from_mirror
+    colours = (seen * unwrapped.colours + from_mirror * mirrored) / known.clamp(min=1e-6)
+    lit = albedo * shade
+    return lit + extended(colours - lit, known)
+
+
+def extended(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B C S S"]:
+    """Values where their weight is 1, smoothly continued to where it is 0 (pull-push, Gortler et al. 1996).
+
+    Each level of a pyramid averages what is known in four texels; going back up, what a level does not know comes
+    from the coarser one.
+    """
+    if min(values.shape[-2:]) < 2:
+        return values * weights / weights.clamp(min=1e-6)
+    total = F.avg_pool2d(weights, 2)
+    coarse = F.avg_pool2d(values * weights, 2) / total.clamp(min=1e-6)
+    # A texel is known as soon as one of its four is: otherwise thin borders would fade from level to level.
+    coarse = extended(coarse, (4 * total).clamp(max=1))
+    up = F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)
+    return weights * values + (1 - weights) * up

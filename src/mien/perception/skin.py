@@ -39,6 +39,11 @@ BEARD = (
     (2, 98, 203, 206, 216, 214, 135, 136, 150, 149, 176, 148, 152),
     (2, 327, 423, 426, 436, 434, 364, 365, 379, 378, 400, 377, 152),
 )  # fmt: skip
+# Around brows, eyes, nose, mouth and chin: where neither a fringe nor hair at the temples hangs.
+FEATURES = (
+    293, 446, 346, 411, 434, 364, 379, 378, 400, 377, 152, 148, 176, 149, 150, 135, 214, 187, 117, 226,
+    63, 105, 66, 107, 9, 336, 296, 334,
+)  # fmt: skip
 # The mesh ends below the hairline; this share of the distance from nose bridge to its top is added.
 FOREHEAD_EXTENSION = 0.15
 SUPERSAMPLING = 3
@@ -58,12 +63,18 @@ BEARD_WEIGHT = 0.7
 
 @dataclass(frozen=True)
 class FaceParts:
-    """Soft masks (S,S) in [0,1] of a crop: visible skin (with brows and lips), eye openings, open mouth, oval."""
+    """Soft masks (S,S) in [0,1] of a crop."""
 
     skin: Float[Tensor, "S S"]
+    """Visible skin with brows and lips."""
     eyes: Float[Tensor, "S S"]
+    """Openings of the eyes."""
     mouth: Float[Tensor, "S S"]
+    """The open mouth."""
     oval: Float[Tensor, "S S"]
+    """The whole face up to the hairline, whatever covers it."""
+    features: Float[Tensor, "S S"]
+    """Eyes, nose, mouth and what lies between them, whatever covers it."""
 
 
 def face_mask(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> Float[Tensor, "S S"]:
@@ -93,7 +104,8 @@ def face_parts(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> 
     skin = np.where(features > 0.5, np.clip(2 * around, 0, 1), skin)
     skin = np.maximum(skin, _beard(skin, [fill(half) for half in BEARD], lips))
     skin = skin * oval * (1 - eyes) * (1 - mouth)
-    tensors = [torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (skin, eyes, mouth, oval)]
+    parts = (skin, eyes, mouth, oval, fill(FEATURES) * inside.numpy())
+    tensors = [torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts]
     return FaceParts(*tensors)
 
 
