@@ -65,7 +65,7 @@ class FitSettings:
     """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
     recognition_weight: float = 20.0
     """Eq. 7."""
-    photometric_steps: int = 60
+    photometric_steps: int = 100
     seed: int = 0
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
     refine_focal: bool = False
