@@ -95,8 +95,7 @@ struct BandWorkspace {
 struct Workspace {
     std::vector<PreparedTriangles> prepared;
     std::vector<BandWorkspace> bands;
-    std::vector<Buffer<float>> packed;
-    Buffer<float> per_corner;
+    std::vector<Buffer<float>> packed, corners;
 };
 
 Workspace& workspace_for(int threads) {
@@ -106,6 +105,7 @@ Workspace& workspace_for(int threads) {
         workspace.prepared.resize(workers);
         workspace.bands.resize(workers);
         workspace.packed.resize(workers);
+        workspace.corners.resize(workers);
     }
     return workspace;
 }
@@ -221,14 +221,13 @@ void draw_bands(const Meshes& meshes, const Settings& settings, bool soft, const
     }
 }
 
-// Adds the corners' gradients to the vertices [first, end): in the order of the triangles, whatever the range.
-void scatter(const Frame& frame, int triangles, int first, int end, const float* per_corner, float* positions_grad,
+// Adds the gradients of the triangles [first, end) to those of the vertices [low, high) among their corners: in the order
+// of the triangles, whatever the range.
+void scatter(const Frame& frame, int first, int end, int low, int high, const float* gradient, float* positions_grad,
              float* attributes_grad) {
-    const int size = 3 + frame.channels;
-    for (int64_t corner = 0; corner < 3LL * triangles; ++corner) {
+    for (int64_t corner = 3LL * first; corner < 3LL * end; ++corner, gradient += 3 + frame.channels) {
         const int64_t vertex = frame.corners[corner];
-        if (vertex < first || vertex >= end) continue;
-        const float* gradient = per_corner + corner * size;
+        if (vertex < low || vertex >= high) continue;
         for (int i = 0; i < 3; ++i) positions_grad[vertex * 3 + i] += gradient[i];
         float* const attribute = attributes_grad + vertex * frame.channels;
         for (int c = 0; c < frame.channels; ++c) attribute[c] += gradient[3 + c];
@@ -280,14 +279,19 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
     const auto scratch_of = [&](int worker) {
         return workspace.bands[worker].scratch.at_least(scratch_size(meshes.channels));
     };
+    const size_t corner_size = 3 * (3 + static_cast<size_t>(meshes.channels));
     if (meshes.images >= threads) {
         parallel_for(threads, meshes.images, [&](int image, int worker) {
             const Frame frame = frame_of(meshes, settings, image, true);
             const SoftGradients one = gradients_of(all, meshes, settings, image);
             float* const pixels = workspace.packed[worker].at_least(packed_size(frame));
+            float* const corners = workspace.corners[worker].at_least(kPiece * corner_size);
             kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
-            kernels().backward(frame, 0, meshes.triangles, pixels, nullptr, one.positions_grad, one.attributes_grad,
-                               scratch_of(worker));
+            for (int first = 0; first < meshes.triangles; first += kPiece) {
+                const int end = std::min(first + kPiece, meshes.triangles);
+                kernels().backward(frame, first, end, pixels, corners, scratch_of(worker));
+                scatter(frame, first, end, 0, meshes.vertices, corners, one.positions_grad, one.attributes_grad);
+            }
         });
         return;
     }
@@ -295,17 +299,15 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
         const Frame frame = frame_of(meshes, settings, image, true);
         const SoftGradients one = gradients_of(all, meshes, settings, image);
         float* const pixels = workspace.packed[0].at_least(packed_size(frame));
-        float* const corners =
-            workspace.per_corner.at_least(static_cast<size_t>(meshes.triangles) * 3 * (3 + meshes.channels));
+        float* const corners = workspace.corners[0].at_least(meshes.triangles * corner_size);
         kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
         parallel_for(threads, pieces_of(meshes.triangles), [&](int piece, int worker) {
-            const int first = piece * kPiece;
-            kernels().backward(frame, first, std::min(first + kPiece, meshes.triangles), pixels, corners, nullptr,
-                               nullptr, scratch_of(worker));
+            const int first = piece * kPiece, end = std::min(first + kPiece, meshes.triangles);
+            kernels().backward(frame, first, end, pixels, corners + first * corner_size, scratch_of(worker));
         });
         parallel_for(threads, threads, [&](int part, int) {
             const int64_t v = meshes.vertices;
-            scatter(frame, meshes.triangles, static_cast<int>(v * part / threads),
+            scatter(frame, 0, meshes.triangles, static_cast<int>(v * part / threads),
                     static_cast<int>(v * (part + 1) / threads), corners, one.positions_grad, one.attributes_grad);
         });
     }
