@@ -337,7 +337,7 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
             for (int c = 0; c < channels; ++c) colour[c] = splat(background[c]);
             Nearest nearest = no_fragment();
 
-            const long block = (long)(row - band.first_row) * band.columns + column;
+            const long block = (long)row * band.columns + column;
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;
@@ -399,7 +399,7 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
         for (int column = 0; column < band.columns; ++column) {
             const Place at = place(frame, row, column);
             Nearest nearest = no_fragment();
-            const long block = (long)(row - band.first_row) * band.columns + column;
+            const long block = (long)row * band.columns + column;
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;

@@ -66,8 +66,8 @@ struct SoftPlanes {
     FragmentArrays fragments;
 };
 
-// The triangles that touch each block of a band of block rows: `list[start[i]] ... list[start[i + 1] - 1]` are
-// positions in `triangles`, in rising order.
+// The triangles that touch each block of the image, of which the rows from first_row on are to be drawn:
+// `list[start[i]] ... list[start[i + 1] - 1]` are positions in `triangles`, in rising order, for block i, row by row.
 struct Band {
     int first_row, end_row;  // in blocks
     int columns;             // blocks across the image
