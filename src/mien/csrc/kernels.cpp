@@ -31,7 +31,7 @@ struct Group {
     double origin_x[kGroup], origin_y[kGroup];
     int32_t visible[kGroup];
     float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup], along_at_origin[3][kGroup];
-    float length[3][kGroup], inverse_height[3][kGroup], inverse_z[3][kGroup], zeta_slope[2][kGroup];
+    float length[3][kGroup], inverse_height[3][kGroup], depth_term[3][kGroup], zeta_slope[2][kGroup];
     float zeta_whole[kGroup], zeta_rest[kGroup], winding[kGroup];
 };
 
@@ -106,9 +106,10 @@ MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
 
 MIEN_INLINE void find_depths(const Frame& frame, Group& g) {
     for (int i = 0; i < kGroup; ++i) {
-        for (int k = 0; k < 3; ++k) g.inverse_z[k][i] = 1.0f / (float)g.z[k][i];
+        for (int k = 0; k < 3; ++k) g.depth_term[k][i] = frame.linear_depth ? (float)g.z[k][i] : 1.0f / (float)g.z[k][i];
         for (int k = 0; k < 2; ++k)
-            g.zeta_slope[k][i] = (float)((g.z[2][i] - g.z[k][i]) * frame.zeta_per_depth) * g.inverse_z[k][i];
+            g.zeta_slope[k][i] = (float)((g.z[2][i] - g.z[k][i]) * frame.zeta_per_depth) *
+                                 (frame.linear_depth ? 1.0f : g.depth_term[k][i]);
         // Above 2^24 the float is no longer zeta's floor, but the rest still knows what it is.
         const double zeta = (frame.far_depth - g.z[2][i]) * frame.zeta_per_depth;
         g.zeta_whole[i] = (float)__builtin_floor(zeta);
@@ -133,7 +134,7 @@ int prepare_group(const Frame& frame, int first, int count, Triangle* triangles,
             t.distance_at_origin[k] = g.distance_at_origin[k][i];
             t.along_at_origin[k] = g.along_at_origin[k][i];
             t.length[k] = g.length[k][i];
-            t.inverse_z[k] = g.inverse_z[k][i];
+            t.depth_term[k] = g.depth_term[k][i];
             t.corner[k] = frame.corners[3L * (first + i) + k];
         }
         for (int k = 0; k < 2; ++k) {
@@ -216,31 +217,34 @@ MIEN_INLINE Floats nearest_distance_sq(const Edges& e) {
 
 struct Surface {
     Floats raw[3];      // barycentrics, unclamped
-    Floats clamped[3];  // ... clamped to [0, 1] and divided by their sum
+    Floats clamped[3];  // ... clamped and divided by their sum
     Floats scale;       // ... by multiplying with this
-    Floats share[2];    // clamped / z of corners 0 and 1: their perspective-correct weights but for a factor z
+    Floats share[2];    // their terms of corners 0 and 1 in ...
+    Floats depth_term;  // ... 1 / z, or z if linear_depth
     Floats z;
     Mask in_range;
 };
 
 template <typename Number>
-MIEN_INLINE void interpolate(const Frame& frame, const Shape<Number>& t, const Edges& e, Surface& s) {
+MIEN_INLINE void interpolate(const Frame& frame, bool linear, const Shape<Number>& t, const Edges& e, Surface& s) {
     s.raw[0] = e.distance[1] * t.inverse_height[0];
     s.raw[1] = e.distance[2] * t.inverse_height[1];
     s.raw[2] = 1.0f - s.raw[0] - s.raw[1];  // so that at least one is >= 1/3, however thin the triangle
-    for (int k = 0; k < 3; ++k) s.clamped[k] = clamp(s.raw[k], Floats{}, splat(1.0f));
+    for (int k = 0; k < 3; ++k) s.clamped[k] = linear ? maximum(s.raw[k], Floats{}) : clamp(s.raw[k], Floats{}, splat(1.0f));
     s.scale = reciprocal(s.clamped[0] + s.clamped[1] + s.clamped[2]);
     for (int k = 0; k < 3; ++k) s.clamped[k] *= s.scale;
-    s.share[0] = s.clamped[0] * t.inverse_z[0];
-    s.share[1] = s.clamped[1] * t.inverse_z[1];
-    s.z = reciprocal(s.share[0] + s.share[1] + s.clamped[2] * t.inverse_z[2]);
+    s.share[0] = s.clamped[0] * t.depth_term[0];
+    s.share[1] = s.clamped[1] * t.depth_term[1];
+    s.depth_term = s.share[0] + s.share[1] + s.clamped[2] * t.depth_term[2];
+    s.z = linear ? s.depth_term : reciprocal(s.depth_term);
     s.in_range = at_most(splat((float)frame.near_depth), s.z) & at_most(s.z, splat((float)frame.far_depth));
 }
 
 // The rest of zeta at the pixel; add zeta_whole for the whole of it.
 template <typename Number>
-MIEN_INLINE Floats zeta_rest(const Shape<Number>& t, const Surface& s) {
-    return s.z * (s.clamped[0] * t.zeta_slope[0] + s.clamped[1] * t.zeta_slope[1]) + t.zeta_rest;
+MIEN_INLINE Floats zeta_rest(bool linear, const Shape<Number>& t, const Surface& s) {
+    const Floats slope = s.clamped[0] * t.zeta_slope[0] + s.clamped[1] * t.zeta_slope[1];
+    return (linear ? slope : s.z * slope) + t.zeta_rest;
 }
 
 struct Coverage {
@@ -260,7 +264,7 @@ MIEN_INLINE Coverage coverage(Mask inside, Floats distance_sq, float inverse_sig
 
 // The nearest fragment so far.
 struct Nearest {
-    Floats z, weight0, weight1;
+    Floats z, weight0, weight1;  // barycentrics, divided by z where they are to be perspective-correct
     Ints id;
 };
 
@@ -268,11 +272,11 @@ MIEN_INLINE Nearest no_fragment() {
     return {splat(__builtin_inff()), Floats{}, Floats{}, splat(int32_t(-1))};
 }
 
-MIEN_INLINE void keep_nearer(Nearest& n, Mask covered, const Triangle& t, const Surface& s) {
+MIEN_INLINE void keep_nearer(bool linear, Nearest& n, Mask covered, const Triangle& t, const Surface& s) {
     const Mask nearer = covered & less(s.z, n.z);
     n.z = select(nearer, s.z, n.z);
-    n.weight0 = select(nearer, s.share[0], n.weight0);
-    n.weight1 = select(nearer, s.share[1], n.weight1);
+    n.weight0 = select(nearer, linear ? s.clamped[0] : s.share[0], n.weight0);
+    n.weight1 = select(nearer, linear ? s.clamped[1] : s.share[1], n.weight1);
     n.id = select(nearer, splat(t.id), n.id);
 }
 
@@ -301,9 +305,10 @@ MIEN_INLINE void write(float* plane, const Place& at, Floats value) {
             plane[at.first + row * at.stride + column] = value[row * kBlockColumns + column];
 }
 
-MIEN_INLINE void write_fragments(const FragmentArrays& out, const Place& at, const Nearest& n) {
+MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const Place& at, const Nearest& n) {
     const Mask hit = less(n.z, splat(__builtin_inff()));
-    const Floats z = only(hit, n.z), b0 = n.weight0 * z, b1 = n.weight1 * z;
+    const Floats z = only(hit, n.z), factor = linear ? splat(1.0f) : z;
+    const Floats b0 = n.weight0 * factor, b1 = n.weight1 * factor;
     const Floats b2 = maximum(only(hit, 1.0f - b0 - b1), Floats{});
     write(out.depth, at, z);
     for (int row = 0; row < at.rows; ++row) {
@@ -319,10 +324,17 @@ MIEN_INLINE void write_fragments(const FragmentArrays& out, const Place& at, con
     }
 }
 
+// PyTorch3D's definition is for those who move over, and leaves the fast kernels alone.
+template <int Channels>
+MIEN_INLINE bool is_linear(const Frame& frame) {
+    return Channels ? false : frame.linear_depth;
+}
+
 // Channels = 0 stands for any number; then the sums live in `scratch` instead of registers.
 template <int Channels>
 void soft_band(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
+    const bool linear = is_linear<Channels>(frame);
     const long pixels = (long)frame.height * frame.width;
     const Lattice within = lattice();
     Floats in_registers[Channels ? Channels : 1];
@@ -346,13 +358,13 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
                 Mask kept = e.inside | less(distance_sq, splat(frame.reach_sq));
                 if (!any(kept)) continue;
                 Surface s;
-                interpolate(frame, t, e, s);
+                interpolate(frame, linear, t, e, s);
                 kept = kept & s.in_range;
 
                 const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
                 transmittance *= select(kept, cover.uncovered, splat(1.0f));
 
-                const Floats rest = zeta_rest(t, s);
+                const Floats rest = zeta_rest(linear, t, s);
                 const Floats above = (t.zeta_whole - peak_whole) + (rest - peak_rest);
                 const Mask rises = kept & less(Floats{}, above);
                 const Floats fade = exponential(minimum(above, -above));
@@ -368,7 +380,7 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
                 for (int c = 0; c < channels; ++c)
                     colour[c] = colour[c] * keep + (w0 * a0[c] + (w1 * a1[c] + w2 * a2[c]));
 
-                keep_nearer(nearest, kept & e.inside, t, s);
+                keep_nearer(linear, nearest, kept & e.inside, t, s);
             }
 
             const Floats norm = 1.0f / weights;
@@ -378,13 +390,13 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
             write(out.state + kPeakWhole * pixels, at, peak_whole);
             write(out.state + kPeakRest * pixels, at, peak_rest);
             write(out.state + kWeightSum * pixels, at, weights);
-            write_fragments(out.fragments, at, nearest);
+            write_fragments(linear, out.fragments, at, nearest);
         }
     }
 }
 
 void soft_band_for(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
-    switch (frame.channels) {
+    switch (frame.linear_depth ? 0 : frame.channels) {
         case 1: return soft_band<1>(frame, band, background, out, scratch);
         case 3: return soft_band<3>(frame, band, background, out, scratch);
         case 4: return soft_band<4>(frame, band, background, out, scratch);
@@ -394,6 +406,7 @@ void soft_band_for(const Frame& frame, const Band& band, const float* background
 }
 
 void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) {
+    constexpr bool linear = false;
     const Lattice within = lattice();
     for (int row = band.first_row; row < band.end_row; ++row) {
         for (int column = 0; column < band.columns; ++column) {
@@ -406,10 +419,10 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
                 measure_lines(t, within.x + (float)(at.x - t.origin_x), within.y + (float)(at.y - t.origin_y), e);
                 if (!any(e.inside)) continue;
                 Surface s;
-                interpolate(frame, t, e, s);
-                keep_nearer(nearest, e.inside & s.in_range, t, s);
+                interpolate(frame, linear, t, e, s);
+                keep_nearer(linear, nearest, e.inside & s.in_range, t, s);
             }
-            write_fragments(out, at, nearest);
+            write_fragments(linear, out, at, nearest);
         }
     }
 }
@@ -454,20 +467,21 @@ struct Colours {
     Number *base, *step0, *step1;
 };
 
-// Adds what kLanes pairs of pixel and triangle give to their corners to `sums`: d loss / d x, y and 1 / z of the three
+// Adds what kLanes pairs of pixel and triangle give to their corners to `sums`: d loss / d x, y and depth term of the three
 // corners, then of their attributes. x and y are relative to the triangle's origin, `pixels` are the records.
 template <int Channels, typename Number>
 MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Number (&inverse_length)[3],
                            const Colours<Number>& colours, Floats x, Floats y, Mask alive, const float* const* pixels,
                            Floats* scratch, Floats* sums) {
     const int channels = Channels ? Channels : frame.channels;
+    const bool linear = is_linear<Channels>(frame);
     Edges e;
     measure(t, x, y, e);
     const Floats distance_sq = nearest_distance_sq(e);
     Mask kept = alive & (e.inside | less(distance_sq, splat(frame.reach_sq)));
     if (!any(kept)) return;
     Surface s;
-    interpolate(frame, t, e, s);
+    interpolate(frame, linear, t, e, s);
     kept = kept & s.in_range;
 
     Floats in_registers[Channels ? (kPixelHead + Channels + 3) / 4 * 4 : 1];
@@ -479,11 +493,11 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
     }
     const Floats peak_whole = pixel[0], peak_rest = pixel[1], norm = pixel[2], to_alpha = pixel[3], image_pull = pixel[4];
     const Floats* const to_image = pixel + kPixelHead;
-    Floats *const to_x = sums, *const to_y = sums + 3, *const to_inverse_z = sums + 6, *const to_attribute = sums + 9;
+    Floats *const to_x = sums, *const to_y = sums + 3, *const to_depth_term = sums + 6, *const to_attribute = sums + 9;
 
     const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
     const Floats covered = only(kept, cover.covered);
-    const Floats above = (t.zeta_whole - peak_whole) + (zeta_rest(t, s) - peak_rest);
+    const Floats above = (t.zeta_whole - peak_whole) + (zeta_rest(linear, t, s) - peak_rest);
     const Floats softness = exponential(minimum(above, Floats{})) * norm;
     const Floats weight = covered * softness;
 
@@ -529,12 +543,13 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
 
     // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative to barycentric 2,
     // which costs nothing as they sum to one, and saves the digits that they share. d zeta / d barycentric k is z² times
-    // zeta_slope[k] / z of corner 2.
-    const Floats to_depth = to_zeta * s.z * s.z;
-    const Floats to_clamped0 = weight * along0 + to_depth * (t.zeta_slope[0] * t.inverse_z[2]);
-    const Floats to_clamped1 = weight * along1 + to_depth * (t.zeta_slope[1] * t.inverse_z[2]);
+    // zeta_slope[k] / z of corner 2, or zeta_slope[k] alone if linear_depth.
+    const Floats to_depth = linear ? to_zeta : to_zeta * s.z * s.z;
+    const Number tail = linear ? one(t.depth_term[2]) : t.depth_term[2];
+    const Floats to_clamped0 = weight * along0 + to_depth * (t.zeta_slope[0] * tail);
+    const Floats to_clamped1 = weight * along1 + to_depth * (t.zeta_slope[1] * tail);
     const Floats mean = to_clamped0 * s.clamped[0] + to_clamped1 * s.clamped[1];
-    const auto free = [&](int k) { return at_most(Floats{}, s.raw[k]) & at_most(s.raw[k], splat(1.0f)); };
+    const auto free = [&](int k) { return at_most(Floats{}, s.raw[k]) & at_most(s.raw[k], splat(linear ? __builtin_inff() : 1.0f)); };
     const Floats to_raw2 = only(free(2), mean);  // negated
     const Floats to_raw0 = (only(free(0), to_clamped0 - mean) + to_raw2) * s.scale * t.inverse_height[0];
     const Floats to_raw1 = (only(free(1), to_clamped1 - mean) + to_raw2) * s.scale * t.inverse_height[1];
@@ -543,18 +558,19 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
     for (int k = 0; k < 3; ++k) {
         to_x[k] -= s.raw[k] * slope_x;
         to_y[k] -= s.raw[k] * slope_y;
-        to_inverse_z[k] += to_depth * s.clamped[k];
+        to_depth_term[k] += to_depth * s.clamped[k];
     }
 }
 
 // From the sums to the gradients of the corners: x y z, channels, of corners 0, 1 and 2. `sum` yields sum number i.
 template <typename Sum>
-MIEN_INLINE void write_corners(const Frame& frame, const Shape<float>& t, int channels, const Sum& sum, float* out) {
+MIEN_INLINE void write_corners(const Frame& frame, bool linear, const Shape<float>& t, int channels, const Sum& sum, float* out) {
     const float per_ndc = (float)frame.pixels_per_ndc;
     for (int k = 0; k < 3; ++k, out += 3 + channels) {
         out[0] = sum(k) * per_ndc;
         out[1] = sum(3 + k) * per_ndc;
-        out[2] = -sum(6 + k) * t.inverse_z[k] * t.inverse_z[k] * (float)frame.zeta_per_depth;
+        const float per_term = linear ? 1.0f : t.depth_term[k] * t.depth_term[k];
+        out[2] = -sum(6 + k) * per_term * (float)frame.zeta_per_depth;
         for (int c = 0; c < channels; ++c) out[3 + c] = sum(9 + k * channels + c);
     }
 }
@@ -591,7 +607,7 @@ void backward_large(const Frame& frame, const Triangle& t, const Box& box, const
         }
     }
     for (int i = 0; i < sum_count; i += 4) sum_four(sums + i, totals + i);
-    write_corners(frame, t, channels, [&](int i) { return totals[i]; }, corners);
+    write_corners(frame, is_linear<Channels>(frame), t, channels, [&](int i) { return totals[i]; }, corners);
 }
 
 // kLanes triangles at once, each walking through the pixels of its own box, row by row. Nothing has to be summed over
@@ -659,7 +675,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     }
     for (int lane = 0; lane < count; ++lane) {
         const Triangle& one = *of_lane[lane];
-        write_corners(frame, one, channels, [&](int i) { return sums[i][lane]; },
+        write_corners(frame, is_linear<Channels>(frame), one, channels, [&](int i) { return sums[i][lane]; },
                       corners + (long)(one.id - first) * 3 * (3 + channels));
     }
 }
@@ -702,7 +718,7 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
 }
 
 void backward_for(const Frame& frame, int first, int end, const float* packed, float* corners, float* scratch) {
-    switch (frame.channels) {
+    switch (frame.linear_depth ? 0 : frame.channels) {
         case 1: return backward<1>(frame, first, end, packed, corners, scratch);
         case 3: return backward<3>(frame, first, end, packed, corners, scratch);
         case 4: return backward<4>(frame, first, end, packed, corners, scratch);
@@ -714,6 +730,7 @@ void backward_for(const Frame& frame, int first, int end, const float* packed, f
 // -------------------------------------------------------------------------------------------------- measurements
 
 int64_t count_pairs(const Frame& frame, int first, int end) {
+    constexpr bool linear = false;
     const Lattice within = lattice();
     int64_t pairs = 0;
     for_each_drawn(frame, first, end, [&](const Triangle& t, const Box& box) {
@@ -722,7 +739,7 @@ int64_t count_pairs(const Frame& frame, int first, int end) {
                 Edges e;
                 measure(t, within.x + (float)(x - t.origin_x), within.y + (float)(y - t.origin_y), e);
                 Surface s;
-                interpolate(frame, t, e, s);
+                interpolate(frame, linear, t, e, s);
                 const Mask in_image = less(within.x, splat((float)(frame.width - x))) &
                                       less(within.y, splat((float)(frame.height - y)));
                 pairs += count((e.inside | less(nearest_distance_sq(e), splat(frame.reach_sq))) & s.in_range & in_image);

@@ -19,6 +19,7 @@ struct Frame {
     double zeta_per_depth;           // 1 / ((far - near) gamma)
     float background_whole, background_rest;  // zeta of the background, split as in Triangle
     bool cull_backfaces;
+    bool linear_depth;
     int vertices, channels;
     const float* positions;          // V 3
     const int32_t* corners;          // T 3
@@ -40,8 +41,8 @@ struct Shape {
     Number length[3];
     Number inverse_height[2];         // barycentric 0 = distance to edge 1 times [0]; 1 = distance to edge 2 times [1]
     Number winding;                   // +1 if the corners run clockwise for the viewer, else -1
-    Number inverse_z[3];
-    Number zeta_slope[2];             // zeta - zeta(corner 2) = z (b0 slope0 + b1 slope1)
+    Number depth_term[3];             // what is linear on the screen: 1 / z, or z if frame.linear_depth
+    Number zeta_slope[2];             // zeta - zeta(corner 2) = (b0 slope0 + b1 slope1), times z unless linear_depth
     Number zeta_whole, zeta_rest;     // at corner 2
 };
 constexpr int kShapeNumbers = sizeof(Shape<float>) / sizeof(float);

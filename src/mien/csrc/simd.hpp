@@ -41,7 +41,10 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 // x - 0 is x for every x, which x + 0 is not (-0), so the compiler turns this into a bare broadcast.
 MIEN_INLINE Floats splat(float x) { return x - Floats{}; }
 MIEN_INLINE Ints splat(int32_t x) { return x - Ints{}; }
-MIEN_INLINE Floats splat(Floats x) { return x; }  // for templates over Shape's Number
+// For templates over Shape's Number, which is a float or a vector.
+MIEN_INLINE Floats splat(Floats x) { return x; }
+MIEN_INLINE float one(float) { return 1.0f; }
+MIEN_INLINE Floats one(Floats) { return splat(1.0f); }
 
 #if defined(__AVX512F__)
 

@@ -131,6 +131,7 @@ Frame frame_of(const Meshes& meshes, const Settings& settings, int image, bool s
         frame.background_rest = static_cast<float>(zeta - frame.background_whole);
     }
     frame.cull_backfaces = settings.cull_backfaces;
+    frame.linear_depth = settings.linear_depth;
     frame.vertices = meshes.vertices;
     frame.channels = meshes.channels;
     const int64_t b = image;
