@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mien.rasterizer import _native, rasterize, rasterize_hard
-from mien.rasterizer.reference import rasterize_hard_reference
 from tests.rasterizer.raster_scenes import Scene, attributes_of, bumpy_sphere, scenes
 
 ISAS = _native.available_isas().split()
@@ -96,13 +95,15 @@ def test_hard_mode(scene, isa):
     vertices = scene.vertices.float()
     settings = {name: scene.kwargs[name] for name in ("image_size", "near", "far", "cull_backfaces")}
     found = rasterize_hard(vertices, scene.triangles, **settings)
-    expected = rasterize_hard_reference(vertices.double(), scene.triangles, **settings)
+    expected = rasterize_hard(vertices.double(), scene.triangles, backend="reference", **settings)
     same = found.triangle_ids == expected.triangle_ids
     assert int((~same).sum()) <= 0.001 * same.numel()
     assert ((found.barycentrics - expected.barycentrics) * same[..., None]).abs().max() <= TOLERANCE["barycentrics"]
     assert ((found.depth - expected.depth) * same).abs().max() <= TOLERANCE["depth"]
     attributes, _ = attributes_of(scene)
     soft = rasterize(vertices, scene.triangles, attributes.float(), **scene.kwargs)
+    if scene.barycentric_clip == "pytorch3d":
+        return  # has depths of its own
     assert torch.equal(soft.triangle_ids, found.triangle_ids)
     assert torch.equal(soft.depth, found.depth)
 

@@ -37,6 +37,7 @@ def _edge(start_x, start_y, end_x, end_y, winding):
     edge_x = (end_x - start_x).to(tl.float32)
     edge_y = (end_y - start_y).to(tl.float32)
     length = tl.sqrt(edge_x * edge_x + edge_y * edge_y)
+    length = tl.where(length > 0, length, 1.0)  # degenerate triangles are not drawn, but here they are in the way
     along_x = edge_x / length
     along_y = edge_y / length
     x = start_x.to(tl.float32)
@@ -155,7 +156,7 @@ def _touches(box, left, right, top, bottom):
     return (box_left <= right) & (box_right >= left) & (box_top <= bottom) & (box_bottom >= top)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def set_up(
     positions, corners, near, far, records, boxes, chunk_boxes,
     triangles, vertices, corner_stride, gamma, height, width, reach, CULL: tl.constexpr, LINEAR: tl.constexpr,
@@ -259,7 +260,7 @@ def _coverage(inside, distance_sq, inverse_sigma):
 # ------------------------------------------------------------------------------------------------------- forward
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def draw(
     records, boxes, chunk_boxes, counts, lists, attributes, near, far, background,
     image_out, alpha_out, ids_out, barycentrics_out, depth_out, state_out,
@@ -518,7 +519,7 @@ def _add_corner(
     tl.atomic_add(out, attribute, mask=mask[:, None] & in_use[None, :], sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def push_back(
     positions, corners, attributes, near, far, packed, positions_grad, attributes_grad,
     triangles, vertices, corner_stride, channels, gamma, height, width, reach, reach_sq, inverse_sigma,
