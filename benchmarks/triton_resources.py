@@ -50,8 +50,12 @@ def signature_of(kernel, constants: dict[str, object]) -> dict[str, str]:
 
 
 def compile_one(kernel, constants: dict[str, object], warps: int, capability: int, channels: int) -> Resources:
-    source = ASTSource(kernel, signature_of(kernel, constants), {(kernel.arg_names.index(k),): v for k, v in constants.items()})
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "enable_fp_fusion": True})
+    source = ASTSource(
+        kernel, signature_of(kernel, constants), {(kernel.arg_names.index(k),): v for k, v in constants.items()}
+    )
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "enable_fp_fusion": True}
+    )
     cubin = compiled.asm["cubin"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -61,7 +65,13 @@ def compile_one(kernel, constants: dict[str, object], warps: int, capability: in
         ).stdout
     usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", report)}
     return Resources(
-        kernel.__name__, capability, channels, usage["REG"], usage["STACK"] + usage["LOCAL"], usage["SHARED"], len(cubin)
+        kernel.__name__,
+        capability,
+        channels,
+        usage["REG"],
+        usage["STACK"] + usage["LOCAL"],
+        usage["SHARED"],
+        len(cubin),
     )
 
 

@@ -54,7 +54,6 @@ def with_value(value: float) -> torch.Tensor:
         ({"sigma": float("nan")}, ConfigError, "sigma"),
         ({"gamma": -1e-4}, ConfigError, "gamma"),
         ({"dist_eps": 1.0}, ConfigError, "dist_eps"),
-        ({"barycentric_clip": "none"}, ConfigError, "barycentric_clip"),
         ({"near": 0.0}, ConfigError, "near"),
         ({"near": 5.0}, ConfigError, "near"),
         ({"near": torch.tensor([float("nan")])}, ConfigError, "near"),

@@ -377,9 +377,7 @@ def draw(
     tl.store(depth_out + pixel, tl.where(hit, hard_z, 0.0), mask=exists)
     tl.store(barycentrics_out + 3 * pixel, hard0, mask=exists)
     tl.store(barycentrics_out + 3 * pixel + 1, hard1, mask=exists)
-    tl.store(
-        barycentrics_out + 3 * pixel + 2, tl.where(hit, tl.maximum(1.0 - hard0 - hard1, 0.0), 0.0), mask=exists
-    )
+    tl.store(barycentrics_out + 3 * pixel + 2, tl.where(hit, tl.maximum(1.0 - hard0 - hard1, 0.0), 0.0), mask=exists)
     if SOFT:
         tl.store(alpha_out + pixel, 1.0 - transmittance, mask=exists)
         state = state_out + image * 3 * pixels + pixel  # 4 planes an image, of which `pixel` has counted one
@@ -446,9 +444,7 @@ def _pair_gradients(
     softness = tl.exp(tl.minimum(above, 0.0)) * tl.load(pixel + 2, mask=kept, other=0.0)
     weight = covered * softness
 
-    to_image = tl.load(
-        pixel[:, None] + PIXEL_HEAD + channel[None, :], mask=kept[:, None] & in_use[None, :], other=0.0
-    )
+    to_image = tl.load(pixel[:, None] + PIXEL_HEAD + channel[None, :], mask=kept[:, None] & in_use[None, :], other=0.0)
     pull0 = tl.sum(to_image * step0, 1)
     pull1 = tl.sum(to_image * step1, 1)
     # How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
