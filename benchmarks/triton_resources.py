@@ -24,10 +24,26 @@ from mien.rasterizer import gpu
 from mien.rasterizer import triton_kernels as kernels
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-FLOAT_POINTERS = (
-    "positions attributes near far records background packed positions_grad attributes_grad image_in state image_grad "
-    "alpha_grad image_out alpha_out barycentrics_out depth_out state_out"
-).split()
+FLOAT_POINTERS = [
+    "positions",
+    "attributes",
+    "near",
+    "far",
+    "records",
+    "background",
+    "packed",
+    "positions_grad",
+    "attributes_grad",
+    "image_in",
+    "state",
+    "image_grad",
+    "alpha_grad",
+    "image_out",
+    "alpha_out",
+    "barycentrics_out",
+    "depth_out",
+    "state_out",
+]
 INT_POINTERS = ("corners", "ids_out", "counts", "lists")
 FLOATS = ("gamma", "reach", "reach_sq", "inverse_sigma")
 

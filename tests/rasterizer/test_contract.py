@@ -206,7 +206,8 @@ from mien.rasterizer import rasterize
 def gradient(seed):
     torch.set_num_threads(2)
     generator = torch.Generator().manual_seed(seed)
-    vertices = torch.rand(1, 300, 3, generator=generator) * torch.tensor([2.0, 2.0, 1.0]) + torch.tensor([-1.0, -1.0, 2.0])
+    vertices = torch.rand(1, 300, 3, generator=generator)
+    vertices = vertices * torch.tensor([2.0, 2.0, 1.0]) + torch.tensor([-1.0, -1.0, 2.0])
     vertices.requires_grad_()
     faces = torch.arange(300).reshape(-1, 3)
     out = rasterize(vertices, faces, vertices, image_size=(32, 48), near=1.0, far=5.0)

@@ -93,13 +93,13 @@ def test_the_number_of_threads_changes_nothing(images, isa):
 
 
 def test_two_hundred_thousand_triangles():
-    """Against the specification on a window of the picture, where few of them are; on another thread count; by alpha."""
+    """Against the specification on a window of the picture, where few of them are."""
     vertices, triangles = bumpy_sphere(317)
     assert len(triangles) > 200_000
     colours = (0.5 + 0.5 * torch.sin(7 * vertices)).float()
     vertices = vertices.float()
     out = rasterize(vertices, triangles, colours, image_size=(1024, 512), sigma=1e-5, near=1.0, far=5.0)
-    # 512 pixels span two units: this window of 16 x 16 pixels in the middle is a picture of its own if it is moved there.
+    # 512 pixels span two units: the window of 16 x 16 pixels in the middle is a picture of its own, enlarged.
     zoom, size = 512 / 16, 16
     top, left = 504, 248
     window = vertices.double() * torch.tensor([zoom, zoom, 1.0], dtype=torch.float64)

@@ -117,6 +117,7 @@ MIEN_INLINE Floats reciprocal(Floats x) {
 // x = n ln 2 + f with |f| <= ln 2 / 2; a polynomial gives exp(f), and n is added to the exponent's bits.
 MIEN_INLINE Floats exponential(Floats x) {
 #if defined(__AVX512F__)
+    x = maximum(x, splat(-104.0f));  // far below, x - n ln 2 would keep no digits
     const Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
 #else
     x = maximum(x, splat(-87.0f));

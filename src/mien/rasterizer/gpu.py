@@ -1,10 +1,14 @@
 """Launches the Triton kernels: the twin of csrc/soft_raster.cpp for CUDA tensors.
 
 Nothing here waits for the device or reads from it, and all sizes follow from shapes, so that calls can be captured in a
-CUDA graph. Forward passes are deterministic; backward passes add the gradients of triangles to their vertices atomically, in
-any order, so that repeated runs differ by rounding: at most (n - 1) · 2⁻²⁴ times the sum of the absolute contributions
-of the n triangles around a vertex. Corners outside the mesh and triangles that are not finite are not drawn.
+CUDA graph. Forward passes are deterministic; backward passes add the gradients of triangles to their vertices
+atomically, in any order, so that repeated runs differ by rounding: at most (n - 1) · 2⁻²³ times the sum of the absolute
+contributions of the n triangles around a vertex. Corners outside the mesh and triangles that are not finite are not
+drawn.
 """
+# Kernels are launched by position, as their arguments are the launchers' own.
+# ruff: noqa: PLR0917
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
@@ -52,7 +56,7 @@ def soft_forward(
     background: Tensor,
     settings: RasterSettings,
     outputs: tuple[Tensor, ...],
-    launch: Launch = Launch(),  # noqa: B008  (frozen)
+    launch: Launch = Launch(),
 ) -> None:
     """Fill `outputs`: image, alpha, triangle ids, barycentrics, depth and state, shaped as in `ops`."""
     image, alpha, *fragments, state = outputs
@@ -66,7 +70,7 @@ def hard_forward(
     far: Tensor,
     settings: RasterSettings,
     outputs: tuple[Tensor, ...],
-    launch: Launch = Launch(),  # noqa: B008
+    launch: Launch = Launch(),
 ) -> None:
     """Fill `outputs`: triangle ids, barycentrics and depth."""
     _draw(vertices, triangles, None, near, far, None, settings, (None, None, *outputs, None), launch)
@@ -84,7 +88,7 @@ def soft_backward(
     alpha_grad: Tensor,
     settings: RasterSettings,
     gradients: tuple[Tensor, Tensor],
-    launch: Launch = Launch(),  # noqa: B008
+    launch: Launch = Launch(),
 ) -> None:
     """Fill `gradients`: of the vertices and of the attributes. Raises RuntimeError where torch is asked to be
     deterministic, as its own atomic operations do."""

@@ -78,7 +78,7 @@ class Fragments:
     """Camera depth in the unit of the vertices; 0 where empty."""
 
 
-def rasterize_reference(
+def rasterize_reference(  # noqa: PLR0917
     vertices_ndc: Float[Tensor, "B V 3"],
     triangles: Int[Tensor, "*b T 3"],
     attributes: Float[Tensor, "B V C"],
@@ -250,7 +250,7 @@ def _soft_square(
 def _hard_square(
     pixels: Tensor, corners: Tensor, ids: Tensor, depth_range: tuple[float, float], settings: RasterSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Triangle id (P,1), barycentrics (P,3), perspective-correct if the depth is, and depth (P,1) of the nearest triangle."""
+    """Triangle id (P,1), barycentrics (P,3) and depth (P,1) of the nearest triangle."""
     near, far = depth_range
     if len(ids) == 0:
         empty = torch.full_like(pixels[:, :1], -1, dtype=torch.int32)

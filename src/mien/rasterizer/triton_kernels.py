@@ -12,7 +12,7 @@ chunks at T / CHUNK integers, so that nothing can overflow and no size has to be
 # Names end in numbers where C++ would have an array: Triton has tensors of powers of two, and tuples.
 # pyright: basic, reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
-# ruff: noqa: PLR0914, PLR0915, PLR0917, N803, D103
+# ruff: noqa: PLR0915, PLR0917, RUF059
 
 import triton
 import triton.language as tl
@@ -265,7 +265,8 @@ def draw(
     records, boxes, chunk_boxes, counts, lists, attributes, near, far, background,
     image_out, alpha_out, ids_out, barycentrics_out, depth_out, state_out,
     triangles, vertices, chunks, bins, bin_columns, bin_size, channels, height, width, reach_sq, inverse_sigma, gamma,
-    SOFT: tl.constexpr, LINEAR: tl.constexpr, CHANNELS: tl.constexpr, TILE_WIDTH: tl.constexpr, TILE_HEIGHT: tl.constexpr,
+    SOFT: tl.constexpr, LINEAR: tl.constexpr, CHANNELS: tl.constexpr,
+    TILE_WIDTH: tl.constexpr, TILE_HEIGHT: tl.constexpr,
 ):  # fmt: skip
     """Draws one tile of pixels of one image. CHANNELS is the power of two that holds `channels`."""
     tile_columns = tl.cdiv(width, TILE_WIDTH)
