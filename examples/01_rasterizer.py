@@ -14,7 +14,7 @@ from PIL import Image
 
 from mien.rasterizer import rasterize
 
-SIZE, RINGS, STEPS, DISTANCE = 160, 32, 160, 4.0
+SIZE, RINGS, STEPS, DISTANCE = 160, 40, 240, 4.0
 torch.manual_seed(0)
 
 
