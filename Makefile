@@ -3,6 +3,7 @@
 #
 #   make demo    reconstruct a public-domain photograph, results in out/
 #   make test    the tests          make lint    style, types, who imports whom
+#   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
 #   make bench   the benchmarks, on the photos and heads in DATA
 #   make format  what lint would ask for        make clean   remove everything that was made
 #
@@ -23,7 +24,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH := torch==$(TORCH_VERSION)$(if $(filter Linux,$(shell uname -s)),+cpu)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test asan bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -31,6 +32,17 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Leaks are Python's own; hypothesis draws thousands of calls, then the C++ driver is fuzzed without Python around it.
+asan: $(INSTALLED)
+	$(BIN)/pip install --quiet 'nanobind>=2.4' cmake
+	$(BIN)/cmake -S . -B build/asan -DMIEN_SANITIZE=ON -DPython_EXECUTABLE=$(BIN)/python \
+		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	$(BIN)/cmake --build build/asan --parallel 2
+	MIEN_NATIVE_MODULE=$$(ls $(CURDIR)/build/asan/_native*.so) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest -p no:cacheprovider tests/rasterizer/test_fuzz.py
+	sh tests/rasterizer/sanitizer/run.sh
 
 bench: $(INSTALLED)
 	PYTHON=$(BIN)/python sh benchmarks/run_all.sh $(DATA)

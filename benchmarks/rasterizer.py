@@ -1,22 +1,27 @@
-"""Speed of the soft rasterizer.
+"""Speed and memory of the soft rasterizer.
 
-    python benchmarks/rasterizer.py                     a Markdown table over meshes, image sizes, batches, threads
-    python benchmarks/rasterizer.py --quick             a minute less: the figures that the project watches
+    python benchmarks/rasterizer.py                     Markdown tables, and a plot in --plot FILE; some ten minutes
+    python benchmarks/rasterizer.py --quick             half a minute: the figures that the project watches
     python benchmarks/rasterizer.py --quick --json F    the same, as one line of JSON in the file F
+    python benchmarks/rasterizer.py --device cuda       on a GPU, with nvdiffrast beside it where that is installed
 
 Times are medians in milliseconds over repeated calls from Python, autograd included, with the tenth and ninetieth
-percentile where they are shown. A pair is a pixel and a triangle that acts on it: the unit of the work.
+percentile. A pair is a pixel and a triangle that acts on it: the unit of the work. Peak memory is what a call needs
+beside its inputs: on the CPU the growth of a fresh process's resident set, on a GPU what torch allocated.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
+import multiprocessing
 import platform
 import resource
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +30,11 @@ from torch import Tensor
 from mien.rasterizer import _native, rasterize, rasterize_hard
 
 NEAR, FAR = 5.0, 15.0
+# Arithmetic of one pair, about 180 operations forward and 320 backward, counted in the source of csrc/kernels.cpp for
+# three channels with an exponential as 20 and a reciprocal as 4. The roofline is the time that these would take at the
+# measured rate of multiply-adds, if all of them fused in pairs and no lane were idle.
+FLOPS_PER_PAIR = 500
+MOST_PIXELS = 2**25  # of a batch; above, the results alone are gigabytes
 
 
 @dataclass(frozen=True)
@@ -55,67 +65,124 @@ def face_like_mesh(side: int) -> tuple[Tensor, Tensor, Tensor]:
     return ndc, triangles, (0.5 + 0.4 * torch.sin(13 * points)).clamp(0, 1)
 
 
-def timed(call, seconds: float) -> Timing:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def timed(call: Callable[[], object], seconds: float, clock: str = "wall") -> Timing:
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     call()
     durations: list[float] = []
     end = time.perf_counter() + seconds
     while len(durations) < 5 or (time.perf_counter() < end and len(durations) < 200):
-        start = time.perf_counter()
+        wait()
+        start = CLOCKS[clock]()
         call()
-        durations.append(1e3 * (time.perf_counter() - start))
+        wait()
+        durations.append(1e3 * (CLOCKS[clock]() - start))
     durations.sort()
     count = len(durations)
     return Timing(durations[count // 2], durations[count // 10], durations[count - 1 - count // 10])
 
 
 @dataclass(frozen=True)
-class Case:
-    side: int
-    image: int
-    batch: int
-    channels: int
+class Scene:
+    vertices: Tensor
+    triangles: Tensor
+    attributes: Tensor
+    size: tuple[int, int]
     sigma: float
-    threads: int
 
-    def measure(self, seconds: float) -> tuple[Timing, Timing, int]:
-        """Forward, forward + backward, and the pairs of one image."""
+    def forward(self):
+        return rasterize(
+            self.vertices, self.triangles, self.attributes, image_size=self.size, sigma=self.sigma, near=NEAR, far=FAR
+        )
+
+    def both(self) -> None:
+        out = self.forward()
+        (out.image.mean() + out.alpha.mean()).backward()
+        self.vertices.grad = self.attributes.grad = None
+
+
+@dataclass(frozen=True)
+class Case:
+    side: int = 189
+    image: int = 224
+    batch: int = 1
+    channels: int = 3
+    sigma: float = 1e-5
+    threads: int = 1
+    device: str = "cpu"
+    clock: str = "wall"
+
+    @property
+    def triangles(self) -> int:
+        return 2 * (self.side - 1) ** 2
+
+    def scene(self) -> Scene:
         torch.set_num_threads(self.threads)
         ndc, triangles, colours = face_like_mesh(self.side)
         attributes = colours.repeat(1, 1 + self.channels // 3)[:, : self.channels]
-        vertices = ndc.expand(self.batch, -1, -1).contiguous().requires_grad_()
-        attributes = attributes.expand(self.batch, -1, -1).contiguous().requires_grad_()
-        size = (self.image, self.image)
-        image_grad = torch.randn(self.batch, self.channels, *size)
-        alpha_grad = torch.randn(self.batch, *size)
-
-        def forward():
-            return rasterize(vertices, triangles, attributes, image_size=size, sigma=self.sigma, near=NEAR, far=FAR)
-
-        def both() -> None:
-            out = forward()
-            torch.autograd.grad((out.image, out.alpha), (vertices, attributes), (image_grad, alpha_grad))
-
-        near, far = torch.tensor([NEAR]), torch.tensor([FAR])
-        pairs = _native.count_pairs(
-            ndc[None].numpy(), triangles.numpy(), near.numpy(), far.numpy(), *size, self.sigma, 1e-4, False
+        vertices, attributes = (
+            tensor.expand(self.batch, -1, -1).contiguous().to(self.device).requires_grad_()
+            for tensor in (ndc, attributes)
         )
-        return timed(forward, seconds), timed(both, seconds), pairs
+        return Scene(vertices, triangles.to(self.device), attributes, (self.image, self.image), self.sigma)
+
+    def measure(self, seconds: float) -> tuple[Timing, Timing]:
+        """Forward, forward + backward."""
+        scene = self.scene()
+        return timed(scene.forward, seconds, self.clock), timed(scene.both, seconds, self.clock)
+
+    def pairs(self) -> int:
+        ndc, triangles, _ = face_like_mesh(self.side)
+        near, far = torch.tensor([NEAR]), torch.tensor([FAR])
+        one = _native.count_pairs(
+            ndc[None].numpy(),
+            triangles.numpy(),
+            near.numpy(),
+            far.numpy(),
+            self.image,
+            self.image,
+            self.sigma,
+            1e-4,
+            False,
+        )
+        return self.batch * one
+
+    def peak_mib(self) -> float:
+        """What forward and backward need beside the inputs."""
+        if self.device == "cpu":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                return pool.apply(_resident_growth, (self,))
+        scene = self.scene()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        scene.both()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _resident_growth(case: Case) -> float:
+    replace(case, side=5, image=8, batch=1).scene().both()  # the libraries' own
+    scene = case.scene()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scene.both()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def quick() -> dict[str, object]:
     """The figures that the project watches."""
     result: dict[str, object] = {}
     for threads, name in ((1, "cpu_1_thread_ms"), (2, "cpu_2_threads_ms")):
-        forward, both, pairs = Case(189, 224, 1, 3, 1e-5, threads).measure(3.0)
+        forward, both = Case(threads=threads).measure(3.0)
         result[name] = round(both.median_ms, 2)
         result[f"{name}_p10_p90"] = [round(both.low_ms, 2), round(both.high_ms, 2)]
         result[name.replace("cpu", "cpu_forward")] = round(forward.median_ms, 2)
-        result["pairs"] = pairs
         if threads == 1:
-            result["ns_per_pair"] = round(1e6 * both.median_ms / pairs, 1)
+            result["pairs"] = Case().pairs()
+            result["ns_per_pair"] = round(1e6 * both.median_ms / Case().pairs(), 1)
     for channels in (3, 6):
         for threads in (1, 2):
-            _, both, _ = Case(96, 224, 1, channels, 1e-5, threads).measure(1.5)
+            _, both = Case(side=96, channels=channels, threads=threads).measure(1.5)
             result[f"face_9k_{channels}_channels_{threads}_threads_ms"] = round(both.median_ms, 2)
     torch.set_num_threads(1)
     ndc, triangles, _ = face_like_mesh(189)
@@ -127,40 +194,206 @@ def quick() -> dict[str, object]:
     return result
 
 
-def table(most_threads: int) -> None:
-    print(f"isa {_native.current_isa()}, {_native.measure_fma_rate():.0f} GFLOP/s a thread, {platform.machine()}\n")
-    print(
-        "| vertices | triangles | image | batch | C | sigma | threads | forward ms | + backward ms | pairs | ns/pair |"
+# ----------------------------------------------------------------------------------------------------- full tables
+
+
+def print_table(title: str, header: list[str], rows: list[list[object]]) -> None:
+    print(f"\n### {title}\n\n| " + " | ".join(header) + " |\n|" + "---:|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
+
+
+def linearity(device: str, clock: str, seconds: float) -> list[tuple[Case, Timing, int]]:
+    """Cost against accepted pairs, from 2.5k to 200k triangles."""
+    sides = (37, 51, 72, 101, 142, 189, 230, 317)
+    cases = [Case(side=side, sigma=sigma, device=device, clock=clock) for sigma in (1e-5, 1e-4) for side in sides]
+    return [(case, case.measure(seconds)[1], case.pairs()) for case in cases]
+
+
+def full(  # noqa: PLR0917
+    device: str, clock: str, most_threads: int, seconds: float, plot: Path | None, only_pairs: bool
+) -> None:
+    rate = _native.measure_fma_rate()
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {_native.current_isa()}"
+    print(f"{where}; one CPU thread does {rate:.0f} GFLOP/s of multiply-adds; torch {torch.__version__}")
+
+    measured = linearity(device, clock, seconds)
+    header = ["triangles", "sigma", "pairs", "forward + backward, ms", "ns/pair", "roofline, ms"]
+    print_table(
+        "Cost against pairs, 224², one image, one thread",
+        header,
+        [
+            [
+                case.triangles,
+                f"{case.sigma:g}",
+                pairs,
+                both,
+                f"{1e6 * both.median_ms / pairs:.1f}",
+                f"{1e-6 * pairs * FLOPS_PER_PAIR / rate:.2f}",
+            ]
+            for case, both, pairs in measured
+        ],
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
-    cases = [Case(side, 224, 1, 3, 1e-5, 1) for side in (50, 96, 189, 317)]
-    cases += [Case(189, 224, 1, 3, 1e-5, threads) for threads in range(2, most_threads + 1)]
-    cases += [Case(96, 224, 1, channels, 1e-5, 1) for channels in (1, 4, 5, 6)]
-    cases += [Case(189, image, 1, 3, 1e-5, 1) for image in (512, 1024)]
-    cases += [Case(side, 224, 1, 3, 1e-4, 1) for side in (50, 96, 189, 317)]
-    cases += [Case(96, 224, batch, 3, 1e-5, most_threads) for batch in (1, 8, 32)]
+    if plot:
+        draw_plot(measured, plot)
+    if only_pairs:
+        return
+
+    batches = (1, 8, 32, 128)
+    cases = [
+        Case(side=side, image=image, batch=batch, sigma=sigma, threads=most_threads, device=device)
+        for side in (50, 100, 189)
+        for image in (224, 512, 1024)
+        for batch in batches
+        for sigma in (1e-5, 1e-4)
+        if batch * image**2 <= MOST_PIXELS
+    ]
+    rows = []
     for case in cases:
-        forward, both, pairs = case.measure(1.0)
-        per_pair = 1e6 * both.median_ms / (pairs * case.batch)
-        print(
-            f"| {case.side**2} | {2 * (case.side - 1) ** 2} | {case.image}² | {case.batch} | {case.channels} "
-            f"| {case.sigma:g} | {case.threads} | {forward} | {both} | {pairs * case.batch} | {per_pair:.1f} |"
+        forward, both = case.measure(seconds / 4)
+        per_image = f"{both.median_ms / case.batch:.2f}"
+        rows.append(
+            [
+                case.side**2,
+                f"{case.image}²",
+                case.batch,
+                f"{case.sigma:g}",
+                forward,
+                both,
+                per_image,
+                f"{case.peak_mib():.0f}" if case.sigma == 1e-5 else "",
+            ]
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"\npeak memory of the process: {peak:.0f} MiB")
+    header = ["vertices", "image", "batch", "sigma", "forward, ms", "forward + backward, ms", "per image", "peak, MiB"]
+    print_table(f"All sizes, {device}, {most_threads} threads", header, rows)
+
+    if device == "cpu":
+        rows = []
+        for threads in range(1, most_threads + 1):
+            case = Case(threads=threads)
+            forward, both = case.measure(3 * seconds)
+            one = both.median_ms if threads == 1 else one
+            rows.append([threads, forward, both, f"{one / both.median_ms:.2f}"])
+        print_table("Threads: 35.7k vertices, 224²", ["threads", "forward", "forward + backward", "speed-up"], rows)
+    others(device, seconds)
+
+
+def draw_plot(measured: list[tuple[Case, Timing, int]], path: Path) -> None:
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for sigma, colour in ((1e-5, "tab:blue"), (1e-4, "tab:orange")):
+        points = sorted(
+            (pairs, both.median_ms, both.low_ms, both.high_ms) for c, both, pairs in measured if c.sigma == sigma
+        )
+        pairs, median, low, high = zip(*points, strict=True)
+        axes.plot(pairs, median, "o-", color=colour, markersize=4, label=f"σ = {sigma:g}")
+        axes.fill_between(pairs, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="pairs of a pixel and a triangle that acts on it",
+        ylabel="forward + backward, ms",
+        title="2.6k to 200k triangles at 224², one image, one thread",
+    )
+    axes.grid(which="both", alpha=0.25)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+# ---------------------------------------------------------------------------------------------- other rasterizers
+
+
+def others(device: str, seconds: float) -> None:
+    """The same mesh and picture, where the package is installed; docs/rasterizer.md says how to build them."""
+    rows = []
+    ours = Case(device=device).measure(seconds)[1]
+    for name, package, call in (
+        ("PyTorch3D", "pytorch3d", with_pytorch3d),
+        ("nvdiffrast", "nvdiffrast", with_nvdiffrast),
+    ):
+        if importlib.util.find_spec(package) is None or (package == "nvdiffrast" and device != "cuda"):
+            print(f"\n{name} is not installed, or not for this device: left out.")
+            continue
+        theirs = timed(call(Case(device=device).scene()), seconds)
+        rows.append([name, theirs, ours, f"{theirs.median_ms / ours.median_ms:.1f}"])
+    if rows:
+        print_table("Other rasterizers: 35.7k vertices, 224²", ["", "ms", "mien, ms", "times as long"], rows)
+
+
+def with_pytorch3d(scene: Scene) -> Callable[[], None]:
+    """Its soft blending with 50 faces a pixel: fewer lose faces at this density."""
+    from pytorch3d.ops import interpolate_face_attributes  # noqa: PLC0415
+    from pytorch3d.renderer.blending import BlendParams, softmax_rgb_blend  # noqa: PLC0415
+    from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes  # noqa: PLC0415
+    from pytorch3d.renderer.mesh.rasterizer import Fragments  # noqa: PLC0415
+    from pytorch3d.structures import Meshes  # noqa: PLC0415
+
+    triangles = scene.triangles.long()
+    flip = torch.tensor([-1.0, -1.0, 1.0], device=scene.vertices.device)  # x to the left, y up
+    blend = BlendParams(scene.sigma, 1e-4, (0.0, 0.0, 0.0))
+
+    def both() -> None:
+        meshes = Meshes(list(scene.vertices * flip), [triangles] * len(scene.vertices))
+        fragments = Fragments(
+            *rasterize_meshes(
+                meshes,
+                image_size=scene.size,
+                blur_radius=math.log(1 / 1e-4 - 1) * scene.sigma,
+                faces_per_pixel=50,
+                clip_barycentric_coords=True,
+            )
+        )
+        colours = interpolate_face_attributes(
+            fragments.pix_to_face, fragments.bary_coords, scene.attributes.flatten(0, 1)[meshes.faces_packed()]
+        )
+        softmax_rgb_blend(colours, fragments, blend, znear=NEAR, zfar=FAR).mean().backward()
+        scene.vertices.grad = scene.attributes.grad = None
+
+    return both
+
+
+def with_nvdiffrast(scene: Scene) -> Callable[[], None]:
+    """Rasterization, interpolation and antialiasing: hard surfaces with gradients at silhouettes only."""
+    import nvdiffrast.torch as dr  # noqa: PLC0415
+
+    context = dr.RasterizeCudaContext()
+    depth = 2 * (scene.vertices[..., 2:] - NEAR) / (FAR - NEAR) - 1
+
+    def both() -> None:
+        clip = torch.cat([scene.vertices[..., :2], depth.detach(), torch.ones_like(depth)], -1)
+        fragments, _ = dr.rasterize(context, clip, scene.triangles, resolution=scene.size)
+        image, _ = dr.interpolate(scene.attributes, fragments, scene.triangles)
+        dr.antialias(image, fragments, clip, scene.triangles).mean().backward()
+        scene.vertices.grad = scene.attributes.grad = None
+
+    return both
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the figures that the project watches")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write them there, as one line (with --quick)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw cost against pairs (needs matplotlib)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--isa", choices=_native.available_isas().split(), help="instead of the best one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="the most threads to try")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="processor time is for one thread on a busy machine"
+    )
+    parser.add_argument(
+        "--only-pairs", action="store_true", help="only the first table, cost against pairs, and its plot"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="measured for about this long per row")
     options = parser.parse_args()
     if options.isa:
         _native.select_isa(options.isa)
     if not options.quick:
-        return table(options.threads)
+        return full(options.device, options.clock, options.threads, options.seconds, options.plot, options.only_pairs)
     line = json.dumps(quick())
     if options.json:
         options.json.write_text(line + "\n", encoding="utf-8")

@@ -20,12 +20,13 @@ class Scene:
     near: float = 1.0
     far: float = 5.0
     cull_backfaces: bool = False
+    barycentric_clip: str = "softras"
     channels: int = 3
     expects_pixels: bool = True
     kwargs: dict = field(init=False)
 
     def __post_init__(self) -> None:
-        names = ("image_size", "sigma", "gamma", "near", "far", "cull_backfaces")
+        names = ("image_size", "sigma", "gamma", "near", "far", "cull_backfaces", "barycentric_clip")
         object.__setattr__(self, "kwargs", {name: getattr(self, name) for name in names})
 
 
@@ -91,6 +92,9 @@ def scenes() -> list[Scene]:
         Scene("sharp", *sphere, image_size=(40, 40), sigma=1e-5, gamma=1e-4),
         Scene("very soft", *sphere, sigma=1e-2, gamma=1e-1),
         Scene("back faces culled", *sphere, cull_backfaces=True),
+        Scene("PyTorch3D's clip", *sphere, barycentric_clip="pytorch3d"),
+        Scene("PyTorch3D's clip, one large triangle", *one, sigma=1e-2, barycentric_clip="pytorch3d"),
+        Scene("one large triangle", *one, image_size=(70, 90)),
         Scene("one channel", *sphere, channels=1),
         Scene("four channels", *sphere, channels=4),
         Scene("five channels", *sphere, channels=5),

@@ -90,6 +90,8 @@ def test_backends_are_never_swapped_silently():
         ops._choose("gpu", torch.zeros(1, 1, 3))
     with pytest.raises(BackendUnavailable, match='backend="reference"'):
         ops._choose("auto", torch.zeros(1, 1, 3, device="meta"))
+    with pytest.raises(BackendUnavailable, match="CUDA"):
+        ops._choose("triton", torch.zeros(1, 1, 3))
     with pytest.raises(TypeError, match="float32"):
         ops._choose("auto", torch.zeros(1, 1, 3, dtype=torch.float64))
 
@@ -160,8 +162,8 @@ def test_opcheck():
     )
     torch.library.opcheck(
         torch.ops.mien.soft_rasterize,
-        (*scene, torch.zeros(2), 6, 7, 1e-3, 1e-3, 1e-4, False),
-        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        (*scene, torch.zeros(2), 6, 7, 1e-3, 1e-3, 1e-4, False, "softras"),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static"),
     )
     torch.library.opcheck(
         torch.ops.mien.hard_rasterize,
@@ -172,17 +174,21 @@ def test_opcheck():
 
 COMPILED = """
 import torch
-from mien.rasterizer import rasterize
+from mien.rasterizer import rasterize, rasterize_hard
 
 vertices = torch.tensor([[[-0.6, 0.5, 2.0], [0.1, -0.7, 2.6], [0.6, 0.4, 3.1]]], requires_grad=True)
 
 def loss(v):
-    out = rasterize(1.01 * v, torch.tensor([[0, 1, 2]]), torch.sin(v), image_size=(12, 15), near=1.0, far=5.0)
-    return out.image.square().mean() + out.alpha.sum()
+    faces = torch.tensor([[0, 1, 2]])
+    out = rasterize(1.01 * v, faces, torch.sin(v), image_size=(12, 15), near=1.0, far=5.0)
+    hard = rasterize_hard(v.detach(), faces, image_size=(12, 15), near=1.0, far=5.0)
+    return out.image.square().mean() + out.alpha.sum() + hard.depth.sum()
 
 expected = torch.autograd.grad(loss(vertices), vertices)[0]
 found = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(vertices), vertices)[0]
 assert torch.equal(found, expected)
+explained = torch._dynamo.explain(loss)(vertices)
+assert explained.graph_count == 1 and explained.graph_break_count == 0, explained
 """
 
 
@@ -190,6 +196,78 @@ assert torch.equal(found, expected)
 def test_compiled_programs_hold_the_op_in_one_graph():
     # In a process of its own: the tests' shape checks are not made for tracing.
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=120)
+
+
+IN_PROCESSES = """
+import multiprocessing, sys
+import torch
+from mien.rasterizer import rasterize
+
+def gradient(seed):
+    torch.set_num_threads(2)
+    generator = torch.Generator().manual_seed(seed)
+    vertices = torch.rand(1, 300, 3, generator=generator)
+    vertices = vertices * torch.tensor([2.0, 2.0, 1.0]) + torch.tensor([-1.0, -1.0, 2.0])
+    vertices.requires_grad_()
+    faces = torch.arange(300).reshape(-1, 3)
+    out = rasterize(vertices, faces, vertices, image_size=(32, 48), near=1.0, far=5.0)
+    return torch.autograd.grad(out.image.square().sum() + out.alpha.sum(), vertices)[0].tolist()
+
+if __name__ == "__main__":
+    here = [gradient(seed) for seed in range(4)]  # threads have lived and ended in the parent before it forks
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        assert pool.map(gradient, range(4)) == here
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes(method, tmp_path):
+    script = tmp_path / "in_processes.py"
+    script.write_text(IN_PROCESSES)
+    subprocess.run([sys.executable, str(script), method], check=True, timeout=120)
+
+
+DISTRIBUTED = """
+import os, sys
+import torch
+from mien.rasterizer import rasterize
+
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+
+class Mesh(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.corners = torch.nn.Parameter(torch.tensor([[[-0.6, 0.5, 2.0], [0.1, -0.7, 2.6], [0.6, 0.4, 3.1]]]))
+
+    def forward(self, scale):
+        vertices = self.corners * torch.stack([scale, scale, torch.ones(())])
+        return rasterize(vertices, torch.tensor([[0, 1, 2]]), vertices, image_size=(12, 15), near=1.0, far=5.0)
+
+def gradient(module, scales):
+    module.zero_grad()
+    for scale in scales:
+        out = module(torch.tensor(scale))
+        (out.image.sum() + out.alpha.sum()).backward()
+
+mesh = Mesh()
+parallel = torch.nn.parallel.DistributedDataParallel(mesh)
+gradient(parallel, [[0.8, 1.1][torch.distributed.get_rank()]])
+together = mesh.corners.grad.clone()
+gradient(mesh, [0.8, 1.1])
+assert torch.allclose(together, mesh.corners.grad / 2, rtol=1e-5, atol=1e-6)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_distributed_data_parallel(tmp_path):
+    ranks = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", DISTRIBUTED, str(tmp_path / "meeting"), str(rank)])
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
 
 
 def test_golden_picture():

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mien.rasterizer import rasterize
-from mien.rasterizer.reference import rasterize_reference
 from tests.rasterizer.raster_scenes import bumpy_sphere, mesh
 
 
-def test_gradcheck_of_the_specification():
+@pytest.mark.parametrize("clip", ["softras", "pytorch3d"])
+def test_gradcheck_of_the_specification(clip):
     # Two triangles that share an edge, behind a third; nothing degenerate, as it would appear when it is moved.
     vertices, _ = mesh(
         (-0.71, -0.52, 2.0), (0.63, -0.57, 2.2), (0.52, 0.66, 2.4), (-0.59, 0.61, 2.1),
@@ -23,8 +23,18 @@ def test_gradcheck_of_the_specification():
     attributes = torch.rand(1, 6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
 
     def picture(v, a):
-        out = rasterize_reference(
-            v, triangles, a, image_size=(5, 6), sigma=1e-2, gamma=1e-1, dist_eps=1e-9, near=1.0, far=5.0
+        out = rasterize(
+            v,
+            triangles,
+            a,
+            image_size=(5, 6),
+            sigma=1e-2,
+            gamma=1e-1,
+            dist_eps=1e-9,
+            near=1.0,
+            far=5.0,
+            barycentric_clip=clip,
+            backend="reference",
         )
         return out.image, out.alpha
 

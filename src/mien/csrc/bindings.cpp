@@ -3,6 +3,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstring>
+
 #include "soft_raster.hpp"
 
 namespace nb = nanobind;
@@ -33,15 +35,17 @@ mien::Meshes meshes_of(const Positions& positions, const Corners& corners, const
     return meshes;
 }
 
+bool is_pytorch3d(const char* barycentric_clip) { return std::strcmp(barycentric_clip, "pytorch3d") == 0; }
+
 void soft_forward(Positions positions, Corners corners, Array<const float, 3> attributes, PerImage near_depth,
                   PerImage far_depth, Array<const float, 1> background, double sigma, double gamma, double dist_eps,
-                  bool cull_backfaces, int threads, Array<float, 4> image, Array<float, 3> alpha,
+                  bool cull_backfaces, const char* barycentric_clip, int threads, Array<float, 4> image, Array<float, 3> alpha,
                   Array<int32_t, 3> triangle_ids, Array<float, 4> barycentrics, Array<float, 3> depth,
                   Array<float, 4> state) {
     const mien::Meshes meshes = meshes_of(positions, corners, attributes.data(),
                                           static_cast<int>(attributes.shape(2)), near_depth, far_depth);
     const mien::Settings settings = {static_cast<int>(image.shape(2)), static_cast<int>(image.shape(3)), sigma, gamma,
-                                     dist_eps, cull_backfaces, threads};
+                                     dist_eps, cull_backfaces, is_pytorch3d(barycentric_clip), threads};
     const mien::SoftArrays out = {
         image.data(), alpha.data(), state.data(), {triangle_ids.data(), barycentrics.data(), depth.data()}};
     const nb::gil_scoped_release unlocked;
@@ -49,14 +53,14 @@ void soft_forward(Positions positions, Corners corners, Array<const float, 3> at
 }
 
 void soft_backward(Positions positions, Corners corners, Array<const float, 3> attributes, PerImage near_depth,
-                   PerImage far_depth, double sigma, double gamma, double dist_eps, bool cull_backfaces, int threads,
-                   Array<const float, 4> image, Array<const float, 4> state, Array<const float, 4> image_grad,
+                   PerImage far_depth, double sigma, double gamma, double dist_eps, bool cull_backfaces,
+                   const char* barycentric_clip, int threads, Array<const float, 4> image, Array<const float, 4> state, Array<const float, 4> image_grad,
                    Array<const float, 3> alpha_grad, Array<float, 3> positions_grad,
                    Array<float, 3> attributes_grad) {
     const mien::Meshes meshes = meshes_of(positions, corners, attributes.data(),
                                           static_cast<int>(attributes.shape(2)), near_depth, far_depth);
     const mien::Settings settings = {static_cast<int>(image.shape(2)), static_cast<int>(image.shape(3)), sigma, gamma,
-                                     dist_eps, cull_backfaces, threads};
+                                     dist_eps, cull_backfaces, is_pytorch3d(barycentric_clip), threads};
     const mien::SoftGradients gradients = {image.data(),      state.data(),          image_grad.data(),
                                            alpha_grad.data(), positions_grad.data(), attributes_grad.data()};
     const nb::gil_scoped_release unlocked;
@@ -67,7 +71,7 @@ void hard_forward(Positions positions, Corners corners, PerImage near_depth, Per
                   int threads, Array<int32_t, 3> triangle_ids, Array<float, 4> barycentrics, Array<float, 3> depth) {
     const mien::Meshes meshes = meshes_of(positions, corners, nullptr, 0, near_depth, far_depth);
     const mien::Settings settings = {static_cast<int>(depth.shape(1)), static_cast<int>(depth.shape(2)), 1.0, 1.0, 0.5,
-                                     cull_backfaces, threads};
+                                     cull_backfaces, false, threads};
     const nb::gil_scoped_release unlocked;
     mien::hard_forward(meshes, settings, {triangle_ids.data(), barycentrics.data(), depth.data()});
 }
@@ -75,7 +79,7 @@ void hard_forward(Positions positions, Corners corners, PerImage near_depth, Per
 int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, PerImage far_depth, int height,
                     int width, double sigma, double dist_eps, bool cull_backfaces) {
     const mien::Meshes meshes = meshes_of(positions, corners, nullptr, 0, near_depth, far_depth);
-    const mien::Settings settings = {height, width, sigma, 1.0, dist_eps, cull_backfaces, 1};
+    const mien::Settings settings = {height, width, sigma, 1.0, dist_eps, cull_backfaces, false, 1};
     const nb::gil_scoped_release unlocked;
     return mien::count_pairs(meshes, settings);
 }

@@ -31,7 +31,7 @@ struct Group {
     double origin_x[kGroup], origin_y[kGroup];
     int32_t visible[kGroup];
     float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup], along_at_origin[3][kGroup];
-    float length[3][kGroup], inverse_height[3][kGroup], inverse_z[3][kGroup], zeta_slope[2][kGroup];
+    float length[3][kGroup], inverse_height[3][kGroup], depth_term[3][kGroup], zeta_slope[2][kGroup];
     float zeta_whole[kGroup], zeta_rest[kGroup], winding[kGroup];
 };
 
@@ -106,9 +106,10 @@ MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
 
 MIEN_INLINE void find_depths(const Frame& frame, Group& g) {
     for (int i = 0; i < kGroup; ++i) {
-        for (int k = 0; k < 3; ++k) g.inverse_z[k][i] = 1.0f / (float)g.z[k][i];
+        for (int k = 0; k < 3; ++k) g.depth_term[k][i] = frame.linear_depth ? (float)g.z[k][i] : 1.0f / (float)g.z[k][i];
         for (int k = 0; k < 2; ++k)
-            g.zeta_slope[k][i] = (float)((g.z[2][i] - g.z[k][i]) * frame.zeta_per_depth) * g.inverse_z[k][i];
+            g.zeta_slope[k][i] = (float)((g.z[2][i] - g.z[k][i]) * frame.zeta_per_depth) *
+                                 (frame.linear_depth ? 1.0f : g.depth_term[k][i]);
         // Above 2^24 the float is no longer zeta's floor, but the rest still knows what it is.
         const double zeta = (frame.far_depth - g.z[2][i]) * frame.zeta_per_depth;
         g.zeta_whole[i] = (float)__builtin_floor(zeta);
@@ -133,7 +134,7 @@ int prepare_group(const Frame& frame, int first, int count, Triangle* triangles,
             t.distance_at_origin[k] = g.distance_at_origin[k][i];
             t.along_at_origin[k] = g.along_at_origin[k][i];
             t.length[k] = g.length[k][i];
-            t.inverse_z[k] = g.inverse_z[k][i];
+            t.depth_term[k] = g.depth_term[k][i];
             t.corner[k] = frame.corners[3L * (first + i) + k];
         }
         for (int k = 0; k < 2; ++k) {
@@ -193,12 +194,14 @@ struct Edges {
 };
 
 // Distances to the lines only: what decides inside or outside.
-MIEN_INLINE void measure_lines(const Triangle& t, Floats x, Floats y, Edges& e) {
+template <typename Number>
+MIEN_INLINE void measure_lines(const Shape<Number>& t, Floats x, Floats y, Edges& e) {
     for (int k = 0; k < 3; ++k) e.distance[k] = x * t.normal_x[k] + (y * t.normal_y[k] + t.distance_at_origin[k]);
     e.inside = at_most(Floats{}, minimum(e.distance[0], minimum(e.distance[1], e.distance[2])));
 }
 
-MIEN_INLINE void measure(const Triangle& t, Floats x, Floats y, Edges& e) {
+template <typename Number>
+MIEN_INLINE void measure(const Shape<Number>& t, Floats x, Floats y, Edges& e) {
     measure_lines(t, x, y, e);
     const Floats along_x = x * t.winding, along_y = y * t.winding;
     for (int k = 0; k < 3; ++k) {
@@ -214,29 +217,34 @@ MIEN_INLINE Floats nearest_distance_sq(const Edges& e) {
 
 struct Surface {
     Floats raw[3];      // barycentrics, unclamped
-    Floats clamped[3];  // ... clamped to [0, 1] and divided by their sum
+    Floats clamped[3];  // ... clamped and divided by their sum
     Floats scale;       // ... by multiplying with this
-    Floats share[2];    // clamped / z of corners 0 and 1: their perspective-correct weights but for a factor z
+    Floats share[2];    // their terms of corners 0 and 1 in ...
+    Floats depth_term;  // ... 1 / z, or z if linear_depth
     Floats z;
     Mask in_range;
 };
 
-MIEN_INLINE void interpolate(const Frame& frame, const Triangle& t, const Edges& e, Surface& s) {
+template <typename Number>
+MIEN_INLINE void interpolate(const Frame& frame, bool linear, const Shape<Number>& t, const Edges& e, Surface& s) {
     s.raw[0] = e.distance[1] * t.inverse_height[0];
     s.raw[1] = e.distance[2] * t.inverse_height[1];
     s.raw[2] = 1.0f - s.raw[0] - s.raw[1];  // so that at least one is >= 1/3, however thin the triangle
-    for (int k = 0; k < 3; ++k) s.clamped[k] = clamp(s.raw[k], Floats{}, splat(1.0f));
+    for (int k = 0; k < 3; ++k) s.clamped[k] = linear ? maximum(s.raw[k], Floats{}) : clamp(s.raw[k], Floats{}, splat(1.0f));
     s.scale = reciprocal(s.clamped[0] + s.clamped[1] + s.clamped[2]);
     for (int k = 0; k < 3; ++k) s.clamped[k] *= s.scale;
-    s.share[0] = s.clamped[0] * t.inverse_z[0];
-    s.share[1] = s.clamped[1] * t.inverse_z[1];
-    s.z = reciprocal(s.share[0] + s.share[1] + s.clamped[2] * t.inverse_z[2]);
+    s.share[0] = s.clamped[0] * t.depth_term[0];
+    s.share[1] = s.clamped[1] * t.depth_term[1];
+    s.depth_term = s.share[0] + s.share[1] + s.clamped[2] * t.depth_term[2];
+    s.z = linear ? s.depth_term : reciprocal(s.depth_term);
     s.in_range = at_most(splat((float)frame.near_depth), s.z) & at_most(s.z, splat((float)frame.far_depth));
 }
 
 // The rest of zeta at the pixel; add zeta_whole for the whole of it.
-MIEN_INLINE Floats zeta_rest(const Triangle& t, const Surface& s) {
-    return s.z * (s.clamped[0] * t.zeta_slope[0] + s.clamped[1] * t.zeta_slope[1]) + t.zeta_rest;
+template <typename Number>
+MIEN_INLINE Floats zeta_rest(bool linear, const Shape<Number>& t, const Surface& s) {
+    const Floats slope = s.clamped[0] * t.zeta_slope[0] + s.clamped[1] * t.zeta_slope[1];
+    return (linear ? slope : s.z * slope) + t.zeta_rest;
 }
 
 struct Coverage {
@@ -256,7 +264,7 @@ MIEN_INLINE Coverage coverage(Mask inside, Floats distance_sq, float inverse_sig
 
 // The nearest fragment so far.
 struct Nearest {
-    Floats z, weight0, weight1;
+    Floats z, weight0, weight1;  // barycentrics, divided by z where they are to be perspective-correct
     Ints id;
 };
 
@@ -264,11 +272,11 @@ MIEN_INLINE Nearest no_fragment() {
     return {splat(__builtin_inff()), Floats{}, Floats{}, splat(int32_t(-1))};
 }
 
-MIEN_INLINE void keep_nearer(Nearest& n, Mask covered, const Triangle& t, const Surface& s) {
+MIEN_INLINE void keep_nearer(bool linear, Nearest& n, Mask covered, const Triangle& t, const Surface& s) {
     const Mask nearer = covered & less(s.z, n.z);
     n.z = select(nearer, s.z, n.z);
-    n.weight0 = select(nearer, s.share[0], n.weight0);
-    n.weight1 = select(nearer, s.share[1], n.weight1);
+    n.weight0 = select(nearer, linear ? s.clamped[0] : s.share[0], n.weight0);
+    n.weight1 = select(nearer, linear ? s.clamped[1] : s.share[1], n.weight1);
     n.id = select(nearer, splat(t.id), n.id);
 }
 
@@ -297,9 +305,10 @@ MIEN_INLINE void write(float* plane, const Place& at, Floats value) {
             plane[at.first + row * at.stride + column] = value[row * kBlockColumns + column];
 }
 
-MIEN_INLINE void write_fragments(const FragmentArrays& out, const Place& at, const Nearest& n) {
+MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const Place& at, const Nearest& n) {
     const Mask hit = less(n.z, splat(__builtin_inff()));
-    const Floats z = only(hit, n.z), b0 = n.weight0 * z, b1 = n.weight1 * z;
+    const Floats z = only(hit, n.z), factor = linear ? splat(1.0f) : z;
+    const Floats b0 = n.weight0 * factor, b1 = n.weight1 * factor;
     const Floats b2 = maximum(only(hit, 1.0f - b0 - b1), Floats{});
     write(out.depth, at, z);
     for (int row = 0; row < at.rows; ++row) {
@@ -315,10 +324,17 @@ MIEN_INLINE void write_fragments(const FragmentArrays& out, const Place& at, con
     }
 }
 
+// PyTorch3D's definition is for those who move over, and leaves the fast kernels alone.
+template <int Channels>
+MIEN_INLINE bool is_linear(const Frame& frame) {
+    return Channels ? false : frame.linear_depth;
+}
+
 // Channels = 0 stands for any number; then the sums live in `scratch` instead of registers.
 template <int Channels>
 void soft_band(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
+    const bool linear = is_linear<Channels>(frame);
     const long pixels = (long)frame.height * frame.width;
     const Lattice within = lattice();
     Floats in_registers[Channels ? Channels : 1];
@@ -333,7 +349,7 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
             for (int c = 0; c < channels; ++c) colour[c] = splat(background[c]);
             Nearest nearest = no_fragment();
 
-            const long block = (long)(row - band.first_row) * band.columns + column;
+            const long block = (long)row * band.columns + column;
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;
@@ -342,13 +358,13 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
                 Mask kept = e.inside | less(distance_sq, splat(frame.reach_sq));
                 if (!any(kept)) continue;
                 Surface s;
-                interpolate(frame, t, e, s);
+                interpolate(frame, linear, t, e, s);
                 kept = kept & s.in_range;
 
                 const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
                 transmittance *= select(kept, cover.uncovered, splat(1.0f));
 
-                const Floats rest = zeta_rest(t, s);
+                const Floats rest = zeta_rest(linear, t, s);
                 const Floats above = (t.zeta_whole - peak_whole) + (rest - peak_rest);
                 const Mask rises = kept & less(Floats{}, above);
                 const Floats fade = exponential(minimum(above, -above));
@@ -364,7 +380,7 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
                 for (int c = 0; c < channels; ++c)
                     colour[c] = colour[c] * keep + (w0 * a0[c] + (w1 * a1[c] + w2 * a2[c]));
 
-                keep_nearer(nearest, kept & e.inside, t, s);
+                keep_nearer(linear, nearest, kept & e.inside, t, s);
             }
 
             const Floats norm = 1.0f / weights;
@@ -374,13 +390,13 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
             write(out.state + kPeakWhole * pixels, at, peak_whole);
             write(out.state + kPeakRest * pixels, at, peak_rest);
             write(out.state + kWeightSum * pixels, at, weights);
-            write_fragments(out.fragments, at, nearest);
+            write_fragments(linear, out.fragments, at, nearest);
         }
     }
 }
 
 void soft_band_for(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
-    switch (frame.channels) {
+    switch (frame.linear_depth ? 0 : frame.channels) {
         case 1: return soft_band<1>(frame, band, background, out, scratch);
         case 3: return soft_band<3>(frame, band, background, out, scratch);
         case 4: return soft_band<4>(frame, band, background, out, scratch);
@@ -390,22 +406,23 @@ void soft_band_for(const Frame& frame, const Band& band, const float* background
 }
 
 void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) {
+    constexpr bool linear = false;
     const Lattice within = lattice();
     for (int row = band.first_row; row < band.end_row; ++row) {
         for (int column = 0; column < band.columns; ++column) {
             const Place at = place(frame, row, column);
             Nearest nearest = no_fragment();
-            const long block = (long)(row - band.first_row) * band.columns + column;
+            const long block = (long)row * band.columns + column;
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;
                 measure_lines(t, within.x + (float)(at.x - t.origin_x), within.y + (float)(at.y - t.origin_y), e);
                 if (!any(e.inside)) continue;
                 Surface s;
-                interpolate(frame, t, e, s);
-                keep_nearer(nearest, e.inside & s.in_range, t, s);
+                interpolate(frame, linear, t, e, s);
+                keep_nearer(linear, nearest, e.inside & s.in_range, t, s);
             }
-            write_fragments(out, at, nearest);
+            write_fragments(linear, out, at, nearest);
         }
     }
 }
@@ -413,207 +430,307 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
 // ------------------------------------------------------------------------------------------------------ backward
 
 void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, float* packed) {
-    const long pixels = (long)frame.height * frame.width, stride = packed_stride(frame);
+    const long pixels = (long)frame.height * frame.width, record = 4L * pixel_quads(frame.channels);
     for (int y = first; y < end; ++y) {
-        float* row = packed + y * packed_row(frame);
-        memset(row, 0, sizeof(float) * packed_row(frame));  // the padding must be finite, and without gradient
-        if (y >= frame.height) continue;
+        float* const row = packed + y * packed_row(frame);
+        if (y >= frame.height) {
+            memset(row, 0, sizeof(float) * packed_row(frame));
+            continue;
+        }
         const long at = (long)y * frame.width;
         for (int x = 0; x < frame.width; ++x) {
-            row[x] = g.state[kPeakWhole * pixels + at + x];
-            row[stride + x] = g.state[kPeakRest * pixels + at + x];
-            row[2 * stride + x] = 1.0f / g.state[kWeightSum * pixels + at + x];
-            row[3 * stride + x] = g.alpha_grad[at + x] * g.state[kTransmittance * pixels + at + x];
+            float* const pixel = row + x * record;
+            pixel[0] = g.state[kPeakWhole * pixels + at + x];
+            pixel[1] = g.state[kPeakRest * pixels + at + x];
+            pixel[2] = 1.0f / g.state[kWeightSum * pixels + at + x];
+            pixel[3] = g.alpha_grad[at + x] * g.state[kTransmittance * pixels + at + x];
+            float pull = 0;
+            for (int c = 0; c < frame.channels; ++c) {
+                const float image_grad = g.image_grad[c * pixels + at + x];
+                pixel[kPixelHead + c] = image_grad;
+                pull += g.image[c * pixels + at + x] * image_grad;
+            }
+            pixel[4] = pull;
+            for (long k = kPixelHead + frame.channels; k < record; ++k) pixel[k] = 0;
         }
-        for (int c = 0; c < frame.channels; ++c) {
-            const float* image = g.image + c * pixels + at;
-            const float* image_grad = g.image_grad + c * pixels + at;
-            memcpy(row + (kPackedPlanes + c) * stride, image_grad, sizeof(float) * frame.width);
-            for (int x = 0; x < frame.width; ++x) row[4 * stride + x] += image[x] * image_grad[x];
-        }
+        memset(row + frame.width * record, 0, sizeof(float) * kBlockReach * record);
     }
 }
 
-// Kept apart from its callers so that the compiler cannot fuse these additions with the multiplications before them:
-// sums must not depend on whether they pass through `per_corner`.
-__attribute__((noinline)) void add_to_vertices(const Triangle& t, const float* gradient, int channels,
-                                               float* positions_grad, float* attributes_grad) {
-    for (int k = 0; k < 3; ++k, gradient += 3 + channels) {
-        float* position = positions_grad + 3L * t.corner[k];
-        for (int i = 0; i < 3; ++i) position[i] += gradient[i];
-        float* attribute = attributes_grad + (long)channels * t.corner[k];
-        for (int c = 0; c < channels; ++c) attribute[c] += gradient[3 + c];
+// Channels = 0 stands for any number; then what grows with it lives in the caller's scratch memory.
+template <int Channels>
+constexpr int kSums = (9 + 3 * Channels + 3) / 4 * 4;  // a multiple of four, for sum_four
+
+// The attributes of a triangle, or of as many as there are lanes: those of corner 2, and the steps to corners 0 and 1.
+template <typename Number>
+struct Colours {
+    Number *base, *step0, *step1;
+};
+
+// Adds what kLanes pairs of pixel and triangle give to their corners to `sums`: d loss / d x, y and depth term of the three
+// corners, then of their attributes. x and y are relative to the triangle's origin, `pixels` are the records.
+template <int Channels, typename Number>
+MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Number (&inverse_length)[3],
+                           const Colours<Number>& colours, Floats x, Floats y, Mask alive, const float* const* pixels,
+                           Floats* scratch, Floats* sums) {
+    const int channels = Channels ? Channels : frame.channels;
+    const bool linear = is_linear<Channels>(frame);
+    Edges e;
+    measure(t, x, y, e);
+    const Floats distance_sq = nearest_distance_sq(e);
+    Mask kept = alive & (e.inside | less(distance_sq, splat(frame.reach_sq)));
+    if (!any(kept)) return;
+    Surface s;
+    interpolate(frame, linear, t, e, s);
+    kept = kept & s.in_range;
+
+    Floats in_registers[Channels ? (kPixelHead + Channels + 3) / 4 * 4 : 1];
+    Floats* const pixel = Channels ? in_registers : scratch;
+    const float* quads[kLanes];
+    for (int quad = 0; quad < pixel_quads(channels); ++quad) {
+        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = pixels[lane] + 4 * quad;
+        load_quads(quads, pixel + 4 * quad);
+    }
+    const Floats peak_whole = pixel[0], peak_rest = pixel[1], norm = pixel[2], to_alpha = pixel[3], image_pull = pixel[4];
+    const Floats* const to_image = pixel + kPixelHead;
+    Floats *const to_x = sums, *const to_y = sums + 3, *const to_depth_term = sums + 6, *const to_attribute = sums + 9;
+
+    const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
+    const Floats covered = only(kept, cover.covered);
+    const Floats above = (t.zeta_whole - peak_whole) + (zeta_rest(linear, t, s) - peak_rest);
+    const Floats softness = exponential(minimum(above, Floats{})) * norm;
+    const Floats weight = covered * softness;
+
+    // Inner products of the image's gradient with the attributes: at corner 2, and along the steps to corners 0 and 1.
+    const Floats weighted[3] = {weight * s.clamped[0], weight * s.clamped[1], weight * s.clamped[2]};
+    Floats at_corner2 = -image_pull, along0 = {}, along1 = {};
+    for (int c = 0; c < channels; ++c) {
+        at_corner2 += to_image[c] * colours.base[c];
+        along0 += to_image[c] * colours.step0[c];
+        along1 += to_image[c] * colours.step1[c];
+        for (int k = 0; k < 3; ++k) to_attribute[k * channels + c] += weighted[k] * to_image[c];
+    }
+    // How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
+    const Floats gain = at_corner2 + s.clamped[0] * along0 + s.clamped[1] * along1;
+    const Floats to_zeta = weight * gain;
+
+    // 1. Through the coverage to the distance, and from there to the two ends of the nearest edge.
+    const Floats to_log_odds = covered * (softness * gain * cover.uncovered + to_alpha);
+    const Floats pull = to_log_odds * (-2.0f * frame.inverse_sigma);
+    const Floats signed_pull = select(e.inside, pull, -pull);
+    const Mask second = less(e.distance_sq[1], e.distance_sq[0]);
+    const Mask third = less(e.distance_sq[2], minimum(e.distance_sq[0], e.distance_sq[1]));
+    const auto of_nearest_edge = [&](const auto& of) {
+        return select(third, splat(of[2]), select(second, splat(of[1]), splat(of[0])));
+    };
+    const Floats normal_x = of_nearest_edge(t.normal_x), normal_y = of_nearest_edge(t.normal_y);
+    const Floats distance = of_nearest_edge(e.distance);
+    const Floats overshoot = t.winding * of_nearest_edge(e.overshoot);
+    // Of the way from the edge's first end to its second, of the nearest point.
+    const Floats fraction = clamp(of_nearest_edge(e.along) * of_nearest_edge(inverse_length), Floats{}, splat(1.0f));
+    const Floats pull_x = signed_pull * (distance * normal_x + overshoot * normal_y);
+    const Floats pull_y = signed_pull * (distance * normal_y - overshoot * normal_x);
+    const Floats end_x = pull_x * fraction, end_y = pull_y * fraction;
+    // Edge k starts at corner k and ends at corner k + 1.
+    const Floats start[2] = {pull_x - end_x, pull_y - end_y};
+    const auto add_ends = [&](Floats* to, Floats at_start, Floats at_end) {
+        to[0] += select(third, at_end, select(second, Floats{}, at_start));
+        to[1] += select(third, Floats{}, select(second, at_start, at_end));
+        to[2] += select(third, at_start, select(second, at_end, Floats{}));
+    };
+    add_ends(to_x, start[0], end_x);
+    add_ends(to_y, start[1], end_y);
+
+    // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative to barycentric 2,
+    // which costs nothing as they sum to one, and saves the digits that they share. d zeta / d barycentric k is z² times
+    // zeta_slope[k] / z of corner 2, or zeta_slope[k] alone if linear_depth.
+    const Floats to_depth = linear ? to_zeta : to_zeta * s.z * s.z;
+    const Number tail = linear ? one(t.depth_term[2]) : t.depth_term[2];
+    const Floats to_clamped0 = weight * along0 + to_depth * (t.zeta_slope[0] * tail);
+    const Floats to_clamped1 = weight * along1 + to_depth * (t.zeta_slope[1] * tail);
+    const Floats mean = to_clamped0 * s.clamped[0] + to_clamped1 * s.clamped[1];
+    const auto free = [&](int k) { return at_most(Floats{}, s.raw[k]) & at_most(s.raw[k], splat(linear ? __builtin_inff() : 1.0f)); };
+    const Floats to_raw2 = only(free(2), mean);  // negated
+    const Floats to_raw0 = (only(free(0), to_clamped0 - mean) + to_raw2) * s.scale * t.inverse_height[0];
+    const Floats to_raw1 = (only(free(1), to_clamped1 - mean) + to_raw2) * s.scale * t.inverse_height[1];
+    const Floats slope_x = to_raw0 * t.normal_x[1] + to_raw1 * t.normal_x[2];
+    const Floats slope_y = to_raw0 * t.normal_y[1] + to_raw1 * t.normal_y[2];
+    for (int k = 0; k < 3; ++k) {
+        to_x[k] -= s.raw[k] * slope_x;
+        to_y[k] -= s.raw[k] * slope_y;
+        to_depth_term[k] += to_depth * s.clamped[k];
     }
 }
+
+// From the sums to the gradients of the corners: x y z, channels, of corners 0, 1 and 2. `sum` yields sum number i.
+template <typename Sum>
+MIEN_INLINE void write_corners(const Frame& frame, bool linear, const Shape<float>& t, int channels, const Sum& sum, float* out) {
+    const float per_ndc = (float)frame.pixels_per_ndc;
+    for (int k = 0; k < 3; ++k, out += 3 + channels) {
+        out[0] = sum(k) * per_ndc;
+        out[1] = sum(3 + k) * per_ndc;
+        const float per_term = linear ? 1.0f : t.depth_term[k] * t.depth_term[k];
+        out[2] = -sum(6 + k) * per_term * (float)frame.zeta_per_depth;
+        for (int c = 0; c < channels; ++c) out[3 + c] = sum(9 + k * channels + c);
+    }
+}
+
+// One triangle against all blocks of pixels in its box.
+template <int Channels>
+void backward_large(const Frame& frame, const Triangle& t, const Box& box, const float* packed, float* corners,
+                    float* scratch) {
+    const int channels = Channels ? Channels : frame.channels;
+    const int sum_count = (9 + 3 * channels + 3) / 4 * 4;
+    const long row_size = packed_row(frame), record = 4L * pixel_quads(channels);
+    Floats in_registers[Channels ? kSums<Channels> : 1];
+    Floats* const sums = Channels ? in_registers : (Floats*)scratch;
+    Floats* const pixel = sums + sum_count;
+    float small[Channels ? kSums<Channels> + 3 * Channels : 1];
+    float* const totals = Channels ? small : scratch + (long)kLanes * (sum_count + record);
+    const Colours<float> colours = {totals + sum_count, totals + sum_count + channels, totals + sum_count + 2 * channels};
+    for (int c = 0; c < channels; ++c) {
+        colours.base[c] = frame.attributes[(long)t.corner[2] * channels + c];
+        colours.step0[c] = frame.attributes[(long)t.corner[0] * channels + c] - colours.base[c];
+        colours.step1[c] = frame.attributes[(long)t.corner[1] * channels + c] - colours.base[c];
+    }
+    const float inverse_length[3] = {1.0f / t.length[0], 1.0f / t.length[1], 1.0f / t.length[2]};
+    const Lattice within = lattice();
+    const Mask all = at_most(Floats{}, Floats{});
+    for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
+    for (int y = box.top; y <= box.bottom; y += kBlockRows) {
+        for (int x = box.left; x <= box.right; x += kBlockColumns) {
+            const float* pixels[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane)
+                pixels[lane] = packed + (y + lane / kBlockColumns) * row_size + (x + lane % kBlockColumns) * record;
+            add_pairs<Channels>(frame, t, inverse_length, colours, within.x + (float)(x - t.origin_x),
+                                within.y + (float)(y - t.origin_y), all, pixels, pixel, sums);
+        }
+    }
+    for (int i = 0; i < sum_count; i += 4) sum_four(sums + i, totals + i);
+    write_corners(frame, is_linear<Channels>(frame), t, channels, [&](int i) { return totals[i]; }, corners);
+}
+
+// kLanes triangles at once, each walking through the pixels of its own box, row by row. Nothing has to be summed over
+// lanes, and a triangle of a few pixels does not leave most of them idle. The boxes should be of similar size.
+template <int Channels>
+void backward_small(const Frame& frame, const Triangle* triangles, const Box* boxes, const int* chosen, int count,
+                    const float* packed, int first, float* corners, float* scratch) {
+    const int channels = Channels ? Channels : frame.channels;
+    const int sum_count = 9 + 3 * channels;
+    const long row_size = packed_row(frame), record = 4L * pixel_quads(channels);
+    Floats in_registers[Channels ? 9 + 6 * Channels : 1];
+    Floats* const sums = Channels ? in_registers : (Floats*)scratch;
+    const Colours<Floats> colours = {sums + sum_count, sums + sum_count + channels, sums + sum_count + 2 * channels};
+    Floats* const pixel = sums + sum_count + 3 * channels;
+
+    const Triangle* of_lane[kLanes];
+    const float *first_pixel[kLanes], *quads[kLanes];
+    Floats left, past, y, end;
+    Ints row_jump;  // from the last pixel of a row to the first of the next
+    int most = 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        const int i = chosen[lesser(lane, count - 1)];
+        const Triangle& t = *(of_lane[lane] = &triangles[i]);
+        const Box& box = boxes[i];
+        const int wide = box.right - box.left + 1, tall = box.bottom - box.top + 1;
+        first_pixel[lane] = packed + box.top * row_size + box.left * record;
+        left[lane] = (float)(box.left - t.origin_x) + 0.5f;
+        y[lane] = (float)(box.top - t.origin_y) + 0.5f;
+        past[lane] = left[lane] + (float)wide;
+        row_jump[lane] = (int32_t)(row_size - (wide - 1) * record);
+        end[lane] = (float)(wide * tall);
+        most = greater(most, wide * tall);
+        for (int c = 0; c < channels; ++c) {
+            const float base = frame.attributes[(long)t.corner[2] * channels + c];
+            colours.base[c][lane] = base;
+            colours.step0[c][lane] = frame.attributes[(long)t.corner[0] * channels + c] - base;
+            colours.step1[c][lane] = frame.attributes[(long)t.corner[1] * channels + c] - base;
+        }
+    }
+    alignas(sizeof(Floats)) Floats numbers[(kShapeNumbers + 3) / 4 * 4];
+    for (int i = 0; i < kShapeNumbers; i += 4) {
+        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = (const float*)of_lane[lane] + i;
+        load_quads(quads, numbers + i);
+    }
+    Shape<Floats> t;
+    memcpy(&t, numbers, sizeof(t));
+    const Floats inverse_length[3] = {1.0f / t.length[0], 1.0f / t.length[1], 1.0f / t.length[2]};
+
+    for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
+    Floats x = left;
+    Ints offset = {};  // from the box's first pixel
+    for (int step = 0; step < most; ++step) {
+        const Mask alive = less(splat((float)step), end);
+        const float* pixels[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) pixels[lane] = first_pixel[lane] + offset[lane];
+        add_pairs<Channels>(frame, t, inverse_length, colours, x, y, alive, pixels, pixel, sums);
+        // On to the next pixel; those that have no more stay where they are.
+        const Mask on = less(splat((float)(step + 1)), end);
+        x = x + 1.0f;
+        const Mask wraps = at_most(past, x);
+        x = select(wraps, left, x);
+        y = y + only(wraps, splat(1.0f));
+        const Ints next = offset + select(wraps, row_jump, splat((int32_t)record));
+        offset = select(on, next, offset);
+    }
+    for (int lane = 0; lane < count; ++lane) {
+        const Triangle& one = *of_lane[lane];
+        write_corners(frame, is_linear<Channels>(frame), one, channels, [&](int i) { return sums[i][lane]; },
+                      corners + (long)(one.id - first) * 3 * (3 + channels));
+    }
+}
+
+// Boxes of up to this many pixels go through backward_small; from 24 to 200 the time hardly changes.
+constexpr int kSmallBox = 96;
+constexpr int kChunk = 512;  // triangles among which those of similar size are looked for; they stay in the L2 cache
 
 template <int Channels>
-void backward(const Frame& frame, int first, int end, const float* packed, float* per_corner, float* positions_grad,
-              float* attributes_grad, float* scratch) {
-    const int channels = Channels ? Channels : frame.channels;
-    const int gradient_size = 3 * (3 + channels);
-    const long stride = packed_stride(frame), row_size = packed_row(frame);
-    const Lattice within = lattice();
-    const float per_ndc = (float)frame.pixels_per_ndc;
-    // Sums over the triangle's pixels: d loss / d x, y and 1 / z of the corners, then of their attributes. A multiple of
-    // four, for sum_four.
-    const int sum_count = (9 + 3 * channels + 3) / 4 * 4;
-    Floats in_registers[Channels ? (9 + 3 * Channels + 3) / 4 * 4 : 1];
-    Floats* const sums = Channels ? in_registers : (Floats*)scratch;
-    Floats *const to_x = sums, *const to_y = sums + 3, *const to_inverse_z = sums + 6, *const to_attribute = sums + 9;
-    float small[Channels ? (9 + 3 * Channels + 3) / 4 * 4 + 3 * Channels + 3 * (3 + Channels) : 1];
-    float* const totals = Channels ? small : scratch + (long)kLanes * sum_count;
-    float* const step0 = totals + sum_count;                                   // attribute of corner 0 - corner 2
-    float* const step1 = step0 + channels;                                     // attribute of corner 1 - corner 2
-    float* const base = step1 + channels;                                      // attribute of corner 2
-    float* const gradient = base + channels;                                   // per corner: x y z, channels
-
-    if (per_corner) memset(per_corner + (long)first * gradient_size, 0, sizeof(float) * (end - first) * gradient_size);
-    for_each_drawn(frame, first, end, [&](const Triangle& t, const Box& box) {
-        float* const corner_gradient = per_corner ? per_corner + (long)t.id * gradient_size : gradient;
-        for (int c = 0; c < channels; ++c) {
-            base[c] = frame.attributes[(long)t.corner[2] * channels + c];
-            step0[c] = frame.attributes[(long)t.corner[0] * channels + c] - base[c];
-            step1[c] = frame.attributes[(long)t.corner[1] * channels + c] - base[c];
+void backward(const Frame& frame, int first, int end, const float* packed, float* corners, float* scratch) {
+    const int gradient_size = 3 * (3 + (Channels ? Channels : frame.channels));
+    memset(corners, 0, sizeof(float) * (end - first) * gradient_size);
+    Triangle triangles[kChunk];
+    Box boxes[kChunk];
+    int chosen[kChunk], start[kSmallBox + 2];
+    for (int chunk = first; chunk < end; chunk += kChunk) {
+        const int drawn = prepare(frame, chunk, lesser(chunk + kChunk, end), triangles, boxes);
+        // A counting sort by size: start[n + 1] counts the boxes of n pixels, then is where they are filled in.
+        memset(start, 0, sizeof(start));
+        const auto pixels_of = [&](int i) {
+            return (boxes[i].right - boxes[i].left + 1) * (boxes[i].bottom - boxes[i].top + 1);
+        };
+        for (int i = 0; i < drawn; ++i) {
+            const int size = pixels_of(i);
+            if (size <= kSmallBox) ++start[size + 1];
+            else
+                backward_large<Channels>(frame, triangles[i], boxes[i], packed,
+                                         corners + (long)(triangles[i].id - first) * gradient_size, scratch);
         }
-        // d zeta / d barycentric k is z² times this, relative to barycentric 2.
-        const float zeta_pull[2] = {t.zeta_slope[0] * t.inverse_z[2], t.zeta_slope[1] * t.inverse_z[2]};
-        // Screen gradients of the unclamped barycentrics 0 and 1.
-        const float rise_x[2] = {t.normal_x[1] * t.inverse_height[0], t.normal_x[2] * t.inverse_height[1]};
-        const float rise_y[2] = {t.normal_y[1] * t.inverse_height[0], t.normal_y[2] * t.inverse_height[1]};
-        float inverse_length[3];
-        for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / t.length[k];
-
-        for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
-        bool touched = false;
-
-        for (int y = box.top; y <= box.bottom; y += kBlockRows) {
-            for (int x = box.left; x <= box.right; x += kBlockColumns) {
-                Edges e;
-                measure(t, within.x + (float)(x - t.origin_x), within.y + (float)(y - t.origin_y), e);
-                const Floats distance_sq = nearest_distance_sq(e);
-                Mask kept = e.inside | less(distance_sq, splat(frame.reach_sq));
-                if (!any(kept)) continue;
-                Surface s;
-                interpolate(frame, t, e, s);
-                kept = kept & s.in_range;
-                touched = true;
-
-                const float* plane = packed + y * row_size + x;
-                const Floats peak_whole = load_block(plane, row_size);
-                const Floats peak_rest = load_block(plane + stride, row_size);
-                const Floats norm = load_block(plane + 2 * stride, row_size);
-                const Floats to_alpha = load_block(plane + 3 * stride, row_size);
-                const Floats image_pull = load_block(plane + 4 * stride, row_size);
-
-                const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
-                const Floats covered = only(kept, cover.covered);
-                const Floats above = (t.zeta_whole - peak_whole) + (zeta_rest(t, s) - peak_rest);
-                const Floats softness = exponential(minimum(above, Floats{})) * norm;
-                const Floats weight = covered * softness;
-
-                // Inner products of the image's gradient with the attributes: at corner 2, and along the steps to
-                // corners 0 and 1.
-                const Floats weighted[3] = {weight * s.clamped[0], weight * s.clamped[1], weight * s.clamped[2]};
-                Floats at_corner2 = -image_pull, along0 = {}, along1 = {};
-                for (int c = 0; c < channels; ++c) {
-                    const Floats to_image = load_block(plane + (kPackedPlanes + c) * stride, row_size);
-                    at_corner2 += to_image * base[c];
-                    along0 += to_image * step0[c];
-                    along1 += to_image * step1[c];
-                    for (int k = 0; k < 3; ++k) to_attribute[k * channels + c] += weighted[k] * to_image;
-                }
-                // How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
-                const Floats gain = at_corner2 + s.clamped[0] * along0 + s.clamped[1] * along1;
-                const Floats to_zeta = weight * gain;
-
-                // 1. Through the coverage to the distance, and from there to the two ends of the nearest edge.
-                const Floats to_log_odds = covered * (softness * gain * cover.uncovered + to_alpha);
-                const Floats pull = to_log_odds * (-2.0f * frame.inverse_sigma);
-                const Floats signed_pull = select(e.inside, pull, -pull);
-                const Mask second = less(e.distance_sq[1], e.distance_sq[0]);
-                const Floats best = minimum(e.distance_sq[0], e.distance_sq[1]);
-                const Mask third = less(e.distance_sq[2], best);
-                const auto of_nearest_edge = [&](Floats first, Floats of_second, Floats of_third) {
-                    return select(third, of_third, select(second, of_second, first));
-                };
-                const Floats normal_x =
-                    of_nearest_edge(splat(t.normal_x[0]), splat(t.normal_x[1]), splat(t.normal_x[2]));
-                const Floats normal_y =
-                    of_nearest_edge(splat(t.normal_y[0]), splat(t.normal_y[1]), splat(t.normal_y[2]));
-                const Floats distance = of_nearest_edge(e.distance[0], e.distance[1], e.distance[2]);
-                const Floats overshoot =
-                    t.winding * of_nearest_edge(e.overshoot[0], e.overshoot[1], e.overshoot[2]);
-                Floats fraction = {};  // of the way from the edge's first end to its second, of the nearest point
-                {
-                    const Floats along = of_nearest_edge(e.along[0], e.along[1], e.along[2]);
-                    const Floats inverse = of_nearest_edge(splat(inverse_length[0]), splat(inverse_length[1]),
-                                                           splat(inverse_length[2]));
-                    fraction = clamp(along * inverse, Floats{}, splat(1.0f));
-                }
-                const Floats pull_x = signed_pull * (distance * normal_x + overshoot * normal_y);
-                const Floats pull_y = signed_pull * (distance * normal_y - overshoot * normal_x);
-                const Floats end_x = pull_x * fraction, end_y = pull_y * fraction;
-                const Floats start_x = pull_x - end_x, start_y = pull_y - end_y;
-                // Edge k starts at corner k and ends at corner k + 1.
-                to_x[0] += of_nearest_edge(start_x, Floats{}, end_x);
-                to_y[0] += of_nearest_edge(start_y, Floats{}, end_y);
-                to_x[1] += of_nearest_edge(end_x, start_x, Floats{});
-                to_y[1] += of_nearest_edge(end_y, start_y, Floats{});
-                to_x[2] += of_nearest_edge(Floats{}, end_x, start_x);
-                to_y[2] += of_nearest_edge(Floats{}, end_y, start_y);
-
-                // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative
-                // to barycentric 2, which costs nothing as they sum to one, and saves the digits that they share.
-                const Floats to_depth = to_zeta * s.z * s.z;
-                const Floats to_clamped0 = weight * along0 + to_depth * zeta_pull[0];
-                const Floats to_clamped1 = weight * along1 + to_depth * zeta_pull[1];
-                const Floats mean = to_clamped0 * s.clamped[0] + to_clamped1 * s.clamped[1];
-                const Mask free2 = at_most(Floats{}, s.raw[2]) & at_most(s.raw[2], splat(1.0f));
-                const Mask free0 = at_most(Floats{}, s.raw[0]) & at_most(s.raw[0], splat(1.0f));
-                const Mask free1 = at_most(Floats{}, s.raw[1]) & at_most(s.raw[1], splat(1.0f));
-                const Floats to_raw2 = only(free2, mean);  // negated
-                const Floats to_raw0 = (only(free0, to_clamped0 - mean) + to_raw2) * s.scale;
-                const Floats to_raw1 = (only(free1, to_clamped1 - mean) + to_raw2) * s.scale;
-                const Floats slope_x = to_raw0 * rise_x[0] + to_raw1 * rise_x[1];
-                const Floats slope_y = to_raw0 * rise_y[0] + to_raw1 * rise_y[1];
-                for (int k = 0; k < 3; ++k) {
-                    to_x[k] -= s.raw[k] * slope_x;
-                    to_y[k] -= s.raw[k] * slope_y;
-                    to_inverse_z[k] += to_depth * s.clamped[k];
-                }
-            }
+        for (int size = 0; size <= kSmallBox; ++size) start[size + 1] += start[size];
+        const int small = start[kSmallBox + 1];
+        for (int i = 0; i < drawn; ++i) {
+            const int size = pixels_of(i);
+            if (size <= kSmallBox) chosen[start[size]++] = i;
         }
-
-        if (!touched) return;
-        for (int i = 0; i < sum_count; i += 4) sum_four(sums + i, totals + i);
-        for (int k = 0; k < 3; ++k) {
-            float* out = corner_gradient + k * (3 + channels);
-            out[0] = totals[k] * per_ndc;
-            out[1] = totals[3 + k] * per_ndc;
-            out[2] = -totals[6 + k] * t.inverse_z[k] * t.inverse_z[k] * (float)frame.zeta_per_depth;
-            for (int c = 0; c < channels; ++c) out[3 + c] = totals[9 + k * channels + c];
-        }
-        if (!per_corner) add_to_vertices(t, gradient, channels, positions_grad, attributes_grad);
-    });
+        for (int i = 0; i < small; i += kLanes)
+            backward_small<Channels>(frame, triangles, boxes, chosen + i, lesser(kLanes, small - i), packed, first, corners,
+                                     scratch);
+    }
 }
 
-void backward_for(const Frame& frame, int first, int end, const float* packed, float* per_corner,
-                  float* positions_grad, float* attributes_grad, float* scratch) {
-    const auto run = [&](auto kernel) {
-        kernel(frame, first, end, packed, per_corner, positions_grad, attributes_grad, scratch);
-    };
-    switch (frame.channels) {
-        case 1: return run(backward<1>);
-        case 3: return run(backward<3>);
-        case 4: return run(backward<4>);
-        case 6: return run(backward<6>);
-        default: return run(backward<0>);
+void backward_for(const Frame& frame, int first, int end, const float* packed, float* corners, float* scratch) {
+    switch (frame.linear_depth ? 0 : frame.channels) {
+        case 1: return backward<1>(frame, first, end, packed, corners, scratch);
+        case 3: return backward<3>(frame, first, end, packed, corners, scratch);
+        case 4: return backward<4>(frame, first, end, packed, corners, scratch);
+        case 6: return backward<6>(frame, first, end, packed, corners, scratch);
+        default: return backward<0>(frame, first, end, packed, corners, scratch);
     }
 }
 
 // -------------------------------------------------------------------------------------------------- measurements
 
 int64_t count_pairs(const Frame& frame, int first, int end) {
+    constexpr bool linear = false;
     const Lattice within = lattice();
     int64_t pairs = 0;
     for_each_drawn(frame, first, end, [&](const Triangle& t, const Box& box) {
@@ -622,7 +739,7 @@ int64_t count_pairs(const Frame& frame, int first, int end) {
                 Edges e;
                 measure(t, within.x + (float)(x - t.origin_x), within.y + (float)(y - t.origin_y), e);
                 Surface s;
-                interpolate(frame, t, e, s);
+                interpolate(frame, linear, t, e, s);
                 const Mask in_image = less(within.x, splat((float)(frame.width - x))) &
                                       less(within.y, splat((float)(frame.height - y)));
                 pairs += count((e.inside | less(nearest_distance_sq(e), splat(frame.reach_sq))) & s.in_range & in_image);

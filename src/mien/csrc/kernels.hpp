@@ -19,27 +19,36 @@ struct Frame {
     double zeta_per_depth;           // 1 / ((far - near) gamma)
     float background_whole, background_rest;  // zeta of the background, split as in Triangle
     bool cull_backfaces;
+    bool linear_depth;
     int vertices, channels;
     const float* positions;          // V 3
     const int32_t* corners;          // T 3
     const float* attributes;         // V C
 };
 
-// A triangle ready to be drawn. Edge k runs from corner k to corner k + 1; its `distance` is signed, positive inside.
+// What pixels need to know of a triangle. Number is float for one triangle that meets many pixels at once, and a vector
+// for as many triangles, each of which meets a pixel of its own. Edge k runs from corner k to corner k + 1; its `distance`
+// is signed, positive inside.
 //
 // zeta = z_norm / gamma is the softmax's exponent, up to 1e4 and more, of which float32 would keep three decimals.
 // So each triangle's zeta at its corner 2 is split into a whole number and a rest, and only the difference to that
 // corner is computed per pixel; differences between triangles are (whole - whole) + (rest - rest).
-struct alignas(64) Triangle {
-    float normal_x[3], normal_y[3];  // unit, inward
-    float distance_at_origin[3];     // distance = normal · p + this
-    float along_at_origin[3];        // along = direction · p + this, direction = winding (normal_y, -normal_x)
-    float length[3];
-    float inverse_height[2];         // barycentric 0 = distance to edge 1 times [0]; 1 = distance to edge 2 times [1]
-    float winding;                   // +1 if the corners run clockwise for the viewer, else -1
-    float inverse_z[3];
-    float zeta_slope[2];             // zeta - zeta(corner 2) = z (b0 slope0 + b1 slope1)
-    float zeta_whole, zeta_rest;     // at corner 2
+template <typename Number>
+struct Shape {
+    Number normal_x[3], normal_y[3];  // unit, inward
+    Number distance_at_origin[3];     // distance = normal · p + this
+    Number along_at_origin[3];        // along = direction · p + this, direction = winding (normal_y, -normal_x)
+    Number length[3];
+    Number inverse_height[2];         // barycentric 0 = distance to edge 1 times [0]; 1 = distance to edge 2 times [1]
+    Number winding;                   // +1 if the corners run clockwise for the viewer, else -1
+    Number depth_term[3];             // what is linear on the screen: 1 / z, or z if frame.linear_depth
+    Number zeta_slope[2];             // zeta - zeta(corner 2) = (b0 slope0 + b1 slope1), times z unless linear_depth
+    Number zeta_whole, zeta_rest;     // at corner 2
+};
+constexpr int kShapeNumbers = sizeof(Shape<float>) / sizeof(float);
+
+// A triangle ready to be drawn.
+struct alignas(64) Triangle : Shape<float> {
     int32_t corner[3];
     int32_t id;
     int16_t origin_x, origin_y;      // the whole pixel that positions are relative to
@@ -58,8 +67,8 @@ struct SoftPlanes {
     FragmentArrays fragments;
 };
 
-// The triangles that touch each block of a band of block rows: `list[start[i]] ... list[start[i + 1] - 1]` are
-// positions in `triangles`, in rising order.
+// The triangles that touch each block of the image, of which the rows from first_row on are to be drawn:
+// `list[start[i]] ... list[start[i + 1] - 1]` are positions in `triangles`, in rising order, for block i, row by row.
 struct Band {
     int first_row, end_row;  // in blocks
     int columns;             // blocks across the image
@@ -75,27 +84,27 @@ struct Kernels {
     int (*prepare)(const Frame&, int first, int end, Triangle*, Box*);
     void (*soft_band)(const Frame&, const Band&, const float* background, const SoftPlanes&, float* scratch);
     void (*hard_band)(const Frame&, const Band&, const FragmentArrays&);
-    // Gathers the rows [first, end) of what the backward pass reads per pixel; see `backward_planes`.
+    // Gathers the rows [first, end) of what the backward pass reads per pixel; see `kPixelHead`.
     void (*pack_rows)(const Frame&, int first, int end, const SoftGradients&, float* packed);
-    // Adds the gradients of triangles [first, end) to the vertices, or, if `per_corner` is not null, writes them to
-    // per_corner[(triangle * 3 + corner) * (3 + C)] for `scatter`.
-    void (*backward)(const Frame&, int first, int end, const float* packed, float* per_corner, float* positions_grad,
-                     float* attributes_grad, float* scratch);
+    // Writes the gradients of the triangles [first, end) to corners[((triangle - first) * 3 + corner) * (3 + C)], zeros for
+    // those that are not drawn.
+    void (*backward)(const Frame&, int first, int end, const float* packed, float* corners, float* scratch);
     int64_t (*count_pairs)(const Frame&, int first, int end);
     double (*multiply_adds)(int rounds, int* flops_per_round);
 };
 
-// The backward pass reads, per pixel: the softmax's peak (2), the reciprocal weight sum, d loss/d alpha times the
-// transmittance, the inner product of image and image gradient, and the image gradient's channels. Row by row, plane
-// by plane within a row, padded so that a block that starts inside the image may be read whole.
-constexpr int kPackedPlanes = 5;
+// What the backward pass reads of a pixel, side by side: the softmax's peak (2), the reciprocal weight sum, d loss/d alpha
+// times the transmittance, the inner product of image and image gradient, and the image gradient's channels; filled up to
+// whole quads, which are what the kernels load. Rows and columns of zeros follow the image, so that a block of pixels that
+// starts inside it may be read whole.
+constexpr int kPixelHead = 5;
 constexpr int kBlockReach = 16;  // no block is wider or taller
-inline long packed_stride(const Frame& frame) { return frame.width + kBlockReach; }
-inline long packed_row(const Frame& frame) { return packed_stride(frame) * (kPackedPlanes + frame.channels); }
+inline int pixel_quads(int channels) { return (kPixelHead + channels + 3) / 4; }
+inline long packed_row(const Frame& frame) { return (frame.width + kBlockReach) * 4L * pixel_quads(frame.channels); }
 inline long packed_size(const Frame& frame) { return packed_row(frame) * (frame.height + kBlockReach); }
 
 // Scratch that soft_band and backward need for meshes of any number of channels, in floats.
-inline long scratch_size(int channels) { return 16L * (3 * channels + 12) + 9L * channels + 40; }
+inline long scratch_size(int channels) { return 16L * (7 * channels + 24) + 9L * channels + 40; }
 
 #if defined(__x86_64__) || defined(__i386__)
 const Kernels& kernels_sse2();

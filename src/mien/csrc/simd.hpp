@@ -41,6 +41,10 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 // x - 0 is x for every x, which x + 0 is not (-0), so the compiler turns this into a bare broadcast.
 MIEN_INLINE Floats splat(float x) { return x - Floats{}; }
 MIEN_INLINE Ints splat(int32_t x) { return x - Ints{}; }
+// For templates over Shape's Number, which is a float or a vector.
+MIEN_INLINE Floats splat(Floats x) { return x; }
+MIEN_INLINE float one(float) { return 1.0f; }
+MIEN_INLINE Floats one(Floats) { return splat(1.0f); }
 
 #if defined(__AVX512F__)
 
@@ -113,6 +117,7 @@ MIEN_INLINE Floats reciprocal(Floats x) {
 // x = n ln 2 + f with |f| <= ln 2 / 2; a polynomial gives exp(f), and n is added to the exponent's bits.
 MIEN_INLINE Floats exponential(Floats x) {
 #if defined(__AVX512F__)
+    x = maximum(x, splat(-104.0f));  // far below, x - n ln 2 would keep no digits
     const Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
 #else
     x = maximum(x, splat(-87.0f));
@@ -140,20 +145,50 @@ MIEN_INLINE Floats exponential(Floats x) {
 constexpr int kBlockColumns = 4;
 constexpr int kBlockRows = kLanes / kBlockColumns;
 
-// Four floats of each of kBlockRows rows, `stride` floats apart.
-MIEN_INLINE Floats load_block(const float* first, long stride) {
+// Out of each quad of four floats that begins at first[lane], its number k goes to lane `lane` of quad[k].
+MIEN_INLINE void load_quads(const float* const* first, Floats* quad) {
+    // Vector j takes, in each 128-bit part p, the quad of lane 4 p + j; then every part is a matrix to be transposed.
+    Floats of_part[4];
+    for (int j = 0; j < 4; ++j) {
 #if defined(__AVX512F__)
-    const __m256 upper = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first)), _mm_loadu_ps(first + stride), 1);
-    const __m256 lower = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first + 2 * stride)),
-                                              _mm_loadu_ps(first + 3 * stride), 1);
-    return (Floats)_mm512_insertf32x8(_mm512_castps256_ps512(upper), lower, 1);
+        const __m512 first_two = _mm512_castps256_ps512(
+            _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first[j])), _mm_loadu_ps(first[j + 4]), 1));
+        const __m256 last_two =
+            _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first[j + 8])), _mm_loadu_ps(first[j + 12]), 1);
+        of_part[j] = (Floats)_mm512_insertf32x8(first_two, last_two, 1);
 #else
-    Floats block;
-    for (int row = 0; row < kBlockRows; ++row) memcpy((float*)&block + 4 * row, first + row * stride, 16);
-    return block;
+        for (int part = 0; part < kLanes / 4; ++part) memcpy((float*)&of_part[j] + 4 * part, first[j + 4 * part], 16);
 #endif
+    }
+#if defined(__AVX512F__)
+#define MIEN_INTERLEAVE(a, b, from)                                                                                    \
+    (Floats) __builtin_shufflevector(a, b, from, 16 + from, 1 + from, 17 + from, 4 + from, 20 + from, 5 + from,        \
+                                     21 + from, 8 + from, 24 + from, 9 + from, 25 + from, 12 + from, 28 + from,        \
+                                     13 + from, 29 + from)
+#define MIEN_PAIRS(a, b, from)                                                                                         \
+    (Floats) __builtin_shufflevector(a, b, from, 1 + from, 16 + from, 17 + from, 4 + from, 5 + from, 20 + from,        \
+                                     21 + from, 8 + from, 9 + from, 24 + from, 25 + from, 12 + from, 13 + from,        \
+                                     28 + from, 29 + from)
+#elif defined(__AVX2__)
+#define MIEN_INTERLEAVE(a, b, from)                                                                                    \
+    (Floats) __builtin_shufflevector(a, b, from, 8 + from, 1 + from, 9 + from, 4 + from, 12 + from, 5 + from, 13 + from)
+#define MIEN_PAIRS(a, b, from)                                                                                         \
+    (Floats) __builtin_shufflevector(a, b, from, 1 + from, 8 + from, 9 + from, 4 + from, 5 + from, 12 + from, 13 + from)
+#else
+#define MIEN_INTERLEAVE(a, b, from) (Floats) __builtin_shufflevector(a, b, from, 4 + from, 1 + from, 5 + from)
+#define MIEN_PAIRS(a, b, from) (Floats) __builtin_shufflevector(a, b, from, 1 + from, 4 + from, 5 + from)
+#endif
+    const Floats low01 = MIEN_INTERLEAVE(of_part[0], of_part[1], 0), high01 = MIEN_INTERLEAVE(of_part[0], of_part[1], 2);
+    const Floats low23 = MIEN_INTERLEAVE(of_part[2], of_part[3], 0), high23 = MIEN_INTERLEAVE(of_part[2], of_part[3], 2);
+    quad[0] = MIEN_PAIRS(low01, low23, 0);
+    quad[1] = MIEN_PAIRS(low01, low23, 2);
+    quad[2] = MIEN_PAIRS(high01, high23, 0);
+    quad[3] = MIEN_PAIRS(high01, high23, 2);
+#undef MIEN_INTERLEAVE
+#undef MIEN_PAIRS
 }
 
+// To four floats of each of kBlockRows rows, `stride` floats apart.
 MIEN_INLINE void store_block(float* first, long stride, Floats block) {
     for (int row = 0; row < kBlockRows; ++row) memcpy(first + row * stride, (const float*)&block + 4 * row, 16);
 }

@@ -85,27 +85,28 @@ struct PreparedTriangles {
     Buffer<int> drawn;  // per piece
 };
 
-struct BandWorkspace {
-    Buffer<int32_t> start, list;
-    Buffer<float> scratch;
+// Which triangles touch each block of the image; see `Band`.
+struct SortedTriangles {
+    Buffer<int32_t> start, list, next;
 };
 
 // Kept between calls by every thread that calls: fresh memory costs a millisecond of page faults. Indexed by worker, but
 // owned by the caller, as the workers live for one loop only.
 struct Workspace {
     std::vector<PreparedTriangles> prepared;
-    std::vector<BandWorkspace> bands;
-    std::vector<Buffer<float>> packed;
-    Buffer<float> per_corner;
+    std::vector<SortedTriangles> sorted;
+    std::vector<Buffer<float>> scratch, packed, corners;
 };
 
 Workspace& workspace_for(int threads) {
     thread_local Workspace workspace;
     const size_t workers = static_cast<size_t>(threads);
-    if (workspace.bands.size() < workers) {
+    if (workspace.scratch.size() < workers) {
         workspace.prepared.resize(workers);
-        workspace.bands.resize(workers);
+        workspace.sorted.resize(workers);
+        workspace.scratch.resize(workers);
         workspace.packed.resize(workers);
+        workspace.corners.resize(workers);
     }
     return workspace;
 }
@@ -130,6 +131,7 @@ Frame frame_of(const Meshes& meshes, const Settings& settings, int image, bool s
         frame.background_rest = static_cast<float>(zeta - frame.background_whole);
     }
     frame.cull_backfaces = settings.cull_backfaces;
+    frame.linear_depth = settings.linear_depth;
     frame.vertices = meshes.vertices;
     frame.channels = meshes.channels;
     const int64_t b = image;
@@ -157,78 +159,97 @@ void prepare_triangles(const Frame& frame, int triangles, int threads, PreparedT
     });
 }
 
-// Sorts the prepared triangles into the blocks of a band of rows (a counting sort: once to count, once to fill).
-Band sort_into_band(const Frame& frame, int triangles, const PreparedTriangles& prepared, int block_rows, int first_row,
-                    int end_row, BandWorkspace& space) {
-    constexpr int kBlockColumns = 4;
-    const int columns = (frame.width + kBlockColumns - 1) / kBlockColumns;
-    const int blocks = (end_row - first_row) * columns;
-    const int pieces = pieces_of(triangles);
+// Sorts the prepared triangles into the image's blocks: a counting sort, once to count and once to fill, in which every
+// thread takes a stretch of the triangles. Lists stay in the order of the triangles.
+Band sort_into_blocks(const Frame& frame, int triangles, const PreparedTriangles& prepared, int block_rows, int threads,
+                      SortedTriangles& space) {
+    constexpr int kColumnShift = 2, kMostParts = 16;  // every part has its own count of every block
+    const int row_shift = __builtin_ctz(block_rows);
+    const int columns = (frame.width + (1 << kColumnShift) - 1) >> kColumnShift;
+    const int blocks = columns * ((frame.height + block_rows - 1) >> row_shift);
+    const int pieces = pieces_of(triangles), parts = std::max(std::min({threads, pieces, kMostParts}), 1);
 
-    const auto for_each_block = [&](const auto& body) {
-        for (int piece = 0; piece < pieces; ++piece) {
+    const auto for_each_block = [&](int part, const auto& body) {
+        const int end_piece = static_cast<int>(static_cast<int64_t>(pieces) * (part + 1) / parts);
+        for (int piece = static_cast<int>(static_cast<int64_t>(pieces) * part / parts); piece < end_piece; ++piece) {
             const int first = piece * kPiece, end = first + prepared.drawn.get()[piece];
             for (int i = first; i < end; ++i) {
                 const Box box = prepared.boxes.get()[i];
-                const int top = std::max(box.top / block_rows, first_row);
-                const int bottom = std::min(box.bottom / block_rows, end_row - 1);
-                for (int row = top; row <= bottom; ++row)
-                    for (int column = box.left / kBlockColumns; column <= box.right / kBlockColumns; ++column)
-                        body((row - first_row) * columns + column, i);
+                for (int row = box.top >> row_shift; row <= box.bottom >> row_shift; ++row)
+                    for (int column = box.left >> kColumnShift; column <= box.right >> kColumnShift; ++column)
+                        body(row * columns + column, i);
             }
         }
     };
 
-    // start[b + 1] first counts block b - 1, then becomes where block b is filled, and in the end where it ends.
-    int32_t* const start = space.start.at_least(blocks + 2);
-    std::fill(start, start + blocks + 2, 0);
-    for_each_block([&](int block, int) { ++start[block + 2]; });
-    for (int block = 0; block < blocks; ++block) start[block + 2] += start[block + 1];
-    int32_t* const list = space.list.at_least(start[blocks + 1] + 1);
-    for_each_block([&](int block, int i) { list[start[block + 1]++] = i; });
-    return {first_row, end_row, columns, start, list, prepared.triangles.get()};
+    int32_t* const start = space.start.at_least(blocks + 1);
+    int32_t* const next = space.next.at_least(static_cast<size_t>(parts) * blocks);  // part by part
+    parallel_for(threads, parts, [&](int part, int) {
+        int32_t* const count = next + static_cast<size_t>(part) * blocks;
+        std::fill(count, count + blocks, 0);
+        for_each_block(part, [&](int block, int) { ++count[block]; });
+    });
+    int32_t filled = 0;
+    for (int block = 0; block < blocks; ++block) {
+        start[block] = filled;
+        for (int part = 0; part < parts; ++part) {
+            int32_t& place = next[static_cast<size_t>(part) * blocks + block];
+            const int32_t count = place;
+            place = filled;
+            filled += count;
+        }
+    }
+    start[blocks] = filled;
+    int32_t* const list = space.list.at_least(filled + 1);
+    parallel_for(threads, parts, [&](int part, int) {
+        int32_t* const place = next + static_cast<size_t>(part) * blocks;
+        for_each_block(part, [&](int block, int i) { list[place[block]++] = i; });
+    });
+    return {0, blocks / columns, columns, start, list, prepared.triangles.get()};
 }
 
-// Calls draw(image, frame, band, workspace) for every band of every image.
+// Calls draw(image, frame, band, scratch) for every band of every image.
 template <typename Draw>
 void draw_bands(const Meshes& meshes, const Settings& settings, bool soft, const Draw& draw) {
     const int block_rows = kernels().block_rows;
     const int rows = (settings.height + block_rows - 1) / block_rows;
     const int threads = std::max(settings.threads, 1);
-    const auto draw_one = [&](int image, const Frame& frame, const PreparedTriangles& prepared, int first_row,
-                              int end_row, BandWorkspace& space) {
-        const Band band = sort_into_band(frame, meshes.triangles, prepared, block_rows, first_row, end_row, space);
-        draw(image, frame, band, space.scratch.at_least(scratch_size(meshes.channels)));
-    };
     Workspace& workspace = workspace_for(threads);
+    const auto scratch_of = [&](int worker) {
+        return workspace.scratch[worker].at_least(scratch_size(meshes.channels));
+    };
+    const auto sort = [&](const Frame& frame, int threads_here, int worker) {
+        prepare_triangles(frame, meshes.triangles, threads_here, workspace.prepared[worker]);
+        return sort_into_blocks(frame, meshes.triangles, workspace.prepared[worker], block_rows, threads_here,
+                                workspace.sorted[worker]);
+    };
     if (meshes.images >= threads) {
         parallel_for(threads, meshes.images, [&](int image, int worker) {
             const Frame frame = frame_of(meshes, settings, image, soft);
-            prepare_triangles(frame, meshes.triangles, 1, workspace.prepared[worker]);
-            draw_one(image, frame, workspace.prepared[worker], 0, rows, workspace.bands[worker]);
+            draw(image, frame, sort(frame, 1, worker), scratch_of(worker));
         });
         return;
     }
-    // Every band looks at every triangle once, so bands are few; but more than threads, as faces fill the middle.
-    const int bands = std::min(rows, 4 * threads);
-    PreparedTriangles& prepared = workspace.prepared[0];
+    const int bands = std::min(rows, 8 * threads);  // more than threads, as objects fill the middle
     for (int image = 0; image < meshes.images; ++image) {
         const Frame frame = frame_of(meshes, settings, image, soft);
-        prepare_triangles(frame, meshes.triangles, threads, prepared);
-        parallel_for(threads, bands, [&](int band, int worker) {
-            draw_one(image, frame, prepared, rows * band / bands, rows * (band + 1) / bands, workspace.bands[worker]);
+        const Band whole = sort(frame, threads, 0);
+        parallel_for(threads, bands, [&](int index, int worker) {
+            Band band = whole;
+            band.first_row = static_cast<int>(static_cast<int64_t>(rows) * index / bands);
+            band.end_row = static_cast<int>(static_cast<int64_t>(rows) * (index + 1) / bands);
+            draw(image, frame, band, scratch_of(worker));
         });
     }
 }
 
-// Adds the corners' gradients to the vertices [first, end): in the order of the triangles, whatever the range.
-void scatter(const Frame& frame, int triangles, int first, int end, const float* per_corner, float* positions_grad,
+// Adds the gradients of the triangles [first, end) to those of the vertices [low, high) among their corners: in the order
+// of the triangles, whatever the range.
+void scatter(const Frame& frame, int first, int end, int low, int high, const float* gradient, float* positions_grad,
              float* attributes_grad) {
-    const int size = 3 + frame.channels;
-    for (int64_t corner = 0; corner < 3LL * triangles; ++corner) {
+    for (int64_t corner = 3LL * first; corner < 3LL * end; ++corner, gradient += 3 + frame.channels) {
         const int64_t vertex = frame.corners[corner];
-        if (vertex < first || vertex >= end) continue;
-        const float* gradient = per_corner + corner * size;
+        if (vertex < low || vertex >= high) continue;
         for (int i = 0; i < 3; ++i) positions_grad[vertex * 3 + i] += gradient[i];
         float* const attribute = attributes_grad + vertex * frame.channels;
         for (int c = 0; c < frame.channels; ++c) attribute[c] += gradient[3 + c];
@@ -278,16 +299,21 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
 
     Workspace& workspace = workspace_for(threads);
     const auto scratch_of = [&](int worker) {
-        return workspace.bands[worker].scratch.at_least(scratch_size(meshes.channels));
+        return workspace.scratch[worker].at_least(scratch_size(meshes.channels));
     };
+    const size_t corner_size = 3 * (3 + static_cast<size_t>(meshes.channels));
     if (meshes.images >= threads) {
         parallel_for(threads, meshes.images, [&](int image, int worker) {
             const Frame frame = frame_of(meshes, settings, image, true);
             const SoftGradients one = gradients_of(all, meshes, settings, image);
             float* const pixels = workspace.packed[worker].at_least(packed_size(frame));
+            float* const corners = workspace.corners[worker].at_least(kPiece * corner_size);
             kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
-            kernels().backward(frame, 0, meshes.triangles, pixels, nullptr, one.positions_grad, one.attributes_grad,
-                               scratch_of(worker));
+            for (int first = 0; first < meshes.triangles; first += kPiece) {
+                const int end = std::min(first + kPiece, meshes.triangles);
+                kernels().backward(frame, first, end, pixels, corners, scratch_of(worker));
+                scatter(frame, first, end, 0, meshes.vertices, corners, one.positions_grad, one.attributes_grad);
+            }
         });
         return;
     }
@@ -295,17 +321,18 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
         const Frame frame = frame_of(meshes, settings, image, true);
         const SoftGradients one = gradients_of(all, meshes, settings, image);
         float* const pixels = workspace.packed[0].at_least(packed_size(frame));
-        float* const corners =
-            workspace.per_corner.at_least(static_cast<size_t>(meshes.triangles) * 3 * (3 + meshes.channels));
-        kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
+        float* const corners = workspace.corners[0].at_least(meshes.triangles * corner_size);
+        const int rows = frame.height + kBlockReach;
+        parallel_for(threads, threads, [&](int part, int) {
+            kernels().pack_rows(frame, rows * part / threads, rows * (part + 1) / threads, one, pixels);
+        });
         parallel_for(threads, pieces_of(meshes.triangles), [&](int piece, int worker) {
-            const int first = piece * kPiece;
-            kernels().backward(frame, first, std::min(first + kPiece, meshes.triangles), pixels, corners, nullptr,
-                               nullptr, scratch_of(worker));
+            const int first = piece * kPiece, end = std::min(first + kPiece, meshes.triangles);
+            kernels().backward(frame, first, end, pixels, corners + first * corner_size, scratch_of(worker));
         });
         parallel_for(threads, threads, [&](int part, int) {
             const int64_t v = meshes.vertices;
-            scatter(frame, meshes.triangles, static_cast<int>(v * part / threads),
+            scatter(frame, 0, meshes.triangles, static_cast<int>(v * part / threads),
                     static_cast<int>(v * (part + 1) / threads), corners, one.positions_grad, one.attributes_grad);
         });
     }

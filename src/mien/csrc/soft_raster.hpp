@@ -29,13 +29,14 @@ struct Settings {
     double gamma;     // of the normalised depth
     double dist_eps;  // pairs that cover less are dropped
     bool cull_backfaces;
+    bool linear_depth;  // depth is linear on the screen, and barycentrics are clamped at 0 only: PyTorch3D's definition
     int threads;
 };
 
 // The nearest triangle under each pixel centre.
 struct FragmentArrays {
     int32_t* triangle_ids;  // B H W, -1 where empty
-    float* barycentrics;    // B H W 3, perspective-correct
+    float* barycentrics;    // B H W 3, perspective-correct if the depth is
     float* depth;           // B H W, 0 where empty
 };
 

@@ -8,3 +8,4 @@ from mien.rasterizer.ops import rasterize as rasterize
 from mien.rasterizer.ops import rasterize_hard as rasterize_hard
 from mien.rasterizer.reference import Fragments as Fragments
 from mien.rasterizer.reference import RasterOutput as RasterOutput
+from mien.rasterizer.settings import RasterSettings as RasterSettings

@@ -1,8 +1,9 @@
-"""`rasterize` and `rasterize_hard`: checks, choice of the backend, and autograd around the native kernels.
+"""`rasterize` and `rasterize_hard`: checks, choice of the backend, and autograd around the kernels.
 
 Everything that a caller may get wrong is found here, before native code runs: wrong types raise TypeError, wrong
 shapes, indices out of range and numbers that are not finite ValueError, settings outside their range ConfigError, and
-a device without a kernel BackendUnavailable.
+a device without a kernel BackendUnavailable. On a GPU, looking at values would mean waiting for the device: there the
+kernels themselves leave out triangles whose corners are no vertices or not finite.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ from mien.rasterizer.reference import (
     rasterize_hard_reference,
     rasterize_reference,
 )
+from mien.rasterizer.settings import BarycentricClip, RasterSettings
 
 __all__ = ["Backend", "rasterize", "rasterize_hard"]
 
-Backend = Literal["auto", "reference", "cpu"]
-
-_LONGEST_SIDE = 16384  # pixels; the kernels count pixels in 16 bits
+Backend = Literal["auto", "reference", "cpu", "triton"]
 
 
 def rasterize(
@@ -43,6 +43,7 @@ def rasterize(
     far: float | Float[Tensor, "B"],
     background: Float[Tensor, "C"] | None = None,
     cull_backfaces: bool = False,
+    barycentric_clip: BarycentricClip = "softras",
     backend: Backend = "auto",
 ) -> RasterOutput:
     """Draw a batch of meshes softly: differentiable images of any number of channels, and alpha.
@@ -52,42 +53,29 @@ def rasterize(
     `vertices_ndc`: x to the right and y DOWN, where the shorter side of the image spans [-1, 1] and pixels are
     square, so `x = (2 u - W) / min(H, W)` for a position u in pixels; z is the depth along the camera's axis, > 0,
     in any unit. `triangles`: corners as vertex indices, (T, 3) for all images or (B, T, 3); int32 avoids a copy.
-    `attributes`: what is drawn, C channels at each vertex.
-
-    `sigma` (NDC²) is how soft edges are, `gamma` how soft the choice of the nearest surface; a triangle does not act
-    where it would cover less than `dist_eps`. `near` and `far`, in the unit of z, scale the depth and clip pixel by
-    pixel; a triangle with a corner at z <= 0 is dropped. `background`: colour behind everything, zeros if None.
-    `cull_backfaces` drops triangles whose corners do not run counter-clockwise for the viewer.
+    `attributes`: what is drawn, C channels at each vertex. `near` and `far`, in the unit of z, scale the depth and clip
+    pixel by pixel; a triangle with a corner at z <= 0 is dropped. `background`: colour behind everything, zeros if
+    None. The other numbers are explained at `mien.rasterizer.RasterSettings`.
 
     Differentiable in `vertices_ndc` (x, y and z) and `attributes`, once; not in `background`.
 
     Backends: "cpu" is the native kernel (float32, on the CPU; `torch.get_num_threads()` threads, the same result to
-    the last bit for any number of them), "reference" the slow PyTorch twin for any float dtype and device, and
-    "auto" the fastest that is exact for the given tensors: it never falls back to the reference.
+    the last bit for any number of them), "triton" the one for CUDA devices (float32, or bfloat16 and float16 that are
+    cast to it; float32 images), "reference" the slow PyTorch twin for any float dtype and device, and "auto" the kernel
+    of the tensors' device: it never falls back to the reference.
 
     Raises TypeError, ValueError, ConfigError or BackendUnavailable; see the module's docstring.
     """
     chosen = _choose(backend, vertices_ndc)
+    settings = RasterSettings(image_size, sigma, gamma, dist_eps, cull_backfaces, barycentric_clip)
+    if chosen == "triton":
+        vertices_ndc, attributes = vertices_ndc.float(), attributes.float()
     _check_tensors(vertices_ndc, triangles, attributes)
-    height, width = _check_size(image_size)
-    _check_softness(sigma, gamma, dist_eps)
     near, far = _check_depth_range(near, far, vertices_ndc)
     background = _check_background(background, attributes)
     if chosen == "reference":
         _check_values(vertices_ndc, triangles, attributes)
-        return rasterize_reference(
-            vertices_ndc,
-            triangles,
-            attributes,
-            image_size=image_size,
-            sigma=sigma,
-            gamma=gamma,
-            dist_eps=dist_eps,
-            near=near,
-            far=far,
-            background=background,
-            cull_backfaces=cull_backfaces,
-        )
+        return rasterize_reference(vertices_ndc, triangles, attributes, near, far, background, settings)
     image, alpha, ids, barycentrics, depth, _ = torch.ops.mien.soft_rasterize(
         vertices_ndc,
         _as_int32(triangles, vertices_ndc.shape[1]),
@@ -95,12 +83,12 @@ def rasterize(
         near,
         far,
         background,
-        height,
-        width,
-        sigma,
-        gamma,
-        dist_eps,
+        *settings.image_size,
+        float(sigma),
+        float(gamma),
+        float(dist_eps),
         cull_backfaces,
+        barycentric_clip,
     )
     return RasterOutput(image, alpha, ids, barycentrics, depth)
 
@@ -120,17 +108,17 @@ def rasterize_hard(
     Arguments, conventions and errors are those of `rasterize`. Not differentiable.
     """
     chosen = _choose(backend, vertices_ndc)
+    settings = RasterSettings(image_size, cull_backfaces=cull_backfaces)
+    if chosen == "triton":
+        vertices_ndc = vertices_ndc.float()
     _check_tensors(vertices_ndc, triangles, None)
-    height, width = _check_size(image_size)
     near, far = _check_depth_range(near, far, vertices_ndc)
     if chosen == "reference":
         _check_values(vertices_ndc, triangles, None)
-        return rasterize_hard_reference(
-            vertices_ndc, triangles, image_size=image_size, near=near, far=far, cull_backfaces=cull_backfaces
-        )
+        return rasterize_hard_reference(vertices_ndc, triangles, near, far, settings)
     return Fragments(
         *torch.ops.mien.hard_rasterize(
-            vertices_ndc, _as_int32(triangles, vertices_ndc.shape[1]), near, far, height, width, cull_backfaces
+            vertices_ndc, _as_int32(triangles, vertices_ndc.shape[1]), near, far, *settings.image_size, cull_backfaces
         )
     )
 
@@ -139,23 +127,25 @@ def rasterize_hard(
 
 
 def _choose(backend: str, vertices: Tensor) -> str:
-    if backend not in ("auto", "reference", "cpu"):
-        raise ConfigError(f'backend={backend!r} is unknown; choose "auto", "cpu" or "reference"')
+    if backend not in ("auto", "reference", "cpu", "triton"):
+        raise ConfigError(f'backend={backend!r} is unknown; choose "auto", "cpu", "triton" or "reference"')
     if backend == "reference":
         return backend
-    if vertices.device.type != "cpu":
+    home = {"cpu": "cpu", "cuda": "triton"}.get(vertices.device.type)
+    if home is None or backend not in ("auto", home):
         raise BackendUnavailable(
-            f"the native rasterizer draws tensors on the CPU, and vertices_ndc is on {vertices.device}: "
-            'move the tensors with .cpu(), or pass backend="reference", which works on every device but slowly'
+            f'backend={backend!r} cannot draw tensors on {vertices.device}: "cpu" draws those on the CPU and "triton" '
+            'those on CUDA devices; move them, or pass backend="reference", which works on every device but slowly'
         )
-    if vertices.dtype != torch.float32:
+    kinds = (torch.float32,) if home == "cpu" else (torch.float32, torch.bfloat16, torch.float16)
+    if vertices.dtype not in kinds:
         raise TypeError(
-            f"the native rasterizer draws float32, and vertices_ndc is {vertices.dtype}: cast it, or pass "
-            'backend="reference", which takes every float dtype'
+            f'the kernels draw float32, and vertices_ndc is {vertices.dtype}: cast it, or pass backend="reference", '
+            "which takes every float dtype"
         )
     if not torch.compiler.is_compiling():
-        _native()  # so that a missing kernel is named here, not in the middle of the op
-    return "cpu"
+        _native() if home == "cpu" else _gpu()  # so that a missing kernel is named here, not in the middle of the op
+    return home
 
 
 def _check_tensors(vertices: Tensor, triangles: Tensor, attributes: Tensor | None) -> None:
@@ -202,39 +192,34 @@ def _check_corners(triangles: Tensor, vertices: int) -> None:
 
 def _as_int32(triangles: Tensor, vertices: int) -> Tensor:
     """Corners as the kernels take them; looked at before int64 numbers lose their upper halves."""
-    if triangles.dtype != torch.int32 and not torch.compiler.is_compiling():
+    if triangles.dtype == torch.int32:
+        return triangles
+    if triangles.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_corners(triangles, vertices)
-    return triangles.to(torch.int32)
-
-
-def _check_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    height, width = image_size
-    if not (1 <= height <= _LONGEST_SIDE and 1 <= width <= _LONGEST_SIDE):
-        raise ConfigError(f"image_size is (height, width), each in 1 … {_LONGEST_SIDE} pixels, not {image_size}")
-    return int(height), int(width)
-
-
-def _check_softness(sigma: float, gamma: float, dist_eps: float) -> None:
-    for name, value in (("sigma", sigma), ("gamma", gamma)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"{name} must be a positive number, not {value}")
-    if not 0 < dist_eps < 1:
-        raise ConfigError(f"dist_eps must lie between 0 and 1, not {dist_eps}")
+    return triangles.clamp(-1, 2**31 - 1).to(torch.int32)
 
 
 def _check_depth_range(near: float | Tensor, far: float | Tensor, vertices: Tensor) -> tuple[Tensor, Tensor]:
     """Near and far as tensors (B,) beside the vertices."""
     bounds = []
     for name, bound in (("near", near), ("far", far)):
-        tensor = torch.as_tensor(bound, dtype=vertices.dtype, device=vertices.device).detach()
+        if isinstance(bound, Tensor):
+            tensor = bound.detach().to(vertices.device, vertices.dtype)
+        else:
+            tensor = vertices.new_full((), bound)
         if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(vertices)):
             raise ValueError(f"{name} must be a number or have the shape ({len(vertices)},), not {tuple(tensor.shape)}")
         bounds.append(tensor.expand(len(vertices)).contiguous())
-    if not torch.compiler.is_compiling():
-        low, high = bounds
-        if not bool(((low > 0) & (low < high) & high.isfinite()).all()):
-            raise ConfigError(f"near and far must satisfy 0 < near < far, not near={near}, far={far}")
-    return bounds[0], bounds[1]
+    low, high = bounds
+    # Numbers can be looked at anywhere, tensors only where that waits for nobody.
+    if not (isinstance(near, Tensor) or isinstance(far, Tensor)):
+        in_order = 0 < near < far < math.inf
+    else:
+        looking = low.device.type == "cpu" and not torch.compiler.is_compiling()
+        in_order = not looking or bool(((low > 0) & (low < high) & high.isfinite()).all())
+    if not in_order:
+        raise ConfigError(f"near and far must satisfy 0 < near < far, not near={near}, far={far}")
+    return low, high
 
 
 def _check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
@@ -264,9 +249,22 @@ def _native() -> ModuleType:
     return native
 
 
+@functools.cache
+def _gpu() -> ModuleType:
+    """The launcher of the Triton kernels, loaded at first use."""
+    try:
+        from mien.rasterizer import gpu  # noqa: PLC0415
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the GPU rasterizer needs Triton ({error}): `pip install 'mien[gpu]'`, draw on the CPU, or pass "
+            'backend="reference"'
+        ) from error
+    return gpu
+
+
 _library = torch.library.Library("mien", "FRAGMENT")
 _SCENE = "Tensor vertices, Tensor triangles, Tensor attributes, Tensor near, Tensor far"
-_SETTINGS = "float sigma, float gamma, float dist_eps, bool cull_backfaces"
+_SETTINGS = "float sigma, float gamma, float dist_eps, bool cull_backfaces, str barycentric_clip"
 _library.define(
     f"soft_rasterize({_SCENE}, Tensor background, int height, int width, {_SETTINGS})"
     " -> (Tensor image, Tensor alpha, Tensor triangle_ids, Tensor barycentrics, Tensor depth, Tensor state)"
@@ -303,17 +301,19 @@ def _new_images(attributes: Tensor, height: int, width: int) -> tuple[Tensor, ..
     )
 
 
-def _soft_rasterize(
-    vertices, triangles, attributes, near, far, background, height, width, sigma, gamma, dist_eps, cull_backfaces
-):
+def _new_gradients(vertices: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(vertices, memory_format=torch.contiguous_format),
+        torch.empty_like(attributes, memory_format=torch.contiguous_format),
+    )
+
+
+def _soft_rasterize(vertices, triangles, attributes, near, far, background, height, width, *settings):
     _check_values(vertices, triangles, attributes)
     outputs = _new_images(attributes, height, width)
     _native().soft_forward(
         *map(_array, (vertices, triangles, attributes, near, far, background)),
-        sigma,
-        gamma,
-        dist_eps,
-        cull_backfaces,
+        *settings,
         torch.get_num_threads(),
         *(output.numpy() for output in outputs),
     )
@@ -321,34 +321,17 @@ def _soft_rasterize(
 
 
 def _soft_rasterize_backward(
-    vertices,
-    triangles,
-    attributes,
-    near,
-    far,
-    image,
-    state,
-    image_grad,
-    alpha_grad,
-    sigma,
-    gamma,
-    dist_eps,
-    cull_backfaces,
+    vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, *settings
 ):
-    vertices_grad = torch.empty_like(vertices, memory_format=torch.contiguous_format)
-    attributes_grad = torch.empty_like(attributes, memory_format=torch.contiguous_format)
+    gradients = _new_gradients(vertices, attributes)
     _native().soft_backward(
         *map(_array, (vertices, triangles, attributes, near, far)),
-        sigma,
-        gamma,
-        dist_eps,
-        cull_backfaces,
+        *settings,
         torch.get_num_threads(),
         *map(_array, (image, state, image_grad, alpha_grad)),
-        vertices_grad.numpy(),
-        attributes_grad.numpy(),
+        *(gradient.numpy() for gradient in gradients),
     )
-    return vertices_grad, attributes_grad
+    return gradients
 
 
 def _hard_rasterize(vertices, triangles, near, far, height, width, cull_backfaces):
@@ -363,9 +346,45 @@ def _hard_rasterize(vertices, triangles, near, far, height, width, cull_backface
     return outputs
 
 
+def _soft_rasterize_gpu(vertices, triangles, attributes, near, far, background, height, width, *settings):
+    outputs = _new_images(attributes, height, width)
+    _gpu().soft_forward(
+        *(tensor.contiguous() for tensor in (vertices, triangles, attributes, near, far, background)),
+        RasterSettings((height, width), *settings),
+        outputs,
+    )
+    return outputs
+
+
+def _soft_rasterize_backward_gpu(
+    vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, *settings
+):
+    gradients = _new_gradients(vertices, attributes)
+    _gpu().soft_backward(
+        *(tensor.contiguous() for tensor in (vertices, triangles, attributes, near, far)),
+        *(tensor.contiguous() for tensor in (image, state, image_grad, alpha_grad)),
+        RasterSettings((image.shape[2], image.shape[3]), *settings),
+        gradients,
+    )
+    return gradients
+
+
+def _hard_rasterize_gpu(vertices, triangles, near, far, height, width, cull_backfaces):
+    outputs = _new_fragments(vertices, len(vertices), height, width)
+    _gpu().hard_forward(
+        *(tensor.contiguous() for tensor in (vertices, triangles, near, far)),
+        RasterSettings((height, width), cull_backfaces=cull_backfaces),
+        outputs,
+    )
+    return outputs
+
+
 _library.impl("soft_rasterize", _soft_rasterize, "CPU")
 _library.impl("soft_rasterize_backward", _soft_rasterize_backward, "CPU")
 _library.impl("hard_rasterize", _hard_rasterize, "CPU")
+_library.impl("soft_rasterize", _soft_rasterize_gpu, "CUDA")
+_library.impl("soft_rasterize_backward", _soft_rasterize_backward_gpu, "CUDA")
+_library.impl("hard_rasterize", _hard_rasterize_gpu, "CUDA")
 
 
 @torch.library.register_fake("mien::soft_rasterize", lib=_library)
@@ -375,10 +394,7 @@ def _soft_rasterize_fake(vertices, triangles, attributes, near, far, background,
 
 @torch.library.register_fake("mien::soft_rasterize_backward", lib=_library)
 def _soft_rasterize_backward_fake(vertices, triangles, attributes, *rest):
-    return (
-        torch.empty_like(vertices, memory_format=torch.contiguous_format),
-        torch.empty_like(attributes, memory_format=torch.contiguous_format),
-    )
+    return _new_gradients(vertices, attributes)
 
 
 @torch.library.register_fake("mien::hard_rasterize", lib=_library)
@@ -397,7 +413,7 @@ def _remember(ctx, inputs, output) -> None:
 def _differentiate(ctx, image_grad, alpha_grad, *_):
     vertices, triangles, attributes, near, far, image, state = ctx.saved_tensors
     if image_grad is None and alpha_grad is None:
-        return (None,) * 12
+        return (None,) * 13
     if image_grad is None:
         image_grad = torch.zeros_like(image)
     if alpha_grad is None:
@@ -405,7 +421,7 @@ def _differentiate(ctx, image_grad, alpha_grad, *_):
     vertices_grad, attributes_grad = torch.ops.mien.soft_rasterize_backward(
         vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, *ctx.settings
     )
-    return vertices_grad, None, attributes_grad, *(None,) * 9
+    return vertices_grad, None, attributes_grad, *(None,) * 10
 
 
 torch.library.register_autograd("mien::soft_rasterize", _differentiate, setup_context=_remember, lib=_library)

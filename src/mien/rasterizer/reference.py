@@ -12,7 +12,9 @@ and colours blend by a softmax over normalised depth, in which the background ta
     weight = D exp(z_norm / gamma) / (sum over pairs of D exp(z_norm / gamma) + exp(BACKGROUND_DEPTH / gamma))
 
 Outside a triangle its barycentric coordinates are clamped to [0, 1] and renormalised; with them the depth is
-interpolated perspectively (1/z is linear on the screen) and the attributes linearly, as in the paper's code.
+interpolated perspectively (1/z is linear on the screen) and the attributes linearly, as in the paper's code. With
+`barycentric_clip="pytorch3d"` they are clamped at 0 only, and the depth too is interpolated linearly, as PyTorch3D does
+without `perspective_correct`; this holds for the fragments as well, whose barycentrics are then those of the screen.
 
 Clarifications where the paper is silent: a triangle with a corner at or behind the camera plane (z <= 0) has no
 screen position and is dropped; a triangle that crosses `near` or `far` is clipped pixel by pixel, for alpha as well
@@ -33,6 +35,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from mien.arrays import Float, Int, Tensor
+from mien.rasterizer.settings import RasterSettings
 
 __all__ = ["Fragments", "RasterOutput", "rasterize_hard_reference", "rasterize_reference"]
 
@@ -75,35 +78,26 @@ class Fragments:
     """Camera depth in the unit of the vertices; 0 where empty."""
 
 
-def rasterize_reference(
+def rasterize_reference(  # noqa: PLR0917
     vertices_ndc: Float[Tensor, "B V 3"],
     triangles: Int[Tensor, "*b T 3"],
     attributes: Float[Tensor, "B V C"],
-    *,
-    image_size: tuple[int, int],
-    sigma: float = 1e-5,
-    gamma: float = 1e-4,
-    dist_eps: float = 1e-4,
-    near: float | Float[Tensor, "B"],
-    far: float | Float[Tensor, "B"],
-    background: Float[Tensor, "C"] | None = None,
-    cull_backfaces: bool = False,
+    near: Float[Tensor, "B"],
+    far: Float[Tensor, "B"],
+    background: Float[Tensor, "C"],
+    settings: RasterSettings,
 ) -> RasterOutput:
     """Draw a batch of meshes softly; the slow, exact twin of `mien.rasterizer.rasterize`.
 
     Takes what `rasterize` takes, in any float dtype and on any device, and checks nothing.
     """
-    batch, _, channels = attributes.shape
-    if background is None:
-        background = attributes.new_zeros(channels)
-    reach_sq = max(math.log(1 / dist_eps - 1) * sigma, 0.0)
     images, alphas, fragments = [], [], []
-    for b in range(batch):
-        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), cull_backfaces)
+    for b in range(len(attributes)):
+        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), settings.cull_backfaces)
         colours = attributes[b][_triangles_of(triangles, b)[ids]]
-        depth_range = _depth_range(near, far, b)
+        depth_range = (float(near[b]), float(far[b]))
         image, alpha, hard = [], [], []
-        for pixels, reached in _squares(corners, image_size, math.sqrt(reach_sq)):
+        for pixels, reached in _squares(corners, settings.image_size, math.sqrt(settings.reach_sq)):
             # Recomputed for the backward pass: what autograd would keep grows with pixels times triangles.
             soft = checkpoint(
                 _soft_square,
@@ -112,15 +106,15 @@ def rasterize_reference(
                 colours[reached],
                 background,
                 depth_range=depth_range,
-                softness=(sigma, gamma, reach_sq),
+                settings=settings,
                 use_reentrant=False,
             )
             image.append(soft[0])
             alpha.append(soft[1])
-            hard.append(_hard_square(pixels, corners[reached], ids[reached], depth_range))
-        images.append(_assemble(image, image_size))
-        alphas.append(_assemble(alpha, image_size)[0])
-        fragments.append(_fragments(hard, image_size))
+            hard.append(_hard_square(pixels, corners[reached], ids[reached], depth_range, settings))
+        images.append(_assemble(image, settings.image_size))
+        alphas.append(_assemble(alpha, settings.image_size)[0])
+        fragments.append(_fragments(hard, settings.image_size))
     ids, barycentrics, depth = (torch.stack(parts) for parts in zip(*fragments, strict=True))
     return RasterOutput(torch.stack(images), torch.stack(alphas), ids, barycentrics, depth)
 
@@ -128,34 +122,26 @@ def rasterize_reference(
 def rasterize_hard_reference(
     vertices_ndc: Float[Tensor, "B V 3"],
     triangles: Int[Tensor, "*b T 3"],
-    *,
-    image_size: tuple[int, int],
-    near: float | Float[Tensor, "B"],
-    far: float | Float[Tensor, "B"],
-    cull_backfaces: bool = False,
+    near: Float[Tensor, "B"],
+    far: Float[Tensor, "B"],
+    settings: RasterSettings,
 ) -> Fragments:
     """Find the nearest triangle under each pixel centre; the slow twin of `mien.rasterizer.rasterize_hard`."""
     fragments = []
     for b in range(len(vertices_ndc)):
-        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), cull_backfaces)
+        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), settings.cull_backfaces)
+        depth_range = (float(near[b]), float(far[b]))
         hard = [
-            _hard_square(pixels, corners[reached], ids[reached], _depth_range(near, far, b))
-            for pixels, reached in _squares(corners, image_size, 0.0)
+            _hard_square(pixels, corners[reached], ids[reached], depth_range, settings)
+            for pixels, reached in _squares(corners, settings.image_size, 0.0)
         ]
-        fragments.append(_fragments(hard, image_size))
+        fragments.append(_fragments(hard, settings.image_size))
     ids, barycentrics, depth = (torch.stack(parts) for parts in zip(*fragments, strict=True))
     return Fragments(ids, barycentrics, depth)
 
 
 def _triangles_of(triangles: Tensor, b: int) -> Tensor:
     return (triangles[b] if triangles.ndim == 3 else triangles).long()
-
-
-def _depth_range(near: float | Tensor, far: float | Tensor, b: int) -> tuple[float, float]:
-    def of(bound: float | Tensor) -> float:
-        return float(bound[b]) if isinstance(bound, Tensor) and bound.ndim else float(bound)
-
-    return of(near), of(far)
 
 
 def _drawable(vertices: Tensor, triangles: Tensor, cull_backfaces: bool) -> tuple[Tensor, Tensor]:
@@ -217,7 +203,14 @@ def _boundary_distance_sq(pixels: Tensor, corners: Tensor) -> Tensor:
     return torch.stack(distances, -1).min(-1).values
 
 
-def _perspective_depth(clamped: Tensor, corners: Tensor) -> Tensor:
+def _clamped(barycentrics: Tensor, settings: RasterSettings) -> Tensor:
+    clamped = barycentrics.clamp(0, None if settings.linear_depth else 1)
+    return clamped / clamped.sum(-1, keepdim=True)
+
+
+def _depth(clamped: Tensor, corners: Tensor, settings: RasterSettings) -> Tensor:
+    if settings.linear_depth:
+        return (clamped * corners[:, :, 2]).sum(-1)
     return 1 / (clamped / corners[:, :, 2]).sum(-1)
 
 
@@ -228,28 +221,26 @@ def _soft_square(
     background: Tensor,
     *,
     depth_range: tuple[float, float],
-    softness: tuple[float, float, float],
+    settings: RasterSettings,
 ) -> tuple[Tensor, Tensor]:
     """Image (P,C) and alpha (P,1) of P pixels under K triangles."""
     near, far = depth_range
-    sigma, gamma, reach_sq = softness
     barycentrics = _barycentric(pixels, corners)
     distance_sq = _boundary_distance_sq(pixels, corners)
-    clamped = barycentrics.clamp(0, 1)
-    clamped = clamped / clamped.sum(-1, keepdim=True)
-    depth = _perspective_depth(clamped, corners)
+    clamped = _clamped(barycentrics, settings)
+    depth = _depth(clamped, corners, settings)
 
     inside = (barycentrics >= 0).all(-1)
-    kept = (inside | (distance_sq < reach_sq)) & (depth >= near) & (depth <= far)
-    log_odds = torch.where(inside, distance_sq, -distance_sq) / sigma
+    kept = (inside | (distance_sq < settings.reach_sq)) & (depth >= near) & (depth <= far)
+    log_odds = torch.where(inside, distance_sq, -distance_sq) / settings.sigma
     coverage = torch.where(kept, torch.sigmoid(log_odds), 0.0)
     # 1 - D is sigmoid(-log_odds); its logarithm keeps what 1 - D loses where D is near 1.
     alpha = -torch.expm1(torch.where(kept, logsigmoid(-log_odds), 0.0).sum(-1, keepdim=True))
 
     depth_norm = torch.where(kept, (far - depth) / (far - near), 0.0)
     nearest = torch.cat([depth_norm, torch.full_like(pixels[:, :1], BACKGROUND_DEPTH)], -1).detach().amax(-1, True)
-    weight = coverage * torch.exp((depth_norm - nearest) / gamma)
-    background_weight = torch.exp((BACKGROUND_DEPTH - nearest) / gamma)
+    weight = coverage * torch.exp((depth_norm - nearest) / settings.gamma)
+    background_weight = torch.exp((BACKGROUND_DEPTH - nearest) / settings.gamma)
     blended = torch.einsum("pk,pkc,kcn->pn", weight, clamped, colours)
     image = (blended + background_weight * background) / (weight.sum(-1, keepdim=True) + background_weight)
     return image, alpha
@@ -257,25 +248,25 @@ def _soft_square(
 
 @torch.no_grad()
 def _hard_square(
-    pixels: Tensor, corners: Tensor, ids: Tensor, depth_range: tuple[float, float]
+    pixels: Tensor, corners: Tensor, ids: Tensor, depth_range: tuple[float, float], settings: RasterSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Triangle id (P,1), perspective-correct barycentrics (P,3) and depth (P,1) of the nearest triangle."""
+    """Triangle id (P,1), barycentrics (P,3) and depth (P,1) of the nearest triangle."""
     near, far = depth_range
     if len(ids) == 0:
         empty = torch.full_like(pixels[:, :1], -1, dtype=torch.int32)
         return empty, pixels.new_zeros(len(pixels), 3), pixels.new_zeros(len(pixels), 1)
     screen = _barycentric(pixels, corners)
     inside = (screen >= 0).all(-1)
-    clamped = screen.clamp(0, 1)
-    clamped = clamped / clamped.sum(-1, keepdim=True)
-    depth = _perspective_depth(clamped, corners)
+    clamped = _clamped(screen, settings)
+    depth = _depth(clamped, corners, settings)
     depth = torch.where(inside & (depth >= near) & (depth <= far), depth, torch.inf)
     nearest = depth.amin(-1, keepdim=True)
     # The first of equals: amin says how near, argmax of the booleans says who was first.
     winner = (depth == nearest).to(torch.uint8).argmax(-1, keepdim=True)
     hit = nearest.isfinite()
-    perspective = clamped / corners[:, :, 2] * depth.nan_to_num(posinf=0.0)[..., None]
-    chosen = perspective.gather(1, winner[..., None].expand(-1, -1, 3))[:, 0]
+    if not settings.linear_depth:
+        clamped = clamped / corners[:, :, 2] * depth.nan_to_num(posinf=0.0)[..., None]
+    chosen = clamped.gather(1, winner[..., None].expand(-1, -1, 3))[:, 0]
     return (
         torch.where(hit, ids[winner], -1).to(torch.int32),
         torch.where(hit, chosen, 0.0),

@@ -1,0 +1,91 @@
+"""Draws scenes with the GPU kernels in Triton's interpreter and prints how far they are from the specification.
+
+    TRITON_INTERPRET=1 python -m tests.rasterizer.triton_scenes        one line of JSON: {scene: {quantity: error}}
+
+A program of its own: the interpreter is chosen when the kernels are imported, and the tests' shape checks would rewrite
+them. It takes a Python call per vector operation, so scenes are of few triangles.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import torch
+
+from mien.rasterizer import Fragments, RasterOutput, RasterSettings, gpu
+from mien.rasterizer.ops import _new_fragments, _new_gradients, _new_images
+from tests.rasterizer.comparison import differences, draw, functional
+from tests.rasterizer.raster_scenes import Scene, attributes_of, bumpy_sphere, scenes
+
+MOST_TRIANGLES = 4
+
+# Vectors as wide as possible make the interpreter quick; the second way takes the other branches: several tiles a bin,
+# boxes that all lanes walk through together.
+WIDE = gpu.Launch(tile_width=32, tile_height=32, lanes=64, small_box=100)
+NARROW = gpu.Launch(tile_width=8, tile_height=8, lanes=64, small_box=16)
+
+
+def small_scenes() -> list[tuple[Scene, gpu.Launch]]:
+    """Named scenes of few triangles, and spheres of 64, which are two chunks."""
+    few = [scene for scene in scenes() if scene.triangles.shape[-2] <= MOST_TRIANGLES and max(scene.image_size) < 64]
+    sphere, triangles = bumpy_sphere(4)
+    batch = torch.cat([sphere, bumpy_sphere(4, seed=1)[0]])
+    per_image = torch.stack([triangles, triangles.flip(0)])
+    settings = {"image_size": (8, 12), "sigma": 1e-3, "gamma": 1e-2}
+    spheres = [
+        (Scene("sphere, culled, six channels", sphere, triangles, cull_backfaces=True, channels=6, **settings), WIDE),
+        (Scene("two spheres, triangles per image, one channel", batch, per_image, channels=1, **settings), WIDE),
+        (Scene("sharp sphere", sphere, triangles, image_size=(12, 12), sigma=1e-4, gamma=1e-4), WIDE),
+    ]
+    tiled = [(scene, NARROW) for scene in few if scene.name in {"shared edge, int64", "crossing near"}]
+    return [(scene, WIDE) for scene in few] + [(renamed(scene), launch) for scene, launch in tiled] + spheres
+
+
+def renamed(scene: Scene) -> Scene:
+    return Scene(f"{scene.name}, in tiles", scene.vertices, scene.triangles, near=scene.near)
+
+
+def draw_with_triton(scene: Scene, launch: gpu.Launch):
+    attributes, background = (tensor.float() for tensor in attributes_of(scene))
+    vertices, triangles = scene.vertices.float(), scene.triangles.int().contiguous()
+    near, far = (torch.full((len(vertices),), depth) for depth in (scene.near, scene.far))
+    settings = RasterSettings(
+        scene.image_size,
+        scene.sigma,
+        scene.gamma,
+        cull_backfaces=scene.cull_backfaces,
+        barycentric_clip=scene.barycentric_clip,
+    )
+    outputs = _new_images(attributes, *scene.image_size)
+    gpu.soft_forward(vertices, triangles, attributes, near, far, background, settings, outputs, launch)
+    found = RasterOutput(*outputs[:5])
+    gradients = _new_gradients(vertices, attributes)
+    to_outputs = functional(found)
+    gpu.soft_backward(
+        vertices, triangles, attributes, near, far, found.image, outputs[5], *to_outputs, settings, gradients, launch
+    )
+    hard = Fragments(*_new_fragments(vertices, len(vertices), *scene.image_size))
+    hard_outputs = (hard.triangle_ids, hard.barycentrics, hard.depth)
+    gpu.hard_forward(vertices, triangles, near, far, settings, hard_outputs, launch)
+    if scene.barycentric_clip == "softras":
+        assert torch.equal(hard.triangle_ids, found.triangle_ids)
+        assert torch.equal(hard.depth, found.depth)
+    return found, gradients
+
+
+def main() -> None:
+    warnings.simplefilter("error")
+    result = {}
+    for scene, launch in small_scenes():
+        # Lanes without a triangle compute with what they have, as on the device.
+        with np.errstate(all="ignore"):
+            found = draw_with_triton(scene, launch)
+        expected = draw(scene, torch.float64, "reference")
+        result[scene.name] = differences(scene, *found, *expected)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
