@@ -27,7 +27,7 @@ EFFECTIVE_PIXELS = 400.0
 RECOGNITION_FROM = 0.5
 """The recognition term joins in the last part of the steps: it costs as much as the rest together, and far from the
 solution its gradient says little."""
-RECOGNITION_SCALE = 10.0
+RECOGNITION_SCALE = 60.0
 """Energy units per unit of eq. 7's recognition term, so that its pull compares with the pixel term's."""
 DEPTH_STEP_SHARE = 0.01
 ROTATION_STEP_RAD = 0.05
