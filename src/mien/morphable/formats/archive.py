@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -73,7 +72,7 @@ class NpzReader:
             raise FormatError(f"{self.path}: {what} is damaged ({error}); expected an .npz of plain arrays") from error
 
 
-def _read_npy(stream: IO[bytes], size: int, name: str, path: Path) -> np.ndarray:
+def _read_npy(stream: zipfile.ZipExtFile, size: int, name: str, path: Path) -> np.ndarray:
     shape, fortran, dtype, header_size = npy_header(stream, name, path)
     count = math.prod(shape)
     if header_size + count * dtype.itemsize != size:
@@ -91,7 +90,7 @@ def _read_npy(stream: IO[bytes], size: int, name: str, path: Path) -> np.ndarray
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def npy_header(stream: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def npy_header(stream: zipfile.ZipExtFile, name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, Fortran order, type and header size of an .npy; FormatError for types other than numbers and text."""
     version = npy.read_magic(stream)
     if version == (1, 0):

@@ -40,7 +40,7 @@ def read_arkit_weights(path: Path) -> dict[str, float]:
     for name, value in stored.items():
         if name not in ARKIT_NAMES:
             raise FormatError(f"{path}: {name!r} is no ARKit action; expected browDownLeft and so on")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _in_unit_range(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _in_unit_range(float(value)):
             raise FormatError(f"{path}: {name} is {value!r}; expected a number from 0 to 1")
     return {name: float(value) for name, value in stored.items()}
 

@@ -58,11 +58,11 @@ def _assembled(arrays: dict[str, np.ndarray], path: Path) -> SourceModel:
         shape = arrays[name].shape
         if len(shape) != 3 or shape[:2] != (count, 3) or shape[2] > MAX_COMPONENTS:
             raise FormatError(f"{path}: {name} is {shape}; expected ({count}, 3, K)")
-    tree = indices(arrays["kintree_table"], "kintree_table", path)
+    tree = arrays["kintree_table"]
     if tree.ndim != 2 or len(tree) != 2 or not tree.size:
         raise FormatError(f"{path}: kintree_table is {tree.shape}; expected (2, J)")
-    parents = tree[0].copy()
-    parents[0] = -1  # stored as the largest uint32
+    # The root's parent is -1, which is stored as the largest uint32.
+    parents = np.concatenate([[-1], indices(tree[0, 1:], "kintree_table", path)])
     fields = np.ascontiguousarray(arrays["shapedirs"].transpose(2, 0, 1), np.float32)
     return SourceModel(
         name="flame",

@@ -54,7 +54,8 @@ def _limit_memory(limit_bytes: int) -> None:
     except ImportError:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (2 * limit_bytes + _LIBRARIES_BYTES,) * 2)
+    most = 2 * limit_bytes + _LIBRARIES_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _extract(file: Any, name: str, folder: Path, limit_bytes: int) -> int:

@@ -85,8 +85,8 @@ class _Storage(_Holder):
     __slots__ = ()
 
 
-class _Ordered(_Holder):
-    """An ordered dictionary: the empty hooks of a tensor."""
+class _Collection(_Holder):
+    """A set or ordered dictionary: chumpy's bookkeeping, a tensor's hooks. Its content is of no use here."""
 
     __slots__ = ()
 
@@ -121,7 +121,9 @@ _STAND_INS: dict[str, type] = {
     "_codecs.encode": _Bytes,
     "torch._utils._rebuild_tensor_v2": _Tensor,
     "torch.storage._load_from_bytes": _Storage,
-    "collections.OrderedDict": _Ordered,
+    "collections.OrderedDict": _Collection,
+    "__builtin__.set": _Collection,
+    "builtins.set": _Collection,
 }
 
 
