@@ -406,3 +406,9 @@ def source_model() -> SourceModel:
         expression_names=ARKIT_NAMES,
         expression_kind="strength",
     )
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,12 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 
 from mien.errors import FormatError
 from mien.morphable.formats.limits import Budget
 
 _MOST_MEMBERS = 500
+_LONGEST_HEADER = 4096
+_HEADER = re.compile(
+    rb"\{'descr': '([<>|](?:[biuf][1248]|U[1-9][0-9]{0,4}))', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,12}, ?){0,8}[0-9]{0,12})\), ?\}[ \n]*"
+)
+"""Booleans, numbers and text; objects are not among them."""
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (
     OSError,
@@ -58,7 +65,7 @@ class NpzReader:
             raise FormatError(f"{self.path}: {name} is packed by method {member.compress_type}; expected zip's deflate")
         self._budget.take(member.file_size, name)
         with self._guarded(name), self._zip.open(member) as stream:
-            return _read_npy(stream, member.file_size, name, self.path)
+            return _read_npy(stream, member.file_size, name, self.path)  # pyright: ignore[reportArgumentType]
 
     def text(self, name: str, default: str) -> str:
         """One text, or the default where there is none."""
@@ -90,20 +97,25 @@ def _read_npy(stream: zipfile.ZipExtFile, size: int, name: str, path: Path) -> n
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def npy_header(stream: zipfile.ZipExtFile, name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, Fortran order, type and header size of an .npy; FormatError for types other than numbers and text."""
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = npy.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = npy.read_array_header_2_0(stream)
-    else:
-        raise FormatError(f"{path}: {name} has .npy version {version}; expected 1.0 or 2.0")
-    if dtype.kind not in "biufU" or dtype.hasobject or dtype.itemsize == 0:
-        raise FormatError(f"{path}: {name} has type {dtype}; expected numbers or text, never objects")
-    if any(side < 0 for side in shape):
-        raise FormatError(f"{path}: {name} has shape {shape}; expected no negative side")
-    return shape, fortran, dtype, stream.tell()
+def npy_header(
+    stream: io.BufferedIOBase, name: str, path: Path
+) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+    """Shape, Fortran order, type and header size of an .npy; FormatError for types other than numbers and text.
+
+    NumPy's own function hands the header to Python's parser; three fields need no more than a pattern.
+    """
+    prefix = stream.read(8)
+    if prefix not in (b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"):
+        raise FormatError(f"{path}: {name} begins with {prefix!r}; expected .npy of version 1.0 or 2.0")
+    width = 2 if prefix[6] == 1 else 4
+    length = int.from_bytes(stream.read(width), "little")
+    header = stream.read(min(length, _LONGEST_HEADER + 1))
+    found = _HEADER.fullmatch(header)
+    if found is None or len(header) != length:
+        raise FormatError(f"{path}: {name} has the header {header[:80]!r}; expected a plain array of numbers or text")
+    code, fortran, sides = (group.decode("ascii") for group in found.groups())
+    shape = tuple(int(side) for side in sides.split(",") if side.strip())
+    return shape, fortran == "True", np.dtype(code), 8 + width + length
 
 
 def _as_text(array: np.ndarray, name: str, path: Path) -> str:

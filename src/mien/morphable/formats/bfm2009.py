@@ -21,7 +21,7 @@ from mien.errors import FormatError
 from mien.morphable.formats.archive import indices
 from mien.morphable.formats.limits import MAX_COMPONENTS, file_size
 from mien.morphable.formats.mat5 import read_mat
-from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields
+from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
 
 MODEL_FILE, EXPRESSION_FILE, DEVIATION_FILE = "01_MorphableModel.mat", "Exp_Pca.bin", "std_exp.txt"
 TRIM_FILE, FRONT_FILE = "BFM_exp_idx.mat", "BFM_front_idx.mat"
@@ -36,6 +36,7 @@ _LANDMARKS = {
 _FULL_COUNT = 53_490
 
 
+@silently
 def read_bfm2009(path: Path, *, front: bool = False) -> SourceModel:
     """Read the .mat, or a folder with it; with Exp_Pca.bin beside it, also the expressions on 53,215 vertices.
 
@@ -91,14 +92,14 @@ def _index_list(file: Path, name: str, count: int) -> Int[np.ndarray, "K"]:
 def _expression_basis(folder: Path, count: int) -> np.ndarray:
     file = folder / EXPRESSION_FILE
     size = file_size(file)
-    (components,) = np.fromfile(file, "<i4", 1) if size >= 4 else (0,)
+    components = int(np.fromfile(file, "<i4", 1)[0]) if size >= 4 else 0
     if not 0 < components <= MAX_COMPONENTS or size < 4 * (1 + 3 * count * (components + 1)):
         raise FormatError(
             f"{file}: {components} components in {size} bytes; expected {4 * (1 + 3 * count * (components + 1))} "
             f"bytes for {count} vertices"
         )
     basis = np.fromfile(file, "<f4", 3 * count * components, offset=4 * (1 + 3 * count)).reshape(components, count, 3)
-    basis *= (_deviations(folder / DEVIATION_FILE, int(components)) * np.float32(MICROMETRE))[:, None, None]
+    basis *= (_deviations(folder / DEVIATION_FILE, components) * np.float32(MICROMETRE))[:, None, None]
     return basis
 
 

@@ -15,7 +15,7 @@ from mien.errors import FormatError
 from mien.morphable.formats.archive import indices
 from mien.morphable.formats.hdf5 import read_hdf5
 from mien.morphable.formats.limits import MAX_COMPONENTS
-from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields
+from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
 
 MILLIMETRE = 1e-3
 _PARTS = ("shape", "expression", "color")
@@ -32,6 +32,7 @@ _LANDMARKS = {
 _NOMOUTH_COUNT = 53_149
 
 
+@silently
 def read_bfm2017(path: Path) -> SourceModel:
     """Read an .h5 of 2017 or 2019; raises FormatError, and BackendUnavailable without h5py."""
     names = tuple(f"{part}/model/{array}" for part in _PARTS for array in _ARRAYS)

@@ -22,7 +22,7 @@ class CerealStream:
     def __init__(self, path: Path) -> None:
         file_size(path)
         self.path = path
-        self._content = np.memmap(path, np.uint8, mode="r")
+        self._content = np.fromfile(path, np.uint8)
         self._place = 0
 
     @property

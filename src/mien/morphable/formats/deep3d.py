@@ -13,13 +13,14 @@ import numpy as np
 from mien.errors import FormatError
 from mien.morphable.formats.archive import indices
 from mien.morphable.formats.mat5 import read_mat
-from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields
+from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
 
 DECIMETRE = 0.1
 _NAMES = ("meanshape", "meantex", "idBase", "exBase", "texBase", "tri", "keypoints", "skinmask")
 _LICENCE = "made from the Basel Face Model 2009: non-commercial research, not to be passed on"
 
 
+@silently
 def read_deep3d(path: Path) -> SourceModel:
     """Read BFM_model_front.mat; raises FormatError."""
     arrays = read_mat(path, frozenset(_NAMES))

@@ -17,7 +17,7 @@ from mien.errors import FormatError
 from mien.morphable.formats.archive import NpzReader, indices, numbers
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_VERTICES
 from mien.morphable.formats.pickles import read_pickled_arrays, read_pickled_npy
-from mien.morphable.formats.source import SkinningArrays, SourceModel, checked, numbered
+from mien.morphable.formats.source import SkinningArrays, SourceModel, checked, numbered, silently
 
 IDENTITY_COUNT = 300
 """Shape components come first in shapedirs, expressions after them."""
@@ -26,6 +26,7 @@ _LICENCE = "FLAME licence of the file at hand: 2020 non-commercial, 2023 Open CC
 _CONTOUR = 17
 
 
+@silently
 def read_flame(path: Path, *, landmarks: Path | None = None) -> SourceModel:
     """Read generic_model.pkl, FLAME2020.pkl, FLAME2023.pkl or an .npz of it; raises FormatError.
 
@@ -88,9 +89,7 @@ def _with_landmarks(model: SourceModel, known: dict[int, int], strips: np.ndarra
     return SourceModel(**(values | {"landmarks": known, "contour_candidates": strips}))
 
 
-def read_landmark_embedding(
-    path: Path, triangles: Int[np.ndarray, "T 3"]
-) -> tuple[dict[int, int], Int[np.ndarray, "17 K"] | None]:
+def read_landmark_embedding(path: Path, triangles: np.ndarray) -> tuple[dict[int, int], np.ndarray | None]:
     """iBUG points → nearest vertices, and the strips of the dynamic contour; FormatError for anything else."""
     stored = read_pickled_npy(path) if path.suffix == ".npy" else read_pickled_arrays(path)
     known: dict[int, int] = {}

@@ -16,12 +16,13 @@ import numpy as np
 
 from mien.errors import FormatError
 from mien.morphable.formats.archive import NpzReader, indices, names_of, numbers
-from mien.morphable.formats.source import SourceModel, checked, numbered
+from mien.morphable.formats.source import SourceModel, checked, numbered, silently
 
 FORMAT = "mien-npz-1"
 PARTS = ("skin", "lips", "brows", "eyes", "neck", "mouth")
 
 
+@silently
 def read_generic(path: Path) -> SourceModel:
     """Read an .npz of this module's layout; raises FormatError."""
     archive = NpzReader(path)

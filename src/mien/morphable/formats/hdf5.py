@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ def read_hdf5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     if importlib.util.find_spec("h5py") is None:
         raise BackendUnavailable(f"{path}: HDF5 files need h5py; install it with: pip install 'mien[formats]'")
     budget = Budget(path)
-    with tempfile.TemporaryDirectory(prefix="mien-hdf5-", dir=_scratch()) as folder:
+    with tempfile.TemporaryDirectory(prefix="mien-hdf5-", dir=_scratch(2 * path.stat().st_size)) as folder:
         command = [sys.executable, "-I", str(_CHILD), str(path.absolute()), folder, str(budget.left), *names]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
@@ -47,7 +48,7 @@ def read_hdf5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         return found
 
 
-def _scratch() -> str | None:
-    """Memory where the system has a folder for it: the child's arrays then never touch a disk."""
+def _scratch(needed_bytes: int) -> str | None:
+    """Memory where the system has a folder for it with room: the child's arrays then never touch a disk."""
     shared = Path("/dev/shm")
-    return str(shared) if shared.is_dir() else None
+    return str(shared) if shared.is_dir() and shutil.disk_usage(shared).free > needed_bytes else None

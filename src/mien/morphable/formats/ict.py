@@ -21,7 +21,7 @@ from mien.errors import FormatError
 from mien.morphable.formats.archive import NpzReader, indices, names_of, numbers
 from mien.morphable.formats.arkit import ARKIT_NAMES
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_TRIANGLES, MAX_VERTICES, file_size
-from mien.morphable.formats.source import SourceModel, as_metres, checked
+from mien.morphable.formats.source import SourceModel, as_metres, checked, silently
 
 CENTIMETRE = 0.01
 NEUTRAL_FILE = "generic_neutral_mesh.obj"
@@ -39,6 +39,7 @@ _LANDMARKS = (
 _FULL_COUNT = 26_719
 
 
+@silently
 def read_ict(path: Path) -> SourceModel:
     """Read the folder FaceXModel or the .npz; raises FormatError."""
     return _read_folder(path) if path.is_dir() else _read_npz(path)
@@ -91,11 +92,11 @@ def _array(archive: NpzReader, name: str, rank: int) -> np.ndarray:
 
 def _assembled(
     path: Path,
-    mean: Float[np.ndarray, "V 3"],
-    triangles: Int[np.ndarray, "T 3"],
+    mean: np.ndarray,
+    triangles: np.ndarray,
     *,
-    identity: Float[np.ndarray, "I V 3"],
-    actions: Float[np.ndarray, "N V 3"],
+    identity: np.ndarray,
+    actions: np.ndarray,
     action_names: tuple[str, ...],
     landmarks: dict[int, int],
 ) -> SourceModel:

@@ -33,10 +33,11 @@ _CHUNK = 1 << 20
 def read_mat(path: Path, names: frozenset[str]) -> dict[str, np.ndarray]:
     """The named numeric variables that the file holds; raises FormatError for what is damaged.
 
-    Uncompressed arrays are read-only views of the mapped file, in MATLAB's column-major order.
+    Uncompressed arrays are views of the file's bytes, in MATLAB's column-major order.
     """
     budget = Budget(path)
-    content = np.memmap(path, np.uint8, mode="r")
+    # Read, not mapped: a file that somebody shortens meanwhile would end the process by a signal.
+    content = np.fromfile(path, np.uint8)
     order = _byte_order(content[:_HEADER].tobytes(), path)
     found: dict[str, np.ndarray] = {}
     place = _HEADER

@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import pickletools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ _DAMAGED = (
     pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError, ValueError, KeyError,
     OverflowError, MemoryError, RecursionError, AssertionError,
 )  # fmt: skip
+
+
+_OBJECT_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|O8?', 'fortran_order': False, 'shape': \(\), ?\}[ ]*\n", re.DOTALL
+)
 
 
 class _Holder:
@@ -68,7 +74,7 @@ class _Object(_Holder):
 
 
 class _Bytes(_Holder):
-    """`_codecs.encode(text, "latin1")`: how protocol 2 writes bytes."""
+    """`_codecs.encode(text, "latin1")`, and `bytes()` for none: how Python 3 writes bytes in protocol 2."""
 
     __slots__ = ()
 
@@ -119,6 +125,7 @@ _STAND_INS: dict[str, type] = {
     "__builtin__.object": _Object,
     "builtins.object": _Object,
     "_codecs.encode": _Bytes,
+    "__builtin__.bytes": _Bytes,
     "torch._utils._rebuild_tensor_v2": _Tensor,
     "torch.storage._load_from_bytes": _Storage,
     "collections.OrderedDict": _Collection,
@@ -156,15 +163,11 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
 def read_pickled_npy(path: Path) -> dict[str, Any]:
     """A dictionary that `numpy.save` stored as an object array, read as `read_pickled_arrays` does."""
     file_size(path)
-    stream = io.BytesIO(path.read_bytes())
-    try:
-        version = np.lib.format.read_magic(stream)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise FormatError(f"{path}: no .npy file ({error})") from error
-    if version != (1, 0) or shape != () or dtype != np.dtype(object):
-        raise FormatError(f"{path}: .npy {version} of {dtype} {shape}; expected one pickled dictionary")
-    holder = _load(path, stream.read())
+    content = path.read_bytes()
+    found = _OBJECT_HEADER.match(content)
+    if found is None:
+        raise FormatError(f"{path}: begins with {content[:64]!r}; expected an .npy that holds one pickled dictionary")
+    holder = _load(path, content[found.end() :])
     content = holder
     if isinstance(holder, _Array):
         state = holder.state
@@ -248,7 +251,7 @@ def _dtype(holder: Any, key: str, path: Path) -> np.dtype:
 
 def _as_bytes(data: Any, key: str, path: Path) -> bytes:
     if isinstance(data, _Bytes):
-        data = data.arguments[0] if data.arguments else None
+        data = data.arguments[0] if data.arguments else b""
     if isinstance(data, str):  # a string of Python 2
         try:
             return data.encode("latin1")

@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from mien.arrays import Float, Int
 from mien.errors import FormatError
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_TRIANGLES, MAX_VERTICES
+
+silently = np.errstate(all="ignore")
+"""Decorates readers: numbers that are not finite are found by `checked`, not by warnings on the way."""
 
 ExpressionKind = Literal["strength", "deviation"]
 """Whether expression coefficients are strengths of actions from 0 to 1, or standard deviations of components."""
@@ -24,12 +26,14 @@ SMALLEST_FACE_M = 0.02
 class SkinningArrays:
     """Linear blend skinning with pose correctives (Loper et al. 2015), as FLAME has it."""
 
-    joint_regressor: Float[np.ndarray, "J V"]
-    weights: Float[np.ndarray, "V J"]
-    pose_basis: Float[np.ndarray, "P V 3"]
-    """Metres per entry of the rotation matrices of all joints but the root, minus the identity; P = 9 (J - 1)."""
-    parents: Int[np.ndarray, "J"]
-    """-1 for the root."""
+    joint_regressor: np.ndarray
+    """(J, V)"""
+    weights: np.ndarray
+    """(V, J)"""
+    pose_basis: np.ndarray
+    """(P, V, 3), metres per entry of the rotation matrices of all joints but the root, less the unit; P = 9 (J - 1)."""
+    parents: np.ndarray
+    """(J,), -1 for the root."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,31 +41,39 @@ class SourceModel:
     """A linear face model as its file has it: own topology and bases, metres, +y up, +z out of the face, RGB 0 to 1.
 
     Bases are scaled so that identity and albedo coefficients are standard deviations. A part that the file lacks is
-    None (or has no components); nothing is made up here.
+    None (or has no components); nothing is made up here. Shapes are in the fields' notes and not in their types: until
+    `checked` has looked, they are a stranger's claims.
     """
 
     name: str
     family: str
     """Key of `mien.morphable.formats.FAMILIES`."""
     licence: str
-    mean: Float[np.ndarray, "V 3"]
-    triangles: Int[np.ndarray, "T 3"]
-    identity_basis: Float[np.ndarray, "I V 3"]
-    expression_basis: Float[np.ndarray, "E V 3"]
+    mean: np.ndarray
+    """(V, 3) float32"""
+    triangles: np.ndarray
+    """(T, 3) int64, outward by the right-hand rule"""
+    identity_basis: np.ndarray
+    """(I, V, 3) float32"""
+    expression_basis: np.ndarray
+    """(E, V, 3) float32"""
     expression_names: tuple[str, ...]
     expression_kind: ExpressionKind
-    albedo_mean: Float[np.ndarray, "V 3"] | None = None
-    albedo_basis: Float[np.ndarray, "A V 3"] | None = None
-    uv: Float[np.ndarray, "V 2"] | None = None
-    """One chart in the unit square, v up."""
+    albedo_mean: np.ndarray | None = None
+    """(V, 3) float32"""
+    albedo_basis: np.ndarray | None = None
+    """(A, V, 3) float32"""
+    uv: np.ndarray | None = None
+    """(V, 2), one chart in the unit square, v up."""
     landmarks: dict[int, int] = field(default_factory=dict)
     """iBUG index from 0 → vertex, for the points that the file or its family defines."""
-    contour_candidates: Int[np.ndarray, "17 K"] | None = None
-    """Vertices that the outline may run through, -1 where a strip is shorter."""
+    contour_candidates: np.ndarray | None = None
+    """(17, K), vertices that the outline may run through, -1 where a strip is shorter."""
     skinning: SkinningArrays | None = None
-    masks: dict[str, Float[np.ndarray, "V"]] = field(default_factory=dict)
-    """Part masks by name, where the file has them."""
-    mirror: Int[np.ndarray, "V"] | None = None
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+    """(V,) part masks by name, where the file has them."""
+    mirror: np.ndarray | None = None
+    """(V,) the vertex on the other side"""
 
 
 def checked(model: SourceModel, path: Path) -> SourceModel:
@@ -141,8 +153,7 @@ def _check_skinning(skinning: SkinningArrays, count: int, path: Path) -> None:
 
 def _all_finite(array: np.ndarray) -> bool:
     # A sum in double precision is finite exactly if all float32 terms are, and needs no second array.
-    with np.errstate(invalid="ignore", over="ignore"):
-        return bool(np.isfinite(array.sum(dtype=np.float64)))
+    return bool(np.isfinite(array.sum(dtype=np.float64)))
 
 
 def numbered(prefix: str, count: int) -> tuple[str, ...]:
@@ -155,7 +166,7 @@ def as_metres(array: np.ndarray, unit_m: float) -> np.ndarray:
     return np.multiply(array, np.float32(unit_m), dtype=np.float32, casting="unsafe")
 
 
-def rows_as_fields(matrix: Float[np.ndarray, "N K"], scale: np.ndarray | float, path: Path, name: str) -> np.ndarray:
+def rows_as_fields(matrix: np.ndarray, scale: np.ndarray | float, path: Path, name: str) -> np.ndarray:
     """(3V, K) with one component a column → (K, V, 3) float32, each component times its scale.
 
     Files from MATLAB store columns one after the other, so that this is a view but for the scaling.

@@ -14,7 +14,7 @@ import numpy as np
 from mien.errors import FormatError
 from mien.morphable.formats.cereal import CerealStream
 from mien.morphable.formats.limits import MAX_COMPONENTS
-from mien.morphable.formats.source import ExpressionKind, SourceModel, checked, numbered, rows_as_fields
+from mien.morphable.formats.source import ExpressionKind, SourceModel, checked, numbered, rows_as_fields, silently
 
 MILLIMETRE = 1e-3
 _NEWEST_VERSION = 4
@@ -45,6 +45,7 @@ class _Expressions:
     kind: ExpressionKind
 
 
+@silently
 def read_surrey(path: Path, *, blendshapes: Path | None = None) -> SourceModel:
     """Read an eos model, with the blendshapes inside it or in a file of their own; raises FormatError."""
     stream = CerealStream(path)
