@@ -11,6 +11,9 @@ from mien.arrays import Bool, Float, Int, Tensor
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
 
+_FLAT_UV = 1e-12
+"""Twice the area of a triangle in the chart, far below that of a texel."""
+
 
 @dataclass(frozen=True)
 class TexelAtlas:
@@ -46,6 +49,9 @@ class TexelAtlas:
         a, b, c = (model.triangles[:, k] for k in range(3))
         edges = torch.stack([vertices[:, b] - vertices[:, a], vertices[:, c] - vertices[:, a]], dim=-1)
         edges_uv = torch.stack([model.uv[b] - model.uv[a], model.uv[c] - model.uv[a]], dim=-1)
+        # A triangle without area in the chart covers no texel; the identity there keeps the inverse finite.
+        flat = torch.linalg.det(edges_uv).abs() < _FLAT_UV
+        edges_uv = torch.where(flat[:, None, None], torch.eye(2).to(edges_uv), edges_uv)
         jacobian = edges @ torch.linalg.inv(edges_uv)
         return jacobian[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
 

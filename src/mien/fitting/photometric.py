@@ -37,11 +37,13 @@ FACE_SIZE_M = 0.15
 class _Unknowns:
     """The optimised vector of one batch, each part in units of about one standard deviation."""
 
-    def __init__(self, start: FaceCoefficients, settings: FitSettings) -> None:
+    def __init__(self, model: MorphableModel, start: FaceCoefficients, settings: FitSettings) -> None:
         self.start, self.settings = start, settings
+        self.expression_sigma = settings.expression_sigma_of(model)
+        self.expression_range = [bound / self.expression_sigma for bound in model.expression_range]
         batch = len(start.identity)
         self.identity = start.identity.clone().requires_grad_()
-        self.expression = (start.expression / settings.expression_sigma).requires_grad_()
+        self.expression = (start.expression / self.expression_sigma).requires_grad_()
         self.albedo = start.albedo.clone().requires_grad_()
         self.lighting = start.lighting.new_zeros(batch, 9, 3).requires_grad_()
         self.rotation = start.identity.new_zeros(batch, 3).requires_grad_()
@@ -52,11 +54,11 @@ class _Unknowns:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring the expression back into [0, 1] after a step."""
-        self.expression.clamp_(0.0, 1.0 / self.settings.expression_sigma)
+        """Bring the expression back into the model's range after a step."""
+        self.expression.clamp_(*self.expression_range)
 
     def coefficients(self) -> FaceCoefficients:
-        expression = self.expression * self.settings.expression_sigma
+        expression = self.expression * self.expression_sigma
         distance = self.start.pose.translation[:, 2:]
         lateral = self.translation[:, :2] * (DEPTH_STEP_SHARE * FACE_SIZE_M)
         depth = distance * (DEPTH_STEP_SHARE * self.translation[:, 2:]).exp()
@@ -81,7 +83,7 @@ def refine(
     recognition: IdentityNetwork | None,
 ) -> FaceCoefficients:
     """Descend pixel, landmark and recognition losses with the coefficients' priors; FitDiverged on a NaN."""
-    unknowns = _Unknowns(start, settings)
+    unknowns = _Unknowns(model, start, settings)
     steps = settings.photometric_steps
     descent = Descent(unknowns.parameters(), rate=LEARNING_RATE, steps=steps)
     features = _photo_features(targets, recognition)
@@ -92,7 +94,7 @@ def refine(
         energy = (
             _pixel_energy(drawn, targets, settings)
             + _landmark_energy(model, drawn, targets, point_weights, settings)
-            + _prior_energy(coefficients, targets.exposure, settings)
+            + _prior_energy(model, coefficients, targets.exposure, settings)
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
             rendered = recognition_features(recognition, drawn, targets)
@@ -156,7 +158,7 @@ def _landmark_energy(
 
 
 def _prior_energy(
-    coefficients: FaceCoefficients, exposure: Float[Tensor, "B"], settings: FitSettings
+    model: MorphableModel, coefficients: FaceCoefficients, exposure: Float[Tensor, "B"], settings: FitSettings
 ) -> Float[Tensor, ""]:
     """Gaussian priors of identity, expression, albedo and light."""
     lighting = coefficients.lighting
@@ -166,7 +168,7 @@ def _prior_energy(
     chroma = lighting - lighting.mean(-1, keepdim=True)
     return 0.5 * (
         (coefficients.identity / settings.identity_sigma).square().sum()
-        + (coefficients.expression / settings.expression_sigma).square().sum()
+        + (coefficients.expression / settings.expression_sigma_of(model)).square().sum()
         + coefficients.albedo.square().sum()
         + (grey[:, 0] / settings.light_level_sigma).square().sum()
         + (grey[:, 1:] / settings.light_sigma).square().sum()

@@ -176,4 +176,4 @@ def rows_as_fields(matrix: np.ndarray, scale: np.ndarray | float, path: Path, na
     scale = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), (matrix.shape[1],))
     fields = np.empty((matrix.shape[1], len(matrix)), np.float32)
     np.multiply(matrix.T, scale[:, None], out=fields, casting="unsafe")
-    return fields.reshape(matrix.shape[1], -1, 3)
+    return fields.reshape(matrix.shape[1], len(matrix) // 3, 3)
