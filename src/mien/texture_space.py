@@ -11,6 +11,9 @@ from mien.arrays import Bool, Float, Int, Tensor
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
 
+_LAYERS = 1e-2
+"""Depth between the front and the back of a head while its chart is drawn: enough to order what overlaps, and so little
+that barycentrics, which are perspective-correct, change by less than a ten-thousandth."""
 _FLAT_UV = 1e-12
 """Twice the area of a triangle in the chart, far below that of a texel."""
 
@@ -29,7 +32,10 @@ class TexelAtlas:
     def of(cls, model: MorphableModel, size: int) -> TexelAtlas:
         """Draw the model's UV chart at `size` × `size` texels."""
         u, v = model.uv.unbind(-1)
-        flat = torch.stack([2 * u - 1, 1 - 2 * v, torch.ones_like(u)], dim=-1)[None]
+        # Charts of converted models may overlap (nostrils, the inside of lips): what lies in front of the face wins.
+        height = model.mean[:, 2]
+        behind = (height.amax() - height) / (height.amax() - height.amin()).clamp(min=1e-9)
+        flat = torch.stack([2 * u - 1, 1 - 2 * v, 1 + _LAYERS * behind], dim=-1)[None]
         drawn = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
         ids = drawn.triangle_ids[0].long()
         return cls(ids, drawn.barycentrics[0], model.triangles[ids.clamp(min=0)])

@@ -9,3 +9,5 @@ in the model, or is reported as absent.
 from mien.conversion.completion import complete as complete
 from mien.conversion.registration import Registration as Registration
 from mien.conversion.registration import register as register
+from mien.conversion.transfer import Transfer as Transfer
+from mien.conversion.transfer import transfer as transfer

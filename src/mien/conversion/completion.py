@@ -70,7 +70,7 @@ def complete(source: SourceModel, reference: MorphableModel) -> MorphableModel:
         basis = source.albedo_basis if source.albedo_basis is not None else np.zeros((0, *source.mean.shape))
         arrays |= {"albedo_mean": torch.from_numpy(source.albedo_mean), "albedo_basis": torch.from_numpy(basis).float()}
     if source.uv is None:
-        arrays |= noted("uv: azimuthal unwrap", lambda: {"uv": unwrapped(mean, triangles, arrays["landmarks68"])})
+        arrays |= noted("uv: cylindrical unwrap", lambda: {"uv": unwrapped(mean, triangles, arrays["landmarks68"])})
     else:
         arrays["uv"] = torch.from_numpy(source.uv)
     if source.mirror is None:

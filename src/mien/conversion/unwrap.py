@@ -1,10 +1,10 @@
-"""A texture chart for a model that has none: the head seen from its middle, flattened with equal areas.
+"""A texture chart for a model that has none: cylindrical, rounded off above the ears.
 
-Each point of the largest connected surface goes to its direction from the middle of the head: the angle from "straight
-ahead" becomes the radius by Lambert's azimuthal equal-area projection, so the face lies in the chart's centre, left and
-right mirror each other (u → 1 - u), and a closed head is cut at a single point behind it. A cylinder would cut it along
-a line from crown to neck, with a stripe of stretched triangles. Other surfaces (eyeballs, teeth) get cells of a strip
-below, each seen from the front.
+The largest connected surface is seen from a vertical axis between the ears. u = (1 + sin(a / 2)) / 2 for the azimuth a
+from "straight ahead": the face has half of the chart's width, left and right mirror each other (u → 1 - u), and a
+closed head is cut behind. v is the height below the eyes and the arc of a sphere above them, so that the crown keeps
+its texels. Layers that cover one another (nostrils, the inside of lips) share texels; `TexelAtlas` gives them to the
+front one. Other surfaces (eyeballs, teeth) get cells of a strip below, each seen from the front.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from mien.arrays import Float, Int, Tensor
 STRIP = 0.12
 """Height of the strip of small surfaces."""
 _MARGIN = 0.01
-LEFT_EAR, RIGHT_EAR, NOSE_TIP = 16, 0, 30
-"""Of the 68 points."""
+HEAD_RADIUS_M = 0.1
+_AXIS = (0, 16)
+"""iBUG's points before the ears, at the height of the eyes."""
 
 
 def connected_parts(triangles: Int[Tensor, "T 3"], count: int) -> Int[Tensor, "V"]:
@@ -45,15 +46,10 @@ def unwrapped(
 ) -> Float[Tensor, "V 2"]:
     """Texture coordinates in the unit square, v up."""
     part = connected_parts(triangles, len(mean))
-    ears = mean[landmarks68[[LEFT_EAR, RIGHT_EAR]]].mean(0)
-    middle = torch.stack([ears[0], mean[landmarks68[NOSE_TIP], 1], ears[2]])
-    uv = torch.zeros(len(mean), 2)
     main = part == 0
     strip = STRIP if int(part.max()) > 0 else 0.0
-    disc = _azimuthal(mean[main] - middle)
-    reach = disc.norm(dim=-1).max()
-    side = 1 - 2 * _MARGIN
-    uv[main] = torch.stack([0.5 + 0.5 * side * disc[:, 0] / reach, 0.5 + 0.5 * side * disc[:, 1] / reach], dim=1)
+    uv = torch.zeros(len(mean), 2)
+    uv[main] = _cylindrical(mean[main], mean[landmarks68[list(_AXIS)]].mean(0))
     uv[:, 1] = strip + (1 - strip) * uv[:, 1]
     others = int(part.max())
     columns = max(math.ceil(math.sqrt(others / STRIP)), 1)
@@ -69,7 +65,10 @@ def unwrapped(
     return uv.clamp(0, 1)
 
 
-def _azimuthal(offsets: Float[Tensor, "P 3"]) -> Float[Tensor, "P 2"]:
-    """Lambert's projection of directions about +z: the distance from the middle is 2 sin(angle / 2)."""
-    directions = torch.nn.functional.normalize(offsets, dim=-1)
-    return directions[:, :2] * (2 / (1 + directions[:, 2:]).clamp(min=1e-6)).sqrt()
+def _cylindrical(points: Float[Tensor, "P 3"], middle: Float[Tensor, "3"]) -> Float[Tensor, "P 2"]:
+    x, y, z = (points - middle).unbind(-1)
+    u = 0.5 + 0.5 * (torch.atan2(x, z) / 2).sin()
+    radius = torch.hypot(x, z)
+    v = torch.where(y > 0, HEAD_RADIUS_M * torch.atan2(y, radius), y)
+    v = (v - v.amin()) / (v.amax() - v.amin()).clamp(min=1e-9)
+    return _MARGIN + (1 - 2 * _MARGIN) * torch.stack([u, v], dim=-1)
