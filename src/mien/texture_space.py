@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from mien.arrays import Bool, Float, Int, Tensor
+from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
 
@@ -32,10 +33,7 @@ class TexelAtlas:
     def of(cls, model: MorphableModel, size: int) -> TexelAtlas:
         """Draw the model's UV chart at `size` × `size` texels."""
         u, v = model.uv.unbind(-1)
-        # Charts of converted models may overlap (nostrils, the inside of lips): what lies in front of the face wins.
-        height = model.mean[:, 2]
-        behind = (height.amax() - height) / (height.amax() - height.amin()).clamp(min=1e-9)
-        flat = torch.stack([2 * u - 1, 1 - 2 * v, 1 + _LAYERS * behind], dim=-1)[None]
+        flat = torch.stack([2 * u - 1, 1 - 2 * v, 1 + _LAYERS * _layers(model)], dim=-1)[None]
         drawn = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
         ids = drawn.triangle_ids[0].long()
         return cls(ids, drawn.barycentrics[0], model.triangles[ids.clamp(min=0)])
@@ -68,6 +66,18 @@ class TexelAtlas:
         """
         filled = self.valid.to(maps)[None, None]
         return _pull_push(maps * filled, filled)
+
+
+def _layers(model: MorphableModel) -> Float[Tensor, "V"]:
+    """Which vertices give way where a chart overlaps, as those of converted models may: 0 the front, 2 the back.
+
+    What faces inwards (nostrils, the inside of lips) gives way to what faces outwards, and then the back to the front.
+    """
+    height = model.mean[:, 2]
+    behind = (height.amax() - height) / (height.amax() - height.amin()).clamp(min=1e-9)
+    normals = vertex_normals(model.mean[None], model.triangles)[0]
+    inwards = ((model.mean - model.mean.mean(0)) * normals).sum(-1) < 0
+    return behind + inwards
 
 
 def _pull_push(maps: Float[Tensor, "B C S S"], weights: Float[Tensor, "1 1 S S"]) -> Float[Tensor, "B C S S"]:
