@@ -15,6 +15,8 @@ from mien.rasterizer import rasterize_hard
 _LAYERS = 1e-2
 """Depth between the front and the back of a head while its chart is drawn: enough to order what overlaps, and so little
 that barycentrics, which are perspective-correct, change by less than a ten-thousandth."""
+_INWARDS = -0.3
+"""Cosine to the horizontal direction out of the head below which a surface counts as facing inwards."""
 _FLAT_UV = 1e-12
 """Twice the area of a triangle in the chart, far below that of a texel."""
 
@@ -76,7 +78,9 @@ def _layers(model: MorphableModel) -> Float[Tensor, "V"]:
     height = model.mean[:, 2]
     behind = (height.amax() - height) / (height.amax() - height.amin()).clamp(min=1e-9)
     normals = vertex_normals(model.mean[None], model.triangles)[0]
-    inwards = ((model.mean - model.mean.mean(0)) * normals).sum(-1) < 0
+    between_ears = model.mean[model.landmarks68[[0, 16]]].mean(0)
+    outwards = F.normalize((model.mean - between_ears)[:, [0, 2]], dim=-1)
+    inwards = (outwards * normals[:, [0, 2]]).sum(-1) < _INWARDS
     return behind + inwards
 
 

@@ -46,7 +46,7 @@ class _Reach:
         """Vertices of surfaces other than the head's, beyond the registered model's reach: teeth, gums, eyeballs."""
         return (self.part != 0) & (self.share < 0.5)
 
-    def spread(self, values: Float[Tensor, "R C"], beyond: Float[Tensor, "V C"]) -> Float[Tensor, "V C"]:
+    def spread(self, values: Float[Tensor, "R C"], beyond: Float[Tensor, "V #C"]) -> Float[Tensor, "V C"]:
         """The packaged model's values on the source, and `beyond` out of reach."""
         return beyond + self.share[:, None] * (self.matches.of(values) - beyond)
 

@@ -20,9 +20,9 @@ _JAW = 2
 class DecaCoefficients:
     """A batch of DECA's codes."""
 
-    shape: Float[Tensor, "B 100"]
-    texture: Float[Tensor, "B 50"]
-    expression: Float[Tensor, "B 50"]
+    shape: Float[Tensor, "B I"]
+    texture: Float[Tensor, "B A"]
+    expression: Float[Tensor, "B E"]
     pose: Float[Tensor, "B 6"]
     """Rotation vectors of the head and the jaw, radians."""
     camera: Float[Tensor, "B 3"]
@@ -73,7 +73,7 @@ class TddfaCoefficients:
 
     @classmethod
     def of_vector(
-        cls, vector: Float[Tensor, "B N"], *, mean: Float[Tensor, "N"], deviation: Float[Tensor, "N"]
+        cls, vector: Float[Tensor, "B N"], *, mean: Float[Tensor, "M"], deviation: Float[Tensor, "M"]
     ) -> TddfaCoefficients:
         """Undo the network's normalisation by `param_mean` and `param_std`; FormatError for other lengths than 62."""
         if vector.shape[1] != 62 or mean.shape != (62,) or deviation.shape != (62,):

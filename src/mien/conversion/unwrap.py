@@ -9,8 +9,6 @@ front one. Other surfaces (eyeballs, teeth) get cells of a strip below, each see
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from mien.arrays import Float, Int, Tensor
@@ -52,16 +50,17 @@ def unwrapped(
     uv[main] = _cylindrical(mean[main], mean[landmarks68[list(_AXIS)]].mean(0))
     uv[:, 1] = strip + (1 - strip) * uv[:, 1]
     others = int(part.max())
-    columns = max(math.ceil(math.sqrt(others / STRIP)), 1)
-    cell = 1 / columns
+    columns = 1
+    while columns * max(int(STRIP * columns), 1) < others:
+        columns += 1
+    cell = min(1 / columns, STRIP)
     for k in range(1, others + 1):
         own = part == k
         points = mean[own, :2]
         low, high = points.amin(0), points.amax(0)
         inside = (points - low) / (high - low).max().clamp(min=1e-9)
         row, column = divmod(k - 1, columns)
-        corner = torch.tensor([column * cell, (row % max(int(STRIP / cell), 1)) * cell])
-        uv[own] = corner + cell * (0.1 + 0.8 * inside)
+        uv[own] = cell * (torch.tensor([column, row]) + 0.1 + 0.8 * inside)
     return uv.clamp(0, 1)
 
 

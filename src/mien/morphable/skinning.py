@@ -46,7 +46,7 @@ class Skinning(nn.Module):
         unit = torch.eye(3, dtype=vertices.dtype, device=vertices.device)
         features = (rotmats[:, 1:] - unit).reshape(batch, -1)
         joints = torch.einsum("jv,bvd->bjd", self.joint_regressor, vertices)
-        corrected = vertices + (features @ self.pose_basis.flatten(1)).view_as(vertices)
+        corrected = vertices + (features @ self.pose_basis.flatten(1)).reshape(vertices.shape)
         turns, places = self._chained(rotmats, joints)
         # Each joint moves a point x to turn @ (x - joint) + place.
         shifts = places - torch.einsum("bjik,bjk->bji", turns, joints)

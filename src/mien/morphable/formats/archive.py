@@ -19,7 +19,7 @@ from mien.morphable.formats.limits import Budget
 _MOST_MEMBERS = 500
 _LONGEST_HEADER = 4096
 _HEADER = re.compile(
-    rb"\{'descr': '([<>|](?:[biuf][1248]|U[1-9][0-9]{0,4}))', 'fortran_order': (True|False), "
+    rb"\{'descr': '([<>|](?:b1|[iu][1248]|f[248]|U[1-9][0-9]{0,4}))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:[0-9]{1,12}, ?){0,8}[0-9]{0,12})\), ?\}[ \n]*"
 )
 """Booleans, numbers and text; objects are not among them."""
