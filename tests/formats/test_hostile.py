@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 import subprocess
+import sys
 import tracemalloc
+import types
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -773,3 +776,61 @@ def test_bombs_are_refused_before_they_unfold(tmp_path: Path) -> None:
             read_model(path)
         honest = 4 << 20
         assert peak_bytes(lambda path=path: read_model(path)) <= 4 * honest, name
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The child's program in this process, where coverage sees it; its memory limit would be ours."""
+    from mien.morphable.formats import hdf5_child
+
+    monkeypatch.setattr(hdf5_child, "_limit_memory", lambda limit: None)
+    return hdf5_child
+
+
+def test_the_child_says_what_it_found(tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = files.write_bfm2017(tmp_path / "a.h5")
+    child.main([str(path), str(tmp_path), "100000", "shape/model/mean", "shape/model/none", "shape/model"])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found == [{"name": "shape/model/mean", "type": "<f4", "shape": [3 * V]}]
+    assert (tmp_path / "shape.model.mean.raw").stat().st_size == 12 * V
+
+
+def test_the_child_says_why_it_refuses(tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = files.write_bfm2017(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file["text"] = "text"
+        file["soft"] = h5py.SoftLink("/shape/model/mean")
+        file.create_dataset("outside", (3,), "<f4", external=[("raw.bin", 0, 12)])
+    for name, limit, said in (
+        ("shape/model/pcaBasis", "10", "claims"),
+        ("text", "1000", "expected numbers"),
+        ("soft", "1000", "link to somewhere else"),
+        ("outside", "1000", "lies in another file"),
+    ):
+        child.main([str(path), str(tmp_path), limit, name])
+        assert said in json.loads(capsys.readouterr().out)["error"]
+    (tmp_path / "bad.h5").write_bytes(b"nothing")
+    child.main([str(tmp_path / "bad.h5"), str(tmp_path), "1000", "x"])
+    assert "the HDF5 library says" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_the_memory_limit_is_set_where_the_system_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mien.morphable.formats import hdf5_child
+
+    limits_set = []
+    fake = types.SimpleNamespace(
+        RLIMIT_CORE=1, RLIMIT_AS=2, setrlimit=lambda kind, most: limits_set.append((kind, most))
+    )
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    hdf5_child._limit_memory(1000)
+    assert limits_set[0] == (1, (0, 0))
+    assert limits_set[1][0] == 2
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    hdf5_child._limit_memory(1000)
+    assert len(limits_set) == 2
+
+
+def test_scratch_space_falls_back_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hdf5._scratch(1 << 62) is None
+    monkeypatch.setattr(Path, "is_dir", lambda self: False)
+    assert hdf5._scratch(0) is None
