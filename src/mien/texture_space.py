@@ -13,8 +13,7 @@ from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
 
 _LAYERS = 1e-2
-"""Depth between the front and the back of a head while its chart is drawn: enough to order what overlaps, and so little
-that barycentrics, which are perspective-correct, change by less than a ten-thousandth."""
+"""Depth between layers of a chart while it is drawn, relative to the distance; within the rasterizer's range."""
 _INWARDS = -0.3
 """Cosine to the horizontal direction out of the head below which a surface counts as facing inwards."""
 _FLAT_UV = 1e-12
@@ -35,10 +34,14 @@ class TexelAtlas:
     def of(cls, model: MorphableModel, size: int) -> TexelAtlas:
         """Draw the model's UV chart at `size` × `size` texels."""
         u, v = model.uv.unbind(-1)
-        flat = torch.stack([2 * u - 1, 1 - 2 * v, 1 + _LAYERS * _layers(model)], dim=-1)[None]
+        depth = 1 + _LAYERS * _layers(model)
+        flat = torch.stack([2 * u - 1, 1 - 2 * v, depth], dim=-1)[None]
         drawn = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
         ids = drawn.triangle_ids[0].long()
-        return cls(ids, drawn.barycentrics[0], model.triangles[ids.clamp(min=0)])
+        corners = model.triangles[ids.clamp(min=0)]
+        # The rasterizer's barycentrics are perspective-correct; those of the flat chart are these times the depth.
+        weights = drawn.barycentrics[0] * depth[corners]
+        return cls(ids, weights / weights.sum(-1, keepdim=True).clamp(min=1e-9), corners)
 
     @property
     def valid(self) -> Bool[Tensor, "S S"]:

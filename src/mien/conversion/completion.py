@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +23,7 @@ from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.morphable.formats import SourceModel
 from mien.morphable.formats.arkit import ARKIT_NAMES
+from mien.morphable.model import ExpressionKind
 
 _PARTS = ("skin", "lips", "brows", "eyes", "neck", "mouth")
 FADE_M = (0.003, 0.015)
@@ -56,45 +56,21 @@ def complete(source: SourceModel, reference: MorphableModel) -> MorphableModel:
     mean, triangles = torch.from_numpy(source.mean), torch.from_numpy(source.triangles)
     reach = _reach(register(reference, mean, triangles, source.landmarks), mean)
     notes = [f"registered to {reference.name}: {1000 * reach.registration.rms_m:.2f} mm RMS over its skin"]
-
-    def noted(note: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        notes.append(note)
-        return make()
-
     arrays = {"mean": mean, "triangles": triangles, "identity_basis": torch.from_numpy(source.identity_basis)}
     arrays |= _landmarks(source, reach, notes)
     arrays |= _masks(source, reach)
-    if source.albedo_mean is None:
-        arrays |= noted("albedo: the packaged model's, transferred", lambda: _albedo(reach))
-    else:
-        basis = source.albedo_basis if source.albedo_basis is not None else np.zeros((0, *source.mean.shape))
-        arrays |= {"albedo_mean": torch.from_numpy(source.albedo_mean), "albedo_basis": torch.from_numpy(basis).float()}
-    if source.uv is None:
-        arrays |= noted("uv: cylindrical unwrap", lambda: {"uv": unwrapped(mean, triangles, arrays["landmarks68"])})
-    else:
-        arrays["uv"] = torch.from_numpy(source.uv)
-    if source.mirror is None:
-        arrays |= noted("mirror: nearest vertex to the mirrored position", lambda: {"mirror": _mirror(mean)})
-    else:
-        arrays["mirror"] = torch.from_numpy(source.mirror)
-    expression, names, kind = source.expression_basis, source.expression_names, source.expression_kind
-    action_names: tuple[str, ...] = ()
-    if not set(ARKIT_NAMES) <= set(names):
-        actions = noted("ARKit actions: the packaged model's, transferred", lambda: _actions(reach))["action_basis"]
-        if len(names) == 0:
-            notes.append("expressions: the file has none; ARKit's transferred actions take their place")
-            expression, names, kind = actions.numpy(), ARKIT_NAMES, "strength"
-        else:
-            arrays["action_basis"], action_names = actions, ARKIT_NAMES
-    arrays["expression_basis"] = torch.from_numpy(expression)
+    arrays |= _albedo(source, reach, notes)
+    arrays |= _chart_and_mirror(source, mean, triangles, arrays["landmarks68"], notes)
     arrays |= _skinning(source)
+    expressions = _expressions(source, reach, notes)
+    arrays |= expressions.arrays
     return MorphableModel(
         source.name,
         {key: value.contiguous() for key, value in arrays.items()},
-        expression_names=names,
+        expression_names=expressions.names,
         licence=source.licence,
-        expression_kind=kind,
-        action_names=action_names,
+        expression_kind=expressions.kind,
+        action_names=expressions.action_names,
         notes=tuple(notes),
     )
 
@@ -160,8 +136,15 @@ def _masks(source: SourceModel, reach: _Reach) -> dict[str, Tensor]:
     return masks
 
 
-def _albedo(reach: _Reach) -> dict[str, Tensor]:
-    """Mean and components; beyond reach those of plain skin, on separate surfaces those of the inside of the mouth."""
+def _albedo(source: SourceModel, reach: _Reach, notes: list[str]) -> dict[str, Tensor]:
+    """Mean and components: the file's, or the packaged model's.
+
+    Beyond that one's reach stand those of plain skin, on separate surfaces those of the inside of the mouth.
+    """
+    if source.albedo_mean is not None:
+        basis = source.albedo_basis if source.albedo_basis is not None else np.zeros((0, *source.mean.shape))
+        return {"albedo_mean": torch.from_numpy(source.albedo_mean), "albedo_basis": torch.from_numpy(basis).float()}
+    notes.append("albedo: the packaged model's, transferred")
     reference = reach.registration.reference
     parts = reference.masks
     plain = parts.skin * (1 - parts.lips) * (1 - parts.brows) * (1 - parts.eyes) * (1 - parts.mouth)
@@ -174,13 +157,52 @@ def _albedo(reach: _Reach) -> dict[str, Tensor]:
     return {"albedo_mean": spread[0], "albedo_basis": spread[1:]}
 
 
-def _actions(reach: _Reach) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Expressions:
+    arrays: dict[str, Tensor]
+    names: tuple[str, ...]
+    kind: ExpressionKind
+    action_names: tuple[str, ...]
+
+
+def _expressions(source: SourceModel, reach: _Reach, notes: list[str]) -> _Expressions:
+    """The file's expressions and, where they are not ARKit's, ARKit's actions beside them or in their place."""
+    own = torch.from_numpy(source.expression_basis)
+    if set(ARKIT_NAMES) <= set(source.expression_names):
+        return _Expressions({"expression_basis": own}, source.expression_names, source.expression_kind, ())
+    notes.append("ARKit actions: the packaged model's, transferred")
+    actions = _actions(reach)
+    if len(own) == 0:
+        notes.append("expressions: the file has none; ARKit's transferred actions take their place")
+        return _Expressions({"expression_basis": actions}, ARKIT_NAMES, "strength", ())
+    arrays = {"expression_basis": own, "action_basis": actions}
+    return _Expressions(arrays, source.expression_names, source.expression_kind, ARKIT_NAMES)
+
+
+def _actions(reach: _Reach) -> Float[Tensor, "N V 3"]:
     reference = reach.registration.reference
     by_name = dict(zip(reference.expression_names, reference.expression_basis, strict=True))
     fields = torch.stack([by_name[name] for name in ARKIT_NAMES]) * reach.registration.scale
     flat = fields.permute(1, 0, 2).flatten(1)
     spread = reach.spread(flat, torch.zeros(len(reach.share), 1)).unflatten(1, (-1, 3))
-    return {"action_basis": spread.permute(1, 0, 2)}
+    return spread.permute(1, 0, 2)
+
+
+def _chart_and_mirror(
+    source: SourceModel,
+    mean: Float[Tensor, "V 3"],
+    triangles: Int[Tensor, "T 3"],
+    landmarks68: Int[Tensor, "68"],
+    notes: list[str],
+) -> dict[str, Tensor]:
+    if source.uv is None:
+        notes.append("uv: cylindrical unwrap")
+    if source.mirror is None:
+        notes.append("mirror: nearest vertex to the mirrored position")
+    return {
+        "uv": unwrapped(mean, triangles, landmarks68) if source.uv is None else torch.from_numpy(source.uv),
+        "mirror": _mirror(mean) if source.mirror is None else torch.from_numpy(source.mirror),
+    }
 
 
 def _mirror(mean: Float[Tensor, "V 3"]) -> Int[Tensor, "V"]:

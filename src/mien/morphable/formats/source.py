@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from mien.errors import FormatError
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_TRIANGLES, MAX_VERTICES
+from mien.morphable.model import ExpressionKind
 
 silently = np.errstate(all="ignore")
 """Decorates readers: numbers that are not finite are found by `checked`, not by warnings on the way."""
-
-ExpressionKind = Literal["strength", "deviation"]
-"""Whether expression coefficients are strengths of actions from 0 to 1, or standard deviations of components."""
 
 LARGEST_FACE_M = 2.0
 SMALLEST_FACE_M = 0.02

@@ -14,7 +14,8 @@ import numpy as np
 from mien.errors import FormatError
 from mien.morphable.formats.cereal import CerealStream
 from mien.morphable.formats.limits import MAX_COMPONENTS
-from mien.morphable.formats.source import ExpressionKind, SourceModel, checked, numbered, rows_as_fields, silently
+from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
+from mien.morphable.model import ExpressionKind
 
 MILLIMETRE = 1e-3
 _NEWEST_VERSION = 4
