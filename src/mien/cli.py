@@ -128,11 +128,23 @@ def reconstruct(
 @model_app.command("info")
 def model_info(
     name: Annotated[str, typer.Argument(help="Packaged model's name, or path of a model file.")] = "mien-face",
+    *,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write a picture of the mean and of ±3 standard deviations here.")
+    ] = None,
 ) -> None:
     """Show what a face model holds."""
     from mien.morphable import load_model
 
     model = load_model(name)
+    if picture is not None:
+        from mien.conversion.picture import model_picture
+        from mien.export.images import save_image
+
+        try:
+            save_image(model_picture(model), picture)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{picture}: cannot be written ({error}); name a .png in an existing folder") from error
     low, high = model.mean.amin(0) * 1000, model.mean.amax(0) * 1000
     counts = model.counts
     table = _plain_table()
@@ -142,10 +154,102 @@ def model_info(
         ("mesh", f"{len(model.mean)} vertices, {len(model.triangles)} triangles"),
         ("size of the mean", " x ".join(f"{side:.0f}" for side in (high - low).tolist()) + " mm"),
         ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
-        ("expressions", ", ".join(model.expression_names)),
+        ("expressions", f"{_EXPRESSION_KINDS[model.expression_kind]}: {', '.join(model.expression_names)}"),
+        ("actions for animation", f"{len(model.actions[0])}"),
+        ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
+        *(("converted", note) for note in model.notes),
     ):
         table.add_row(Text(subject), Text(_printable(state)))
     _stdout().print(table)
+
+
+_EXPRESSION_KINDS = {"strength": "strengths 0 to 1", "deviation": "standard deviations"}
+
+
+@model_app.command("convert")
+def model_convert(
+    source: Annotated[Path, typer.Argument(help="File or folder of a face model; `mien model list` names them.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors to write.")],
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="Lines of 'iBUG-number vertex', both from 0; for FLAME also its landmark embedding."),
+    ] = None,
+    blendshapes: Annotated[Path | None, typer.Option(help="Blendshape file of an eos model.")] = None,
+    front: Annotated[bool, typer.Option("--front", help="Cut BFM 2009 to Deep3DFaceRecon's 35,709 vertices.")] = False,
+) -> None:
+    """Convert a face model of another project, once, into one that all of mien works with."""
+    from mien.conversion import complete
+    from mien.conversion.landmark_file import with_landmarks
+    from mien.morphable import load_model, save_model
+    from mien.morphable.formats import read_model
+
+    console = _stdout()
+    with console.status("reading"):
+        model = read_model(source, landmarks=landmarks, blendshapes=blendshapes, front=front)
+        model = with_landmarks(model, landmarks)
+    with console.status("registering the packaged model to it"):
+        converted = complete(model, load_model())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_model(converted, out)
+    table = _plain_table()
+    table.add_row(Text("model"), Text(_printable(f"{converted.name}: {len(converted.mean)} vertices")))
+    table.add_row(Text("licence"), Text(_printable(converted.licence)))
+    for note in converted.notes:
+        table.add_row(Text("completed"), Text(_printable(note)))
+    console.print(table)
+    console.print(Text(f"written to {_printable(str(out))}"), soft_wrap=True)
+
+
+@model_app.command("list")
+def model_list() -> None:
+    """List the face models that can be used: those at hand, and those to obtain from their makers."""
+    from mien.morphable.formats import FAMILIES
+
+    table = _plain_table()
+    table.add_row(Text("mien-face"), Text("packaged, free"))
+    for family in FAMILIES:
+        table.add_row(Text(family.key), Text(f"{family.title}; {family.terms}"))
+        table.add_row(Text(""), Text(f"convert: {family.files}", style="dim"))
+        table.add_row(Text(""), Text(f"from: {family.page}", style="dim"))
+    console = _stdout()
+    console.print(table)
+    console.print(Text("\nmien downloads none of them: obtain a file from its page, then run `mien model convert`."))
+
+
+@app.command()
+def transfer(
+    reconstruction: Annotated[Path, typer.Argument(help="Result folder of `mien reconstruct`.")],
+    *,
+    to: Annotated[str, typer.Option(help="Converted model, e.g. flame.safetensors, or a family: flame, bfm, ict.")],
+    model: ModelOption = "mien-face",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for mesh.obj and coefficients.json.")],
+) -> None:
+    """Carry a reconstructed face over to another model's topology, and say how well it fits."""
+    from mien.conversion import transfer as carry_over
+    from mien.conversion.landmark_file import converted_model_path
+    from mien.conversion.transfer_files import write_transfer
+    from mien.morphable import load_model
+    from mien.reconstruction import Reconstruction
+
+    console = _stdout()
+    with console.status("registering"):
+        target = load_model(converted_model_path(to))
+        carried = carry_over(Reconstruction.load(reconstruction), load_model(model), target)
+    write_transfer(carried, out)
+    table = _plain_table()
+    error = carried.surface_error
+    for subject, state in (
+        ("mesh", f"{len(carried.vertices)} vertices of {target.name}"),
+        ("landmark error", f"{1000 * carried.landmark_error_m:.2f} mm, mean of 51"),
+        (
+            "surface error",
+            f"{1000 * error.mean:.2f} mm mean, {1000 * error.median:.2f} median, {1000 * error.p90:.2f} p90",
+        ),
+        ("written to", str(out)),
+    ):
+        table.add_row(Text(subject), Text(_printable(state)))
+    console.print(table)
 
 
 @app.command()

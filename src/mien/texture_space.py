@@ -8,8 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from mien.arrays import Bool, Float, Int, Tensor
+from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
+
+_LAYERS = 1e-2
+"""Depth between layers of a chart while it is drawn, relative to the distance; within the rasterizer's range."""
+_INWARDS = -0.3
+"""Cosine to the horizontal direction out of the head below which a surface counts as facing inwards."""
+_FLAT_UV = 1e-12
+"""Twice the area of a triangle in the chart, far below that of a texel."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,14 @@ class TexelAtlas:
     def of(cls, model: MorphableModel, size: int) -> TexelAtlas:
         """Draw the model's UV chart at `size` × `size` texels."""
         u, v = model.uv.unbind(-1)
-        flat = torch.stack([2 * u - 1, 1 - 2 * v, torch.ones_like(u)], dim=-1)[None]
+        depth = 1 + _LAYERS * _layers(model)
+        flat = torch.stack([2 * u - 1, 1 - 2 * v, depth], dim=-1)[None]
         drawn = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
         ids = drawn.triangle_ids[0].long()
-        return cls(ids, drawn.barycentrics[0], model.triangles[ids.clamp(min=0)])
+        corners = model.triangles[ids.clamp(min=0)]
+        # The rasterizer's barycentrics are perspective-correct; those of the flat chart are these times the depth.
+        weights = drawn.barycentrics[0] * depth[corners]
+        return cls(ids, weights / weights.sum(-1, keepdim=True).clamp(min=1e-9), corners)
 
     @property
     def valid(self) -> Bool[Tensor, "S S"]:
@@ -46,6 +58,9 @@ class TexelAtlas:
         a, b, c = (model.triangles[:, k] for k in range(3))
         edges = torch.stack([vertices[:, b] - vertices[:, a], vertices[:, c] - vertices[:, a]], dim=-1)
         edges_uv = torch.stack([model.uv[b] - model.uv[a], model.uv[c] - model.uv[a]], dim=-1)
+        # A triangle without area in the chart covers no texel; the identity there keeps the inverse finite.
+        flat = torch.linalg.det(edges_uv).abs() < _FLAT_UV
+        edges_uv = torch.where(flat[:, None, None], torch.eye(2).to(edges_uv), edges_uv)
         jacobian = edges @ torch.linalg.inv(edges_uv)
         return jacobian[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
 
@@ -56,6 +71,20 @@ class TexelAtlas:
         """
         filled = self.valid.to(maps)[None, None]
         return _pull_push(maps * filled, filled)
+
+
+def _layers(model: MorphableModel) -> Float[Tensor, "V"]:
+    """Which vertices give way where a chart overlaps, as those of converted models may: 0 the front, 2 the back.
+
+    What faces inwards (nostrils, the inside of lips) gives way to what faces outwards, and then the back to the front.
+    """
+    height = model.mean[:, 2]
+    behind = (height.amax() - height) / (height.amax() - height.amin()).clamp(min=1e-9)
+    normals = vertex_normals(model.mean[None], model.triangles)[0]
+    between_ears = model.mean[model.landmarks68[[0, 16]]].mean(0)
+    outwards = F.normalize((model.mean - between_ears)[:, [0, 2]], dim=-1)
+    inwards = (outwards * normals[:, [0, 2]]).sum(-1) < _INWARDS
+    return behind + inwards
 
 
 def _pull_push(maps: Float[Tensor, "B C S S"], weights: Float[Tensor, "1 1 S S"]) -> Float[Tensor, "B C S S"]:

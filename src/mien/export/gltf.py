@@ -48,8 +48,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     Morph weights are the fitted coefficients clamped to [0, 1]; what the clamp takes away stays in the base
     mesh, so the default view is exactly `vertices_model`.
     """
-    basis = model.expression_basis.detach().cpu().numpy()
-    weights = reconstruction.expression.clip(0, 1)
+    names, basis, weights = _morphs(reconstruction, model)
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
     triangles = reconstruction.triangles
     normals = unit_normals(base, triangles)
@@ -90,7 +89,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
                 "name": "face",
                 "primitives": primitives,
                 "weights": [float(weight) for weight in weights],
-                "extras": {"targetNames": list(model.expression_names)},
+                "extras": {"targetNames": names},
             }
         ],
         "materials": [
@@ -112,6 +111,27 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
         "buffers": [{"byteLength": len(glb.data)}],
     }
     return _pack(document, bytes(glb.data))
+
+
+OWN_EXPRESSION = "expression"
+"""Morph target of the photo's expression, where the model's coefficients are no actions to animate."""
+
+
+def _morphs(
+    reconstruction: Reconstruction, model: MorphableModel
+) -> tuple[list[str], Float[np.ndarray, "N V 3"], Float[np.ndarray, "N"]]:
+    """Names, offsets and weights of the morph targets.
+
+    A model whose own expressions are the named actions has their weights. One with components has the actions at
+    weight zero, and the photo's expression as one target more at weight one: the base is neutral, the view the photo's.
+    """
+    names, actions = model.actions
+    offsets = actions.detach().cpu().numpy()
+    if names == model.expression_names:
+        return list(names), offsets, reconstruction.expression.clip(0, 1)
+    own = np.tensordot(reconstruction.expression, model.expression_basis.detach().cpu().numpy(), axes=1)
+    weights = np.append(np.zeros(len(names), np.float32), np.float32(1))
+    return [*names, OWN_EXPRESSION], np.concatenate([offsets, own[None]]), weights
 
 
 def _material(name: str, *, roughness: float) -> dict[str, object]:

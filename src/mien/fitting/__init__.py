@@ -78,7 +78,7 @@ def fit(
             priors=LandmarkPriors(
                 settings.landmark_sigma,
                 settings.identity_sigma,
-                settings.expression_sigma,
+                settings.expression_sigma_of(model),
                 FOCAL_SIGMA if settings.refine_focal else None,
             ),
         )

@@ -23,7 +23,6 @@ POSE_ITERATIONS = 6
 """Steps in which only the pose moves, so that the mean face is in place before it deforms."""
 ROBUST_SCALE = 3.0
 """Errors beyond this many sigmas lose their pull (Geman-McClure): a hand before the mouth must not bend the face."""
-MAX_EXPRESSION = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,7 @@ class _Problem:
         self.basis = torch.cat(bases).permute(1, 2, 0)  # P 3 K
         identity_count, expression_count, _ = model.counts
         self.is_expression = torch.arange(identity_count + expression_count, device=points_px.device) >= identity_count
+        self.least, self.largest = model.expression_range
         focal_sigma = priors.focal_sigma or 1e-6
         self.prior_precision = torch.cat(
             [
@@ -136,7 +136,7 @@ class _Problem:
         return _State(rotvec_to_rotmat(pose.rotation), pose.translation, torch.zeros_like(pose.scale), shape)
 
     def step(self, state: _State, *, pose_only: bool) -> _State:
-        """One damped Gauss-Newton step under robust weights, with expression held in [0, 1]."""
+        """One damped Gauss-Newton step under robust weights, with expression held in the model's range."""
         residuals, jacobian = self._linearise(state)
         weights = self._weights(residuals)
         weighted = jacobian * weights[..., None, None]
@@ -179,14 +179,14 @@ class _Problem:
     def _held(self, state: _State, gradient: Tensor, *, pose_only: bool) -> Tensor:
         held = torch.zeros_like(gradient, dtype=torch.bool)
         shape_gradient = gradient[:, self.RIGID :]
-        at_floor = (state.shape <= 0) & (shape_gradient > 0)
-        at_ceiling = (state.shape >= MAX_EXPRESSION) & (shape_gradient < 0)
+        at_floor = (state.shape <= self.least) & (shape_gradient > 0)
+        at_ceiling = (state.shape >= self.largest) & (shape_gradient < 0)
         held[:, self.RIGID :] = (self.is_expression & (at_floor | at_ceiling)) | pose_only
         return held
 
     def _moved(self, state: _State, delta: Float[Tensor, "B K"]) -> _State:
         shape = state.shape + delta[:, self.RIGID :]
-        bounded = shape.clamp(0.0, MAX_EXPRESSION)
+        bounded = shape.clamp(self.least, self.largest)
         return _State(
             rotation=rotvec_to_rotmat(delta[:, :3]) @ state.rotation,
             translation=state.translation + delta[:, 3:6],

@@ -38,11 +38,13 @@ FACE_SIZE_M = 0.15
 class _Unknowns:
     """The optimised vector of one batch, each part in units of about one standard deviation."""
 
-    def __init__(self, start: FaceCoefficients, settings: FitSettings) -> None:
+    def __init__(self, model: MorphableModel, start: FaceCoefficients, settings: FitSettings) -> None:
         self.start, self.settings = start, settings
+        self.expression_sigma = settings.expression_sigma_of(model)
+        self.expression_range = [bound / self.expression_sigma for bound in model.expression_range]
         batch = len(start.identity)
         self.identity = start.identity.clone().requires_grad_()
-        self.expression = (start.expression / settings.expression_sigma).requires_grad_()
+        self.expression = (start.expression / self.expression_sigma).requires_grad_()
         self.albedo = start.albedo.clone().requires_grad_()
         self.lighting = start.lighting.new_zeros(batch, 9, 3).requires_grad_()
         self.rotation = start.identity.new_zeros(batch, 3).requires_grad_()
@@ -53,11 +55,11 @@ class _Unknowns:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring the expression back into [0, 1] after a step."""
-        self.expression.clamp_(0.0, 1.0 / self.settings.expression_sigma)
+        """Bring the expression back into the model's range after a step."""
+        self.expression.clamp_(*self.expression_range)
 
     def coefficients(self) -> FaceCoefficients:
-        expression = self.expression * self.settings.expression_sigma
+        expression = self.expression * self.expression_sigma
         distance = self.start.pose.translation[:, 2:]
         lateral = self.translation[:, :2] * (DEPTH_STEP_SHARE * FACE_SIZE_M)
         depth = distance * (DEPTH_STEP_SHARE * self.translation[:, 2:]).exp()
@@ -82,7 +84,7 @@ def refine(
     recognition: IdentityNetwork | None,
 ) -> FaceCoefficients:
     """Descend pixel, landmark and recognition losses with the coefficients' priors; FitDiverged on a NaN."""
-    unknowns = _Unknowns(start, settings)
+    unknowns = _Unknowns(model, start, settings)
     steps = settings.photometric_steps
     descent = Descent(unknowns.parameters(), rate=LEARNING_RATE, steps=steps)
     features = _photo_features(targets, recognition)
@@ -93,7 +95,7 @@ def refine(
         energy = (
             _pixel_energy(drawn, targets, settings)
             + _landmark_energy(model, drawn, targets, point_weights, settings)
-            + _prior_energy(coefficients, targets.exposure, settings)
+            + _prior_energy(model, coefficients, targets.exposure, settings)
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
             rendered = recognition_features(recognition, drawn, targets)
@@ -157,13 +159,13 @@ def _landmark_energy(
 
 
 def _prior_energy(
-    coefficients: FaceCoefficients, exposure: Float[Tensor, "B"], settings: FitSettings
+    model: MorphableModel, coefficients: FaceCoefficients, exposure: Float[Tensor, "B"], settings: FitSettings
 ) -> Float[Tensor, ""]:
     """Gaussian priors of identity, expression, albedo and light."""
     off = coefficients.lighting.mT.flatten(1) - expected_light(exposure)
     return 0.5 * (
         (coefficients.identity / settings.identity_sigma).square().sum()
-        + (coefficients.expression / settings.expression_sigma).square().sum()
+        + (coefficients.expression / settings.expression_sigma_of(model)).square().sum()
         + coefficients.albedo.square().sum()
         + ((off @ light_precision(settings.light_priors).to(off)) * off).sum()
     )

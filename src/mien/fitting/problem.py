@@ -8,7 +8,7 @@ from mien.arrays import Float, Tensor
 from mien.camera import Camera
 from mien.errors import ConfigError
 from mien.fitting.light import LightPriors
-from mien.morphable import FaceCoefficients
+from mien.morphable import FaceCoefficients, MorphableModel
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FitSettings:
     identity_sigma: float = 1.0
     """The model's coefficients are standard deviations already."""
     expression_sigma: float = 0.25
-    """An action's typical strength in a photo."""
+    """An action's typical strength in a photo; components that are standard deviations are their own measure."""
     pixel_sigma: float = 0.05
     """Colour error of a good fit; beyond it a pixel counts as something the model cannot explain."""
     light_level_sigma: float = 0.06
@@ -89,6 +89,10 @@ class FitSettings:
                 raise ConfigError(f"fit.{name} must be positive, got {getattr(self, name)}.")
         if self.photometric_steps < 0:
             raise ConfigError(f"fit.photometric_steps must not be negative, got {self.photometric_steps}.")
+
+    def expression_sigma_of(self, model: MorphableModel) -> float:
+        """Standard deviation of the model's expression coefficients."""
+        return self.expression_sigma if model.expression_kind == "strength" else 1.0
 
 
 @dataclass(frozen=True)

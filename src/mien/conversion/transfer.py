@@ -1,0 +1,158 @@
+"""The same face on another topology: a reconstruction carried over to another model.
+
+reconstruction ── closest points between the two registered means ──► where each vertex of the target belongs
+target model ── ridge regression on these places ──► coefficients
+places ── minus the model's surface, fading where nothing is known ──► what the coefficients cannot hold
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mien.arrays import Float, Int, Tensor
+from mien.conversion.matching import Matcher, Matches
+from mien.conversion.registration import register
+from mien.errors import ConfigError
+from mien.evaluation.shape import DistanceSummary, Surface, submesh
+from mien.geometry import Similarity, align_points, vertex_areas, vertex_normals
+from mien.morphable import MorphableModel
+from mien.reconstruction import Reconstruction
+
+POSITION_SIGMA_M = 1e-3
+"""How far a registered place may be off; against the prior of one standard deviation a coefficient."""
+SAMPLES = 4000
+"""Vertices that decide the coefficients: neighbours say the same."""
+_ITERATIONS = 3
+_MEASURED = 1500
+"""Points of the skin that the surface error is taken over."""
+_INNER = slice(17, 68)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A face on another model's mesh, in the model space of the reconstruction, metres."""
+
+    model: MorphableModel
+    vertices: Float[Tensor, "V 3"]
+    identity: Float[Tensor, "I"]
+    expression: Float[Tensor, "E"]
+    landmark_error_m: float
+    """Mean distance of the 51 inner landmarks of the two faces."""
+    surface_error: DistanceSummary
+    """From the reconstruction's skin to the transferred surface, metres."""
+
+
+def transfer(face: Reconstruction, own: MorphableModel, target: MorphableModel) -> Transfer:
+    """Carry a reconstruction made with the model `own` over to `target`.
+
+    ConfigError if the reconstruction is not of that model, or the two cannot be registered.
+    """
+    if len(face.vertices_model) != len(own.mean):
+        raise ConfigError(
+            f"the reconstruction has {len(face.vertices_model)} vertices, the model {own.name!r} {len(own.mean)}; "
+            "load the model that it was made with"
+        )
+    vertices = torch.from_numpy(face.vertices_model)
+    landmarks = dict(enumerate(target.landmarks68.tolist()))
+    registration = register(own, target.mean, target.triangles, landmarks)
+    matches = registration.on_reference()
+    trusted = _trust(own, matches, scale=registration.scale)
+    wanted = matches.of(vertices)
+    coefficients, similarity = _fitted(target, wanted, trusted)
+    identity, expression = coefficients.split(target.counts[:2])
+    fitted = similarity(target.vertices(identity[None], expression[None]))[0]
+    moved = fitted + trusted[:, None] * _onto_surface(fitted, target, vertices, own, trusted)
+    return Transfer(
+        target, moved, identity, expression,
+        landmark_error_m=_landmark_error(moved, vertices, own, target),
+        surface_error=_surface_error(moved, vertices, own, target),
+    )  # fmt: skip
+
+
+def _trust(own: MorphableModel, matches: Matches, *, scale: float) -> Float[Tensor, "V"]:
+    """How surely each target vertex belongs to a point of the face: 1 on its skin, 0 beyond it or inside it."""
+    parts = own.masks
+    skin = ((1 - parts.mouth) * (1 - parts.eyes))[:, None]
+    near = (1.5 - matches.distances / (0.006 * scale)).clamp(0, 1)
+    return near * matches.of(skin)[:, 0] * ~matches.at_border
+
+
+def _fitted(
+    target: MorphableModel, wanted: Float[Tensor, "V 3"], trusted: Float[Tensor, "V"]
+) -> tuple[Float[Tensor, "K"], Similarity]:
+    """Ridge regression of the coefficients and the similarity between the two model spaces, in turns."""
+    sure = (trusted > 0.5).nonzero()[:, 0]
+    chosen = sure[:: max(len(sure) // SAMPLES, 1)]
+    basis = torch.cat([target.identity_basis, target.expression_basis])[:, chosen].double()
+    sigma = torch.ones(len(basis), dtype=torch.float64)
+    sigma[target.counts[0] :] = 0.25 if target.expression_kind == "strength" else 1.0
+    columns = basis.flatten(1)
+    normal = columns @ columns.T / POSITION_SIGMA_M**2 + torch.diag(sigma**-2)
+    factor = torch.linalg.cholesky(normal)
+    mean, goal = target.mean[chosen].double(), wanted[chosen].double()
+    low, high = target.expression_range
+    coefficients = torch.zeros(len(basis), dtype=torch.float64)
+    for _ in range(_ITERATIONS):
+        shape = mean + torch.einsum("k,kvd->vd", coefficients, basis)
+        back = align_points(goal[None], shape[None])
+        residual = back(goal[None])[0] - mean
+        right = (columns @ residual.flatten() / POSITION_SIGMA_M**2)[:, None]
+        coefficients = torch.cholesky_solve(right, factor)[:, 0]
+        coefficients[target.counts[0] :] = coefficients[target.counts[0] :].clamp(low, high)
+    shape = mean + torch.einsum("k,kvd->vd", coefficients, basis)
+    similarity = align_points(shape[None], goal[None])
+    single = Similarity(similarity.scale.float(), similarity.rotation.float(), similarity.translation.float())
+    return coefficients.float(), single
+
+
+def _onto_surface(
+    fitted: Float[Tensor, "V 3"],
+    target: MorphableModel,
+    vertices: Float[Tensor, "R 3"],
+    own: MorphableModel,
+    trusted: Float[Tensor, "V"],
+) -> Float[Tensor, "V 3"]:
+    """From the fitted surface to the reconstruction's, where the two lie close and face the same way."""
+    normals = vertex_normals(fitted[None], target.triangles)[0]
+    own_matcher = Matcher(vertices, own.triangles)
+    found = own_matcher(fitted, normals)
+    offsets = found.of(vertices) - fitted
+    facing = (found.of(own_matcher.normals) * normals).sum(1) > 0.5
+    counted = (facing & ~found.at_border & (found.distances < 0.008)).float() * (trusted > 0)
+    return _smoothed(offsets * counted[:, None], counted, target.triangles)
+
+
+def _smoothed(
+    offsets: Float[Tensor, "V 3"], counted: Float[Tensor, "V"], triangles: Int[Tensor, "T 3"]
+) -> Float[Tensor, "V 3"]:
+    """The offsets where they count; elsewhere the mean of the neighbours', a few rings deep."""
+    value, weight = offsets, counted
+    for _ in range(3):
+        sums, sizes = torch.zeros_like(value), torch.zeros_like(weight)
+        for k in range(3):
+            for other in ((k + 1) % 3, (k + 2) % 3):
+                sums.index_add_(0, triangles[:, k], value[triangles[:, other]])
+                sizes.index_add_(0, triangles[:, k], weight[triangles[:, other]])
+        spread = sums / sizes.clamp(min=1e-6)[:, None]
+        empty = weight == 0
+        value = torch.where(empty[:, None] & (sizes > 0)[:, None], spread, value)
+        weight = torch.where(empty & (sizes > 0), torch.ones_like(weight), weight)
+    return value
+
+
+def _landmark_error(moved: Tensor, vertices: Tensor, own: MorphableModel, target: MorphableModel) -> float:
+    distances = (moved[target.landmarks68[_INNER]] - vertices[own.landmarks68[_INNER]]).norm(dim=-1)
+    return float(distances.mean())
+
+
+def _surface_error(moved: Tensor, vertices: Tensor, own: MorphableModel, target: MorphableModel) -> DistanceSummary:
+    parts = own.masks
+    skin = (parts.skin > 0.5) & (parts.eyes < 0.5) & (parts.mouth < 0.5)
+    areas = vertex_areas(vertices, submesh(own.triangles, skin))[skin]
+    every = max(len(areas) // _MEASURED, 1)
+    points, weights = vertices[skin][::every], areas[::every]
+    return DistanceSummary.of(
+        Surface(moved, target.triangles).near(points, margin=0.03).closest(points).distances, weights
+    )

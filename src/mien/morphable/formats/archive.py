@@ -1,0 +1,148 @@
+"""NumPy's .npz and .npy without pickle and without trust: sizes are checked before anything is unpacked."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from mien.errors import FormatError
+from mien.morphable.formats.limits import Budget
+
+_MOST_MEMBERS = 500
+_LONGEST_HEADER = 4096
+_HEADER = re.compile(
+    rb"\{'descr': '([<>|](?:b1|[iu][1248]|f[248]|U[1-9][0-9]{0,4}))', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,12}, ?){0,8}[0-9]{0,12})\), ?\}[ \n]*"
+)
+"""Booleans, numbers and text; objects are not among them."""
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+class NpzReader:
+    """The arrays of an .npz, each read when it is asked for; every failure is a FormatError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._budget = path, Budget(path)
+        with self._guarded("the archive"):
+            self._zip = zipfile.ZipFile(path)
+        members = self._zip.infolist()
+        if len(members) > _MOST_MEMBERS:
+            raise FormatError(f"{path}: {len(members)} members; expected at most {_MOST_MEMBERS}")
+        self._members = {m.filename.removesuffix(".npy"): m for m in members}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the arrays."""
+        return frozenset(self._members)
+
+    def array(self, name: str) -> np.ndarray:
+        """One array of numbers or text, in its own type."""
+        if name not in self._members:
+            raise FormatError(f"{self.path}: lacks the array {name!r}; expected it beside {sorted(self._members)[:20]}")
+        member = self._members[name]
+        if member.compress_type not in _PACKINGS:
+            raise FormatError(f"{self.path}: {name} is packed by method {member.compress_type}; expected zip's deflate")
+        self._budget.take(member.file_size, name)
+        with self._guarded(name), self._zip.open(member) as stream:
+            return _read_npy(stream, member.file_size, name, self.path)  # pyright: ignore[reportArgumentType]
+
+    def text(self, name: str, default: str) -> str:
+        """One text, or the default where there is none."""
+        return _as_text(self.array(name), name, self.path) if name in self else default
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGED as error:
+            raise FormatError(f"{self.path}: {what} is damaged ({error}); expected an .npz of plain arrays") from error
+
+
+def _read_npy(stream: zipfile.ZipExtFile, size: int, name: str, path: Path) -> np.ndarray:
+    shape, fortran, dtype, header_size = npy_header(stream, name, path)
+    count = math.prod(shape)
+    if header_size + count * dtype.itemsize != size:
+        raise FormatError(f"{path}: {name} is {shape} of {dtype}, but has {size - header_size} bytes")
+    array = np.empty(count, dtype)
+    view = array.view(np.uint8) if array.size else np.empty(0, np.uint8)
+    filled = 0
+    while filled < len(view):
+        part = stream.read(min(len(view) - filled, 1 << 22))
+        if not part:
+            raise FormatError(f"{path}: {name} ends after {filled} of {len(view)} bytes")
+        view[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
+    stream.read(1)  # the end, where zipfile compares the checksum
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def npy_header(
+    stream: io.BufferedIOBase, name: str, path: Path
+) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+    """Shape, Fortran order, type and header size of an .npy; FormatError for types other than numbers and text.
+
+    NumPy's own function hands the header to Python's parser; three fields need no more than a pattern.
+    """
+    prefix = stream.read(8)
+    if prefix not in (b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"):
+        raise FormatError(f"{path}: {name} begins with {prefix!r}; expected .npy of version 1.0 or 2.0")
+    width = 2 if prefix[6] == 1 else 4
+    length = int.from_bytes(stream.read(width), "little")
+    header = stream.read(min(length, _LONGEST_HEADER + 1))
+    found = _HEADER.fullmatch(header)
+    if found is None or len(header) != length:
+        raise FormatError(f"{path}: {name} has the header {header[:80]!r}; expected a plain array of numbers or text")
+    code, fortran, sides = (group.decode("ascii") for group in found.groups())
+    shape = tuple(int(side) for side in sides.split(",") if side.strip())
+    return shape, fortran == "True", np.dtype(code), 8 + width + length
+
+
+def _as_text(array: np.ndarray, name: str, path: Path) -> str:
+    if array.shape != () or array.dtype.kind != "U":
+        raise FormatError(f"{path}: {name} is {array.dtype} {array.shape}; expected one text")
+    return str(array[()])
+
+
+def names_of(array: np.ndarray, name: str, path: Path) -> tuple[str, ...]:
+    """A list of texts; FormatError for anything else."""
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise FormatError(f"{path}: {name} is {array.dtype} {array.shape}; expected a list of names")
+    return tuple(str(value) for value in array)
+
+
+def numbers(array: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """The same array if it holds numbers; FormatError for text."""
+    if array.dtype.kind not in "iuf":
+        raise FormatError(f"{path}: {name} is of type {array.dtype}; expected numbers")
+    return array
+
+
+def indices(array: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Whole numbers as int64; FormatError for fractions, NaN and text."""
+    array = numbers(array, name, path)
+    if array.dtype.kind == "f" and not bool((array == np.floor(array)).all() and np.abs(array).max(initial=0) < 2**31):
+        raise FormatError(f"{path}: {name} holds values that are no whole numbers; expected indices")
+    if array.dtype.kind == "u" and array.max(initial=0) >= 2**31:
+        raise FormatError(f"{path}: {name} holds {array.max()}; expected indices below 2^31")
+    return array.astype(np.int64)

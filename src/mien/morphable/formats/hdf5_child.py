@@ -1,0 +1,92 @@
+"""Runs in a process of its own: numeric datasets of an HDF5 file → raw arrays in a folder.
+
+The HDF5 library is large C code that strangers' files have crashed before. Here a crash or a runaway allocation ends
+this process and not the caller's. Nothing of mien is imported, so that the start takes a fraction of a second.
+
+    python -I hdf5_child.py FILE FOLDER MEMORY_LIMIT DATASET...
+
+Prints one JSON object a line: an array's name, type and shape, or {"error": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no filter libraries from disk
+os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+_NUMBER_KINDS = "iuf"
+_LIBRARIES_BYTES = 2 << 30
+"""Address space of Python, NumPy and HDF5 themselves, generously."""
+
+
+class _Refused(Exception):
+    pass
+
+
+def main(arguments: list[str]) -> None:
+    """Read the datasets named on the command line."""
+    source, folder, limit, *names = arguments
+    limit_bytes = int(limit)
+    _limit_memory(limit_bytes)
+    import h5py  # noqa: PLC0415 (after the settings above)
+
+    try:
+        with h5py.File(source, "r") as file:
+            for name in names:
+                limit_bytes -= _extract(file, name, Path(folder), limit_bytes)
+    except _Refused as error:
+        print(json.dumps({"error": str(error)}))
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
+        print(json.dumps({"error": f"the HDF5 library says: {error}"}))
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Let the system end this process before a file makes it large; Windows has no such limit."""
+    try:
+        import resource  # noqa: PLC0415
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = 2 * limit_bytes + _LIBRARIES_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _extract(file: Any, name: str, folder: Path, limit_bytes: int) -> int:
+    dataset = _dataset(file, name)
+    if dataset is None:
+        return 0
+    if dataset.dtype.kind not in _NUMBER_KINDS or dataset.dtype.hasobject:
+        raise _Refused(f"{name} is of type {dataset.dtype}; expected numbers")
+    if dataset.is_virtual or dataset.external:
+        raise _Refused(f"{name} lies in another file; expected it here")
+    if dataset.nbytes > limit_bytes:
+        raise _Refused(f"{name} claims {dataset.nbytes} bytes; expected at most {limit_bytes}")
+    values = dataset[()]
+    values.tofile(folder / f"{name.replace('/', '.')}.raw")
+    print(json.dumps({"name": name, "type": values.dtype.str, "shape": values.shape}))
+    return int(values.nbytes)
+
+
+def _dataset(file: Any, name: str) -> Any:
+    """Follow hard links only: soft and external ones lead out of what was given."""
+    import h5py  # noqa: PLC0415
+
+    node = file
+    for part in name.split("/"):
+        if not isinstance(node, h5py.Group) or part not in node:
+            return None
+        if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+            raise _Refused(f"{name} is a link to somewhere else; expected it here")
+        node = node[part]
+    return node if isinstance(node, h5py.Dataset) else None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
