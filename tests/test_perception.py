@@ -266,6 +266,20 @@ def test_a_patch_over_the_face_is_no_skin() -> None:
     assert float(after[patch[1], patch[0]]) < 0.1
 
 
+def test_what_hangs_over_the_forehead_does_not_belong_on_the_face_and_the_eyes_do() -> None:
+    face = observed()
+    crop = face_crop(torch.from_numpy(face.mesh_px[:, :2]))
+    covered = astronaut().copy()
+    x, y = face.mesh_px[151, :2].astype(int)
+    covered[y - 8 : y + 8, x - 12 : x + 12] = (20, 60, 160)
+    parts = face_parts(covered, face, crop)
+    places = torch.stack([torch.tensor([float(x), float(y)]), torch.from_numpy(face.irises_px[0, 0])])
+    (fringe, iris) = crop.to_crop(places).round().int().tolist()
+    assert float(parts.face[fringe[1], fringe[0]]) < 0.1
+    assert float(parts.skin[iris[1], iris[0]]) < 0.1
+    assert float(parts.face[iris[1], iris[0]]) > 0.9
+
+
 @pytest.mark.external
 @pytest.mark.parametrize(
     "network, file, wheel",

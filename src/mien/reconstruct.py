@@ -31,7 +31,7 @@ from mien.fitting import (
 )
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
-from mien.perception import Crop, FaceObservation, FaceParts, IdentityNetwork, Perception, face_crop, face_parts
+from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_parts
 from mien.perception.alignment import sample_affine
 from mien.photo import Photo, read_photo
 from mien.rasterizer import rasterize_hard
@@ -139,7 +139,7 @@ class Reconstructor:
         return FitTargets(
             crops=crops,
             mask=torch.stack([part.skin for part in parts]).to(self.device),
-            outline=torch.stack([_surely_face(part) for part in parts]).to(self.device),
+            outline=torch.stack([part.face for part in parts]).to(self.device),
             exposure=exposure,
             camera=camera.cropped(scale=scale, shift_px=shift, image_size=(FIT_SIZE_PX, FIT_SIZE_PX)).to(self.device),
             mesh_px=self._points(faces, [f.observation.mesh_px[:, :2] for f in faces]),
@@ -307,14 +307,6 @@ def _exposure(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
     stride = max(min(pixels.shape[:2]) // 256, 1)
     luminance = pixels[::stride, ::stride].astype(np.float32) @ LUMINANCE / 255
     return float(np.clip(np.percentile(luminance, 99) / WELL_EXPOSED, 0.1, 1.1))
-
-
-def _surely_face(parts: FaceParts) -> Float[Tensor, "S S"]:
-    """The skin, and of the rest what lies among the features: eyes, mouth, beards, glasses.
-
-    On the forehead and near the outline, what is not skin is hair or background.
-    """
-    return torch.maximum(parts.skin, parts.features)
 
 
 def _native_size(crop: Crop) -> int:

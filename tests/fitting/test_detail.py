@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mien.camera import Camera
@@ -110,6 +111,20 @@ def test_completed_texture_has_no_seam_to_what_is_not_seen() -> None:
     weights[..., size // 2 :, :] = 1
     found = complete_texture(albedo, torch.ones(1, 3, size, size), Unwrapped(albedo + 0.2, weights, weights))
     torch.testing.assert_close(found, albedo + 0.2, atol=1e-5, rtol=0)
+
+
+def test_completed_texture_is_the_lit_albedo_where_nothing_is_known() -> None:
+    albedo, shade = torch.full((1, 3, 8, 8), 0.8), torch.full((1, 3, 8, 8), 0.5)
+    nothing = torch.zeros(1, 1, 8, 8)
+    found = complete_texture(albedo, shade, Unwrapped(torch.rand(1, 3, 8, 8), nothing, nothing))
+    torch.testing.assert_close(found, albedo * shade)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 7, 12, 30])
+def test_one_known_texel_extends_over_a_map_of_any_side(side: int) -> None:
+    values, weights = torch.full((1, 1, side, side), 9.0), torch.zeros(1, 1, side, side)
+    values[..., -1, -1], weights[..., -1, -1] = 0.3, 1
+    torch.testing.assert_close(extended(values, weights), torch.full((1, 1, side, side), 0.3))
 
 
 def test_extension_keeps_what_is_known_and_stays_within_its_range() -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from mien.fitting.light import LightPriors, fit_light_and_albedo
+from mien.fitting.light import LightPriors, fit_light_and_albedo, light_precision
 from mien.geometry import vertex_normals
-from mien.lighting import ambient_lighting, shading
+from mien.lighting import ambient_lighting, sh_basis, shading
 from mien.morphable import MorphableModel
 
 PRIORS = LightPriors(pixel_sigma=0.02, light_level_sigma=0.35, light_sigma=0.35, light_chroma_sigma=0.06)
@@ -62,3 +62,16 @@ def test_the_seed_decides(tiny: MorphableModel) -> None:
         for _ in range(2)
     )
     torch.testing.assert_close(first.albedo, again.albedo, rtol=0, atol=0)
+
+
+def test_the_prior_holds_the_light_on_what_faces_the_camera() -> None:
+    priors = LightPriors(pixel_sigma=0.05, light_level_sigma=0.06, light_sigma=0.2, light_chroma_sigma=0.06)
+    covariance = light_precision(priors).double().inverse().reshape(3, 9, 3, 9)
+    grey = covariance.sum((0, 2)) / 9
+
+    def spread(normal: list[float]) -> float:
+        basis = sh_basis(torch.tensor(normal).double())
+        return float((basis @ grey @ basis).sqrt())
+
+    assert 0.9 * 0.06 < spread([0.0, 0.0, 1.0]) <= 0.06
+    assert spread([1.0, 0.0, 0.0]) > 3 * 0.06

@@ -190,9 +190,14 @@ def extended(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "B 1 S S"]
     """
     if min(values.shape[-2:]) < 2:
         return values * weights / weights.clamp(min=1e-6)
-    total = F.avg_pool2d(weights, 2)
-    coarse = F.avg_pool2d(values * weights, 2) / total.clamp(min=1e-6)
+    total = _halved(weights)
+    coarse = _halved(values * weights) / total.clamp(min=1e-6)
     # A texel is known as soon as one of its four is: otherwise thin borders would fade from level to level.
     coarse = extended(coarse, (4 * total).clamp(max=1))
     up = F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)
     return weights * values + (1 - weights) * up
+
+
+def _halved(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
+    """Means of two by two texels; of fewer at the last row and column of an odd side."""
+    return F.avg_pool2d(values, 2, ceil_mode=True, count_include_pad=False)

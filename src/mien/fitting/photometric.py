@@ -27,8 +27,6 @@ EFFECTIVE_PIXELS = 400.0
 RECOGNITION_FROM = 0.5
 """The recognition term joins in the last part of the steps: it costs as much as the rest together, and far from the
 solution its gradient says little."""
-RECOGNITION_SCALE = 60.0
-"""Energy units per unit of eq. 7's recognition term, so that its pull compares with the pixel term's."""
 DEPTH_STEP_SHARE = 0.01
 ROTATION_STEP_RAD = 0.05
 FACE_SIZE_M = 0.15
@@ -88,6 +86,7 @@ def refine(
     steps = settings.photometric_steps
     descent = Descent(unknowns.parameters(), rate=LEARNING_RATE, steps=steps)
     features = _photo_features(targets, recognition)
+    light = light_precision(settings.light_priors).to(start.lighting)
     for step in range(steps):
         share = step / max(steps - 1, 1)
         coefficients = unknowns.coefficients()
@@ -95,13 +94,11 @@ def refine(
         energy = (
             _pixel_energy(drawn, targets, settings)
             + _landmark_energy(model, drawn, targets, point_weights, settings)
-            + _prior_energy(model, coefficients, targets.exposure, settings)
+            + _prior_energy(model, coefficients, targets.exposure, settings, light)
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
             rendered = recognition_features(recognition, drawn, targets)
-            energy = energy + RECOGNITION_SCALE * settings.recognition_weight * len(features) * recognition_loss(
-                rendered, features
-            )
+            energy = energy + settings.recognition_weight * len(features) * recognition_loss(rendered, features)
         if not torch.isfinite(energy):
             raise FitDiverged(
                 f"the photometric fit met a value that is not finite at step {step} of {steps}; "
@@ -159,15 +156,19 @@ def _landmark_energy(
 
 
 def _prior_energy(
-    model: MorphableModel, coefficients: FaceCoefficients, exposure: Float[Tensor, "B"], settings: FitSettings
+    model: MorphableModel,
+    coefficients: FaceCoefficients,
+    exposure: Float[Tensor, "B"],
+    settings: FitSettings,
+    light: Float[Tensor, "27 27"],
 ) -> Float[Tensor, ""]:
-    """Gaussian priors of identity, expression, albedo and light."""
+    """Gaussian priors of identity, expression, albedo and light, the last by its inverse covariance."""
     off = coefficients.lighting.mT.flatten(1) - expected_light(exposure)
     return 0.5 * (
         (coefficients.identity / settings.identity_sigma).square().sum()
         + (coefficients.expression / settings.expression_sigma_of(model)).square().sum()
         + coefficients.albedo.square().sum()
-        + ((off @ light_precision(settings.light_priors).to(off)) * off).sum()
+        + ((off @ light) * off).sum()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mien.arrays import Float, Tensor
@@ -20,7 +21,7 @@ class FitTargets:
     mask: Float[Tensor, "B S S"]
     """How sure it is that a pixel shows the face's skin, 0 to 1."""
     outline: Float[Tensor, "B S S"]
-    """The whole face, with eyes, open mouth and whatever lies over it, 0 to 1."""
+    """What belongs on the face, with eyes, open mouth, beard and glasses, 0 to 1."""
     exposure: Float[Tensor, "B"]
     """How bright the photo is as a whole, 1 where its brightest parts are white; the light is expected to be so."""
     camera: Camera
@@ -63,8 +64,9 @@ class FitSettings:
     """Spread of each single coefficient, which gives the light its direction."""
     light_chroma_sigma: float = 0.06
     """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
-    recognition_weight: float = 20.0
-    """Eq. 7."""
+    recognition_weight: float = 1200.0
+    """Of eq. 6 in the energy, where an error of one standard deviation counts a half. At 200 the base fit is verified on
+    seven of eight portraits, at 1,600 on all of them, with the same photometric error."""
     photometric_steps: int = 100
     seed: int = 0
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
@@ -84,9 +86,12 @@ class FitSettings:
             "pixel_sigma",
             "light_level_sigma",
             "light_sigma",
+            "light_chroma_sigma",
         ):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"fit.{name} must be positive, got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"fit.{name} must be positive and finite, got {getattr(self, name)}.")
+        if not 0 <= self.recognition_weight < math.inf:
+            raise ConfigError(f"fit.recognition_weight must be finite and not negative, got {self.recognition_weight}.")
         if self.photometric_steps < 0:
             raise ConfigError(f"fit.photometric_steps must not be negative, got {self.photometric_steps}.")
 

@@ -40,7 +40,7 @@ BEARD = (
     (2, 327, 423, 426, 436, 434, 364, 365, 379, 378, 400, 377, 152),
 )  # fmt: skip
 # Around brows, eyes, nose, mouth and chin: where neither a fringe nor hair at the temples hangs.
-FEATURES = (
+INNER = (
     293, 446, 346, 411, 434, 364, 379, 378, 400, 377, 152, 148, 176, 149, 150, 135, 214, 187, 117, 226,
     63, 105, 66, 107, 9, 336, 296, 334,
 )  # fmt: skip
@@ -73,8 +73,16 @@ class FaceParts:
     """The open mouth."""
     oval: Float[Tensor, "S S"]
     """The whole face up to the hairline, whatever covers it."""
-    features: Float[Tensor, "S S"]
+    inner: Float[Tensor, "S S"]
     """Eyes, nose, mouth and what lies between them, whatever covers it."""
+
+    @property
+    def face(self) -> Float[Tensor, "S S"]:
+        """What of the photo belongs on the face: its skin, and in its inner part eyes, mouth, beard or glasses too.
+
+        On the forehead and near the outline, what is not skin is hair or background.
+        """
+        return torch.maximum(self.skin, self.inner)
 
 
 def face_mask(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> Float[Tensor, "S S"]:
@@ -104,7 +112,7 @@ def face_parts(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> 
     skin = np.where(features > 0.5, np.clip(2 * around, 0, 1), skin)
     skin = np.maximum(skin, _beard(skin, [fill(half) for half in BEARD], lips))
     skin = skin * oval * (1 - eyes) * (1 - mouth)
-    parts = (skin, eyes, mouth, oval, fill(FEATURES) * inside.numpy())
+    parts = (skin, eyes, mouth, oval, fill(INNER) * inside.numpy())
     tensors = [torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts]
     return FaceParts(*tensors)
 
