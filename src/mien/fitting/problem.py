@@ -65,8 +65,8 @@ class FitSettings:
     light_chroma_sigma: float = 0.06
     """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
     recognition_weight: float = 1200.0
-    """Of eq. 6 in the energy, where an error of one standard deviation counts a half. At 200 the base fit is verified on
-    seven of eight portraits, at 1,600 on all of them, with the same photometric error."""
+    """Of eq. 6 in the energy, where an error of one standard deviation counts a half. At 200 the base fit is verified
+    on seven of eight portraits, at 1,600 on all of them, with the same photometric error."""
     photometric_steps: int = 100
     seed: int = 0
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
