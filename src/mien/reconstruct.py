@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from mien.fitting import (
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.perception import Crop, FaceObservation, FaceParts, IdentityNetwork, Perception, face_crop, face_parts
-from mien.perception.alignment import sample_affine
+from mien.perception.alignment import sample_pixels
 from mien.photo import Photo, read_photo
 from mien.rasterizer import rasterize_hard
 from mien.reconstruction import Reconstruction
@@ -133,7 +132,7 @@ class Reconstructor:
         return [replace(part, stage_seconds=tuple((t.name, t.seconds / len(faces)) for t in times)) for part in parts]
 
     def _targets(self, pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[_Face], camera: Camera) -> FitTargets:
-        crops = torch.cat([_sample(pixels, face.crop) for face in faces]).to(self.device)
+        crops = torch.cat([sample_pixels(pixels, face.crop) for face in faces]).to(self.device)
         parts = [face_parts(pixels, face.observation, face.crop) for face in faces]
         scale = torch.tensor([1 / face.crop.scale for face in faces])
         shift = torch.stack([face.crop.crop_from_photo[:, 2] for face in faces]).float()
@@ -166,7 +165,7 @@ class Reconstructor:
         view = found.camera.resized(sharp.size)
         masks = torch.stack([targets.mask, targets.outline], dim=1)
         masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
-        photo = torch.cat([_sample(pixels, sharp).to(self.device), masks], dim=1)
+        photo = torch.cat([sample_pixels(pixels, sharp).to(self.device), masks], dim=1)
         with torch.no_grad():
             base = build_surface(model, coefficients)
         maps = self._detail_maps(photo, view, base, coefficients=coefficients)
@@ -291,20 +290,6 @@ def _checked_device(device: str) -> torch.device:
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable("cuda was asked for, and this PyTorch sees no CUDA device; use --device cpu.")
     return wanted
-
-
-def _sample(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:
-    """The crop's pixels in [0, 1]; only the part of the photo around the crop becomes floating point."""
-    height, width = pixels.shape[:2]
-    corners = crop.to_photo(torch.tensor([[0.0, 0.0], [crop.size, 0.0], [0.0, crop.size], [crop.size, crop.size]]))
-    margin = 2 * math.ceil(crop.scale) + 2
-    left, top = (int(v) for v in (corners.amin(0) - margin).floor())
-    right, bottom = (int(v) for v in (corners.amax(0) + margin).ceil())
-    left, right = min(max(left, 0), width - 1), max(min(right, width), 1)
-    top, bottom = min(max(top, 0), height - 1), max(min(bottom, height), 1)
-    patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)[None] / 255
-    matrix = crop.photo_from_crop - torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top]])
-    return sample_affine(patch, matrix[None], size=(crop.size, crop.size))
 
 
 def _exposure(pixels: UInt8[np.ndarray, "H W 3"]) -> float:

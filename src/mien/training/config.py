@@ -52,8 +52,6 @@ class DataSettings:
     """Share of the batch that is drawn, not photographed; 1 needs no store."""
     augment: bool = True
     """Whether photos are moved, turned, mirrored and shown through another camera."""
-    workers: int = 1
-    """Processes that prepare batches; 0 prepares them in the training process."""
     skins: str = ""
     """A file of `mien data skins`: colours of real faces for the synthetic ones."""
 
@@ -119,8 +117,8 @@ class LoopSettings:
     precision: Precision = "32-true"
     channels_last: bool = True
     device: str = "cpu"
-    processes: int = 1
-    """Processes that torchrun started; each takes its part of every batch."""
+    workers: int = 1
+    """Processes that prepare batches for each training process; 0 prepares them there."""
     threads: int = 0
     """Threads of torch in each process; 0 leaves it to torch."""
     seed: int = 0
@@ -152,10 +150,10 @@ class BaseConfig:
 
 def check_loop(loop: LoopSettings, optimizer: OptimizerSettings) -> None:
     """Raise ConfigError for values outside their range; shared by every branch's configuration."""
-    for name in ("batch_size", "processes", "log_every", "checkpoint_every", "keep_checkpoints", "sheet_every"):
+    for name in ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "sheet_every", "validate_every"):
         _require(getattr(loop, name) >= 1, f"loop.{name} must be at least 1")
     _require(loop.steps >= 1 or loop.epochs > 0, "loop.steps or loop.epochs must be positive")
-    _require(loop.batch_size % loop.processes == 0, "loop.batch_size must be a multiple of loop.processes")
+    _require(loop.workers >= 0, "loop.workers must not be negative")
     _require(optimizer.learning_rate > 0, "optimizer.learning_rate must be positive")
     _require(0 <= optimizer.ema_decay < 1, "optimizer.ema_decay must lie in [0, 1)")
 
