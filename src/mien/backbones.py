@@ -58,6 +58,10 @@ class Backbone(nn.Module):
         """The feature map before pooling."""
         raise NotImplementedError
 
+    def leading(self, blocks: int) -> list[nn.Module]:
+        """The stem and that many blocks after it: what an ImageNet network need not learn again; none for 0."""
+        raise NotImplementedError
+
 
 class Bottleneck(nn.Module):
     """1×1, 3×3, 1×1 convolutions around the residual."""
@@ -108,6 +112,12 @@ class ResNet50(Backbone):
         for number in range(1, len(RESNET50_LAYERS) + 1):
             x = self.get_submodule(f"layer{number}")(x)
         return x
+
+    def leading(self, blocks: int) -> list[nn.Module]:
+        """The stem and the first residual blocks."""
+        layers = [self.get_submodule(f"layer{number}") for number in range(1, len(RESNET50_LAYERS) + 1)]
+        flat = [block for layer in layers for block in layer.children()]
+        return [self.conv1, self.bn1, *flat[:blocks]] if blocks else []
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -179,6 +189,10 @@ class EfficientNetLite0(Backbone):
         """Sixteen inverted residuals; the map is a 32nd of the picture."""
         x = self._blocks(F.relu6(self._bn0(self._conv_stem(x))))
         return F.relu6(self._bn1(self._conv_head(x)))
+
+    def leading(self, blocks: int) -> list[nn.Module]:
+        """The stem and the first inverted residuals."""
+        return [self._conv_stem, self._bn0, *list(self._blocks)[:blocks]] if blocks else []
 
 
 def make_backbone(name: BackboneName) -> Backbone:

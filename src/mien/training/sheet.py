@@ -88,7 +88,7 @@ def _drawn(
     detail = None
     if colour is not None:
         albedo = model.albedo(coefficients.albedo)
-        detail = VertexDetail(torch.zeros_like(albedo[..., 0]), colour - albedo)
+        detail = VertexDetail(None, albedo_offset=colour - albedo)
     drawn = render(model, coefficients, camera, detail=detail)
     return drawn.image, drawn.coverage
 

@@ -78,6 +78,7 @@ class PhotographedFaces:
             mesh_px=record.mesh_px[self._mirror_mesh] * flip[0] + flip[1],
             focal_px=record.focal_px,
             centre_px=(size - record.centre_px[0], record.centre_px[1]),
+            exposure=record.exposure,
         )
 
     def _cropped(self, record: FaceRecord, rng: np.random.Generator, *, name: str) -> FaceBatch:

@@ -61,12 +61,14 @@ class FaceRecord:
     mesh_px: Float[Tensor, "468 2"]
     focal_px: float
     centre_px: tuple[float, float]
+    exposure: float
+    """How bright the photo is as a whole, see `FitTargets`."""
 
 
 def encode_record(key: str, record: FaceRecord, *, notes: dict[str, object]) -> bytes:
     """The tar members of one face, without the archive's end; `notes` join its JSON."""
     points = torch.cat([record.landmarks68_px, record.mesh_px]).numpy().astype(np.float32)
-    camera = {"focal_px": record.focal_px, "centre_px": list(record.centre_px)}
+    camera = {"focal_px": record.focal_px, "centre_px": list(record.centre_px), "exposure": record.exposure}
     members = {
         f"{key}.jpg": _picture_bytes(record.crop.permute(1, 2, 0), "JPEG", quality=92),
         f"{key}.mask.png": _picture_bytes(record.mask, "PNG"),
@@ -100,6 +102,7 @@ def decode_record(data: bytes) -> FaceRecord:
             mesh_px=points[68:],
             focal_px=float(camera["focal_px"]),
             centre_px=(float(camera["centre_px"][0]), float(camera["centre_px"][1])),
+            exposure=float(camera["exposure"]),
         )
     except (tarfile.TarError, KeyError, ValueError, OSError, IndexError, TypeError) as error:
         raise FormatError(f"a record of the store is damaged ({error}); prepare the photos again.") from error

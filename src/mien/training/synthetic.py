@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mien.arrays import Float, Tensor
 from mien.camera import Camera, Pose
-from mien.encoder import appearance, check_model, mean_face_frame
+from mien.encoder import HEAD_UNITS, appearance, check_model, mean_face_frame
 from mien.errors import FormatError
 from mien.lighting import directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception.alignment import FACE_CROP_SCALE
 from mien.rendering import RenderOutput, VertexDetail, landmark_vertices, render
-from mien.training.batch import FaceBatch
+from mien.training.batch import FaceBatch, join_batches
 from mien.training.imaging import FaceFrame, background, body_behind, covers, hair_colour, photograph
 
 DETAIL_WAVES = 12
@@ -35,6 +36,7 @@ SKIN_SHARE = 0.6
 """How often a face wears the colours of a real skin, where there are some."""
 NEUTRAL_SHARE = 0.25
 SKINS_FORMAT = "mien-skins-1"
+SAMPLE_BATCH, SHEET_COLUMNS = 16, 8
 
 
 @dataclass(frozen=True)
@@ -64,35 +66,56 @@ class SkinBank:
 
 
 class SyntheticFaces:
-    """Draws faces of a model in square crops of `size` pixels; `skins` dress some of them in real colours."""
+    """Draws faces of a model in square crops of `size` pixels; `skins` dress some of them in real colours.
 
-    def __init__(self, model: MorphableModel, *, size: int, seed: int = 0, skins: SkinBank | None = None) -> None:
-        self.model, self.size, self.seed, self.skins = model, size, seed, skins
+    With a `pool` there are only so many faces, kept in memory (16 bytes a pixel of each); each is
+    photographed anew, by another camera, whenever its turn comes. That halves the cost of a face.
+    """
+
+    def __init__(
+        self, model: MorphableModel, *, size: int, seed: int = 0, skins: SkinBank | None = None, pool: int = 0
+    ) -> None:
+        self.model, self.size, self.seed, self.skins, self.pool = model, size, seed, skins, pool
+        self._kept: dict[int, FaceBatch] = {}
         self.sides_per_m = mean_face_frame(model).sides_per_m
         self._pairs = _expression_pairs(model.expression_names)
         extent = model.mean.amax(0) - model.mean.amin(0)
         self._unit_mean = (model.mean - model.mean.mean(0)) / extent.max()
         self._beard = _beard_region(model)
 
-    @torch.no_grad()
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
-        """The faces with these numbers."""
+        """The faces with these numbers, as some camera shows them."""
+        faces = [number % self.pool for number in numbers] if self.pool else list(numbers)
+        missing = sorted(set(faces) - set(self._kept))
+        scenes = dict(zip(missing, _singles(self.draw(missing)), strict=True)) if missing else {}
+        if self.pool:
+            self._kept |= scenes
+        scenes |= self._kept
+        drawn = join_batches([scenes[face] for face in faces])
+        shots = [
+            photograph(np.random.default_rng((self.seed, 1, number)), picture)
+            for number, picture in zip(numbers, drawn.images, strict=True)
+        ]
+        return replace(drawn, images=torch.stack(shots))
+
+    @torch.no_grad()
+    def draw(self, numbers: Sequence[int]) -> FaceBatch:
+        """The faces with these numbers and what is around and before them, not yet photographed."""
         chances = [np.random.default_rng((self.seed, number)) for number in numbers]
         parts = [self._sample(rng) for rng in chances]
         coefficients = _join_coefficients([part[0] for part in parts])
-        detail = VertexDetail(
-            torch.zeros(len(parts), len(self.model.mean)), torch.cat([part[1] for part in parts])
-        )
+        detail = VertexDetail(None, albedo_offset=torch.cat([part[1] for part in parts]))
         camera = self._camera(coefficients, chances)
         drawn = render(self.model, coefficients, camera, detail=detail)
-        pictures = [self._finish(drawn, k, rng) for k, rng in enumerate(chances)]
+        mesh_px = camera.project(self.model.mediapipe_points(drawn.surface.vertices_camera))
+        scenes = [self._scene(drawn, mesh_px, k, rng) for k, rng in enumerate(chances)]
         landmarks = landmark_vertices(self.model, drawn.vertices_px, coefficients.pose.rotmat())
         return FaceBatch(
-            images=torch.stack([picture for picture, _ in pictures]),
-            mask=torch.stack([mask for _, mask in pictures]),
+            images=torch.stack([picture for picture, _ in scenes]),
+            mask=torch.stack([mask for _, mask in scenes]),
             camera=camera,
             landmarks68_px=drawn.vertices_px.gather(1, landmarks[..., None].expand(-1, -1, 2)),
-            mesh_px=self._mesh_px(drawn, camera),
+            mesh_px=mesh_px,
             truth=appearance(coefficients, camera, sides_per_m=self.sides_per_m),
             names=tuple(f"synthetic-{self.seed}-{number}" for number in numbers),
         )
@@ -123,7 +146,7 @@ class SyntheticFaces:
         """Blotches, a beard's shadow, made-up lips and brows: colour that the albedo model does not have."""
         waves = torch.from_numpy((rng.normal(size=(DETAIL_WAVES, 3)) * rng.uniform(8, 60, (DETAIL_WAVES, 1))).T)
         phases = torch.from_numpy(rng.uniform(0, 2 * np.pi, DETAIL_WAVES))
-        tints = torch.from_numpy(rng.normal(0.6, 0.4, (DETAIL_WAVES, 3)) * rng.normal(0, 0.012, (DETAIL_WAVES, 1)))
+        tints = torch.from_numpy(rng.normal(0.6, 0.4, (DETAIL_WAVES, 3)) * rng.normal(0, 0.006, (DETAIL_WAVES, 1)))
         offset = torch.cos(self._unit_mean @ waves.float() + phases.float()) @ tints.float()
         masks = self.model.masks
         for part in (masks.lips, masks.brows):
@@ -145,23 +168,47 @@ class SyntheticFaces:
         focal = self.size / side
         return Camera(focal, self.size / 2 - middle * focal[:, None], image_size=(self.size, self.size))
 
-    def _mesh_px(self, drawn: RenderOutput, camera: Camera) -> Float[Tensor, "B 468 2"]:
-        return camera.project(self.model.mediapipe_points(drawn.surface.vertices_camera))
-
-    def _finish(
-        self, drawn: RenderOutput, k: int, rng: np.random.Generator
+    def _scene(
+        self, drawn: RenderOutput, mesh_px: Float[Tensor, "B 468 2"], k: int, rng: np.random.Generator
     ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
         """The drawn face in its surroundings, and where its skin is seen."""
         face, alpha = drawn.image[k].clamp(0, 1), drawn.coverage[k]
-        corners = drawn.vertices_px[k][self.model.mediapipe_vertices]
-        frame = FaceFrame.of((corners * self.model.mediapipe_barycentrics[..., None]).sum(1), self.size)
+        frame = FaceFrame.of(mesh_px[k], self.size)
         skin = ((face * alpha).sum((1, 2)) / alpha.sum().clamp(min=1)).view(3, 1, 1)
         picture = body_behind(rng, frame, background(rng, self.size), skin=skin)
         picture = torch.lerp(picture, face, alpha)
         for cover in covers(rng, frame):
             picture = torch.lerp(picture, cover.colours, cover.opacity)
             alpha = alpha * (1 - cover.opacity)
-        return photograph(rng, picture), alpha
+        return picture, alpha
+
+
+def write_samples(faces: SyntheticFaces, out: Path, *, count: int) -> Path:
+    """Write the first faces of a stream as pictures, their truth as truth.npz, and a sheet, whose path is returned."""
+    out.mkdir(parents=True, exist_ok=True)
+    batches = [faces.batch(range(k, min(k + SAMPLE_BATCH, count))) for k in range(0, count, SAMPLE_BATCH)]
+    batch = join_batches(batches)
+    pictures = (batch.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(out / f"face-{number:05d}.png")
+    if batch.truth is None:
+        raise TypeError("drawn faces come with their truth")
+    truth = {name: getattr(batch.truth, name).numpy() for name in HEAD_UNITS}
+    camera = {"focal_px": batch.camera.focal_px.numpy(), "centre_px": batch.camera.centre_px.numpy()}
+    np.savez(out / "truth.npz", landmarks68_px=batch.landmarks68_px.numpy(), **truth, **camera)
+    rows = -(-count // SHEET_COLUMNS)
+    sheet = np.zeros((rows * SHEET_COLUMNS, *pictures.shape[1:]), np.uint8)
+    sheet[:count] = pictures
+    side = pictures.shape[1]
+    sheet = sheet.reshape(rows, SHEET_COLUMNS, side, side, 3).transpose(0, 2, 1, 3, 4)
+    path = out / "sheet.png"
+    Image.fromarray(sheet.reshape(rows * side, SHEET_COLUMNS * side, 3)).save(path)
+    return path
+
+
+def _singles(batch: FaceBatch) -> list[FaceBatch]:
+    """Each face as a batch of its own, with its own memory."""
+    return [batch.face(k) for k in range(len(batch.images))]
 
 
 def _normal(rng: np.random.Generator, count: int) -> Float[Tensor, "N"]:
