@@ -207,9 +207,7 @@ def evaluate_landmarks(
 
     reconstructor = None
     if not perception_only:
-        reconstructor = Reconstructor(
-            model=model, device=device, detail=False, seed=seed, mode=mode, encoder=encoder
-        )
+        reconstructor = Reconstructor(model=model, device=device, detail=False, seed=seed, mode=mode, encoder=encoder)
     with _progress(_stderr(), 2) as progress:
         task = progress.add_task("photos", total=None)
         report = evaluation.evaluate_landmarks(

@@ -73,9 +73,7 @@ class Regression:
 
     def to(self, device: torch.device) -> Regression:
         """The same on a device."""
-        return Regression(
-            **{name: getattr(self, name).to(device) for name in HEAD_UNITS}, sides_per_m=self.sides_per_m
-        )
+        return Regression(**{name: getattr(self, name).to(device) for name in HEAD_UNITS}, sides_per_m=self.sides_per_m)
 
     def __getitem__(self, index: slice) -> Regression:
         """Some faces of the batch, as a batch."""
@@ -166,10 +164,7 @@ class FaceEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         identity, expression, albedo = model.counts
         sizes = dict(zip(HEAD_UNITS, (identity, expression, albedo, 3 * SH_COUNT, 3, 2, 1), strict=True))
-        self.heads = nn.ModuleDict({name: nn.Linear(self.backbone.features, size) for name, size in sizes.items()})
-        for head in self.heads.values():
-            nn.init.normal_(head.weight, std=FIRST_WEIGHT)
-            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleDict({name: _head(self.backbone.features, size) for name, size in sizes.items()})
         frame = mean_face_frame(model)
         self.sides_per_m = frame.sides_per_m
         self.register_buffer("origin", frame.origin, persistent=False)
@@ -229,6 +224,13 @@ class FaceEncoder(nn.Module):
             external_data=False,
             verbose=False,
         )
+
+
+def _head(features: int, outputs: int) -> nn.Linear:
+    head = nn.Linear(features, outputs)
+    nn.init.normal_(head.weight, std=FIRST_WEIGHT)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> None:

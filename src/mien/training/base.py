@@ -1,8 +1,8 @@
 """The base branch: what the encoder says of a crop, drawn and compared with the crop (eq. 4 to 7).
 
-    crop ── encoder ──► coefficients ── model, pose, camera ──► points ── eq. 5 (68 points, 468 points)
-                        coefficients ── renderer ──► picture ── eq. 4 (pixels), eq. 6 (recognition)
-                        coefficients ── against the truth of drawn faces (vertices, albedo, light, pose)
+crop ── encoder ──► coefficients ── model, pose, camera ──► points ── eq. 5 (68 points, 468 points)
+                    coefficients ── renderer ──► picture ── eq. 4 (pixels), eq. 6 (recognition)
+                    coefficients ── against the truth of drawn faces (vertices, albedo, light, pose)
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ class BaseObjective:
         photos = resized(batch, weights.render_size)
         drawn = render(self.model, coefficients[shown], photos.camera[shown])
         images, mask, landmarks = photos.images[shown], photos.mask[shown], photos.landmarks68_px[shown]
-        terms = [
-            LossTerm("pixel", weights.pixel, pixel_loss(drawn.image, images, mask=mask * drawn.coverage.detach()))
-        ]
+        terms = [LossTerm("pixel", weights.pixel, pixel_loss(drawn.image, images, mask=mask * drawn.coverage.detach()))]
         if weights.recognition and self.recognition is not None:
             with torch.no_grad():
                 seen = self.recognition(self.recognition.crop(images, landmarks))

@@ -42,9 +42,7 @@ class FaceBatch:
         """One face as a batch, in memory of its own."""
         index = slice(number, number + 1)
         known = number - self.photographed
-        tensors = {
-            name: getattr(self, name)[index].clone() for name in ("images", "mask", "landmarks68_px", "mesh_px")
-        }
+        tensors = {name: getattr(self, name)[index].clone() for name in ("images", "mask", "landmarks68_px", "mesh_px")}
         truth = None if self.truth is None or known < 0 else self.truth[slice(known, known + 1)]
         return FaceBatch(**tensors, camera=self.camera[index], truth=truth, names=self.names[index])
 

@@ -239,5 +239,3 @@ def dump(config: object) -> str:
 def _literal(value: str | float | bool) -> str:
     # TOML writes strings, numbers and truth values as JSON does, and reads 1e-05.
     return json.dumps(value, ensure_ascii=False)
-
-

@@ -33,8 +33,10 @@ class Figure:
 class Objective(Protocol):
     """A branch of the system as the loop sees it."""
 
-    network: nn.Module
-    """What is trained."""
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def losses(self, said: dict[str, Tensor], batch: FaceBatch, *, progress: float) -> list[LossTerm]:
         """The losses of what the network said of a batch, `progress` (0 to 1) into the run."""

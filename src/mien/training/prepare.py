@@ -205,7 +205,9 @@ def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSetti
     path = store / "plan.json"
     try:
         if path.exists() and path.read_text(encoding="utf-8") != plan:
-            raise ConfigError(f"{store} was begun with other photos or settings; finish those, or choose another place.")
+            raise ConfigError(
+                f"{store} was begun with other photos or settings; finish those, or choose another place."
+            )
         store.mkdir(parents=True, exist_ok=True)
         path.write_text(plan, encoding="utf-8")
     except OSError as error:

@@ -39,7 +39,9 @@ class BaseReport:
             ["test loss", "weight", "value"],
             [[term.name, f"{term.weight:g}", f"{float(term.value):.5f}"] for term in self.losses],
         )
-        figures = markdown_table(["figure", "value", "unit"], [[f.name, f"{f.value:.3f}", f.unit] for f in self.figures])
+        figures = markdown_table(
+            ["figure", "value", "unit"], [[f.name, f"{f.value:.3f}", f.unit] for f in self.figures]
+        )
         return f"{self.faces} test faces\n\n{losses}\n\n{figures}\n"
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import Camera
-from mien.lighting import ambient_lighting, directional_lighting, shading
+from mien.lighting import ambient_lighting, directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import VertexDetail, landmark_vertices, render
 from mien.training.batch import FaceBatch
@@ -109,7 +109,9 @@ def _with_points(
     return np.array(image)
 
 
-def arrange(columns: Sequence[Sequence[UInt8[np.ndarray, "S S 3"]]], labels: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
+def arrange(
+    columns: Sequence[Sequence[UInt8[np.ndarray, "S S 3"]]], labels: Sequence[str]
+) -> UInt8[np.ndarray, "H W 3"]:
     """Columns of equal cells under their labels."""
     side = columns[0][0].shape[0]
     sheet = Image.new("RGB", (len(columns) * side, LABEL_HEIGHT + len(columns[0]) * side), PAPER)

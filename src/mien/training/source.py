@@ -94,9 +94,7 @@ class PhotographedFaces:
                     mask = mask * (1 - cover.opacity)
             picture = photograph(rng, picture)
         centre = crop.to_crop(torch.tensor([record.centre_px]))
-        camera = Camera(
-            torch.tensor([record.focal_px / crop.scale]), centre.float(), image_size=(self.size, self.size)
-        )
+        camera = Camera(torch.tensor([record.focal_px / crop.scale]), centre.float(), image_size=(self.size, self.size))
         return FaceBatch(picture[None], mask[None], camera, landmarks[None], mesh[None], None, (name,))
 
     def _window(self, mesh_px: Float[Tensor, "468 2"], rng: np.random.Generator) -> Crop:

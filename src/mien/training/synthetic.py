@@ -195,7 +195,8 @@ def write_samples(faces: SyntheticFaces, out: Path, *, count: int) -> Path:
         raise TypeError("drawn faces come with their truth")
     truth = {name: getattr(batch.truth, name).numpy() for name in HEAD_UNITS}
     camera = {"focal_px": batch.camera.focal_px.numpy(), "centre_px": batch.camera.centre_px.numpy()}
-    np.savez(out / "truth.npz", landmarks68_px=batch.landmarks68_px.numpy(), **truth, **camera)
+    truth["landmarks68_px"] = batch.landmarks68_px.numpy()
+    np.savez(out / "truth.npz", allow_pickle=False, **truth, **camera)
     rows = -(-count // SHEET_COLUMNS)
     sheet = np.zeros((rows * SHEET_COLUMNS, *pictures.shape[1:]), np.uint8)
     sheet[:count] = pictures
@@ -217,8 +218,8 @@ def _normal(rng: np.random.Generator, count: int) -> Float[Tensor, "N"]:
 
 def _join_coefficients(faces: Sequence[FaceCoefficients]) -> FaceCoefficients:
     pose = Pose(*(torch.cat([getattr(f.pose, name) for f in faces]) for name in ("rotation", "translation", "scale")))
-    joined = (torch.cat([getattr(f, name) for f in faces]) for name in ("identity", "expression", "albedo", "lighting"))
-    return FaceCoefficients(*joined, pose)
+    groups = ("identity", "expression", "albedo", "lighting")
+    return FaceCoefficients(**{name: torch.cat([getattr(f, name) for f in faces]) for name in groups}, pose=pose)
 
 
 def _expression_pairs(names: Sequence[str]) -> list[list[int]]:
@@ -284,4 +285,3 @@ def _beard_region(model: MorphableModel) -> Float[Tensor, "V"]:
     masks = model.masks
     below = ((nose_base[1] - model.mean[:, 1]) / (0.2 * reach)).clamp(0, 1)
     return below * (1 - masks.lips) * (1 - masks.mouth) * (1 - masks.neck)
-
