@@ -53,7 +53,8 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
     people = sample_population(source, region, base.vertices, eye_distance=63.0, seed=SEED)
 
     sites = landmarks.read_sites()
-    shapes = calibrate(people, region, sites, components=IDENTITY_COMPONENTS)
+    anchors = landmarks.read_sites(landmarks.ANCHOR_SITES_FILE)
+    people, shapes = calibrate(people, region, anchors, components=IDENTITY_COMPONENTS)
     scale, rotation, _ = people.mean_from_makehuman
     actions = expressions.adapt_to_mean(
         expressions.read_actions(source, region),

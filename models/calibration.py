@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from anthropometry import NIOSH, Measures, place_measures
+from anthropometry import NIOSH, Measures, place_measures, pupils
 from face_region import FaceRegion
 from gaussian_process import residual_modes, smooth_warp
 from ict_landmarks import LandmarkStatistics, read_statistics, rigid_motions
@@ -27,10 +27,22 @@ LANDMARK_NOISE_MM = 0.8
 SIZE_SD = 0.045
 """Spread of overall size that Procrustes alignment took out of MakeHuman's people."""
 WARP_ROUNDS = 8
-DEPTH_LANDMARKS = (2, 4, 6, 8, 10, 12, 14, 18, 19, 21, 22, 24, 25, 27, 30, 33, 51, 57)
-"""Contour, chin, brows, sellion, nose tip, subnasale, lips: their depth before the eyes is kept with the calipers."""
+NOSE_TIP, NOSE_TIP_NOISE_MM = 30, 0.3
+"""The farthest point of a face is the same on any mesh."""
+MEAN_TOLERANCE = 0.3
+"""In standard deviations: scans and survey are of different people, and the mean is between the two."""
 SLIDING = (*range(17), *range(17, 27))
 """Contour and brows: their place along the surface is a convention, so only their depth is data."""
+CHAINS = ((27, 28, 29, 30), (31, 32, 33, 34, 35), (36, 37, 38, 39, 40, 41, 36), (42, 43, 44, 45, 46, 47, 42),
+          (48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 48), (60, 61, 62, 63, 64, 65, 66, 67, 60))  # fmt: skip
+CHAIN_CORNERS = (27, 30, 31, 33, 35, 36, 39, 42, 45, 48, 51, 54, 57, 60, 62, 64, 66)
+"""Points with a meaning of their own. The others of a chain are somewhere between two of these: on our mesh and on the
+scans' not at the same share of the way, so that along the chain they are free."""
+ALONG_CHAIN_MM = 4.0
+SLIDING_NOISE_MM = 1.0
+PUPIL_DISTANCE = next(target.mean for target in NIOSH if target.name == "interpupillary distance")
+PUPIL_NOISE_MM = 0.3
+"""The lids' corners would drag the eyes together or apart; the survey knows where the pupils are."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +58,12 @@ class Calibrated:
     lips: LipCloser
 
 
-def calibrate(people: Population, region: FaceRegion, sites: Sites, *, components: int) -> Calibrated:
-    """Warp the mean, add residual modes and impose the statistics of scans and calipers."""
+def calibrate(
+    people: Population, region: FaceRegion, sites: Sites, *, components: int
+) -> tuple[Population, Calibrated]:
+    """The people turned into the scans' axes; mean warped, residual modes added, statistics imposed."""
     scans = read_statistics()
+    people = people.turned(_nod(people.mean, region, sites, scans).T)
     mean, anchors = warp_to_scans(people.mean, region, sites, scans)
     lips = build_lip_closer(mean, region.triangles, region.lip_contact, region.lip_side)
     mean = lips.close(mean, clearance=CLEARANCE_MM)
@@ -56,21 +71,20 @@ def calibrate(people: Population, region: FaceRegion, sites: Sites, *, component
     factor = impose_landmark_spread(factor, mean, anchors, region=region, scans=scans)
     table = place_table(mean, region, sites, scans)
     measures = _measures(mean, region, table)
-    depths = Depths(table, scans)
-    mean, factor = impose_dimensions(mean, factor, measures, region=region, depths=depths)
+    mean, factor = impose_dimensions(mean, factor, measures, region=region)
     lips = build_lip_closer(mean, region.triangles, region.lip_contact, region.lip_side)
     mean = lips.close(mean, clearance=CLEARANCE_MM)
     factor = np.moveaxis(lips.close(np.moveaxis(factor.reshape(*mean.shape, -1), 2, 0)), 0, 2)
     identity = reduce(factor.reshape(mean.size, -1), mean, region, components)
     # Truncation, closing and symmetry shave a little off the spread: impose it once more on what is left.
     table = place_table(mean, region, sites, scans)
-    measures, depths = _measures(mean, region, table), Depths(table, scans)
+    measures = _measures(mean, region, table)
     flat = identity.reshape(mean.size, -1)
-    mean, flat = impose_dimensions(mean, flat, measures, region=region, depths=depths)
+    mean, flat = impose_dimensions(mean, flat, measures, region=region)
     flat = np.moveaxis(lips.close(np.moveaxis(flat.reshape(*mean.shape, -1), 2, 0)), 0, 2).reshape(mean.size, -1)
     identity = reduce(flat, mean, region, components)
     mean = lips.close(mean, clearance=CLEARANCE_MM)
-    return Calibrated(mean, identity, table, measures, lips)
+    return people, Calibrated(mean, identity, table, measures, lips)
 
 
 def _measures(mean: np.ndarray, region: FaceRegion, table: np.ndarray) -> Measures:
@@ -100,39 +114,38 @@ def warp_to_scans(
     shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
 ) -> tuple[np.ndarray, Anchors]:
     """Mean shape through the scans' mean landmarks, and the places of those landmarks on the mesh."""
-    target, jaw = _in_frame_of(shape, region, sites, scans)
-    start = shape
+    target, further = _over(shape, region, sites, scans)
     warped = shape
     fixed = np.setdiff1d(np.arange(68), SLIDING)
+    count = len(fixed)
+    frames, spread = _chain_frames(target)
+    across = list(pupils(region.triangles, region.eye_cap, shape))
+    eye_x = np.sign(shape[across, 0]) * PUPIL_DISTANCE / 2
+    sliding_points = np.concatenate([target[list(SLIDING)], further])
     for _ in range(WARP_ROUNDS):
         anchors = _anchor(warped, region, sites, target)
-        normals = vertex_normals(warped, region.triangles)
-        sliding_points = np.concatenate([target[list(SLIDING)], jaw])
         hits = _on_skin(warped, region, sliding_points)
-        sources_now = np.concatenate([anchors.of(warped, region.triangles)[fixed], hits.points])
-        weights = np.concatenate([anchors.barycentrics[fixed], hits.barycentrics])
-        corners = region.triangles[np.concatenate([anchors.triangles[fixed], hits.triangles])]
-        sources = (start[corners] * weights[..., None]).sum(1)
-        moved = sources_now - sources
-        normal = (normals[corners] * weights[..., None]).sum(1)
-        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-        wanted = np.concatenate([target[fixed], sliding_points]) - sources_now
-        count = len(fixed)
-        directions = np.concatenate([np.repeat(np.eye(3), count, axis=0), normal[count:]])
-        points = np.concatenate([np.tile(sources[:count], (3, 1)), sources[count:]])
-        offsets = np.concatenate(
-            [(wanted + moved)[:count].T.ravel(), ((wanted + moved)[count:] * normal[count:]).sum(1)]
+        places = Anchors(
+            np.concatenate([anchors.triangles[fixed], hits.triangles]),
+            np.concatenate([anchors.barycentrics[fixed], hits.barycentrics]),
         )
-        noise = np.concatenate([np.full(3 * count, LANDMARK_NOISE_MM), np.full(len(hits.points), 1.0)])
-        field = smooth_warp(start, points, offsets, directions=directions, noise=noise)
-        warped = start + (field + field[region.mirror] * REFLECT_X) / 2
+        sources = places.of(shape, region.triangles)
+        normal = places.of(vertex_normals(warped, region.triangles), region.triangles)[count:]
+        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        directions = np.concatenate([*np.moveaxis(frames[fixed], 1, 0), normal, np.tile(np.eye(3)[0], (2, 1))])
+        points = np.concatenate([np.tile(sources[:count], (3, 1)), sources[count:], shape[across]])
+        wanted = np.concatenate([np.tile(target[fixed], (3, 1)), sliding_points, np.outer(eye_x, np.eye(3)[0])])
+        noise = np.concatenate([spread[fixed].T.ravel(), np.full(len(normal), SLIDING_NOISE_MM), [PUPIL_NOISE_MM] * 2])
+        offsets = ((wanted - points) * directions).sum(1)
+        field = smooth_warp(shape, points, offsets, directions=directions, noise=noise)
+        warped = shape + (field + field[region.mirror] * REFLECT_X) / 2
     return warped, _anchor(warped, region, sites, target)
 
 
 def place_table(shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics) -> np.ndarray:
     """The 68 vertices: eyes, nose and lips from the mesh, contour and brows where annotators of scans see them."""
     table = place_68(shape, region, sites)
-    target, _ = _in_frame_of(shape, region, sites, scans)
+    target, _ = _over(shape, region, sites, scans)
     hits = _on_skin(shape, region, target[list(SLIDING)])
     middle = region.mirror == np.arange(len(shape))
     for landmark, point in zip(SLIDING, hits.points, strict=True):
@@ -171,46 +184,23 @@ def _rigid_fields(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return np.stack([field.ravel() for field in fields], 1)
 
 
-@dataclass(frozen=True)
-class Depths:
-    """How far some landmarks stand before the outer eye corners: what calipers do not see and one photo cannot."""
-
-    table: np.ndarray
-    scans: LandmarkStatistics
-
-    def wanted(self) -> np.ndarray:
-        z = self.scans.mean[:, 2] * ICT_SCALE
-        return z[list(DEPTH_LANDMARKS)] - z[[36, 45]].mean()
-
-    def of(self, shape: np.ndarray) -> np.ndarray:
-        z = shape[self.table, 2]
-        return z[list(DEPTH_LANDMARKS)] - z[[36, 45]].mean()
-
-    def gradient(self, shape: np.ndarray) -> np.ndarray:
-        gradient = np.zeros((len(DEPTH_LANDMARKS), *shape.shape))
-        gradient[np.arange(len(DEPTH_LANDMARKS)), self.table[list(DEPTH_LANDMARKS)], 2] += 1.0
-        gradient[:, self.table[[36, 45]], 2] -= 0.5
-        return gradient
-
-
 def impose_dimensions(
-    mean: np.ndarray, factor: np.ndarray, measures: Measures, *, region: FaceRegion, depths: Depths
+    mean: np.ndarray, factor: np.ndarray, measures: Measures, *, region: FaceRegion
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and factor whose caliper dimensions have the survey's means and standard deviations.
 
-    The mean also gets the scans' depths; their spread was imposed with the landmarks.
+    The mean follows in the neighbourhood of the calipers only: elsewhere the scans have placed it. A factor follows as
+    people vary.
     """
     wanted = np.array([target.mean for target in NIOSH])
     spread = np.array([target.sd for target in NIOSH])
     count = len(wanted)
-    for _ in range(4):
-        gradient = np.concatenate([measures.gradient(mean), depths.gradient(mean)]).reshape(-1, mean.size)
-        projected = gradient @ factor
-        missing = np.concatenate([wanted - measures.of(mean), depths.wanted() - depths.of(mean)])
-        noise = np.concatenate([np.full(count, 0.1), np.full(len(missing) - count, 0.25)]) ** 2
-        step = factor @ (projected.T @ np.linalg.solve(projected @ projected.T + np.diag(noise), missing))
-        step = step.reshape(mean.shape)
-        mean = mean + (step + step[region.mirror] * REFLECT_X) / 2
+    nearby = residual_modes(mean).reshape(mean.size, -1)
+    noise = np.diag((MEAN_TOLERANCE * spread) ** 2)
+    projected = measures.gradient(mean).reshape(count, -1) @ nearby
+    missing = wanted - measures.of(mean)
+    step = (nearby @ (projected.T @ np.linalg.solve(projected @ projected.T + noise, missing))).reshape(mean.shape)
+    mean = mean + (step + step[region.mirror] * REFLECT_X) / 2
     projected = measures.gradient(mean).reshape(count, -1) @ factor
     covariance = projected @ projected.T
     ratio = spread / np.sqrt(np.diag(covariance))
@@ -253,24 +243,39 @@ def _prior_factor(people: Population, mean: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, 1)
 
 
-def _in_frame_of(
-    shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
-) -> tuple[np.ndarray, np.ndarray]:
-    """The scans' mean points, at their own scale, rigidly placed on the shape by eyes, nose and mouth."""
-    table = place_68(shape, region, sites)
-    inner = np.arange(27, 60)
-    _, rotation, shift = similarity(scans.mean[inner] * ICT_SCALE, shape[table[inner]], with_scale=False)
-    rotation, shift = _upright(rotation, shift)
-    place = lambda points: points * ICT_SCALE @ rotation.T + shift  # noqa: E731
-    return place(scans.mean), place(scans.jaw_mean)
+INNER = np.arange(27, 60)
 
 
-def _upright(rotation: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Drop the last digits of asymmetry: both faces are symmetric, so only a nod and no sideways shift remain."""
+def _nod(shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics) -> np.ndarray:
+    """Rotation (3, 3) from the scans' axes to the shape's by eyes, nose and mouth; a nod, as both are symmetric."""
+    points = shape[place_68(shape, region, sites)[INNER]]
+    _, rotation, _ = similarity(scans.mean[INNER] * ICT_SCALE, points, with_scale=False)
     angle = np.arctan2(rotation[2, 1], rotation[1, 1])
     cosine, sine = np.cos(angle), np.sin(angle)
-    nod = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
-    return nod, shift * [0, 1, 1]
+    return np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+
+
+def _over(
+    shape: np.ndarray, region: FaceRegion, sites: Sites, scans: LandmarkStatistics
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scans' mean points, at their own scale and in their own axes, shifted onto the shape's inner points."""
+    points = shape[place_68(shape, region, sites)[INNER]]
+    shift = (points.mean(0) - scans.mean[INNER].mean(0) * ICT_SCALE) * [0, 1, 1]
+    return scans.mean * ICT_SCALE + shift, scans.further_mean * ICT_SCALE + shift
+
+
+def _chain_frames(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal frames (68, 3, 3), one direction a row, and how exactly (68, 3) a point is known along each."""
+    frames = np.tile(np.eye(3), (68, 1, 1))
+    spread = np.full((68, 3), LANDMARK_NOISE_MM)
+    spread[NOSE_TIP] = NOSE_TIP_NOISE_MM
+    for chain in CHAINS:
+        for before, landmark, after in zip(chain, chain[1:], chain[2:], strict=False):
+            if landmark not in CHAIN_CORNERS:
+                along = (points[after] - points[before])[:, None]
+                frames[landmark] = np.linalg.qr(np.concatenate([along, np.eye(3)[:, :2]], 1))[0].T
+                spread[landmark, 0] = ALONG_CHAIN_MM
+    return frames, spread
 
 
 def _on_skin(shape: np.ndarray, region: FaceRegion, points: np.ndarray):

@@ -11,6 +11,9 @@ from face_region import FaceRegion
 from surface import REFLECT_X, boundary_loops, closest_points, vertex_normals
 
 SITES_FILE = Path(__file__).with_name("mediapipe468.json")
+ANCHOR_SITES_FILE = Path(__file__).with_name("anchor_sites.json")
+"""The same points as the network saw them on the uncalibrated mean. They say which of the mesh's vertices the scans'
+landmarks are matched to: where a network sees a point depends on the look of a face, what a point means must not."""
 
 MIRROR_68 = np.array(
     [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46,

@@ -17,9 +17,6 @@ MODIFIER_SD = 0.2
 """Spread of the local modifiers. At 0.2 the population varies by 3.1 mm RMS, as scanned people do; at 0.35 it
 turns visibly monstrous."""
 AGES = (18.0, 60.0)
-FULLNESS = {"cheek-volume": 0.4, "cheek-inner": 0.15, "head-fat": 0.5}
-"""Means of some modifiers. MakeHuman's adults are leaner in the cheeks than people: against ICT-FaceKit's mean
-surface (a check, not an input) they lie three to five millimetres too deep."""
 FOLDERS = ("head", "forehead", "eyes", "eyebrows", "nose", "mouth", "cheek", "chin", "neck", "asym")
 OPPOSITES = {
     "decr": "incr", "down": "up", "in": "out", "backward": "forward", "concave": "convex",
@@ -37,6 +34,12 @@ class Population:
     """(V, 3, K) principal components, each scaled by its standard deviation."""
     mean_from_makehuman: tuple[float, np.ndarray, np.ndarray]
     """Similarity that takes MakeHuman's average adult to `mean`."""
+
+    def turned(self, rotation: np.ndarray) -> Population:
+        """The same people after a rotation (3, 3)."""
+        scale, first, shift = self.mean_from_makehuman
+        components = np.einsum("ij,vjk->vik", rotation, self.components)
+        return Population(self.mean @ rotation.T, components, (scale, rotation @ first, rotation @ shift))
 
 
 def average_adult(source: MakeHuman, base_vertices: np.ndarray, mirror: np.ndarray) -> np.ndarray:
@@ -138,8 +141,7 @@ def _modifiers(source: MakeHuman, region: FaceRegion, rng: np.random.Generator) 
         total[:, moved] += amount[:, None, None] * offsets[name][moved]
 
     for negative, positive, other_side in _opposite_pairs(sorted(offsets)):
-        stem = positive.removeprefix("l-").removesuffix("-incr")
-        amount = FULLNESS.get(stem, 0.0) + rng.normal(0, MODIFIER_SD, SAMPLES)
+        amount = rng.normal(0, MODIFIER_SD, SAMPLES)
         for first, second in ((negative, positive), *other_side):
             own = amount + rng.normal(0, 0.2 * MODIFIER_SD, SAMPLES) if other_side else amount
             own = np.clip(own, -1, 1)

@@ -27,7 +27,7 @@ from mien.fitting.detail import complete_texture as complete_texture
 from mien.fitting.detail import fit_detail as fit_detail
 from mien.fitting.detail import unwrap_photo as unwrap_photo
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
-from mien.fitting.light import LightPriors, fit_light_and_albedo
+from mien.fitting.light import fit_light_and_albedo
 from mien.fitting.photometric import photometric_error as photometric_error
 from mien.fitting.photometric import refine as refine
 from mien.fitting.photometric import sample_vertex_colours as sample_vertex_colours
@@ -133,12 +133,7 @@ def with_light_and_albedo(
             weights=visible * mask * trusted,
             normals=drawn.surface.normals,
             exposure=targets.exposure,
-            priors=LightPriors(
-                settings.pixel_sigma,
-                settings.light_level_sigma,
-                settings.light_sigma,
-                settings.light_chroma_sigma,
-            ),
+            priors=settings.light_priors,
             seed=settings.seed,
         )
     return replace(coefficients, lighting=light.lighting, albedo=light.albedo)

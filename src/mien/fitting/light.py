@@ -28,7 +28,7 @@ SATURATED = 0.97
 
 @dataclass(frozen=True)
 class LightPriors:
-    """Standard deviations of the light and of the colour error."""
+    """Standard deviations of the light and of the colour error; FitSettings says more."""
 
     pixel_sigma: float
     light_level_sigma: float
@@ -67,10 +67,9 @@ def fit_light_and_albedo(
     colours, weights, basis = colours[:, rows].double(), weights[:, rows].double(), sh_basis(normals[:, rows].double())
     albedo_mean, albedo_basis = model.albedo_mean[rows].double(), model.albedo_basis[:, rows].double()
     seen = weights[..., None] * (colours < SATURATED)
-    prior = _light_prior(priors).to(colours)
-    lighting = colours.new_zeros(len(colours), 3, SH_COUNT)
-    lighting[..., 0] = exposure[:, None]
-    white = lighting.flatten(1)
+    prior = light_precision(priors).to(colours)
+    white = expected_light(exposure.to(colours))
+    lighting = white.unflatten(1, (3, SH_COUNT))
     albedo = colours.new_zeros(len(colours), len(albedo_basis))
     for iteration in range(ITERATIONS):
         vertex_albedo = albedo_mean + torch.einsum("ba,avc->bvc", albedo, albedo_basis)
@@ -99,12 +98,23 @@ def _sample_precision(weights: Float[Tensor, "B V 3"], sigma: float) -> Float[Te
     return weights * (3 * EFFECTIVE_SAMPLES / total / sigma**2)
 
 
-def _light_prior(priors: LightPriors) -> Float[Tensor, "27 27"]:
-    """Precision of the light, in the order channel, harmonic; the mean of the channels and their differences apart."""
-    grey = torch.full((SH_COUNT,), priors.light_sigma**-2)
-    grey[0] = priors.light_level_sigma**-2
+def light_precision(priors: LightPriors) -> Float[Tensor, "27 27"]:
+    """Inverse covariance of the light, in the order channel, harmonic.
+
+    What is expected is the shading of a surface that faces the camera, not the constant term: most photos are lit from
+    somewhere near the camera, and with the constant alone held, the linear terms would brighten every face and darken
+    its skin. The channels' mean and their differences are independent.
+    """
+    facing = sh_basis(torch.tensor([0.0, 0.0, 1.0]))
+    grey = torch.outer(facing, facing) / priors.light_level_sigma**2 + torch.eye(SH_COUNT) / priors.light_sigma**2
+    chroma = torch.eye(SH_COUNT) / priors.light_chroma_sigma**2
     mixing = torch.full((3, 3), 1 / 3)
     # The square of the mean of three channels is a third of `mixing`'s quadratic form.
-    return torch.kron(mixing, torch.diag(grey)) / 3 + torch.kron(torch.eye(3) - mixing, torch.eye(SH_COUNT)) * (
-        priors.light_chroma_sigma**-2
-    )
+    return torch.kron(mixing, grey) / 3 + torch.kron(torch.eye(3) - mixing, chroma)
+
+
+def expected_light(exposure: Float[Tensor, "B"]) -> Float[Tensor, "B 27"]:
+    """The prior's mean: white light from everywhere that shades every surface as the photo is exposed."""
+    lighting = exposure.new_zeros(len(exposure), 3, SH_COUNT)
+    lighting[..., 0] = exposure[:, None]
+    return lighting.flatten(1)

@@ -13,6 +13,7 @@ from mien.arrays import Float, Tensor
 from mien.camera import Pose
 from mien.errors import FitDiverged
 from mien.fitting.descent import Descent
+from mien.fitting.light import expected_light, light_precision
 from mien.fitting.problem import FitSettings, FitTargets
 from mien.losses import recognition_loss
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -172,18 +173,12 @@ def _prior_energy(
     coefficients: FaceCoefficients, exposure: Float[Tensor, "B"], settings: FitSettings
 ) -> Float[Tensor, ""]:
     """Gaussian priors of identity, expression, albedo and light."""
-    lighting = coefficients.lighting
-    centre = torch.zeros_like(lighting)
-    centre[:, 0] = exposure[:, None]
-    grey = (lighting - centre).mean(-1)
-    chroma = lighting - lighting.mean(-1, keepdim=True)
+    off = coefficients.lighting.mT.flatten(1) - expected_light(exposure)
     return 0.5 * (
         (coefficients.identity / settings.identity_sigma).square().sum()
         + (coefficients.expression / settings.expression_sigma).square().sum()
         + coefficients.albedo.square().sum()
-        + (grey[:, 0] / settings.light_level_sigma).square().sum()
-        + (grey[:, 1:] / settings.light_sigma).square().sum()
-        + (chroma / settings.light_chroma_sigma).square().sum()
+        + ((off @ light_precision(settings.light_priors).to(off)) * off).sum()
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
 from mien.errors import ConfigError
+from mien.fitting.light import LightPriors
 from mien.morphable import FaceCoefficients
 
 
@@ -55,11 +56,11 @@ class FitSettings:
     """An action's typical strength in a photo."""
     pixel_sigma: float = 0.05
     """Colour error of a good fit; beyond it a pixel counts as something the model cannot explain."""
-    light_level_sigma: float = 0.08
-    """Spread of the light's mean level around the photo's exposure: only this keeps dark skin in bright light apart
-    from light skin in dim light."""
-    light_sigma: float = 0.12
-    """Spread of the coefficients that give the light its direction."""
+    light_level_sigma: float = 0.06
+    """Spread, around the photo's exposure, of the light on a surface that faces the camera: only this keeps dark skin
+    in bright light apart from light skin in dim light."""
+    light_sigma: float = 0.2
+    """Spread of each single coefficient, which gives the light its direction."""
     light_chroma_sigma: float = 0.06
     """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
     recognition_weight: float = 20.0
@@ -71,6 +72,11 @@ class FitSettings:
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
     refine_focal: bool = False
     """Whether the focal length is a free variable; it is nearly unobservable in a distant face."""
+
+    @property
+    def light_priors(self) -> LightPriors:
+        """What the closed-form fit of light and albedo takes of these."""
+        return LightPriors(self.pixel_sigma, self.light_level_sigma, self.light_sigma, self.light_chroma_sigma)
 
     def __post_init__(self) -> None:
         for name in (
