@@ -3,14 +3,15 @@
     python benchmarks/training.py --stage base --quick --json out/training.json
 
 `--stage base` is the paper's full step: ResNet-50 at 224 pixels in bf16, drawn at 224, three losses, Adam. Batches of
-drawn faces stand for photographs (same shapes, all losses of eq. 7 computed on them), so no data set is needed; they are
-made before the clock starts, and `data_ms` says what one costs. The drawing's backward pass is timed apart from the
+drawn faces stand for photographs (same shapes, all losses of eq. 7 computed on them), so no data set is needed; they
+are made before the clock starts, and `data_ms` says what one costs. The drawing's backward pass is timed apart from the
 network's: the step is cut at the coefficients, which changes no number.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -69,7 +70,7 @@ def timed_step(objective: BaseObjective, batch: FaceBatch, engine: torch.optim.O
     engine.step()
     engine.zero_grad()
     marks.append(_now(device))
-    return [end - start for start, end in zip(marks, marks[1:], strict=False)]
+    return [end - start for start, end in itertools.pairwise(marks)]
 
 
 def _now(device: torch.device) -> float:

@@ -195,7 +195,7 @@ class EfficientNetLite0(Backbone):
         return [self._conv_stem, self._bn0, *list(self._blocks)[:blocks]] if blocks else []
 
 
-def make_backbone(name: BackboneName) -> Backbone:
+def make_backbone(name: str) -> Backbone:
     """A backbone with random weights; ConfigError for a name that is not known."""
     makers = {"resnet50": ResNet50, "efficientnet_lite0": EfficientNetLite0}
     if name not in makers:

@@ -109,7 +109,8 @@ def train_base_branch(
     with _training_packages():
         from mien.training.runs import train_base
     path = train_base(settings, store=data, run=out, resume=resume)
-    print(f"The encoder is {path}; `mien report base {out}` shows what it does.")
+    if path is not None:
+        print(f"The encoder is {path}; `mien report base {out}` shows what it does.")
 
 
 @report_app.command("base")

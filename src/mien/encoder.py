@@ -19,7 +19,7 @@ from torch import nn
 
 from mien.arrays import Float, Tensor
 from mien.assets import asset_path
-from mien.backbones import BackboneName, make_backbone
+from mien.backbones import make_backbone
 from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
 from mien.errors import AssetError, FormatError, ModelMismatch
 from mien.geometry import compose_rotations
@@ -155,9 +155,7 @@ class FaceEncoder(nn.Module):
 
     origin: Tensor
 
-    def __init__(
-        self, backbone: BackboneName, model: MorphableModel, *, image_size: int = 224, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, backbone: str, model: MorphableModel, *, image_size: int = 224, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
         self.backbone = make_backbone(backbone)

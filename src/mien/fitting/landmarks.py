@@ -82,7 +82,7 @@ def fit_landmarks(
 
     `start` is somebody's guess, a network's: the search begins there, and the priors of shape are centred on it.
     """
-    problem = _Problem(model, points_px, camera, point_weights, priors, start)
+    problem = _Problem(model, points_px, camera, point_weights, priors=priors, guess=start)
     state = problem.start()
     alone = start is None
     for iteration in range(ITERATIONS if alone else WARM_ITERATIONS):
@@ -113,6 +113,7 @@ class _Problem:
         points_px: Float[Tensor, "B 468 2"],
         camera: Camera,
         point_weights: Float[Tensor, "B 468"],
+        *,
         priors: LandmarkPriors,
         guess: FaceCoefficients | None,
     ) -> None:

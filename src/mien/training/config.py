@@ -236,6 +236,6 @@ def dump(config: object) -> str:
     return "\n\n".join(["\n".join(plain), *sections]) + "\n"
 
 
-def _literal(value: str | float | bool) -> str:
+def _literal(value: str | int | float | bool) -> str:
     # TOML writes strings, numbers and truth values as JSON does, and reads 1e-05.
     return json.dumps(value, ensure_ascii=False)

@@ -133,7 +133,9 @@ def covers(rng: np.random.Generator, frame: FaceFrame) -> list[Cover]:
     found = []
     wobble = noise_picture(rng, size, channels=1, octaves=5)[0]
     if rng.random() < 0.75:
-        line = rng.uniform(0.6, 1.15) + 0.15 * wobble + rng.uniform(-0.3, 0.3) * frame.u
+        fringe = rng.random() < 0.3
+        line = rng.uniform(0.5, 1.0) if fringe else rng.uniform(0.95, 1.3)
+        line = line + 0.15 * wobble + rng.uniform(-0.3, 0.3) * frame.u
         line = line - rng.uniform(0, 0.5) * (frame.u.abs() - 0.6).clamp(min=0)
         found.append(Cover(_strands(rng, hair_colour(rng), size), ((frame.v - line) * 12).sigmoid()))
     if rng.random() < 0.15:

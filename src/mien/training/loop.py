@@ -48,16 +48,19 @@ class RunSettings:
     resume: bool = False
 
 
-def train(objective: Objective, source: FaceSource, settings: RunSettings) -> nn.Module:
+def train(objective: Objective, source: FaceSource, settings: RunSettings) -> nn.Module | None:
     """Train until the last step, and return the network to keep: the average where one is made.
 
+    Of several processes the first returns it, the others None.
     Raises TrainingDiverged on a number that is not finite (after saving the state before that step), ConfigError for
     a run folder in use or a resumed run with another configuration, ModelMismatch for a checkpoint of another face
     model.
     """
     loop = settings.loop
-    _claim(settings)
     fabric = _launch(loop)
+    if fabric.is_global_zero:
+        _claim(settings)
+    fabric.barrier()
     part = Part(fabric.global_rank, fabric.world_size)
     steps = loop.steps if not loop.epochs else math.ceil(loop.epochs * source.steps_an_epoch())
     trained = _prepare(objective.network, settings)
@@ -76,11 +79,16 @@ def train(objective: Objective, source: FaceSource, settings: RunSettings) -> nn
             rate = learning_rate(step, steps, settings.optimizer)
             for group in trained.optimizer.param_groups:
                 group["lr"] = rate
+            statistics = [buffer.clone() for buffer in trained.network.buffers()]
             said = network(_formatted(batch.images, loop))
             terms = objective.losses(said, batch, progress=step / steps)
-            fabric.backward(total(terms))
+            loss = total(terms)
+            fabric.backward(loss)
             norm = _clip(trained.network, settings.optimizer.clip_norm)
-            if not math.isfinite(norm):
+            # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
+            if not (math.isfinite(norm) and math.isfinite(float(loss.detach()))):
+                for buffer, before in zip(trained.network.buffers(), statistics, strict=True):
+                    buffer.copy_(before)
                 _save(fabric, trained, settings, step)
                 raise _diverged(settings.folder, step, terms, batch)
             engine.step()
@@ -96,7 +104,7 @@ def train(objective: Objective, source: FaceSource, settings: RunSettings) -> nn
                 _look(objective, trained, settings, monitor, done, last=done == steps)
     finally:
         monitor.close()
-    return _kept(trained)
+    return _kept(trained) if fabric.is_global_zero else None
 
 
 def total(terms: Sequence[LossTerm]) -> Float[Tensor, ""]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import nn
@@ -30,6 +30,7 @@ class Figure:
     unit: str
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A branch of the system as the loop sees it."""
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +119,8 @@ class PreparationReport:
             *(f"- {split}: {count}" for split, count in self.splits.items()),
             "",
             f"{self.photos_per_second:.2f} photos/s with {self.processes} processes; 160,000 photos would take "
-            f"{self.hours(photos=160_000, cores=2):.1f} h on 2 cores, {self.hours(photos=160_000, cores=16):.1f} on 16.",
+            f"{self.hours(photos=160_000, cores=2):.1f} h on 2 cores and "
+            f"{self.hours(photos=160_000, cores=16):.1f} h on 16.",
         ]
         return "\n".join(lines) + "\n"
 
@@ -185,18 +186,35 @@ def prepare(
     missing = [k for k in range(len(shards)) if not _shard_path(store, k, "json").exists()]
     done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
     at_start, start = done, time.perf_counter()
-    # A fresh process a worker: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
     processes = max(min(processes, len(missing)), 1)
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    for number in _made_shards(shards, missing, store, settings, processes):
+        done += len(shards[number])
+        if progress is not None:
+            progress(done, len(photos))
+    seconds = time.perf_counter() - start
+    return _finish(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
+
+
+def _made_shards(
+    shards: Sequence[Sequence[PhotoFacts]],
+    missing: Sequence[int],
+    store: Path,
+    settings: PreparationSettings,
+    processes: int,
+) -> Iterator[int]:
+    """Make the missing shards, and name each when it is done."""
+    if processes == 1:
+        for number in missing:
+            _make_shard(shards[number], store, number, settings)
+            yield number
+        return
+    # Fresh processes: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         running = {pool.submit(_make_shard, shards[k], store, k, settings): k for k in missing}
         for future in as_completed(running):
             future.result()
-            done += len(shards[running[future]])
-            if progress is not None:
-                progress(done, len(photos))
-    seconds = time.perf_counter() - start
-    return _finish(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
+            yield running[future]
 
 
 def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSettings) -> None:
@@ -224,7 +242,6 @@ _perception: Perception | None = None
 def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings: PreparationSettings) -> None:
     """Observe the photos of one shard and write its tar and its rows; runs in a worker process."""
     global _perception  # noqa: PLW0603  (three networks, loaded once a process)
-    torch.set_num_threads(1)
     _perception = _perception or Perception()
     target = _shard_path(store, number, "tar")
     partial = target.with_suffix(f".partial-{os.getpid()}")

@@ -25,8 +25,11 @@ HELD_OUT_SEED = 1_000_003
 VALIDATION_FACES = 48
 
 
-def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool) -> Path:
-    """Train the base branch and write RUN/encoder.safetensors; raises what `train` raises."""
+def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool) -> Path | None:
+    """Train the base branch and write RUN/encoder.safetensors; raises what `train` raises.
+
+    Of several processes the first returns the file's path, the others None.
+    """
     torch.manual_seed(config.loop.seed)
     model = load_model(config.model)
     encoder = make_encoder(config.encoder, model)
@@ -41,7 +44,7 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
     )
     kept = train(objective, make_source(config, model, store=store), settings)
     if not isinstance(kept, FaceEncoder):
-        raise TypeError(f"the loop returned a {type(kept).__name__}")
+        return None
     path = run / ENCODER_FILE
     partial = path.with_suffix(".partial")
     save_encoder(kept, partial, notes={"steps": str(config.loop.steps), "seed": str(config.loop.seed)})
