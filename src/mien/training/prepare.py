@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 from mien.arrays import UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
-from mien.errors import ConfigError, FormatError, MienError, OutputError
+from mien.errors import ConfigError, FormatError, ImageError, MienError, OutputError
 from mien.perception import FaceObservation, Perception, face_crop, face_parts
 from mien.perception.alignment import FACE_CROP_SCALE, sample_pixels
 from mien.perception.skin import FaceParts
@@ -129,12 +129,15 @@ def photo_facts(root: Path, *, table: Path | None = None) -> list[PhotoFacts]:
     """List the photos below a folder with identity and age.
 
     They come from `table` (a CSV with columns `file` and `identity` or `subject`, and optionally `age`), else from
-    CACD's names, else a subfolder is a person, else each photo is one. FormatError for an unusable table.
+    CACD's names, else a subfolder is a person, else each photo is one. FormatError for an unusable table, ImageError for
+    a folder that is missing or empty.
     """
+    if not root.is_dir():
+        raise ImageError(f"{root} is not a folder; give the folder that holds the photos.")
     known = _read_table(table) if table is not None else {}
     facts = []
     for path in find_photos([root]):
-        name = path.relative_to(root).as_posix() if root.is_dir() else path.name
+        name = path.relative_to(root).as_posix()
         cacd = CACD_NAME.match(path.stem)
         if name in known:
             identity, age = known[name]
