@@ -56,6 +56,9 @@ class DataSettings:
     """Different drawn faces; each is photographed anew whenever it comes round. 0 draws every face anew."""
     augment: bool = True
     """Whether photos are moved, turned, mirrored and shown through another camera."""
+    jitter: float = 1.0
+    """How far crops are off their place in training, relative to what a rough detector would cause. The crops of this
+    package's perception hardly are: a network that may trust them places faces better (docs/training.md)."""
     skins: str = ""
     """A file of `mien data skins`: colours of real faces for the synthetic ones."""
 
@@ -147,6 +150,7 @@ class BaseConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.data.synthetic_share <= 1, "data.synthetic_share must lie in [0, 1]")
+        _require(self.data.jitter >= 0, "data.jitter must not be negative")
         _require(0 <= self.loss.render_from <= 1, "loss.render_from must lie in [0, 1]")
         _require(self.encoder.image_size >= 32, "encoder.image_size must be at least 32")
         check_loop(self.loop, self.optimizer)

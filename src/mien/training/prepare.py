@@ -129,8 +129,8 @@ def photo_facts(root: Path, *, table: Path | None = None) -> list[PhotoFacts]:
     """List the photos below a folder with identity and age.
 
     They come from `table` (a CSV with columns `file` and `identity` or `subject`, and optionally `age`), else from
-    CACD's names, else a subfolder is a person, else each photo is one. FormatError for an unusable table, ImageError for
-    a folder that is missing or empty.
+    CACD's names, else a subfolder is a person, else each photo is one. FormatError for an unusable table, ImageError
+    for a folder that is missing or empty.
     """
     if not root.is_dir():
         raise ImageError(f"{root} is not a folder; give the folder that holds the photos.")

@@ -72,11 +72,12 @@ def make_source(config: BaseConfig, model: MorphableModel, *, store: str | None)
     photographed = None
     if store is not None and share < 1:
         faces = FaceStore(store, split="train")
-        photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=config.data.augment)
+        augment, jitter = config.data.augment, config.data.jitter
+        photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=augment, jitter=jitter)
     drawn = None
     if share > 0:
-        pool = config.data.drawn_faces
-        drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model), pool=pool)
+        pool, jitter = config.data.drawn_faces, config.data.jitter
+        drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model), pool=pool, jitter=jitter)
     return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
 
 
@@ -90,7 +91,7 @@ def held_out_faces(config: BaseConfig, model: MorphableModel, *, store: str | No
             photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=False)
             batches.append(photographed.batch(range(min(VALIDATION_FACES, len(faces)))))
     if config.data.synthetic_share > 0 or not batches:
-        drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model))
+        drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model), jitter=config.data.jitter)
         batches.append(drawn.batch(range(VALIDATION_FACES)))
     return join_batches(batches)
 

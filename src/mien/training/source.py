@@ -47,10 +47,12 @@ def mirror_mesh(model: MorphableModel) -> Int[Tensor, "468"]:
 class PhotographedFaces:
     """Faces of a store in square crops of `size` pixels; augmented by their place in the training order."""
 
-    def __init__(self, store: FaceStore, model: MorphableModel, *, size: int, seed: int, augment: bool) -> None:
+    def __init__(
+        self, store: FaceStore, model: MorphableModel, *, size: int, seed: int, augment: bool, jitter: float = 1.0
+    ) -> None:
         if len(store) == 0:
             raise ConfigError(f"the store {store.address} has no faces in this split; prepare more photos.")
-        self.store, self.size, self.seed, self.augment = store, size, seed, augment
+        self.store, self.size, self.seed, self.augment, self.jitter = store, size, seed, augment, jitter
         self._mirror_mesh = mirror_mesh(model)
         self._mirror_landmarks = torch.tensor(MIRROR_LANDMARKS)
 
@@ -106,8 +108,8 @@ class PhotographedFaces:
         side = float((high - low).max()) * FACE_CROP_SCALE
         middle = (low + high) / 2
         if self.augment:
-            side *= math.exp(rng.normal(0, ZOOM))
-            middle = middle + torch.from_numpy(rng.normal(0, SHIFT, 2).astype(np.float32)) * side
+            side *= math.exp(rng.normal(0, 1) * ZOOM * self.jitter)
+            middle = middle + torch.from_numpy(rng.normal(0, 1, 2).astype(np.float32)) * (SHIFT * self.jitter * side)
         middle = turn @ middle
         return Crop.around((float(middle[0]), float(middle[1])), side, size=self.size, angle=angle)
 

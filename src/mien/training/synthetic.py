@@ -34,6 +34,8 @@ DETAIL_WAVES = 12
 """Plane waves that make the unevenness of a skin."""
 SKIN_SHARE = 0.6
 """How often a face wears the colours of a real skin, where there are some."""
+JITTER = (0.02, 0.02, 0.03)
+"""Standard deviations of a crop's place, in its sides, and of its size."""
 NEUTRAL_SHARE = 0.25
 SKINS_FORMAT = "mien-skins-1"
 SAMPLE_BATCH, SHEET_COLUMNS = 16, 8
@@ -73,9 +75,16 @@ class SyntheticFaces:
     """
 
     def __init__(
-        self, model: MorphableModel, *, size: int, seed: int = 0, skins: SkinBank | None = None, pool: int = 0
+        self,
+        model: MorphableModel,
+        *,
+        size: int,
+        seed: int = 0,
+        skins: SkinBank | None = None,
+        pool: int = 0,
+        jitter: float = 1.0,
     ) -> None:
-        self.model, self.size, self.seed, self.skins, self.pool = model, size, seed, skins, pool
+        self.model, self.size, self.seed, self.skins, self.pool, self.jitter = model, size, seed, skins, pool, jitter
         self._kept: dict[int, FaceBatch] = {}
         self.sides_per_m = mean_face_frame(model).sides_per_m
         self._pairs = _expression_pairs(model.expression_names)
@@ -162,7 +171,8 @@ class SyntheticFaces:
         points = coefficients.pose.to_camera(self.model.mediapipe_points(vertices))
         flat = points[..., :2] / points[..., 2:]
         low, high = flat.amin(1), flat.amax(1)
-        jitter = torch.from_numpy(np.stack([rng.normal(0, (0.02, 0.02, 0.03)) for rng in chances]).astype(np.float32))
+        spread = self.jitter * np.array(JITTER)
+        jitter = torch.from_numpy(np.stack([rng.normal(0, 1, 3) * spread for rng in chances]).astype(np.float32))
         side = (high - low).amax(-1) * FACE_CROP_SCALE * (1 + jitter[:, 2])
         middle = (low + high) / 2 + jitter[:, :2] * side[:, None]
         focal = self.size / side
