@@ -3,8 +3,8 @@
     python benchmarks/modes.py --data ../shared/data --limit 30
 
 Landmark errors against hand-placed points (Helen test), the colour error inside the mask, and how long each takes.
-`fit, N steps` is the fit without a guess in as few steps as `auto` takes: what the network is worth. The ways take turns
-at every photo, so that a busy machine slows all of them alike.
+`fit, N steps` is the fit without a guess in as few steps as `auto` takes: what the network is worth. The ways take
+turns at every photo, so that a busy machine slows all of them alike.
 """
 
 from __future__ import annotations

@@ -193,6 +193,17 @@ def test_another_model_or_configuration_is_refused(model_file: Path, tmp_path: P
         train_base(moved, store=None, run=tmp_path / "run", resume=True)
 
 
+def test_half_precision_and_worker_processes_give_nearly_the_same(model_file: Path, tmp_path: Path) -> None:
+    changes = ("loop.steps=2", "encoder.batchnorm=frozen")
+    train_base(config_of(model_file, *changes), store=None, run=tmp_path / "full", resume=False)
+    half = config_of(model_file, *changes, "loop.precision=bf16-mixed", "loop.workers=1")
+    train_base(half, store=None, run=tmp_path / "half", resume=False)
+    full, found = values_of(tmp_path / "full", "loss"), values_of(tmp_path / "half", "loss")
+    assert found == pytest.approx(full, rel=0.02)
+    assert found != full
+    assert all(t.dtype != torch.bfloat16 for t in last_tensors(tmp_path / "half").values())
+
+
 def test_the_rate_warms_up_and_follows_a_cosine() -> None:
     settings = OptimizerSettings(learning_rate=2.0, warmup=4, final_rate=0.1)
     assert learning_rate(0, 101, settings) == pytest.approx(0.5, rel=1e-3)
