@@ -223,7 +223,7 @@ def test_eight_photographs_can_be_learnt_by_heart() -> None:
     weights = replace(config.loss, pixel=0.0, recognition=0.0, points=1.0)
     objective = BaseObjective(encoder, model, weights=weights, recognition=None, validation=batch)
     engine = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=2e-3)
-    steps, error = 150, torch.inf
+    steps, error = 60, torch.inf
     for step in range(steps):
         engine.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
         said = encoder(batch.images)
