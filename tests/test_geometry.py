@@ -7,6 +7,7 @@ import torch
 
 from mien.geometry import (
     align_points,
+    compose_rotations,
     rotmat_to_rotvec,
     rotvec_to_rotmat,
     triangle_normals,
@@ -67,3 +68,17 @@ def test_alignment_recovers_a_similarity_and_never_reflects() -> None:
     torch.testing.assert_close(found.scale, torch.full((3,), 1.7, dtype=torch.float64))
     mirrored = align_points(source, target * target.new_tensor([-1.0, 1, 1]))
     assert (torch.linalg.det(mirrored.rotation) > 0).all()
+
+
+def test_composed_rotations_turn_as_their_matrices_do() -> None:
+    first, second = torch.randn(20, 3, dtype=torch.float64), torch.randn(20, 3, dtype=torch.float64)
+    found = compose_rotations(second, first)
+    torch.testing.assert_close(rotvec_to_rotmat(found), rotvec_to_rotmat(second) @ rotvec_to_rotmat(first))
+    assert found.norm(dim=-1).max() <= math.pi + 1e-9
+
+
+def test_composed_rotations_are_differentiable_at_rest_too() -> None:
+    rest = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    turned = torch.tensor([[0.1, -0.4, 0.2]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(compose_rotations, (turned, rest))
+    assert torch.autograd.gradcheck(compose_rotations, (rest, turned))

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from mien.lighting import ambient_lighting, sh_basis, shading
+from mien.lighting import ambient_lighting, directional_lighting, sh_basis, shading
 
 
 def sphere_points(count: int) -> torch.Tensor:
@@ -30,3 +31,16 @@ def test_light_from_above_is_brightest_on_top() -> None:
     lighting[:, 1] = 0.5
     up, down = shading(torch.tensor([[[0.0, 1, 0], [0, -1, 0]]]), lighting)[0, :, 0]
     assert up > 1 > down
+
+
+def test_a_distant_light_shines_like_a_clamped_cosine() -> None:
+    """Second order keeps the cosine to 0.1 everywhere (Ramamoorthi and Hanrahan 2001), and its mean exactly."""
+    normals = torch.nn.functional.normalize(torch.randn(4000, 3), dim=-1)
+    direction = torch.nn.functional.normalize(torch.tensor([[0.3, -0.5, 0.7]]), dim=-1)
+    light = directional_lighting(direction, torch.tensor([[1.0, 2.0, 0.0]]))
+    found = shading(normals[None], light)[0]
+    cosine = (normals @ direction[0]).clamp(min=0)
+    assert (found[:, 0] - cosine).abs().max() < 0.1
+    assert light[0, 0, 0] == pytest.approx(0.25)
+    torch.testing.assert_close(found[:, 1], 2 * found[:, 0])
+    assert found[:, 2].abs().max() == 0

@@ -11,7 +11,9 @@ from mien.losses import (
     map_smoothness_loss,
     mesh_smoothness_loss,
     pixel_loss,
+    prior_loss,
     recognition_loss,
+    span_distance_loss,
     symmetry_loss,
 )
 
@@ -57,3 +59,22 @@ def test_eq10_and_eq11_on_a_map() -> None:
     assert map_smoothness_loss(maps).item() == pytest.approx(5.0 + 2.0)
     weights = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
     assert map_smoothness_loss(maps, weights=weights).item() == pytest.approx(1.0)
+
+
+def test_prior_is_the_mean_square() -> None:
+    assert prior_loss(torch.tensor([[1.0, 3.0], [0.0, 2.0]])).item() == pytest.approx(14 / 4)
+
+
+def test_span_distance_is_the_rms_distance_of_vertices() -> None:
+    basis = torch.tensor([[[3.0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 4.0, 0]]])
+    flat = basis.flatten(1)
+    loss = span_distance_loss(torch.tensor([[1.0, 1.0]]), flat @ flat.T / 2)
+    # The two vertices move by 3 and by 4: the root of (9 + 16) / 2.
+    assert loss.item() == pytest.approx(12.5**0.5)
+
+
+def test_span_distance_of_equal_coefficients_has_a_gradient() -> None:
+    difference = torch.zeros(1, 2, requires_grad=True)
+    span_distance_loss(difference, torch.eye(2)).backward()
+    assert difference.grad is not None
+    assert torch.isfinite(difference.grad).all()

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
+from mien.encoder import FaceEncoder, save_encoder
+from mien.errors import BackendUnavailable, ConfigError, ModelMismatch, NoFaceFound
 from mien.fitting import FitSettings
 from mien.reconstruct import Reconstructor
 from mien.reconstruction import Reconstruction
+from tests.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,31 @@ def test_saved_and_loaded_it_is_the_same(face: Reconstruction, tmp_path: Path) -
     assert replace(loaded, stage_seconds=()).model_name == "mien-face"
 
 
+def test_the_packaged_network_alone_places_the_face(astronaut: np.ndarray, reconstructor: Reconstructor) -> None:
+    by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
+    (found,) = by_network(astronaut)
+    assert found.landmark_error < 0.12
+    assert np.abs(found.landmarks68[[36, 45]].mean(0) - [228, 113]).max() < 15
+    assert dict(found.stage_seconds).keys() == {"perception", "network", "maps"}
+    assert ((found.expression >= 0) & (found.expression <= 1)).all()
+
+
+def test_a_fit_from_the_networks_guess_is_as_near_in_fewer_steps(
+    astronaut: np.ndarray, reconstructor: Reconstructor, face: Reconstruction
+) -> None:
+    settings = replace(reconstructor.settings, warm_photometric_steps=4)
+    (found,) = Reconstructor(reconstructor.model, detail=False, mode="auto", settings=settings)(astronaut)
+    assert found.landmark_error < face.landmark_error + 0.01
+    assert "network" in dict(found.stage_seconds)
+
+
+def test_an_encoder_of_another_model_is_refused(tmp_path: Path, reconstructor: Reconstructor) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64), path, notes={})
+    with pytest.raises(ModelMismatch, match="another face model"):
+        Reconstructor(reconstructor.model, mode="net", encoder=path)
+
+
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="resolution 300"):
         Reconstructor(resolution=300)
@@ -124,6 +151,8 @@ def test_settings_out_of_range_are_refused() -> None:
         Reconstructor(max_faces=0)
     with pytest.raises(ConfigError, match="not a device"):
         Reconstructor(device="abacus")
+    with pytest.raises(ConfigError, match="mode 'guess' is not offered; choose one of fit, net, auto"):
+        Reconstructor(mode="guess")
 
 
 def test_a_missing_gpu_is_an_error_not_a_fallback() -> None:

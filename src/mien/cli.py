@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from mien.cli_training import data_app, report_app, train_app
 from mien.errors import MienError, OutputError
 
 if TYPE_CHECKING:
@@ -44,11 +45,19 @@ model_app = typer.Typer(help="Look at face models.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure against annotated data.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
+app.add_typer(report_app, name="report")
 
 ModelOption = Annotated[str, typer.Option("--model", help="Packaged model's name, or path of a model file.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
 DetailOption = Annotated[bool, typer.Option("--detail/--no-detail", help="Fit wrinkles and skin colour as maps.")]
 SeedOption = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+ModeOption = Annotated[
+    str, typer.Option(help="fit: optimise; net: the trained network alone; auto: optimise from the network's guess.")
+]
+EncoderOption = Annotated[str, typer.Option("--encoder", help="The network of the modes net and auto.")]
+PACKAGED_ENCODER = "encoder-lite0.safetensors"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,6 +100,8 @@ def reconstruct(
         float | None, typer.Option(help="Focal length in pixels; default: EXIF, else 30° of view.")
     ] = None,
     refine_focal: Annotated[bool, typer.Option("--refine-focal", help="Let the fit adjust the focal length.")] = False,
+    mode: ModeOption = "fit",
+    encoder: EncoderOption = PACKAGED_ENCODER,
 ) -> None:
     """Turn the faces of photos into 3D: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
@@ -111,6 +122,8 @@ def reconstruct(
                 seed=seed,
                 max_faces=max_faces,
                 refine_focal=refine_focal,
+                mode=mode,
+                encoder=encoder,
             )
         rows = []
         with _progress(console, len(paths)) as progress:
@@ -289,12 +302,16 @@ def evaluate_landmarks(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos of each set.")] = None,
     seed: SeedOption = 0,
+    mode: ModeOption = "fit",
+    encoder: EncoderOption = PACKAGED_ENCODER,
 ) -> None:
     """Measure landmark errors on annotated photos and print them as a Markdown table."""
     from mien import evaluation
     from mien.reconstruct import Reconstructor
 
-    reconstructor = None if perception_only else Reconstructor(model=model, device=device, detail=False, seed=seed)
+    reconstructor = None
+    if not perception_only:
+        reconstructor = Reconstructor(model=model, device=device, detail=False, seed=seed, mode=mode, encoder=encoder)
     with _progress(_stderr(), 2) as progress:
         task = progress.add_task("photos", total=None)
         report = evaluation.evaluate_landmarks(

@@ -7,7 +7,9 @@
     ├── FormatError           a file does not follow its format
     ├── BackendUnavailable    the asked-for device or native kernel is not there
     ├── ConfigError           a setting is unknown or out of its range
+    ├── ModelMismatch         trained weights belong to another face model
     ├── FitDiverged           an optimisation met a number that is not finite
+    ├── TrainingDiverged      a training step met a number that is not finite
     └── OutputError           results cannot be written
 
 A message says what was wrong, where, and what to do about it.
@@ -46,6 +48,14 @@ class ConfigError(MienError):
 
 class FitDiverged(MienError):
     """An optimisation met a number that is not finite."""
+
+
+class ModelMismatch(MienError):
+    """Trained weights belong to another face model than the one at hand."""
+
+
+class TrainingDiverged(MienError):
+    """A training step met a number that is not finite."""
 
 
 class OutputError(MienError):

@@ -78,6 +78,32 @@ def rotmat_to_rotvec(rotmat: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
     return torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.full_like(sine, 2.0)) * quaternion[:, 1:]
 
 
+def compose_rotations(second: Float[Tensor, "B 3"], first: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3"]:
+    """The rotation vector of `first` followed by `second`, at most half a turn long.
+
+    Differentiable, the zero rotation included, by way of quaternions.
+    """
+    a, b = _rotvec_to_quaternion(second), _rotvec_to_quaternion(first)
+    scalar = a[:, :1] * b[:, :1] - (a[:, 1:] * b[:, 1:]).sum(-1, keepdim=True)
+    vector = a[:, :1] * b[:, 1:] + b[:, :1] * a[:, 1:] + torch.cross(a[:, 1:], b[:, 1:], dim=-1)
+    flip = torch.where(scalar < 0, -1.0, 1.0)
+    scalar, vector = scalar * flip, vector * flip
+    sine_sq = vector.square().sum(-1, keepdim=True)
+    small = sine_sq < SMALL_ANGLE_SQ
+    sine = torch.where(small, torch.ones_like(sine_sq), sine_sq).sqrt()
+    angle_quotient = 2 * torch.atan2(sine, scalar) / sine
+    return vector * torch.where(small, 2 / scalar.clamp(min=0.5), angle_quotient)
+
+
+def _rotvec_to_quaternion(rotvec: Float[Tensor, "B 3"]) -> Float[Tensor, "B 4"]:
+    half = rotvec / 2
+    angle_sq = half.square().sum(-1, keepdim=True)
+    small = angle_sq < SMALL_ANGLE_SQ
+    angle = torch.where(small, torch.ones_like(angle_sq), angle_sq).sqrt()
+    quotient = torch.where(small, 1 - angle_sq / 6, torch.sin(angle) / angle)
+    return torch.cat([torch.where(small, 1 - angle_sq / 2, torch.cos(angle)), half * quotient], dim=-1)
+
+
 def cross_matrix(vector: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
     """The matrices that take the cross product with each vector."""
     x, y, z = vector.unbind(-1)

@@ -51,3 +51,16 @@ def ambient_lighting(batch: int, *, level: float = 1.0) -> Float[Tensor, "B 9 3"
     lighting = torch.zeros(batch, SH_COUNT, 3)
     lighting[:, 0] = level
     return lighting
+
+
+def directional_lighting(direction: Float[Tensor, "B 3"], colour: Float[Tensor, "B 3"]) -> Float[Tensor, "B 9 3"]:
+    """A distant light from unit directions in view axes: shading is the colour times max(0, n·d) up to order 2.
+
+    The Legendre series of the clamped cosine is 1/4 + P₁/2 + 5/16 P₂ (Ramamoorthi and Hanrahan 2001), and by the
+    addition theorem each P is the product of the harmonics of n and d over their square at the pole.
+    """
+    basis = sh_basis(direction)
+    pole = sh_basis(direction.new_tensor([0.0, 0.0, 1.0]))
+    linear, quadratic = 0.5 / pole[2] ** 2, 0.3125 / pole[6] ** 2
+    weights = torch.cat([pole.new_tensor([0.25]), linear.expand(3), quadratic.expand(5)])
+    return (basis * weights)[..., None] * colour[:, None]

@@ -41,6 +41,21 @@ def recognition_loss(
     return (rendered_features - photo_features).abs().mean()
 
 
+def prior_loss(values: Float[Tensor, "B P"]) -> Float[Tensor, ""]:
+    """Mean square of coefficients in standard deviations: their negative log-likelihood, up to scale and a constant."""
+    return values.square().mean()
+
+
+def span_distance_loss(difference: Float[Tensor, "B P"], gram: Float[Tensor, "P P"]) -> Float[Tensor, ""]:
+    """Root mean square of a linear model's change over its vertices, averaged over faces.
+
+    With the Gram matrix G = A Aᵀ / V of a basis A it is √(δᵀ G δ) for coefficients that differ by δ: the distance of
+    vertices without computing them. Differentiable, at zero difference too.
+    """
+    squared = ((difference @ gram) * difference).sum(-1)
+    return (squared.clamp(min=0) + 1e-12).sqrt().mean()
+
+
 def magnitude_loss(maps: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
     """Eq. 8: mean square of a map."""
     return (maps**2).mean()

@@ -27,6 +27,10 @@ MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
 """Shortest side in pixels; below this not even the smallest face the detector finds (30 px) would fit."""
 
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+"""Rec. 601, for encoded colours."""
+WELL_EXPOSED = 0.9
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # a JPEG may turn out to be an MPO of several pictures
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 # Looked for in folders although they are refused: a skipped phone photo would be a riddle, a row with advice
@@ -96,6 +100,13 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                 f"{path}: damaged or cut off ({error}); copy it anew, or save it again from a viewer"
             ) from error
     return Photo(pixels, focal_px, path)
+
+
+def exposure_of(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
+    """How bright the brightest hundredth of the photo is, as a share of a well-exposed photo's."""
+    stride = max(min(pixels.shape[:2]) // 256, 1)
+    luminance = pixels[::stride, ::stride].astype(np.float32) @ LUMINANCE / 255
+    return float(np.clip(np.percentile(luminance, 99) / WELL_EXPOSED, 0.1, 1.1))
 
 
 def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathLike[str] | None = None) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
+from mien.encoder import DEFAULT_ENCODER, load_encoder
 from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
 from mien.fitting import (
     VISIBILITY_SLACK_M,
@@ -27,13 +27,14 @@ from mien.fitting import (
     complete_texture,
     fit,
     fit_detail,
+    photometric_error,
     unwrap_photo,
 )
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_parts
-from mien.perception.alignment import sample_affine
-from mien.photo import Photo, read_photo
+from mien.perception.alignment import sample_pixels
+from mien.photo import Photo, exposure_of, read_photo
 from mien.rasterizer import rasterize_hard
 from mien.reconstruction import Reconstruction
 from mien.rendering import (
@@ -42,6 +43,7 @@ from mien.rendering import (
     build_surface,
     draw_texture,
     landmark_vertices,
+    render,
     sample_map,
     visible_vertices,
 )
@@ -51,10 +53,11 @@ FIT_SIZE_PX = 224
 """Side of the crop that the coefficients are fitted in, the paper's."""
 TEXTURE_SIZE = 1024
 """Side of the colour map in texels; a face that fills a 1,000-pixel photo has about as many pixels across."""
+NET_TEXTURE_SIZE = 256
+"""The same where the network alone answers: a full map would take ten times as long as everything else."""
 RESOLUTIONS = (224, 512)
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-"""Rec. 601, for encoded colours."""
-WELL_EXPOSED = 0.9
+MODES = ("fit", "net", "auto")
+"""How coefficients are found: by optimisation, by the trained network alone, or by optimisation from its guess."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,9 @@ class Reconstructor:
     """Turns photos into 3D faces; holds the model and the networks, so that further photos cost less than the first.
 
     `detail` adds texture offset and displacement maps of `resolution` texels a side; `max_faces` keeps the largest
-    faces only; `refine_focal` lets the fit move the focal length. ConfigError for a resolution that is not offered,
-    BackendUnavailable for a device that is not there.
+    faces only; `refine_focal` lets the fit move the focal length; `encoder` is the network of the modes "net" and
+    "auto". ConfigError for a resolution or mode that is not offered, BackendUnavailable for a device that is not there,
+    ModelMismatch for an encoder that was trained with another model.
     """
 
     def __init__(
@@ -85,11 +89,15 @@ class Reconstructor:
         refine_focal: bool = False,
         settings: FitSettings | None = None,
         detail_settings: DetailSettings | None = None,
+        mode: str = "fit",
+        encoder: str | Path = DEFAULT_ENCODER,
     ) -> None:
         if resolution not in RESOLUTIONS:
             raise ConfigError(f"resolution {resolution} is not offered; choose one of {RESOLUTIONS}.")
         if max_faces is not None and max_faces < 1:
             raise ConfigError(f"max_faces must be at least 1, got {max_faces}.")
+        if mode not in MODES:
+            raise ConfigError(f"mode {mode!r} is not offered; choose one of {', '.join(MODES)}.")
         self.device = _checked_device(device)
         self.model = (model if isinstance(model, MorphableModel) else load_model(model)).to(self.device)
         self.perception = Perception(device=device)
@@ -97,6 +105,9 @@ class Reconstructor:
         self.detail, self.resolution, self.max_faces = detail, resolution, max_faces
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
         self.detail_settings = detail_settings or DetailSettings()
+        self.mode = mode
+        self.texture_size = NET_TEXTURE_SIZE if mode == "net" else TEXTURE_SIZE
+        self.encoder = None if mode == "fit" else load_encoder(self.model, encoder).to(self.device)
         self._atlases: dict[int, TexelAtlas] = {}
 
     def __call__(
@@ -121,7 +132,7 @@ class Reconstructor:
                 )
             faces = [_Face(o, face_crop(torch.from_numpy(o.mesh_px[:, :2]), size=FIT_SIZE_PX)) for o in observations]
             targets = self._targets(pixels, faces, _camera(pixels, known_focal, len(faces)))
-        found = fit(self.model, targets, settings=self.settings, recognition=self.recognition)
+        found = self._find(targets)
         with clock.stage("maps"):
             parts = [
                 self._finish(pixels, face, found[slice(k, k + 1)], targets=targets[slice(k, k + 1)])
@@ -130,12 +141,25 @@ class Reconstructor:
         times = (*clock.times[:1], *found.stage_times, *clock.times[1:])
         return [replace(part, stage_seconds=tuple((t.name, t.seconds / len(faces)) for t in times)) for part in parts]
 
+    def _find(self, targets: FitTargets) -> FitResult:
+        """The coefficients, in the way that was asked for."""
+        guess, clock = None, StageClock()
+        if self.encoder is not None:
+            with clock.stage("network"), torch.no_grad():
+                guess = self.encoder.encode(targets.crops, targets.camera)
+        if guess is not None and self.mode == "net":
+            with torch.no_grad():
+                error = photometric_error(render(self.model, guess, targets.camera), targets)
+            return FitResult(guess, targets.camera, error, tuple(clock.times))
+        found = fit(self.model, targets, settings=self.settings, recognition=self.recognition, start=guess)
+        return replace(found, stage_times=(*clock.times, *found.stage_times))
+
     def _targets(self, pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[_Face], camera: Camera) -> FitTargets:
-        crops = torch.cat([_sample(pixels, face.crop) for face in faces]).to(self.device)
+        crops = torch.cat([sample_pixels(pixels, face.crop) for face in faces]).to(self.device)
         parts = [face_parts(pixels, face.observation, face.crop) for face in faces]
         scale = torch.tensor([1 / face.crop.scale for face in faces])
         shift = torch.stack([face.crop.crop_from_photo[:, 2] for face in faces]).float()
-        exposure = torch.full((len(faces),), _exposure(pixels), device=self.device)
+        exposure = torch.full((len(faces),), exposure_of(pixels), device=self.device)
         return FitTargets(
             crops=crops,
             mask=torch.stack([part.skin for part in parts]).to(self.device),
@@ -160,11 +184,13 @@ class Reconstructor:
     ) -> Reconstruction:
         """Maps, texture and everything a user gets, for one face; `found` and `targets` hold that face only."""
         model, coefficients = self.model, found.coefficients
-        sharp = face_crop(torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop))
+        sharp = face_crop(
+            torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop, self.texture_size)
+        )
         view = found.camera.resized(sharp.size)
         masks = torch.stack([targets.mask, targets.outline], dim=1)
         masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
-        photo = torch.cat([_sample(pixels, sharp).to(self.device), masks], dim=1)
+        photo = torch.cat([sample_pixels(pixels, sharp).to(self.device), masks], dim=1)
         with torch.no_grad():
             base = build_surface(model, coefficients)
         maps = self._detail_maps(photo, view, base, coefficients=coefficients)
@@ -210,10 +236,10 @@ class Reconstructor:
         self, photo: Tensor, view: Camera, surface: FaceSurface, *, maps: DetailMaps, coefficients: FaceCoefficients
     ) -> Float[Tensor, "1 3 S S"]:
         """The completed colour map, dilated over the chart's border."""
-        atlas = self._atlas(TEXTURE_SIZE)
+        atlas = self._atlas(self.texture_size)
         base = build_surface(self.model, coefficients)
         offset = F.interpolate(
-            maps.texture_offset, size=(TEXTURE_SIZE, TEXTURE_SIZE), mode="bilinear", align_corners=False
+            maps.texture_offset, size=(self.texture_size, self.texture_size), mode="bilinear", align_corners=False
         )
         # Shaded without the displacement: it ends where the photo does, and its border must not show.
         shade = atlas.interpolate(shading(base.normals, coefficients.lighting))
@@ -288,30 +314,9 @@ def _checked_device(device: str) -> torch.device:
     return wanted
 
 
-def _sample(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:
-    """The crop's pixels in [0, 1]; only the part of the photo around the crop becomes floating point."""
-    height, width = pixels.shape[:2]
-    corners = crop.to_photo(torch.tensor([[0.0, 0.0], [crop.size, 0.0], [0.0, crop.size], [crop.size, crop.size]]))
-    margin = 2 * math.ceil(crop.scale) + 2
-    left, top = (int(v) for v in (corners.amin(0) - margin).floor())
-    right, bottom = (int(v) for v in (corners.amax(0) + margin).ceil())
-    left, right = min(max(left, 0), width - 1), max(min(right, width), 1)
-    top, bottom = min(max(top, 0), height - 1), max(min(bottom, height), 1)
-    patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)[None] / 255
-    matrix = crop.photo_from_crop - torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top]])
-    return sample_affine(patch, matrix[None], size=(crop.size, crop.size))
-
-
-def _exposure(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
-    """How bright the brightest hundredth of the photo is, as a share of a well-exposed photo's."""
-    stride = max(min(pixels.shape[:2]) // 256, 1)
-    luminance = pixels[::stride, ::stride].astype(np.float32) @ LUMINANCE / 255
-    return float(np.clip(np.percentile(luminance, 99) / WELL_EXPOSED, 0.1, 1.1))
-
-
-def _native_size(crop: Crop) -> int:
+def _native_size(crop: Crop, most: int) -> int:
     """Side of the crop at which one of its pixels is one of the photo's, within what the texture can hold."""
-    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), TEXTURE_SIZE))
+    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), most))
 
 
 def _visibility(

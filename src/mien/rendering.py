@@ -34,8 +34,8 @@ NEAREST_M = 0.01
 class VertexDetail:
     """What a linear model cannot hold, given per vertex."""
 
-    displacement: Float[Tensor, "B V"]
-    """Metres along the vertex normal of the linear model's surface."""
+    displacement: Float[Tensor, "B V"] | None
+    """Metres along the vertex normal of the linear model's surface; None leaves the surface as it is."""
     albedo_offset: Float[Tensor, "B V 3"]
     """Added to the linear model's albedo."""
 
@@ -89,9 +89,10 @@ def build_surface(
     normals = vertex_normals(vertices, model.triangles)
     albedo = model.albedo(coefficients.albedo)
     if detail is not None:
+        albedo = albedo + detail.albedo_offset
+    if detail is not None and detail.displacement is not None:
         vertices = vertices + detail.displacement[..., None] * normals
         normals = vertex_normals(vertices, model.triangles)
-        albedo = albedo + detail.albedo_offset
     normals_view = coefficients.pose.to_view_axes(normals)
     return FaceSurface(
         vertices=vertices,

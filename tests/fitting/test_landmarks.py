@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from mien.camera import Camera, Pose
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
-from mien.morphable import MorphableModel
+from mien.morphable import FaceCoefficients, MorphableModel
 
 PRIORS = LandmarkPriors(landmark_sigma=0.002, identity_sigma=1.0, expression_sigma=0.25, focal_sigma=None)
 YAWS_DEG = (0.0, 40.0, -70.0)
@@ -88,3 +89,17 @@ def test_a_batch_is_its_faces_one_by_one(tiny: MorphableModel) -> None:
         one = slice(k, k + 1)
         alone = fit_landmarks(tiny, points[one], camera[one], point_weights=torch.ones(1, 468), priors=PRIORS)
         torch.testing.assert_close(alone.identity, both.identity[one], atol=2e-3, rtol=0)
+
+
+def test_a_guess_is_where_the_search_begins_and_what_the_prior_expects(tiny: MorphableModel) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
+    identity, expression = torch.randn(1, 12), torch.tensor([[0.0, 0.4, 0.8, 0.0]])
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
+    guess = FaceCoefficients(identity, expression, torch.zeros(1, 5), torch.zeros(1, 9, 3), pose)
+    stubborn = replace(PRIORS, landmark_sigma=1.0, identity_sigma=0.01)
+    weights = torch.ones(1, 468)
+    alone = fit_landmarks(tiny, points, camera, point_weights=weights, priors=stubborn)
+    guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=stubborn, start=guess)
+    assert alone.identity.abs().max() < 0.1  # landmarks that count for nothing leave the mean
+    torch.testing.assert_close(guided.identity, identity, atol=1e-3, rtol=0)
+    torch.testing.assert_close(guided.pose.translation, pose.translation, atol=1e-3, rtol=0)

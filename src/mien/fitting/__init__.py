@@ -28,7 +28,9 @@ from mien.fitting.detail import fit_detail as fit_detail
 from mien.fitting.detail import unwrap_photo as unwrap_photo
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.light import fit_light_and_albedo
-from mien.fitting.photometric import photometric_error, refine, sample_vertex_colours
+from mien.fitting.photometric import photometric_error as photometric_error
+from mien.fitting.photometric import refine as refine
+from mien.fitting.photometric import sample_vertex_colours as sample_vertex_colours
 from mien.fitting.problem import FitResult as FitResult
 from mien.fitting.problem import FitSettings as FitSettings
 from mien.fitting.problem import FitTargets as FitTargets
@@ -63,9 +65,15 @@ def fit(
     *,
     settings: FitSettings | None = None,
     recognition: IdentityNetwork | None = None,
+    start: FaceCoefficients | None = None,
 ) -> FitResult:
-    """Find identity, expression, albedo, light and pose of each face; FitDiverged if a value stops being finite."""
+    """Find identity, expression, albedo, light and pose of each face; FitDiverged if a value stops being finite.
+
+    `start` is a network's guess, from which fewer steps are needed.
+    """
     settings = settings or FitSettings()
+    if start is not None:
+        settings = replace(settings, photometric_steps=settings.warm_photometric_steps)
     _check_finite(targets)
     clock = StageClock()
     weights = mesh_point_weights(model).expand(len(targets.crops), -1)
@@ -81,6 +89,7 @@ def fit(
                 settings.expression_sigma_of(model),
                 FOCAL_SIGMA if settings.refine_focal else None,
             ),
+            start=start,
         )
         targets = replace(targets, camera=shape.camera)
         batch = len(targets.crops)

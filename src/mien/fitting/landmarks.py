@@ -16,11 +16,13 @@ import torch
 from mien.arrays import Float, Tensor
 from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
-from mien.morphable import MorphableModel
+from mien.morphable import FaceCoefficients, MorphableModel
 
 ITERATIONS = 14
 POSE_ITERATIONS = 6
 """Steps in which only the pose moves, so that the mean face is in place before it deforms."""
+WARM_ITERATIONS = 8
+"""Steps from a guess."""
 ROBUST_SCALE = 3.0
 """Errors beyond this many sigmas lose their pull (Geman-McClure): a hand before the mouth must not bend the face."""
 
@@ -73,12 +75,17 @@ def fit_landmarks(
     *,
     point_weights: Float[Tensor, "B 468"],
     priors: LandmarkPriors,
+    start: FaceCoefficients | None = None,
 ) -> LandmarkFit:
-    """The most probable pose, identity and expression given MediaPipe's points."""
-    problem = _Problem(model, points_px, camera, point_weights, priors)
+    """The most probable pose, identity and expression given MediaPipe's points.
+
+    `start` is somebody's guess, a network's: the search begins there, and the priors of shape are centred on it.
+    """
+    problem = _Problem(model, points_px, camera, point_weights, priors=priors, guess=start)
     state = problem.start()
-    for iteration in range(ITERATIONS):
-        state = problem.step(state, pose_only=iteration < POSE_ITERATIONS)
+    alone = start is None
+    for iteration in range(ITERATIONS if alone else WARM_ITERATIONS):
+        state = problem.step(state, pose_only=alone and iteration < POSE_ITERATIONS)
     identity, expression = state.shape.to(points_px).split(model.counts[:2], dim=1)
     translation = state.translation.to(points_px)
     pose = Pose(rotmat_to_rotvec(state.rotation).to(points_px), translation, torch.ones_like(translation[:, 0]))
@@ -105,8 +112,11 @@ class _Problem:
         points_px: Float[Tensor, "B 468 2"],
         camera: Camera,
         point_weights: Float[Tensor, "B 468"],
+        *,
         priors: LandmarkPriors,
+        guess: FaceCoefficients | None,
     ) -> None:
+        self.guess = guess
         self.camera, self.target = camera.double(), points_px.double()
         self.flip = self.target.new_tensor(CAMERA_FROM_MODEL)
         corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None].double()
@@ -129,7 +139,15 @@ class _Problem:
         self.sigma_px = priors.landmark_sigma * extent
         self.point_weights = point_weights
 
+        self.centre = self.target.new_zeros(len(self.target), identity_count + expression_count)
+        if guess is not None:
+            self.centre = torch.cat([guess.identity, guess.expression.clamp(self.least, self.largest)], dim=1).double()
+
     def start(self) -> _State:
+        if self.guess is not None:
+            pose = self.guess.pose
+            log_focal = torch.zeros_like(pose.scale).double()
+            return _State(pose.rotmat().double(), pose.translation.double(), log_focal, self.centre)
         batch = len(self.target)
         pose = initial_pose(self.mean.expand(batch, -1, -1), self.target, self.camera)
         shape = self.target.new_zeros(batch, self.basis.shape[-1])
@@ -141,7 +159,8 @@ class _Problem:
         weights = self._weights(residuals)
         weighted = jacobian * weights[..., None, None]
         hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + torch.diag(self.prior_precision)
-        values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], state.shape], 1)
+        off_centre = state.shape - self.centre
+        values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], off_centre], 1)
         gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + self.prior_precision * values
         held = self._held(state, gradient, pose_only=pose_only)
         gradient = gradient.masked_fill(held, 0.0)

@@ -97,7 +97,13 @@ def refine(
             + _prior_energy(model, coefficients, targets.exposure, settings, light)
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
-            rendered = recognition_features(recognition, drawn, targets)
+            rendered = recognition_features(
+                recognition,
+                drawn,
+                photos=targets.crops,
+                mask=targets.mask,
+                landmarks68_px=targets.landmarks68_px,
+            )
             energy = energy + settings.recognition_weight * len(features) * recognition_loss(rendered, features)
         if not torch.isfinite(energy):
             raise FitDiverged(
@@ -117,11 +123,18 @@ def photometric_error(drawn: RenderOutput, targets: FitTargets) -> Float[Tensor,
     return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
 
 
-def recognition_features(network: IdentityNetwork, drawn: RenderOutput, targets: FitTargets) -> Float[Tensor, "B 128"]:
+def recognition_features(
+    network: IdentityNetwork,
+    drawn: RenderOutput,
+    *,
+    photos: Float[Tensor, "B 3 H W"],
+    mask: Float[Tensor, "B H W"],
+    landmarks68_px: Float[Tensor, "B 68 2"],
+) -> Float[Tensor, "B 128"]:
     """Features of the rendered face before the photo's own background (eq. 6 compares masked images)."""
-    alpha = drawn.coverage[:, None] * targets.mask[:, None]
-    composed = drawn.image.clamp(0, 1) * alpha + targets.crops * (1 - alpha)
-    return network(network.crop(composed, targets.landmarks68_px))
+    alpha = drawn.coverage[:, None] * mask[:, None]
+    composed = drawn.image.clamp(0, 1) * alpha + photos * (1 - alpha)
+    return network(network.crop(composed, landmarks68_px))
 
 
 def _photo_features(targets: FitTargets, network: IdentityNetwork | None) -> Float[Tensor, "B 128"] | None:

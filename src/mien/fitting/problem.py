@@ -68,6 +68,8 @@ class FitSettings:
     """Of eq. 6 in the energy, where an error of one standard deviation counts a half. At 200 the base fit is verified
     on seven of eight portraits, at 1,600 on all of them, with the same photometric error."""
     photometric_steps: int = 100
+    warm_photometric_steps: int = 24
+    """Steps where a network's guess starts the fit."""
     seed: int = 0
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
     refine_focal: bool = False
@@ -92,8 +94,9 @@ class FitSettings:
                 raise ConfigError(f"fit.{name} must be positive and finite, got {getattr(self, name)}.")
         if not 0 <= self.recognition_weight < math.inf:
             raise ConfigError(f"fit.recognition_weight must be finite and not negative, got {self.recognition_weight}.")
-        if self.photometric_steps < 0:
-            raise ConfigError(f"fit.photometric_steps must not be negative, got {self.photometric_steps}.")
+        for name in ("photometric_steps", "warm_photometric_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"fit.{name} must not be negative, got {getattr(self, name)}.")
 
     def expression_sigma_of(self, model: MorphableModel) -> float:
         """Standard deviation of the model's expression coefficients."""

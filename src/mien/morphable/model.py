@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
 import os
@@ -129,6 +131,15 @@ class MorphableModel(nn.Module):
     def masks(self) -> PartMasks:
         """The soft part masks of the vertices."""
         return PartMasks(*(self.get_buffer(f"mask_{part}") for part in _PARTS))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all arrays: trained weights mean something only on the model they were trained with."""
+        digest = hashlib.sha256()
+        for key in _ARRAYS:
+            digest.update(key.encode())
+            digest.update(self.get_buffer(key).cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def counts(self) -> tuple[int, int, int]:

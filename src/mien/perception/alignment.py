@@ -9,10 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mien.arrays import Float, Tensor
+from mien.arrays import Float, Tensor, UInt8
 
 Padding = Literal["zeros", "border", "reflection"]
 FACE_CROP_SIZE = 224
@@ -118,6 +119,20 @@ def face_crop(points_px: Float[Tensor, "L 2"], *, size: int = FACE_CROP_SIZE, sc
     low, high = points_px.amin(0), points_px.amax(0)
     centre = (low + high) / 2
     return Crop.around((float(centre[0]), float(centre[1])), float((high - low).max()) * scale, size=size)
+
+
+def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:
+    """Cut the crop out of a photo of bytes, as [0, 1]; only what lies around the crop becomes floating point."""
+    height, width = pixels.shape[:2]
+    corners = crop.to_photo(torch.tensor([[0.0, 0.0], [crop.size, 0.0], [0.0, crop.size], [crop.size, crop.size]]))
+    margin = 2 * math.ceil(crop.scale) + 2
+    left, top = (int(v) for v in (corners.amin(0) - margin).floor())
+    right, bottom = (int(v) for v in (corners.amax(0) + margin).ceil())
+    left, right = min(max(left, 0), width - 1), max(min(right, width), 1)
+    top, bottom = min(max(top, 0), height - 1), max(min(bottom, height), 1)
+    patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)[None] / 255
+    matrix = crop.photo_from_crop - torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top]])
+    return sample_affine(patch, matrix[None], size=(crop.size, crop.size))
 
 
 def similarity_between(source: Float[Tensor, "B L 2"], target: Float[Tensor, "B L 2"]) -> Float[Tensor, "B 2 3"]:

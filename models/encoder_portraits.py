@@ -1,0 +1,45 @@
+"""Collect the portraits that the packaged encoder may learn from: free to use, of adults, of nobody in a demo or test.
+
+    python models/encoder_portraits.py ../shared/data/photos_ccby out/portraits
+    mien data prepare out/portraits --table out/portraits/people.csv -o out/portraits_store
+    mien data skins out/portraits_store -o out/skins.safetensors
+    mien train base --config configs/base.toml --data out/portraits_store \\
+        --set data.skins=out/skins.safetensors -o runs/base
+    python models/package_encoder.py runs/base
+
+The pictures are linked, not copied. `manifest.csv` of the source says who is who, and how old.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+SHOWN = frozenset(f"london_{number}" for number in ("012", "037", "099", "119", "136"))
+"""People of the demonstrations and tests; the CC0 self-portraits stay in."""
+ADULT = 18
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("source", type=Path, help="photos_ccby")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    with (options.source / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = [row for row in rows if row["subject"] not in SHOWN and (not row["age"] or int(row["age"]) >= ADULT)]
+    for row in chosen:
+        link = options.out / row["file"]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to((options.source / row["file"]).resolve())
+    with (options.out / "people.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "identity", "age"])
+        writer.writerows([row["file"], row["subject"], row["age"]] for row in chosen)
+    print(f"{len(chosen)} of {len(rows)} portraits in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""The encoder of the base branch: a face crop in, coefficients of the face model out.
+
+A crop says nothing of the camera that took it. So the network describes the pose as it appears in the crop (turn
+against the line of sight, place, size), and `Regression.coefficients` turns that into the metric pose under a known
+camera: the same picture through a longer lens is a face farther away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mien.arrays import Float, Tensor
+from mien.assets import asset_path
+from mien.backbones import make_backbone
+from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
+from mien.errors import AssetError, FormatError, ModelMismatch
+from mien.geometry import compose_rotations
+from mien.lighting import SH_COUNT, ambient_lighting
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.perception.alignment import FACE_CROP_SCALE
+
+FORMAT = "mien-encoder-1"
+DEFAULT_ENCODER = "encoder-lite0.safetensors"
+HEAD_UNITS = {
+    "identity": 1.0,
+    "expression": 0.2,
+    "albedo": 1.0,
+    "lighting": 0.15,
+    "rotation": 0.3,
+    "translation": 0.05,
+    "scale": 0.1,
+}
+"""What one unit of each head's last layer means: about the standard deviation of what it predicts, so that all heads
+learn at one rate. Standard deviations; strength; standard deviations; light; radians; crop sides; logarithm."""
+FIRST_WEIGHT = 1e-3
+"""Spread of the heads' weights at the start: small beside the features, so that training starts at the mean face."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What the network says of a batch of crops, before a camera is known."""
+
+    identity: Float[Tensor, "B I"]
+    expression: Float[Tensor, "B E"]
+    """Strengths, not yet held in [0, 1]."""
+    albedo: Float[Tensor, "B A"]
+    lighting: Float[Tensor, "B 27"]
+    """Harmonic by harmonic the three colour channels, as the difference from white light of level 1."""
+    rotation: Float[Tensor, "B 3"]
+    """Rotation vector in radians, against the line of sight through the crop's centre."""
+    translation: Float[Tensor, "B 2"]
+    """Where the model's origin lies, in sides of the crop from its centre; x right, y down."""
+    scale: Float[Tensor, "B 1"]
+    """Logarithm of the apparent size, 0 where the mean face fills a face crop as it does on average."""
+    sides_per_m: float
+    """Sides of the crop that a metre spans at scale 0."""
+
+    @classmethod
+    def join(cls, parts: Sequence[Regression]) -> Regression:
+        """One batch of several of one model."""
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in HEAD_UNITS},
+            sides_per_m=parts[0].sides_per_m,
+        )
+
+    def to(self, device: torch.device) -> Regression:
+        """The same on a device."""
+        return Regression(**{name: getattr(self, name).to(device) for name in HEAD_UNITS}, sides_per_m=self.sides_per_m)
+
+    def __getitem__(self, index: slice) -> Regression:
+        """Some faces of the batch, as a batch."""
+        return Regression(**{name: getattr(self, name)[index] for name in HEAD_UNITS}, sides_per_m=self.sides_per_m)
+
+    def coefficients(self, camera: Camera) -> FaceCoefficients:
+        """The same faces under the cameras that took the crops; differentiable.
+
+        Expressions are held in [0, 1] with the gradient of the identity, so that one that left can come back.
+        """
+        side = camera.image_size[0]
+        px_per_m = self.sides_per_m * side * self.scale[:, 0].exp()
+        distance = camera.focal_px / px_per_m
+        place_px = (0.5 + self.translation) * side
+        ray = (place_px - camera.centre_px) / camera.focal_px[:, None]
+        position = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * distance[:, None]
+        # First the head turns against the line of sight, then the line of sight against the optical axis.
+        rotation = compose_rotations(sight_rotation(camera), self.rotation)
+        pose = Pose(rotation, translation=position, scale=torch.ones_like(distance))
+        held = self.expression + (self.expression.clamp(0, 1) - self.expression).detach()
+        white = ambient_lighting(len(self.lighting)).to(self.lighting)
+        lighting = white + self.lighting.unflatten(1, (SH_COUNT, 3))
+        return FaceCoefficients(self.identity, held, self.albedo, lighting, pose)
+
+
+def sight_rotation(camera: Camera) -> Float[Tensor, "B 3"]:
+    """The turn, in model axes, from the optical axis to the line of sight through the crop's centre."""
+    side = camera.image_size[0]
+    ray = (side / 2 - camera.centre_px) / camera.focal_px[:, None]
+    ray = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * ray.new_tensor(CAMERA_FROM_MODEL)
+    ray = -ray / ray.norm(dim=-1, keepdim=True)  # towards the viewer, who is at +z of the model's axes
+    axis = torch.stack([-ray[:, 1], ray[:, 0], torch.zeros_like(ray[:, 0])], dim=-1)
+    sine = axis.norm(dim=-1, keepdim=True)
+    return axis * torch.where(sine > 1e-6, torch.asin(sine.clamp(max=1)) / sine.clamp(min=1e-6), torch.ones_like(sine))
+
+
+def appearance(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m: float) -> Regression:
+    """What a perfect network says of crops of known faces: the inverse of `Regression.coefficients`.
+
+    Not differentiable. Poses must have scale 1.
+    """
+    side = camera.image_size[0]
+    position = coefficients.pose.translation
+    place_px = camera.project(position[:, None])[:, 0]
+    px_per_m = camera.focal_px / position[:, 2]
+    return Regression(
+        identity=coefficients.identity,
+        expression=coefficients.expression,
+        albedo=coefficients.albedo,
+        lighting=(coefficients.lighting - ambient_lighting(len(position)).to(position)).flatten(1),
+        rotation=compose_rotations(-sight_rotation(camera), coefficients.pose.rotation),
+        translation=place_px / side - 0.5,
+        scale=(px_per_m / (sides_per_m * side)).log()[:, None],
+        sides_per_m=sides_per_m,
+    )
+
+
+@dataclass(frozen=True)
+class MeanFaceFrame:
+    """How the mean face lies in its face crop, seen straight on."""
+
+    sides_per_m: float
+    """Sides of the crop that a metre spans."""
+    origin: Float[Tensor, "2"]
+    """Where the model's origin lies, in sides of the crop from its centre; x right, y down."""
+
+
+def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
+    """The frame in which a network that says nothing shows the mean face in the right place."""
+    points = model.mediapipe_points(model.mean[None])[0, :, :2]
+    low, high = points.amin(0), points.amax(0)
+    # `face_crop` takes FACE_CROP_SCALE times the longer side of the points' box, around its centre.
+    sides_per_m = 1 / (FACE_CROP_SCALE * float((high - low).max()))
+    return MeanFaceFrame(sides_per_m, -(low + high) / 2 * points.new_tensor(CAMERA_FROM_MODEL[:2]) * sides_per_m)
+
+
+class FaceEncoder(nn.Module):
+    """A backbone with one linear head per group of coefficients; starts at the mean face, straight and centred."""
+
+    origin: Tensor
+
+    def __init__(self, backbone: str, model: MorphableModel, *, image_size: int = 224, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
+        self.backbone = make_backbone(backbone)
+        self.dropout = nn.Dropout(dropout)
+        identity, expression, albedo = model.counts
+        sizes = dict(zip(HEAD_UNITS, (identity, expression, albedo, 3 * SH_COUNT, 3, 2, 1), strict=True))
+        self.heads = nn.ModuleDict({name: _head(self.backbone.features, size) for name, size in sizes.items()})
+        frame = mean_face_frame(model)
+        self.sides_per_m = frame.sides_per_m
+        self.register_buffer("origin", frame.origin, persistent=False)
+        self._still: list[nn.Module] = []
+
+    def freeze(self, *, blocks: int, batchnorm: bool) -> None:
+        """Keep the stem and leading blocks as they are, statistics included; with `batchnorm` all batch statistics.
+
+        Frozen blocks need no backward pass: at 5 blocks of EfficientNet-Lite0 a step takes half the time.
+        """
+        frozen = self.backbone.leading(blocks)
+        for module in frozen:
+            module.requires_grad_(False)
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)] if batchnorm else []
+        self._still = [*frozen, *norms]
+
+    def train(self, mode: bool = True) -> FaceEncoder:
+        """Switch to training; what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> dict[str, Float[Tensor, "B N"]]:
+        """The heads by name, from RGB crops in [0, 1]; plain tensors, for DDP, compilation and ONNX."""
+        features = self.dropout(self.backbone(images)).float()
+        with torch.autocast(features.device.type, enabled=False):
+            said = {name: self.heads[name](features) * unit for name, unit in HEAD_UNITS.items()}
+        said["translation"] = said["translation"] + self.origin
+        return said
+
+    def regression(self, said: dict[str, Float[Tensor, "B N"]]) -> Regression:
+        """The heads' tensors, named and typed."""
+        return Regression(**said, sides_per_m=self.sides_per_m)
+
+    def encode(self, crops: Float[Tensor, "B 3 H W"], camera: Camera) -> FaceCoefficients:
+        """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras."""
+        size = (self.image_size, self.image_size)
+        images = nn.functional.interpolate(crops, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return self.regression(self(images)).coefficients(camera)
+
+    def to_onnx(self, path: Path) -> None:
+        """Write the network with one named output a head and a free batch size; AssetError without `onnx`."""
+        try:
+            import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it and says so badly
+        except ImportError as error:
+            raise AssetError("pip install 'mien[onnx]' brings what the export needs.") from error
+        example = torch.zeros(2, 3, self.image_size, self.image_size)
+        torch.onnx.export(
+            self.eval(),
+            (example,),
+            str(path),
+            input_names=["images"],
+            output_names=list(HEAD_UNITS),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _head(features: int, outputs: int) -> nn.Linear:
+    head = nn.Linear(features, outputs)
+    nn.init.normal_(head.weight, std=FIRST_WEIGHT)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> None:
+    """Write the network for `load_encoder`: float16 weights, and what they belong to; `notes` go into the header."""
+    settings = {"backbone": encoder.backbone_name, "image_size": encoder.image_size}
+    metadata = {"format": FORMAT, "model_hash": encoder.model_hash, "encoder": json.dumps(settings), **notes}
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
+
+
+def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCODER) -> FaceEncoder:
+    """The packaged encoder, or one that `mien train base` wrote, for the model that it was trained with.
+
+    FormatError for another kind of file, ModelMismatch for another model: coefficients mean nothing on another basis.
+    """
+    packaged = str(name_or_path) == DEFAULT_ENCODER
+    path = asset_path(DEFAULT_ENCODER) if packaged else Path(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise FormatError(f"{path} says format {metadata.get('format')!r}; this version of mien reads {FORMAT!r}.")
+    check_model(model, metadata["model_hash"], whose=str(path))
+    settings = json.loads(metadata["encoder"])
+    encoder = FaceEncoder(settings["backbone"], model, image_size=settings["image_size"])
+    try:
+        encoder.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FormatError(f"{path} does not fit {settings['backbone']}: {error}") from error
+    return encoder.eval().requires_grad_(False)
+
+
+def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> None:
+    """Raise ModelMismatch unless the model is the one with the expected hash."""
+    if model.fingerprint != expected_hash:
+        raise ModelMismatch(
+            f"{whose} was made with another face model (hash {expected_hash[:12]}) than {model.name!r} "
+            f"({model.fingerprint[:12]}); use that model, or train again."
+        )

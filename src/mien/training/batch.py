@@ -1,0 +1,63 @@
+"""A batch of face crops with what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from mien.arrays import Float, Tensor
+from mien.camera import Camera
+from mien.encoder import Regression
+
+
+@dataclass(frozen=True)
+class FaceBatch:
+    """Square crops as `face_crop` cuts them; photographed faces first, then drawn ones with their truth."""
+
+    images: Float[Tensor, "B 3 S S"]
+    mask: Float[Tensor, "B S S"]
+    """How sure it is that a pixel shows the face's skin, 0 to 1."""
+    camera: Camera
+    """The camera seen through each crop."""
+    landmarks68_px: Float[Tensor, "B 68 2"]
+    mesh_px: Float[Tensor, "B 468 2"]
+    truth: Regression | None
+    """What is true of the last faces of the batch; None where no face is drawn."""
+    names: tuple[str, ...]
+
+    @property
+    def photographed(self) -> int:
+        """How many faces of the batch come without truth."""
+        return len(self.images) - (0 if self.truth is None else len(self.truth.identity))
+
+    def to(self, device: torch.device) -> FaceBatch:
+        """The same batch on a device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("truth", "names")}
+        truth = self.truth if self.truth is None else self.truth.to(device)
+        return replace(self, **moved, truth=truth)
+
+    def face(self, number: int) -> FaceBatch:
+        """One face as a batch, in memory of its own."""
+        index = slice(number, number + 1)
+        known = number - self.photographed
+        tensors = {name: getattr(self, name)[index].clone() for name in ("images", "mask", "landmarks68_px", "mesh_px")}
+        truth = None if self.truth is None or known < 0 else self.truth[slice(known, known + 1)]
+        return FaceBatch(**tensors, camera=self.camera[index], truth=truth, names=self.names[index])
+
+
+def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
+    """One batch of several with crops of one size; those with truth must come last."""
+    truths = [batch.truth for batch in batches if batch.truth is not None]
+    tensors = {
+        name: torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("images", "mask", "landmarks68_px", "mesh_px")
+    }
+    camera = Camera(
+        torch.cat([batch.camera.focal_px for batch in batches]),
+        torch.cat([batch.camera.centre_px for batch in batches]),
+        image_size=batches[0].camera.image_size,
+    )
+    names = tuple(name for batch in batches for name in batch.names)
+    return FaceBatch(**tensors, camera=camera, truth=Regression.join(truths) if truths else None, names=names)

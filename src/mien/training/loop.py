@@ -1,0 +1,224 @@
+"""The training loop of every branch, on Lightning Fabric: one process or many, CPU or GPU.
+
+Batches, learning rate and random numbers are functions of the step. So a resumed run goes on exactly, and processes
+that share a batch compute what one process would.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mien.arrays import Float, Tensor
+from mien.errors import BackendUnavailable, ConfigError, OutputError, TrainingDiverged
+from mien.training.batch import FaceBatch
+from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
+from mien.training.config import LoopSettings, OptimizerSettings
+from mien.training.monitor import Monitor
+from mien.training.objective import LossTerm, Objective
+from mien.training.source import FaceSource, Part, stream
+
+CONFIG_FILE, DIVERGED_FILE = "config.toml", "diverged.json"
+BETAS = (0.9, 0.999)
+NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the loop needs to know of a run besides its objective and its data."""
+
+    folder: Path
+    """Collects checkpoints, tables and sheets."""
+    config_text: str
+    """The resolved configuration; a run is only resumed with the one it was begun with."""
+    model_hash: str
+    optimizer: OptimizerSettings
+    loop: LoopSettings
+    resume: bool = False
+
+
+def train(objective: Objective, source: FaceSource, settings: RunSettings) -> nn.Module | None:
+    """Train until the last step, and return the network to keep: the average where one is made.
+
+    Of several processes the first returns it, the others None.
+    Raises TrainingDiverged on a number that is not finite (after saving the state before that step), ConfigError for
+    a run folder in use or a resumed run with another configuration, ModelMismatch for a checkpoint of another face
+    model.
+    """
+    loop = settings.loop
+    fabric = _launch(loop)
+    if fabric.is_global_zero:
+        _claim(settings)
+    fabric.barrier()
+    part = Part(fabric.global_rank, fabric.world_size)
+    steps = loop.steps if not loop.epochs else math.ceil(loop.epochs * source.steps_an_epoch())
+    trained = _prepare(objective.network, settings)
+    found = checkpoints(settings.folder) if settings.resume else []
+    first = load_checkpoint(found[-1], trained, model_hash=settings.model_hash) if found else 0
+    network, engine = fabric.setup(trained.network, trained.optimizer)
+    monitor = Monitor(settings.folder, first_step=first, steps=steps, active=fabric.is_global_zero)
+    batches = stream(source, range(first, steps), part=part, workers=loop.workers)
+    try:
+        for step in range(first, steps):
+            start = time.perf_counter()
+            batch = next(batches).to(fabric.device)
+            monitor.waited(time.perf_counter() - start, len(batch.images) * part.processes)
+            # Dropout draws anew at every step, and the same after a resume.
+            torch.manual_seed(loop.seed + step * part.processes + part.rank)
+            rate = learning_rate(step, steps, settings.optimizer)
+            for group in trained.optimizer.param_groups:
+                group["lr"] = rate
+            statistics = [buffer.clone() for buffer in trained.network.buffers()]
+            said = network(_formatted(batch.images, loop))
+            terms = objective.losses(said, batch, progress=step / steps)
+            loss = total(terms)
+            fabric.backward(loss)
+            norm = _clip(trained.network, settings.optimizer.clip_norm)
+            # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
+            if not (math.isfinite(norm) and math.isfinite(float(loss.detach()))):
+                for buffer, before in zip(trained.network.buffers(), statistics, strict=True):
+                    buffer.copy_(before)
+                _save(fabric, trained, settings, step)
+                raise _diverged(settings.folder, step, terms, batch)
+            engine.step()
+            engine.zero_grad()
+            if trained.average is not None:
+                trained.average.update_parameters(trained.network)
+            done = step + 1
+            if done % loop.log_every == 0 or done == steps:
+                monitor.log(done, terms, rate=rate, gradient_norm=norm)
+            if done % loop.checkpoint_every == 0 or done == steps:
+                _save(fabric, trained, settings, done)
+            if fabric.is_global_zero:
+                _look(objective, trained, settings, monitor, done, last=done == steps)
+    finally:
+        monitor.close()
+    return _kept(trained) if fabric.is_global_zero else None
+
+
+def total(terms: Sequence[LossTerm]) -> Float[Tensor, ""]:
+    """The weighted sum of the terms, eq. 7 with its priors; ConfigError where every weight is 0."""
+    if not terms:
+        raise ConfigError("every loss has weight 0; set at least one of [loss].")
+    return torch.stack([term.weight * term.value for term in terms]).sum()
+
+
+def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
+    """Linear warm-up, then a cosine down to `final_rate` of the rate."""
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    share = step / max(steps - 1, 1)
+    cosine = settings.final_rate + (1 - settings.final_rate) * 0.5 * (1 + math.cos(math.pi * share))
+    return settings.learning_rate * warm * cosine
+
+
+def _claim(settings: RunSettings) -> None:
+    """Begin the run's folder, or check that it is this run's."""
+    path = settings.folder / CONFIG_FILE
+    begun = path.exists()
+    if begun and not settings.resume:
+        raise ConfigError(f"{settings.folder} holds a run already; go on with --resume, or choose another folder.")
+    if begun and path.read_text(encoding="utf-8") != settings.config_text:
+        raise ConfigError(f"{settings.folder} was begun with another configuration; see {path}, or start anew.")
+    if not begun:
+        try:
+            settings.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(settings.config_text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{settings.folder}: cannot be written ({error.strerror}).") from error
+
+
+def _launch(loop: LoopSettings) -> Fabric:
+    """Join the processes that torchrun started, or be the only one."""
+    if loop.device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable("loop.device is cuda, and this PyTorch sees no CUDA device; set it to cpu.")
+    if loop.threads:
+        torch.set_num_threads(loop.threads)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    everywhere = int(os.environ.get("WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=loop.device,
+        devices=here,
+        num_nodes=everywhere // here,
+        strategy="ddp" if everywhere > 1 else "auto",
+        precision=loop.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _prepare(network: nn.Module, settings: RunSettings) -> Trained:
+    optimizer = settings.optimizer
+    if settings.loop.channels_last:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network.train()
+    average = None
+    if optimizer.ema_decay:
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema_decay), use_buffers=True)
+        average.eval().requires_grad_(False)
+    learning = [p for p in network.parameters() if p.requires_grad]
+    engine = AdamW(learning, lr=optimizer.learning_rate, betas=BETAS, weight_decay=optimizer.weight_decay)
+    return Trained(network, average, engine)
+
+
+def _formatted(images: Float[Tensor, "B 3 S S"], loop: LoopSettings) -> Float[Tensor, "B 3 S S"]:
+    return images.to(memory_format=torch.channels_last) if loop.channels_last else images
+
+
+def _clip(network: nn.Module, limit: float) -> float:
+    """Scale the gradient down to the limit (if there is one); its norm before."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit:
+        torch.nn.utils.clip_grads_with_norm_(network.parameters(), limit, norm)
+    return float(norm)
+
+
+def _save(fabric: Fabric, trained: Trained, settings: RunSettings, step: int) -> None:
+    if fabric.is_global_zero:
+        keep = settings.loop.keep_checkpoints
+        save_checkpoint(settings.folder, trained, step=step, model_hash=settings.model_hash, keep=keep)
+
+
+def _diverged(run: Path, step: int, terms: Sequence[LossTerm], batch: FaceBatch) -> TrainingDiverged:
+    bad = [term.name for term in terms if not torch.isfinite(term.value)]
+    where = f"the loss {bad[0]!r}" if bad else "the gradient"
+    finite = torch.isfinite(batch.images.flatten(1)).all(1) & torch.isfinite(batch.mesh_px.flatten(1)).all(1)
+    names = [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine] or list(batch.names)
+    (run / DIVERGED_FILE).write_text(json.dumps({"step": step, "terms": bad, "faces": names}), encoding="utf-8")
+    shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
+    return TrainingDiverged(
+        f"step {step}: {where} is not finite; faces: {shown}. The state before this step is kept in {run}; see "
+        f"{run / DIVERGED_FILE}, leave those faces out or lower optimizer.learning_rate, and go on with --resume."
+    )
+
+
+def _look(
+    objective: Objective, trained: Trained, settings: RunSettings, monitor: Monitor, done: int, *, last: bool
+) -> None:
+    """Validate and draw with the network that would be kept now."""
+    validate = last or done % settings.loop.validate_every == 0
+    draw = last or done % settings.loop.sheet_every == 0
+    if not (validate or draw):
+        return
+    kept = _kept(trained)
+    if validate:
+        monitor.validated(done, objective.measure(kept))
+    if draw:
+        monitor.sheet(done, objective.picture(kept))
+    trained.network.train()
+
+
+def _kept(trained: Trained) -> nn.Module:
+    """The average of the weights, or the last ones."""
+    return (trained.network if trained.average is None else trained.average.module).eval()

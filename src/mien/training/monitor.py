@@ -1,0 +1,119 @@
+"""What a run leaves to look at: CSV, TensorBoard, picture sheets, and a progress bar."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from mien.arrays import UInt8
+from mien.training.objective import Figure, LossTerm
+
+METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"
+
+
+class Monitor:
+    """Writes what happens; on all processes but the first it does nothing."""
+
+    def __init__(self, run: Path, *, first_step: int, steps: int, active: bool) -> None:
+        self.run, self.active, self.steps = run, active, steps
+        self.started = self._mark = time.perf_counter()
+        self._waited, self._faces = 0.0, 0
+        if not active:
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        for name in (METRICS_FILE, VALIDATION_FILE):
+            _forget_from(run / name, first_step)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not Console(stderr=True).is_terminal,
+            speed_estimate_period=300,
+        )
+        self.progress.start()
+        self.task = self.progress.add_task("training", total=steps, completed=first_step)
+
+    def waited(self, seconds: float, faces: int) -> None:
+        """Note how long a step waited for its batch, and how many faces it trains on."""
+        self._waited += seconds
+        self._faces += faces
+
+    def log(self, step: int, terms: Sequence[LossTerm], *, rate: float, gradient_norm: float) -> None:
+        """Write the losses of a step, and the speed since the last call."""
+        now = time.perf_counter()
+        seconds, faces, waited = now - self._mark, self._faces, self._waited
+        self._mark, self._faces, self._waited = now, 0, 0.0
+        if not self.active:
+            return
+        speed, share = faces / seconds, waited / seconds
+        values = {
+            "loss": float(sum(term.weight * float(term.value.detach()) for term in terms)),
+            **{term.name: float(term.value.detach()) for term in terms},
+            "gradient_norm": gradient_norm,
+            "learning_rate": rate,
+            "images_per_second": speed,
+            "data_wait_share": share,
+        }
+        # The terms of a run may change (the renderer joins late), a table's columns may not: one row a value.
+        rows = [[step, name, f"{value:.6g}"] for name, value in values.items()]
+        _append(self.run / METRICS_FILE, ["step", "name", "value"], rows)
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        label = f"loss {values['loss']:.3f}, {speed:.1f} img/s, {100 * share:.0f} % waiting"
+        self.progress.update(self.task, completed=step, description=label)
+
+    def validated(self, step: int, figures: Sequence[Figure]) -> None:
+        """Write the figures of a validation."""
+        if not self.active:
+            return
+        rows = [[step, figure.name, f"{figure.value:.6g}", figure.unit] for figure in figures]
+        _append(self.run / VALIDATION_FILE, ["step", "name", "value", "unit"], rows)
+        for figure in figures:
+            self.board.add_scalar(f"validation/{figure.name}", figure.value, step)
+        text = ", ".join(f"{f.name} {f.value:.2f} {f.unit}" for f in figures)
+        self.progress.console.print(f"step {step}: {text}", highlight=False, markup=False)
+
+    def sheet(self, step: int, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Keep a sheet of pictures."""
+        if not self.active:
+            return
+        (self.run / SHEETS).mkdir(exist_ok=True)
+        Image.fromarray(picture).save(self.run / SHEETS / f"step-{step:08d}.png")
+        self.board.add_image("sheet", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self.active:
+            self.progress.stop()
+            self.board.close()
+
+
+def _forget_from(path: Path, step: int) -> None:
+    """Remove what an interrupted run wrote after the checkpoint that is gone on from."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        # A kill may have cut the last line.
+        whole = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step]
+        csv.writer(file).writerows([header, *whole])
+    partial.replace(path)
+
+
+def _append(path: Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows] if new else rows)

@@ -1,0 +1,52 @@
+"""What the training loop asks of a branch: losses of a batch, figures, and a picture to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from torch import nn
+
+from mien.arrays import Float, Tensor, UInt8
+from mien.training.batch import FaceBatch
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One loss of a step."""
+
+    name: str
+    weight: float
+    value: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number, e.g. of a validation."""
+
+    name: str
+    value: float
+    unit: str
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A branch of the system as the loop sees it."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def losses(self, said: dict[str, Tensor], batch: FaceBatch, *, progress: float) -> list[LossTerm]:
+        """The losses of what the network said of a batch, `progress` (0 to 1) into the run."""
+        ...
+
+    def measure(self, network: nn.Module) -> list[Figure]:
+        """Figures on faces that are not trained on."""
+        ...
+
+    def picture(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
+        """A sheet of held-out faces and what the network makes of them."""
+        ...

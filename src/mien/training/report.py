@@ -1,0 +1,98 @@
+"""`mien report base RUN`: the paper's figure 2 on test faces, loss curves, and a table of test losses."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from mien.errors import FormatError
+from mien.evaluation.report import markdown_table
+from mien.training.batch import FaceBatch
+from mien.training.monitor import METRICS_FILE
+from mien.training.objective import Figure, LossTerm
+from mien.training.runs import FinishedRun, held_out_faces, make_objective, open_run
+from mien.training.sheet import base_sheet
+
+FIGURE_FACES = 8
+NOT_LOSSES = ("learning_rate", "images_per_second", "data_wait_share", "gradient_norm")
+CURVE_COLUMNS, CURVE_INCHES = 3, (4.2, 2.8)
+SMOOTHED_OVER = 10
+"""Logged steps that one point of a curve is averaged over."""
+
+
+@dataclass(frozen=True)
+class BaseReport:
+    """What a trained base branch does on faces that it has not seen."""
+
+    losses: tuple[LossTerm, ...]
+    figures: tuple[Figure, ...]
+    faces: int
+
+    def text(self) -> str:
+        """The tables as Markdown."""
+        losses = markdown_table(
+            ["test loss", "weight", "value"],
+            [[term.name, f"{term.weight:g}", f"{float(term.value):.5f}"] for term in self.losses],
+        )
+        figures = markdown_table(
+            ["figure", "value", "unit"], [[f.name, f"{f.value:.3f}", f.unit] for f in self.figures]
+        )
+        return f"{self.faces} test faces\n\n{losses}\n\n{figures}\n"
+
+
+def report_base(run: Path, *, store: str | None, out: Path) -> BaseReport:
+    """Write figure2.png, curves.png and report.md into `out`; FormatError for a run that is not finished."""
+    finished = open_run(run)
+    faces = held_out_faces(finished.config, finished.model, store=store, split="test")
+    report = _measure(finished, faces, store=store)
+    out.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        coefficients = finished.encoder.regression(finished.encoder(faces.images)).coefficients(faces.camera)
+    sheet = base_sheet(finished.model, faces, coefficients, faces=FIGURE_FACES)
+    Image.fromarray(sheet).save(out / "figure2.png")
+    (out / "report.md").write_text(report.text(), encoding="utf-8")
+    draw_curves(run / METRICS_FILE, out / "curves.png")
+    return report
+
+
+def _measure(finished: FinishedRun, faces: FaceBatch, *, store: str | None) -> BaseReport:
+    objective = make_objective(finished.config, finished.encoder, finished.model, store=store)
+    objective.validation = faces
+    with torch.no_grad():
+        terms = objective.losses(finished.encoder(faces.images), faces, progress=1.0)
+    return BaseReport(tuple(terms), tuple(objective.measure(finished.encoder)), len(faces.images))
+
+
+def draw_curves(metrics: Path, out: Path) -> None:
+    """One small curve for each loss of a run's metrics.csv; FormatError where the table is missing or damaged."""
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415  (half a second that only this needs)
+
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    try:
+        with metrics.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["name"] not in NOT_LOSSES:
+                    curves[row["name"]].append((int(row["step"]), float(row["value"])))
+    except (OSError, KeyError, ValueError) as error:
+        raise FormatError(f"{metrics} is not a table of a run: {error}") from error
+    rows = -(-len(curves) // CURVE_COLUMNS)
+    canvas = Canvas(figsize=(CURVE_COLUMNS * CURVE_INCHES[0], rows * CURVE_INCHES[1]), layout="constrained")
+    axes = canvas.subplots(rows, CURVE_COLUMNS, squeeze=False).flatten()
+    for axis, (name, points) in zip(axes, curves.items(), strict=False):
+        steps, values = zip(*points, strict=True)
+        window = min(SMOOTHED_OVER, len(values))
+        smooth = torch.tensor(values)[None, None].double()
+        smooth = torch.nn.functional.avg_pool1d(smooth, window, stride=1)[0, 0]
+        axis.plot(steps, values, color="#c9c4bb", linewidth=0.8)
+        axis.plot(steps[window - 1 :], smooth.tolist(), color="#33506b", linewidth=1.4)
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(curves) :]:
+        axis.set_visible(False)
+    canvas.supxlabel("step", fontsize=10)
+    canvas.savefig(out, dpi=110)

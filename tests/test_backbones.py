@@ -1,0 +1,75 @@
+"""Backbones: published parameter names, sizes and weights; what may go wrong in loading them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from mien.backbones import EfficientNetLite0, ResNet50, load_imagenet, make_backbone
+from mien.errors import AssetError, ConfigError
+
+
+def test_resnet50_has_torchvisions_names_and_size() -> None:
+    state = ResNet50().state_dict()
+    # torchvision's resnet50 has 25,557,032 parameters, 2,049,000 of them in `fc`, and 320 entries with `fc`'s two.
+    assert sum(p.numel() for p in ResNet50().parameters()) == 25_557_032 - 2_049_000
+    assert len(state) == 320 - 2
+    for name, shape in {
+        "conv1.weight": (64, 3, 7, 7),
+        "layer1.0.downsample.1.running_var": (256,),
+        "layer3.5.conv2.weight": (256, 256, 3, 3),
+        "layer4.2.bn3.bias": (2048,),
+    }.items():
+        assert state[name].shape == shape
+
+
+@pytest.mark.parametrize(("name", "features"), [("resnet50", 2048), ("efficientnet_lite0", 1280)])
+def test_odd_picture_sizes_give_features_and_gradients(name: str, features: int) -> None:
+    backbone = make_backbone(name)
+    images = torch.rand(2, 3, 45, 33, requires_grad=True)
+    said = backbone(images)
+    assert said.shape == (2, features)
+    said.sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def test_the_packages_weights_fit_and_tell_pictures_apart() -> None:
+    backbone = EfficientNetLite0().eval()
+    load_imagenet(backbone, "package")
+    with torch.no_grad():
+        ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+        said = backbone(torch.cat([ramp, ramp.mT, torch.full_like(ramp, 0.5)]))
+    assert (said > 0).float().mean() > 0.05
+    assert torch.cdist(said, said)[0, 1] > 1.0
+
+
+def test_weights_of_a_file_are_read_without_their_classifier(tmp_path: Path) -> None:
+    written = ResNet50()
+    path = tmp_path / "resnet50.pth"
+    torch.save(written.state_dict() | {"fc.weight": torch.zeros(3, 2048), "fc.bias": torch.zeros(3)}, path)
+    read = ResNet50()
+    load_imagenet(read, str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert torch.equal(read.state_dict()["layer2.1.conv1.weight"], written.state_dict()["layer2.1.conv1.weight"])
+
+
+def test_wrong_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lite0.pth"
+    torch.save(EfficientNetLite0().state_dict(), path)
+    for backbone, source, sha256, said in (
+        (ResNet50(), str(path), "", "holds no weights for ResNet50"),
+        (EfficientNetLite0(), str(path), "0" * 64, "another SHA-256"),
+        (ResNet50(), str(tmp_path / "none.pth"), "", "no such weight file"),
+        (ResNet50(), "package", "", "no package with weights"),
+        (ResNet50(), "https://example.com/resnet50.pth", "", "only with a SHA-256"),
+    ):
+        with pytest.raises(AssetError, match=said):
+            load_imagenet(backbone, source, sha256=sha256)
+
+
+def test_an_unknown_backbone_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"resnet51.*resnet50, efficientnet_lite0"):
+        make_backbone("resnet51")

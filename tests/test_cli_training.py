@@ -1,0 +1,54 @@
+"""The training commands, from the terminal's side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mien import cli
+from tests.tiny import tiny_model
+from tests.training.tiny_data import write_model
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(argument) for argument in arguments])
+    return stopped.value.code if isinstance(stopped.value.code, int) else 1
+
+
+def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
+    assert run("data", "synth", "-o", tmp_path / "out", "--count", 3, "--size", 32, "--model", model) == 0
+    assert (tmp_path / "out" / "sheet.png").exists()
+    assert "3 faces" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "base", "--set", "loop.stepps=3"], "did you mean 'loop.steps'"),
+        (["train", "base", "--config", "none.toml"], "none.toml cannot be read"),
+        (["report", "base", "no-such-run"], "holds no finished run"),
+        (["data", "prepare", "no-such-photos", "-o", "store"], "no-such-photos"),
+        (["data", "skins", "no-such-store"], "is not a store"),
+    ],
+)
+def test_mistakes_end_as_one_line(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in " ".join(error.split())
+
+
+def test_photos_are_needed_where_the_configuration_wants_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
+    changes = (f'model="{model}"', "encoder.weights=random", "encoder.image_size=32", "loss.recognition=0.0")
+    options = [word for change in changes for word in ("--set", change)]
+    assert run("train", "base", "-o", tmp_path / "run", *options) == 1
+    assert "give a store with --data" in " ".join(capsys.readouterr().err.split())

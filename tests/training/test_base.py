@@ -1,0 +1,116 @@
+"""The base branch's losses: nothing at the truth, each term its own equation, and gradients where they belong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mien.encoder import HEAD_UNITS, FaceEncoder
+from mien.errors import ConfigError
+from mien.losses import pixel_loss
+from mien.morphable import MorphableModel
+from mien.perception import IdentityNetwork
+from mien.rendering import render
+from mien.training.base import BaseObjective, aligned_distance_mm, make_encoder
+from mien.training.batch import FaceBatch, join_batches
+from mien.training.config import BaseLossSettings, EncoderSettings
+from mien.training.synthetic import SyntheticFaces
+
+SIZE = 48
+EVERYTHING = BaseLossSettings(
+    points=1.0, vertices=1.0, vertex_albedo=1.0, lighting=1.0, pose=1.0, coefficients=1.0, render_size=SIZE
+)
+
+
+@pytest.fixture(scope="module")
+def faces() -> FaceBatch:
+    from tests.tiny import tiny_model
+
+    return SyntheticFaces(tiny_model(), size=SIZE, seed=3).draw(range(3))
+
+
+def objective_of(tiny: MorphableModel, faces: FaceBatch, weights: BaseLossSettings) -> BaseObjective:
+    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE)
+    recognition = IdentityNetwork.from_assets() if weights.recognition else None
+    return BaseObjective(encoder, tiny, weights=weights, recognition=recognition, validation=faces)
+
+
+def truth_of(faces: FaceBatch) -> dict[str, torch.Tensor]:
+    return {name: getattr(faces.truth, name).clone().requires_grad_() for name in HEAD_UNITS}
+
+
+def terms_of(objective: BaseObjective, faces: FaceBatch, said: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {term.name: float(term.value.detach()) for term in objective.losses(said, faces, progress=1.0)}
+
+
+def test_the_truth_costs_nothing_but_its_priors(tiny: MorphableModel, faces: FaceBatch) -> None:
+    objective = objective_of(tiny, faces, replace(EVERYTHING, pixel=0.0, recognition=0.0))
+    terms = terms_of(objective, faces, truth_of(faces))
+    for name in ("landmark", "points", "lighting", "pose", "coefficients"):
+        assert terms[name] < 1e-4, name
+    assert terms["vertices"] < 1e-5
+    assert terms["identity_prior"] == pytest.approx(
+        float(truth_of(faces)["identity"].detach().square().mean()), rel=1e-5
+    )
+
+
+def test_every_head_is_reached(tiny: MorphableModel, faces: FaceBatch) -> None:
+    """By the paper's three losses alone: eq. 4 and 6 reach every group, eq. 5 shape and pose."""
+    weights = BaseLossSettings(
+        render_size=SIZE,
+        identity_prior=0.0,
+        expression_prior=0.0,
+        albedo_prior=0.0,
+        lighting_prior=0.0,
+    )
+    objective = objective_of(tiny, faces, weights)
+    photographs = replace(faces, truth=None)
+    said = {name: (value.detach() + 0.05).requires_grad_() for name, value in truth_of(faces).items()}
+    terms = {term.name: term.value for term in objective.losses(said, photographs, progress=1.0)}
+    assert set(terms) == {"pixel", "landmark", "recognition"}
+    for name in ("pixel", "recognition"):
+        found = torch.autograd.grad(terms[name], list(said.values()), retain_graph=True)
+        assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in found), name
+    shape = [said[name] for name in ("identity", "expression", "rotation", "translation", "scale")]
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(terms["landmark"], shape))
+
+
+def test_the_pixel_term_is_eq4_of_the_drawing(tiny: MorphableModel, faces: FaceBatch) -> None:
+    objective = objective_of(tiny, faces, BaseLossSettings(render_size=SIZE, recognition=0.0))
+    said = truth_of(faces)
+    terms = terms_of(objective, replace(faces, truth=None), said)
+    with torch.no_grad():
+        drawn = render(tiny, objective.network.regression(said).coefficients(faces.camera), faces.camera)
+        expected = pixel_loss(drawn.image, faces.images, mask=faces.mask * drawn.coverage)
+    assert terms["pixel"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_drawing_joins_late_and_only_for_photographs(tiny: MorphableModel, faces: FaceBatch) -> None:
+    weights = BaseLossSettings(render_size=SIZE, recognition=0.0, render_from=0.5)
+    objective = objective_of(tiny, faces, weights)
+    photographs = replace(faces, truth=None)
+    mixed = join_batches([photographs, faces])
+    said = {name: torch.cat([value, value]) for name, value in truth_of(faces).items()}
+    early = {term.name for term in objective.losses(said, mixed, progress=0.49)}
+    late = {term.name: float(term.value.detach()) for term in objective.losses(said, mixed, progress=0.5)}
+    assert "pixel" not in early
+    assert late["pixel"] == pytest.approx(terms_of(objective, photographs, truth_of(faces))["pixel"], rel=1e-4)
+
+
+def test_vertex_errors_ignore_place_and_size(tiny: MorphableModel) -> None:
+    vertices = tiny.mean[None]
+    assert aligned_distance_mm(1.3 * vertices + 0.1, vertices, model=tiny) < 1e-3
+    bent = vertices.clone()
+    bent[..., 2] += 0.01 * (bent[..., 0] > 0)
+    assert aligned_distance_mm(bent, vertices, model=tiny) > 1
+
+
+def test_wrong_starts_are_named(tiny: MorphableModel, faces: FaceBatch) -> None:
+    with pytest.raises(ConfigError, match="recognition network is needed"):
+        BaseObjective(
+            FaceEncoder("efficientnet_lite0", tiny), tiny, weights=EVERYTHING, recognition=None, validation=faces
+        )
+    encoder = make_encoder(EncoderSettings(weights="random", batchnorm="frozen"), tiny).train()
+    assert not any(m.training for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d))

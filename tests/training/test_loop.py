@@ -1,0 +1,245 @@
+"""The loop: it learns, goes on exactly, survives a kill, stops on a NaN, and is the same over two processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mien.errors import ConfigError, ModelMismatch, TrainingDiverged
+from mien.morphable import MorphableModel, load_model
+from mien.training.base import BaseObjective, landmarks68, make_encoder
+from mien.training.batch import FaceBatch
+from mien.training.checkpoint import checkpoints
+from mien.training.config import BaseConfig, OptimizerSettings, load_config
+from mien.training.loop import learning_rate
+from mien.training.report import report_base
+from mien.training.runs import train_base
+from mien.training.source import FaceSource, Part
+from mien.training.synthetic import SyntheticFaces
+from tests.tiny import tiny_model
+from tests.training.tiny_data import write_model, write_store
+
+SUPERVISED = ("loss.points=8.0", "loss.vertices=1.0", "loss.pose=1.0", "loss.pixel=0.0", "loss.recognition=0.0")
+SMALL = (
+    "encoder.weights=random", "encoder.image_size=32", "encoder.frozen_blocks=0", "data.synthetic_share=1.0",
+    "data.drawn_faces=16", "loop.batch_size=4", "loop.workers=0", "loop.log_every=1", "loop.threads=1",
+    "optimizer.warmup=2", "optimizer.ema_decay=0.5", *SUPERVISED,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tiny_model(), tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def config_of(model_file: Path, *changes: str) -> BaseConfig:
+    return load_config(BaseConfig, None, changes=[f'model="{model_file}"', *SMALL, *changes])
+
+
+def values_of(run: Path, name: str) -> list[float]:
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]
+
+
+def last_tensors(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoints(run)[-1] / "tensors.safetensors")
+
+
+def assert_same_state(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different, different[:5]
+
+
+def test_a_tiny_training_learns_and_reports(model_file: Path, tmp_path: Path) -> None:
+    """End to end with photographs, all losses of eq. 7, validation, sheets, the encoder and its report."""
+    store = write_store(load_model(model_file), tmp_path / "store", splits={"train": 4, "validation": 2, "test": 2})
+    run = tmp_path / "run"
+    config = config_of(
+        model_file, "data.synthetic_share=0.5", "data.augment=false", "data.drawn_faces=4", "loop.steps=40",
+        "loss.pixel=1.0", "loss.recognition=20.0", "loss.render_from=0.9", "loss.render_size=48",
+        "encoder.weights=package", "optimizer.learning_rate=2e-3", "loop.sheet_every=20",
+    )  # fmt: skip
+    encoder = train_base(config, store=str(store), run=run, resume=False)
+    losses = values_of(run, "points")
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert len(values_of(run, "recognition")) == len(values_of(run, "pixel")) == 4  # the last tenth
+    assert 0 <= values_of(run, "data_wait_share")[-1] < 1
+    assert sorted(p.name for p in (run / "sheets").iterdir()) == ["step-00000020.png", "step-00000040.png"]
+    assert list((run / "tensorboard").iterdir())
+    assert encoder is not None
+    assert encoder.stat().st_size < 9e6  # half precision
+    report = report_base(run, store=str(store), out=tmp_path / "report")
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {"figure2.png", "curves.png", "report.md"}
+    assert "recognition" in report.text()
+    with pytest.raises(ConfigError, match="--resume"):
+        train_base(config, store=str(store), run=run, resume=False)
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tmp_path: Path) -> None:
+    config = config_of(model_file, "loop.steps=6", "loop.checkpoint_every=3", "encoder.dropout=0.2")
+    train_base(config, store=None, run=tmp_path / "whole", resume=False)
+    train_base(config, store=None, run=tmp_path / "cut", resume=False)
+    newest = checkpoints(tmp_path / "cut")[-1]
+    assert newest.name == "step-00000006"
+    newest.rename(newest.with_name(".partial-step-00000006-1"))  # as a kill would leave it
+    train_base(config, store=None, run=tmp_path / "cut", resume=True)
+    assert_same_state(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut"))
+    for name in ("loss", "gradient_norm"):
+        assert values_of(tmp_path / "whole", name) == values_of(tmp_path / "cut", name)
+
+
+def run_command(model_file: Path, run: Path, changes: Sequence[str], *, prefix: Sequence[str] = ()) -> list[str]:
+    settings = [f'model="{model_file}"', *SMALL, *changes]
+    options = [word for change in settings for word in ("--set", change)]
+    return [sys.executable, *(prefix or ["-m"]), "mien.cli", "train", "base", "-o", str(run), *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(model_file: Path, tmp_path: Path) -> None:
+    changes = ["loop.steps=12", "loop.checkpoint_every=2"]
+    run = tmp_path / "run"
+    command = run_command(model_file, run, changes)
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 200
+        while not checkpoints(run) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    left = checkpoints(run)
+    assert left
+    subprocess.run([*command, "--resume"], env=environment(), check=True, capture_output=True, timeout=300)
+    train_base(config_of(model_file, *changes), store=None, run=tmp_path / "whole", resume=False)
+    assert_same_state(last_tensors(tmp_path / "whole"), last_tensors(run))
+
+
+def test_two_processes_train_as_one(model_file: Path, tmp_path: Path) -> None:
+    """Batch statistics are frozen: they are the only thing that depends on how a batch is divided."""
+    changes = ["loop.steps=3", "encoder.batchnorm=frozen", "optimizer.ema_decay=0.0"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    train_base(config_of(model_file, *changes), store=None, run=one, resume=False)
+    prefix = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command = run_command(model_file, two, changes, prefix=prefix)
+    done = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    single, shared, start = last_tensors(one), last_tensors(two), make_start(model_file)
+
+    def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+        return float(torch.cat([(a[name] - b[name]).flatten() for name in start]).norm())
+
+    assert distance(single, start) > 0.1
+    # Adam divides by the gradient's size, so rounding may turn a step whose gradient is next to nothing.
+    assert distance(shared, single) < 0.01 * distance(single, start)
+    # What was measured of the batch as a whole agrees as well.
+    assert values_of(two, "gradient_norm") == pytest.approx(values_of(one, "gradient_norm"), rel=1e-3)
+
+
+def make_start(model_file: Path) -> dict[str, torch.Tensor]:
+    config = config_of(model_file)
+    torch.manual_seed(config.loop.seed)
+    network = make_encoder(config.encoder, load_model(model_file))
+    return {f"network.{k}": v for k, v in network.state_dict().items() if v.is_floating_point()}
+
+
+def test_a_nan_stops_the_run_and_keeps_the_last_good_state(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = FaceSource.batch
+
+    def spoilt(self: FaceSource, step: int, part: Part) -> FaceBatch:
+        batch = draw(self, step, part)
+        if step == 2:
+            batch.mesh_px[1, 5, 0] = torch.nan
+        return batch
+
+    config = config_of(model_file, "loop.steps=5", "loop.checkpoint_every=100")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(FaceSource, "batch", spoilt)
+        with pytest.raises(TrainingDiverged, match=r"step 2: the loss 'points' is not finite; faces: synthetic-0-9\."):
+            train_base(config, store=None, run=run, resume=False)
+    noted = json.loads((run / "diverged.json").read_text(encoding="utf-8"))
+    assert noted == {"step": 2, "terms": ["points"], "faces": ["synthetic-0-9"]}
+    assert checkpoints(run)[-1].name == "step-00000002"
+    train_base(config, store=None, run=run, resume=True)
+    train_base(config, store=None, run=tmp_path / "whole", resume=False)
+    assert_same_state(last_tensors(run), last_tensors(tmp_path / "whole"))
+
+
+def test_another_model_or_configuration_is_refused(model_file: Path, tmp_path: Path) -> None:
+    config = config_of(model_file, "loop.steps=1")
+    train_base(config, store=None, run=tmp_path / "run", resume=False)
+    other = write_model(tiny_model(seed=1), tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_base(replace(config, model=str(other)), store=None, run=tmp_path / "run", resume=True)
+    other.replace(model_file.with_name("swapped.safetensors"))
+    moved = replace(config, model=str(model_file.with_name("swapped.safetensors")))
+    (tmp_path / "run" / "config.toml").unlink()
+    with pytest.raises(ModelMismatch, match="another face model"):
+        train_base(moved, store=None, run=tmp_path / "run", resume=True)
+
+
+def test_half_precision_and_worker_processes_give_nearly_the_same(model_file: Path, tmp_path: Path) -> None:
+    changes = ("loop.steps=2", "encoder.batchnorm=frozen")
+    train_base(config_of(model_file, *changes), store=None, run=tmp_path / "full", resume=False)
+    half = config_of(model_file, *changes, "loop.precision=bf16-mixed", "loop.workers=1")
+    train_base(half, store=None, run=tmp_path / "half", resume=False)
+    full, found = values_of(tmp_path / "full", "loss"), values_of(tmp_path / "half", "loss")
+    assert found == pytest.approx(full, rel=0.02)
+    assert found != full
+    assert all(t.dtype != torch.bfloat16 for t in last_tensors(tmp_path / "half").values())
+
+
+def test_the_rate_warms_up_and_follows_a_cosine() -> None:
+    settings = OptimizerSettings(learning_rate=2.0, warmup=4, final_rate=0.1)
+    assert learning_rate(0, 101, settings) == pytest.approx(0.5, rel=1e-3)
+    assert learning_rate(50, 101, settings) == pytest.approx(2.0 * 0.55)
+    assert learning_rate(100, 101, settings) == pytest.approx(0.2)
+    constant = replace(settings, warmup=0, final_rate=1.0)
+    assert learning_rate(0, 10, constant) == learning_rate(9, 10, constant) == 2.0
+
+
+def test_eight_photographs_can_be_learnt_by_heart() -> None:
+    """Points alone teach eight faces of the packaged model to less than 2 pixels of 224 (mean of 51 points)."""
+    model = load_model()
+    config = load_config(BaseConfig, None, changes=["encoder.image_size=64", "encoder.frozen_blocks=3"])
+    encoder = make_encoder(config.encoder, model).train()
+    drawn = SyntheticFaces(model, size=64, seed=11).draw(range(8))
+    batch = replace(drawn, truth=None)
+    weights = replace(config.loss, pixel=0.0, recognition=0.0, points=1.0)
+    objective = BaseObjective(encoder, model, weights=weights, recognition=None, validation=batch)
+    engine = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=2e-3)
+    steps, error = 60, torch.inf
+    for step in range(steps):
+        engine.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
+        said = encoder(batch.images)
+        if step == steps - 1:
+            face = encoder.regression(said).coefficients(batch.camera)
+            found = landmarks68(model, face, batch.camera).detach()
+            error = float((found - batch.landmarks68_px)[:, 17:].norm(dim=-1).mean()) * 224 / 64
+        loss = sum(term.weight * term.value for term in objective.losses(said, batch, progress=1.0))
+        engine.zero_grad()
+        loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
+        engine.step()
+    assert error < 2.0
+
+
+def test_no_losses_are_no_training(model_file: Path, tmp_path: Path, tiny: MorphableModel) -> None:
+    nothing = [f"loss.{name}=0.0" for name in ("landmark", "points", "vertices", "pose", "identity_prior",
+               "expression_prior", "albedo_prior", "lighting_prior")]  # fmt: skip
+    with pytest.raises(ConfigError, match="every loss has weight 0"):
+        train_base(config_of(model_file, *nothing), store=None, run=tmp_path / "run", resume=False)

@@ -1,0 +1,66 @@
+"""A face model's file, and stores of drawn faces, small enough for tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from mien.morphable import MorphableModel
+from mien.morphable.model import FORMAT
+from mien.training.store import INDEX_FILE, STORE_MARGIN, FaceRecord, Split, StoredFace, encode_record, write_index
+from mien.training.synthetic import SyntheticFaces
+
+CROP = 40
+
+
+def write_model(model: MorphableModel, path: Path) -> Path:
+    """The model as a file that `load_model` reads."""
+    metadata = {
+        "format": FORMAT,
+        "name": model.name,
+        "licence": model.licence,
+        "length_unit_m": "1.0",
+        "expression_names": json.dumps(model.expression_names),
+    }
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, metadata=metadata)
+    return path
+
+
+def record_of(model: MorphableModel, number: int, *, size: int = CROP) -> FaceRecord:
+    """A drawn face as a store holds it: with a margin around its face crop."""
+    batch = SyntheticFaces(model, size=size, seed=5).draw([number])
+    inner = (1 - 1 / STORE_MARGIN) / 2 * size
+    crop = torch.nn.functional.pad(
+        torch.nn.functional.interpolate(batch.images, scale_factor=1 / STORE_MARGIN), (round(inner),) * 4
+    )
+    crop = torch.nn.functional.interpolate(crop, size=(size, size))[0]
+
+    def moved(points: torch.Tensor) -> torch.Tensor:
+        return points / STORE_MARGIN + inner
+
+    return FaceRecord(
+        crop=crop,
+        mask=batch.mask[0],
+        landmarks68_px=moved(batch.landmarks68_px[0]),
+        mesh_px=moved(batch.mesh_px[0]),
+        focal_px=float(batch.camera.focal_px[0]) / STORE_MARGIN,
+        centre_px=tuple(moved(batch.camera.centre_px[0]).tolist()),  # pyright: ignore[reportArgumentType]
+        exposure=1.0,
+    )
+
+
+def write_store(model: MorphableModel, folder: Path, *, splits: dict[Split, int]) -> Path:
+    """A store with so many drawn faces a split, all in one shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, data = [], b""
+    for number, split in enumerate(s for s, count in splits.items() for _ in range(count)):
+        key = f"{number:08d}"
+        part = encode_record(key, record_of(model, number), notes={"photo": key})
+        rows.append(StoredFace(key, "faces.tar", len(data), len(part), f"{key}.jpg", f"p{number}", 30, split, ()))
+        data += part
+    (folder / "faces.tar").write_bytes(data + b"\0" * 1024)
+    write_index(str(folder / INDEX_FILE), rows, settings={})
+    return folder
