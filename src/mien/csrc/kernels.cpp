@@ -38,7 +38,7 @@ struct Group {
 MIEN_INLINE void load_group(const Frame& frame, int first, int count, Group& g) {
     for (int i = 0; i < count; ++i) {
         for (int k = 0; k < 3; ++k) {
-            const float* position = frame.positions + 3L * frame.corners[3L * (first + i) + k];
+            const float* position = frame.positions + int64_t(3) * frame.corners[int64_t(3) * (first + i) + k];
             g.x[k][i] = position[0];
             g.y[k][i] = position[1];
             g.z[k][i] = position[2];
@@ -135,7 +135,7 @@ int prepare_group(const Frame& frame, int first, int count, Triangle* triangles,
             t.along_at_origin[k] = g.along_at_origin[k][i];
             t.length[k] = g.length[k][i];
             t.depth_term[k] = g.depth_term[k][i];
-            t.corner[k] = frame.corners[3L * (first + i) + k];
+            t.corner[k] = frame.corners[int64_t(3) * (first + i) + k];
         }
         for (int k = 0; k < 2; ++k) {
             t.inverse_height[k] = g.inverse_height[k + 1][i];
@@ -283,7 +283,7 @@ MIEN_INLINE void keep_nearer(bool linear, Nearest& n, Mask covered, const Triang
 // Where a block lies in the image, and how much of it.
 struct Place {
     int x, y, columns, rows;
-    long first, stride;
+    int64_t first, stride;
     bool whole() const { return columns == kBlockColumns && rows == kBlockRows; }
 };
 
@@ -294,7 +294,7 @@ MIEN_INLINE Place place(const Frame& frame, int row, int column) {
     p.columns = lesser(kBlockColumns, frame.width - p.x);
     p.rows = lesser(kBlockRows, frame.height - p.y);
     p.stride = frame.width;
-    p.first = (long)p.y * frame.width + p.x;
+    p.first = (int64_t)p.y * frame.width + p.x;
     return p;
 }
 
@@ -312,7 +312,7 @@ MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const P
     const Floats b2 = maximum(only(hit, 1.0f - b0 - b1), Floats{});
     write(out.depth, at, z);
     for (int row = 0; row < at.rows; ++row) {
-        const long first = at.first + row * at.stride;
+        const int64_t first = at.first + row * at.stride;
         for (int column = 0; column < at.columns; ++column) {
             const int lane = row * kBlockColumns + column;
             out.triangle_ids[first + column] = n.id[lane];
@@ -335,13 +335,13 @@ template <int Channels>
 void soft_band(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
     const bool linear = is_linear<Channels>(frame);
-    const long pixels = (long)frame.height * frame.width;
+    const int64_t pixels = (int64_t)frame.height * frame.width;
     const Lattice within = lattice();
     Floats in_registers[Channels ? Channels : 1];
     Floats* const colour = Channels ? in_registers : (Floats*)scratch;
 
     for (int row = band.first_row; row < band.end_row; ++row) {
-        for (int column = 0; column < band.columns; ++column) {
+        for (int column = band.region_column; column < band.region_column + band.columns; ++column) {
             const Place at = place(frame, row, column);
             // The background opens the softmax: weight 1 at its own depth.
             Floats peak_whole = splat(frame.background_whole), peak_rest = splat(frame.background_rest);
@@ -349,7 +349,7 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
             for (int c = 0; c < channels; ++c) colour[c] = splat(background[c]);
             Nearest nearest = no_fragment();
 
-            const long block = (long)row * band.columns + column;
+            const int64_t block = band.block(row, column);
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;
@@ -374,9 +374,9 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
                 peak_rest = select(rises, rest, peak_rest);
                 weights = weights * keep + weight;
                 const Floats w0 = weight * s.clamped[0], w1 = weight * s.clamped[1], w2 = weight * s.clamped[2];
-                const float* a0 = frame.attributes + (long)t.corner[0] * channels;
-                const float* a1 = frame.attributes + (long)t.corner[1] * channels;
-                const float* a2 = frame.attributes + (long)t.corner[2] * channels;
+                const float* a0 = frame.attributes + (int64_t)t.corner[0] * channels;
+                const float* a1 = frame.attributes + (int64_t)t.corner[1] * channels;
+                const float* a2 = frame.attributes + (int64_t)t.corner[2] * channels;
                 for (int c = 0; c < channels; ++c)
                     colour[c] = colour[c] * keep + (w0 * a0[c] + (w1 * a1[c] + w2 * a2[c]));
 
@@ -409,10 +409,10 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
     constexpr bool linear = false;
     const Lattice within = lattice();
     for (int row = band.first_row; row < band.end_row; ++row) {
-        for (int column = 0; column < band.columns; ++column) {
+        for (int column = band.region_column; column < band.region_column + band.columns; ++column) {
             const Place at = place(frame, row, column);
             Nearest nearest = no_fragment();
-            const long block = (long)row * band.columns + column;
+            const int64_t block = band.block(row, column);
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;
@@ -430,14 +430,14 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
 // ------------------------------------------------------------------------------------------------------ backward
 
 void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, float* packed) {
-    const long pixels = (long)frame.height * frame.width, record = 4L * pixel_quads(frame.channels);
+    const int64_t pixels = (int64_t)frame.height * frame.width, record = int64_t(4) * pixel_quads(frame.channels);
     for (int y = first; y < end; ++y) {
         float* const row = packed + y * packed_row(frame);
         if (y >= frame.height) {
             memset(row, 0, sizeof(float) * packed_row(frame));
             continue;
         }
-        const long at = (long)y * frame.width;
+        const int64_t at = (int64_t)y * frame.width;
         for (int x = 0; x < frame.width; ++x) {
             float* const pixel = row + x * record;
             pixel[0] = g.state[kPeakWhole * pixels + at + x];
@@ -451,7 +451,7 @@ void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, f
                 pull += g.image[c * pixels + at + x] * image_grad;
             }
             pixel[4] = pull;
-            for (long k = kPixelHead + frame.channels; k < record; ++k) pixel[k] = 0;
+            for (int64_t k = kPixelHead + frame.channels; k < record; ++k) pixel[k] = 0;
         }
         memset(row + frame.width * record, 0, sizeof(float) * kBlockReach * record);
     }
@@ -581,17 +581,17 @@ void backward_large(const Frame& frame, const Triangle& t, const Box& box, const
                     float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
     const int sum_count = (9 + 3 * channels + 3) / 4 * 4;
-    const long row_size = packed_row(frame), record = 4L * pixel_quads(channels);
+    const int64_t row_size = packed_row(frame), record = int64_t(4) * pixel_quads(channels);
     Floats in_registers[Channels ? kSums<Channels> : 1];
     Floats* const sums = Channels ? in_registers : (Floats*)scratch;
     Floats* const pixel = sums + sum_count;
     float small[Channels ? kSums<Channels> + 3 * Channels : 1];
-    float* const totals = Channels ? small : scratch + (long)kLanes * (sum_count + record);
+    float* const totals = Channels ? small : scratch + (int64_t)kLanes * (sum_count + record);
     const Colours<float> colours = {totals + sum_count, totals + sum_count + channels, totals + sum_count + 2 * channels};
     for (int c = 0; c < channels; ++c) {
-        colours.base[c] = frame.attributes[(long)t.corner[2] * channels + c];
-        colours.step0[c] = frame.attributes[(long)t.corner[0] * channels + c] - colours.base[c];
-        colours.step1[c] = frame.attributes[(long)t.corner[1] * channels + c] - colours.base[c];
+        colours.base[c] = frame.attributes[(int64_t)t.corner[2] * channels + c];
+        colours.step0[c] = frame.attributes[(int64_t)t.corner[0] * channels + c] - colours.base[c];
+        colours.step1[c] = frame.attributes[(int64_t)t.corner[1] * channels + c] - colours.base[c];
     }
     const float inverse_length[3] = {1.0f / t.length[0], 1.0f / t.length[1], 1.0f / t.length[2]};
     const Lattice within = lattice();
@@ -617,7 +617,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
                     const float* packed, int first, float* corners, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
     const int sum_count = 9 + 3 * channels;
-    const long row_size = packed_row(frame), record = 4L * pixel_quads(channels);
+    const int64_t row_size = packed_row(frame), record = int64_t(4) * pixel_quads(channels);
     Floats in_registers[Channels ? 9 + 6 * Channels : 1];
     Floats* const sums = Channels ? in_registers : (Floats*)scratch;
     const Colours<Floats> colours = {sums + sum_count, sums + sum_count + channels, sums + sum_count + 2 * channels};
@@ -641,10 +641,10 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
         end[lane] = (float)(wide * tall);
         most = greater(most, wide * tall);
         for (int c = 0; c < channels; ++c) {
-            const float base = frame.attributes[(long)t.corner[2] * channels + c];
+            const float base = frame.attributes[(int64_t)t.corner[2] * channels + c];
             colours.base[c][lane] = base;
-            colours.step0[c][lane] = frame.attributes[(long)t.corner[0] * channels + c] - base;
-            colours.step1[c][lane] = frame.attributes[(long)t.corner[1] * channels + c] - base;
+            colours.step0[c][lane] = frame.attributes[(int64_t)t.corner[0] * channels + c] - base;
+            colours.step1[c][lane] = frame.attributes[(int64_t)t.corner[1] * channels + c] - base;
         }
     }
     alignas(sizeof(Floats)) Floats numbers[(kShapeNumbers + 3) / 4 * 4];
@@ -676,7 +676,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     for (int lane = 0; lane < count; ++lane) {
         const Triangle& one = *of_lane[lane];
         write_corners(frame, is_linear<Channels>(frame), one, channels, [&](int i) { return sums[i][lane]; },
-                      corners + (long)(one.id - first) * 3 * (3 + channels));
+                      corners + (int64_t)(one.id - first) * 3 * (3 + channels));
     }
 }
 
@@ -703,7 +703,7 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
             if (size <= kSmallBox) ++start[size + 1];
             else
                 backward_large<Channels>(frame, triangles[i], boxes[i], packed,
-                                         corners + (long)(triangles[i].id - first) * gradient_size, scratch);
+                                         corners + (int64_t)(triangles[i].id - first) * gradient_size, scratch);
         }
         for (int size = 0; size <= kSmallBox; ++size) start[size + 1] += start[size];
         const int small = start[kSmallBox + 1];

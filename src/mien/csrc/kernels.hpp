@@ -67,14 +67,17 @@ struct SoftPlanes {
     FragmentArrays fragments;
 };
 
-// The triangles that touch each block of the image, of which the rows from first_row on are to be drawn:
-// `list[start[i]] ... list[start[i + 1] - 1]` are positions in `triangles`, in rising order, for block i, row by row.
+// The triangles that touch the blocks of a region, of which the rows [first_row, end_row) are to be drawn:
+// `list[start[i]] ... list[start[i + 1] - 1]` are positions in `triangles`, in rising order, for the region's block i,
+// row by row.
 struct Band {
-    int first_row, end_row;  // in blocks
-    int columns;             // blocks across the image
+    int first_row, end_row;          // in blocks of the image, as is ...
+    int region_row, region_column;   // ... the region's first block
+    int columns;                     // of the region
     const int32_t* start;
     const int32_t* list;
     const Triangle* triangles;
+    int64_t block(int row, int column) const { return int64_t(row - region_row) * columns + column - region_column; }
 };
 
 struct Kernels {
@@ -100,11 +103,11 @@ struct Kernels {
 constexpr int kPixelHead = 5;
 constexpr int kBlockReach = 16;  // no block is wider or taller
 inline int pixel_quads(int channels) { return (kPixelHead + channels + 3) / 4; }
-inline long packed_row(const Frame& frame) { return (frame.width + kBlockReach) * 4L * pixel_quads(frame.channels); }
-inline long packed_size(const Frame& frame) { return packed_row(frame) * (frame.height + kBlockReach); }
+inline int64_t packed_row(const Frame& frame) { return (frame.width + kBlockReach) * int64_t(4) * pixel_quads(frame.channels); }
+inline int64_t packed_size(const Frame& frame) { return packed_row(frame) * (frame.height + kBlockReach); }
 
 // Scratch that soft_band and backward need for meshes of any number of channels, in floats.
-inline long scratch_size(int channels) { return 16L * (7 * channels + 24) + 9L * channels + 40; }
+inline int64_t scratch_size(int channels) { return int64_t(16) * (7 * channels + 24) + int64_t(9) * channels + 40; }
 
 #if defined(__x86_64__) || defined(__i386__)
 const Kernels& kernels_sse2();
