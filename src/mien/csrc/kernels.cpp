@@ -11,7 +11,8 @@ namespace mien {
 namespace MIEN_ISA {
 namespace {
 
-constexpr double kMinimumArea = 1e-12;  // twice the area, NDC²; as in reference.py
+constexpr double kMinimumArea = 1e-12;   // twice the area, NDC²; as in reference.py
+constexpr double kNearestCorner = 1e-6;  // of the near depth; as in reference.py
 
 template <typename Number>
 MIEN_INLINE Number lesser(Number a, Number b) { return a < b ? a : b; }
@@ -30,8 +31,8 @@ struct Group {
     double left[kGroup], right[kGroup], top[kGroup], bottom[kGroup];  // first and last pixel
     double origin_x[kGroup], origin_y[kGroup];
     int32_t visible[kGroup];
-    float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup], along_at_origin[3][kGroup];
-    float length[3][kGroup], inverse_height[3][kGroup], depth_term[3][kGroup], zeta_slope[2][kGroup];
+    float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup];
+    float start_along[3][kGroup], end_along[3][kGroup], inverse_height[3][kGroup], depth_term[3][kGroup], zeta_slope[2][kGroup];
     float zeta_whole[kGroup], zeta_rest[kGroup], winding[kGroup];
 };
 
@@ -46,11 +47,11 @@ MIEN_INLINE void load_group(const Frame& frame, int first, int count, Group& g) 
     }
     // What is left over of a group must only be finite.
     for (int i = count; i < kGroup; ++i)
-        for (int k = 0; k < 3; ++k) g.x[k][i] = g.y[k][i] = g.z[k][i] = 1.0;
+        for (int k = 0; k < 3; ++k) g.x[k][i] = g.y[k][i] = g.z[k][i] = 0.0;
 }
 
-// Pixels whose centres lie between the lowest and the highest position, and the whole pixel that is the origin.
-// Positions may be anything finite: everything is bounded before it may become an integer.
+// Pixels whose centres lie between the lowest and the highest position, and the whole pixel that is the origin: the
+// triangle's middle, or where that lies outside, the nearest pixel of the image. Positions may be anything finite: everything is bounded before it may become an integer.
 MIEN_INLINE void find_span(const Frame& frame, int size, double (&position)[3][kGroup], double (&first)[kGroup],
                            double (&last)[kGroup], double (&origin)[kGroup]) {
     for (int i = 0; i < kGroup; ++i) {
@@ -60,7 +61,7 @@ MIEN_INLINE void find_span(const Frame& frame, int size, double (&position)[3][k
         const double low = lesser(a, lesser(b, c)), high = greater(a, greater(b, c));
         first[i] = greater(__builtin_ceil(low - frame.reach - 0.5), 0.0);
         last[i] = lesser(__builtin_floor(high + frame.reach - 0.5), size - 1.0);
-        origin[i] = __builtin_floor(lesser(greater(0.5 * (low + high), -20000.0), 20000.0));
+        origin[i] = __builtin_floor(lesser(greater(0.5 * (low + high), 0.0), (double)size));
         position[0][i] = a - origin[i];
         position[1][i] = b - origin[i];
         position[2][i] = c - origin[i];
@@ -79,29 +80,44 @@ MIEN_INLINE void find_visible(const Frame& frame, int count, Group& g) {
         const double seen = facing < 0 ? -g.area[i] : __builtin_fabs(g.area[i]);
         const double nearest = lesser(g.z[0][i], lesser(g.z[1][i], g.z[2][i]));
         const double farthest = greater(g.z[0][i], greater(g.z[1][i], g.z[2][i]));
-        g.visible[i] = (seen > kMinimumArea) & (nearest > 0.0) & (farthest >= frame.near_depth) &
+        g.visible[i] = (seen > kMinimumArea) & (nearest >= kNearestCorner * frame.near_depth) & (farthest >= frame.near_depth) &
                        (nearest <= frame.far_depth) & (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
     }
     for (int i = count; i < kGroup; ++i) g.visible[i] = 0;
 }
 
-MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
-    const float per_area = (float)(1.0 / (frame.pixels_per_ndc * frame.pixels_per_ndc));
+template <typename Real>
+MIEN_INLINE void find_edges_in(const Frame& frame, Group& g) {
+    const Real per_area = (Real)(1.0 / (frame.pixels_per_ndc * frame.pixels_per_ndc));
     for (int k = 0; k < 3; ++k) {
         const int next = (k + 1) % 3;
         for (int i = 0; i < kGroup; ++i) {
-            const float edge_x = (float)(g.x[next][i] - g.x[k][i]), edge_y = (float)(g.y[next][i] - g.y[k][i]);
-            const float length = __builtin_sqrtf(edge_x * edge_x + edge_y * edge_y);
-            const float along_x = edge_x / length, along_y = edge_y / length;
-            const float start_x = (float)g.x[k][i], start_y = (float)g.y[k][i];
-            g.length[k][i] = length;
-            g.normal_x[k][i] = -g.winding[i] * along_y;
-            g.normal_y[k][i] = g.winding[i] * along_x;
-            g.distance_at_origin[k][i] = g.winding[i] * (along_y * start_x - along_x * start_y);
-            g.along_at_origin[k][i] = -(along_x * start_x + along_y * start_y);
-            g.inverse_height[k][i] = length * per_area / __builtin_fabsf((float)g.area[i]);
+            const Real edge_x = (Real)(g.x[next][i] - g.x[k][i]), edge_y = (Real)(g.y[next][i] - g.y[k][i]);
+            const Real square = edge_x * edge_x + edge_y * edge_y;
+            const Real length = sizeof(Real) == 4 ? (Real)__builtin_sqrtf((float)square) : (Real)__builtin_sqrt(square);
+            const Real along_x = edge_x / length, along_y = edge_y / length, winding = g.winding[i];
+            const Real start_x = (Real)g.x[k][i], start_y = (Real)g.y[k][i];
+            const Real end_x = (Real)g.x[next][i], end_y = (Real)g.y[next][i];
+            g.normal_x[k][i] = (float)(-winding * along_y);
+            g.normal_y[k][i] = (float)(winding * along_x);
+            g.distance_at_origin[k][i] = (float)(winding * (along_y * start_x - along_x * start_y));
+            g.start_along[k][i] = (float)(along_x * start_x + along_y * start_y);
+            g.end_along[k][i] = (float)(along_x * end_x + along_y * end_y);
+            g.inverse_height[k][i] = (float)(length * per_area / (Real)__builtin_fabs(g.area[i]));
         }
     }
+}
+
+// Of an edge that crosses the image, corners may be far outside, and what the image needs is the small rest of large
+// numbers: those take doubles. Floats do, at half the time, where all corners of a group are near their origins.
+MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
+    constexpr double kNear = 32;  // pixels, of which floats keep 2e-6
+    int32_t far = 0;
+    for (int k = 0; k < 3; ++k)
+        for (int i = 0; i < kGroup; ++i)
+            far |= (__builtin_fabs(g.x[k][i]) > kNear) | (__builtin_fabs(g.y[k][i]) > kNear);
+    if (far) find_edges_in<double>(frame, g);
+    else find_edges_in<float>(frame, g);
 }
 
 MIEN_INLINE void find_depths(const Frame& frame, Group& g) {
@@ -132,8 +148,8 @@ int prepare_group(const Frame& frame, int first, int count, Triangle* triangles,
             t.normal_x[k] = g.normal_x[k][i];
             t.normal_y[k] = g.normal_y[k][i];
             t.distance_at_origin[k] = g.distance_at_origin[k][i];
-            t.along_at_origin[k] = g.along_at_origin[k][i];
-            t.length[k] = g.length[k][i];
+            t.start_along[k] = g.start_along[k][i];
+            t.end_along[k] = g.end_along[k][i];
             t.depth_term[k] = g.depth_term[k][i];
             t.corner[k] = frame.corners[int64_t(3) * (first + i) + k];
         }
@@ -187,7 +203,7 @@ MIEN_INLINE Lattice lattice() {
 
 struct Edges {
     Floats distance[3];   // to the line of the edge, positive inside
-    Floats along[3];      // position along the edge, from its first corner
+    Floats along[3];      // position along the edge, from the origin
     Floats overshoot[3];  // by how much `along` lies beyond the edge's ends; 0 beside the edge
     Floats distance_sq[3];
     Mask inside;
@@ -205,8 +221,8 @@ MIEN_INLINE void measure(const Shape<Number>& t, Floats x, Floats y, Edges& e) {
     measure_lines(t, x, y, e);
     const Floats along_x = x * t.winding, along_y = y * t.winding;
     for (int k = 0; k < 3; ++k) {
-        e.along[k] = along_x * t.normal_y[k] - (along_y * t.normal_x[k] - t.along_at_origin[k]);
-        e.overshoot[k] = e.along[k] - clamp(e.along[k], Floats{}, splat(t.length[k]));
+        e.along[k] = along_x * t.normal_y[k] - along_y * t.normal_x[k];
+        e.overshoot[k] = e.along[k] - clamp(e.along[k], splat(t.start_along[k]), splat(t.end_along[k]));
         e.distance_sq[k] = e.distance[k] * e.distance[k] + e.overshoot[k] * e.overshoot[k];
     }
 }
@@ -527,7 +543,8 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
     const Floats distance = of_nearest_edge(e.distance);
     const Floats overshoot = t.winding * of_nearest_edge(e.overshoot);
     // Of the way from the edge's first end to its second, of the nearest point.
-    const Floats fraction = clamp(of_nearest_edge(e.along) * of_nearest_edge(inverse_length), Floats{}, splat(1.0f));
+    const Floats from_start = of_nearest_edge(e.along) - of_nearest_edge(t.start_along);
+    const Floats fraction = clamp(from_start * of_nearest_edge(inverse_length), Floats{}, splat(1.0f));
     const Floats pull_x = signed_pull * (distance * normal_x + overshoot * normal_y);
     const Floats pull_y = signed_pull * (distance * normal_y - overshoot * normal_x);
     const Floats end_x = pull_x * fraction, end_y = pull_y * fraction;
@@ -593,7 +610,8 @@ void backward_large(const Frame& frame, const Triangle& t, const Box& box, const
         colours.step0[c] = frame.attributes[(int64_t)t.corner[0] * channels + c] - colours.base[c];
         colours.step1[c] = frame.attributes[(int64_t)t.corner[1] * channels + c] - colours.base[c];
     }
-    const float inverse_length[3] = {1.0f / t.length[0], 1.0f / t.length[1], 1.0f / t.length[2]};
+    float inverse_length[3];
+    for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / (t.end_along[k] - t.start_along[k]);
     const Lattice within = lattice();
     const Mask all = at_most(Floats{}, Floats{});
     for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
@@ -654,7 +672,8 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     }
     Shape<Floats> t;
     memcpy(&t, numbers, sizeof(t));
-    const Floats inverse_length[3] = {1.0f / t.length[0], 1.0f / t.length[1], 1.0f / t.length[2]};
+    Floats inverse_length[3];
+    for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / (t.end_along[k] - t.start_along[k]);
 
     for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
     Floats x = left;
