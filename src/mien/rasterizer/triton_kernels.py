@@ -143,7 +143,8 @@ def _shapes(positions, corners, t, triangles, vertices, near, far, gamma, height
     rest = (zeta - whole).to(tl.float32)
     shape = (
         nx0, nx1, nx2, ny0, ny1, ny2, d0, d1, d2, start0, start1, start2, end0, end1, end2,
-        (l1 * per_height).to(tl.float32), (l2 * per_height).to(tl.float32), winding, s0, s1, s2, slope0, slope1, whole, rest,
+        (l1 * per_height).to(tl.float32), (l2 * per_height).to(tl.float32), winding,
+        s0, s1, s2, slope0, slope1, whole, rest,
     )  # fmt: skip
     return shape, (c0, c1, c2), (left, right, top, bottom), (origin_x.to(tl.float32), origin_y.to(tl.float32))
 
