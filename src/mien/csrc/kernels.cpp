@@ -32,7 +32,8 @@ struct Group {
     double origin_x[kGroup], origin_y[kGroup];
     int32_t visible[kGroup];
     float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup];
-    float start_along[3][kGroup], end_along[3][kGroup], inverse_height[3][kGroup], depth_term[3][kGroup], zeta_slope[2][kGroup];
+    float start_along[3][kGroup], end_along[3][kGroup], inverse_height[3][kGroup];
+    float depth_term[3][kGroup], zeta_slope[2][kGroup];
     float zeta_whole[kGroup], zeta_rest[kGroup], winding[kGroup];
 };
 
@@ -51,7 +52,8 @@ MIEN_INLINE void load_group(const Frame& frame, int first, int count, Group& g) 
 }
 
 // Pixels whose centres lie between the lowest and the highest position, and the whole pixel that is the origin: the
-// triangle's middle, or where that lies outside, the nearest pixel of the image. Positions may be anything finite: everything is bounded before it may become an integer.
+// triangle's middle, or where that lies outside, the nearest pixel of the image. Positions may be anything finite: everything is
+// bounded before it may become an integer.
 MIEN_INLINE void find_span(const Frame& frame, int size, double (&position)[3][kGroup], double (&first)[kGroup],
                            double (&last)[kGroup], double (&origin)[kGroup]) {
     for (int i = 0; i < kGroup; ++i) {
@@ -80,8 +82,8 @@ MIEN_INLINE void find_visible(const Frame& frame, int count, Group& g) {
         const double seen = facing < 0 ? -g.area[i] : __builtin_fabs(g.area[i]);
         const double nearest = lesser(g.z[0][i], lesser(g.z[1][i], g.z[2][i]));
         const double farthest = greater(g.z[0][i], greater(g.z[1][i], g.z[2][i]));
-        g.visible[i] = (seen > kMinimumArea) & (nearest >= kNearestCorner * frame.near_depth) & (farthest >= frame.near_depth) &
-                       (nearest <= frame.far_depth) & (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
+        g.visible[i] = (seen > kMinimumArea) & (nearest >= kNearestCorner * frame.near_depth) &
+                       (farthest >= frame.near_depth) & (nearest <= frame.far_depth) & (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
     }
     for (int i = count; i < kGroup; ++i) g.visible[i] = 0;
 }

@@ -37,8 +37,8 @@ template <typename Number>
 struct Shape {
     Number normal_x[3], normal_y[3];  // unit, inward
     Number distance_at_origin[3];     // distance = normal · p + this
-    Number start_along[3];            // direction · first corner, direction = winding (normal_y, -normal_x); apart from
-    Number end_along[3];              // ... direction · second corner, as one may be far outside, and the other not
+    Number start_along[3];            // direction · first corner; direction = winding (normal_y, -normal_x)
+    Number end_along[3];              // direction · second corner: one may be far outside, the other not
     Number inverse_height[2];         // barycentric 0 = distance to edge 1 times [0]; 1 = distance to edge 2 times [1]
     Number winding;                   // +1 if the corners run clockwise for the viewer, else -1
     Number depth_term[3];             // what is linear on the screen: 1 / z, or z if frame.linear_depth

@@ -100,7 +100,8 @@ struct Workspace {
 
     size_t bytes() const {
         size_t sum = 0;
-        for (const PreparedTriangles& one : prepared) sum += one.triangles.bytes() + one.boxes.bytes() + one.drawn.bytes();
+        for (const PreparedTriangles& one : prepared)
+            sum += one.triangles.bytes() + one.boxes.bytes() + one.drawn.bytes();
         for (const SortedTriangles& one : sorted) sum += one.start.bytes() + one.list.bytes() + one.next.bytes();
         for (const auto* buffers : {&scratch, &packed, &corners})
             for (const Buffer<float>& one : *buffers) sum += one.bytes();

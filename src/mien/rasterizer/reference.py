@@ -18,7 +18,8 @@ without `perspective_correct`; this holds for the fragments as well, whose baryc
 
 Clarifications where the paper is silent: a triangle with a corner behind the camera plane, or before it by less than
 NEAREST_CORNER of the near depth, has no useful screen position and is dropped; a triangle that crosses `near` or
-`far` is clipped pixel by pixel, for alpha as well as for colour; a triangle of less than MINIMUM_AREA is dropped; equal depths are won by the lower triangle index.
+`far` is clipped pixel by pixel, for alpha as well as for colour; a triangle of less than MINIMUM_AREA is dropped; equal
+depths are won by the lower triangle index.
 
 Written to be read and differentiated (any float dtype, any device), not to be fast: each square of pixels meets
 the triangles whose bounding box reaches it, which is exact because all others are dropped by `dist_eps`.
