@@ -74,5 +74,5 @@ out = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 out.mkdir(parents=True, exist_ok=True)
 Image.fromarray((pictures.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()).save(out / "rasterizer.png")
 print(
-    f"colour error {float(loss.detach()) ** 0.5:.3f} (root mean square over the last views), {out / 'rasterizer.png'}"
+    f"error of colour and alpha {float(loss.detach()) ** 0.5:.3f} (root mean square over the last views), {out / 'rasterizer.png'}"
 )
