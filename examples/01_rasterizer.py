@@ -73,6 +73,4 @@ pictures = torch.cat([p[0, :3] + (1 - p[0, 3:]) * 0.96 for p in sheet], -1)  # o
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 out.mkdir(parents=True, exist_ok=True)
 Image.fromarray((pictures.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()).save(out / "rasterizer.png")
-print(
-    f"colour error {float(loss.detach()) ** 0.5:.3f} (root mean square over the last views), {out / 'rasterizer.png'}"
-)
+print(f"error of colour and alpha {float(loss.detach()) ** 0.5:.3f} (root mean square), {out / 'rasterizer.png'}")

@@ -8,15 +8,16 @@ from mien.rasterizer import RasterOutput, rasterize
 from tests.rasterizer.raster_scenes import Scene, attributes_of
 
 # Largest difference to float64. Image, alpha and barycentrics are of order 1, depth of order 3; gradients are
-# measured by norms, relative. The worst that was seen over all scenes and instruction sets stands beside each.
+# measured by norms, relative. The worst that was seen over all scenes, on AVX-512, AVX2, SSE2 and in Triton's
+# interpreter, stands beside each.
 TOLERANCE = {
-    "image": 1e-5,
-    "alpha": 1e-5,
-    "barycentrics": 2e-5,
-    "depth": 1e-5,
-    "x and y gradient": 5e-5,
-    "z gradient": 1e-4,
-    "attribute gradient": 1e-5,
+    "image": 1e-5,  # 1.8e-6
+    "alpha": 1e-5,  # 3.7e-6
+    "barycentrics": 2e-5,  # 1.2e-6
+    "depth": 1e-5,  # 6.8e-7
+    "x and y gradient": 5e-5,  # 3.6e-5
+    "z gradient": 1e-4,  # 4.1e-5
+    "attribute gradient": 1e-5,  # 4.8e-6
 }
 
 
@@ -56,15 +57,15 @@ def differences(scene: Scene, found, gradients, expected, expected_gradients) ->
     same = found.triangle_ids == expected.triangle_ids
     # A pixel centre on an edge, or between two equally near triangles, may go to either by rounding.
     assert int((~same).sum()) <= 0.001 * same.numel()
+    natural = natural_z_gradient(scene)
+    least_z = 0.1 * natural if float(expected_gradients[0][..., 2].norm()) < 1e-3 * natural else 1e-12
     error = {
         "image": (found.image - expected.image).abs().max(),
         "alpha": (found.alpha - expected.alpha).abs().max(),
         "barycentrics": ((found.barycentrics - expected.barycentrics) * same[..., None]).abs().max(),
         "depth": ((found.depth - expected.depth) * same).abs().max(),
         "x and y gradient": relative(gradients[0][..., :2], expected_gradients[0][..., :2]),
-        "z gradient": relative(
-            gradients[0][..., 2], expected_gradients[0][..., 2], at_least=0.1 * natural_z_gradient(scene)
-        ),
+        "z gradient": relative(gradients[0][..., 2], expected_gradients[0][..., 2], at_least=least_z),
         "attribute gradient": relative(gradients[1], expected_gradients[1]),
     }
     return {name: float(value) for name, value in error.items()}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -53,10 +54,16 @@ def with_value(value: float) -> torch.Tensor:
         ({"sigma": 0.0}, ConfigError, "sigma"),
         ({"sigma": float("nan")}, ConfigError, "sigma"),
         ({"gamma": -1e-4}, ConfigError, "gamma"),
-        ({"dist_eps": 1.0}, ConfigError, "dist_eps"),
+        ({"dist_eps": 0.51}, ConfigError, "dist_eps"),
         ({"near": 0.0}, ConfigError, "near"),
         ({"near": 5.0}, ConfigError, "near"),
         ({"near": torch.tensor([float("nan")])}, ConfigError, "near"),
+        ({"near": 1.0, "far": 1 + 1e-8}, ConfigError, "near"),  # equal as float32
+        ({"far": 1e39}, ConfigError, "far=1e\\+39"),
+        ({"near": 1e-50}, ConfigError, "near=0"),
+        ({"background": torch.tensor([0.0, torch.nan, 0.0])}, ValueError, "background holds 1 numbers"),
+        ({"background": torch.tensor([1, 0, 0])}, TypeError, "background"),
+        ({"background": torch.zeros(3, device="meta")}, ValueError, "background is on meta"),
     ],
 )
 def test_bad_input_is_refused_in_words(changes, error, says):
@@ -83,6 +90,65 @@ def test_bad_input_is_refused_in_words(changes, error, says):
 def test_wrong_shapes_types_and_devices_are_refused(vertices, triangles, attributes, error):
     with pytest.raises(error):
         ops._check_tensors(vertices, triangles, attributes)
+
+
+def op_arguments(**changes):
+    vertices = torch.tensor([[[-0.6, 0.5, 2.0], [0.1, -0.7, 2.6], [0.6, 0.4, 3.1]]])
+    arguments = {
+        "vertices": vertices,
+        "triangles": torch.tensor([[0, 1, 2]], dtype=torch.int32),
+        "attributes": torch.ones(1, 3, 3),
+        "near": torch.ones(1),
+        "far": torch.full((1,), 5.0),
+        "background": torch.zeros(3),
+        "height": 8,
+        "width": 8,
+        "sigma": 1e-5,
+        "gamma": 1e-4,
+        "dist_eps": 1e-4,
+        "cull_backfaces": False,
+        "barycentric_clip": "softras",
+    }
+    return arguments | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"attributes": torch.ones(1, 1, 3)}, ValueError),
+        ({"background": torch.zeros(2)}, ValueError),
+        ({"near": torch.ones(2)}, ValueError),
+        ({"far": torch.ones(1)}, ConfigError),
+        ({"triangles": torch.tensor([[0, 1, 2]])}, TypeError),
+        ({"triangles": torch.tensor([[0, 1, 3]], dtype=torch.int32)}, ValueError),
+        ({"barycentric_clip": "nonsense"}, (ConfigError, jaxtyping.TypeCheckError)),
+        ({"height": 0}, ConfigError),
+        ({"sigma": -1.0}, ConfigError),
+    ],
+)
+def test_the_op_itself_believes_nobody(changes, error):
+    torch.ops.mien.soft_rasterize(**op_arguments())
+    with pytest.raises(error):
+        torch.ops.mien.soft_rasterize(**op_arguments(**changes))
+
+
+@pytest.mark.parametrize("name", ["attributes", "image", "state", "image_grad", "alpha_grad"])
+def test_the_backward_op_itself_believes_nobody(name):
+    arguments = op_arguments()
+    image, alpha, *_, state = torch.ops.mien.soft_rasterize(**arguments)
+    for forward_only in ("background", "height", "width"):
+        del arguments[forward_only]
+    arguments |= {"image": image, "state": state, "image_grad": image, "alpha_grad": alpha}
+    torch.ops.mien.soft_rasterize_backward(**arguments)
+    with pytest.raises(ValueError, match=name):
+        torch.ops.mien.soft_rasterize_backward(**arguments | {name: arguments[name][:, :2]})
+
+
+def test_second_derivatives_are_refused():
+    vertices = bumpy_sphere(4)[0].float().requires_grad_()
+    loss = call(vertices_ndc=vertices).alpha.square().sum()
+    with pytest.raises(NotImplementedError, match="create_graph"):
+        torch.autograd.grad(torch.autograd.grad(loss, vertices, create_graph=True)[0].square().sum(), vertices)
 
 
 def test_backends_are_never_swapped_silently():
@@ -174,6 +240,7 @@ def test_opcheck():
 
 COMPILED = """
 import torch
+from mien.errors import ConfigError
 from mien.rasterizer import rasterize, rasterize_hard
 
 vertices = torch.tensor([[[-0.6, 0.5, 2.0], [0.1, -0.7, 2.6], [0.6, 0.4, 3.1]]], requires_grad=True)
@@ -189,6 +256,17 @@ found = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=T
 assert torch.equal(found, expected)
 explained = torch._dynamo.explain(loss)(vertices)
 assert explained.graph_count == 1 and explained.graph_break_count == 0, explained
+
+@torch.compile(backend="aot_eager", fullgraph=True)
+def alpha(v, near):
+    return rasterize(v, torch.tensor([[0, 1, 2]]), v, image_size=(12, 15), near=near, far=5.0).alpha
+
+try:
+    alpha(vertices.detach(), torch.tensor([float("nan")]))
+except ConfigError:
+    pass
+else:
+    raise AssertionError("near is not looked at")
 """
 
 

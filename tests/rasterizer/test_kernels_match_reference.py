@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 
 import pytest
@@ -119,3 +120,46 @@ def test_two_hundred_thousand_triangles():
     ids = inside.nonzero()[:, 0].int()[expected.triangle_ids.long()]
     assert float((ids == out.triangle_ids[:, top : top + size, left : left + size]).float().mean()) >= 0.98
     assert int(out.triangle_ids.max()) < len(triangles)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("images", [1, 3])
+def test_drawing_an_image_in_pieces_changes_nothing(images, threads, isa):
+    """Lists of blocks are cut where they grow long: by rows, by columns, down to single blocks."""
+    vertices = torch.cat([bumpy_sphere(12, seed=seed)[0] for seed in range(images)])
+    scene = Scene("pieces", vertices, bumpy_sphere(12)[1], image_size=(43, 61), sigma=1e-4)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        whole = draw(scene, torch.float32, "cpu")[0]
+        for numbers in (1, 1000):  # twice the triangles, 1,056, is always allowed
+            _native.select_list_budget(numbers)
+            pieces = draw(scene, torch.float32, "cpu")[0]
+            assert all(torch.equal(a, b) for a, b in zip(vars(whole).values(), vars(pieces).values(), strict=True))
+    finally:
+        _native.select_list_budget(0)
+        torch.set_num_threads(before)
+
+
+def test_memory_is_bounded_however_many_triangles_lie_over_one_another():
+    """As one list of (triangle, block), these 4,000 triangles that fill 256² pixels would take 65 MB and more."""
+    vertices = torch.tensor([[[-5.0, -5.0, 2.0], [5.0, -5.0, 2.0], [0.0, 8.0, 2.0]]])
+    triangles = torch.tensor([[0, 1, 2]], dtype=torch.int32)
+    settings = {"image_size": (256, 256), "near": 1.0, "far": 5.0}
+    with concurrent.futures.ThreadPoolExecutor(1) as fresh:  # a thread whose workspace is empty
+        out = fresh.submit(rasterize_hard, vertices, triangles.repeat(4000, 1), **settings).result()
+        assert bool((out.triangle_ids == 0).all())
+        assert 0 < fresh.submit(_native.workspace_bytes).result() <= 20 << 20
+
+
+def test_a_workspace_above_the_cap_is_given_back():
+    vertices = bumpy_sphere(4)[0].float()
+    settings = {"image_size": (8, 8), "near": 1.0, "far": 5.0}
+
+    def kept(triangles: int) -> int:
+        rasterize_hard(vertices, torch.zeros(triangles, 3, dtype=torch.int32), **settings)
+        return _native.workspace_bytes()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as fresh:  # a thread whose workspace is empty
+        assert 10**6 * 128 <= fresh.submit(kept, 10**6).result() <= 256 << 20
+        assert fresh.submit(kept, 3 * 10**6).result() == 0

@@ -99,6 +99,9 @@ NB_MODULE(_native, module) {
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
+    module.def("workspace_bytes", &mien::workspace_bytes, "Bytes that this thread keeps for its next call.");
+    module.def("select_list_budget", &mien::select_list_budget, "numbers"_a,
+               "For tests: how long lists of blocks may be before an image is drawn in pieces, 0 for the usual.");
     module.def("measure_fma_rate", &mien::measure_fma_rate, "GFLOP/s of one thread; takes some 0.1 s.",
                nb::call_guard<nb::gil_scoped_release>());
 }

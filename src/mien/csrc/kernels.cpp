@@ -11,7 +11,8 @@ namespace mien {
 namespace MIEN_ISA {
 namespace {
 
-constexpr double kMinimumArea = 1e-12;  // twice the area, NDC²; as in reference.py
+constexpr double kMinimumArea = 1e-12;   // twice the area, NDC²; as in reference.py
+constexpr double kNearestCorner = 1e-6;  // of the near depth; as in reference.py
 
 template <typename Number>
 MIEN_INLINE Number lesser(Number a, Number b) { return a < b ? a : b; }
@@ -30,15 +31,16 @@ struct Group {
     double left[kGroup], right[kGroup], top[kGroup], bottom[kGroup];  // first and last pixel
     double origin_x[kGroup], origin_y[kGroup];
     int32_t visible[kGroup];
-    float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup], along_at_origin[3][kGroup];
-    float length[3][kGroup], inverse_height[3][kGroup], depth_term[3][kGroup], zeta_slope[2][kGroup];
+    float normal_x[3][kGroup], normal_y[3][kGroup], distance_at_origin[3][kGroup];
+    float start_along[3][kGroup], end_along[3][kGroup], inverse_height[3][kGroup];
+    float depth_term[3][kGroup], zeta_slope[2][kGroup];
     float zeta_whole[kGroup], zeta_rest[kGroup], winding[kGroup];
 };
 
 MIEN_INLINE void load_group(const Frame& frame, int first, int count, Group& g) {
     for (int i = 0; i < count; ++i) {
         for (int k = 0; k < 3; ++k) {
-            const float* position = frame.positions + 3L * frame.corners[3L * (first + i) + k];
+            const float* position = frame.positions + int64_t(3) * frame.corners[int64_t(3) * (first + i) + k];
             g.x[k][i] = position[0];
             g.y[k][i] = position[1];
             g.z[k][i] = position[2];
@@ -46,11 +48,12 @@ MIEN_INLINE void load_group(const Frame& frame, int first, int count, Group& g) 
     }
     // What is left over of a group must only be finite.
     for (int i = count; i < kGroup; ++i)
-        for (int k = 0; k < 3; ++k) g.x[k][i] = g.y[k][i] = g.z[k][i] = 1.0;
+        for (int k = 0; k < 3; ++k) g.x[k][i] = g.y[k][i] = g.z[k][i] = 0.0;
 }
 
-// Pixels whose centres lie between the lowest and the highest position, and the whole pixel that is the origin.
-// Positions may be anything finite: everything is bounded before it may become an integer.
+// Pixels whose centres lie between the lowest and the highest position, and the whole pixel that is the origin: the
+// triangle's middle, or where that lies outside, the nearest pixel of the image. Positions may be anything finite: everything is
+// bounded before it may become an integer.
 MIEN_INLINE void find_span(const Frame& frame, int size, double (&position)[3][kGroup], double (&first)[kGroup],
                            double (&last)[kGroup], double (&origin)[kGroup]) {
     for (int i = 0; i < kGroup; ++i) {
@@ -60,7 +63,7 @@ MIEN_INLINE void find_span(const Frame& frame, int size, double (&position)[3][k
         const double low = lesser(a, lesser(b, c)), high = greater(a, greater(b, c));
         first[i] = greater(__builtin_ceil(low - frame.reach - 0.5), 0.0);
         last[i] = lesser(__builtin_floor(high + frame.reach - 0.5), size - 1.0);
-        origin[i] = __builtin_floor(lesser(greater(0.5 * (low + high), -20000.0), 20000.0));
+        origin[i] = __builtin_floor(lesser(greater(0.5 * (low + high), 0.0), (double)size));
         position[0][i] = a - origin[i];
         position[1][i] = b - origin[i];
         position[2][i] = c - origin[i];
@@ -79,29 +82,44 @@ MIEN_INLINE void find_visible(const Frame& frame, int count, Group& g) {
         const double seen = facing < 0 ? -g.area[i] : __builtin_fabs(g.area[i]);
         const double nearest = lesser(g.z[0][i], lesser(g.z[1][i], g.z[2][i]));
         const double farthest = greater(g.z[0][i], greater(g.z[1][i], g.z[2][i]));
-        g.visible[i] = (seen > kMinimumArea) & (nearest > 0.0) & (farthest >= frame.near_depth) &
-                       (nearest <= frame.far_depth) & (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
+        g.visible[i] = (seen > kMinimumArea) & (nearest >= kNearestCorner * frame.near_depth) &
+                       (farthest >= frame.near_depth) & (nearest <= frame.far_depth) & (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
     }
     for (int i = count; i < kGroup; ++i) g.visible[i] = 0;
 }
 
-MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
-    const float per_area = (float)(1.0 / (frame.pixels_per_ndc * frame.pixels_per_ndc));
+template <typename Real>
+MIEN_INLINE void find_edges_in(const Frame& frame, Group& g) {
+    const Real per_area = (Real)(1.0 / (frame.pixels_per_ndc * frame.pixels_per_ndc));
     for (int k = 0; k < 3; ++k) {
         const int next = (k + 1) % 3;
         for (int i = 0; i < kGroup; ++i) {
-            const float edge_x = (float)(g.x[next][i] - g.x[k][i]), edge_y = (float)(g.y[next][i] - g.y[k][i]);
-            const float length = __builtin_sqrtf(edge_x * edge_x + edge_y * edge_y);
-            const float along_x = edge_x / length, along_y = edge_y / length;
-            const float start_x = (float)g.x[k][i], start_y = (float)g.y[k][i];
-            g.length[k][i] = length;
-            g.normal_x[k][i] = -g.winding[i] * along_y;
-            g.normal_y[k][i] = g.winding[i] * along_x;
-            g.distance_at_origin[k][i] = g.winding[i] * (along_y * start_x - along_x * start_y);
-            g.along_at_origin[k][i] = -(along_x * start_x + along_y * start_y);
-            g.inverse_height[k][i] = length * per_area / __builtin_fabsf((float)g.area[i]);
+            const Real edge_x = (Real)(g.x[next][i] - g.x[k][i]), edge_y = (Real)(g.y[next][i] - g.y[k][i]);
+            const Real square = edge_x * edge_x + edge_y * edge_y;
+            const Real length = sizeof(Real) == 4 ? (Real)__builtin_sqrtf((float)square) : (Real)__builtin_sqrt(square);
+            const Real along_x = edge_x / length, along_y = edge_y / length, winding = g.winding[i];
+            const Real start_x = (Real)g.x[k][i], start_y = (Real)g.y[k][i];
+            const Real end_x = (Real)g.x[next][i], end_y = (Real)g.y[next][i];
+            g.normal_x[k][i] = (float)(-winding * along_y);
+            g.normal_y[k][i] = (float)(winding * along_x);
+            g.distance_at_origin[k][i] = (float)(winding * (along_y * start_x - along_x * start_y));
+            g.start_along[k][i] = (float)(along_x * start_x + along_y * start_y);
+            g.end_along[k][i] = (float)(along_x * end_x + along_y * end_y);
+            g.inverse_height[k][i] = (float)(length * per_area / (Real)__builtin_fabs(g.area[i]));
         }
     }
+}
+
+// Of an edge that crosses the image, corners may be far outside, and what the image needs is the small rest of large
+// numbers: those take doubles. Floats do, at half the time, where all corners of a group are near their origins.
+MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
+    constexpr double kNear = 32;  // pixels, of which floats keep 2e-6
+    int32_t far = 0;
+    for (int k = 0; k < 3; ++k)
+        for (int i = 0; i < kGroup; ++i)
+            far |= (__builtin_fabs(g.x[k][i]) > kNear) | (__builtin_fabs(g.y[k][i]) > kNear);
+    if (far) find_edges_in<double>(frame, g);
+    else find_edges_in<float>(frame, g);
 }
 
 MIEN_INLINE void find_depths(const Frame& frame, Group& g) {
@@ -132,10 +150,10 @@ int prepare_group(const Frame& frame, int first, int count, Triangle* triangles,
             t.normal_x[k] = g.normal_x[k][i];
             t.normal_y[k] = g.normal_y[k][i];
             t.distance_at_origin[k] = g.distance_at_origin[k][i];
-            t.along_at_origin[k] = g.along_at_origin[k][i];
-            t.length[k] = g.length[k][i];
+            t.start_along[k] = g.start_along[k][i];
+            t.end_along[k] = g.end_along[k][i];
             t.depth_term[k] = g.depth_term[k][i];
-            t.corner[k] = frame.corners[3L * (first + i) + k];
+            t.corner[k] = frame.corners[int64_t(3) * (first + i) + k];
         }
         for (int k = 0; k < 2; ++k) {
             t.inverse_height[k] = g.inverse_height[k + 1][i];
@@ -187,7 +205,7 @@ MIEN_INLINE Lattice lattice() {
 
 struct Edges {
     Floats distance[3];   // to the line of the edge, positive inside
-    Floats along[3];      // position along the edge, from its first corner
+    Floats along[3];      // position along the edge, from the origin
     Floats overshoot[3];  // by how much `along` lies beyond the edge's ends; 0 beside the edge
     Floats distance_sq[3];
     Mask inside;
@@ -205,8 +223,8 @@ MIEN_INLINE void measure(const Shape<Number>& t, Floats x, Floats y, Edges& e) {
     measure_lines(t, x, y, e);
     const Floats along_x = x * t.winding, along_y = y * t.winding;
     for (int k = 0; k < 3; ++k) {
-        e.along[k] = along_x * t.normal_y[k] - (along_y * t.normal_x[k] - t.along_at_origin[k]);
-        e.overshoot[k] = e.along[k] - clamp(e.along[k], Floats{}, splat(t.length[k]));
+        e.along[k] = along_x * t.normal_y[k] - along_y * t.normal_x[k];
+        e.overshoot[k] = e.along[k] - clamp(e.along[k], splat(t.start_along[k]), splat(t.end_along[k]));
         e.distance_sq[k] = e.distance[k] * e.distance[k] + e.overshoot[k] * e.overshoot[k];
     }
 }
@@ -283,7 +301,7 @@ MIEN_INLINE void keep_nearer(bool linear, Nearest& n, Mask covered, const Triang
 // Where a block lies in the image, and how much of it.
 struct Place {
     int x, y, columns, rows;
-    long first, stride;
+    int64_t first, stride;
     bool whole() const { return columns == kBlockColumns && rows == kBlockRows; }
 };
 
@@ -294,7 +312,7 @@ MIEN_INLINE Place place(const Frame& frame, int row, int column) {
     p.columns = lesser(kBlockColumns, frame.width - p.x);
     p.rows = lesser(kBlockRows, frame.height - p.y);
     p.stride = frame.width;
-    p.first = (long)p.y * frame.width + p.x;
+    p.first = (int64_t)p.y * frame.width + p.x;
     return p;
 }
 
@@ -312,7 +330,7 @@ MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const P
     const Floats b2 = maximum(only(hit, 1.0f - b0 - b1), Floats{});
     write(out.depth, at, z);
     for (int row = 0; row < at.rows; ++row) {
-        const long first = at.first + row * at.stride;
+        const int64_t first = at.first + row * at.stride;
         for (int column = 0; column < at.columns; ++column) {
             const int lane = row * kBlockColumns + column;
             out.triangle_ids[first + column] = n.id[lane];
@@ -335,13 +353,13 @@ template <int Channels>
 void soft_band(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
     const bool linear = is_linear<Channels>(frame);
-    const long pixels = (long)frame.height * frame.width;
+    const int64_t pixels = (int64_t)frame.height * frame.width;
     const Lattice within = lattice();
     Floats in_registers[Channels ? Channels : 1];
     Floats* const colour = Channels ? in_registers : (Floats*)scratch;
 
     for (int row = band.first_row; row < band.end_row; ++row) {
-        for (int column = 0; column < band.columns; ++column) {
+        for (int column = band.region_column; column < band.region_column + band.columns; ++column) {
             const Place at = place(frame, row, column);
             // The background opens the softmax: weight 1 at its own depth.
             Floats peak_whole = splat(frame.background_whole), peak_rest = splat(frame.background_rest);
@@ -349,7 +367,7 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
             for (int c = 0; c < channels; ++c) colour[c] = splat(background[c]);
             Nearest nearest = no_fragment();
 
-            const long block = (long)row * band.columns + column;
+            const int64_t block = band.block(row, column);
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;
@@ -374,9 +392,9 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
                 peak_rest = select(rises, rest, peak_rest);
                 weights = weights * keep + weight;
                 const Floats w0 = weight * s.clamped[0], w1 = weight * s.clamped[1], w2 = weight * s.clamped[2];
-                const float* a0 = frame.attributes + (long)t.corner[0] * channels;
-                const float* a1 = frame.attributes + (long)t.corner[1] * channels;
-                const float* a2 = frame.attributes + (long)t.corner[2] * channels;
+                const float* a0 = frame.attributes + (int64_t)t.corner[0] * channels;
+                const float* a1 = frame.attributes + (int64_t)t.corner[1] * channels;
+                const float* a2 = frame.attributes + (int64_t)t.corner[2] * channels;
                 for (int c = 0; c < channels; ++c)
                     colour[c] = colour[c] * keep + (w0 * a0[c] + (w1 * a1[c] + w2 * a2[c]));
 
@@ -409,10 +427,10 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
     constexpr bool linear = false;
     const Lattice within = lattice();
     for (int row = band.first_row; row < band.end_row; ++row) {
-        for (int column = 0; column < band.columns; ++column) {
+        for (int column = band.region_column; column < band.region_column + band.columns; ++column) {
             const Place at = place(frame, row, column);
             Nearest nearest = no_fragment();
-            const long block = (long)row * band.columns + column;
+            const int64_t block = band.block(row, column);
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {
                 const Triangle& t = band.triangles[band.list[i]];
                 Edges e;
@@ -430,14 +448,14 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
 // ------------------------------------------------------------------------------------------------------ backward
 
 void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, float* packed) {
-    const long pixels = (long)frame.height * frame.width, record = 4L * pixel_quads(frame.channels);
+    const int64_t pixels = (int64_t)frame.height * frame.width, record = int64_t(4) * pixel_quads(frame.channels);
     for (int y = first; y < end; ++y) {
         float* const row = packed + y * packed_row(frame);
         if (y >= frame.height) {
             memset(row, 0, sizeof(float) * packed_row(frame));
             continue;
         }
-        const long at = (long)y * frame.width;
+        const int64_t at = (int64_t)y * frame.width;
         for (int x = 0; x < frame.width; ++x) {
             float* const pixel = row + x * record;
             pixel[0] = g.state[kPeakWhole * pixels + at + x];
@@ -451,7 +469,7 @@ void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, f
                 pull += g.image[c * pixels + at + x] * image_grad;
             }
             pixel[4] = pull;
-            for (long k = kPixelHead + frame.channels; k < record; ++k) pixel[k] = 0;
+            for (int64_t k = kPixelHead + frame.channels; k < record; ++k) pixel[k] = 0;
         }
         memset(row + frame.width * record, 0, sizeof(float) * kBlockReach * record);
     }
@@ -527,7 +545,8 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
     const Floats distance = of_nearest_edge(e.distance);
     const Floats overshoot = t.winding * of_nearest_edge(e.overshoot);
     // Of the way from the edge's first end to its second, of the nearest point.
-    const Floats fraction = clamp(of_nearest_edge(e.along) * of_nearest_edge(inverse_length), Floats{}, splat(1.0f));
+    const Floats from_start = of_nearest_edge(e.along) - of_nearest_edge(t.start_along);
+    const Floats fraction = clamp(from_start * of_nearest_edge(inverse_length), Floats{}, splat(1.0f));
     const Floats pull_x = signed_pull * (distance * normal_x + overshoot * normal_y);
     const Floats pull_y = signed_pull * (distance * normal_y - overshoot * normal_x);
     const Floats end_x = pull_x * fraction, end_y = pull_y * fraction;
@@ -581,19 +600,20 @@ void backward_large(const Frame& frame, const Triangle& t, const Box& box, const
                     float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
     const int sum_count = (9 + 3 * channels + 3) / 4 * 4;
-    const long row_size = packed_row(frame), record = 4L * pixel_quads(channels);
+    const int64_t row_size = packed_row(frame), record = int64_t(4) * pixel_quads(channels);
     Floats in_registers[Channels ? kSums<Channels> : 1];
     Floats* const sums = Channels ? in_registers : (Floats*)scratch;
     Floats* const pixel = sums + sum_count;
     float small[Channels ? kSums<Channels> + 3 * Channels : 1];
-    float* const totals = Channels ? small : scratch + (long)kLanes * (sum_count + record);
+    float* const totals = Channels ? small : scratch + (int64_t)kLanes * (sum_count + record);
     const Colours<float> colours = {totals + sum_count, totals + sum_count + channels, totals + sum_count + 2 * channels};
     for (int c = 0; c < channels; ++c) {
-        colours.base[c] = frame.attributes[(long)t.corner[2] * channels + c];
-        colours.step0[c] = frame.attributes[(long)t.corner[0] * channels + c] - colours.base[c];
-        colours.step1[c] = frame.attributes[(long)t.corner[1] * channels + c] - colours.base[c];
+        colours.base[c] = frame.attributes[(int64_t)t.corner[2] * channels + c];
+        colours.step0[c] = frame.attributes[(int64_t)t.corner[0] * channels + c] - colours.base[c];
+        colours.step1[c] = frame.attributes[(int64_t)t.corner[1] * channels + c] - colours.base[c];
     }
-    const float inverse_length[3] = {1.0f / t.length[0], 1.0f / t.length[1], 1.0f / t.length[2]};
+    float inverse_length[3];
+    for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / (t.end_along[k] - t.start_along[k]);
     const Lattice within = lattice();
     const Mask all = at_most(Floats{}, Floats{});
     for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
@@ -617,7 +637,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
                     const float* packed, int first, float* corners, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
     const int sum_count = 9 + 3 * channels;
-    const long row_size = packed_row(frame), record = 4L * pixel_quads(channels);
+    const int64_t row_size = packed_row(frame), record = int64_t(4) * pixel_quads(channels);
     Floats in_registers[Channels ? 9 + 6 * Channels : 1];
     Floats* const sums = Channels ? in_registers : (Floats*)scratch;
     const Colours<Floats> colours = {sums + sum_count, sums + sum_count + channels, sums + sum_count + 2 * channels};
@@ -641,10 +661,10 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
         end[lane] = (float)(wide * tall);
         most = greater(most, wide * tall);
         for (int c = 0; c < channels; ++c) {
-            const float base = frame.attributes[(long)t.corner[2] * channels + c];
+            const float base = frame.attributes[(int64_t)t.corner[2] * channels + c];
             colours.base[c][lane] = base;
-            colours.step0[c][lane] = frame.attributes[(long)t.corner[0] * channels + c] - base;
-            colours.step1[c][lane] = frame.attributes[(long)t.corner[1] * channels + c] - base;
+            colours.step0[c][lane] = frame.attributes[(int64_t)t.corner[0] * channels + c] - base;
+            colours.step1[c][lane] = frame.attributes[(int64_t)t.corner[1] * channels + c] - base;
         }
     }
     alignas(sizeof(Floats)) Floats numbers[(kShapeNumbers + 3) / 4 * 4];
@@ -654,7 +674,8 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     }
     Shape<Floats> t;
     memcpy(&t, numbers, sizeof(t));
-    const Floats inverse_length[3] = {1.0f / t.length[0], 1.0f / t.length[1], 1.0f / t.length[2]};
+    Floats inverse_length[3];
+    for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / (t.end_along[k] - t.start_along[k]);
 
     for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
     Floats x = left;
@@ -676,7 +697,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     for (int lane = 0; lane < count; ++lane) {
         const Triangle& one = *of_lane[lane];
         write_corners(frame, is_linear<Channels>(frame), one, channels, [&](int i) { return sums[i][lane]; },
-                      corners + (long)(one.id - first) * 3 * (3 + channels));
+                      corners + (int64_t)(one.id - first) * 3 * (3 + channels));
     }
 }
 
@@ -703,7 +724,7 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
             if (size <= kSmallBox) ++start[size + 1];
             else
                 backward_large<Channels>(frame, triangles[i], boxes[i], packed,
-                                         corners + (long)(triangles[i].id - first) * gradient_size, scratch);
+                                         corners + (int64_t)(triangles[i].id - first) * gradient_size, scratch);
         }
         for (int size = 0; size <= kSmallBox; ++size) start[size + 1] += start[size];
         const int small = start[kSmallBox + 1];

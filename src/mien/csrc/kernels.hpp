@@ -37,8 +37,8 @@ template <typename Number>
 struct Shape {
     Number normal_x[3], normal_y[3];  // unit, inward
     Number distance_at_origin[3];     // distance = normal · p + this
-    Number along_at_origin[3];        // along = direction · p + this, direction = winding (normal_y, -normal_x)
-    Number length[3];
+    Number start_along[3];            // direction · first corner; direction = winding (normal_y, -normal_x)
+    Number end_along[3];              // direction · second corner: one may be far outside, the other not
     Number inverse_height[2];         // barycentric 0 = distance to edge 1 times [0]; 1 = distance to edge 2 times [1]
     Number winding;                   // +1 if the corners run clockwise for the viewer, else -1
     Number depth_term[3];             // what is linear on the screen: 1 / z, or z if frame.linear_depth
@@ -67,14 +67,17 @@ struct SoftPlanes {
     FragmentArrays fragments;
 };
 
-// The triangles that touch each block of the image, of which the rows from first_row on are to be drawn:
-// `list[start[i]] ... list[start[i + 1] - 1]` are positions in `triangles`, in rising order, for block i, row by row.
+// The triangles that touch the blocks of a region, of which the rows [first_row, end_row) are to be drawn:
+// `list[start[i]] ... list[start[i + 1] - 1]` are positions in `triangles`, in rising order, for the region's block i,
+// row by row.
 struct Band {
-    int first_row, end_row;  // in blocks
-    int columns;             // blocks across the image
+    int first_row, end_row;          // in blocks of the image, as is ...
+    int region_row, region_column;   // ... the region's first block
+    int columns;                     // of the region
     const int32_t* start;
     const int32_t* list;
     const Triangle* triangles;
+    int64_t block(int row, int column) const { return int64_t(row - region_row) * columns + column - region_column; }
 };
 
 struct Kernels {
@@ -100,11 +103,11 @@ struct Kernels {
 constexpr int kPixelHead = 5;
 constexpr int kBlockReach = 16;  // no block is wider or taller
 inline int pixel_quads(int channels) { return (kPixelHead + channels + 3) / 4; }
-inline long packed_row(const Frame& frame) { return (frame.width + kBlockReach) * 4L * pixel_quads(frame.channels); }
-inline long packed_size(const Frame& frame) { return packed_row(frame) * (frame.height + kBlockReach); }
+inline int64_t packed_row(const Frame& frame) { return (frame.width + kBlockReach) * int64_t(4) * pixel_quads(frame.channels); }
+inline int64_t packed_size(const Frame& frame) { return packed_row(frame) * (frame.height + kBlockReach); }
 
 // Scratch that soft_band and backward need for meshes of any number of channels, in floats.
-inline long scratch_size(int channels) { return 16L * (7 * channels + 24) + 9L * channels + 40; }
+inline int64_t scratch_size(int channels) { return int64_t(16) * (7 * channels + 24) + int64_t(9) * channels + 40; }
 
 #if defined(__x86_64__) || defined(__i386__)
 const Kernels& kernels_sse2();

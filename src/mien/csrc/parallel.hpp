@@ -2,6 +2,7 @@
 // Starting one takes some 20 µs, which is why work is handed out in few and large tasks.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <mutex>
@@ -46,6 +47,7 @@ void parallel_for(int threads, int tasks, const Body& body) {
         }
     };
     std::vector<std::thread> others;
+    others.reserve(std::max(std::min(threads, tasks) - 1, 0));  // from here on nothing throws but a thread's start
     for (int worker = 1; worker < threads && worker < tasks; ++worker) {
         try {
             others.emplace_back(work, worker);

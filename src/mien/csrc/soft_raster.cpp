@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -68,6 +69,7 @@ public:
         return memory_.get();
     }
     Item* get() const { return memory_.get(); }
+    size_t bytes() const { return items_ * sizeof(Item); }
 
 private:
     std::unique_ptr<Item, FreeAligned> memory_;
@@ -85,31 +87,56 @@ struct PreparedTriangles {
     Buffer<int> drawn;  // per piece
 };
 
-// Which triangles touch each block of the image; see `Band`.
+// Which triangles touch each block of a region of the image; see `Band`.
 struct SortedTriangles {
     Buffer<int32_t> start, list, next;
 };
 
-// Kept between calls by every thread that calls: fresh memory costs a millisecond of page faults. Indexed by worker, but
-// owned by the caller, as the workers live for one loop only.
+// Indexed by worker, but owned by the caller, as the workers live for one loop only.
 struct Workspace {
     std::vector<PreparedTriangles> prepared;
     std::vector<SortedTriangles> sorted;
     std::vector<Buffer<float>> scratch, packed, corners;
+
+    size_t bytes() const {
+        size_t sum = 0;
+        for (const PreparedTriangles& one : prepared)
+            sum += one.triangles.bytes() + one.boxes.bytes() + one.drawn.bytes();
+        for (const SortedTriangles& one : sorted) sum += one.start.bytes() + one.list.bytes() + one.next.bytes();
+        for (const auto* buffers : {&scratch, &packed, &corners})
+            for (const Buffer<float>& one : *buffers) sum += one.bytes();
+        return sum;
+    }
 };
 
-Workspace& workspace_for(int threads) {
-    thread_local Workspace workspace;
-    const size_t workers = static_cast<size_t>(threads);
-    if (workspace.scratch.size() < workers) {
-        workspace.prepared.resize(workers);
-        workspace.sorted.resize(workers);
-        workspace.scratch.resize(workers);
-        workspace.packed.resize(workers);
-        workspace.corners.resize(workers);
+// Fresh memory costs a millisecond of page faults, so every thread that calls keeps its workspace up to this size, which
+// is enough for eight threads with an image of 512² and a mesh of 100,000 triangles each.
+constexpr size_t kKeptBytes = size_t(256) << 20;
+
+thread_local Workspace kept_workspace;
+
+// The calling thread's workspace for one call.
+class BorrowedWorkspace {
+public:
+    explicit BorrowedWorkspace(int threads) : lent_(kept_workspace) {
+        const size_t workers = static_cast<size_t>(threads);
+        if (lent_.scratch.size() >= workers) return;
+        lent_.prepared.resize(workers);
+        lent_.sorted.resize(workers);
+        lent_.packed.resize(workers);
+        lent_.corners.resize(workers);
+        lent_.scratch.resize(workers);
     }
-    return workspace;
-}
+    ~BorrowedWorkspace() {
+        if (lent_.bytes() > kKeptBytes) lent_ = Workspace();
+    }
+    BorrowedWorkspace(const BorrowedWorkspace&) = delete;
+    BorrowedWorkspace& operator=(const BorrowedWorkspace&) = delete;
+    Workspace* operator->() { return &lent_; }
+
+private:
+    Workspace& lent_;  // not kept_workspace by its name, which in a worker is the worker's own
+};
 
 Frame frame_of(const Meshes& meshes, const Settings& settings, int image, bool soft) {
     Frame frame{};
@@ -147,98 +174,165 @@ FragmentArrays fragments_of(const FragmentArrays& all, const Settings& settings,
 }
 
 // Prepares all triangles of one image on `threads` threads.
-void prepare_triangles(const Frame& frame, int triangles, int threads, PreparedTriangles& out) {
+void prepare_triangles(const Kernels& isa, const Frame& frame, int triangles, int threads, PreparedTriangles& out) {
     const int pieces = pieces_of(triangles);
     Triangle* const prepared = out.triangles.at_least(triangles);
     Box* const boxes = out.boxes.at_least(triangles);
     int* const drawn = out.drawn.at_least(pieces);
     parallel_for(threads, pieces, [&](int piece, int) {
         const int first = piece * kPiece;
-        drawn[piece] =
-            kernels().prepare(frame, first, std::min(first + kPiece, triangles), prepared + first, boxes + first);
+        drawn[piece] = isa.prepare(frame, first, std::min(first + kPiece, triangles), prepared + first, boxes + first);
     });
 }
 
-// Sorts the prepared triangles into the image's blocks: a counting sort, once to count and once to fill, in which every
-// thread takes a stretch of the triangles. Lists stay in the order of the triangles.
-Band sort_into_blocks(const Frame& frame, int triangles, const PreparedTriangles& prepared, int block_rows, int threads,
-                      SortedTriangles& space) {
-    constexpr int kColumnShift = 2, kMostParts = 16;  // every part has its own count of every block
-    const int row_shift = __builtin_ctz(block_rows);
-    const int columns = (frame.width + (1 << kColumnShift) - 1) >> kColumnShift;
-    const int blocks = columns * ((frame.height + block_rows - 1) >> row_shift);
-    const int pieces = pieces_of(triangles), parts = std::max(std::min({threads, pieces, kMostParts}), 1);
+// --------------------------------------------------------------------------------------------- triangles into blocks
 
-    const auto for_each_block = [&](int part, const auto& body) {
+constexpr int kColumnShift = 2;  // blocks are 4 pixels wide
+constexpr int kMostParts = 16;   // stretches of the triangles that are sorted side by side
+
+// A rectangle of blocks, its ends exclusive.
+struct Region {
+    int first_row, end_row, first_column, end_column;
+    int rows() const { return end_row - first_row; }
+    int columns() const { return end_column - first_column; }
+    int64_t blocks() const { return static_cast<int64_t>(rows()) * columns(); }
+};
+
+// One image's triangles on their way into blocks.
+struct Sorting {
+    const PreparedTriangles& prepared;
+    int pieces, parts, row_shift;
+
+    Sorting(const PreparedTriangles& prepared_, int triangles, int threads, int block_rows)
+        : prepared(prepared_),
+          pieces(pieces_of(triangles)),
+          parts(std::max(std::min({threads, pieces, kMostParts}), 1)),
+          row_shift(__builtin_ctz(block_rows)) {}
+
+    // Calls body(blocks, i) for the triangles of a part that touch the region, with the blocks of it in their boxes.
+    template <typename Body>
+    void for_each_box(int part, const Region& region, const Body& body) const {
         const int end_piece = static_cast<int>(static_cast<int64_t>(pieces) * (part + 1) / parts);
         for (int piece = static_cast<int>(static_cast<int64_t>(pieces) * part / parts); piece < end_piece; ++piece) {
             const int first = piece * kPiece, end = first + prepared.drawn.get()[piece];
             for (int i = first; i < end; ++i) {
                 const Box box = prepared.boxes.get()[i];
-                for (int row = box.top >> row_shift; row <= box.bottom >> row_shift; ++row)
-                    for (int column = box.left >> kColumnShift; column <= box.right >> kColumnShift; ++column)
-                        body(row * columns + column, i);
+                const Region blocks = {std::max(box.top >> row_shift, region.first_row),
+                                       std::min((box.bottom >> row_shift) + 1, region.end_row),
+                                       std::max(box.left >> kColumnShift, region.first_column),
+                                       std::min((box.right >> kColumnShift) + 1, region.end_column)};
+                if (blocks.rows() > 0 && blocks.columns() > 0) body(blocks, i);
             }
         }
+    }
+
+    // Numbers that sort_into_blocks will store.
+    int64_t size(const Region& region, int threads) const {
+        int64_t sizes[kMostParts] = {};
+        parallel_for(threads, parts, [&](int part, int) {
+            int64_t size = region.blocks();
+            for_each_box(part, region, [&](const Region& blocks, int) { size += blocks.blocks(); });
+            sizes[part] = size;
+        });
+        return std::accumulate(sizes, sizes + parts, int64_t(0));
+    }
+};
+
+// Sorts the prepared triangles into the blocks of a region: a counting sort, once to count and once to fill, in which
+// every thread takes a part of the triangles. Lists stay in the order of the triangles.
+Band sort_into_blocks(const Sorting& sorting, const Region& region, int threads, SortedTriangles& space) {
+    const int parts = sorting.parts, columns = region.columns();
+    const size_t blocks = static_cast<size_t>(region.blocks());
+    const auto for_each_block = [&](int part, const auto& body) {
+        sorting.for_each_box(part, region, [&](const Region& box, int i) {
+            for (int row = box.first_row; row < box.end_row; ++row) {
+                const int64_t row_start = static_cast<int64_t>(row - region.first_row) * columns - region.first_column;
+                for (int column = box.first_column; column < box.end_column; ++column) body(row_start + column, i);
+            }
+        });
     };
 
     int32_t* const start = space.start.at_least(blocks + 1);
-    int32_t* const next = space.next.at_least(static_cast<size_t>(parts) * blocks);  // part by part
+    int32_t* const next = space.next.at_least(parts * blocks);  // part by part
     parallel_for(threads, parts, [&](int part, int) {
-        int32_t* const count = next + static_cast<size_t>(part) * blocks;
+        int32_t* const count = next + part * blocks;
         std::fill(count, count + blocks, 0);
-        for_each_block(part, [&](int block, int) { ++count[block]; });
+        for_each_block(part, [&](int64_t block, int) { ++count[block]; });
     });
-    int32_t filled = 0;
-    for (int block = 0; block < blocks; ++block) {
+    int32_t filled = 0;  // has room for them: see kListBudget
+    for (size_t block = 0; block < blocks; ++block) {
         start[block] = filled;
         for (int part = 0; part < parts; ++part) {
-            int32_t& place = next[static_cast<size_t>(part) * blocks + block];
+            int32_t& place = next[part * blocks + block];
             const int32_t count = place;
             place = filled;
             filled += count;
         }
     }
     start[blocks] = filled;
-    int32_t* const list = space.list.at_least(filled + 1);
+    int32_t* const list = space.list.at_least(static_cast<size_t>(filled) + 1);
     parallel_for(threads, parts, [&](int part, int) {
-        int32_t* const place = next + static_cast<size_t>(part) * blocks;
-        for_each_block(part, [&](int block, int i) { list[place[block]++] = i; });
+        int32_t* const place = next + part * blocks;
+        for_each_block(part, [&](int64_t block, int i) { list[place[block]++] = i; });
     });
-    return {0, blocks / columns, columns, start, list, prepared.triangles.get()};
+    return {region.first_row, region.end_row, region.first_row, region.first_column, columns, start, list,
+            sorting.prepared.triangles.get()};
 }
 
-// Calls draw(image, frame, band, scratch) for every band of every image.
+// A region whose lists would hold more numbers than this, or twice the number of triangles, is cut in two and sorted half
+// by half: memory stays bounded however many triangles lie over one another.
+constexpr int64_t kListBudget = 4 << 20;
+std::atomic<int64_t> list_budget{kListBudget};
+
+// Calls draw(band) for regions that cover `region`, each sorted on `threads` threads.
 template <typename Draw>
-void draw_bands(const Meshes& meshes, const Settings& settings, bool soft, const Draw& draw) {
-    const int block_rows = kernels().block_rows;
-    const int rows = (settings.height + block_rows - 1) / block_rows;
+void for_each_sorted(const Sorting& sorting, const Region& region, int64_t budget, int threads, SortedTriangles& space,
+                     const Draw& draw) {
+    if (region.blocks() == 1 || sorting.size(region, threads) <= budget)
+        return draw(sort_into_blocks(sorting, region, threads, space));
+    Region one = region, other = region;
+    if (region.rows() >= region.columns()) one.end_row = other.first_row = region.first_row + region.rows() / 2;
+    else one.end_column = other.first_column = region.first_column + region.columns() / 2;
+    for_each_sorted(sorting, one, budget, threads, space, draw);
+    for_each_sorted(sorting, other, budget, threads, space, draw);
+}
+
+// Calls draw(image, frame, band, scratch) for bands that cover every image.
+template <typename Draw>
+void draw_bands(const Kernels& isa, const Meshes& meshes, const Settings& settings, bool soft, const Draw& draw) {
     const int threads = std::max(settings.threads, 1);
-    Workspace& workspace = workspace_for(threads);
+    BorrowedWorkspace workspace(threads);
+    const Region whole = {0, (settings.height + isa.block_rows - 1) / isa.block_rows, 0,
+                          (settings.width + (1 << kColumnShift) - 1) >> kColumnShift};
+    const int64_t budget = std::clamp<int64_t>(2LL * meshes.triangles, list_budget.load(), INT32_MAX / 2);
     const auto scratch_of = [&](int worker) {
-        return workspace.scratch[worker].at_least(scratch_size(meshes.channels));
+        return workspace->scratch[worker].at_least(scratch_size(meshes.channels));
     };
-    const auto sort = [&](const Frame& frame, int threads_here, int worker) {
-        prepare_triangles(frame, meshes.triangles, threads_here, workspace.prepared[worker]);
-        return sort_into_blocks(frame, meshes.triangles, workspace.prepared[worker], block_rows, threads_here,
-                                workspace.sorted[worker]);
+    const auto for_each_region = [&](const Frame& frame, int threads_here, int worker, const auto& body) {
+        PreparedTriangles& prepared = workspace->prepared[worker];
+        prepare_triangles(isa, frame, meshes.triangles, threads_here, prepared);
+        const Sorting sorting(prepared, meshes.triangles, threads_here, isa.block_rows);
+        for_each_sorted(sorting, whole, budget, threads_here, workspace->sorted[worker], body);
     };
     if (meshes.images >= threads) {
         parallel_for(threads, meshes.images, [&](int image, int worker) {
             const Frame frame = frame_of(meshes, settings, image, soft);
-            draw(image, frame, sort(frame, 1, worker), scratch_of(worker));
+            for_each_region(frame, 1, worker,
+                            [&](const Band& band) { draw(image, frame, band, scratch_of(worker)); });
         });
         return;
     }
-    const int bands = std::min(rows, 8 * threads);  // more than threads, as objects fill the middle
     for (int image = 0; image < meshes.images; ++image) {
         const Frame frame = frame_of(meshes, settings, image, soft);
-        const Band whole = sort(frame, threads, 0);
-        parallel_for(threads, bands, [&](int index, int worker) {
-            Band band = whole;
-            band.first_row = static_cast<int>(static_cast<int64_t>(rows) * index / bands);
-            band.end_row = static_cast<int>(static_cast<int64_t>(rows) * (index + 1) / bands);
-            draw(image, frame, band, scratch_of(worker));
+        for_each_region(frame, threads, 0, [&](const Band& region) {
+            const int rows = region.end_row - region.first_row;
+            const int bands = std::min(rows, 8 * threads);  // more than threads, as objects fill the middle
+            parallel_for(threads, bands, [&](int index, int worker) {
+                Band band = region;
+                band.first_row += static_cast<int>(static_cast<int64_t>(rows) * index / bands);
+                band.end_row = region.first_row + static_cast<int>(static_cast<int64_t>(rows) * (index + 1) / bands);
+                draw(image, frame, band, scratch_of(worker));
+            });
         });
     }
 }
@@ -274,18 +368,20 @@ SoftGradients gradients_of(const SoftGradients& all, const Meshes& meshes, const
 
 void soft_forward(const Meshes& meshes, const Settings& settings, const float* background, const SoftArrays& out) {
     const int64_t pixels = static_cast<int64_t>(settings.height) * settings.width;
-    draw_bands(meshes, settings, true, [&](int image, const Frame& frame, const Band& band, float* scratch) {
+    const Kernels& isa = kernels();
+    draw_bands(isa, meshes, settings, true, [&](int image, const Frame& frame, const Band& band, float* scratch) {
         const int64_t b = image;
         const SoftPlanes planes = {out.image + b * meshes.channels * pixels, out.alpha + b * pixels,
                                    out.state + b * kStatePlanes * pixels,
                                    fragments_of(out.fragments, settings, image)};
-        kernels().soft_band(frame, band, background, planes, scratch);
+        isa.soft_band(frame, band, background, planes, scratch);
     });
 }
 
 void hard_forward(const Meshes& meshes, const Settings& settings, const FragmentArrays& out) {
-    draw_bands(meshes, settings, false, [&](int image, const Frame& frame, const Band& band, float*) {
-        kernels().hard_band(frame, band, fragments_of(out, settings, image));
+    const Kernels& isa = kernels();
+    draw_bands(isa, meshes, settings, false, [&](int image, const Frame& frame, const Band& band, float*) {
+        isa.hard_band(frame, band, fragments_of(out, settings, image));
     });
 }
 
@@ -297,21 +393,22 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
     std::memset(all.attributes_grad, 0, sizeof(float) * vertices * meshes.channels);
     if (meshes.triangles == 0) return;
 
-    Workspace& workspace = workspace_for(threads);
+    const Kernels& isa = kernels();
+    BorrowedWorkspace workspace(threads);
     const auto scratch_of = [&](int worker) {
-        return workspace.scratch[worker].at_least(scratch_size(meshes.channels));
+        return workspace->scratch[worker].at_least(scratch_size(meshes.channels));
     };
     const size_t corner_size = 3 * (3 + static_cast<size_t>(meshes.channels));
     if (meshes.images >= threads) {
         parallel_for(threads, meshes.images, [&](int image, int worker) {
             const Frame frame = frame_of(meshes, settings, image, true);
             const SoftGradients one = gradients_of(all, meshes, settings, image);
-            float* const pixels = workspace.packed[worker].at_least(packed_size(frame));
-            float* const corners = workspace.corners[worker].at_least(kPiece * corner_size);
-            kernels().pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
+            float* const pixels = workspace->packed[worker].at_least(packed_size(frame));
+            float* const corners = workspace->corners[worker].at_least(kPiece * corner_size);
+            isa.pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
             for (int first = 0; first < meshes.triangles; first += kPiece) {
                 const int end = std::min(first + kPiece, meshes.triangles);
-                kernels().backward(frame, first, end, pixels, corners, scratch_of(worker));
+                isa.backward(frame, first, end, pixels, corners, scratch_of(worker));
                 scatter(frame, first, end, 0, meshes.vertices, corners, one.positions_grad, one.attributes_grad);
             }
         });
@@ -320,15 +417,16 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
     for (int image = 0; image < meshes.images; ++image) {
         const Frame frame = frame_of(meshes, settings, image, true);
         const SoftGradients one = gradients_of(all, meshes, settings, image);
-        float* const pixels = workspace.packed[0].at_least(packed_size(frame));
-        float* const corners = workspace.corners[0].at_least(meshes.triangles * corner_size);
+        float* const pixels = workspace->packed[0].at_least(packed_size(frame));
+        float* const corners = workspace->corners[0].at_least(meshes.triangles * corner_size);
         const int rows = frame.height + kBlockReach;
         parallel_for(threads, threads, [&](int part, int) {
-            kernels().pack_rows(frame, rows * part / threads, rows * (part + 1) / threads, one, pixels);
+            isa.pack_rows(frame, static_cast<int>(int64_t(rows) * part / threads),
+                          static_cast<int>(int64_t(rows) * (part + 1) / threads), one, pixels);
         });
         parallel_for(threads, pieces_of(meshes.triangles), [&](int piece, int worker) {
             const int first = piece * kPiece, end = std::min(first + kPiece, meshes.triangles);
-            kernels().backward(frame, first, end, pixels, corners + first * corner_size, scratch_of(worker));
+            isa.backward(frame, first, end, pixels, corners + first * corner_size, scratch_of(worker));
         });
         parallel_for(threads, threads, [&](int part, int) {
             const int64_t v = meshes.vertices;
@@ -339,9 +437,10 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
 }
 
 int64_t count_pairs(const Meshes& meshes, const Settings& settings) {
+    const Kernels& isa = kernels();
     int64_t pairs = 0;
     for (int image = 0; image < meshes.images; ++image)
-        pairs += kernels().count_pairs(frame_of(meshes, settings, image, true), 0, meshes.triangles);
+        pairs += isa.count_pairs(frame_of(meshes, settings, image, true), 0, meshes.triangles);
     return pairs;
 }
 
@@ -366,14 +465,19 @@ bool select_isa(const char* name) {
     return false;
 }
 
+int64_t workspace_bytes() { return static_cast<int64_t>(kept_workspace.bytes()); }
+
+int64_t select_list_budget(int64_t numbers) { return list_budget.exchange(numbers > 0 ? numbers : kListBudget); }
+
 double measure_fma_rate() {
     using Clock = std::chrono::steady_clock;
+    const Kernels& isa = kernels();
     constexpr int kRounds = 1 << 20;
     double best = 0;
     for (int trial = 0; trial < 5; ++trial) {
         int flops_per_round = 0;
         const auto begin = Clock::now();
-        kernels().multiply_adds(kRounds, &flops_per_round);
+        isa.multiply_adds(kRounds, &flops_per_round);
         const std::chrono::duration<double> seconds = Clock::now() - begin;
         best = std::max(best, 1e-9 * kRounds * flops_per_round / seconds.count());
     }

@@ -77,6 +77,13 @@ const char* available_isas();
 const char* current_isa();
 bool select_isa(const char* name);  // false if this machine cannot run it
 
+// Bytes of workspace that the calling thread keeps for its next call.
+int64_t workspace_bytes();
+
+// For tests: the numbers that the lists of blocks may hold before an image is drawn in pieces, 0 for the usual; returns
+// what it was. The picture does not depend on it.
+int64_t select_list_budget(int64_t numbers);
+
 // Measured single-thread rate of fused (or, without FMA, separate) multiply-adds, in GFLOP/s.
 double measure_fma_rate();
 

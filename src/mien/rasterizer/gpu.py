@@ -24,6 +24,7 @@ from mien.rasterizer.settings import RasterSettings
 __all__ = ["Launch", "hard_forward", "soft_backward", "soft_forward"]
 
 _BINS_ACROSS = 8
+_MOST_IMAGES = 65_535  # CUDA's limit of a grid's second axis
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ def _draw(
     """Soft if there are attributes."""
     soft = attributes is not None
     batch, count, _ = vertices.shape
+    if batch > _MOST_IMAGES:
+        raise ValueError(
+            f"a GPU draws at most {_MOST_IMAGES} images at once, not {batch}: draw them in several batches"
+        )
     faces = triangles.shape[-2]
     channels = attributes.shape[2] if soft else 1
     height, width = settings.image_size

@@ -68,13 +68,13 @@ def rasterize(
     """
     chosen = _choose(backend, vertices_ndc)
     settings = RasterSettings(image_size, sigma, gamma, dist_eps, cull_backfaces, barycentric_clip)
+    _check_tensors(vertices_ndc, triangles, attributes)
     if chosen == "triton":
         vertices_ndc, attributes = vertices_ndc.float(), attributes.float()
-    _check_tensors(vertices_ndc, triangles, attributes)
     near, far = _check_depth_range(near, far, vertices_ndc)
     background = _check_background(background, attributes)
     if chosen == "reference":
-        _check_values(vertices_ndc, triangles, attributes)
+        _check_values(vertices_ndc, triangles, attributes, background)
         return rasterize_reference(vertices_ndc, triangles, attributes, near, far, background, settings)
     image, alpha, ids, barycentrics, depth, _ = torch.ops.mien.soft_rasterize(
         vertices_ndc,
@@ -109,12 +109,12 @@ def rasterize_hard(
     """
     chosen = _choose(backend, vertices_ndc)
     settings = RasterSettings(image_size, cull_backfaces=cull_backfaces)
+    _check_tensors(vertices_ndc, triangles, None)
     if chosen == "triton":
         vertices_ndc = vertices_ndc.float()
-    _check_tensors(vertices_ndc, triangles, None)
     near, far = _check_depth_range(near, far, vertices_ndc)
     if chosen == "reference":
-        _check_values(vertices_ndc, triangles, None)
+        _check_values(vertices_ndc, triangles)
         return rasterize_hard_reference(vertices_ndc, triangles, near, far, settings)
     return Fragments(
         *torch.ops.mien.hard_rasterize(
@@ -170,13 +170,15 @@ def _check_tensors(vertices: Tensor, triangles: Tensor, attributes: Tensor | Non
             raise ValueError(f"{name} are on {tensor.device}, vertices_ndc on {vertices.device}: they must agree")
 
 
-def _check_values(vertices: Tensor, triangles: Tensor, attributes: Tensor | None) -> None:
+def _check_values(
+    vertices: Tensor, triangles: Tensor, attributes: Tensor | None = None, background: Tensor | None = None
+) -> None:
     """Refuse numbers that are not finite and corners that are not vertices.
 
     The native ops call this themselves, last before native code, so that it holds for compiled programs too.
     """
     # A sum is finite if and only if (overflow aside) all terms are: one pass, without a temporary array.
-    for name, tensor in (("vertices_ndc", vertices), ("attributes", attributes)):
+    for name, tensor in (("vertices_ndc", vertices), ("attributes", attributes), ("background", background)):
         if tensor is not None and not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
             raise ValueError(f"{name} holds {bad} numbers that are not finite; find out where they come from")
@@ -205,21 +207,33 @@ def _check_depth_range(near: float | Tensor, far: float | Tensor, vertices: Tens
     for name, bound in (("near", near), ("far", far)):
         if isinstance(bound, Tensor):
             tensor = bound.detach().to(vertices.device, vertices.dtype)
+        elif not 0 < bound <= torch.finfo(vertices.dtype).max:
+            raise ConfigError(f"near and far must satisfy 0 < near < far, not {name}={bound} (as {vertices.dtype})")
         else:
             tensor = vertices.new_full((), bound)
         if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(vertices)):
             raise ValueError(f"{name} must be a number or have the shape ({len(vertices)},), not {tuple(tensor.shape)}")
         bounds.append(tensor.expand(len(vertices)).contiguous())
     low, high = bounds
-    # Numbers can be looked at anywhere, tensors only where that waits for nobody.
+    # As the kernels will see them. Numbers can be looked at anywhere, tensors only where that waits for nobody; in
+    # compiled programs the native op looks.
+    if torch.compiler.is_compiling():
+        return low, high
     if not (isinstance(near, Tensor) or isinstance(far, Tensor)):
-        in_order = 0 < near < far < math.inf
-    else:
-        looking = low.device.type == "cpu" and not torch.compiler.is_compiling()
-        in_order = not looking or bool(((low > 0) & (low < high) & high.isfinite()).all())
-    if not in_order:
-        raise ConfigError(f"near and far must satisfy 0 < near < far, not near={near}, far={far}")
+        _check_depth_order(*(torch.tensor([bound], dtype=vertices.dtype) for bound in (near, far)))
+    elif vertices.device.type == "cpu":
+        _check_depth_order(low, high)
     return low, high
+
+
+def _check_depth_order(near: Tensor, far: Tensor) -> None:
+    in_order = (near > 0) & (near < far) & far.isfinite()
+    if not bool(in_order.all()):
+        first = int((~in_order).nonzero()[0])
+        raise ConfigError(
+            f"near and far must satisfy 0 < near < far, not near={float(near[first]):.9g}, far={float(far[first]):.9g} "
+            f"(as {near.dtype})"
+        )
 
 
 def _check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
@@ -228,7 +242,11 @@ def _check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
         return attributes.new_zeros(channels)
     if background.shape != (channels,):
         raise ValueError(f"background must have the shape ({channels},), not {tuple(background.shape)}")
-    return background.detach().to(attributes)
+    if not background.is_floating_point():
+        raise TypeError(f"background must hold floats, not {background.dtype}")
+    if background.device != attributes.device:
+        raise ValueError(f"background is on {background.device}, attributes on {attributes.device}: they must agree")
+    return background.detach().to(attributes.dtype)
 
 
 # ------------------------------------------------------------------------------------------------- the native ops
@@ -279,6 +297,18 @@ _library.define(
 )
 
 
+def _check_call(vertices: Tensor, triangles: Tensor, near: Tensor, far: Tensor, attributes: Tensor | None) -> None:
+    """What `rasterize` has checked, for those who call the ops themselves: native code believes every shape."""
+    _check_tensors(vertices, triangles, attributes)
+    for name, tensor, dtype in (("vertices", vertices, torch.float32), ("triangles", triangles, torch.int32)):
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}, not {tensor.dtype}")
+    for name, bound in (("near", near), ("far", far)):
+        if bound.shape != vertices.shape[:1] or bound.dtype != torch.float32:
+            raise ValueError(f"{name} must be float32 (B,), not {bound.dtype} {tuple(bound.shape)}")
+    _check_depth_order(near, far)
+
+
 def _array(tensor: Tensor):
     return tensor.detach().contiguous().numpy()
 
@@ -309,7 +339,11 @@ def _new_gradients(vertices: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor
 
 
 def _soft_rasterize(vertices, triangles, attributes, near, far, background, height, width, *settings):
-    _check_values(vertices, triangles, attributes)
+    RasterSettings((height, width), *settings)
+    _check_call(vertices, triangles, near, far, attributes)
+    if background.shape != attributes.shape[2:] or background.dtype != torch.float32:
+        raise ValueError(f"background must be float32 (C,), not {background.dtype} {tuple(background.shape)}")
+    _check_values(vertices, triangles, attributes, background)
     outputs = _new_images(attributes, height, width)
     _native().soft_forward(
         *map(_array, (vertices, triangles, attributes, near, far, background)),
@@ -323,6 +357,16 @@ def _soft_rasterize(vertices, triangles, attributes, near, far, background, heig
 def _soft_rasterize_backward(
     vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, *settings
 ):
+    RasterSettings((image.shape[-2], image.shape[-1]), *settings)
+    _check_call(vertices, triangles, near, far, attributes)
+    _check_corners(triangles, vertices.shape[1])
+    images = (len(vertices), attributes.shape[2], *image.shape[-2:])
+    shapes = (images, (images[0], 4, *images[2:]), images, (images[0], *images[2:]))
+    for name, plane, shape in zip(
+        ("image", "state", "image_grad", "alpha_grad"), (image, state, image_grad, alpha_grad), shapes, strict=True
+    ):
+        if plane.shape != shape or plane.dtype != torch.float32:
+            raise ValueError(f"{name} must be float32 {shape}, not {plane.dtype} {tuple(plane.shape)}")
     gradients = _new_gradients(vertices, attributes)
     _native().soft_backward(
         *map(_array, (vertices, triangles, attributes, near, far)),
@@ -335,7 +379,9 @@ def _soft_rasterize_backward(
 
 
 def _hard_rasterize(vertices, triangles, near, far, height, width, cull_backfaces):
-    _check_values(vertices, triangles, None)
+    RasterSettings((height, width), cull_backfaces=cull_backfaces)
+    _check_call(vertices, triangles, near, far, None)
+    _check_values(vertices, triangles)
     outputs = _new_fragments(vertices, len(vertices), height, width)
     _native().hard_forward(
         *map(_array, (vertices, triangles, near, far)),
@@ -348,11 +394,12 @@ def _hard_rasterize(vertices, triangles, near, far, height, width, cull_backface
 
 def _soft_rasterize_gpu(vertices, triangles, attributes, near, far, background, height, width, *settings):
     outputs = _new_images(attributes, height, width)
-    _gpu().soft_forward(
-        *(tensor.contiguous() for tensor in (vertices, triangles, attributes, near, far, background)),
-        RasterSettings((height, width), *settings),
-        outputs,
-    )
+    with torch.cuda.device(vertices.device):
+        _gpu().soft_forward(
+            *(tensor.contiguous() for tensor in (vertices, triangles, attributes, near, far, background)),
+            RasterSettings((height, width), *settings),
+            outputs,
+        )
     return outputs
 
 
@@ -360,22 +407,24 @@ def _soft_rasterize_backward_gpu(
     vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, *settings
 ):
     gradients = _new_gradients(vertices, attributes)
-    _gpu().soft_backward(
-        *(tensor.contiguous() for tensor in (vertices, triangles, attributes, near, far)),
-        *(tensor.contiguous() for tensor in (image, state, image_grad, alpha_grad)),
-        RasterSettings((image.shape[2], image.shape[3]), *settings),
-        gradients,
-    )
+    with torch.cuda.device(vertices.device):
+        _gpu().soft_backward(
+            *(tensor.contiguous() for tensor in (vertices, triangles, attributes, near, far)),
+            *(tensor.contiguous() for tensor in (image, state, image_grad, alpha_grad)),
+            RasterSettings((image.shape[2], image.shape[3]), *settings),
+            gradients,
+        )
     return gradients
 
 
 def _hard_rasterize_gpu(vertices, triangles, near, far, height, width, cull_backfaces):
     outputs = _new_fragments(vertices, len(vertices), height, width)
-    _gpu().hard_forward(
-        *(tensor.contiguous() for tensor in (vertices, triangles, near, far)),
-        RasterSettings((height, width), cull_backfaces=cull_backfaces),
-        outputs,
-    )
+    with torch.cuda.device(vertices.device):
+        _gpu().hard_forward(
+            *(tensor.contiguous() for tensor in (vertices, triangles, near, far)),
+            RasterSettings((height, width), cull_backfaces=cull_backfaces),
+            outputs,
+        )
     return outputs
 
 
@@ -425,3 +474,13 @@ def _differentiate(ctx, image_grad, alpha_grad, *_):
 
 
 torch.library.register_autograd("mien::soft_rasterize", _differentiate, setup_context=_remember, lib=_library)
+
+
+def _refuse_second_derivative(ctx, *_):
+    raise NotImplementedError(
+        "the rasterizer's gradients cannot be differentiated again: compute them without create_graph=True, or pass "
+        'backend="reference", which has second derivatives'
+    )
+
+
+torch.library.register_autograd("mien::soft_rasterize_backward", _refuse_second_derivative, lib=_library)

@@ -16,9 +16,10 @@ interpolated perspectively (1/z is linear on the screen) and the attributes line
 `barycentric_clip="pytorch3d"` they are clamped at 0 only, and the depth too is interpolated linearly, as PyTorch3D does
 without `perspective_correct`; this holds for the fragments as well, whose barycentrics are then those of the screen.
 
-Clarifications where the paper is silent: a triangle with a corner at or behind the camera plane (z <= 0) has no
-screen position and is dropped; a triangle that crosses `near` or `far` is clipped pixel by pixel, for alpha as well
-as for colour; a triangle of less than MINIMUM_AREA is dropped; equal depths are won by the lower triangle index.
+Clarifications where the paper is silent: a triangle with a corner behind the camera plane, or before it by less than
+NEAREST_CORNER of the near depth, has no useful screen position and is dropped; a triangle that crosses `near` or
+`far` is clipped pixel by pixel, for alpha as well as for colour; a triangle of less than MINIMUM_AREA is dropped; equal
+depths are won by the lower triangle index.
 
 Written to be read and differentiated (any float dtype, any device), not to be fast: each square of pixels meets
 the triangles whose bounding box reaches it, which is exact because all others are dropped by `dist_eps`.
@@ -44,6 +45,10 @@ BACKGROUND_DEPTH = 1e-3
 
 MINIMUM_AREA = 1e-12
 """Twice the smallest screen area, in NDC², of a triangle that is drawn."""
+
+NEAREST_CORNER = 1e-6
+"""Smallest depth of a corner, as a share of the near depth, of a triangle that is drawn: its gradient grows with the
+inverse square of it, beyond all numbers."""
 
 _SQUARE = 16  # pixels; the side of the squares that the image is cut into
 
@@ -93,7 +98,7 @@ def rasterize_reference(  # noqa: PLR0917
     """
     images, alphas, fragments = [], [], []
     for b in range(len(attributes)):
-        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), settings.cull_backfaces)
+        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), float(near[b]), settings.cull_backfaces)
         colours = attributes[b][_triangles_of(triangles, b)[ids]]
         depth_range = (float(near[b]), float(far[b]))
         image, alpha, hard = [], [], []
@@ -129,7 +134,7 @@ def rasterize_hard_reference(
     """Find the nearest triangle under each pixel centre; the slow twin of `mien.rasterizer.rasterize_hard`."""
     fragments = []
     for b in range(len(vertices_ndc)):
-        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), settings.cull_backfaces)
+        corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), float(near[b]), settings.cull_backfaces)
         depth_range = (float(near[b]), float(far[b]))
         hard = [
             _hard_square(pixels, corners[reached], ids[reached], depth_range, settings)
@@ -144,14 +149,14 @@ def _triangles_of(triangles: Tensor, b: int) -> Tensor:
     return (triangles[b] if triangles.ndim == 3 else triangles).long()
 
 
-def _drawable(vertices: Tensor, triangles: Tensor, cull_backfaces: bool) -> tuple[Tensor, Tensor]:
+def _drawable(vertices: Tensor, triangles: Tensor, near: float, cull_backfaces: bool) -> tuple[Tensor, Tensor]:
     """Corners (K,3,3) of the triangles that can be drawn at all, and their indices (K,)."""
     corners = vertices[triangles]
     with torch.no_grad():
         area = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         # With y pointing down, a triangle that runs counter-clockwise for the viewer has a negative area.
         drawn = (area < -MINIMUM_AREA) if cull_backfaces else (area.abs() > MINIMUM_AREA)
-        drawn &= (corners[..., 2] > 0).all(-1)
+        drawn &= (corners[..., 2] >= NEAREST_CORNER * near).all(-1)
         ids = drawn.nonzero()[:, 0]
     return corners[ids], ids
 

@@ -27,7 +27,7 @@ class RasterSettings:
     gamma: float = 1e-4
     """Softness of the choice of the nearest surface, in units of the depth normalised by near and far."""
     dist_eps: float = 1e-4
-    """A triangle does not act where it would cover less than this."""
+    """A triangle does not act where it would cover less than this; at most 0.5, the coverage on its boundary."""
     cull_backfaces: bool = False
     """Drop triangles whose corners do not run counter-clockwise for the viewer."""
     barycentric_clip: BarycentricClip = "softras"
@@ -43,8 +43,8 @@ class RasterSettings:
         for name, value in (("sigma", self.sigma), ("gamma", self.gamma)):
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} must be a positive number, not {value}")
-        if not 0 < self.dist_eps < 1:
-            raise ConfigError(f"dist_eps must lie between 0 and 1, not {self.dist_eps}")
+        if not 0 < self.dist_eps <= 0.5:  # coverage is 0.5 on the boundary, so that more would cut into the inside
+            raise ConfigError(f"dist_eps must lie in (0, 0.5], not {self.dist_eps}")
         if self.barycentric_clip not in get_args(BarycentricClip):
             raise ConfigError(f'barycentric_clip is "softras" or "pytorch3d", not {self.barycentric_clip!r}')
 

@@ -23,8 +23,8 @@ RECORD = tl.constexpr(32)
 """Numbers stored per triangle: 25 of its shape, 3 corners, and what makes it a cache line."""
 PIXEL_HEAD = tl.constexpr(5)
 """Numbers stored per pixel for the backward pass, before the channels of the image's gradient."""
-FAR_AWAY = tl.constexpr(20000.0)
 MINIMUM_AREA = tl.constexpr(1e-12)  # twice the area, NDC²; as in reference.py
+NEAREST_CORNER = tl.constexpr(1e-6)  # of the near depth; as in reference.py
 BACKGROUND_DEPTH = tl.constexpr(1e-3)  # as in reference.py
 
 
@@ -33,17 +33,24 @@ BACKGROUND_DEPTH = tl.constexpr(1e-3)  # as in reference.py
 
 @triton.jit
 def _edge(start_x, start_y, end_x, end_y, winding):
-    """Inward normal, distance and position along the edge at the origin, and length; positions in float64."""
-    edge_x = (end_x - start_x).to(tl.float32)
-    edge_y = (end_y - start_y).to(tl.float32)
+    """Inward normal, distance at the origin, where the ends lie along the edge, and length.
+
+    In float64 until the end, which is the caller's: corners may be far outside the image.
+    """
+    edge_x = end_x - start_x
+    edge_y = end_y - start_y
     length = tl.sqrt(edge_x * edge_x + edge_y * edge_y)
     length = tl.where(length > 0, length, 1.0)  # degenerate triangles are not drawn, but here they are in the way
     along_x = edge_x / length
     along_y = edge_y / length
-    x = start_x.to(tl.float32)
-    y = start_y.to(tl.float32)
-    distance = winding * (along_y * x - along_x * y)
-    return -winding * along_y, winding * along_x, distance, -(along_x * x + along_y * y), length
+    return (
+        (-winding * along_y).to(tl.float32),
+        (winding * along_x).to(tl.float32),
+        (winding * (along_y * start_x - along_x * start_y)).to(tl.float32),
+        (along_x * start_x + along_y * start_y).to(tl.float32),
+        (along_x * end_x + along_y * end_y).to(tl.float32),
+        length,
+    )
 
 
 @triton.jit
@@ -53,7 +60,7 @@ def _span(p0, p1, p2, size, reach):
     high = tl.maximum(p0, tl.maximum(p1, p2))
     first = tl.maximum(tl.ceil(low - reach - 0.5), 0.0)
     last = tl.minimum(tl.floor(high + reach - 0.5), size - 1.0)
-    middle = tl.floor(tl.minimum(tl.maximum(0.5 * (low + high), -FAR_AWAY), FAR_AWAY))
+    middle = tl.floor(tl.minimum(tl.maximum(0.5 * (low + high), 0.0), size))
     return first, last, middle
 
 
@@ -86,7 +93,9 @@ def _shapes(positions, corners, t, triangles, vertices, near, far, gamma, height
     seen = -area if CULL else tl.abs(area)
     nearest = tl.minimum(z0, tl.minimum(z1, z2))
     farthest = tl.maximum(z0, tl.maximum(z1, z2))
-    visible = exists & (seen > MINIMUM_AREA) & (nearest > 0) & (farthest >= near) & (nearest <= far)
+    visible = (
+        exists & (seen > MINIMUM_AREA) & (nearest >= NEAREST_CORNER * near) & (farthest >= near) & (nearest <= far)
+    )
 
     per_ndc = 0.5 * tl.minimum(height, width).to(tl.float64)
     x0 = x0 * per_ndc + 0.5 * width
@@ -111,10 +120,10 @@ def _shapes(positions, corners, t, triangles, vertices, near, far, gamma, height
     y0 -= origin_y
     y1 -= origin_y
     y2 -= origin_y
-    nx0, ny0, d0, a0, l0 = _edge(x0, y0, x1, y1, winding)
-    nx1, ny1, d1, a1, l1 = _edge(x1, y1, x2, y2, winding)
-    nx2, ny2, d2, a2, l2 = _edge(x2, y2, x0, y0, winding)
-    per_height = 1.0 / (tl.abs(area) * per_ndc * per_ndc).to(tl.float32)
+    nx0, ny0, d0, start0, end0, l0 = _edge(x0, y0, x1, y1, winding)
+    nx1, ny1, d1, start1, end1, l1 = _edge(x1, y1, x2, y2, winding)
+    nx2, ny2, d2, start2, end2, l2 = _edge(x2, y2, x0, y0, winding)
+    per_height = 1.0 / (tl.abs(area) * per_ndc * per_ndc)
 
     zeta_per_depth = 1.0 / ((far - near) * gamma)
     slope0 = ((z2 - z0) * zeta_per_depth).to(tl.float32)
@@ -133,8 +142,9 @@ def _shapes(positions, corners, t, triangles, vertices, near, far, gamma, height
     whole = tl.floor(zeta).to(tl.float32)
     rest = (zeta - whole).to(tl.float32)
     shape = (
-        nx0, nx1, nx2, ny0, ny1, ny2, d0, d1, d2, a0, a1, a2, l0, l1, l2,
-        l1 * per_height, l2 * per_height, winding, s0, s1, s2, slope0, slope1, whole, rest,
+        nx0, nx1, nx2, ny0, ny1, ny2, d0, d1, d2, start0, start1, start2, end0, end1, end2,
+        (l1 * per_height).to(tl.float32), (l2 * per_height).to(tl.float32), winding,
+        s0, s1, s2, slope0, slope1, whole, rest,
     )  # fmt: skip
     return shape, (c0, c1, c2), (left, right, top, bottom), (origin_x.to(tl.float32), origin_y.to(tl.float32))
 
@@ -213,8 +223,8 @@ def bin_chunks(chunk_boxes, counts, lists, chunks, columns, bin_size, BLOCK: tl.
 def _edge_distance(shape, k: tl.constexpr, x, y):
     """Distance to the line of edge k, position along it, by how much that lies beyond its ends, squared distance."""
     distance = x * shape[k] + (y * shape[3 + k] + shape[6 + k])
-    along = shape[17] * (x * shape[3 + k] - y * shape[k]) + shape[9 + k]
-    overshoot = along - tl.minimum(tl.maximum(along, 0.0), shape[12 + k])
+    along = shape[17] * (x * shape[3 + k] - y * shape[k])
+    overshoot = along - tl.minimum(tl.maximum(along, shape[9 + k]), shape[12 + k])
     return distance, along, overshoot, distance * distance + overshoot * overshoot
 
 
@@ -461,8 +471,10 @@ def _pair_gradients(
     normal_y = _nearest_of(second, third, shape[3], shape[4], shape[5])
     distance = _nearest_of(second, third, distance0, distance1, distance2)
     overshoot = shape[17] * _nearest_of(second, third, over0, over1, over2)
-    along = _nearest_of(second, third, along0 / shape[12], along1 / shape[13], along2 / shape[14])
-    fraction = tl.minimum(tl.maximum(along, 0.0), 1.0)
+    along = _nearest_of(second, third, along0, along1, along2)
+    start = _nearest_of(second, third, shape[9], shape[10], shape[11])
+    end = _nearest_of(second, third, shape[12], shape[13], shape[14])
+    fraction = tl.minimum(tl.maximum((along - start) / (end - start), 0.0), 1.0)
     pull_x = pull * (distance * normal_x + overshoot * normal_y)
     pull_y = pull * (distance * normal_y - overshoot * normal_x)
     end_x = pull_x * fraction

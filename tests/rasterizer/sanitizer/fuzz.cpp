@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
                                          positions.data(), corners.data(), per_image,         attributes.data(),
                                          near_depth.data(), far_depth.data()};
             const mien::Settings settings = {height, width, std::pow(10.0, real(-9, 3)), std::pow(10.0, real(-9, 1)),
-                                             std::pow(10.0, real(-9, -0.001)), integer(0, 1) == 1, integer(0, 1) == 1, integer(1, 4)};
+                                             std::pow(10.0, real(-9, -0.302)), integer(0, 1) == 1, integer(0, 1) == 1, integer(1, 4)};
             const int pixels = images * height * width;
             std::vector<float> image(pixels * channels), alpha(pixels), state(4 * pixels), weights(3 * pixels), depth(pixels);
             std::vector<int32_t> ids(pixels);
