@@ -8,7 +8,8 @@
     mien train base --config configs/base_colours.toml --data out/portraits_store \\
         --set data.skins=out/skins.safetensors --set encoder.start=runs/base/encoder.safetensors -o runs/colours
     mien train base --config configs/base_colours.toml --data out/portraits_store \\
-        --set loop.seed=1 --set loop.steps=500 --set data.skins=out/skins.safetensors --set encoder.start=runs/colours/encoder.safetensors -o runs/colours2
+        --set loop.seed=1 --set loop.steps=500 --set data.skins=out/skins.safetensors \\
+        --set encoder.start=runs/colours/encoder.safetensors -o runs/colours2
     python models/package_encoder.py runs/colours2
 
 The pictures are linked, not copied. `manifest.csv` of the source says who is who, and how old.
