@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mien.rasterizer import _native, rasterize, rasterize_hard
+from mien.rasterizer.ops import _gomp_parallel
 from tests.rasterizer.comparison import TOLERANCE, differences, draw, relative
 from tests.rasterizer.raster_scenes import Scene, attributes_of, bumpy_sphere, scenes
 
@@ -91,6 +92,23 @@ def test_the_number_of_threads_changes_nothing(images, isa):
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.skipif(_gomp_parallel() == 0, reason="this torch brings no libgomp")
+def test_torchs_threads_and_our_own_draw_the_same():
+    vertices, triangles = bumpy_sphere(30)
+    scene = Scene("threads", vertices, triangles, image_size=(61, 83), sigma=1e-4)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        shared, shared_gradients = draw(scene, torch.float32, "cpu")
+        _native.use_openmp(0)
+        own, own_gradients = draw(scene, torch.float32, "cpu")
+    finally:
+        _native.use_openmp(_gomp_parallel())
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(vars(shared).values(), vars(own).values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(shared_gradients, own_gradients, strict=True))
 
 
 def test_two_hundred_thousand_triangles():

@@ -3,8 +3,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdint>
 #include <cstring>
 
+#include "parallel.hpp"
 #include "soft_raster.hpp"
 
 namespace nb = nanobind;
@@ -99,6 +101,9 @@ NB_MODULE(_native, module) {
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
+    module.def("use_openmp", [](std::uintptr_t gomp_parallel) {
+        mien::openmp() = {reinterpret_cast<mien::GompParallel>(gomp_parallel), mien::process_id()};
+    }, "Share the threads of the OpenMP library whose GOMP_parallel lies at an address; 0 for threads of its own.");
     module.def("workspace_bytes", &mien::workspace_bytes, "Bytes that this thread keeps for its next call.");
     module.def("select_list_budget", &mien::select_list_budget, "numbers"_a,
                "For tests: how long lists of blocks may be before an image is drawn in pieces, 0 for the usual.");

@@ -8,8 +8,10 @@ kernels themselves leave out triangles whose corners are no vertices or not fini
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -264,7 +266,15 @@ def _native() -> ModuleType:
             f"the native rasterizer cannot be loaded ({error}): reinstall mien (`pip install --force-reinstall mien`,"
             ' or `pip install -e .` in a clone), or pass backend="reference"'
         ) from error
+    native.use_openmp(_gomp_parallel())
     return native
+
+
+def _gomp_parallel() -> int:
+    """Address of GOMP_parallel in the OpenMP library that torch brought, 0 where it brought none of GNU's kind."""
+    libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    # Torch has loaded it: this finds that instance, whose threads are already there.
+    return ctypes.cast(ctypes.CDLL(str(libraries[0])).GOMP_parallel, ctypes.c_void_p).value or 0 if libraries else 0
 
 
 @functools.cache
