@@ -109,8 +109,7 @@ struct Workspace {
     }
 };
 
-// Fresh memory costs a millisecond of page faults, so every thread that calls keeps its workspace up to this size, which
-// is enough for eight threads with an image of 512² and a mesh of 100,000 triangles each.
+// Fresh memory costs a millisecond of page faults, so every thread that calls keeps its workspace up to this size.
 constexpr size_t kKeptBytes = size_t(256) << 20;
 
 thread_local Workspace kept_workspace;
