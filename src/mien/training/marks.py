@@ -67,7 +67,7 @@ class MarkPainter:
     def _pigment(self, rng: np.random.Generator) -> Map:
         """Unevenness, freckles, moles and spots of age, dark circles, vitiligo."""
         canvas = self.canvas
-        pigment = rng.uniform(0.01, 0.08) * canvas.noise(rng, rng.uniform(6, 25))[0]
+        pigment = min(rng.exponential(0.02), 0.08) * canvas.noise(rng, rng.uniform(6, 25))[0]
         if rng.random() < 0.25:
             count = int(rng.integers(40, 450))
             places = canvas.scattered(rng, count, self._freckled)
@@ -89,7 +89,7 @@ class MarkPainter:
     def _blood(self, rng: np.random.Generator) -> Map:
         """Blotches, redness, dark circles, a port-wine stain."""
         canvas = self.canvas
-        blood = rng.uniform(0.02, 0.12) * canvas.noise(rng, rng.uniform(8, 25))[0]
+        blood = min(rng.exponential(0.035), 0.12) * canvas.noise(rng, rng.uniform(8, 25))[0]
         if rng.random() < 0.4:
             blood += rng.uniform(0.1, 0.7) * self._blushing
         if rng.random() < 0.3:

@@ -39,7 +39,7 @@ class ReliefSettings:
     """Faces without any relief, whatever their marks say."""
     unmarked_share: float = 0.15
     """Faces without any marks, whatever their relief; with `flat_share` a few have neither."""
-    young_share: float = 0.3
+    young_share: float = 0.25
     """Faces younger than a fifth of the scale; the others' age is even."""
     fold_strength: float = 1.0
     """Multiplies the depth of all folds."""
