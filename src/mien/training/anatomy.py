@@ -56,6 +56,8 @@ class Fold:
     wander_mm: float = 1.0
     broken: float = 0.0
     """How often a line is interrupted."""
+    shortened: float = 0.3
+    """How much of a line may be missing at either end."""
     ends: float = 0.3
     """Share of its length over which a line runs out at either end."""
 
@@ -77,6 +79,7 @@ FOLDS = (
         (_p(27, 2.5, 12.0), _p(27, 4.0, 21.0), _p(27, 4.0, 32.0)),
         (_p(27, 8.0, 13.0), _p(27, 11.0, 22.0), _p(27, 12.0, 33.0)),
         count=(1, 2), depth_mm=(0.15, 1.0), width_mm=(0.8, 1.4), onset=0.3, lasting=0.8,
+        shortened=0.2,
         actions={"browDown": 0.9},
     ),
     Fold(
@@ -141,6 +144,7 @@ FOLDS = (
         (_p(51, 3.0, -1.0), _p(51, 3.5, 5.0), _p(51, 3.5, 11.0)),
         (_p(49, 5.0, -1.0), _p(49, 8.0, 4.0), _p(49, 11.0, 10.0)),
         count=(2, 6), depth_mm=(0.08, 0.4), width_mm=(0.5, 0.8), onset=0.45, wander_mm=0.5,
+        shortened=0.12, ends=0.22,
         actions={"mouthPucker": 0.7, "mouthFunnel": 0.3, "mouthRollUpper": 0.3},
     ),
     Fold(
@@ -148,6 +152,7 @@ FOLDS = (
         (_p(57, 4.0, -1.0), _p(57, 4.0, -10.0)),
         (_p(59, 1.0, -2.0), _p(59, 5.0, -11.0)),
         count=(1, 4), depth_mm=(0.08, 0.35), width_mm=(0.5, 0.8), onset=0.5, wander_mm=0.5,
+        shortened=0.12, ends=0.22,
         actions={"mouthPucker": 0.6, "mouthFunnel": 0.2},
     ),
     Fold(

@@ -76,7 +76,7 @@ class FoldFamily:
             curve = first + (last - first) * place
             columns, rows = canvas.at(curve).T
             wander = fold.wander_mm / canvas.texel_mm[rows, columns][:, None]
-            found += _pieces(rng, curve + _drift(rng, len(curve)) * wander, fold.broken)
+            found += _pieces(rng, curve + _drift(rng, len(curve)) * wander, fold)
         return found
 
     def _line(self, rng: np.random.Generator, height_mm: Map, curve: Map, side: int, *, depth_mm: float) -> None:
@@ -107,10 +107,10 @@ def _drift(rng: np.random.Generator, count: int) -> Map:
     return np.stack([np.interp(place, np.arange(4), nodes[:, k]) for k in range(2)], -1).astype(np.float32) * 0.7
 
 
-def _pieces(rng: np.random.Generator, curve: Map, broken: float) -> list[Map]:
+def _pieces(rng: np.random.Generator, curve: Map, fold: Fold) -> list[Map]:
     """The curve, not quite from end to end; in two pieces where it is broken."""
-    start, end = rng.uniform(0, 0.3), rng.uniform(0.7, 1.0)
-    if rng.random() >= broken:
+    start, end = rng.uniform(0, fold.shortened), 1 - rng.uniform(0, fold.shortened)
+    if rng.random() >= fold.broken:
         return [_part(curve, start, end)]
     gap, size = rng.uniform(0.35, 0.65), rng.uniform(-0.08, 0.06)
     return [_part(curve, start, gap - size), _part(curve, gap + size, end)]
