@@ -193,13 +193,14 @@ def draw_texture(
         near=(depth.amin(1) - DEPTH_REACH_M / 10).clamp(min=NEAREST_M),
         far=depth.amax(1) + DEPTH_REACH_M / 10,
     )
-    covered = (drawn.triangle_ids >= 0).float()
-    corners = model.triangles[drawn.triangle_ids.long().clamp(min=0)]
-    u, v = (model.uv[corners] * drawn.barycentrics[..., None]).sum(-2).unbind(-1)
-    size = texture.shape[-1]
-    points = torch.stack([u, 1 - v], dim=-1).flatten(1, 2) * size
-    image = sample_image(texture, points).mT.unflatten(-1, covered.shape[1:])
-    return image * covered[:, None], covered
+    covered = drawn.triangle_ids >= 0
+    corners = model.triangles[drawn.triangle_ids[covered].long()]
+    a, b, c = (model.uv[corners[:, k]] * drawn.barycentrics[..., k][covered][:, None] for k in range(3))
+    u, v = (a + b + c).unbind(-1)
+    points = covered.new_zeros((*covered.shape, 2), dtype=texture.dtype)
+    points[covered] = torch.stack([u, 1 - v], dim=-1) * texture.shape[-1]
+    image = sample_image(texture, points.flatten(1, 2)).mT.unflatten(-1, covered.shape[1:])
+    return image * covered[:, None], covered.to(image)
 
 
 CHIN = 8

@@ -17,10 +17,11 @@ import torch
 from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
+from mien.camera import CAMERA_FROM_MODEL
 from mien.fitting import DetailMaps
 from mien.lighting import shading
 from mien.morphable import MorphableModel
-from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map
+from mien.rendering import FaceSurface, build_surface, draw_texture, sample_map
 from mien.texture_space import DisplacedNormals, TexelAtlas
 from mien.training.batch import FaceBatch
 from mien.training.population import Population, Sitters, SkinBank, View
@@ -36,6 +37,8 @@ CAVITY_MM, CAVITY_DEPTH_MM = 6.0, 0.4
 SKIN_BLUR_MM = 10.0
 """Finer structure of a worn skin is left out: it holds the wrinkles of its owner, which are not in the truth."""
 PALEST, DARKEST = 0.98, 0.01
+TONES = (0.3, 1.3)
+"""Marks are drawn for the mean's colours; on other skins they are so much weaker or stronger."""
 SUPERSAMPLING = 2
 """Side of the grid of samples in a pixel."""
 
@@ -65,8 +68,8 @@ class DetailedFaces:
         self._texel_mm = self._painter.canvas.mean_texel_mm
         masks = model.masks
         features = torch.stack([masks.lips, masks.brows, masks.eyes, masks.mouth]).amax(0)
-        self._features = self.atlas.interpolate(features[None, :, None])
-        self._mean_tone = float(model.albedo_mean[masks.skin > 0.5].mean())
+        self._plain = self.atlas.interpolate(1 - features[None, :, None])
+        self._mean_tone = self._tone(self.atlas.interpolate(model.albedo_mean[None]))
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers, as some camera shows them, with `truth` and `maps`."""
@@ -77,13 +80,11 @@ class DetailedFaces:
         """The faces with these numbers and what is around and before them, not yet photographed."""
         sitters = self._population.sitters([np.random.default_rng((self.seed, 2, number)) for number in numbers])
         surface = build_surface(self.model, sitters.coefficients)
-        maps = self._maps(sitters, surface)
-        texture = self._lit(sitters, surface, maps)
-        detail = VertexDetail(
-            sample_map(maps.displacement, self.model.uv)[..., 0], albedo_offset=torch.zeros_like(surface.albedo)
-        )
-        displaced = build_surface(self.model, sitters.coefficients, detail=detail)
-        images, coverage = self._drawn(sitters, displaced, texture)
+        colours = self.atlas.interpolate(torch.cat([surface.albedo, sitters.offset], dim=-1))
+        albedo, unevenness = colours[:, :3], colours[:, 3:]
+        maps = self._maps(sitters, albedo, unevenness)
+        texture = self._lit(sitters, surface, albedo, maps)
+        images, coverage = self._drawn(sitters, surface, maps, texture)
         names = tuple(f"detailed-{self.seed}-{number}" for number in numbers)
         batch = composed(
             self.model,
@@ -95,7 +96,9 @@ class DetailedFaces:
         )
         return replace(batch, maps=maps)
 
-    def _maps(self, sitters: Sitters, surface: FaceSurface) -> DetailMaps:
+    def _maps(
+        self, sitters: Sitters, albedo: Float[Tensor, "B 3 S S"], unevenness: Float[Tensor, "B 3 S S"]
+    ) -> DetailMaps:
         """The true maps: offsets are what albedo and offset together, held to what colours can be, differ by."""
         expressions = sitters.coefficients.expression
         skins = DetailMaps.join(
@@ -104,21 +107,25 @@ class DetailedFaces:
                 for rng, expression in zip(sitters.chances, expressions, strict=True)
             ]
         )
-        albedo = self.atlas.interpolate(surface.albedo)
-        tone = surface.albedo[:, self.model.masks.skin > 0.5].mean((1, 2)) / self._mean_tone
-        marks = skins.texture_offset * tone.clamp(0.3, 1.3)[:, None, None, None]
-        worn = self._softened(self.atlas.interpolate(sitters.offset))
-        coloured = (albedo + worn + marks).clamp(DARKEST, PALEST)
+        tone = (self._tone(albedo) / self._mean_tone).clamp(*TONES)
+        marks = skins.texture_offset * tone[:, None, None, None]
+        coloured = (albedo + self._softened(unevenness) + marks).clamp(DARKEST, PALEST)
         return DetailMaps((coloured - albedo) * self.atlas.valid, skins.displacement)
+
+    def _tone(self, albedo: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B"]:
+        plain = self._plain
+        return (albedo * plain).sum((1, 2, 3)) / (3 * plain.sum())
 
     def _softened(self, offset: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
         """The broad part on skin, all of it in brows, lips and eyes."""
-        plain = (1 - self._features) * self.atlas.valid
+        plain = self._plain
         step = max(round(SKIN_BLUR_MM / 2 / self._texel_mm), 1)
         broad = _broad(offset * plain, step) / _broad(plain, step).clamp(min=1e-3)
         return torch.lerp(offset, broad, plain)
 
-    def _lit(self, sitters: Sitters, surface: FaceSurface, maps: DetailMaps) -> Float[Tensor, "B 3 S S"]:
+    def _lit(
+        self, sitters: Sitters, surface: FaceSurface, albedo: Float[Tensor, "B 3 S S"], maps: DetailMaps
+    ) -> Float[Tensor, "B 3 S S"]:
         coefficients = sitters.coefficients
         normals_of = DisplacedNormals(
             self.atlas,
@@ -128,7 +135,7 @@ class DetailedFaces:
             rotmat=coefficients.pose.rotmat(),
         )
         shade = shading(normals_of(maps.displacement), coefficients.lighting).permute(0, 3, 1, 2)
-        lit = (self.atlas.interpolate(surface.albedo) + maps.texture_offset) * shade
+        lit = (albedo + maps.texture_offset) * shade
         dimness = [rng.uniform(0, DIMMEST) * (rng.random() < DIMMED_SHARE) for rng in sitters.chances]
         depth_mm = maps.displacement * 1000
         below = _broad(depth_mm, max(round(CAVITY_MM / 2 / self._texel_mm), 1)) - depth_mm
@@ -136,11 +143,14 @@ class DetailedFaces:
         return self.atlas.dilate(lit * (1 - torch.tensor(dimness, dtype=torch.float32).view(-1, 1, 1, 1) * cavity))
 
     def _drawn(
-        self, sitters: Sitters, surface: FaceSurface, texture: Float[Tensor, "B 3 S S"]
+        self, sitters: Sitters, surface: FaceSurface, maps: DetailMaps, texture: Float[Tensor, "B 3 S S"]
     ) -> tuple[Float[Tensor, "B 3 C C"], Float[Tensor, "B C C"]]:
         """The faces' colours, and how much of each pixel they cover."""
+        height = sample_map(maps.displacement, self.model.uv)
+        outwards = surface.normals * surface.normals.new_tensor(CAMERA_FROM_MODEL)
+        displaced = surface.vertices_camera + sitters.coefficients.pose.scale[:, None, None] * height * outwards
         fine = sitters.camera.resized(SUPERSAMPLING * self.size)
-        image, covered = draw_texture(self.model, surface.vertices_camera, fine, texture=texture)
+        image, covered = draw_texture(self.model, displaced, fine, texture=texture)
         image, coverage = F.avg_pool2d(image, SUPERSAMPLING), F.avg_pool2d(covered[:, None], SUPERSAMPLING)
         return image / coverage.clamp(min=1e-3), coverage[:, 0]
 
