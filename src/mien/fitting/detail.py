@@ -10,6 +10,7 @@ variations that folds make and impossible in brows, eyes and lips; the offset is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,19 @@ class DetailMaps:
     """Added to the albedo."""
     displacement: Float[Tensor, "B 1 S S"]
     """Metres along the normal."""
+
+    @classmethod
+    def join(cls, parts: Sequence[DetailMaps]) -> DetailMaps:
+        """One batch of several of one size."""
+        return cls(torch.cat([p.texture_offset for p in parts]), torch.cat([p.displacement for p in parts]))
+
+    def to(self, target: torch.device | torch.dtype) -> DetailMaps:
+        """The same on a device, or in another precision."""
+        return DetailMaps(self.texture_offset.to(target), self.displacement.to(target))
+
+    def __getitem__(self, index: slice) -> DetailMaps:
+        """Some faces of the batch, as a batch."""
+        return DetailMaps(self.texture_offset[index], self.displacement[index])
 
 
 @dataclass(frozen=True)

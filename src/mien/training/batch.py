@@ -10,6 +10,10 @@ import torch
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
 from mien.encoder import Regression
+from mien.fitting import DetailMaps
+
+
+NOT_TENSORS = ("truth", "names", "maps")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class FaceBatch:
     truth: Regression | None
     """What is true of the last faces of the batch; None where no face is drawn."""
     names: tuple[str, ...]
+    maps: DetailMaps | None = None
+    """The true maps of the last faces of the batch; None where none are known."""
 
     @property
     def photographed(self) -> int:
@@ -34,21 +40,31 @@ class FaceBatch:
 
     def to(self, device: torch.device) -> FaceBatch:
         """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("truth", "names")}
-        truth = self.truth if self.truth is None else self.truth.to(device)
-        return replace(self, **moved, truth=truth)
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in NOT_TENSORS}
+        truth = None if self.truth is None else self.truth.to(device)
+        maps = None if self.maps is None else self.maps.to(device)
+        return replace(self, **moved, truth=truth, maps=maps)
 
     def face(self, number: int) -> FaceBatch:
         """One face as a batch, in memory of its own."""
         index = slice(number, number + 1)
-        known = number - self.photographed
         tensors = {name: getattr(self, name)[index].clone() for name in ("images", "mask", "landmarks68_px", "mesh_px")}
+        known = number - self.photographed
         truth = None if self.truth is None or known < 0 else self.truth[slice(known, known + 1)]
-        return FaceBatch(**tensors, camera=self.camera[index], truth=truth, names=self.names[index])
+        maps = self._maps_of(number)
+        return FaceBatch(**tensors, camera=self.camera[index], truth=truth, names=self.names[index], maps=maps)
+
+    def _maps_of(self, number: int) -> DetailMaps | None:
+        known = number - len(self.images) + (0 if self.maps is None else len(self.maps.displacement))
+        if self.maps is None or known < 0:
+            return None
+        own = self.maps[slice(known, known + 1)]
+        return DetailMaps(own.texture_offset.clone(), own.displacement.clone())
 
 
 def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
-    """One batch of several with crops of one size; those with truth must come last."""
+    """One batch of several with crops of one size; those with truth must come last, and of them those with maps."""
+    maps = [batch.maps for batch in batches if batch.maps is not None]
     truths = [batch.truth for batch in batches if batch.truth is not None]
     tensors = {
         name: torch.cat([getattr(batch, name) for batch in batches])
@@ -60,4 +76,10 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
         image_size=batches[0].camera.image_size,
     )
     names = tuple(name for batch in batches for name in batch.names)
-    return FaceBatch(**tensors, camera=camera, truth=Regression.join(truths) if truths else None, names=names)
+    return FaceBatch(
+        **tensors,
+        camera=camera,
+        truth=Regression.join(truths) if truths else None,
+        names=names,
+        maps=DetailMaps.join(maps) if maps else None,
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -192,12 +192,11 @@ def resized(batch: FaceBatch, size: int) -> FaceBatch:
     factor = size / batch.images.shape[-1]
     both = torch.cat([batch.images, batch.mask[:, None]], dim=1)
     both = F.interpolate(both, size=(size, size), mode="bilinear", align_corners=False, antialias=factor < 1)
-    return FaceBatch(
-        both[:, :3],
-        both[:, 3],
-        batch.camera.resized(size),
-        batch.landmarks68_px * factor,
-        batch.mesh_px * factor,
-        batch.truth,
-        batch.names,
+    return replace(
+        batch,
+        images=both[:, :3],
+        mask=both[:, 3],
+        camera=batch.camera.resized(size),
+        landmarks68_px=batch.landmarks68_px * factor,
+        mesh_px=batch.mesh_px * factor,
     )
