@@ -12,7 +12,6 @@ from mien.camera import Camera
 from mien.encoder import Regression
 from mien.fitting import DetailMaps
 
-
 NOT_TENSORS = ("truth", "names", "maps")
 
 
