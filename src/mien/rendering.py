@@ -38,6 +38,8 @@ class VertexDetail:
     """Metres along the vertex normal of the linear model's surface; None leaves the surface as it is."""
     albedo_offset: Float[Tensor, "B V 3"]
     """Added to the linear model's albedo."""
+    shift: Float[Tensor, "B V 3"] | None = None
+    """Metres along x, y and z of model space, the paper's displacement; on top of the one along the normal."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ def build_surface(
     albedo = model.albedo(coefficients.albedo)
     if detail is not None:
         albedo = albedo + detail.albedo_offset
-    if detail is not None and detail.displacement is not None:
-        vertices = vertices + detail.displacement[..., None] * normals
+    moves = () if detail is None else _moves(detail, normals)
+    if moves:
+        vertices = vertices + sum(moves)
         normals = vertex_normals(vertices, model.triangles)
     normals_view = coefficients.pose.to_view_axes(normals)
     return FaceSurface(
@@ -101,6 +104,11 @@ def build_surface(
         albedo=albedo,
         shading=shading(normals_view, coefficients.lighting),
     )
+
+
+def _moves(detail: VertexDetail, normals: Float[Tensor, "B V 3"]) -> list[Float[Tensor, "B V 3"]]:
+    along = [] if detail.displacement is None else [detail.displacement[..., None] * normals]
+    return along if detail.shift is None else [*along, detail.shift]
 
 
 def depth_range(coefficients: FaceCoefficients) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
@@ -156,6 +164,21 @@ def sample_map(maps: Float[Tensor, "B C S S"], uv: Float[Tensor, "V 2"]) -> Floa
     size = maps.shape[-1]
     points = torch.stack([uv[:, 0], 1 - uv[:, 1]], dim=-1) * size
     return sample_image(maps, points.expand(len(maps), -1, 2))
+
+
+def sample_map_hyperbolic(
+    maps: Float[Tensor, "B C S S"],
+    uv: Float[Tensor, "V 2"],
+    *,
+    depth: Float[Tensor, "B 1 S S"],
+) -> Float[Tensor, "B V C"]:
+    """Perspective-correct samples of UV maps: each texel's weight is divided by its depth before the camera.
+
+    The variant that the paper gave up. The derivative by a depth z is the weight's times (sample − texel)/z, so that
+    small depths blow the gradients up; `depth` must be positive everywhere. Differentiable in maps and depth.
+    """
+    weighed = sample_map(torch.cat([maps / depth, 1 / depth], dim=1), uv)
+    return weighed[..., :-1] / weighed[..., -1:]
 
 
 def visible_vertices(
