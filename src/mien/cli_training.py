@@ -63,7 +63,8 @@ def draw_data(
 ) -> None:
     """Draw faces as training sees them: a sheet, the pictures, and their truth as truth.npz."""
     from mien.morphable import load_model
-    from mien.training.synthetic import SkinBank, SyntheticFaces, write_samples
+    from mien.training.population import SkinBank
+    from mien.training.synthetic import SyntheticFaces, write_samples
 
     loaded = load_model(model)
     bank = None if skins is None else SkinBank.load(skins, loaded)

@@ -15,7 +15,8 @@ from mien.training.base import landmarks68
 from mien.training.imaging import FaceFrame, photograph
 from mien.training.source import MIRROR_LANDMARKS, FaceSource, Part, PhotographedFaces, mirror_mesh
 from mien.training.store import FaceStore
-from mien.training.synthetic import SkinBank, SyntheticFaces, write_samples
+from mien.training.population import SkinBank
+from mien.training.synthetic import SyntheticFaces, write_samples
 from tests.tiny import tiny_model
 from tests.training.tiny_data import CROP, write_store
 

@@ -167,6 +167,25 @@ def _glasses(rng: np.random.Generator, frame: FaceFrame) -> Cover:
     return Cover(colour, torch.maximum(rim, tint * lens))
 
 
+def surrounded(
+    rng: np.random.Generator,
+    face: Float[Tensor, "3 S S"],
+    coverage: Float[Tensor, "S S"],
+    mesh_px: Float[Tensor, "468 2"],
+) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
+    """A drawn face in its surroundings, and where its skin is seen."""
+    face, alpha = face.clamp(0, 1), coverage
+    size = face.shape[-1]
+    frame = FaceFrame.of(mesh_px, size)
+    skin = ((face * alpha).sum((1, 2)) / alpha.sum().clamp(min=1)).view(3, 1, 1)
+    picture = body_behind(rng, frame, background(rng, size), skin=skin)
+    picture = torch.lerp(picture, face, alpha)
+    for cover in covers(rng, frame):
+        picture = torch.lerp(picture, cover.colours, cover.opacity)
+        alpha = alpha * (1 - cover.opacity)
+    return picture, alpha
+
+
 def photograph(rng: np.random.Generator, picture: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
     """The picture as some camera, and some website after it, would keep it: response, blur, noise, grey, JPEG."""
     picture = _respond(rng, picture)

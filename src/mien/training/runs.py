@@ -17,7 +17,8 @@ from mien.training.config import BaseConfig, dump, load_config
 from mien.training.loop import CONFIG_FILE, RunSettings, train
 from mien.training.source import FaceSource, PhotographedFaces
 from mien.training.store import FaceStore, Split
-from mien.training.synthetic import SkinBank, SyntheticFaces
+from mien.training.population import SkinBank
+from mien.training.synthetic import SyntheticFaces
 
 ENCODER_FILE = "encoder.safetensors"
 HELD_OUT_SEED = 1_000_003

@@ -16,7 +16,7 @@ from mien.fitting import VISIBILITY_SLACK_M, FitSettings, FitTargets, fit, sampl
 from mien.morphable import MorphableModel
 from mien.rendering import RenderOutput, render, visible_vertices
 from mien.training.store import FaceStore
-from mien.training.synthetic import SkinBank
+from mien.training.population import SkinBank
 
 BATCH = 8
 LEAST_LIGHT = 0.25

@@ -1,0 +1,154 @@
+"""An endless stream of drawn faces whose fine relief and skin marks are known texel by texel.
+
+    seed, number ──► person, light, camera ┐
+                 └─► relief, marks ────────┴─► lit texture ──► crop ──► surroundings, covers, camera, JPEG
+
+The picture is that of the true maps: (albedo + offset) · shading(normal of the displaced surface). Only the dimness
+of deep folds, where light hardly reaches, is part of the picture alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from mien.arrays import Float, Tensor
+from mien.fitting import DetailMaps
+from mien.lighting import shading
+from mien.morphable import MorphableModel
+from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map
+from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.training.batch import FaceBatch
+from mien.training.population import Population, Sitters, SkinBank, View
+from mien.training.relief import ReliefPainter
+from mien.training.studio import Studio, composed
+
+VIEW = View(yaw=0.25, largest_yaw=0.61, directed_share=0.5)
+"""Within 35 degrees both sides of a face are seen well enough to judge its relief."""
+DIMMED_SHARE, DIMMEST = 0.7, 0.35
+"""How often folds are darker than their shading says, and by how much at most."""
+CAVITY_MM, CAVITY_DEPTH_MM = 6.0, 0.4
+"""The neighbourhood that a cavity is deep against, and the depth at which it is fully dim."""
+SKIN_BLUR_MM = 10.0
+"""Finer structure of a worn skin is left out: it holds the wrinkles of its owner, which are not in the truth."""
+PALEST, DARKEST = 0.98, 0.01
+SUPERSAMPLING = 2
+"""Side of the grid of samples in a pixel."""
+
+
+class DetailedFaces:
+    """Draws faces of a model with relief and marks, in crops of `size` pixels with maps of `map_size` texels.
+
+    Like `SyntheticFaces`: a face is a function of seed and number alone, `pool` keeps so many of them.
+    """
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        *,
+        size: int,
+        map_size: int,
+        seed: int = 0,
+        skins: SkinBank | None = None,
+        pool: int = 0,
+        jitter: float = 1.0,
+    ) -> None:
+        self.model, self.size, self.seed = model, size, seed
+        self.atlas = TexelAtlas.of(model, map_size)
+        self._painter = ReliefPainter(model, self.atlas)
+        self._population = Population(model, size=size, skins=skins, jitter=jitter, view=VIEW)
+        self._studio = Studio(self.draw, seed=seed, pool=pool)
+        self._texel_mm = self._painter.canvas.mean_texel_mm
+        masks = model.masks
+        features = torch.stack([masks.lips, masks.brows, masks.eyes, masks.mouth]).amax(0)
+        self._features = self.atlas.interpolate(features[None, :, None])
+        self._mean_tone = float(model.albedo_mean[masks.skin > 0.5].mean())  # noqa: PLR2004 (half of a soft mask)
+
+    def batch(self, numbers: Sequence[int]) -> FaceBatch:
+        """The faces with these numbers, as some camera shows them, with `truth` and `maps`."""
+        return self._studio.batch(numbers)
+
+    @torch.no_grad()
+    def draw(self, numbers: Sequence[int]) -> FaceBatch:
+        """The faces with these numbers and what is around and before them, not yet photographed."""
+        sitters = self._population.sitters([np.random.default_rng((self.seed, 2, number)) for number in numbers])
+        surface = build_surface(self.model, sitters.coefficients)
+        maps = self._maps(sitters, surface)
+        texture = self._lit(sitters, surface, maps)
+        detail = VertexDetail(
+            sample_map(maps.displacement, self.model.uv)[..., 0], albedo_offset=torch.zeros_like(surface.albedo)
+        )
+        displaced = build_surface(self.model, sitters.coefficients, detail=detail)
+        images, coverage = self._drawn(sitters, displaced, texture)
+        names = tuple(f"detailed-{self.seed}-{number}" for number in numbers)
+        batch = composed(
+            self.model,
+            sitters,
+            vertices_camera=surface.vertices_camera,
+            images=images,
+            coverage=coverage,
+            names=names,
+        )
+        return replace(batch, maps=maps)
+
+    def _maps(self, sitters: Sitters, surface: FaceSurface) -> DetailMaps:
+        """The true maps: offsets are what albedo and offset together, held to what colours can be, differ by."""
+        expressions = sitters.coefficients.expression
+        skins = DetailMaps.join(
+            [
+                self._painter.draw(rng, expression=expression)
+                for rng, expression in zip(sitters.chances, expressions, strict=True)
+            ]
+        )
+        albedo = self.atlas.interpolate(surface.albedo)
+        tone = surface.albedo[:, self.model.masks.skin > 0.5].mean((1, 2)) / self._mean_tone  # noqa: PLR2004
+        marks = skins.texture_offset * tone.clamp(0.3, 1.3)[:, None, None, None]
+        worn = self._softened(self.atlas.interpolate(sitters.offset))
+        coloured = (albedo + worn + marks).clamp(DARKEST, PALEST)
+        return DetailMaps((coloured - albedo) * self.atlas.valid, skins.displacement)
+
+    def _softened(self, offset: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """The broad part on skin, all of it in brows, lips and eyes."""
+        radius = max(round(SKIN_BLUR_MM / 2 / self._texel_mm), 1)
+        plain = 1 - self._features
+        weights = plain * self.atlas.valid
+        broad = _blurred(offset * weights, radius) / _blurred(weights, radius).clamp(min=1e-3)
+        return torch.lerp(offset, broad, weights)
+
+    def _lit(self, sitters: Sitters, surface: FaceSurface, maps: DetailMaps) -> Float[Tensor, "B 3 S S"]:
+        coefficients = sitters.coefficients
+        normals_of = DisplacedNormals(
+            self.atlas,
+            self.model,
+            vertices=surface.vertices,
+            normals=surface.normals,
+            rotmat=coefficients.pose.rotmat(),
+        )
+        shade = shading(normals_of(maps.displacement), coefficients.lighting).permute(0, 3, 1, 2)
+        lit = (self.atlas.interpolate(surface.albedo) + maps.texture_offset) * shade
+        dimness = [rng.uniform(0, DIMMEST) * (rng.random() < DIMMED_SHARE) for rng in sitters.chances]
+        depth_mm = maps.displacement * 1000
+        below = _blurred(depth_mm, max(round(CAVITY_MM / 2 / self._texel_mm), 1)) - depth_mm
+        cavity = (below / CAVITY_DEPTH_MM).clamp(0, 1)
+        return self.atlas.dilate(lit * (1 - torch.tensor(dimness, dtype=torch.float32).view(-1, 1, 1, 1) * cavity))
+
+    def _drawn(
+        self, sitters: Sitters, surface: FaceSurface, texture: Float[Tensor, "B 3 S S"]
+    ) -> tuple[Float[Tensor, "B 3 C C"], Float[Tensor, "B C C"]]:
+        """The faces' colours, and how much of each pixel they cover."""
+        fine = sitters.camera.resized(SUPERSAMPLING * self.size)
+        image, covered = draw_texture(self.model, surface.vertices_camera, fine, texture=texture)
+        image, coverage = F.avg_pool2d(image, SUPERSAMPLING), F.avg_pool2d(covered[:, None], SUPERSAMPLING)
+        return image / coverage.clamp(min=1e-3), coverage[:, 0]
+
+
+def _blurred(maps: Float[Tensor, "B C S S"], radius: int) -> Float[Tensor, "B C S S"]:
+    """Means over squares, twice; zero outside."""
+    side = 2 * radius + 1
+    for _ in range(2):
+        maps = F.avg_pool2d(F.avg_pool2d(maps, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
+    return maps
