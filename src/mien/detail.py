@@ -14,7 +14,6 @@ the width, and answering in texels gives it the same depth in metres: one networ
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +30,7 @@ from mien.errors import ConfigError, FormatError
 from mien.fitting import DetailMaps, Unwrapped
 from mien.geometry import vertex_normals
 from mien.morphable import FaceCoefficients, MorphableModel
-from mien.rendering import FaceSurface, VertexDetail, sample_map
+from mien.rendering import FaceSurface, VertexDetail, sample_map, sample_map_hyperbolic
 from mien.texture_space import TexelAtlas, TexelFace
 
 FORMAT = "mien-detail-1"
@@ -166,13 +165,18 @@ def texture_inputs(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 16
 
 def vertex_detail(
     model: MorphableModel,
-    surface: FaceSurface,
     *,
     texture_offset: Float[Tensor, "B 3 S S"],
     displacement: Float[Tensor, "B N S S"],
+    depth: Float[Tensor, "B 1 S S"] | None = None,
 ) -> VertexDetail:
-    """The maps at each vertex's UV, bilinear; one channel of displacement is along the normal, three are x, y, z."""
-    moved, offset = sample_map(displacement, model.uv), sample_map(texture_offset, model.uv)
+    """The maps at each vertex's UV; one channel of displacement is along the normal, three are x, y, z.
+
+    Bilinear, or perspective-correct where the texels' `depth` before the camera is given.
+    """
+    both = torch.cat([displacement, texture_offset], dim=1)
+    sampled = sample_map(both, model.uv) if depth is None else sample_map_hyperbolic(both, model.uv, depth=depth)
+    moved, offset = sampled.split([displacement.shape[1], 3], dim=-1)
     if displacement.shape[1] == 1:
         return VertexDetail(displacement=moved[..., 0], albedo_offset=offset)
     return VertexDetail(displacement=None, albedo_offset=offset, shift=moved)

@@ -200,6 +200,23 @@ def visible_vertices(
     return (inside & facing & (front > 0) & (points[..., 2] <= front + slack_m)).float()
 
 
+VISIBILITY_SLACK_M = 3e-3
+"""How far behind the z-buffer a vertex may lie and still be seen: about a triangle's depth at a grazing angle."""
+
+
+def vertex_visibility(model: MorphableModel, surface: FaceSurface, camera: Camera) -> Float[Tensor, "B V"]:
+    """1 for vertices that the camera sees; draws the mesh without softness, not differentiable."""
+    depth = surface.vertices_camera[..., 2]
+    drawn = rasterize_hard(
+        camera.to_ndc(surface.vertices_camera),
+        model.triangles,
+        image_size=camera.image_size,
+        near=depth.amin(1) * 0.9,
+        far=depth.amax(1) * 1.1,
+    )
+    return visible_vertices(surface, camera.project(surface.vertices_camera), drawn.depth, slack_m=VISIBILITY_SLACK_M)
+
+
 def draw_texture(
     model: MorphableModel,
     vertices_camera: Float[Tensor, "B V 3"],

@@ -146,7 +146,9 @@ class DetailLossSettings:
     offset_magnitude: float = 0.05
     """Eq. 8 of the texture offset; in eq. 12 the weights of eq. 8 and 9 are 1e-4."""
     offset_symmetry: float = 0.05
-    """Eq. 9 of the texture offset, where one side is not seen with the weight of the texels that are."""
+    """Eq. 9 of the texture offset."""
+    unseen_symmetry: float = 0.5
+    """Eq. 9 once more, of texels that the camera does not see while their mirror image is seen."""
     displacement_magnitude: float = 0.01
     """Eq. 8 of the displacement in millimetres."""
     displacement_symmetry: float = 0.01
@@ -243,7 +245,7 @@ class DetailConfig:
                  f"network.map_size must be a multiple of {step}")  # fmt: skip
         _require(self.network.image_size >= 32, "network.image_size must be at least 32")
         texel = self.loss.texel and self.network.layout == "image"
-        _require(not texel, "loss.texel needs network.layout = \"texture\"; use loss.pixel with \"image\"")
+        _require(not texel, 'loss.texel needs network.layout = "texture"; use loss.pixel with "image"')
         check_loop(self.loop, self.optimizer)
 
 

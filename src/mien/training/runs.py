@@ -15,9 +15,9 @@ from mien.training.base import BaseObjective, make_encoder
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import BaseConfig, dump, load_config
 from mien.training.loop import CONFIG_FILE, RunSettings, train
+from mien.training.population import SkinBank
 from mien.training.source import FaceSource, PhotographedFaces
 from mien.training.store import FaceStore, Split
-from mien.training.population import SkinBank
 from mien.training.synthetic import SyntheticFaces
 
 ENCODER_FILE = "encoder.safetensors"
