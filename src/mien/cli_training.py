@@ -59,17 +59,25 @@ def draw_data(
     size: Annotated[int, typer.Option(min=32, help="Side of a picture, pixels.")] = 224,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal faces.")] = 0,
     skins: Annotated[Path | None, typer.Option(help="File of `mien data skins`.")] = None,
+    detail: Annotated[bool, typer.Option("--detail", help="With wrinkles and marks, and their maps below.")] = False,
+    map_size: Annotated[int, typer.Option(min=32, help="Side of the maps with --detail, texels.")] = 224,
     model: ModelOption = "mien-face",
 ) -> None:
     """Draw faces as training sees them: a sheet, the pictures, and their truth as truth.npz."""
     from mien.morphable import load_model
+    from mien.training.detailed import DetailedFaces
     from mien.training.population import SkinBank
-    from mien.training.synthetic import SyntheticFaces, write_samples
+    from mien.training.samples import write_samples
+    from mien.training.synthetic import SyntheticFaces
 
     loaded = load_model(model)
     bank = None if skins is None else SkinBank.load(skins, loaded)
+    if detail:
+        faces = DetailedFaces(loaded, size=size, map_size=map_size, seed=seed, skins=bank)
+    else:
+        faces = SyntheticFaces(loaded, size=size, seed=seed, skins=bank)
     with _writing(out):
-        sheet = write_samples(SyntheticFaces(loaded, size=size, seed=seed, skins=bank), out, count=count)
+        sheet = write_samples(faces, out, count=count)
     print(f"{count} faces in {out}; look at {sheet}.")
 
 

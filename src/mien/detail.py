@@ -112,8 +112,8 @@ class _Head(nn.Module):
         own = range(LEVELS - SHARED_LEVELS)
         self.ups = nn.ModuleList(_Up(widths[k + 1], widths[k]) for k in reversed(own))
         self.last = nn.Conv2d(widths[0], outputs, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "B C h w"], skips: list[Tensor]) -> Float[Tensor, "B N S S"]:
         for block, skip in zip(self.ups, reversed(skips), strict=True):
@@ -122,15 +122,11 @@ class _Head(nn.Module):
 
 
 def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
-    block = nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(inplace=True),
-    )  # fmt: skip
-    for layer in block:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
-    return block
+    first = nn.Conv2d(inputs, outputs, 3, padding=1)
+    second = nn.Conv2d(outputs, outputs, 3, padding=1)
+    for layer in (first, second):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
 
 
 def texel_face(

@@ -24,6 +24,9 @@ _SLOPE = 0.1
 _DARKEST = 0.15
 """Light below this says nothing of the surface."""
 
+_CLOSED = 1e-12
+"""Squared area in square metres per unit of u and v; an open triangle of a head has some 1e-3."""
+
 
 @dataclass(frozen=True)
 class TexelAtlas:
@@ -60,14 +63,7 @@ class TexelAtlas:
 
     def tangents(self, model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B S S 3 2"]:
         """∂p/∂u and ∂p/∂v at each texel in metres per unit of u and v; constant within a triangle."""
-        a, b, c = (model.triangles[:, k] for k in range(3))
-        edges = torch.stack([vertices[:, b] - vertices[:, a], vertices[:, c] - vertices[:, a]], dim=-1)
-        edges_uv = torch.stack([model.uv[b] - model.uv[a], model.uv[c] - model.uv[a]], dim=-1)
-        # A triangle without area in the chart covers no texel; the identity there keeps the inverse finite.
-        flat = torch.linalg.det(edges_uv).abs() < _FLAT_UV
-        edges_uv = torch.where(flat[:, None, None], torch.eye(2).to(edges_uv), edges_uv)
-        jacobian = edges @ torch.linalg.inv(edges_uv)
-        return jacobian[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
+        return _tangents(model, vertices)[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
 
     def dilate(self, maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
         """Continue a map beyond the chart, so that filtering at its border reads no background.
@@ -76,6 +72,26 @@ class TexelAtlas:
         """
         filled = self.valid.to(maps)[None, None]
         return _pull_push(maps * filled, filled)
+
+
+def _tangents(model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B T 3 2"]:
+    """∂p/∂u and ∂p/∂v of each triangle."""
+    a, b, c = (model.triangles[:, k] for k in range(3))
+    edges = torch.stack([vertices[:, b] - vertices[:, a], vertices[:, c] - vertices[:, a]], dim=-1)
+    edges_uv = torch.stack([model.uv[b] - model.uv[a], model.uv[c] - model.uv[a]], dim=-1)
+    # A triangle without area in the chart covers no texel; the identity there keeps the inverse finite.
+    flat = torch.linalg.det(edges_uv).abs() < _FLAT_UV
+    edges_uv = torch.where(flat[:, None, None], torch.eye(2).to(edges_uv), edges_uv)
+    return edges @ torch.linalg.inv(edges_uv)
+
+
+def _surface_gradient(tangents: Float[Tensor, "B T 3 2"]) -> Float[Tensor, "B T 3 2"]:
+    """J (JᵀJ)⁻¹, which takes ∂d/∂u and ∂d/∂v to the gradient of d on the surface; J has the tangents as columns."""
+    j_u, j_v = tangents.unbind(-1)
+    uu, uv, vv = ((a * b).sum(-1, keepdim=True) for a, b in ((j_u, j_u), (j_u, j_v), (j_v, j_v)))
+    # A triangle that an expression closes to a line has no gradient to speak of; it must stay finite.
+    determinant = (uu * vv - uv * uv).clamp(min=_CLOSED)
+    return torch.stack([vv * j_u - uv * j_v, uu * j_v - uv * j_u], dim=-1) / determinant[..., None]
 
 
 def _layers(model: MorphableModel) -> Float[Tensor, "V"]:
@@ -124,11 +140,10 @@ class DisplacedNormals:
     ) -> None:
         self.size = len(atlas.triangle_ids)
         self.normals = F.normalize(atlas.interpolate(normals).permute(0, 2, 3, 1), dim=-1)
-        tangents = atlas.tangents(model, vertices)
-        outside = (~atlas.valid).to(tangents)[..., None].expand(*atlas.valid.shape, 2)
-        # Outside the chart the metric is zero; the identity there keeps the inverse finite and the gradient zero.
-        metric = tangents.mT @ tangents + torch.diag_embed(outside)
-        self.gradient = torch.einsum("bij,bhwjk->bhwik", rotmat, tangents @ _inverse(metric))
+        # The metric is that of a triangle: there are fewer of them than of texels.
+        tangents = _tangents(model, vertices)
+        gradient = rotmat[:, None] @ _surface_gradient(tangents)
+        self.gradient = gradient[:, atlas.triangle_ids.clamp(min=0)]
         inner = -F.max_pool2d(-atlas.valid.float()[None, None], 3, stride=1, padding=1)
         self.inner = inner[0, 0, :, :, None]
 
@@ -144,13 +159,6 @@ class DisplacedNormals:
         """Normals where the surface rises by given slopes (metres per metre) along the chart's u and v."""
         steps = self.gradient / self.gradient.norm(dim=-2, keepdim=True).clamp(min=1e-12)
         return F.normalize(self.normals - (steps * slopes[..., None, :]).sum(-1) * self.inner, dim=-1)
-
-
-def _inverse(matrices: Float[Tensor, "*batch 2 2"]) -> Float[Tensor, "*batch 2 2"]:
-    """Of two by two matrices in closed form: LAPACK takes a call a texel, and most of the time."""
-    (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
-    adjugate = torch.stack([torch.stack([d, -b], dim=-1), torch.stack([-c, a], dim=-1)], dim=-2)
-    return adjugate / (a * d - b * c)[..., None, None]
 
 
 class TexelFace:

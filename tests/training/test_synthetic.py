@@ -13,10 +13,11 @@ from mien.errors import FormatError, ModelMismatch
 from mien.morphable import MorphableModel
 from mien.training.base import landmarks68
 from mien.training.imaging import FaceFrame, photograph
+from mien.training.population import SkinBank
+from mien.training.samples import write_samples
 from mien.training.source import MIRROR_LANDMARKS, FaceSource, Part, PhotographedFaces, mirror_mesh
 from mien.training.store import FaceStore
-from mien.training.population import SkinBank
-from mien.training.synthetic import SyntheticFaces, write_samples
+from mien.training.synthetic import SyntheticFaces
 from tests.tiny import tiny_model
 from tests.training.tiny_data import CROP, write_store
 

@@ -24,7 +24,7 @@ class Lobe:
 
 FURROW = (Lobe(-1.0), Lobe(0.32, 2.6))
 """A narrow groove between soft shoulders."""
-OVERHANG = (Lobe(-0.85), Lobe(0.6, 3.0, 3.4), Lobe(-0.12, 3.0, -3.0))
+OVERHANG = (Lobe(-0.75), Lobe(0.6, 3.4, 3.4), Lobe(-0.2, 3.0, -1.5))
 """A cheek or lid that hangs over: a bulge on one side, a slope on the other."""
 PILLOW = (Lobe(1.0),)
 """A bag."""
@@ -56,6 +56,8 @@ class Fold:
     wander_mm: float = 1.0
     broken: float = 0.0
     """How often a line is interrupted."""
+    ends: float = 0.3
+    """Share of its length over which a line runs out at either end."""
 
 
 def _p(landmark: int, out: float = 0.0, up: float = 0.0, forward: float = 0.0) -> Place:
@@ -65,113 +67,114 @@ def _p(landmark: int, out: float = 0.0, up: float = 0.0, forward: float = 0.0) -
 FOLDS = (
     Fold(
         "forehead",
-        (_p(18, -2, 14), _p(19, 0, 15), _p(20, 0, 13), _p(27, 0, 34)),
-        (_p(18, -4, 40), _p(19, 0, 46), _p(20, 0, 47), _p(27, 0, 67)),
+        (_p(18, -2.0, 14.0), _p(19, 0.0, 15.0), _p(20, 0.0, 13.0), _p(27, 0.0, 34.0)),
+        (_p(18, -4.0, 40.0), _p(19, 0.0, 46.0), _p(20, 0.0, 47.0), _p(27, 0.0, 67.0)),
         count=(2, 6), depth_mm=(0.12, 0.75), width_mm=(0.7, 1.3), spans=True, onset=0.25, wander_mm=1.5, broken=0.45,
         actions={"browInnerUp": 0.8, "browOuterUp": 0.5, "eyeWide": 0.2},
     ),
     Fold(
         "glabella",
-        (_p(27, 2.5, 12), _p(27, 4, 21), _p(27, 4, 32)),
-        (_p(27, 8, 13), _p(27, 11, 22), _p(27, 12, 33)),
+        (_p(27, 2.5, 12.0), _p(27, 4.0, 21.0), _p(27, 4.0, 32.0)),
+        (_p(27, 8.0, 13.0), _p(27, 11.0, 22.0), _p(27, 12.0, 33.0)),
         count=(1, 2), depth_mm=(0.15, 1.0), width_mm=(0.8, 1.4), onset=0.3, lasting=0.8,
         actions={"browDown": 0.9},
     ),
     Fold(
         "nasal root",
-        (_p(27, 9, 2), _p(27, 5, 2), _p(27, 0, 1)),
-        (_p(27, 9, 10), _p(27, 5, 10), _p(27, 0, 9)),
+        (_p(27, 9.0, 2.0), _p(27, 5.0, 2.0), _p(27, 0.0, 1.0)),
+        (_p(27, 9.0, 10.0), _p(27, 5.0, 10.0), _p(27, 0.0, 9.0)),
         count=(1, 2), depth_mm=(0.1, 0.6), width_mm=(0.7, 1.2), spans=True, onset=0.45, lasting=0.7,
         actions={"browDown": 0.4, "noseSneer": 0.5},
     ),
     Fold(
         "crow's feet",
-        (_p(36, 5, 3), _p(36, 12, 10), _p(36, 19, 20)),
-        (_p(36, 5, -5), _p(36, 12, -13), _p(36, 17, -24)),
+        (_p(36, 5.0, 3.0), _p(36, 12.0, 10.0), _p(36, 19.0, 20.0)),
+        (_p(36, 5.0, -5.0), _p(36, 12.0, -13.0), _p(36, 17.0, -24.0)),
         count=(2, 5), depth_mm=(0.1, 0.65), width_mm=(0.6, 1.0), onset=0.25, wander_mm=0.9,
         actions={"cheekSquint": 0.6, "mouthSmile": 0.45, "eyeSquint": 0.5, "eyeBlink": 0.1},
     ),
     Fold(
         "lower lid",
-        (_p(39, 0, -5), _p(40, 0, -4.5), _p(41, 0, -4.5), _p(36, 3, -5)),
-        (_p(39, -1, -11), _p(40, 0, -13), _p(41, 2, -12), _p(36, 6, -10)),
+        (_p(39, 0.0, -5.0), _p(40, 0.0, -4.5), _p(41, 0.0, -4.5), _p(36, 3.0, -5.0)),
+        (_p(39, -1.0, -11.0), _p(40, 0.0, -13.0), _p(41, 2.0, -12.0), _p(36, 6.0, -10.0)),
         count=(1, 4), depth_mm=(0.08, 0.45), width_mm=(0.6, 1.0), onset=0.25, wander_mm=0.7, broken=0.2,
         actions={"cheekSquint": 0.5, "mouthSmile": 0.3, "eyeSquint": 0.5},
     ),
     Fold(
         "bag",
-        (_p(39, -1, -5), _p(40, 0, -7), _p(41, 0, -7), _p(36, 0, -6)),
-        (_p(39, -1, -7), _p(40, 0, -10), _p(41, 0, -10), _p(36, 1, -8)),
+        (_p(39, -1.0, -5.0), _p(40, 0.0, -7.0), _p(41, 0.0, -7.0), _p(36, 0.0, -6.0)),
+        (_p(39, -1.0, -7.0), _p(40, 0.0, -10.0), _p(41, 0.0, -10.0), _p(36, 1.0, -8.0)),
         count=(1, 1), depth_mm=(0.2, 1.1), width_mm=(2.6, 4.0), section=PILLOW, onset=0.35, lasting=0.9,
         actions={"cheekSquint": 0.3, "eyeSquint": 0.3},
     ),
     Fold(
         "tear trough",
-        (_p(39, -2, -4), _p(39, 2, -10), _p(40, 3, -15), _p(41, 3, -18)),
-        (_p(39, -2, -5), _p(39, 2, -12), _p(40, 3, -18), _p(41, 4, -21)),
-        count=(1, 1), depth_mm=(0.2, 0.9), width_mm=(1.4, 2.4), section=OVERHANG, bulges_to=_p(41, 0, -6),
+        (_p(39, -2.0, -4.0), _p(39, 2.0, -10.0), _p(40, 3.0, -15.0), _p(41, 3.0, -18.0)),
+        (_p(39, -2.0, -5.0), _p(39, 2.0, -12.0), _p(40, 3.0, -18.0), _p(41, 4.0, -21.0)),
+        count=(1, 1), depth_mm=(0.2, 0.9), width_mm=(1.4, 2.4), section=OVERHANG, bulges_to=_p(41, 0.0, -6.0),
         onset=0.15, lasting=0.9,
     ),
     Fold(
         "nasolabial",
-        (_p(31, 4, 9), _p(31, 9, 2), _p(48, 2, 15), _p(48, 6, 6), _p(48, 6, -3)),
-        (_p(31, 5, 10), _p(31, 10, 4), _p(48, 5, 17), _p(48, 9, 6), _p(48, 9, -6)),
-        count=(1, 1), depth_mm=(0.25, 1.5), width_mm=(1.1, 1.9), section=OVERHANG, bulges_to=_p(48, 20, 18),
-        onset=0.15, wander_mm=1.2,
+        (_p(31, 4.0, 9.0), _p(31, 9.0, 2.0), _p(48, 2.0, 15.0), _p(48, 6.0, 6.0), _p(48, 6.0, -3.0)),
+        (_p(31, 5.0, 10.0), _p(31, 10.0, 4.0), _p(48, 5.0, 17.0), _p(48, 9.0, 6.0), _p(48, 9.0, -6.0)),
+        count=(1, 1), depth_mm=(0.25, 1.5), width_mm=(1.1, 1.9), section=OVERHANG, bulges_to=_p(48, 20.0, 18.0),
+        onset=0.15, ends=0.4, wander_mm=1.2,
         actions={"mouthSmile": 0.7, "noseSneer": 0.5, "mouthUpperUp": 0.5, "mouthDimple": 0.3, "mouthStretch": 0.2},
     ),
     Fold(
         "cheek",
-        (_p(48, 13, 22), _p(48, 17, 8), _p(48, 15, -8)),
-        (_p(48, 27, 26), _p(48, 30, 8), _p(48, 26, -8)),
+        (_p(48, 13.0, 22.0), _p(48, 17.0, 8.0), _p(48, 15.0, -8.0)),
+        (_p(48, 27.0, 26.0), _p(48, 30.0, 8.0), _p(48, 26.0, -8.0)),
         count=(1, 4), depth_mm=(0.1, 0.6), width_mm=(0.9, 1.6), onset=0.5, lasting=0.7, wander_mm=1.5, broken=0.2,
         actions={"mouthSmile": 0.5, "mouthDimple": 0.4, "mouthStretch": 0.3},
     ),
     Fold(
         "marionette",
-        (_p(48, 2, -4), _p(48, 5, -12), _p(48, 5, -20)),
-        (_p(48, 3, -4), _p(48, 8, -13), _p(48, 9, -23)),
-        count=(1, 1), depth_mm=(0.15, 1.1), width_mm=(1.0, 1.8), section=OVERHANG, bulges_to=_p(48, 18, -12),
-        onset=0.35, actions={"mouthFrown": 0.6, "mouthShrugLower": 0.3, "mouthPress": 0.3},
+        (_p(48, 2.0, -4.0), _p(48, 5.0, -12.0), _p(48, 5.0, -20.0)),
+        (_p(48, 3.0, -4.0), _p(48, 8.0, -13.0), _p(48, 9.0, -23.0)),
+        count=(1, 1), depth_mm=(0.15, 1.1), width_mm=(1.0, 1.8), section=OVERHANG, bulges_to=_p(48, 18.0, -12.0),
+        onset=0.35, ends=0.45, actions={"mouthFrown": 0.6, "mouthShrugLower": 0.3, "mouthPress": 0.3},
     ),
     Fold(
         "upper lip",
-        (_p(51, 3, 1), _p(51, 3.5, 9)),
-        (_p(49, 6, 0), _p(49, 10, 8)),
+        (_p(51, 3.0, -1.0), _p(51, 3.5, 5.0), _p(51, 3.5, 11.0)),
+        (_p(49, 5.0, -1.0), _p(49, 8.0, 4.0), _p(49, 11.0, 10.0)),
         count=(2, 6), depth_mm=(0.08, 0.4), width_mm=(0.5, 0.8), onset=0.45, wander_mm=0.5,
         actions={"mouthPucker": 0.7, "mouthFunnel": 0.3, "mouthRollUpper": 0.3},
     ),
     Fold(
         "lower lip",
-        (_p(57, 4, -3), _p(57, 4, -9)),
-        (_p(59, 1, -4), _p(59, 4, -10)),
+        (_p(57, 4.0, -1.0), _p(57, 4.0, -10.0)),
+        (_p(59, 1.0, -2.0), _p(59, 5.0, -11.0)),
         count=(1, 4), depth_mm=(0.08, 0.35), width_mm=(0.5, 0.8), onset=0.5, wander_mm=0.5,
         actions={"mouthPucker": 0.6, "mouthFunnel": 0.2},
     ),
     Fold(
         "chin",
-        (_p(57, 17, -4), _p(57, 10, -8), _p(57, 0, -10)),
-        (_p(57, 18, -7), _p(57, 10, -11), _p(57, 0, -13)),
+        (_p(57, 17.0, -4.0), _p(57, 10.0, -8.0), _p(57, 0.0, -10.0)),
+        (_p(57, 18.0, -7.0), _p(57, 10.0, -11.0), _p(57, 0.0, -13.0)),
         count=(1, 1), depth_mm=(0.2, 1.3), width_mm=(1.4, 2.8), spans=True, onset=0.2, lasting=0.8,
         actions={"mouthShrugLower": 0.7, "mouthFrown": 0.4, "mouthPucker": 0.3},
     ),
     Fold(
         "bunny lines",
-        (_p(28, 4, 5), _p(28, 9, 1), _p(28, 13, -5)),
-        (_p(28, 6, -3), _p(28, 10, -7), _p(28, 14, -13)),
+        (_p(28, 4.0, 5.0), _p(28, 9.0, 1.0), _p(28, 13.0, -5.0)),
+        (_p(28, 6.0, -3.0), _p(28, 10.0, -7.0), _p(28, 14.0, -13.0)),
         count=(1, 3), depth_mm=(0.1, 0.6), width_mm=(0.7, 1.1), onset=0.6, lasting=0.4, wander_mm=0.6,
         actions={"noseSneer": 1.0, "cheekSquint": 0.15},
     ),
     Fold(
         "jowl",
-        (_p(5, 4, 12), _p(6, 4, 7), _p(6, -8, 4)),
-        (_p(5, 4, 9), _p(6, 4, 4), _p(6, -8, 1)),
+        (_p(5, 4.0, 12.0), _p(6, 4.0, 7.0), _p(6, -8.0, 4.0)),
+        (_p(5, 4.0, 9.0), _p(6, 4.0, 4.0), _p(6, -8.0, 1.0)),
         count=(1, 1), depth_mm=(0.2, 1.0), width_mm=(4.0, 6.0), section=PILLOW, onset=0.55, lasting=0.9,
+        ends=0.5,
     ),
     Fold(
         "neck",
-        (_p(8, 38, -4, -30), _p(8, 20, -8, -26), _p(8, 0, -9, -24)),
-        (_p(8, 38, -14, -52), _p(8, 20, -18, -46), _p(8, 0, -20, -42)),
+        (_p(8, 38.0, -4.0, -30.0), _p(8, 20.0, -8.0, -26.0), _p(8, 0.0, -9.0, -24.0)),
+        (_p(8, 38.0, -14.0, -52.0), _p(8, 20.0, -18.0, -46.0), _p(8, 0.0, -20.0, -42.0)),
         count=(1, 3), depth_mm=(0.2, 0.9), width_mm=(1.0, 1.8), spans=True, onset=0.3, wander_mm=1.5,
         actions={"mouthStretch": 0.2},
     ),

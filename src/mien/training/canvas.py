@@ -19,7 +19,8 @@ from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.texture_space import TexelAtlas
 
-Map = NDArray[np.float32]
+Map = NDArray[np.floating]
+"""Values of texels, or points of the chart: columns and rows, in texels."""
 
 EYE_SPAN_MM = 88.0
 """Between the outer eye corners of the mean of `mien-face`; places are given for such a face."""
@@ -73,8 +74,8 @@ class SkinCanvas:
         self.uv = model.uv.numpy()
         self._vertices = (model.mean * 1000).numpy()
         masks = model.masks
-        front = vertex_normals(model.mean[None], model.triangles)[0, :, 2] > -0.3  # noqa: PLR2004 (under the chin too)
-        drawable = front & (masks.mouth + masks.eyes + masks.lips < 0.5)  # noqa: PLR2004 (half of a soft mask)
+        front = vertex_normals(model.mean[None], model.triangles)[0, :, 2] > -0.3
+        drawable = front & (masks.mouth + masks.eyes + masks.lips < 0.5)
         self._drawable = np.flatnonzero(drawable.numpy()) if drawable.any() else np.arange(len(model.mean))
         landmarks = self._vertices[model.landmarks68.numpy()]
         self._landmarks = (landmarks, self._vertices[model.mirror[model.landmarks68].numpy()])
@@ -89,7 +90,7 @@ class SkinCanvas:
     def _bare(self) -> Map:
         radius = max(round(LID_MM / self.mean_texel_mm), 1)
         hole = torch.from_numpy(np.maximum(self.parts["eyes"], self.parts["mouth"]))[None, None]
-        hole = F.max_pool2d((hole > 0.02).float(), 2 * radius + 1, 1, radius)  # noqa: PLR2004 (a trace of it)
+        hole = F.max_pool2d((hole > 0.02).float(), 2 * radius + 1, 1, radius)
         hole = F.avg_pool2d(hole, 3, 1, 1)[0, 0].numpy()
         return (1 - hole) * self._away_from_border()
 
@@ -105,7 +106,7 @@ class SkinCanvas:
         share = total[0, 0, 1:-1, 1:-1] / reach
         return (share * share * (3 - 2 * share)).numpy()
 
-    def point(self, place: Place, *, left: bool = False) -> NDArray[np.float32]:
+    def point(self, place: Place, *, left: bool = False) -> Map:
         """Where a place is on the mean, millimetres; by default on the right half, else on the left."""
         outwards = 1.0 if left else -1.0
         shift = np.array([outwards * place.out, place.up, place.forward], np.float32) * self.unit
@@ -119,7 +120,7 @@ class SkinCanvas:
             points += mirrored[-2::-1] if places[-1].out == 0 else mirrored[::-1]
         return smooth_curve(np.stack([self._texel(point) for point in points]))
 
-    def _texel(self, point: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _texel(self, point: Map) -> Map:
         difference = self._vertices[self._drawable] - point
         nearest = self._drawable[(difference**2 * (1, 1, DEPTH_WEIGHT)).sum(-1).argmin()]
         u, v = self.uv[nearest]
@@ -178,7 +179,7 @@ class SkinCanvas:
             grid[y + 1, x] * (1 - fx) + grid[y + 1, x + 1] * fx
         ) * fy
 
-    def spots(self, texels: Map, sigmas_mm: NDArray[np.float32], heights: NDArray[np.float32]) -> Map:
+    def spots(self, texels: Map, sigmas_mm: Map, heights: Map) -> Map:
         """Gaussian spots around points of the chart, each with its size and height."""
         total = np.zeros(self.size * self.size, np.float32)
         if len(texels) == 0:

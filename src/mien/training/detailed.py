@@ -66,7 +66,7 @@ class DetailedFaces:
         masks = model.masks
         features = torch.stack([masks.lips, masks.brows, masks.eyes, masks.mouth]).amax(0)
         self._features = self.atlas.interpolate(features[None, :, None])
-        self._mean_tone = float(model.albedo_mean[masks.skin > 0.5].mean())  # noqa: PLR2004 (half of a soft mask)
+        self._mean_tone = float(model.albedo_mean[masks.skin > 0.5].mean())
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers, as some camera shows them, with `truth` and `maps`."""
@@ -105,7 +105,7 @@ class DetailedFaces:
             ]
         )
         albedo = self.atlas.interpolate(surface.albedo)
-        tone = surface.albedo[:, self.model.masks.skin > 0.5].mean((1, 2)) / self._mean_tone  # noqa: PLR2004
+        tone = surface.albedo[:, self.model.masks.skin > 0.5].mean((1, 2)) / self._mean_tone
         marks = skins.texture_offset * tone.clamp(0.3, 1.3)[:, None, None, None]
         worn = self._softened(self.atlas.interpolate(sitters.offset))
         coloured = (albedo + worn + marks).clamp(DARKEST, PALEST)
@@ -113,11 +113,10 @@ class DetailedFaces:
 
     def _softened(self, offset: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
         """The broad part on skin, all of it in brows, lips and eyes."""
-        radius = max(round(SKIN_BLUR_MM / 2 / self._texel_mm), 1)
-        plain = 1 - self._features
-        weights = plain * self.atlas.valid
-        broad = _blurred(offset * weights, radius) / _blurred(weights, radius).clamp(min=1e-3)
-        return torch.lerp(offset, broad, weights)
+        plain = (1 - self._features) * self.atlas.valid
+        step = max(round(SKIN_BLUR_MM / 2 / self._texel_mm), 1)
+        broad = _broad(offset * plain, step) / _broad(plain, step).clamp(min=1e-3)
+        return torch.lerp(offset, broad, plain)
 
     def _lit(self, sitters: Sitters, surface: FaceSurface, maps: DetailMaps) -> Float[Tensor, "B 3 S S"]:
         coefficients = sitters.coefficients
@@ -132,7 +131,7 @@ class DetailedFaces:
         lit = (self.atlas.interpolate(surface.albedo) + maps.texture_offset) * shade
         dimness = [rng.uniform(0, DIMMEST) * (rng.random() < DIMMED_SHARE) for rng in sitters.chances]
         depth_mm = maps.displacement * 1000
-        below = _blurred(depth_mm, max(round(CAVITY_MM / 2 / self._texel_mm), 1)) - depth_mm
+        below = _broad(depth_mm, max(round(CAVITY_MM / 2 / self._texel_mm), 1)) - depth_mm
         cavity = (below / CAVITY_DEPTH_MM).clamp(0, 1)
         return self.atlas.dilate(lit * (1 - torch.tensor(dimness, dtype=torch.float32).view(-1, 1, 1, 1) * cavity))
 
@@ -146,9 +145,8 @@ class DetailedFaces:
         return image / coverage.clamp(min=1e-3), coverage[:, 0]
 
 
-def _blurred(maps: Float[Tensor, "B C S S"], radius: int) -> Float[Tensor, "B C S S"]:
-    """Means over squares, twice; zero outside."""
-    side = 2 * radius + 1
-    for _ in range(2):
-        maps = F.avg_pool2d(F.avg_pool2d(maps, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
-    return maps
+def _broad(maps: Float[Tensor, "B C S S"], step: int) -> Float[Tensor, "B C S S"]:
+    """What is left of maps on a grid of so many texels."""
+    coarse = F.avg_pool2d(maps, step, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
+    return F.interpolate(coarse, size=maps.shape[-2:], mode="bilinear", align_corners=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from mien.training.anatomy import Fold
@@ -35,20 +33,16 @@ class FoldFamily:
         if self.fold.bulges_to is None:
             return 1.0
         target = self.canvas.curve([self.fold.bulges_to, self.fold.bulges_to], left=self._sides[side])[0]
-        middle = sum(self._edges[side]) / 2
+        first, last = self._edges[side]
+        middle = (first + last) / 2
         k = len(middle) // 2
         direction, towards = middle[k + 1] - middle[k - 1], target - middle[k]
         return 1.0 if direction[1] * towards[0] - direction[0] * towards[1] > 0 else -1.0
 
     def draw(
-        self,
-        rng: np.random.Generator,
-        age: float,
-        actions: dict[str, float],
-        add: Callable[[tuple[slice, slice], Map], None],
-        strength: float,
+        self, rng: np.random.Generator, height_mm: Map, *, age: float, actions: dict[str, float], strength: float
     ) -> None:
-        """Add the lines of one face, each a part of the height map in millimetres."""
+        """Add the lines of one face to a height map; age from 0 (twenty years) to 1 (eighty)."""
         personal = float(np.exp(rng.normal(0, 0.45)))
         for side, left in enumerate(self._sides):
             level = self._strength(age, actions, left=left) * personal * float(np.exp(rng.normal(0, 0.15)))
@@ -57,9 +51,8 @@ class FoldFamily:
             level = min(level, 1.2)
             for curve in self.curves(rng, side, share=level):
                 low, high = self.fold.depth_mm
-                depth = (low + (high - low) * level) * float(np.exp(rng.normal(0, 0.25))) * strength
-                width = rng.uniform(*self.fold.width_mm)
-                self._line(rng, curve, side, min(depth, 1.3 * high), width, add)
+                depth = min((low + (high - low) * level) * float(np.exp(rng.normal(0, 0.25))), 1.3 * high)
+                self._line(rng, height_mm, curve, side, depth_mm=depth * strength)
 
     def _strength(self, age: float, actions: dict[str, float], *, left: bool) -> float:
         fold = self.fold
@@ -86,15 +79,8 @@ class FoldFamily:
             found += _pieces(rng, curve + _drift(rng, len(curve)) * wander, fold.broken)
         return found
 
-    def _line(
-        self,
-        rng: np.random.Generator,
-        curve: Map,
-        side: int,
-        depth_mm: float,
-        width_mm: float,
-        add: Callable[[tuple[slice, slice], Map], None],
-    ) -> None:
+    def _line(self, rng: np.random.Generator, height_mm: Map, curve: Map, side: int, *, depth_mm: float) -> None:
+        width_mm = rng.uniform(*self.fold.width_mm)
         reach = max(abs(lobe.shift) + 2.7 * lobe.width for lobe in self.fold.section) * width_mm
         stroke = self.canvas.stroke(curve, reach_mm=reach)
         if stroke is None:
@@ -104,12 +90,13 @@ class FoldFamily:
         for lobe in self.fold.section:
             section += lobe.height * gaussian(across - lobe.shift * width_mm, lobe.width * width_mm, stroke.texel_mm)
         uneven = np.interp(stroke.along, np.linspace(0, 1, 7), np.exp(rng.normal(0, 0.2, 7)))
-        add((stroke.rows, stroke.columns), (depth_mm * section * uneven * taper(stroke.along)).astype(np.float32))
+        part = depth_mm * section * uneven * taper(stroke.along, self.fold.ends)
+        height_mm[stroke.rows, stroke.columns] += part.astype(np.float32)
 
 
-def taper(along: Map) -> Map:
-    """1 along a line, running out at both ends."""
-    ends = np.clip(np.minimum(along, 1 - along) / 0.25, 0, 1)
+def taper(along: Map, share: float = 0.25) -> Map:
+    """1 along a line, running out over a share of its length at both ends."""
+    ends = np.clip(np.minimum(along, 1 - along) / share, 0, 1)
     return ends * ends * (3 - 2 * ends)
 
 
@@ -122,7 +109,7 @@ def _drift(rng: np.random.Generator, count: int) -> Map:
 
 def _pieces(rng: np.random.Generator, curve: Map, broken: float) -> list[Map]:
     """The curve, not quite from end to end; in two pieces where it is broken."""
-    start, end = rng.uniform(0, 0.25), rng.uniform(0.75, 1.0)
+    start, end = rng.uniform(0, 0.3), rng.uniform(0.7, 1.0)
     if rng.random() >= broken:
         return [_part(curve, start, end)]
     gap, size = rng.uniform(0.35, 0.65), rng.uniform(-0.08, 0.06)

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from mien.training.canvas import Map, Place, SkinCanvas, gaussian
 from mien.training.folds import FoldFamily, taper
 
-MELANIN = (-0.26, -0.32, -0.32)
+MELANIN = np.array((-0.26, -0.32, -0.32), np.float32)
 """Change of an encoded albedo by one unit of pigment."""
-BLOOD = (-0.03, -0.24, -0.18)
+BLOOD = np.array((-0.03, -0.24, -0.18), np.float32)
 INKS = (
     (-0.55, -0.4, -0.3), (-0.5, -0.3, -0.15), (-0.1, -0.4, -0.35), (-0.45, -0.15, -0.25), (0.2, 0.3, 0.32),
     (-0.6, -0.45, -0.4), (0.1, -0.3, -0.05),
@@ -31,10 +31,12 @@ class MarkPainter:
     def __init__(self, canvas: SkinCanvas, families: Sequence[FoldFamily]) -> None:
         self.canvas, self._families = canvas, families
         near = canvas.near
-        self._freckled = np.maximum(near([Place(48, 14, 26), Place(30, 0, 6)], sigma_mm=16), 0.25)
-        self._blushing = np.maximum(near([Place(48, 20, 24)], sigma_mm=13), near([Place(30, 0, 2)], sigma_mm=8))
-        self._under_eyes = near([Place(40, 3, -8), Place(41, 0, -8), Place(39, 1, -5)], sigma_mm=5)
-        self._lids = near([Place(37, 0, 5), Place(38, 0, 5), Place(36, 4, 4)], sigma_mm=4)
+        self._freckled = np.maximum(near([Place(48, 14.0, 26.0), Place(30, 0.0, 6.0)], sigma_mm=16.0), 0.25)
+        self._blushing = np.maximum(
+            near([Place(48, 20.0, 24.0)], sigma_mm=13.0), near([Place(30, 0.0, 2.0)], sigma_mm=8.0)
+        )
+        self._under_eyes = near([Place(40, 3.0, -8.0), Place(41, 0.0, -8.0), Place(39, 1.0, -5.0)], sigma_mm=5.0)
+        self._lids = near([Place(37, 0.0, 5.0), Place(38, 0.0, 5.0), Place(36, 4.0, 4.0)], sigma_mm=4.0)
         self._bearded = self._beard()
 
     def _beard(self) -> Map:
@@ -49,7 +51,7 @@ class MarkPainter:
         """The marks of one face."""
         canvas = self.canvas
         pigment, blood = self._pigment(rng), self._blood(rng)
-        offset = np.multiply.outer(np.float32(MELANIN), pigment) + np.multiply.outer(np.float32(BLOOD), blood)
+        offset = np.multiply.outer(MELANIN, pigment) + np.multiply.outer(BLOOD, blood)
         self._make_up(rng, offset)
         self._hairs(rng, offset)
         skin = (1 - canvas.parts["eyes"]) * (1 - canvas.parts["mouth"])
@@ -74,8 +76,10 @@ class MarkPainter:
         moles = canvas.scattered(rng, int(rng.integers(0, 9)), canvas.bare)
         sizes = rng.uniform(0.6, 2.2, len(moles)).astype(np.float32)
         pigment += canvas.spots(moles, sizes, rng.uniform(0.3, 1.2, len(moles)).astype(np.float32))
-        if rng.random() < 0.25:
-            pigment += rng.uniform(0.1, 0.45) * self._blotches(rng, grain_mm=rng.uniform(5, 14), share=0.15)
+        if rng.random() < 0.2:
+            pigment += rng.uniform(0.05, 0.3) * self._blotches(
+                rng, grain_mm=rng.uniform(5, 14), share=rng.uniform(0.03, 0.2)
+            )
         if rng.random() < 0.4:
             pigment += rng.uniform(0.05, 0.4) * self._under_eyes
         if rng.random() < 0.04:
@@ -102,13 +106,13 @@ class MarkPainter:
     def _blotches(self, rng: np.random.Generator, *, grain_mm: float, share: float) -> Map:
         field = self.canvas.noise(rng, grain_mm)[0] + 0.3 * self.canvas.noise(rng, grain_mm / 3)[0]
         edge = np.quantile(field, 1 - share)
-        return np.clip((field - edge) / rng.uniform(0.1, 0.5), 0, 1)
+        return np.clip((field - edge) / rng.uniform(0.2, 1.0), 0, 1)
 
     def _make_up(self, rng: np.random.Generator, offset: Map) -> None:
         if rng.random() < 0.25:
             offset += np.multiply.outer(rng.normal(-0.08, 0.12, 3).astype(np.float32), self._lids)
         if rng.random() < 0.15:
-            tint = np.float32((0.03, -0.1, -0.06)) * rng.uniform(0.3, 1.5)
+            tint = np.array((0.03, -0.1, -0.06), np.float32) * rng.uniform(0.3, 1.5)
             offset += np.multiply.outer(tint, self._blushing)
 
     def _lipstick(self, rng: np.random.Generator) -> Map:
@@ -121,7 +125,7 @@ class MarkPainter:
     def _hairs(self, rng: np.random.Generator, offset: Map) -> None:
         """Brows hair by hair, the beard's shadow and its stubble."""
         canvas = self.canvas
-        dark = np.float32((-0.45, -0.4, -0.35)) * rng.uniform(0.2, 1.2) * (1 if rng.random() < 0.9 else -0.4)
+        dark = np.array((-0.45, -0.4, -0.35), np.float32) * rng.uniform(0.2, 1.2) * (1 if rng.random() < 0.9 else -0.4)
         brows = canvas.parts["brows"] * np.clip(0.7 + 0.6 * self._combed(rng), 0, 2)
         offset += np.multiply.outer(dark * rng.uniform(0.2, 0.9), brows)
         if rng.random() < 0.35:
@@ -152,7 +156,7 @@ class MarkPainter:
         for family in self._families:
             if rng.random() > 0.35:
                 continue
-            tone = np.float32(BLOOD if rng.random() < 0.3 else MELANIN) * rng.uniform(0.15, 1.0)
+            tone = (BLOOD if rng.random() < 0.3 else MELANIN) * rng.uniform(0.15, 1.0)
             tone = tone if painted or rng.random() < 0.7 else -0.6 * tone
             for side in range(family.sides):
                 for curve in family.curves(rng, side, share=rng.random()):
@@ -161,7 +165,7 @@ class MarkPainter:
     def _tattoo(self, rng: np.random.Generator, lines: Map) -> None:
         """Strokes of ink anywhere, straight, bent and crossing."""
         canvas = self.canvas
-        tone = np.float32(INKS[int(rng.integers(len(INKS)))]) * rng.uniform(0.5, 1.0)
+        tone = np.array(INKS[int(rng.integers(len(INKS)))], np.float32) * rng.uniform(0.5, 1.0)
         middle = canvas.scattered(rng, 1, canvas.bare)
         for _ in range(int(rng.integers(2, 10)) if len(middle) else 0):
             start = middle + rng.normal(0, rng.uniform(3, 16), (1, 2)) / canvas.mean_texel_mm

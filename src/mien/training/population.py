@@ -28,7 +28,7 @@ SKIN_SHARE = 0.6
 JITTER = (0.02, 0.02, 0.03)
 """Standard deviations of a crop's place, in its sides, and of its size."""
 NEUTRAL_SHARE = 0.25
-DIRECTED = 0.35
+DIRECTED = 0.5
 """What a directed light leaves of the share of the surroundings."""
 SKINS_FORMAT = "mien-skins-1"
 

@@ -19,13 +19,16 @@ from mien.arrays import Float, Tensor
 from mien.fitting import DetailMaps
 from mien.morphable import MorphableModel
 from mien.texture_space import TexelAtlas
-from mien.training.canvas import Map, Place, SkinCanvas, gaussian
 from mien.training.anatomy import FOLDS
+from mien.training.canvas import Map, Place, SkinCanvas, gaussian
 from mien.training.folds import FoldFamily, taper
-from mien.training.marks import MarkPainter
+from mien.training.marks import BLOOD, MELANIN, MarkPainter
 
 DEEPEST_MM = 2.0
 """What crossing folds add up to saturates here."""
+
+CHEEKS = ((Place(48, 18.0, 20.0), 14.0), (Place(48, 24.0, 2.0), 12.0), (Place(4, -8.0, 8.0), 10.0))
+"""Where a face is fuller or hollower, and over how many millimetres."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +66,19 @@ class ReliefPainter:
         self._expression_names = model.expression_names
         canvas = self.canvas
         self._cheeks = [
-            canvas.near([place], sigma_mm=sigma, sides=[left])
-            for place, sigma in ((Place(48, 18, 20), 14.0), (Place(48, 24, 2), 12.0), (Place(4, -8, 8), 10.0))
-            for left in (False, True)
+            canvas.near([place], sigma_mm=sigma, sides=[left]) for place, sigma in CHEEKS for left in (False, True)
         ]
         self._oily = np.maximum(
-            canvas.near([Place(30, 0, 4), Place(31, 8, 4)], sigma_mm=11),
-            0.7 * canvas.near([Place(48, 14, 24)], sigma_mm=13),
+            canvas.near([Place(30, 0.0, 4.0), Place(31, 8.0, 4.0)], sigma_mm=11.0),
+            0.7 * canvas.near([Place(48, 14.0, 24.0)], sigma_mm=13.0),
         )
         self._spotty = np.maximum(
-            canvas.near([Place(48, 20, 15), Place(57, 6, -12), Place(48, 28, -8)], sigma_mm=16),
-            0.6 * canvas.near([Place(27, 12, 48)], sigma_mm=20),
+            canvas.near([Place(48, 20.0, 15.0), Place(57, 6.0, -12.0), Place(48, 28.0, -8.0)], sigma_mm=16.0),
+            0.6 * canvas.near([Place(27, 12.0, 48.0)], sigma_mm=20.0),
         )
         self._crepey = np.maximum(
-            canvas.near([Place(48, 28, 10), Place(36, 6, -14)], sigma_mm=16),
-            canvas.near([Place(36, 12, 0)], sigma_mm=10),
+            canvas.near([Place(48, 28.0, 10.0), Place(36, 6.0, -14.0)], sigma_mm=16.0),
+            canvas.near([Place(36, 12.0, 0.0)], sigma_mm=10.0),
         )
 
     def draw(self, rng: np.random.Generator, *, expression: Float[Tensor, "*one E"] | None) -> DetailMaps:
@@ -111,7 +112,7 @@ class ReliefPainter:
         canvas, settings = self.canvas, self.settings
         height = np.zeros((canvas.size, canvas.size), np.float32)
         for family in self.families:
-            family.draw(rng, age, actions, lambda window, part: _add(height, window, part), settings.fold_strength)
+            family.draw(rng, height, age=age, actions=actions, strength=settings.fold_strength)
         height += self._texture(rng, age)
         height += self._fullness(rng)
         bumps, colour = self._bumps(rng)
@@ -125,7 +126,7 @@ class ReliefPainter:
         fine = fine - 0.5 * canvas.noise(rng, 3.0)[0]
         level = rng.uniform(*self.settings.texture_mm)
         texture = level * fine * (0.35 + 0.65 * self._oily)
-        if age > 0.5:  # noqa: PLR2004 (fifty years)
+        if age > 0.5:
             crease = 1 - np.abs(canvas.noise(rng, 4.0)[0]) * 2
             texture -= rng.uniform(0.1, 0.3) * (age - 0.5) * np.maximum(crease, 0) ** 2 * self._crepey
         return texture
@@ -147,12 +148,12 @@ class ReliefPainter:
             sigmas = rng.uniform(0.8, 1.6, len(pimples)).astype(np.float32)
             height += canvas.spots(pimples, sigmas, rng.uniform(0.2, 0.8, len(pimples)).astype(np.float32))
             redness = canvas.spots(pimples, 1.6 * sigmas, rng.uniform(0.2, 1, len(pimples)).astype(np.float32))
-            colour += np.multiply.outer(np.float32((-0.02, -0.16, -0.13)), redness)
+            colour += np.multiply.outer(0.7 * BLOOD, redness)
             moles = canvas.scattered(rng, int(rng.integers(0, 4)), canvas.bare)
             sigmas = rng.uniform(0.9, 2.2, len(moles)).astype(np.float32)
             height += canvas.spots(moles, sigmas, rng.uniform(0.4, 1.4, len(moles)).astype(np.float32))
             brown = canvas.spots(moles, sigmas, rng.uniform(0, 1, len(moles)).astype(np.float32))
-            colour += np.multiply.outer(np.float32((-0.25, -0.28, -0.26)), brown)
+            colour += np.multiply.outer(0.9 * MELANIN, brown)
         if rng.random() < settings.pits_share:
             pits = canvas.scattered(rng, int(rng.integers(20, 140)), self._spotty**2)
             sigmas = rng.uniform(0.6, 1.3, len(pits)).astype(np.float32)
@@ -171,14 +172,11 @@ class ReliefPainter:
         bend = (steps / length) ** 2 * rng.normal(0, 0.4) * length
         axis, normal = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
         curve = (start + steps * axis + bend * normal).astype(np.float32)
-        stroke = canvas.stroke(curve, reach_mm=6)
+        stroke = canvas.stroke(curve, reach_mm=6.0)
         if stroke is None:
             return
         part = gaussian(stroke.across_mm, rng.uniform(0.6, 1.5), stroke.texel_mm) * taper(stroke.along)
-        _add(height, (stroke.rows, stroke.columns), part * rng.choice([-1, 1]) * rng.uniform(0.2, 0.8))
-        tint = np.float32((0.05, 0.02, 0.03)) * rng.uniform(-1.5, 2.0) + np.float32((0, -0.05, -0.04)) * rng.random()
+        height[stroke.rows, stroke.columns] += part * rng.choice([-1, 1]) * rng.uniform(0.2, 0.8)
+        paleness, redness = rng.uniform(-1.5, 2.0), 0.2 * rng.random()
+        tint = paleness * np.array((0.05, 0.02, 0.03), np.float32) + redness * BLOOD
         colour[:, stroke.rows, stroke.columns] += np.multiply.outer(tint, part)
-
-
-def _add(total: Map, window: tuple[slice, slice], part: Map) -> None:
-    total[window] += part

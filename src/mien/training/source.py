@@ -121,6 +121,14 @@ class Part:
     processes: int = 1
 
 
+class DrawnFaces(Protocol):
+    """A stream of drawn faces."""
+
+    def batch(self, numbers: Sequence[int]) -> FaceBatch:
+        """The faces with these numbers, with their truth."""
+        ...
+
+
 class FaceSource:
     """Batches of photographed and drawn faces; either may be left out."""
 

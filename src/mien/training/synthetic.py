@@ -9,20 +9,15 @@ is the same face. So a run can be resumed, and divided over processes, exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from mien.encoder import HEAD_UNITS
 from mien.morphable import MorphableModel
 from mien.rendering import VertexDetail, render
-from mien.training.batch import FaceBatch, join_batches
+from mien.training.batch import FaceBatch
 from mien.training.population import Population, SkinBank
 from mien.training.studio import Studio, composed
-
-SAMPLE_BATCH, SHEET_COLUMNS = 16, 8
 
 
 class SyntheticFaces:
@@ -63,27 +58,3 @@ class SyntheticFaces:
             coverage=drawn.coverage,
             names=tuple(f"synthetic-{self.seed}-{number}" for number in numbers),
         )
-
-
-def write_samples(faces: SyntheticFaces, out: Path, *, count: int) -> Path:
-    """Write the first faces of a stream as pictures, their truth as truth.npz, and a sheet, whose path is returned."""
-    out.mkdir(parents=True, exist_ok=True)
-    batches = [faces.batch(range(k, min(k + SAMPLE_BATCH, count))) for k in range(0, count, SAMPLE_BATCH)]
-    batch = join_batches(batches)
-    pictures = (batch.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(out / f"face-{number:05d}.png")
-    if batch.truth is None:
-        raise TypeError("drawn faces come with their truth")
-    truth = {name: getattr(batch.truth, name).numpy() for name in HEAD_UNITS}
-    camera = {"focal_px": batch.camera.focal_px.numpy(), "centre_px": batch.camera.centre_px.numpy()}
-    truth["landmarks68_px"] = batch.landmarks68_px.numpy()
-    np.savez(out / "truth.npz", allow_pickle=False, **truth, **camera)
-    rows = -(-count // SHEET_COLUMNS)
-    sheet = np.zeros((rows * SHEET_COLUMNS, *pictures.shape[1:]), np.uint8)
-    sheet[:count] = pictures
-    side = pictures.shape[1]
-    sheet = sheet.reshape(rows, SHEET_COLUMNS, side, side, 3).transpose(0, 2, 1, 3, 4)
-    path = out / "sheet.png"
-    Image.fromarray(sheet.reshape(rows * side, SHEET_COLUMNS * side, 3)).save(path)
-    return path

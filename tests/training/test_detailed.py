@@ -1,0 +1,191 @@
+"""Drawn faces with known relief and marks: the picture is that of the maps, and a face is a function of its number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from mien.fitting import DetailMaps
+from mien.lighting import shading
+from mien.morphable import MorphableModel, load_model
+from mien.rendering import VertexDetail, build_surface, draw_texture, sample_map
+from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.training import detailed
+from mien.training.base import landmarks68
+from mien.training.batch import FaceBatch
+from mien.training.detailed import DetailedFaces
+from mien.training.population import SkinBank
+from mien.training.samples import write_samples
+from mien.training.synthetic import SyntheticFaces
+
+SIZE, MAP = 64, 64
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def faces(model: MorphableModel) -> DetailedFaces:
+    return DetailedFaces(model, size=SIZE, map_size=MAP, seed=2)
+
+
+@pytest.fixture(scope="module")
+def drawn(faces: DetailedFaces) -> FaceBatch:
+    return faces.draw(range(12))
+
+
+def rendered(model: MorphableModel, batch: FaceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The faces once more from their truth, camera and maps alone, and where they are."""
+    assert batch.truth is not None and batch.maps is not None
+    atlas = TexelAtlas.of(model, MAP)
+    face = batch.truth.coefficients(batch.camera)
+    surface = build_surface(model, face)
+    normals_of = DisplacedNormals(
+        atlas, model, vertices=surface.vertices, normals=surface.normals, rotmat=face.pose.rotmat()
+    )
+    shade = shading(normals_of(batch.maps.displacement), face.lighting).permute(0, 3, 1, 2)
+    texture = (atlas.interpolate(surface.albedo) + batch.maps.texture_offset) * shade
+    height = sample_map(batch.maps.displacement, model.uv)[..., 0]
+    displaced = build_surface(model, face, detail=VertexDetail(height, torch.zeros_like(surface.albedo)))
+    fine = batch.camera.resized(2 * SIZE)
+    image, covered = draw_texture(model, displaced.vertices_camera, fine, texture=atlas.dilate(texture))
+    return F.avg_pool2d(image, 2), F.avg_pool2d(covered, 2)
+
+
+def test_a_face_is_the_same_in_every_batch(faces: DetailedFaces, model: MorphableModel) -> None:
+    together, apart = faces.batch([4, 5, 6]), faces.batch([6])
+    torch.testing.assert_close(together.images[2:], apart.images, atol=1e-5, rtol=0)
+    assert together.maps is not None and apart.maps is not None
+    torch.testing.assert_close(together.maps.displacement[2:], apart.maps.displacement, atol=1e-8, rtol=0)
+    torch.testing.assert_close(together.maps.texture_offset[2:], apart.maps.texture_offset, atol=1e-5, rtol=0)
+    assert together.names[2:] == apart.names == ("detailed-2-6",)
+    other = DetailedFaces(model, size=SIZE, map_size=MAP, seed=3).batch([6])
+    assert (other.images - apart.images).abs().mean() > 0.02
+
+
+def test_the_truth_leads_back_to_the_points(model: MorphableModel, drawn: FaceBatch) -> None:
+    assert drawn.truth is not None
+    face = drawn.truth.coefficients(drawn.camera)
+    torch.testing.assert_close(landmarks68(model, face, drawn.camera), drawn.landmarks68_px, atol=2e-3, rtol=0)
+
+
+def test_the_picture_is_that_of_its_truth(
+    model: MorphableModel, faces: DetailedFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the dimness of folds; what is left is rounding, where it decides which triangle is in front."""
+    monkeypatch.setattr(detailed, "DIMMEST", 0.0)
+    batch = faces.draw(range(8))
+    again, covered = rendered(model, batch)
+    seen = (batch.mask > 0.99) & (covered == 1)
+    assert (seen.float().mean((1, 2)) > 0.1).all()
+    difference = (again.clamp(0, 1) - batch.images).abs().mean(1)[seen]
+    assert difference.mean() < 1e-3
+    assert difference.quantile(0.99) < 5e-3
+
+
+def test_folds_are_dimmer_than_their_shading(
+    model: MorphableModel, faces: DetailedFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dimness darkens hollows alone, and is no part of the maps."""
+    dim = faces.draw(range(8))
+    monkeypatch.setattr(detailed, "DIMMEST", 0.0)
+    plain = faces.draw(range(8))
+    assert dim.maps is not None and plain.maps is not None
+    assert torch.equal(dim.maps.texture_offset, plain.maps.texture_offset)
+    assert torch.equal(dim.maps.displacement, plain.maps.displacement)
+    assert (dim.images <= plain.images + 1e-3).float().mean() > 0.9
+
+
+def test_relief_shows_in_the_picture(
+    model: MorphableModel, faces: DetailedFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A face rendered without its displacement is farther from the picture, and no flat face is."""
+    monkeypatch.setattr(detailed, "DIMMEST", 0.0)
+    batch = faces.draw(range(12))
+    assert batch.maps is not None
+    flat_maps = DetailMaps(batch.maps.texture_offset, torch.zeros_like(batch.maps.displacement))
+    inside = -F.max_pool2d(-(batch.mask > 0.99).float()[:, None], 5, 1, 2)[:, 0]
+    errors = []
+    for maps in (batch.maps, flat_maps):
+        again, covered = rendered(model, replace(batch, maps=maps))
+        errors.append(((again.clamp(0, 1) - batch.images).abs().mean(1) * inside * (covered == 1)).sum((1, 2)))
+    folded = batch.maps.displacement.abs().amax((1, 2, 3)) > 1e-4
+    assert 6 <= folded.sum() < 12
+    assert (errors[0][folded] < errors[1][folded]).all()
+    assert errors[0][folded].sum() < 0.1 * errors[1][folded].sum()
+    torch.testing.assert_close(errors[0][~folded], errors[1][~folded])
+
+
+def test_colours_stay_colours(model: MorphableModel, drawn: FaceBatch, faces: DetailedFaces) -> None:
+    assert drawn.maps is not None and drawn.truth is not None
+    albedo = faces.atlas.interpolate(model.albedo(drawn.truth.albedo)) + drawn.maps.texture_offset
+    inside = faces.atlas.valid
+    assert albedo[:, :, inside].min() > 0
+    assert albedo[:, :, inside].max() < 1
+    assert (drawn.maps.texture_offset[:, :, ~inside] == 0).all()
+    assert ((drawn.images >= 0) & (drawn.images <= 1)).all()
+    assert (drawn.mask.mean((1, 2)) > 0.03).all()
+
+
+def test_heads_turn_less_and_lights_have_more_direction(model: MorphableModel, faces: DetailedFaces) -> None:
+    yaws, directed = [], []
+    for stream in (faces, SyntheticFaces(model, size=32, seed=2)):
+        truth = stream.draw(range(30)).truth
+        assert truth is not None
+        lighting = truth.lighting.view(-1, 9, 3).mean(-1)
+        yaws.append(float(truth.rotation[:, 1].std()))
+        directed.append(float((lighting[:, 1:4].norm(dim=-1) / (lighting[:, 0] + 1)).median()))
+    assert yaws[0] < 0.8 * yaws[1]
+    assert directed[0] > 1.15 * directed[1]
+
+
+def test_a_pool_repeats_faces_but_not_photographs(model: MorphableModel) -> None:
+    pooled = DetailedFaces(model, size=SIZE, map_size=MAP, seed=2, pool=2)
+    first, again = pooled.batch([0, 1]), pooled.batch([2, 3])
+    assert first.maps is not None and again.maps is not None
+    assert torch.equal(first.maps.displacement, again.maps.displacement)
+    assert first.images.dtype == first.maps.displacement.dtype == torch.float32
+    assert (first.images - again.images).abs().mean((1, 2, 3)).min() > 0.005
+
+
+def test_a_worn_skin_brings_its_tone_and_not_its_owners_wrinkles(model: MorphableModel) -> None:
+    """Fine structure of a photographed skin is not in the truth, so it must not be in the picture."""
+    stripes = torch.where((model.uv[:, 1] * 100).floor() % 2 == 0, 0.2, -0.2)[:, None].expand(-1, 3)
+    stripes = stripes * model.masks.skin[:, None]
+    offsets = (stripes, torch.full_like(stripes, 0.2))
+    levels = []
+    for offset in offsets:
+        bank = SkinBank(torch.zeros(1, model.counts[2]), offset[None])
+        worn = DetailedFaces(model, size=32, map_size=96, seed=2, skins=bank).draw(range(6)).maps
+        plain = DetailedFaces(model, size=32, map_size=96, seed=2).draw(range(6)).maps
+        assert worn is not None and plain is not None
+        cheek = (slice(None), slice(None), slice(50, 64), slice(12, 26))
+        levels.append((worn.texture_offset[cheek].mean(1), plain.texture_offset[cheek].mean(1)))
+    fine = [worn.std((1, 2)) - plain.std((1, 2)) for worn, plain in levels]
+    assert fine[0].max() < 0.05
+    assert (levels[1][0].mean((1, 2)) - levels[1][1].mean((1, 2))).max() > 0.1
+
+
+def test_any_model_can_be_drawn_on(tiny: MorphableModel) -> None:
+    batch = DetailedFaces(tiny, size=32, map_size=32).batch(range(4))
+    assert batch.maps is not None
+    assert torch.isfinite(batch.images).all()
+    assert torch.isfinite(batch.maps.displacement).all()
+    assert torch.isfinite(batch.maps.texture_offset).all()
+
+
+def test_samples_show_the_maps(tiny: MorphableModel, tmp_path: Path) -> None:
+    sheet = write_samples(DetailedFaces(tiny, size=32, map_size=24), tmp_path, count=3)
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 * 32, 3 * 32)
+    with np.load(tmp_path / "truth.npz") as truth:
+        assert truth["displacement_m"].shape == (3, 1, 24, 24)
+        assert truth["texture_offset"].shape == (3, 3, 24, 24)
