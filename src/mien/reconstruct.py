@@ -16,7 +16,6 @@ from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.encoder import DEFAULT_ENCODER, load_encoder
 from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
 from mien.fitting import (
-    VISIBILITY_SLACK_M,
     DetailMaps,
     DetailSettings,
     FitResult,
@@ -35,7 +34,6 @@ from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_parts
 from mien.perception.alignment import sample_pixels
 from mien.photo import Photo, exposure_of, read_photo
-from mien.rasterizer import rasterize_hard
 from mien.reconstruction import Reconstruction
 from mien.rendering import (
     FaceSurface,
@@ -45,7 +43,7 @@ from mien.rendering import (
     landmark_vertices,
     render,
     sample_map,
-    visible_vertices,
+    vertex_visibility,
 )
 from mien.texture_space import TexelAtlas
 
@@ -207,13 +205,12 @@ class Reconstructor:
             )
 
     def _unwrapped(self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface) -> Unwrapped:
-        vertices_px = view.project(surface.vertices_camera)
         return unwrap_photo(
             atlas,
             surface,
             photo=photo,
-            vertices_px=vertices_px,
-            visibility=_visibility(self.model, surface, view, vertices_px),
+            vertices_px=view.project(surface.vertices_camera),
+            visibility=vertex_visibility(self.model, surface, view),
         )
 
     def _detail_maps(
@@ -265,7 +262,7 @@ class Reconstructor:
         landmarks = landmark_vertices(model, vertices_crop, rotmat)[0]
         xy = crop.to_photo(vertices_crop[0].double().cpu())
         height, width = pixels.shape[:2]
-        seen = _visibility(model, surface, found.camera.resized(2 * FIT_SIZE_PX), None)[0] > 0
+        seen = vertex_visibility(model, surface, found.camera.resized(2 * FIT_SIZE_PX))[0] > 0
         inside = (xy >= 0).all(-1) & (xy < torch.tensor([width, height])).all(-1)
         return Reconstruction(
             model_name=model.name,
@@ -317,22 +314,6 @@ def _checked_device(device: str) -> torch.device:
 def _native_size(crop: Crop, most: int) -> int:
     """Side of the crop at which one of its pixels is one of the photo's, within what the texture can hold."""
     return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), most))
-
-
-def _visibility(
-    model: MorphableModel, surface: FaceSurface, view: Camera, vertices_px: Float[Tensor, "1 V 2"] | None
-) -> Float[Tensor, "1 V"]:
-    depth = surface.vertices_camera[..., 2]
-    drawn = rasterize_hard(
-        view.to_ndc(surface.vertices_camera),
-        model.triangles,
-        image_size=view.image_size,
-        near=(depth.amin(1) * 0.9),
-        far=depth.amax(1) * 1.1,
-    )
-    if vertices_px is None:
-        vertices_px = view.project(surface.vertices_camera)
-    return visible_vertices(surface, vertices_px, drawn.depth, slack_m=VISIBILITY_SLACK_M)
 
 
 def _texture_error(model: MorphableModel, surface: FaceSurface, targets: FitTargets, texture: Tensor) -> float:

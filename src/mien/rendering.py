@@ -38,6 +38,8 @@ class VertexDetail:
     """Metres along the vertex normal of the linear model's surface; None leaves the surface as it is."""
     albedo_offset: Float[Tensor, "B V 3"]
     """Added to the linear model's albedo."""
+    shift: Float[Tensor, "B V 3"] | None = None
+    """Metres along x, y and z of model space, the paper's displacement; on top of the one along the normal."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ def build_surface(
     albedo = model.albedo(coefficients.albedo)
     if detail is not None:
         albedo = albedo + detail.albedo_offset
-    if detail is not None and detail.displacement is not None:
-        vertices = vertices + detail.displacement[..., None] * normals
+    moves = () if detail is None else _moves(detail, normals)
+    if moves:
+        vertices = vertices + sum(moves)
         normals = vertex_normals(vertices, model.triangles)
     normals_view = coefficients.pose.to_view_axes(normals)
     return FaceSurface(
@@ -101,6 +104,11 @@ def build_surface(
         albedo=albedo,
         shading=shading(normals_view, coefficients.lighting),
     )
+
+
+def _moves(detail: VertexDetail, normals: Float[Tensor, "B V 3"]) -> list[Float[Tensor, "B V 3"]]:
+    along = [] if detail.displacement is None else [detail.displacement[..., None] * normals]
+    return along if detail.shift is None else [*along, detail.shift]
 
 
 def depth_range(coefficients: FaceCoefficients) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
@@ -158,6 +166,21 @@ def sample_map(maps: Float[Tensor, "B C S S"], uv: Float[Tensor, "V 2"]) -> Floa
     return sample_image(maps, points.expand(len(maps), -1, 2))
 
 
+def sample_map_hyperbolic(
+    maps: Float[Tensor, "B C S S"],
+    uv: Float[Tensor, "V 2"],
+    *,
+    depth: Float[Tensor, "B 1 S S"],
+) -> Float[Tensor, "B V C"]:
+    """Perspective-correct samples of UV maps: each texel's weight is divided by its depth before the camera.
+
+    The variant that the paper gave up. The derivative by a depth z is the weight's times (sample − texel)/z, so that
+    small depths blow the gradients up; `depth` must be positive everywhere. Differentiable in maps and depth.
+    """
+    weighed = sample_map(torch.cat([maps / depth, 1 / depth], dim=1), uv)
+    return weighed[..., :-1] / weighed[..., -1:]
+
+
 def visible_vertices(
     surface: FaceSurface,
     vertices_px: Float[Tensor, "B V 2"],
@@ -175,6 +198,23 @@ def visible_vertices(
     to_camera = F.normalize(-points, dim=-1) * points.new_tensor([1.0, -1.0, -1.0])
     facing = (to_camera * surface.normals.detach()).sum(-1) > 0
     return (inside & facing & (front > 0) & (points[..., 2] <= front + slack_m)).float()
+
+
+VISIBILITY_SLACK_M = 3e-3
+"""How far behind the z-buffer a vertex may lie and still be seen: about a triangle's depth at a grazing angle."""
+
+
+def vertex_visibility(model: MorphableModel, surface: FaceSurface, camera: Camera) -> Float[Tensor, "B V"]:
+    """1 for vertices that the camera sees; draws the mesh without softness, not differentiable."""
+    depth = surface.vertices_camera[..., 2]
+    drawn = rasterize_hard(
+        camera.to_ndc(surface.vertices_camera),
+        model.triangles,
+        image_size=camera.image_size,
+        near=depth.amin(1) * 0.9,
+        far=depth.amax(1) * 1.1,
+    )
+    return visible_vertices(surface, camera.project(surface.vertices_camera), drawn.depth, slack_m=VISIBILITY_SLACK_M)
 
 
 def draw_texture(

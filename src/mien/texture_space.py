@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Bool, Float, Int, Tensor
 from mien.geometry import vertex_normals
+from mien.lighting import shading
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
 
@@ -18,6 +19,10 @@ _INWARDS = -0.3
 """Cosine to the horizontal direction out of the head below which a surface counts as facing inwards."""
 _FLAT_UV = 1e-12
 """Twice the area of a triangle in the chart, far below that of a texel."""
+_SLOPE = 0.1
+"""Of the finite difference of shading by slope: as steep as a shallow wrinkle."""
+_DARKEST = 0.15
+"""Light below this says nothing of the surface."""
 
 _CLOSED = 1e-12
 """Squared area in square metres per unit of u and v; an open triangle of a head has some 1e-3."""
@@ -151,3 +156,54 @@ class DisplacedNormals:
         d_v = (padded[:, :-2, 1:-1] - padded[:, 2:, 1:-1]) * (self.size / 2)  # v grows upwards
         slope = (self.gradient * torch.stack([d_u, d_v], dim=-1)[..., None, :]).sum(-1)
         return F.normalize(self.normals - slope * self.inner, dim=-1)
+
+    def along(self, slopes: Float[Tensor, "B S S 2"]) -> Float[Tensor, "B S S 3"]:
+        """Normals where the surface rises by given slopes (metres per metre) along the chart's u and v."""
+        steps = self.gradient / self.gradient.norm(dim=-2, keepdim=True).clamp(min=1e-12)
+        return F.normalize(self.normals - (steps * slopes[..., None, :]).sum(-1) * self.inner, dim=-1)
+
+
+class TexelFace:
+    """A posed and lit face on its chart, ready to take maps: what eq. 3 says of every texel.
+
+    `albedo` and `shading` (B,3,S,S) are those of the linear model; colours follow the maps.
+    """
+
+    def __init__(
+        self,
+        atlas: TexelAtlas,
+        model: MorphableModel,
+        *,
+        vertices: Float[Tensor, "B V 3"],
+        normals: Float[Tensor, "B V 3"],
+        albedo: Float[Tensor, "B V 3"],
+        rotmat: Float[Tensor, "B 3 3"],
+        lighting: Float[Tensor, "B 9 3"],
+    ) -> None:
+        self.lighting = lighting
+        self.normals_of = DisplacedNormals(atlas, model, vertices=vertices, normals=normals, rotmat=rotmat)
+        self.albedo = atlas.interpolate(albedo)
+        self.shading = self._shading(self.normals_of.normals)
+
+    def colours(
+        self, texture_offset: Float[Tensor, "B 3 S S"], displacement: Float[Tensor, "B 1 S S"]
+    ) -> Float[Tensor, "B 3 S S"]:
+        """(albedo + offset) · shading of the displaced surface; differentiable in both maps, not clamped."""
+        return (self.albedo + texture_offset) * self._shading(self.normals_of(displacement))
+
+    def slope_response(self) -> Float[Tensor, "B 2 S S"]:
+        """How much brighter a texel becomes, relative to its light, where the surface rises along u and along v.
+
+        The derivative by a slope (metres per metre), averaged over the colours: what shape-from-shading reads.
+        """
+        channels = []
+        for axis in range(2):
+            slopes = torch.zeros(*self.normals_of.normals.shape[:3], 2).to(self.shading)
+            slopes[..., axis] = _SLOPE
+            risen, fallen = (self._shading(self.normals_of.along(sign * slopes)) for sign in (1, -1))
+            channels.append((risen - fallen).mean(1) / (2 * _SLOPE))
+        level = self.shading.mean(1, keepdim=True).clamp(min=_DARKEST)
+        return torch.stack(channels, dim=1) / level
+
+    def _shading(self, normals: Float[Tensor, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
+        return shading(normals, self.lighting).permute(0, 3, 1, 2)

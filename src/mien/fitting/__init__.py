@@ -38,11 +38,10 @@ from mien.fitting.problem import StageTime as StageTime
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
-from mien.rendering import render, visible_vertices
+from mien.rendering import VISIBILITY_SLACK_M, render, visible_vertices
 
 FOCAL_SIGMA = 0.3
 """Of the logarithm of a focal length that may be refined: 30° is a guess, but phones lie within a factor of two."""
-VISIBILITY_SLACK_M = 3e-3
 
 
 class StageClock:

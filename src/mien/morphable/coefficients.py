@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -42,6 +43,13 @@ class FaceCoefficients:
             lighting=ambient_lighting(batch),
             pose=pose,
         )
+
+    @classmethod
+    def join(cls, parts: Sequence[FaceCoefficients]) -> FaceCoefficients:
+        """One batch of several of one model."""
+        pose = Pose(*(torch.cat([getattr(part.pose, f.name) for part in parts]) for f in fields(Pose)))
+        groups = ("identity", "expression", "albedo", "lighting")
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in groups}, pose=pose)
 
     def __getitem__(self, index: slice) -> FaceCoefficients:
         """Some faces of the batch, as a batch."""

@@ -79,8 +79,13 @@ class BaseObjective:
         face = (1 - model.masks.neck).sqrt()[:, None]
         self.shape_gram, self.albedo_gram = _gram(shape * face), _gram(model.albedo_basis * face)
 
-    def losses(self, said: dict[str, Tensor], batch: FaceBatch, *, progress: float) -> list[LossTerm]:
+    def prepare(self, batch: FaceBatch) -> FaceBatch:
+        """The encoder sees the crops as they are."""
+        return batch
+
+    def losses(self, said: dict[str, Tensor], prepared: FaceBatch, *, progress: float) -> list[LossTerm]:
         """All terms of non-zero weight."""
+        batch = prepared
         regression = self.network.regression(said)
         coefficients = regression.coefficients(batch.camera)
         terms = [

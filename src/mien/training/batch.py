@@ -37,6 +37,17 @@ class FaceBatch:
         """How many faces of the batch come without truth."""
         return len(self.images) - (0 if self.truth is None else len(self.truth.identity))
 
+    @property
+    def inputs(self) -> Float[Tensor, "B 3 S S"]:
+        """What a network sees of the batch where nothing else is prepared."""
+        return self.images
+
+    def photos(self) -> FaceBatch:
+        """The photographed faces alone."""
+        index = slice(0, self.photographed)
+        tensors = {name: getattr(self, name)[index] for name in ("images", "mask", "landmarks68_px", "mesh_px")}
+        return FaceBatch(**tensors, camera=self.camera[index], truth=None, names=self.names[index])
+
     def to(self, device: torch.device) -> FaceBatch:
         """The same batch on a device."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in NOT_TENSORS}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mien.backbones import BackboneName
+from mien.detail import LEVELS, Displacement, Layout
 from mien.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -23,6 +24,8 @@ else:
 
 Precision = Literal["32-true", "bf16-mixed"]
 BatchNormMode = Literal["train", "frozen"]
+BaseSource = Literal["refined", "encoder"]
+Sampling = Literal["bilinear", "hyperbolic"]
 T = TypeVar("T")
 
 
@@ -96,6 +99,73 @@ class BaseLossSettings:
 
 
 @dataclass(frozen=True)
+class DetailNetworkSettings:
+    """The double-head U-Net of the augmented branch."""
+
+    layout: Layout = "texture"
+    """"texture": the photo unwrapped onto the chart; "image": photo and base rendering, as in the paper."""
+    displacement: Displacement = "normal"
+    """Along the normal, or "xyz" as in the paper."""
+    width: int = 16
+    """Channels at full size; each halving doubles them."""
+    image_size: int = 256
+    """Side of the crops, pixels."""
+    map_size: int = 224
+    """Side of the maps in texels; in the image layout the network's pictures have this side too."""
+    start: str = ""
+    """A detail file to continue from."""
+
+
+@dataclass(frozen=True)
+class DetailBaseSettings:
+    """Where the base reconstruction under the maps comes from. The encoder is frozen in every case."""
+
+    source: BaseSource = "refined"
+    """"encoder": what the encoder says, as in the paper. "refined": of photos, the encoder's answer after the closed
+    part of the fit (landmarks, light, albedo); of drawn faces the truth, off by what such a fit errs."""
+    identity_error: float = 0.25
+    """Standard deviations of the errors that drawn bases are given, in the units of the encoder's heads."""
+    expression_error: float = 0.15
+    albedo_error: float = 0.5
+    lighting_error: float = 0.25
+    pose_error: float = 0.04
+
+
+@dataclass(frozen=True)
+class DetailLossSettings:
+    """Weights of the augmented branch's losses. A loss of weight 0 is not computed."""
+
+    pixel: float = 0.0
+    """Eq. 4 on the drawn picture, in eq. 12 with weight 1."""
+    landmark: float = 0.0
+    """Eq. 5, weight 1 in eq. 12; a unit is half the crop's side."""
+    recognition: float = 0.0
+    """Eq. 6, weight 20 in eq. 12."""
+    texel: float = 20.0
+    """Eq. 4 on the chart: every texel that is seen counts the same, and no picture has to be drawn."""
+    offset_magnitude: float = 0.05
+    """Eq. 8 of the texture offset; in eq. 12 the weights of eq. 8 and 9 are 1e-4."""
+    offset_symmetry: float = 0.05
+    """Eq. 9 of the texture offset."""
+    unseen_symmetry: float = 0.5
+    """Eq. 9 once more, of texels that the camera does not see while their mirror image is seen."""
+    displacement_magnitude: float = 0.01
+    """Eq. 8 of the displacement in millimetres."""
+    displacement_symmetry: float = 0.01
+    smooth_shape: float = 0.0
+    """Eq. 10 on the vertices in centimetres, in eq. 12 with weight 0.08."""
+    smooth_albedo: float = 0.0
+    """Eq. 11 on the vertices' albedo, in eq. 12 with weight 0.1."""
+    true_displacement: float = 1.0
+    """L1 to the known displacement in millimetres; drawn faces only, as the two below."""
+    true_slope: float = 1.0
+    """L1 between its differences from texel to texel, millimetres: fine folds count beside broad ones."""
+    true_offset: float = 5.0
+    sampling: Sampling = "bilinear"
+    """How vertices sample the maps; "hyperbolic" is the variant that the paper found unstable."""
+
+
+@dataclass(frozen=True)
 class OptimizerSettings:
     """Adam (Kingma and Ba 2015), with decoupled weight decay where it is not 0."""
 
@@ -153,6 +223,29 @@ class BaseConfig:
         _require(self.data.jitter >= 0, "data.jitter must not be negative")
         _require(0 <= self.loss.render_from <= 1, "loss.render_from must lie in [0, 1]")
         _require(self.encoder.image_size >= 32, "encoder.image_size must be at least 32")
+        check_loop(self.loop, self.optimizer)
+
+
+@dataclass(frozen=True)
+class DetailConfig:
+    """A run of `mien train detail`."""
+
+    model: str = "mien-face"
+    network: DetailNetworkSettings = field(default_factory=DetailNetworkSettings)
+    base: DetailBaseSettings = field(default_factory=DetailBaseSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    loss: DetailLossSettings = field(default_factory=DetailLossSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    loop: LoopSettings = field(default_factory=LoopSettings)
+
+    def __post_init__(self) -> None:
+        step = 2**LEVELS
+        _require(0 <= self.data.synthetic_share <= 1, "data.synthetic_share must lie in [0, 1]")
+        _require(self.network.map_size >= step and self.network.map_size % step == 0,
+                 f"network.map_size must be a multiple of {step}")  # fmt: skip
+        _require(self.network.image_size >= 32, "network.image_size must be at least 32")
+        texel = self.loss.texel and self.network.layout == "image"
+        _require(not texel, 'loss.texel needs network.layout = "texture"; use loss.pixel with "image"')
         check_loop(self.loop, self.optimizer)
 
 

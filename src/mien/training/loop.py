@@ -26,7 +26,7 @@ from mien.training.batch import FaceBatch
 from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
 from mien.training.monitor import Monitor
-from mien.training.objective import LossTerm, Objective
+from mien.training.objective import LossTerm, Objective, P
 from mien.training.source import FaceSource, Part, stream
 
 CONFIG_FILE, DIVERGED_FILE = "config.toml", "diverged.json"
@@ -48,7 +48,7 @@ class RunSettings:
     resume: bool = False
 
 
-def train(objective: Objective, source: FaceSource, settings: RunSettings) -> nn.Module | None:
+def train(objective: Objective[P], source: FaceSource, settings: RunSettings) -> nn.Module | None:
     """Train until the last step, and return the network to keep: the average where one is made.
 
     Of several processes the first returns it, the others None.
@@ -80,8 +80,9 @@ def train(objective: Objective, source: FaceSource, settings: RunSettings) -> nn
             for group in trained.optimizer.param_groups:
                 group["lr"] = rate
             statistics = [buffer.clone() for buffer in trained.network.buffers()]
-            said = network(_formatted(batch.images, loop))
-            terms = objective.losses(said, batch, progress=step / steps)
+            prepared = objective.prepare(batch)
+            said = network(_formatted(prepared.inputs, loop))
+            terms = objective.losses(said, prepared, progress=step / steps)
             loss = total(terms)
             fabric.backward(loss)
             norm = _clip(trained.network, settings.optimizer.clip_norm)
@@ -171,8 +172,8 @@ def _prepare(network: nn.Module, settings: RunSettings) -> Trained:
     return Trained(network, average, engine)
 
 
-def _formatted(images: Float[Tensor, "B 3 S S"], loop: LoopSettings) -> Float[Tensor, "B 3 S S"]:
-    return images.to(memory_format=torch.channels_last) if loop.channels_last else images
+def _formatted(inputs: Float[Tensor, "B C S S"], loop: LoopSettings) -> Float[Tensor, "B C S S"]:
+    return inputs.to(memory_format=torch.channels_last) if loop.channels_last else inputs
 
 
 def _clip(network: nn.Module, limit: float) -> float:
@@ -204,7 +205,7 @@ def _diverged(run: Path, step: int, terms: Sequence[LossTerm], batch: FaceBatch)
 
 
 def _look(
-    objective: Objective, trained: Trained, settings: RunSettings, monitor: Monitor, done: int, *, last: bool
+    objective: Objective[P], trained: Trained, settings: RunSettings, monitor: Monitor, done: int, *, last: bool
 ) -> None:
     """Validate and draw with the network that would be kept now."""
     validate = last or done % settings.loop.validate_every == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import nn
@@ -30,8 +30,20 @@ class Figure:
     unit: str
 
 
+class Prepared(Protocol):
+    """A batch ready for the network; `FaceBatch` itself is one."""
+
+    @property
+    def inputs(self) -> Float[Tensor, "B C S S"]:
+        """What the network sees."""
+        ...
+
+
+P = TypeVar("P", bound=Prepared)
+
+
 @runtime_checkable
-class Objective(Protocol):
+class Objective(Protocol[P]):
     """A branch of the system as the loop sees it."""
 
     @property
@@ -39,7 +51,11 @@ class Objective(Protocol):
         """What is trained."""
         ...
 
-    def losses(self, said: dict[str, Tensor], batch: FaceBatch, *, progress: float) -> list[LossTerm]:
+    def prepare(self, batch: FaceBatch) -> P:
+        """What the network sees of a batch, and what its answer is held against; no gradient."""
+        ...
+
+    def losses(self, said: dict[str, Tensor], prepared: P, *, progress: float) -> list[LossTerm]:
         """The losses of what the network said of a batch, `progress` (0 to 1) into the run."""
         ...
 

@@ -1,29 +1,34 @@
-"""From a configuration to a run and back: what `mien train base` and `mien report base` do."""
+"""From a configuration to a run and back: what `mien train` and `mien report` do, for either branch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from mien.detail import DetailNetwork, load_detail, save_detail
 from mien.encoder import FaceEncoder, load_encoder, save_encoder
 from mien.errors import ConfigError, FormatError
 from mien.morphable import MorphableModel, load_model
 from mien.perception import IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
 from mien.training.batch import FaceBatch, join_batches
-from mien.training.config import BaseConfig, dump, load_config
+from mien.training.config import BaseConfig, DataSettings, DetailConfig, dump, load_config
+from mien.training.detail import DetailObjective, make_detail_network
+from mien.training.detailed import DetailedFaces
 from mien.training.loop import CONFIG_FILE, RunSettings, train
 from mien.training.population import SkinBank
 from mien.training.source import FaceSource, PhotographedFaces
 from mien.training.store import FaceStore, Split
 from mien.training.synthetic import SyntheticFaces
 
-ENCODER_FILE = "encoder.safetensors"
+ENCODER_FILE, DETAIL_FILE = "encoder.safetensors", "detail.safetensors"
 HELD_OUT_SEED = 1_000_003
 """Added to the run's seed for drawn faces that it does not train on."""
 VALIDATION_FACES = 48
+C = TypeVar("C", BaseConfig, DetailConfig)
 
 
 def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool) -> Path | None:
@@ -35,7 +40,46 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
     model = load_model(config.model)
     encoder = make_encoder(config.encoder, model)
     objective = make_objective(config, encoder, model, store=store)
-    settings = RunSettings(
+    settings = _settings(config, model, run=run, resume=resume)
+    kept = train(objective, make_source(config, model, store=store), settings)
+    if not isinstance(kept, FaceEncoder):
+        return None
+    path = run / ENCODER_FILE
+    partial = path.with_suffix(".partial")
+    save_encoder(kept, partial, notes=_notes(config))
+    partial.replace(path)
+    return path
+
+
+def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, run: Path, resume: bool) -> Path | None:
+    """Train the augmented branch over a frozen encoder and write RUN/detail.safetensors; raises what `train` raises.
+
+    `base` is a finished run of the base branch, an encoder's file, or the packaged encoder's name. Of several
+    processes the first returns the file's path, the others None.
+    """
+    torch.manual_seed(config.loop.seed)
+    model = load_model(config.model)
+    encoder = _base_encoder(model, base)
+    network = make_detail_network(config.network, model)
+    objective = make_detail_objective(config, network, encoder, model, store=store)
+    settings = _settings(config, model, run=run, resume=resume)
+    kept = train(objective, make_detail_source(config, model, store=store), settings)
+    if not isinstance(kept, DetailNetwork):
+        return None
+    path = run / DETAIL_FILE
+    partial = path.with_suffix(".partial")
+    save_detail(kept, partial, notes=_notes(config))
+    partial.replace(path)
+    return path
+
+
+def _base_encoder(model: MorphableModel, base: str | Path) -> FaceEncoder:
+    folder = Path(base)
+    return load_encoder(model, folder / ENCODER_FILE if folder.is_dir() else base)
+
+
+def _settings(config: BaseConfig | DetailConfig, model: MorphableModel, *, run: Path, resume: bool) -> RunSettings:
+    return RunSettings(
         folder=run,
         config_text=dump(config),
         model_hash=model.fingerprint,
@@ -43,14 +87,10 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
         loop=config.loop,
         resume=resume,
     )
-    kept = train(objective, make_source(config, model, store=store), settings)
-    if not isinstance(kept, FaceEncoder):
-        return None
-    path = run / ENCODER_FILE
-    partial = path.with_suffix(".partial")
-    save_encoder(kept, partial, notes={"steps": str(config.loop.steps), "seed": str(config.loop.seed)})
-    partial.replace(path)
-    return path
+
+
+def _notes(config: BaseConfig | DetailConfig) -> dict[str, str]:
+    return {"steps": str(config.loop.steps), "seed": str(config.loop.seed)}
 
 
 def make_objective(
@@ -67,38 +107,97 @@ def make_objective(
     )
 
 
+def make_detail_objective(
+    config: DetailConfig, network: DetailNetwork, encoder: FaceEncoder, model: MorphableModel, *, store: str | None
+) -> DetailObjective:
+    """The losses of a configuration, validated on faces that its source does not give."""
+    return DetailObjective(
+        network,
+        encoder,
+        model,
+        weights=config.loss,
+        base=config.base,
+        map_size=config.network.map_size,
+        recognition=IdentityNetwork.from_assets() if config.loss.recognition else None,
+        validation=held_out_detail_faces(config, model, store=store, split="validation"),
+        device=torch.device(config.loop.device),
+    )
+
+
 def make_source(config: BaseConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
     """The training batches of a configuration; ConfigError where photos are asked for and no store is given."""
     share, size, seed = config.data.synthetic_share, config.encoder.image_size, config.loop.seed
-    photographed = None
-    if store is not None and share < 1:
-        faces = FaceStore(store, split="train")
-        augment, jitter = config.data.augment, config.data.jitter
-        photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=augment, jitter=jitter)
-    drawn = None
-    if share > 0:
-        pool, jitter = config.data.drawn_faces, config.data.jitter
-        drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model), pool=pool, jitter=jitter)
+    drawn = _drawn(config, model, seed=seed, pool=config.data.drawn_faces) if share > 0 else None
+    photographed = _photographed(config.data, model, store=store, size=size, seed=seed)
+    return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
+
+
+def make_detail_source(config: DetailConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
+    """The same for the augmented branch, whose drawn faces have relief and marks that are known."""
+    share, size, seed = config.data.synthetic_share, config.network.image_size, config.loop.seed
+    drawn = _detailed(config, model, seed=seed, pool=config.data.drawn_faces) if share > 0 else None
+    photographed = _photographed(config.data, model, store=store, size=size, seed=seed)
     return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
 
 
 def held_out_faces(config: BaseConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
     """Faces that no step sees: photographed ones of a split, and drawn ones of another seed."""
     size, seed = config.encoder.image_size, config.loop.seed + HELD_OUT_SEED
-    batches = []
-    if store is not None:
-        faces = FaceStore(store, split=split)
-        if len(faces):
-            photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=False)
-            batches.append(photographed.batch(range(min(VALIDATION_FACES, len(faces)))))
-    if config.data.synthetic_share > 0 or not batches:
-        drawn = SyntheticFaces(model, size=size, seed=seed, skins=_skins(config, model), jitter=config.data.jitter)
-        batches.append(drawn.batch(range(VALIDATION_FACES)))
-    return join_batches(batches)
+    photos = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
+    if config.data.synthetic_share > 0 or not photos:
+        photos.append(_drawn(config, model, seed=seed, pool=0).batch(range(VALIDATION_FACES)))
+    return join_batches(photos)
 
 
-def _skins(config: BaseConfig, model: MorphableModel) -> SkinBank | None:
-    return SkinBank.load(Path(config.data.skins), model) if config.data.skins else None
+def held_out_detail_faces(config: DetailConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
+    """The same for the augmented branch."""
+    size, seed = config.network.image_size, config.loop.seed + HELD_OUT_SEED
+    photos = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
+    if config.data.synthetic_share > 0 or not photos:
+        photos.append(_detailed(config, model, seed=seed, pool=0).batch(range(VALIDATION_FACES)))
+    return join_batches(photos)
+
+
+def _photographed(
+    data: DataSettings, model: MorphableModel, *, store: str | None, size: int, seed: int
+) -> PhotographedFaces | None:
+    if store is None or data.synthetic_share == 1:
+        return None
+    faces = FaceStore(store, split="train")
+    return PhotographedFaces(faces, model, size=size, seed=seed, augment=data.augment, jitter=data.jitter)
+
+
+def _held_out_photos(
+    model: MorphableModel, *, store: str | None, split: Split, size: int, seed: int
+) -> list[FaceBatch]:
+    faces = None if store is None else FaceStore(store, split=split)
+    if faces is None or not len(faces):
+        return []
+    photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=False)
+    return [photographed.batch(range(min(VALIDATION_FACES, len(faces))))]
+
+
+def _drawn(config: BaseConfig, model: MorphableModel, *, seed: int, pool: int) -> SyntheticFaces:
+    data = config.data
+    size, skins = config.encoder.image_size, _skins(data, model)
+    return SyntheticFaces(model, size=size, seed=seed, skins=skins, pool=pool, jitter=data.jitter)
+
+
+def _detailed(config: DetailConfig, model: MorphableModel, *, seed: int, pool: int) -> DetailedFaces:
+    data, network = config.data, config.network
+    return DetailedFaces(
+        model,
+        size=network.image_size,
+        map_size=network.map_size,
+        seed=seed,
+        skins=_skins(data, model),
+        pool=pool,
+        jitter=data.jitter,
+    )
+
+
+def _skins(data: DataSettings, model: MorphableModel) -> SkinBank | None:
+    return SkinBank.load(Path(data.skins), model) if data.skins else None
 
 
 @dataclass(frozen=True)
@@ -113,12 +212,33 @@ class FinishedRun:
 
 def open_run(folder: Path) -> FinishedRun:
     """Read a run that `train_base` finished; FormatError where there is none."""
-    path = folder / CONFIG_FILE
-    if not path.exists() or not (folder / ENCODER_FILE).exists():
-        raise FormatError(f"{folder} holds no finished run; `mien train base -o {folder} --resume` finishes one.")
-    try:
-        config = load_config(BaseConfig, path)
-    except ConfigError as error:
-        raise FormatError(f"{path} is of another version of mien: {error}") from error
+    config = _finished_config(folder, BaseConfig, ENCODER_FILE, verb="base")
     model = load_model(config.model)
     return FinishedRun(folder, config, model, load_encoder(model, folder / ENCODER_FILE))
+
+
+@dataclass(frozen=True)
+class FinishedDetailRun:
+    """A run of the augmented branch to be reported on."""
+
+    folder: Path
+    config: DetailConfig
+    model: MorphableModel
+    network: DetailNetwork
+
+
+def open_detail_run(folder: Path) -> FinishedDetailRun:
+    """Read a run that `train_detail` finished; FormatError where there is none."""
+    config = _finished_config(folder, DetailConfig, DETAIL_FILE, verb="detail")
+    model = load_model(config.model)
+    return FinishedDetailRun(folder, config, model, load_detail(model, folder / DETAIL_FILE))
+
+
+def _finished_config(folder: Path, kind: type[C], file: str, *, verb: str) -> C:
+    path = folder / CONFIG_FILE
+    if not path.exists() or not (folder / file).exists():
+        raise FormatError(f"{folder} holds no finished run; `mien train {verb} -o {folder} --resume` finishes one.")
+    try:
+        return load_config(kind, path)
+    except ConfigError as error:
+        raise FormatError(f"{path} is of another version of mien: {error}") from error

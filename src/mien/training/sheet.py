@@ -11,9 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import Camera
+from mien.detail import texel_face
+from mien.fitting import DetailMaps
 from mien.lighting import ambient_lighting, directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
-from mien.rendering import VertexDetail, landmark_vertices, render
+from mien.rendering import VertexDetail, build_surface, draw_texture, landmark_vertices, render
+from mien.texture_space import TexelAtlas
 from mien.training.batch import FaceBatch
 from mien.training.source import resized
 
@@ -21,6 +24,10 @@ SHEET_FACES = 6
 CELL = 160
 LABEL_HEIGHT = 22
 CLAY, INK, PAPER = 0.68, (60, 58, 55), (250, 249, 247)
+DETAIL_CELL = 224
+SHOWN_DEPTH_M = 1e-3
+"""Displacement that is drawn white; its negative is black."""
+DETAIL_LABELS = ("photo", "base", "augmented", "base geometry", "with displacement", "texture offset", "displacement")
 LABELS = ("photo", "points", "reconstruction", "geometry", "albedo", "shading")
 
 
@@ -47,6 +54,54 @@ def base_sheet(
     for k, picture in enumerate(columns[1]):
         columns[1][k] = _with_points(picture, photos.landmarks68_px[k], found[k])
     return arrange(columns, LABELS)
+
+
+def detail_sheet(
+    model: MorphableModel,
+    atlas: TexelAtlas,
+    *,
+    batch: FaceBatch,
+    coefficients: FaceCoefficients,
+    maps: DetailMaps,
+    faces: int = SHEET_FACES,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """One row a face: crop, base, augmented, geometry before and after, offset and displacement on the chart."""
+    shown = slice(0, faces)
+    photos = resized(batch, DETAIL_CELL)
+    camera, coefficients, maps, images = photos.camera[shown], coefficients[shown], maps[shown], photos.images[shown]
+    surface = build_surface(model, coefficients)
+    texels = texel_face(atlas, model, coefficients, surface)
+    clay = replace(coefficients, lighting=_side_light(coefficients))
+    moulded = texel_face(atlas, model, clay, replace(surface, albedo=torch.full_like(surface.albedo, CLAY)))
+    flat, nothing = torch.zeros_like(maps.displacement), torch.zeros_like(maps.texture_offset)
+
+    def drawn(back: Tensor, colours: Tensor) -> Tensor:
+        image, covered = draw_texture(model, surface.vertices_camera, camera, texture=atlas.dilate(colours))
+        return _over(back, image, covered)
+
+    paper = torch.full_like(images, 0.93)
+    side = (DETAIL_CELL, DETAIL_CELL)
+    charts = [
+        0.5 + maps.texture_offset * atlas.valid,
+        (0.5 + maps.displacement / (2 * SHOWN_DEPTH_M)).expand_as(maps.texture_offset),
+    ]
+    columns = [
+        images,
+        drawn(images, texels.colours(nothing, flat)),
+        drawn(images, texels.colours(maps.texture_offset, maps.displacement)),
+        drawn(paper, moulded.colours(nothing, flat)),
+        drawn(paper, moulded.colours(nothing, maps.displacement)),
+        *(torch.nn.functional.interpolate(chart, size=side, mode="bilinear", align_corners=False) for chart in charts),
+    ]
+    return arrange([_bytes(column) for column in columns], DETAIL_LABELS)
+
+
+def _side_light(coefficients: FaceCoefficients) -> Float[Tensor, "B 9 3"]:
+    """A raking light from the upper left, which shows relief."""
+    count = len(coefficients.identity)
+    light = ambient_lighting(count, level=0.15).to(coefficients.identity)
+    direction = torch.nn.functional.normalize(light.new_tensor([[-0.8, 0.5, 0.45]]), dim=-1).expand(count, -1)
+    return light + directional_lighting(direction, light.new_full((count, 3), 1.1))
 
 
 def _over(

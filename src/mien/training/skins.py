@@ -12,9 +12,9 @@ import torch
 
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
-from mien.fitting import VISIBILITY_SLACK_M, FitSettings, FitTargets, fit, sample_vertex_colours
+from mien.fitting import FitSettings, FitTargets, fit, sample_vertex_colours
 from mien.morphable import MorphableModel
-from mien.rendering import RenderOutput, render, visible_vertices
+from mien.rendering import VISIBILITY_SLACK_M, RenderOutput, render, visible_vertices
 from mien.training.population import SkinBank
 from mien.training.store import FaceStore
 

@@ -25,7 +25,6 @@ from mien.perception.alignment import FACE_CROP_SCALE, Crop, sample_affine
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.imaging import FaceFrame, covers, photograph
 from mien.training.store import FaceRecord, FaceStore
-from mien.training.synthetic import SyntheticFaces
 
 TURN_RAD, SHIFT, ZOOM = 0.3, 0.03, 0.05
 """Standard deviations of the crop's roll in augmentation, of its place in sides, and of the logarithm of its size."""
@@ -122,13 +121,21 @@ class Part:
     processes: int = 1
 
 
+class DrawnFaces(Protocol):
+    """A stream of drawn faces."""
+
+    def batch(self, numbers: Sequence[int]) -> FaceBatch:
+        """The faces with these numbers, with their truth."""
+        ...
+
+
 class FaceSource:
     """Batches of photographed and drawn faces; either may be left out."""
 
     def __init__(
         self,
         photographed: PhotographedFaces | None,
-        drawn: SyntheticFaces | None,
+        drawn: DrawnFaces | None,
         *,
         batch_size: int,
         drawn_share: float,

@@ -1,0 +1,233 @@
+"""The augmented branch: a double-head U-Net from a photo and its base reconstruction to two maps (section 2.2).
+
+    photo, base ──► inputs ── shared encoder, two shared up-sampling layers ──┬─► texture offset map
+                                                                             └─► displacement map
+
+Two layouts of the inputs, one network. "image" is the paper's: photo and base rendering side by side on screen, so that
+the network has to carry every pixel to its place on the chart. "texture" unwraps the photo onto the chart first:
+skip connections then join a texel to itself, and the network can work at any size of map.
+
+In the texture layout depths are measured in texels. A wrinkle in a map of twice the size looks like a wrinkle of twice
+the width, and answering in texels gives it the same depth in metres: one network serves maps of every size.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from mien.arrays import Float, Tensor
+from mien.assets import asset_path
+from mien.encoder import check_model
+from mien.errors import ConfigError, FormatError
+from mien.fitting import DetailMaps, Unwrapped
+from mien.geometry import vertex_normals
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import FaceSurface, VertexDetail, sample_map, sample_map_hyperbolic
+from mien.texture_space import TexelAtlas, TexelFace
+
+FORMAT = "mien-detail-1"
+DEFAULT_DETAIL = "detail-unet.safetensors"
+LEVELS = 4
+"""Halvings of the picture; sides must be multiples of 2 to this power."""
+SHARED_LEVELS = 2
+"""Up-sampling layers before the heads part, the paper's."""
+OFFSET_UNIT = 0.1
+"""What 1 at the end of the offset head means: about the standard deviation of skin around its linear model."""
+DISPLACEMENT_UNIT_M = 1e-3
+"""The same for displacement, in a map of `UNIT_SIZE` texels."""
+UNIT_SIZE = 224
+SLOPE = 0.2
+LEAST_LIGHT = 0.15
+"""Darker shading than this amplifies noise where a colour is divided by it."""
+CROP_SHARE = 1.15
+"""Pixels of a crop for each texel of the map's side: the scale that the packaged network was trained at."""
+
+Layout = Literal["image", "texture"]
+Displacement = Literal["normal", "xyz"]
+CHANNELS: dict[Layout, int] = {"image": 6, "texture": 16}
+
+
+class DetailNetwork(nn.Module):
+    """The double-head U-Net (Ronneberger et al. 2015), without normalisation; starts at maps of zero.
+
+    Its answer has to keep the amplitudes of its input, which batch or group statistics would take away; and a step does
+    not depend on how a batch is divided over processes. ConfigError for a width below 1.
+    """
+
+    def __init__(
+        self, model_hash: str, *, layout: Layout = "texture", displacement: Displacement = "normal", width: int = 16
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise ConfigError(f"the U-Net's width must be at least 1, got {width}.")
+        self.model_hash, self.layout, self.displacement, self.width = model_hash, layout, displacement, width
+        widths = [width * 2**level for level in range(LEVELS + 1)]
+        inputs = [CHANNELS[layout], *widths[:-1]]
+        self.down = nn.ModuleList(_convolutions(*pair) for pair in zip(inputs, widths, strict=True))
+        self.shared = nn.ModuleList(_Up(widths[k + 1], widths[k]) for k in reversed(range(LEVELS)[-SHARED_LEVELS:]))
+        outputs = {"texture_offset": 3, "displacement": 1 if displacement == "normal" else 3}
+        self.heads = nn.ModuleDict({name: _Head(widths, count) for name, count in outputs.items()})
+
+    def forward(self, inputs: Float[Tensor, "B C S S"]) -> dict[str, Float[Tensor, "B N S S"]]:
+        """Both maps in their units, as plain tensors; the side must be a multiple of 16."""
+        skips = [self.down[0](inputs)]
+        for block in list(self.down)[1:]:
+            skips.append(block(F.max_pool2d(skips[-1], 2)))
+        x = skips.pop()
+        for block in self.shared:
+            x = block(x, skips.pop())
+        said = {name: head(x, skips).float() for name, head in self.heads.items()}
+        texel_m = DISPLACEMENT_UNIT_M * UNIT_SIZE / inputs.shape[-1]
+        return {
+            "texture_offset": said["texture_offset"] * OFFSET_UNIT,
+            "displacement": said["displacement"] * texel_m,
+        }
+
+
+class _Up(nn.Module):
+    """Double the size, join what was seen at it on the way down, and mix."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+        self.mix = _convolutions(2 * outputs, outputs)
+
+    def forward(self, x: Float[Tensor, "B C h w"], skip: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D H W"]:
+        return self.mix(torch.cat([self.up(x), skip], dim=1))
+
+
+class _Head(nn.Module):
+    """The up-sampling layers of one map, and its last layer, which starts at zero."""
+
+    def __init__(self, widths: list[int], outputs: int) -> None:
+        super().__init__()
+        own = range(LEVELS - SHARED_LEVELS)
+        self.ups = nn.ModuleList(_Up(widths[k + 1], widths[k]) for k in reversed(own))
+        self.last = nn.Conv2d(widths[0], outputs, 1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Float[Tensor, "B C h w"], skips: list[Tensor]) -> Float[Tensor, "B N S S"]:
+        for block, skip in zip(self.ups, reversed(skips), strict=True):
+            x = block(x, skip)
+        return self.last(x)
+
+
+def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
+    first = nn.Conv2d(inputs, outputs, 3, padding=1)
+    second = nn.Conv2d(outputs, outputs, 3, padding=1)
+    for layer in (first, second):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
+
+
+def texel_face(
+    atlas: TexelAtlas, model: MorphableModel, coefficients: FaceCoefficients, surface: FaceSurface
+) -> TexelFace:
+    """The base reconstruction on its chart."""
+    return TexelFace(
+        atlas,
+        model,
+        vertices=surface.vertices,
+        normals=surface.normals,
+        albedo=surface.albedo,
+        rotmat=coefficients.pose.rotmat(),
+        lighting=coefficients.lighting,
+    )
+
+
+def texture_inputs(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 16 S S"]:
+    """What the network sees in the texture layout, on the chart.
+
+    The photo's colours (3), how well each texel is seen (1) and is skin (1), the base's lit colours (3), what the
+    albedo lacks to explain the photo (3), normals in view axes (3), and how brightness answers to slopes along u and
+    v (2): the two coefficients of shape from shading.
+    """
+    seen = unwrapped.weights
+    base = face.albedo * face.shading
+    lack = (unwrapped.colours / face.shading.clamp(min=LEAST_LIGHT) - face.albedo).clamp(-1, 1)
+    normals = face.normals_of.normals.permute(0, 3, 1, 2)
+    channels = [unwrapped.colours * seen, seen, unwrapped.skin * seen, base, lack * seen / OFFSET_UNIT, normals]
+    return torch.cat([*channels, face.slope_response()], dim=1)
+
+
+def vertex_detail(
+    model: MorphableModel,
+    *,
+    texture_offset: Float[Tensor, "B 3 S S"],
+    displacement: Float[Tensor, "B N S S"],
+    depth: Float[Tensor, "B 1 S S"] | None = None,
+) -> VertexDetail:
+    """The maps at each vertex's UV; one channel of displacement is along the normal, three are x, y, z.
+
+    Bilinear, or perspective-correct where the texels' `depth` before the camera is given.
+    """
+    both = torch.cat([displacement, texture_offset], dim=1)
+    sampled = sample_map(both, model.uv) if depth is None else sample_map_hyperbolic(both, model.uv, depth=depth)
+    moved, offset = sampled.split([displacement.shape[1], 3], dim=-1)
+    if displacement.shape[1] == 1:
+        return VertexDetail(displacement=moved[..., 0], albedo_offset=offset)
+    return VertexDetail(displacement=None, albedo_offset=offset, shift=moved)
+
+
+def along_normal(
+    atlas: TexelAtlas, surface: FaceSurface, displacement: Float[Tensor, "B N S S"], model: MorphableModel
+) -> Float[Tensor, "B 1 S S"]:
+    """A displacement map's part along the normal, metres; all of it where it has one channel."""
+    if displacement.shape[1] == 1:
+        return displacement
+    normals = atlas.interpolate(vertex_normals(surface.vertices, model.triangles))
+    return (displacement * normals).sum(1, keepdim=True)
+
+
+@torch.inference_mode()
+def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) -> DetailMaps:
+    """What a network of the texture layout says of unwrapped photos, at the size of their chart.
+
+    Raises ConfigError for a network of the image layout, whose maps are not those of a chart's size.
+    """
+    if network.layout != "texture" or network.displacement != "normal":
+        raise ConfigError(
+            "this detail network reads pictures or moves vertices freely (network.layout, network.displacement); only "
+            "networks of layout texture and displacement normal answer for photos here."
+        )
+    said = network(texture_inputs(face, unwrapped))
+    return DetailMaps(said["texture_offset"].clone(), said["displacement"].clone())
+
+
+def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:
+    """Write the network for `load_detail`: float16 weights, and what they belong to; `notes` go into the header."""
+    settings = {"layout": network.layout, "displacement": network.displacement, "width": network.width}
+    metadata = {"format": FORMAT, "model_hash": network.model_hash, "network": json.dumps(settings), **notes}
+    save_file({k: v.detach().cpu().half().contiguous() for k, v in network.state_dict().items()}, path, metadata)
+
+
+def load_detail(model: MorphableModel, name_or_path: str | Path = DEFAULT_DETAIL) -> DetailNetwork:
+    """The packaged network, or one that `mien train detail` wrote, for the model that it was trained with.
+
+    FormatError for another kind of file, ModelMismatch for another model: its maps lie on that model's chart.
+    """
+    path = asset_path(DEFAULT_DETAIL) if str(name_or_path) == DEFAULT_DETAIL else Path(name_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise FormatError(f"{path} says format {metadata.get('format')!r}; this version of mien reads {FORMAT!r}.")
+    check_model(model, metadata["model_hash"], whose=str(path))
+    try:
+        network = DetailNetwork(model.fingerprint, **json.loads(metadata["network"]))
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise FormatError(f"{path} does not hold a detail network: {error}") from error
+    return network.eval().requires_grad_(False)
