@@ -8,6 +8,7 @@ crop ── frozen encoder ──► base ──┬── unwrapped photo, base 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +46,7 @@ from mien.texture_space import TexelAtlas, TexelFace
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import DetailBaseSettings, DetailLossSettings, DetailNetworkSettings
 from mien.training.objective import Figure, LossTerm
-from mien.training.sheet import detail_sheet
+from mien.training.sheet import DETAIL_LABELS, detail_sheet
 from mien.training.source import resized
 
 MM_PER_M, CM_PER_M = 1000.0, 100.0
@@ -348,9 +349,13 @@ class DetailObjective:
         squared = ((image - faces.images) ** 2).mean(1)
         return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
 
-    @torch.no_grad()
     def picture(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
-        """Crop, base, augmented, offset, and the displacement alone and on the lit surface."""
+        """Crop, base, augmented, geometry before and after, and the maps."""
+        return self.sheet(network, labels=DETAIL_LABELS)
+
+    @torch.no_grad()
+    def sheet(self, network: nn.Module, *, labels: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
+        """Some of those columns, for the first validation faces."""
         prepared = self._held(0)
         offset, normal = self._maps(network, prepared)
         return detail_sheet(
@@ -359,14 +364,21 @@ class DetailObjective:
             batch=prepared.faces,
             coefficients=prepared.coefficients,
             maps=DetailMaps(offset, normal),
+            faces=len(offset),
+            labels=labels,
         )
 
 
 def _closed(mask: Float[Tensor, "B S S"]) -> Float[Tensor, "B S S"]:
     """The mask with its small gaps closed."""
-    side = 2 * round(mask.shape[-1] * CLOSING_SHARE / 2) + 1
-    grown = F.max_pool2d(mask[:, None], side, stride=1, padding=side // 2)
-    return -F.max_pool2d(-grown, side, stride=1, padding=side // 2)[:, 0]
+    radius = round(mask.shape[-1] * CLOSING_SHARE / 2)
+    return -_largest(-_largest(mask[:, None], radius), radius)[:, 0]
+
+
+def _largest(values: Float[Tensor, "B 1 S S"], radius: int) -> Float[Tensor, "B 1 S S"]:
+    """The largest value within a square around each pixel, along one axis and then the other."""
+    across = F.max_pool2d(values, (1, 2 * radius + 1), stride=1, padding=(0, radius))
+    return F.max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
 
 
 def _weighted(values: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, ""]:
