@@ -37,8 +37,8 @@ def relief_correlation(
     """
     if not (weights.flatten(1).sum(1) > LEAST_WEIGHT).all():
         raise ConfigError("relief is compared over seen texels, and a face has none; is its mask empty?")
-    fine = (m - _weighted_blur(m, weights, sigma=broadest_texels) for m in (found, true))
-    return ReliefCorrelation(_pearson(found, true, weights), _pearson(*fine, weights))
+    fine_found, fine_true = (m - _weighted_blur(m, weights, sigma=broadest_texels) for m in (found, true))
+    return ReliefCorrelation(_pearson(found, true, weights), _pearson(fine_found, fine_true, weights))
 
 
 def _pearson(
