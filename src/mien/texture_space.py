@@ -178,7 +178,7 @@ class TexelFace:
         rotmat: Float[Tensor, "B 3 3"],
         lighting: Float[Tensor, "B 9 3"],
     ) -> None:
-        self.lighting = lighting
+        self.lighting, self.valid = lighting, atlas.valid
         self.normals_of = DisplacedNormals(atlas, model, vertices=vertices, normals=normals, rotmat=rotmat)
         self.albedo = atlas.interpolate(albedo)
         self.shading = self._shading(self.normals_of.normals)

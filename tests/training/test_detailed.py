@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from mien.detail import texel_face
 from mien.fitting import DetailMaps
-from mien.lighting import shading
 from mien.morphable import MorphableModel, load_model
 from mien.rendering import VertexDetail, build_surface, draw_texture, sample_map
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.texture_space import TexelAtlas
 from mien.training import detailed
 from mien.training.base import landmarks68
 from mien.training.batch import FaceBatch
@@ -48,11 +48,8 @@ def rendered(model: MorphableModel, batch: FaceBatch) -> tuple[torch.Tensor, tor
     atlas = TexelAtlas.of(model, MAP)
     face = batch.truth.coefficients(batch.camera)
     surface = build_surface(model, face)
-    normals_of = DisplacedNormals(
-        atlas, model, vertices=surface.vertices, normals=surface.normals, rotmat=face.pose.rotmat()
-    )
-    shade = shading(normals_of(batch.maps.displacement), face.lighting).permute(0, 3, 1, 2)
-    texture = (atlas.interpolate(surface.albedo) + batch.maps.texture_offset) * shade
+    texels = texel_face(atlas, model, face, surface)
+    texture = texels.colours(batch.maps.texture_offset, batch.maps.displacement)
     height = sample_map(batch.maps.displacement, model.uv)[..., 0]
     displaced = build_surface(model, face, detail=VertexDetail(height, torch.zeros_like(surface.albedo)))
     fine = batch.camera.resized(2 * SIZE)

@@ -20,6 +20,7 @@ from mien.arrays import Float, Tensor, UInt8
 from mien.detail import LEAST_LIGHT, DetailNetwork, along_normal, load_detail, texel_face, texture_inputs, vertex_detail
 from mien.encoder import HEAD_UNITS, FaceEncoder
 from mien.errors import ConfigError
+from mien.evaluation.detail import relief_correlation
 from mien.fitting import DetailMaps, FitSettings, FitTargets, Unwrapped, fit, unwrap_photo
 from mien.fitting.photometric import recognition_features
 from mien.geometry import unique_edges
@@ -55,6 +56,10 @@ UNSEEN_TRUST = 0.2
 CLOSING_SHARE = 1 / 16
 """Gaps of the skin mask up to this share of the crop are eyes, lips or brows: of the face, though not skin."""
 MEASURE_BATCH = 8
+SEEN_FLOOR = 1e-4
+"""So that a face that is covered altogether can be compared too."""
+BROADEST_SHARE = 1 / 28
+"""Of the map's side: what is broader than a Gaussian of this is not fine relief. About 8 mm."""
 
 
 def make_detail_network(settings: DetailNetworkSettings, model: MorphableModel) -> DetailNetwork:
@@ -306,7 +311,7 @@ class DetailObjective:
     def measure(self, network: nn.Module) -> list[Figure]:
         """What the maps gain on the validation faces: colour error inside the mask, and relief where it is known."""
         errors: dict[str, list[Tensor]] = {"base": [], "augmented": []}
-        relief: list[Tensor] = []
+        relief: dict[str, list[Tensor]] = {"whole": [], "fine": []}
         for number in range(0, len(self.validation.images), MEASURE_BATCH):
             prepared = self._held(number)
             offset, normal = self._maps(network, prepared)
@@ -316,12 +321,19 @@ class DetailObjective:
                 errors[name].append(self._colour_error(prepared, colours))
             if faces.maps is not None:
                 drawn = slice(len(offset) - len(faces.maps.displacement), None)
-                seen = prepared.unwrapped.weights[drawn]
-                relief.append(_correlation(normal[drawn], faces.maps.displacement, weights=seen))
+                seen = prepared.unwrapped.weights[drawn] + SEEN_FLOOR * self.atlas.valid
+                broadest = BROADEST_SHARE * normal.shape[-1]
+                agree = relief_correlation(
+                    normal[drawn], faces.maps.displacement, weights=seen, broadest_texels=broadest
+                )
+                relief["whole"].append(agree.whole)
+                relief["fine"].append(agree.fine)
         figures = [Figure(f"colour error, {name}", float(torch.cat(e).mean()), "") for name, e in errors.items()]
-        if relief:
-            known = torch.cat(relief)
-            figures.append(Figure("relief correlation", float(known[known.isfinite()].mean()), ""))
+        for name, values in relief.items():
+            known = torch.cat(values) if values else torch.zeros(0)
+            known = known[known.isfinite()]  # flat faces correlate with nothing
+            if len(known):
+                figures.append(Figure(f"relief correlation, {name}", float(known.mean()), ""))
         return figures
 
     def _held(self, number: int) -> DetailBatch:
@@ -392,14 +404,3 @@ def _slopes(error: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) 
     return _weighted(right, torch.minimum(weights[..., 1:], weights[..., :-1])) + _weighted(
         down, torch.minimum(weights[..., 1:, :], weights[..., :-1, :])
     )
-
-
-def _correlation(
-    found: Float[Tensor, "B 1 S S"], true: Float[Tensor, "B 1 S S"], *, weights: Float[Tensor, "B 1 S S"]
-) -> Float[Tensor, "B"]:
-    """Pearson's, over the weighted texels of each face."""
-    total = weights.sum((1, 2, 3), keepdim=True).clamp(min=1e-9)
-    a, b = (m - (m * weights).sum((1, 2, 3), keepdim=True) / total for m in (found, true))
-    return (a * b * weights).sum((1, 2, 3)) / (
-        (a * a * weights).sum((1, 2, 3)) * (b * b * weights).sum((1, 2, 3))
-    ).sqrt()

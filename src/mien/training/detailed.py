@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
 from mien.camera import CAMERA_FROM_MODEL
+from mien.detail import texel_face
 from mien.fitting import DetailMaps
-from mien.lighting import shading
 from mien.morphable import MorphableModel
 from mien.rendering import FaceSurface, build_surface, draw_texture, sample_map
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.texture_space import TexelAtlas
 from mien.training.batch import FaceBatch
 from mien.training.population import Population, Sitters, SkinBank, View
 from mien.training.relief import ReliefPainter
@@ -80,10 +80,9 @@ class DetailedFaces:
         """The faces with these numbers and what is around and before them, not yet photographed."""
         sitters = self._population.sitters([np.random.default_rng((self.seed, 2, number)) for number in numbers])
         surface = build_surface(self.model, sitters.coefficients)
-        colours = self.atlas.interpolate(torch.cat([surface.albedo, sitters.offset], dim=-1))
-        albedo, unevenness = colours[:, :3], colours[:, 3:]
-        maps = self._maps(sitters, albedo, unevenness)
-        texture = self._lit(sitters, surface, albedo, maps)
+        base = texel_face(self.atlas, self.model, sitters.coefficients, surface)
+        maps = self._maps(sitters, base.albedo)
+        texture = self._dimmed(sitters, base.colours(maps.texture_offset, maps.displacement), maps)
         images, coverage = self._drawn(sitters, surface, maps, texture)
         names = tuple(f"detailed-{self.seed}-{number}" for number in numbers)
         batch = composed(
@@ -96,9 +95,7 @@ class DetailedFaces:
         )
         return replace(batch, maps=maps)
 
-    def _maps(
-        self, sitters: Sitters, albedo: Float[Tensor, "B 3 S S"], unevenness: Float[Tensor, "B 3 S S"]
-    ) -> DetailMaps:
+    def _maps(self, sitters: Sitters, albedo: Float[Tensor, "B 3 S S"]) -> DetailMaps:
         """The true maps: offsets are what albedo and offset together, held to what colours can be, differ by."""
         expressions = sitters.coefficients.expression
         skins = DetailMaps.join(
@@ -109,7 +106,8 @@ class DetailedFaces:
         )
         tone = (self._tone(albedo) / self._mean_tone).clamp(*TONES)
         marks = skins.texture_offset * tone[:, None, None, None]
-        coloured = (albedo + self._softened(unevenness) + marks).clamp(DARKEST, PALEST)
+        worn = self._softened(self.atlas.interpolate(sitters.offset))
+        coloured = (albedo + worn + marks).clamp(DARKEST, PALEST)
         return DetailMaps((coloured - albedo) * self.atlas.valid, skins.displacement)
 
     def _tone(self, albedo: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B"]:
@@ -123,19 +121,8 @@ class DetailedFaces:
         broad = _broad(offset * plain, step) / _broad(plain, step).clamp(min=1e-3)
         return torch.lerp(offset, broad, plain)
 
-    def _lit(
-        self, sitters: Sitters, surface: FaceSurface, albedo: Float[Tensor, "B 3 S S"], maps: DetailMaps
-    ) -> Float[Tensor, "B 3 S S"]:
-        coefficients = sitters.coefficients
-        normals_of = DisplacedNormals(
-            self.atlas,
-            self.model,
-            vertices=surface.vertices,
-            normals=surface.normals,
-            rotmat=coefficients.pose.rotmat(),
-        )
-        shade = shading(normals_of(maps.displacement), coefficients.lighting).permute(0, 3, 1, 2)
-        lit = (albedo + maps.texture_offset) * shade
+    def _dimmed(self, sitters: Sitters, lit: Float[Tensor, "B 3 S S"], maps: DetailMaps) -> Float[Tensor, "B 3 S S"]:
+        """Darker in hollows, and continued beyond the chart."""
         dimness = [rng.uniform(0, DIMMEST) * (rng.random() < DIMMED_SHARE) for rng in sitters.chances]
         depth_mm = maps.displacement * 1000
         below = _broad(depth_mm, max(round(CAVITY_MM / 2 / self._texel_mm), 1)) - depth_mm

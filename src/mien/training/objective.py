@@ -30,6 +30,7 @@ class Figure:
     unit: str
 
 
+@runtime_checkable
 class Prepared(Protocol):
     """A batch ready for the network; `FaceBatch` itself is one."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -122,6 +122,7 @@ class Part:
     processes: int = 1
 
 
+@runtime_checkable
 class DrawnFaces(Protocol):
     """A stream of drawn faces."""
 

@@ -1,0 +1,92 @@
+"""Measures of maps against values that can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mien.errors import ConfigError
+from mien.evaluation.detail import laplacian_energy, map_saturation, relief_correlation, relief_rms, symmetry_noise
+from mien.geometry import unique_edges
+
+SIZE = 64
+
+
+def waves(period: float) -> torch.Tensor:
+    """A map with waves of a period in texels along its rows."""
+    steps = torch.arange(SIZE, dtype=torch.float64) + 0.5
+    return torch.cos(2 * math.pi * steps / period).expand(1, 1, SIZE, SIZE)
+
+
+def test_equal_relief_correlates_fully_whatever_its_scale_and_level() -> None:
+    everywhere = torch.ones(1, 1, SIZE, SIZE, dtype=torch.float64)
+    found = relief_correlation(3 * waves(8) + 0.5, waves(8), weights=everywhere, broadest_texels=6.0)
+    assert float(found.whole) == pytest.approx(1)
+    assert float(found.fine) == pytest.approx(1, abs=1e-6)
+    against = relief_correlation(-waves(8), waves(8), weights=everywhere, broadest_texels=6.0)
+    assert float(against.fine) == pytest.approx(-1, abs=1e-6)
+    other = relief_correlation(waves(8).mT, waves(8), weights=everywhere, broadest_texels=6.0)
+    assert float(other.whole) == pytest.approx(0, abs=1e-6)
+
+
+def test_broad_form_counts_for_the_whole_and_not_for_the_fine() -> None:
+    """Broad waves agree and fine ones oppose: the sums correlate with 9 − 1 over 9 + 1."""
+    everywhere = torch.ones(1, 1, SIZE, SIZE, dtype=torch.float64)
+    found = relief_correlation(
+        3 * waves(64) + waves(4), 3 * waves(64) - waves(4), weights=everywhere, broadest_texels=3.0
+    )
+    assert float(found.whole) == pytest.approx(0.8, abs=1e-6)
+    assert float(found.fine) < -0.9
+
+
+def test_what_is_not_seen_does_not_count() -> None:
+    left = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.float64)
+    left[..., : SIZE // 2] = 1
+    spoiled = torch.where(left > 0, waves(8), 100 * torch.ones_like(left))
+    found = relief_correlation(spoiled, waves(8), weights=left, broadest_texels=6.0)
+    assert float(found.whole) == pytest.approx(1)
+    assert float(found.fine) == pytest.approx(1, abs=1e-6)
+    with pytest.raises(ConfigError):
+        relief_correlation(spoiled, waves(8), weights=torch.zeros_like(left), broadest_texels=6.0)
+
+
+def test_flat_relief_correlates_with_nothing() -> None:
+    everywhere = torch.ones(1, 1, SIZE, SIZE, dtype=torch.float64)
+    found = relief_correlation(torch.zeros_like(everywhere), waves(8), weights=everywhere, broadest_texels=6.0)
+    assert found.whole.isnan().all() and found.fine.isnan().all()
+
+
+def test_saturation_counts_values_at_the_limits() -> None:
+    maps = torch.tensor([[[[-1.0, -0.2], [0.5, 2.0]]]])
+    even = torch.ones(1, 1, 2, 2)
+    assert map_saturation(maps, low=-1.0, high=1.0, weights=even).item() == pytest.approx(0.5)
+    upper = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+    assert map_saturation(maps, low=-1.0, high=1.5, weights=upper).item() == pytest.approx(0.5)
+    assert map_saturation(maps, low=-3.0, high=3.0, weights=even).item() == 0
+
+
+def test_relief_is_measured_where_it_is_seen() -> None:
+    maps = torch.tensor([[[[3.0, 4.0], [100.0, 100.0]]]])
+    upper = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+    assert relief_rms(maps, weights=upper).item() == pytest.approx(math.sqrt(12.5))
+
+
+def test_laplacian_energy_by_hand() -> None:
+    """Two triangles; one corner of degree 2 is lifted by 3, its neighbours feel a third of it."""
+    edges = unique_edges(torch.tensor([[0, 1, 2], [2, 1, 3]]))
+    values = torch.zeros(1, 4, 2)
+    values[0, 0, 1] = 3.0
+    expected = (3.0**2 + 1.0**2 + 1.0**2 + 0.0) / 4
+    assert laplacian_energy(values, edges).item() == pytest.approx(expected)
+    assert laplacian_energy(torch.ones(2, 4, 3), edges).tolist() == pytest.approx([0.0, 0.0])
+    lonely = torch.full((1, 5, 1), 7.0)
+    assert laplacian_energy(lonely, edges).item() == pytest.approx(0.0)
+
+
+def test_symmetry_noise_by_hand() -> None:
+    mirror = torch.tensor([1, 0, 2])
+    values = torch.tensor([[[1.0], [4.0], [9.0]]])
+    assert symmetry_noise(values, mirror).item() == pytest.approx(math.sqrt(18 / 3))
+    assert symmetry_noise(torch.tensor([[[2.0], [2.0], [9.0]]]), mirror).item() == 0
