@@ -393,7 +393,7 @@ def _largest(values: Float[Tensor, "B 1 S S"], radius: int) -> Float[Tensor, "B 
     return F.max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
 
 
-def _weighted(values: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, ""]:
+def _weighted(values: Float[Tensor, "B 1 H W"], weights: Float[Tensor, "B 1 H W"]) -> Float[Tensor, ""]:
     return (values * weights).sum() / weights.sum().clamp(min=1)
 
 
