@@ -67,7 +67,7 @@ def test_both_heads_share_the_encoder_and_part_after_the_second_up_sampling() ->
     network = trained(DetailNetwork("hash", width=4))
     parts = {"down": network.down, "shared": network.shared, "own": network.heads["texture_offset"]}
     other = network.heads["displacement"]
-    network(torch.rand(1, 16, SIZE, SIZE))["texture_offset"].square().sum().backward()
+    network(torch.rand(1, 18, SIZE, SIZE))["texture_offset"].square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for part in parts.values() for p in part.parameters())
     assert all(p.grad is None for p in other.parameters())
     assert len(network.shared) == 2
@@ -77,7 +77,7 @@ def test_both_heads_share_the_encoder_and_part_after_the_second_up_sampling() ->
 def test_a_map_of_twice_the_size_says_the_same_relief_half_as_deep() -> None:
     """Depth is measured in texels: what looks the same is twice as fine on a map of twice the size."""
     network = trained(DetailNetwork("hash", width=4))
-    pattern = torch.rand(1, 16, SIZE, SIZE)
+    pattern = torch.rand(1, 18, SIZE, SIZE)
     small, large = network(pattern), network(pattern.repeat(1, 1, 2, 2))
     ratio = large["displacement"].abs().mean() / small["displacement"].abs().mean()
     assert float(ratio) == pytest.approx(0.5, rel=0.15)
@@ -169,7 +169,7 @@ def test_saved_networks_come_back(tiny: MorphableModel, tmp_path: Path) -> None:
     network = trained(DetailNetwork(tiny.fingerprint, width=4))
     save_detail(network, tmp_path / "detail.safetensors", notes={"steps": "1"})
     loaded = load_detail(tiny, tmp_path / "detail.safetensors")
-    inputs = torch.rand(1, 16, SIZE, SIZE)
+    inputs = torch.rand(1, 18, SIZE, SIZE)
     for name, value in network(inputs).items():
         torch.testing.assert_close(loaded(inputs)[name], value, atol=float(value.abs().max()) * 5e-3, rtol=5e-3)
     with pytest.raises(ModelMismatch, match="another face model"):

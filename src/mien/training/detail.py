@@ -291,7 +291,7 @@ class DetailObjective:
         error_mm = (normal[drawn] - maps.displacement) * MM_PER_M
         off = (offset[drawn] - self._true_offset(prepared, drawn)).abs().mean(1, keepdim=True)
         return [
-            LossTerm("true_displacement", weights.true_displacement, _weighted(error_mm.abs(), trust)),
+            LossTerm("true_displacement", weights.true_displacement, _weighted(error_mm.square(), trust)),
             LossTerm("true_slope", weights.true_slope, _slopes(error_mm, trust)),
             LossTerm("true_offset", weights.true_offset, _weighted(off, trust)),
         ]
@@ -398,9 +398,9 @@ def _weighted(values: Float[Tensor, "B 1 H W"], weights: Float[Tensor, "B 1 H W"
 
 
 def _slopes(error: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, ""]:
-    """Mean absolute difference from a texel to its right and to its lower neighbour."""
-    right = (error[..., 1:] - error[..., :-1]).abs()
-    down = (error[..., 1:, :] - error[..., :-1, :]).abs()
+    """Mean squared difference from a texel to its right and to its lower neighbour."""
+    right = (error[..., 1:] - error[..., :-1]).square()
+    down = (error[..., 1:, :] - error[..., :-1, :]).square()
     return _weighted(right, torch.minimum(weights[..., 1:], weights[..., :-1])) + _weighted(
         down, torch.minimum(weights[..., 1:, :], weights[..., :-1, :])
     )
