@@ -257,7 +257,7 @@ def measure_detail(
 
 
 def colour_differences(seen: SeenPortrait, drawer: Drawer) -> tuple[Tensor, list[float], list[float]]:
-    """Inside the mask: CIELAB of the photo's mean colour; CIEDE2000 of the mean colours to it, and the mean over pixels.
+    """Inside the mask: CIELAB of the photo's mean; CIEDE2000 of the means to it, and the mean of CIEDE2000 over pixels.
 
     Both differences of the drawings without and with detail.
     """
