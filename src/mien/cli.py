@@ -57,6 +57,11 @@ ModeOption = Annotated[
     str, typer.Option(help="fit: optimise; net: the trained network alone; auto: optimise from the network's guess.")
 ]
 EncoderOption = Annotated[str, typer.Option("--encoder", help="The network of the modes net and auto.")]
+DetailModeOption = Annotated[
+    str | None,
+    typer.Option("--detail-mode", help="fit: optimise the maps; net: the trained U-Net. Default: as --mode."),
+]
+PACKAGED_DETAIL = "detail-unet.safetensors"
 PACKAGED_ENCODER = "encoder-lite0.safetensors"
 
 
@@ -95,13 +100,15 @@ def reconstruct(
     detail: DetailOption = True,
     max_faces: Annotated[int | None, typer.Option(min=1, help="At most so many faces a photo.")] = None,
     seed: SeedOption = 0,
-    resolution: Annotated[int, typer.Option(help="Side of the detail maps: 224 or 512.")] = 224,
+    resolution: Annotated[int, typer.Option(help="Side of the detail maps: 224, 512 or 1024.")] = 224,
     focal_px: Annotated[
         float | None, typer.Option(help="Focal length in pixels; default: EXIF, else 30° of view.")
     ] = None,
     refine_focal: Annotated[bool, typer.Option("--refine-focal", help="Let the fit adjust the focal length.")] = False,
     mode: ModeOption = "fit",
     encoder: EncoderOption = PACKAGED_ENCODER,
+    detail_mode: DetailModeOption = None,
+    detail_network: Annotated[str, typer.Option(help="The network of --detail-mode net.")] = PACKAGED_DETAIL,
 ) -> None:
     """Turn the faces of photos into 3D: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
@@ -124,6 +131,8 @@ def reconstruct(
                 refine_focal=refine_focal,
                 mode=mode,
                 encoder=encoder,
+                detail_mode=detail_mode,
+                detail_network=detail_network,
             )
         rows = []
         with _progress(console, len(paths)) as progress:

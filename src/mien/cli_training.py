@@ -122,6 +122,29 @@ def train_base_branch(
         print(f"The encoder is {path}; `mien report base {out}` shows what it does.")
 
 
+@train_app.command("detail")
+def train_detail_branch(
+    *,
+    base: Annotated[
+        str, typer.Option("--base", help="Run of `mien train base`, or an encoder's file; default: the packaged one.")
+    ] = "encoder-lite0.safetensors",
+    config: Annotated[Path | None, typer.Option(help="TOML file; see configs/.")] = None,
+    data: StoreOption = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/detail"),
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the file's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train the U-Net for texture offset and displacement over a frozen encoder."""
+    from mien.training.config import DetailConfig, load_config
+
+    settings = load_config(DetailConfig, config, changes=changes or [])
+    with _training_packages():
+        from mien.training.runs import train_detail
+    path = train_detail(settings, base=base, store=data, run=out, resume=resume)
+    if path is not None:
+        print(f"The detail network is {path}; `mien report detail {out}` shows what it does.")
+
+
 @report_app.command("base")
 def report_base_branch(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
@@ -135,6 +158,23 @@ def report_base_branch(
     folder = out or run / "report"
     with _writing(folder):
         report = report_base(run, store=data, out=folder)
+    print(report.text(), end="")
+    print(f"The pictures are in {folder}.")
+
+
+@report_app.command("detail")
+def report_detail_branch(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    *,
+    data: StoreOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: RUN/report.")] = None,
+) -> None:
+    """Write the paper's figures 4 and 5, loss curves and a table of test losses."""
+    with _training_packages():
+        from mien.training.report import report_detail
+    folder = out or run / "report"
+    with _writing(folder):
+        report = report_detail(run, store=data, out=folder)
     print(report.text(), end="")
     print(f"The pictures are in {folder}.")
 

@@ -44,10 +44,9 @@ OFFSET_UNIT = 0.1
 DISPLACEMENT_UNIT_M = 1e-3
 """The same for displacement, in a map of `UNIT_SIZE` texels."""
 UNIT_SIZE = 224
-SLOPE = 0.2
 LEAST_LIGHT = 0.15
 """Darker shading than this amplifies noise where a colour is divided by it."""
-CROP_SHARE = 1.15
+CROP_SHARE = 256 / 224
 """Pixels of a crop for each texel of the map's side: the scale that the packaged network was trained at."""
 
 Layout = Literal["image", "texture"]
@@ -188,7 +187,7 @@ def along_normal(
     return (displacement * normals).sum(1, keepdim=True)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) -> DetailMaps:
     """What a network of the texture layout says of unwrapped photos, at the size of their chart.
 
@@ -200,7 +199,8 @@ def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) 
             "networks of layout texture and displacement normal answer for photos here."
         )
     said = network(texture_inputs(face, unwrapped))
-    return DetailMaps(said["texture_offset"].clone(), said["displacement"].clone())
+    inside = face.valid
+    return DetailMaps(said["texture_offset"] * inside, said["displacement"] * inside)
 
 
 def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:

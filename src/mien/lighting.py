@@ -46,6 +46,25 @@ def shading(normals: Float[Tensor, "B *points 3"], lighting: Float[Tensor, "B 9 
     return torch.einsum("b...k,bkc->b...c", sh_basis(normals), lighting)
 
 
+def shading_gradient(
+    normals: Float[Tensor, "B *points 3"], levels: Float[Tensor, "B 9"]
+) -> Float[Tensor, "B *points 3"]:
+    """Derivative of the shading by the normal's components, for one channel of light.
+
+    Up to order 2 the shading is a quadratic in the normal, so this is c + M n with a symmetric M. Differentiable.
+    """
+    y, z, x, xy, yz, zz, xz, sectoral = levels[:, 1:].unbind(-1)
+    constant = _LINEAR * torch.stack([x, y, z], dim=-1)
+    rows = [
+        [2 * _SECTORAL * sectoral, _QUADRATIC * xy, _QUADRATIC * xz],
+        [_QUADRATIC * xy, -2 * _SECTORAL * sectoral, _QUADRATIC * yz],
+        [_QUADRATIC * xz, _QUADRATIC * yz, 6 * _ZONAL * zz],
+    ]
+    matrix = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    between = (1,) * (normals.ndim - 2)
+    return (normals.flatten(1, -2) @ matrix).view_as(normals) + constant.view(len(levels), *between, 3)
+
+
 def ambient_lighting(batch: int, *, level: float = 1.0) -> Float[Tensor, "B 9 3"]:
     """White light from everywhere: shading equals `level` for every normal."""
     lighting = torch.zeros(batch, SH_COUNT, 3)

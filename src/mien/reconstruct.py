@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
+from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps, texel_face
 from mien.encoder import DEFAULT_ENCODER, load_encoder
 from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
 from mien.fitting import (
@@ -53,9 +54,11 @@ TEXTURE_SIZE = 1024
 """Side of the colour map in texels; a face that fills a 1,000-pixel photo has about as many pixels across."""
 NET_TEXTURE_SIZE = 256
 """The same where the network alone answers: a full map would take ten times as long as everything else."""
-RESOLUTIONS = (224, 512)
+RESOLUTIONS = (224, 512, 1024)
 MODES = ("fit", "net", "auto")
 """How coefficients are found: by optimisation, by the trained network alone, or by optimisation from its guess."""
+DETAIL_MODES = ("fit", "net")
+"""How the maps are found: by optimisation, or by the trained U-Net."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,12 @@ class _Face:
 class Reconstructor:
     """Turns photos into 3D faces; holds the model and the networks, so that further photos cost less than the first.
 
-    `detail` adds texture offset and displacement maps of `resolution` texels a side; `max_faces` keeps the largest
-    faces only; `refine_focal` lets the fit move the focal length; `encoder` is the network of the modes "net" and
-    "auto". ConfigError for a resolution or mode that is not offered, BackendUnavailable for a device that is not there,
-    ModelMismatch for an encoder that was trained with another model.
+    `detail` adds texture offset and displacement maps of `resolution` texels a side, found as `detail_mode` says: "fit"
+    or "net"; None stands for "fit" where the coefficients are fitted from scratch and for "net" in the modes "net"
+    and "auto". `max_faces` keeps the largest faces only; `refine_focal` lets the fit move the focal length;
+    `encoder` is the network of the modes "net" and "auto", `detail_network` that of the detail mode "net". ConfigError
+    for a resolution or mode that is not offered, BackendUnavailable for a device that is not there, ModelMismatch for a
+    network that was trained with another model.
     """
 
     def __init__(
@@ -89,6 +94,8 @@ class Reconstructor:
         detail_settings: DetailSettings | None = None,
         mode: str = "fit",
         encoder: str | Path = DEFAULT_ENCODER,
+        detail_mode: str | None = None,
+        detail_network: str | Path = DEFAULT_DETAIL,
     ) -> None:
         if resolution not in RESOLUTIONS:
             raise ConfigError(f"resolution {resolution} is not offered; choose one of {RESOLUTIONS}.")
@@ -96,6 +103,8 @@ class Reconstructor:
             raise ConfigError(f"max_faces must be at least 1, got {max_faces}.")
         if mode not in MODES:
             raise ConfigError(f"mode {mode!r} is not offered; choose one of {', '.join(MODES)}.")
+        if detail_mode is not None and detail_mode not in DETAIL_MODES:
+            raise ConfigError(f"detail mode {detail_mode!r} is not offered; choose one of {', '.join(DETAIL_MODES)}.")
         self.device = _checked_device(device)
         self.model = (model if isinstance(model, MorphableModel) else load_model(model)).to(self.device)
         self.perception = Perception(device=device)
@@ -106,6 +115,8 @@ class Reconstructor:
         self.mode = mode
         self.texture_size = NET_TEXTURE_SIZE if mode == "net" else TEXTURE_SIZE
         self.encoder = None if mode == "fit" else load_encoder(self.model, encoder).to(self.device)
+        by_network = detail and (detail_mode or ("fit" if mode == "fit" else "net")) == "net"
+        self.detail_network = load_detail(self.model, detail_network).to(self.device) if by_network else None
         self._atlases: dict[int, TexelAtlas] = {}
 
     def __call__(
@@ -220,6 +231,13 @@ class Reconstructor:
         if not self.detail:
             return DetailMaps(photo.new_zeros(1, 3, size, size), photo.new_zeros(1, 1, size, size))
         atlas = self._atlas(size)
+        if self.detail_network is not None:
+            # At the scale that the network was trained at; a sharper crop would only alias.
+            side = min(round(CROP_SHARE * size), photo.shape[-1])
+            photo = F.interpolate(photo, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+            view = view.resized(side)
+            unwrapped = self._unwrapped(atlas, photo, view, surface)
+            return predict_maps(self.detail_network, texel_face(atlas, self.model, coefficients, surface), unwrapped)
         return fit_detail(
             self.model,
             atlas,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Bool, Float, Int, Tensor
 from mien.geometry import vertex_normals
-from mien.lighting import shading
+from mien.lighting import shading, shading_gradient
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
 
@@ -19,8 +19,6 @@ _INWARDS = -0.3
 """Cosine to the horizontal direction out of the head below which a surface counts as facing inwards."""
 _FLAT_UV = 1e-12
 """Twice the area of a triangle in the chart, far below that of a texel."""
-_SLOPE = 0.1
-"""Of the finite difference of shading by slope: as steep as a shallow wrinkle."""
 _DARKEST = 0.15
 """Light below this says nothing of the surface."""
 
@@ -157,10 +155,10 @@ class DisplacedNormals:
         slope = (self.gradient * torch.stack([d_u, d_v], dim=-1)[..., None, :]).sum(-1)
         return F.normalize(self.normals - slope * self.inner, dim=-1)
 
-    def along(self, slopes: Float[Tensor, "B S S 2"]) -> Float[Tensor, "B S S 3"]:
-        """Normals where the surface rises by given slopes (metres per metre) along the chart's u and v."""
-        steps = self.gradient / self.gradient.norm(dim=-2, keepdim=True).clamp(min=1e-12)
-        return F.normalize(self.normals - (steps * slopes[..., None, :]).sum(-1) * self.inner, dim=-1)
+    def directions(self) -> Float[Tensor, "B S S 3 2"]:
+        """Unit vectors along the surface, in view axes, in which u and v grow fastest; zero outside the chart."""
+        squared = self.gradient.square().sum(-2, keepdim=True)
+        return self.gradient * squared.clamp(min=1e-12).rsqrt() * self.inner[..., None]
 
 
 class TexelFace:
@@ -180,7 +178,7 @@ class TexelFace:
         rotmat: Float[Tensor, "B 3 3"],
         lighting: Float[Tensor, "B 9 3"],
     ) -> None:
-        self.lighting = lighting
+        self.lighting, self.valid = lighting, atlas.valid
         self.normals_of = DisplacedNormals(atlas, model, vertices=vertices, normals=normals, rotmat=rotmat)
         self.albedo = atlas.interpolate(albedo)
         self.shading = self._shading(self.normals_of.normals)
@@ -196,14 +194,10 @@ class TexelFace:
 
         The derivative by a slope (metres per metre), averaged over the colours: what shape-from-shading reads.
         """
-        channels = []
-        for axis in range(2):
-            slopes = torch.zeros(*self.normals_of.normals.shape[:3], 2).to(self.shading)
-            slopes[..., axis] = _SLOPE
-            risen, fallen = (self._shading(self.normals_of.along(sign * slopes)) for sign in (1, -1))
-            channels.append((risen - fallen).mean(1) / (2 * _SLOPE))
+        gradient = shading_gradient(self.normals_of.normals, self.lighting.mean(-1))
+        change = -(gradient[..., None] * self.normals_of.directions()).sum(-2)
         level = self.shading.mean(1, keepdim=True).clamp(min=_DARKEST)
-        return torch.stack(channels, dim=1) / level
+        return change.permute(0, 3, 1, 2) / level
 
     def _shading(self, normals: Float[Tensor, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
         return shading(normals, self.lighting).permute(0, 3, 1, 2)

@@ -44,9 +44,13 @@ class FaceBatch:
 
     def photos(self) -> FaceBatch:
         """The photographed faces alone."""
-        index = slice(0, self.photographed)
-        tensors = {name: getattr(self, name)[index] for name in ("images", "mask", "landmarks68_px", "mesh_px")}
-        return FaceBatch(**tensors, camera=self.camera[index], truth=None, names=self.names[index])
+        return self.first(self.photographed)
+
+    def first(self, count: int) -> FaceBatch:
+        """The leading faces as a batch, with what is true of those of them that are drawn."""
+        if count >= len(self.images):
+            return self
+        return join_batches([self.face(number) for number in range(count)])
 
     def to(self, device: torch.device) -> FaceBatch:
         """The same batch on a device."""

@@ -8,6 +8,7 @@ crop ── frozen encoder ──► base ──┬── unwrapped photo, base 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from mien.arrays import Float, Tensor, UInt8
 from mien.detail import LEAST_LIGHT, DetailNetwork, along_normal, load_detail, texel_face, texture_inputs, vertex_detail
 from mien.encoder import HEAD_UNITS, FaceEncoder
 from mien.errors import ConfigError
+from mien.evaluation.detail import relief_correlation
 from mien.fitting import DetailMaps, FitSettings, FitTargets, Unwrapped, fit, unwrap_photo
 from mien.fitting.photometric import recognition_features
 from mien.geometry import unique_edges
@@ -45,7 +47,7 @@ from mien.texture_space import TexelAtlas, TexelFace
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import DetailBaseSettings, DetailLossSettings, DetailNetworkSettings
 from mien.training.objective import Figure, LossTerm
-from mien.training.sheet import detail_sheet
+from mien.training.sheet import DETAIL_LABELS, detail_sheet
 from mien.training.source import resized
 
 MM_PER_M, CM_PER_M = 1000.0, 100.0
@@ -54,6 +56,10 @@ UNSEEN_TRUST = 0.2
 CLOSING_SHARE = 1 / 16
 """Gaps of the skin mask up to this share of the crop are eyes, lips or brows: of the face, though not skin."""
 MEASURE_BATCH = 8
+SEEN_FLOOR = 1e-4
+"""So that a face that is covered altogether can be compared too."""
+BROADEST_SHARE = 1 / 28
+"""Of the map's side: what is broader than a Gaussian of this is not fine relief. About 8 mm."""
 
 
 def make_detail_network(settings: DetailNetworkSettings, model: MorphableModel) -> DetailNetwork:
@@ -305,7 +311,7 @@ class DetailObjective:
     def measure(self, network: nn.Module) -> list[Figure]:
         """What the maps gain on the validation faces: colour error inside the mask, and relief where it is known."""
         errors: dict[str, list[Tensor]] = {"base": [], "augmented": []}
-        relief: list[Tensor] = []
+        relief: dict[str, list[Tensor]] = {"whole": [], "fine": []}
         for number in range(0, len(self.validation.images), MEASURE_BATCH):
             prepared = self._held(number)
             offset, normal = self._maps(network, prepared)
@@ -315,12 +321,19 @@ class DetailObjective:
                 errors[name].append(self._colour_error(prepared, colours))
             if faces.maps is not None:
                 drawn = slice(len(offset) - len(faces.maps.displacement), None)
-                seen = prepared.unwrapped.weights[drawn]
-                relief.append(_correlation(normal[drawn], faces.maps.displacement, weights=seen))
+                seen = prepared.unwrapped.weights[drawn] + SEEN_FLOOR * self.atlas.valid
+                broadest = BROADEST_SHARE * normal.shape[-1]
+                agree = relief_correlation(
+                    normal[drawn], faces.maps.displacement, weights=seen, broadest_texels=broadest
+                )
+                relief["whole"].append(agree.whole)
+                relief["fine"].append(agree.fine)
         figures = [Figure(f"colour error, {name}", float(torch.cat(e).mean()), "") for name, e in errors.items()]
-        if relief:
-            known = torch.cat(relief)
-            figures.append(Figure("relief correlation", float(known[known.isfinite()].mean()), ""))
+        for name, values in relief.items():
+            known = torch.cat(values) if values else torch.zeros(0)
+            known = known[known.isfinite()]  # flat faces correlate with nothing
+            if len(known):
+                figures.append(Figure(f"relief correlation, {name}", float(known.mean()), ""))
         return figures
 
     def _held(self, number: int) -> DetailBatch:
@@ -348,9 +361,13 @@ class DetailObjective:
         squared = ((image - faces.images) ** 2).mean(1)
         return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
 
-    @torch.no_grad()
     def picture(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
-        """Crop, base, augmented, offset, and the displacement alone and on the lit surface."""
+        """Crop, base, augmented, geometry before and after, and the maps."""
+        return self.sheet(network, labels=DETAIL_LABELS)
+
+    @torch.no_grad()
+    def sheet(self, network: nn.Module, *, labels: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
+        """Some of those columns, for the first validation faces."""
         prepared = self._held(0)
         offset, normal = self._maps(network, prepared)
         return detail_sheet(
@@ -359,14 +376,21 @@ class DetailObjective:
             batch=prepared.faces,
             coefficients=prepared.coefficients,
             maps=DetailMaps(offset, normal),
+            faces=len(offset),
+            labels=labels,
         )
 
 
 def _closed(mask: Float[Tensor, "B S S"]) -> Float[Tensor, "B S S"]:
     """The mask with its small gaps closed."""
-    side = 2 * round(mask.shape[-1] * CLOSING_SHARE / 2) + 1
-    grown = F.max_pool2d(mask[:, None], side, stride=1, padding=side // 2)
-    return -F.max_pool2d(-grown, side, stride=1, padding=side // 2)[:, 0]
+    radius = round(mask.shape[-1] * CLOSING_SHARE / 2)
+    return -_largest(-_largest(mask[:, None], radius), radius)[:, 0]
+
+
+def _largest(values: Float[Tensor, "B 1 S S"], radius: int) -> Float[Tensor, "B 1 S S"]:
+    """The largest value within a square around each pixel, along one axis and then the other."""
+    across = F.max_pool2d(values, (1, 2 * radius + 1), stride=1, padding=(0, radius))
+    return F.max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
 
 
 def _weighted(values: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, ""]:
@@ -380,14 +404,3 @@ def _slopes(error: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) 
     return _weighted(right, torch.minimum(weights[..., 1:], weights[..., :-1])) + _weighted(
         down, torch.minimum(weights[..., 1:, :], weights[..., :-1, :])
     )
-
-
-def _correlation(
-    found: Float[Tensor, "B 1 S S"], true: Float[Tensor, "B 1 S S"], *, weights: Float[Tensor, "B 1 S S"]
-) -> Float[Tensor, "B"]:
-    """Pearson's, over the weighted texels of each face."""
-    total = weights.sum((1, 2, 3), keepdim=True).clamp(min=1e-9)
-    a, b = (m - (m * weights).sum((1, 2, 3), keepdim=True) / total for m in (found, true))
-    return (a * b * weights).sum((1, 2, 3)) / (
-        (a * a * weights).sum((1, 2, 3)) * (b * b * weights).sum((1, 2, 3))
-    ).sqrt()

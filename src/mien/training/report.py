@@ -1,4 +1,4 @@
-"""`mien report base RUN`: the paper's figure 2 on test faces, loss curves, and a table of test losses."""
+"""`mien report`: the paper's figures on test faces (2 of the base, 4 and 5 of the augmented branch), curves, losses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,29 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import nn
 
 from mien.errors import FormatError
 from mien.evaluation.report import markdown_table
 from mien.training.batch import FaceBatch
 from mien.training.monitor import METRICS_FILE
-from mien.training.objective import Figure, LossTerm
-from mien.training.runs import FinishedRun, held_out_faces, make_objective, open_run
+from mien.training.objective import Figure, LossTerm, Objective, P
+from mien.training.runs import (
+    held_out_detail_faces,
+    held_out_faces,
+    make_detail_objective,
+    make_objective,
+    open_detail_run,
+    open_run,
+)
 from mien.training.sheet import base_sheet
 
 FIGURE_FACES = 8
+DETAIL_FIGURES = {
+    "figure4.png": ("photo", "augmented", "texture offset", "displacement"),
+    "figure5.png": ("photo", "base", "augmented", "base geometry", "with displacement"),
+}
+"""The paper's: what the maps are, and what they change."""
 NOT_LOSSES = ("learning_rate", "images_per_second", "data_wait_share", "gradient_norm")
 CURVE_COLUMNS, CURVE_INCHES = 3, (4.2, 2.8)
 SMOOTHED_OVER = 10
@@ -26,8 +39,8 @@ SMOOTHED_OVER = 10
 
 
 @dataclass(frozen=True)
-class BaseReport:
-    """What a trained base branch does on faces that it has not seen."""
+class BranchReport:
+    """What a trained branch does on faces that it has not seen."""
 
     losses: tuple[LossTerm, ...]
     figures: tuple[Figure, ...]
@@ -45,11 +58,13 @@ class BaseReport:
         return f"{self.faces} test faces\n\n{losses}\n\n{figures}\n"
 
 
-def report_base(run: Path, *, store: str | None, out: Path) -> BaseReport:
+def report_base(run: Path, *, store: str | None, out: Path) -> BranchReport:
     """Write figure2.png, curves.png and report.md into `out`; FormatError for a run that is not finished."""
     finished = open_run(run)
     faces = held_out_faces(finished.config, finished.model, store=store, split="test")
-    report = _measure(finished, faces, store=store)
+    objective = make_objective(finished.config, finished.encoder, finished.model, store=store)
+    objective.validation = faces
+    report = _measure(objective, finished.encoder, faces)
     out.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         coefficients = finished.encoder.regression(finished.encoder(faces.images)).coefficients(faces.camera)
@@ -60,12 +75,28 @@ def report_base(run: Path, *, store: str | None, out: Path) -> BaseReport:
     return report
 
 
-def _measure(finished: FinishedRun, faces: FaceBatch, *, store: str | None) -> BaseReport:
-    objective = make_objective(finished.config, finished.encoder, finished.model, store=store)
-    objective.validation = faces
+def report_detail(run: Path, *, store: str | None, out: Path) -> BranchReport:
+    """Write figure4.png, figure5.png, curves.png and report.md into `out`; FormatError for a run that is not finished.
+
+    The base under the maps is the one that the run was trained over.
+    """
+    finished = open_detail_run(run)
+    objective = make_detail_objective(finished.config, finished.network, finished.encoder, finished.model, store=store)
+    objective.validation = held_out_detail_faces(finished.config, finished.model, store=store, split="test")
+    report = _measure(objective, finished.network, objective.validation.first(FIGURE_FACES))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, labels in DETAIL_FIGURES.items():
+        Image.fromarray(objective.sheet(finished.network, labels=labels)).save(out / name)
+    (out / "report.md").write_text(report.text(), encoding="utf-8")
+    draw_curves(run / METRICS_FILE, out / "curves.png")
+    return report
+
+
+def _measure(objective: Objective[P], network: nn.Module, faces: FaceBatch) -> BranchReport:
     with torch.no_grad():
-        terms = objective.losses(finished.encoder(faces.images), faces, progress=1.0)
-    return BaseReport(tuple(terms), tuple(objective.measure(finished.encoder)), len(faces.images))
+        prepared = objective.prepare(faces)
+        terms = objective.losses(network(prepared.inputs), prepared, progress=1.0)
+    return BranchReport(tuple(terms), tuple(objective.measure(network)), len(faces.images))
 
 
 def draw_curves(metrics: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -44,11 +45,7 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
     kept = train(objective, make_source(config, model, store=store), settings)
     if not isinstance(kept, FaceEncoder):
         return None
-    path = run / ENCODER_FILE
-    partial = path.with_suffix(".partial")
-    save_encoder(kept, partial, notes=_notes(config))
-    partial.replace(path)
-    return path
+    return _write(run / ENCODER_FILE, lambda path: save_encoder(kept, path, notes=_notes(config)))
 
 
 def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, run: Path, resume: bool) -> Path | None:
@@ -66,9 +63,15 @@ def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, r
     kept = train(objective, make_detail_source(config, model, store=store), settings)
     if not isinstance(kept, DetailNetwork):
         return None
-    path = run / DETAIL_FILE
+    # The run keeps the encoder that its maps lie over, whatever becomes of the base run.
+    _write(run / ENCODER_FILE, lambda path: save_encoder(encoder, path, notes={}))
+    return _write(run / DETAIL_FILE, lambda path: save_detail(kept, path, notes=_notes(config)))
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> Path:
+    """Write beside, then rename."""
     partial = path.with_suffix(".partial")
-    save_detail(kept, partial, notes=_notes(config))
+    save(partial)
     partial.replace(path)
     return path
 
@@ -225,13 +228,15 @@ class FinishedDetailRun:
     config: DetailConfig
     model: MorphableModel
     network: DetailNetwork
+    encoder: FaceEncoder
 
 
 def open_detail_run(folder: Path) -> FinishedDetailRun:
     """Read a run that `train_detail` finished; FormatError where there is none."""
     config = _finished_config(folder, DetailConfig, DETAIL_FILE, verb="detail")
     model = load_model(config.model)
-    return FinishedDetailRun(folder, config, model, load_detail(model, folder / DETAIL_FILE))
+    encoder = load_encoder(model, folder / ENCODER_FILE)
+    return FinishedDetailRun(folder, config, model, load_detail(model, folder / DETAIL_FILE), encoder)
 
 
 def _finished_config(folder: Path, kind: type[C], file: str, *, verb: str) -> C:

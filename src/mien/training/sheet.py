@@ -64,8 +64,9 @@ def detail_sheet(
     coefficients: FaceCoefficients,
     maps: DetailMaps,
     faces: int = SHEET_FACES,
+    labels: Sequence[str] = DETAIL_LABELS,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """One row a face: crop, base, augmented, geometry before and after, offset and displacement on the chart."""
+    """One row a face with the pictures of DETAIL_LABELS, or with some of them: `labels`."""
     shown = slice(0, faces)
     photos = resized(batch, DETAIL_CELL)
     camera, coefficients, maps, images = photos.camera[shown], coefficients[shown], maps[shown], photos.images[shown]
@@ -93,7 +94,8 @@ def detail_sheet(
         drawn(paper, moulded.colours(nothing, maps.displacement)),
         *(torch.nn.functional.interpolate(chart, size=side, mode="bilinear", align_corners=False) for chart in charts),
     ]
-    return arrange([_bytes(column) for column in columns], DETAIL_LABELS)
+    known: dict[str, Tensor] = dict(zip(DETAIL_LABELS, columns, strict=True))
+    return arrange([_bytes(known[label]) for label in labels], labels)
 
 
 def _side_light(coefficients: FaceCoefficients) -> Float[Tensor, "B 9 3"]:
