@@ -25,7 +25,7 @@ from rich.progress import track
 from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
-from mien.detail import CROP_SHARE, load_detail, predict_maps, texel_face
+from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps, texel_face
 from mien.encoder import FaceEncoder, load_encoder
 from mien.errors import MienError
 from mien.evaluation.colour import ToneGroup, delta_e_2000, lab_of, tone_group, typology_angle_deg
@@ -46,8 +46,8 @@ from mien.training.prepare import PhotoFacts, PreparationSettings, split_of
 
 HELD_OUT_SEED = 20_000_003
 """Runs draw their faces from small seeds."""
-BROADEST = 12 / 270
-"""Structure broader than a Gaussian of 12 mm, in sides of the chart, is form and not fine relief."""
+BROADEST = 6 / 270
+"""Structure broader than a Gaussian of 6 mm, in sides of the chart, is form and not fine relief."""
 LEAST_RELIEF_MM = 0.05
 """Root mean square over seen texels from which a face has relief worth a correlation."""
 LARGEST_DISPLACEMENT_M = 3e-3
@@ -386,7 +386,7 @@ def measure_portraits(
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with photos_ccby")
-    parser.add_argument("--detail", default="fit", help="a detail network's file, or fit")
+    parser.add_argument("--detail", default=DEFAULT_DETAIL, help="a detail network's file, or fit")
     parser.add_argument("--mode", default="auto", help="how coefficients of portraits are found")
     parser.add_argument("--faces", type=int, default=64, help="drawn faces")
     parser.add_argument("--map-size", type=int, default=224)
@@ -412,7 +412,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{drawn_report(drawn)}\n")
     folder = options.data / "photos_ccby"
     portraits = spread(held_out(read_portraits(folder), folder), options.limit)
-    reconstructor = Reconstructor(model, mode=options.mode, detail=True, resolution=options.map_size, max_faces=1)
+    reconstructor = Reconstructor(
+        model,
+        mode=options.mode,
+        detail=True,
+        resolution=options.map_size,
+        max_faces=1,
+        detail_mode="fit" if options.detail == "fit" else "net",
+        detail_network=options.detail,
+    )
     rows = measure_portraits(portraits, reconstructor, console)
     print(portrait_report(rows))
     if options.json:
