@@ -65,7 +65,17 @@ def read_portraits(folder: Path) -> list[Portrait]:
     return [Portrait(folder / row["file"], row["subject"], sets[row["set"]]) for row in rows if row["set"] in sets]
 
 
-def measure_portrait(portrait: Portrait, reconstructor: Reconstructor, drawer: Drawer) -> LikenessRow:
+@dataclass(frozen=True)
+class SeenPortrait:
+    """A portrait, what perception found in it, and its reconstruction."""
+
+    pixels: np.ndarray
+    face: Reconstruction
+    landmarks68_px: np.ndarray
+    mask: torch.Tensor
+
+
+def see_portrait(portrait: Portrait, reconstructor: Reconstructor) -> SeenPortrait:
     pixels = read_photo(portrait.path).pixels
     face = reconstructor(pixels)[0]
     observed = reconstructor.perception.observe(pixels)
@@ -73,9 +83,13 @@ def measure_portrait(portrait: Portrait, reconstructor: Reconstructor, drawer: D
     observation = observed[0 if best is None else best]
     crop = face_crop(torch.from_numpy(observation.mesh_px[:, :2]), size=MASK_SIZE_PX)
     mask = in_photo(face_mask(pixels, observation, crop), crop.crop_from_photo, size=pixels.shape[:2])
+    return SeenPortrait(pixels, face, observation.landmarks68_px, mask)
+
+
+def measure_portrait(seen: SeenPortrait, reconstructor: Reconstructor, drawer: Drawer) -> LikenessRow:
     return measure_likeness(
-        drawer, reconstructor.recognition, face,
-        pixels=pixels, landmarks68_px=observation.landmarks68_px, mask=mask,
+        drawer, reconstructor.recognition, seen.face,
+        pixels=seen.pixels, landmarks68_px=seen.landmarks68_px, mask=seen.mask,
     )  # fmt: skip
 
 
@@ -148,7 +162,8 @@ def verification(
     measured = []
     for portrait in track(portraits, "likeness", console=console):
         try:
-            measured.append(PortraitLikeness(portrait.path.name, measure_portrait(portrait, reconstructor, drawer)))
+            seen = see_portrait(portrait, reconstructor)
+            measured.append(PortraitLikeness(portrait.path.name, measure_portrait(seen, reconstructor, drawer)))
         except MienError as error:  # noqa: PERF203
             console.print(f"{portrait.path.name}: {error}")
     return measured
@@ -184,14 +199,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured: list[PortraitLikeness] = []
     missing = 0
     if not options.skip_verification:
-        chosen = _spread([p for p in portraits if not p.smiling], options.limit)
+        chosen = spread([p for p in portraits if not p.smiling], options.limit)
         measured = verification(chosen, reconstructor, console)
         missing += len(chosen) - len(measured)
         print(f"{likeness_table(measured)}\n\n{error_line(measured)}\n")
     ranks: list[RankOneRow] = []
     if not options.skip_rank_one:
         neutral = {p.subject: p for p in portraits if not p.smiling}
-        pairs = _spread([(neutral[p.subject], p) for p in portraits if p.smiling], options.limit)
+        pairs = spread([(neutral[p.subject], p) for p in portraits if p.smiling], options.limit)
         faces = reconstructed_pairs(pairs, Reconstructor(reconstructor.model, detail=False, max_faces=1), console)
         missing += len(pairs) - len(faces)
         ranks = rank_one_rows([a for a, _ in faces], [b for _, b in faces])
@@ -207,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(missing > 0)
 
 
-def _spread(items: Sequence, limit: int | None) -> list:
+def spread(items: Sequence, limit: int | None) -> list:
     if limit is None or limit >= len(items):
         return list(items)
     return [items[k] for k in np.linspace(0, len(items) - 1, limit).round().astype(int)]

@@ -25,4 +25,5 @@ measure shape --heads --focal both --out "$out/shape" --profiles "$here/../docs/
 measure landmarks --jobs 2
 measure likeness --jobs 2
 measure perspective --jobs 2
+measure detail --jobs 2
 exit $failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mien import cli
@@ -22,6 +23,10 @@ def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert run("data", "synth", "-o", tmp_path / "out", "--count", 3, "--size", 32, "--model", model) == 0
     assert (tmp_path / "out" / "sheet.png").exists()
     assert "3 faces" in capsys.readouterr().out
+    detail = ("--detail", "--map-size", 32, "--count", 2, "--size", 32, "--model", model)
+    assert run("data", "synth", "-o", tmp_path / "detail", *detail) == 0
+    with np.load(tmp_path / "detail" / "truth.npz") as truth:
+        assert truth["displacement_m"].shape == (2, 1, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,21 @@ def relief_correlation(
 ) -> ReliefCorrelation:
     """Compare displacement maps where the weights say that the face is seen.
 
-    Structure broader than a Gaussian of `broadest_texels` standard deviation, taken over the weighted texels only, is
-    removed for `fine`. ConfigError where no texel of a face has weight.
+    `broadest_texels` is the standard deviation of the Gaussian of `fine_relief`. ConfigError where no texel of a face
+    has weight.
     """
     if not (weights.flatten(1).sum(1) > LEAST_WEIGHT).all():
         raise ConfigError("relief is compared over seen texels, and a face has none; is its mask empty?")
-    fine_found, fine_true = (m - _weighted_blur(m, weights, sigma=broadest_texels) for m in (found, true))
-    return ReliefCorrelation(_pearson(found, true, weights), _pearson(fine_found, fine_true, weights))
+    fine = [fine_relief(m, weights=weights, broadest_texels=broadest_texels) for m in (found, true)]
+    return ReliefCorrelation(_pearson(found, true, weights), _pearson(fine[0], fine[1], weights))
+
+
+def fine_relief(
+    maps: Float[Tensor, "B C S S"], *, weights: Float[Tensor, "B 1 S S"], broadest_texels: float
+) -> Float[Tensor, "B C S S"]:
+    """What a Gaussian average over the weighted texels leaves (normalised convolution, Knutsson and Westin 1993)."""
+    broad = _blur(maps * weights, broadest_texels) / _blur(weights, broadest_texels).clamp(min=LEAST_WEIGHT)
+    return maps - broad
 
 
 def _pearson(
@@ -48,13 +56,6 @@ def _pearson(
     first, second = (m - (m * share).sum((1, 2, 3), keepdim=True) for m in (first, second))
     variances = [(m * m * share).sum((1, 2, 3)) for m in (first, second)]
     return (first * second * share).sum((1, 2, 3)) / (variances[0].sqrt() * variances[1].sqrt())
-
-
-def _weighted_blur(
-    maps: Float[Tensor, "B C S S"], weights: Float[Tensor, "B 1 S S"], *, sigma: float
-) -> Float[Tensor, "B C S S"]:
-    """A Gaussian average over the weighted texels (normalised convolution, Knutsson and Westin 1993)."""
-    return _blur(maps * weights, sigma) / _blur(weights, sigma).clamp(min=LEAST_WEIGHT)
 
 
 def _blur(maps: Float[Tensor, "B C S S"], sigma: float) -> Float[Tensor, "B C S S"]:
