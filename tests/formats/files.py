@@ -194,7 +194,7 @@ class Csc:
         self.format = "csc"
 
 
-_NAMES = {Ch: "chumpy.ch\nCh", Csc: "scipy.sparse.csc\ncsc_matrix"}
+PYTHON2_NAMES: dict[type, str] = {Ch: "chumpy.ch\nCh", Csc: "scipy.sparse.csc\ncsc_matrix"}
 
 
 class Python2Pickler(pickle._Pickler):
@@ -216,7 +216,7 @@ class Python2Pickler(pickle._Pickler):
         module = {"numpy._core.multiarray": "numpy.core.multiarray", "copyreg": "copy_reg"}.get(
             obj.__module__, obj.__module__
         )
-        self.write(b"c" + (_NAMES.get(obj) or f"{module}\n{name or obj.__qualname__}").encode() + b"\n")
+        self.write(b"c" + (PYTHON2_NAMES.get(obj) or f"{module}\n{name or obj.__qualname__}").encode() + b"\n")
         self.memoize(obj)
 
     dispatch[type] = save_global

@@ -20,7 +20,7 @@ def test_mat_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     many = honest[:128] + honest[128:] * 1001
     body = honest[128 + 8 :]
     for content, said in (
-        (honest[:124] + struct.pack("<H", 0x0200) + honest[126:], "version 7.3"),
+        (honest[:124] + struct.pack("<H", 0x0200) + honest[126:], "HDF5 library"),
         (b"x" * 200, "no MAT-file"),
         (many, "more than 1000 variables"),
         (honest[:128] + struct.pack("<I", 5 << 16 | 1) + b"abcd", "small element"),
