@@ -54,6 +54,7 @@ def _phenotypes(stored: Any, path: Path) -> Any:
 
 def _number(value: Any) -> float:
     """A number, or the only one of a batch of one, as anny's tensors are; NaN, which no scale allows, for all else."""
-    single = value[0] if isinstance(value, list) and len(value) == 1 else value
-    is_number = isinstance(single, (int, float)) and not isinstance(single, bool)
-    return float(single) if is_number and -_FAR < single < _FAR else math.nan
+    single: Any = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(single, bool) or not isinstance(single, (int, float)) or not -_FAR < single < _FAR:
+        return math.nan
+    return float(single)
