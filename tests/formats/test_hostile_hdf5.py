@@ -116,6 +116,25 @@ def test_the_child_says_what_it_found(tmp_path: Path, child: Any, capsys: pytest
     assert (tmp_path / "shape.model.mean.raw").stat().st_size == 12 * V
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_child_turns_matrices_on_the_way(
+    tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    matrix = np.arange(1400 * 3, dtype="<f4").reshape(1400, 3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a/basis", data=matrix, **({"compression": "gzip"} if packed else {}))
+        file["empty"], file["list"] = np.zeros((0, 5)), np.arange(3.0)
+    monkeypatch.delattr(child.os, "posix_fallocate")  # as on systems that have none
+    child.main([str(tmp_path / "a.h5"), str(tmp_path), "100000", "a/basis.T", "a/basis", "empty.T", "list.T"])
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry.get("shape") for entry in said] == [[3, 1400], [1400, 3], [5, 0], None]
+    assert "expected a matrix" in said[-1]["error"]
+    # One file holds both: the second was written last.
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "a.basis.raw", "<f4").reshape(1400, 3), matrix)
+    child.main([str(tmp_path / "a.h5"), str(tmp_path), "100000", "a/basis.T"])
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "a.basis.raw", "<f4").reshape(3, 1400), matrix.T)
+
+
 def test_the_child_says_why_it_refuses(tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = files.write_bfm2017(tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:
