@@ -132,6 +132,25 @@ class DetailBaseSettings:
 
 
 @dataclass(frozen=True)
+class DrawnReliefSettings:
+    """What the drawn faces of a training run have that those of `mien data synth --detail` have otherwise.
+
+    To learn from, relief has to show: pores finer than a pixel and cheeks a little fuller than the model's cannot be
+    read off a photo, and as targets they are noise beside the folds.
+    """
+
+    fold_strength: float = 1.5
+    """Multiplies the depth of folds."""
+    fullness_mm: float = 0.0
+    texture_share: float = 0.25
+    """Multiplies the depth of pores and fine texture."""
+    young_share: float = 0.1
+    """Faces younger than a fifth of the scale, which hardly have folds."""
+    directed_share: float = 0.85
+    """How often the light has a direction."""
+
+
+@dataclass(frozen=True)
 class DetailLossSettings:
     """Weights of the augmented branch's losses. A loss of weight 0 is not computed."""
 
@@ -236,6 +255,7 @@ class DetailConfig:
     model: str = "mien-face"
     network: DetailNetworkSettings = field(default_factory=DetailNetworkSettings)
     base: DetailBaseSettings = field(default_factory=DetailBaseSettings)
+    relief: DrawnReliefSettings = field(default_factory=DrawnReliefSettings)
     data: DataSettings = field(default_factory=DataSettings)
     loss: DetailLossSettings = field(default_factory=DetailLossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
