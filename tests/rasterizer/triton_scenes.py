@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mien.rasterizer import Fragments, RasterOutput, RasterSettings, gpu
-from mien.rasterizer.ops import _new_fragments, _new_gradients, _new_images
+from mien.rasterizer.ops import new_fragments, new_gradients, new_images
 from tests.rasterizer.comparison import differences, draw, functional
 from tests.rasterizer.raster_scenes import Scene, attributes_of, bumpy_sphere, scenes
 
@@ -58,15 +58,15 @@ def draw_with_triton(scene: Scene, launch: gpu.Launch):
         cull_backfaces=scene.cull_backfaces,
         barycentric_clip=scene.barycentric_clip,
     )
-    outputs = _new_images(attributes, *scene.image_size)
+    outputs = new_images(attributes, *scene.image_size)
     gpu.soft_forward(vertices, triangles, attributes, near, far, background, settings, outputs, launch)
     found = RasterOutput(*outputs[:5])
-    gradients = _new_gradients(vertices, attributes)
+    gradients = new_gradients(vertices, attributes)
     to_outputs = functional(found)
     gpu.soft_backward(
         vertices, triangles, attributes, near, far, found.image, outputs[5], *to_outputs, settings, gradients, launch
     )
-    hard = Fragments(*_new_fragments(vertices, len(vertices), *scene.image_size))
+    hard = Fragments(*new_fragments(vertices, len(vertices), *scene.image_size))
     hard_outputs = (hard.triangle_ids, hard.barycentrics, hard.depth)
     gpu.hard_forward(vertices, triangles, near, far, settings, hard_outputs, launch)
     if scene.barycentric_clip == "softras":

@@ -11,8 +11,7 @@ namespace mien {
 namespace MIEN_ISA {
 namespace {
 
-constexpr double kMinimumArea = 1e-12;   // twice the area, NDC²; as in reference.py
-constexpr double kNearestCorner = 1e-6;  // of the near depth; as in reference.py
+constexpr double kMinimumArea = 1e-12;  // twice the area, NDC²; as in reference.py
 
 template <typename Number>
 MIEN_INLINE Number lesser(Number a, Number b) { return a < b ? a : b; }
@@ -81,9 +80,8 @@ MIEN_INLINE void find_visible(const Frame& frame, int count, Group& g) {
     for (int i = 0; i < kGroup; ++i) {
         const double seen = facing < 0 ? -g.area[i] : __builtin_fabs(g.area[i]);
         const double nearest = lesser(g.z[0][i], lesser(g.z[1][i], g.z[2][i]));
-        const double farthest = greater(g.z[0][i], greater(g.z[1][i], g.z[2][i]));
-        g.visible[i] = (seen > kMinimumArea) & (nearest >= kNearestCorner * frame.near_depth) &
-                       (farthest >= frame.near_depth) & (nearest <= frame.far_depth) & (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
+        g.visible[i] = (seen > kMinimumArea) & (nearest >= frame.near_depth) & (nearest <= frame.far_depth) &
+                       (g.left[i] <= g.right[i]) & (g.top[i] <= g.bottom[i]);
     }
     for (int i = count; i < kGroup; ++i) g.visible[i] = 0;
 }
@@ -255,7 +253,7 @@ MIEN_INLINE void interpolate(const Frame& frame, bool linear, const Shape<Number
     s.share[1] = s.clamped[1] * t.depth_term[1];
     s.depth_term = s.share[0] + s.share[1] + s.clamped[2] * t.depth_term[2];
     s.z = linear ? s.depth_term : reciprocal(s.depth_term);
-    s.in_range = at_most(splat((float)frame.near_depth), s.z) & at_most(s.z, splat((float)frame.far_depth));
+    s.in_range = at_most(s.z, splat((float)frame.far_depth));  // no corner is nearer than near
 }
 
 // The rest of zeta at the pixel; add zeta_whole for the whole of it.

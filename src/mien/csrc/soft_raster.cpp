@@ -325,7 +325,7 @@ void draw_bands(const Kernels& isa, const Meshes& meshes, const Settings& settin
         const Frame frame = frame_of(meshes, settings, image, soft);
         for_each_region(frame, threads, 0, [&](const Band& region) {
             const int rows = region.end_row - region.first_row;
-            const int bands = std::min(rows, 8 * threads);  // more than threads, as objects fill the middle
+            const int bands = std::min(rows, 32 * threads);  // many, as objects fill the middle
             parallel_for(threads, bands, [&](int index, int worker) {
                 Band band = region;
                 band.first_row += static_cast<int>(static_cast<int64_t>(rows) * index / bands);
@@ -334,6 +334,12 @@ void draw_bands(const Kernels& isa, const Meshes& meshes, const Settings& settin
             });
         });
     }
+}
+
+void clear_gradients(const SoftGradients& of_image, int channels, int low, int high) {
+    const int64_t count = high - low;
+    std::memset(of_image.positions_grad + int64_t(3) * low, 0, sizeof(float) * 3 * count);
+    std::memset(of_image.attributes_grad + int64_t(channels) * low, 0, sizeof(float) * channels * count);
 }
 
 // Adds the gradients of the triangles [first, end) to those of the vertices [low, high) among their corners: in the order
@@ -386,12 +392,7 @@ void hard_forward(const Meshes& meshes, const Settings& settings, const Fragment
 
 void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGradients& all) {
     const int threads = std::max(settings.threads, 1);
-    const int64_t vertices = static_cast<int64_t>(meshes.images) * meshes.vertices;
-    if (vertices == 0) return;
-    std::memset(all.positions_grad, 0, sizeof(float) * vertices * 3);
-    std::memset(all.attributes_grad, 0, sizeof(float) * vertices * meshes.channels);
-    if (meshes.triangles == 0) return;
-
+    if (meshes.vertices == 0) return;
     const Kernels& isa = kernels();
     BorrowedWorkspace workspace(threads);
     const auto scratch_of = [&](int worker) {
@@ -404,6 +405,7 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
             const SoftGradients one = gradients_of(all, meshes, settings, image);
             float* const pixels = workspace->packed[worker].at_least(packed_size(frame));
             float* const corners = workspace->corners[worker].at_least(kPiece * corner_size);
+            clear_gradients(one, meshes.channels, 0, meshes.vertices);
             isa.pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
             for (int first = 0; first < meshes.triangles; first += kPiece) {
                 const int end = std::min(first + kPiece, meshes.triangles);
@@ -429,8 +431,9 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
         });
         parallel_for(threads, threads, [&](int part, int) {
             const int64_t v = meshes.vertices;
-            scatter(frame, 0, meshes.triangles, static_cast<int>(v * part / threads),
-                    static_cast<int>(v * (part + 1) / threads), corners, one.positions_grad, one.attributes_grad);
+            const int low = static_cast<int>(v * part / threads), high = static_cast<int>(v * (part + 1) / threads);
+            clear_gradients(one, meshes.channels, low, high);  // where they are needed: fresh memory costs its first touch
+            scatter(frame, 0, meshes.triangles, low, high, corners, one.positions_grad, one.attributes_grad);
         });
     }
 }

@@ -215,7 +215,6 @@ def _draw(
         counts,
         lists,
         attributes,
-        near,
         far,
         background,
         *outputs,

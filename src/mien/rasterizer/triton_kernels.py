@@ -24,7 +24,6 @@ RECORD = tl.constexpr(32)
 PIXEL_HEAD = tl.constexpr(5)
 """Numbers stored per pixel for the backward pass, before the channels of the image's gradient."""
 MINIMUM_AREA = tl.constexpr(1e-12)  # twice the area, NDC²; as in reference.py
-NEAREST_CORNER = tl.constexpr(1e-6)  # of the near depth; as in reference.py
 BACKGROUND_DEPTH = tl.constexpr(1e-3)  # as in reference.py
 
 
@@ -92,10 +91,7 @@ def _shapes(positions, corners, t, triangles, vertices, near, far, gamma, height
     winding = tl.where(area > 0, 1.0, -1.0)
     seen = -area if CULL else tl.abs(area)
     nearest = tl.minimum(z0, tl.minimum(z1, z2))
-    farthest = tl.maximum(z0, tl.maximum(z1, z2))
-    visible = (
-        exists & (seen > MINIMUM_AREA) & (nearest >= NEAREST_CORNER * near) & (farthest >= near) & (nearest <= far)
-    )
+    visible = exists & (seen > MINIMUM_AREA) & (nearest >= near) & (nearest <= far)
 
     per_ndc = 0.5 * tl.minimum(height, width).to(tl.float64)
     x0 = x0 * per_ndc + 0.5 * width
@@ -272,7 +268,7 @@ def _coverage(inside, distance_sq, inverse_sigma):
 
 @triton.jit(do_not_specialize=["height", "width"])
 def draw(
-    records, boxes, chunk_boxes, counts, lists, attributes, near, far, background,
+    records, boxes, chunk_boxes, counts, lists, attributes, far, background,
     image_out, alpha_out, ids_out, barycentrics_out, depth_out, state_out,
     triangles, vertices, chunks, bins, bin_columns, bin_size, channels, height, width, reach_sq, inverse_sigma, gamma,
     SOFT: tl.constexpr, LINEAR: tl.constexpr, CHANNELS: tl.constexpr,
@@ -287,7 +283,6 @@ def draw(
     column = left + lane % TILE_WIDTH
     row = top + lane // TILE_WIDTH
     channel = tl.arange(0, CHANNELS)
-    near_depth = tl.load(near + image)
     far_depth = tl.load(far + image)
 
     hard_z = tl.full(lane.shape, float("inf"), tl.float32)
@@ -345,7 +340,7 @@ def draw(
                 inside = tl.minimum(distance0, tl.minimum(distance1, distance2)) >= 0
                 distance_sq = tl.minimum(sq0, tl.minimum(sq1, sq2))
                 raw0, raw1, raw2, b0, b1, b2, scale, z = _interpolate(shape, distance1, distance2, LINEAR)
-                in_range = (z >= near_depth) & (z <= far_depth)
+                in_range = z <= far_depth
 
                 nearer = inside & in_range & (z < hard_z)
                 hard_z = tl.where(nearer, z, hard_z)
@@ -434,7 +429,7 @@ def _nearest_of(second, third, of0, of1, of2):
 
 @triton.jit
 def _pair_gradients(
-    shape, base, step0, step1, x, y, alive, pixel, channel, in_use, near, far, reach_sq, inverse_sigma,
+    shape, base, step0, step1, x, y, alive, pixel, channel, in_use, far, reach_sq, inverse_sigma,
     LINEAR: tl.constexpr,
 ):  # fmt: skip
     """d loss / d x, y and depth term of the three corners, nine numbers a pair, then of their attributes."""
@@ -444,7 +439,7 @@ def _pair_gradients(
     inside = tl.minimum(distance0, tl.minimum(distance1, distance2)) >= 0
     distance_sq = tl.minimum(sq0, tl.minimum(sq1, sq2))
     raw0, raw1, raw2, b0, b1, b2, scale, z = _interpolate(shape, distance1, distance2, LINEAR)
-    kept = alive & (inside | (distance_sq < reach_sq)) & (z >= near) & (z <= far)
+    kept = alive & (inside | (distance_sq < reach_sq)) & (z <= far)
 
     covered, uncovered = _coverage(inside, distance_sq, inverse_sigma)
     covered = tl.where(kept, covered, 0.0)
@@ -582,7 +577,7 @@ def push_back(
         pixel = first_pixel + ((top + row).to(tl.int64) * width + left + column) * RECORD_SIZE
         g = _pair_gradients(
             shape, base, step0, step1, x_left + column.to(tl.float32) + 0.5, y_top + row.to(tl.float32) + 0.5, alive,
-            pixel, channel, in_use, near_depth, far_depth, reach_sq, inverse_sigma, LINEAR,
+            pixel, channel, in_use, far_depth, reach_sq, inverse_sigma, LINEAR,
         )  # fmt: skip
         x0 += g[0]
         x1 += g[1]
@@ -621,7 +616,7 @@ def push_back(
                 pixel = first_pixel + ((its_top + row).to(tl.int64) * width + its_left + column) * RECORD_SIZE
                 g = _pair_gradients(
                     its, its_base, its_step0, its_step1, its_x + column.to(tl.float32) + 0.5,
-                    its_y + row.to(tl.float32) + 0.5, alive, pixel, channel, in_use, near_depth, far_depth, reach_sq,
+                    its_y + row.to(tl.float32) + 0.5, alive, pixel, channel, in_use, far_depth, reach_sq,
                     inverse_sigma, LINEAR,
                 )  # fmt: skip
                 x0 += tl.where(here, tl.sum(g[0], 0), 0.0)
