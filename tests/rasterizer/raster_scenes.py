@@ -71,6 +71,7 @@ def scenes() -> list[Scene]:
     sphere = bumpy_sphere(7)
     _, triangles = bumpy_sphere(6, seed=1)
     batch = torch.cat([bumpy_sphere(6, seed=seed)[0] for seed in (1, 2, 3)])
+    towards = torch.tensor([0.0, 0.0, 1.0])
     per_image = torch.stack([triangles, triangles.flip(0), triangles[:, [1, 2, 0]]])
     return [
         Scene("one triangle", *one),
@@ -116,7 +117,8 @@ def scenes() -> list[Scene]:
         Scene("six channels", *sphere, channels=6),
         Scene("batch, shared triangles", batch, triangles),
         Scene("batch, triangles per image", batch, per_image),
-        Scene("batch, one image crosses near", torch.cat([batch[:1], batch[1:] - torch.tensor([0.0, 0.0, 1.4])]), triangles),
+        Scene("batch, one image crosses near", batch - torch.tensor([0.0, 1.4, 0.0])[:, None, None] * towards,
+              triangles),
         Scene("batch, triangles per image, crossing near", batch, per_image, near=2.2),
     ]  # fmt: skip
 

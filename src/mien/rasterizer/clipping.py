@@ -149,10 +149,11 @@ def clip_near(
     *,
     shapes_only: bool = False,
 ) -> ClippedMesh | None:
-    """Cut every triangle that crosses z = near there; None where there is nothing to cut, or `settings` do not ask for it.
+    """Cut every triangle that crosses z = near there; None where there is none, or `settings` do not ask for it.
 
     `shapes_only` looks at no value, so that nothing waits for a GPU: then all triangles get room for a second part, and
-    corners that are no vertices stay as they are, for the kernels to leave out. Differentiable in vertices and attributes.
+    corners that are no vertices stay as they are, for the kernels to leave out. Differentiable in vertices and
+    attributes.
     """
     batch, count, _ = vertices.shape
     if not settings.near_clipping or 0 in (batch, count, triangles.shape[-2]):

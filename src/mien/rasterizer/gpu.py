@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from mien.arrays import Tensor
-from mien.rasterizer import triton_kernels as kernels
+from mien.rasterizer import gpu_kernels as kernels
 from mien.rasterizer.settings import RasterSettings
 
 __all__ = ["Launch", "hard_forward", "soft_backward", "soft_forward"]

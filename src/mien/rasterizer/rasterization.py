@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mien.arrays import Float, Int, Tensor
-from mien.rasterizer import ops as ops  # registers torch.ops.mien
+from mien.rasterizer import ops  # noqa: F401  # registers torch.ops.mien
 from mien.rasterizer.backends import Backend, choose
 from mien.rasterizer.checks import as_int32, check_background, check_depth_range, check_tensors, check_values
 from mien.rasterizer.reference import (
@@ -44,8 +44,8 @@ def rasterize(
     square, so `x = (2 u - W) / min(H, W)` for a position u in pixels; z is the depth along the camera's axis, > 0,
     in any unit. `triangles`: corners as vertex indices, (T, 3) for all images or (B, T, 3); int32 avoids a copy.
     `attributes`: what is drawn, C channels at each vertex. `near` and `far`, in the unit of z, scale the depth;
-    triangles that cross `near` are cut there, those that cross `far` pixel by pixel. `background`: colour behind everything, zeros if
-    None. The other numbers are explained at `mien.rasterizer.RasterSettings`.
+    triangles that cross `near` are cut there, those that cross `far` pixel by pixel. `background`: colour
+    behind everything, zeros if None. The other numbers are explained at `mien.rasterizer.RasterSettings`.
 
     Differentiable in `vertices_ndc` (x, y and z) and `attributes`, once; not in `background`.
 
