@@ -85,13 +85,13 @@ FragmentArrays fragments_of(const FragmentArrays& all, const Settings& settings,
     return {all.triangle_ids + first, all.barycentrics + 3 * first, all.depth + first};
 }
 
-// Prepares all triangles of one image on `threads` threads.
-void prepare_triangles(const Kernels& isa, const Frame& frame, int triangles, int threads, PreparedTriangles& out) {
+// Prepares all triangles of one image.
+void prepare_triangles(const Kernels& isa, const Frame& frame, int triangles, Team& team, PreparedTriangles& out) {
     const int pieces = pieces_of(triangles);
     Triangle* const prepared = out.triangles.at_least(triangles);
     Box* const boxes = out.boxes.at_least(triangles);
     int* const drawn = out.drawn.at_least(pieces);
-    parallel_for(threads, pieces, [&](int piece, int) {
+    team.parallel_for(pieces, [&](int piece, int) {
         const int first = piece * kPiece;
         drawn[piece] = isa.prepare(frame, first, std::min(first + kPiece, triangles), prepared + first, boxes + first);
     });
@@ -110,33 +110,36 @@ void draw_bands(const Kernels& isa, const Meshes& meshes, const Settings& settin
     const auto scratch_of = [&](int worker) {
         return workspace->scratch[worker].at_least(scratch_size(meshes.channels));
     };
-    const auto for_each_region = [&](const Frame& frame, int threads_here, int worker, const auto& body) {
+    const auto for_each_region = [&](const Frame& frame, Team& team, int worker, const auto& body) {
         PreparedTriangles& prepared = workspace->prepared[worker];
-        prepare_triangles(isa, frame, meshes.triangles, threads_here, prepared);
-        const Sorting sorting(prepared, meshes.triangles, threads_here, isa.block_rows);
-        for_each_sorted(sorting, whole, budget, threads_here, workspace->sorted[worker], body);
+        prepare_triangles(isa, frame, meshes.triangles, team, prepared);
+        const Sorting sorting(prepared, meshes.triangles, team.threads(), isa.block_rows);
+        for_each_sorted(sorting, whole, budget, team, workspace->sorted[worker], body);
     };
-    if (meshes.images >= threads) {
-        parallel_for(threads, meshes.images, [&](int image, int worker) {
-            const Frame frame = frame_of(meshes, settings, image, soft);
-            for_each_region(frame, 1, worker,
-                            [&](const Band& band) { draw(image, frame, band, scratch_of(worker)); });
-        });
-        return;
-    }
-    for (int image = 0; image < meshes.images; ++image) {
-        const Frame frame = frame_of(meshes, settings, image, soft);
-        for_each_region(frame, threads, 0, [&](const Band& region) {
-            const int rows = region.end_row - region.first_row;
-            const int bands = std::min(rows, 32 * threads);  // many, as objects fill the middle
-            parallel_for(threads, bands, [&](int index, int worker) {
-                Band band = region;
-                band.first_row += static_cast<int>(static_cast<int64_t>(rows) * index / bands);
-                band.end_row = region.first_row + static_cast<int>(static_cast<int64_t>(rows) * (index + 1) / bands);
-                draw(image, frame, band, scratch_of(worker));
+    Team::run(threads, [&](Team& team) {
+        if (meshes.images >= threads) {
+            team.parallel_for(meshes.images, [&](int image, int worker) {
+                Team alone;
+                const Frame frame = frame_of(meshes, settings, image, soft);
+                for_each_region(frame, alone, worker,
+                                [&](const Band& band) { draw(image, frame, band, scratch_of(worker)); });
             });
-        });
-    }
+            return;
+        }
+        for (int image = 0; image < meshes.images; ++image) {
+            const Frame frame = frame_of(meshes, settings, image, soft);
+            for_each_region(frame, team, 0, [&](const Band& region) {
+                const int rows = region.end_row - region.first_row;
+                const int bands = std::min(rows, 32 * threads);  // many, as objects fill the middle
+                team.parallel_for(bands, [&](int index, int worker) {
+                    Band band = region;
+                    band.first_row += static_cast<int>(static_cast<int64_t>(rows) * index / bands);
+                    band.end_row = region.first_row + static_cast<int>(static_cast<int64_t>(rows) * (index + 1) / bands);
+                    draw(image, frame, band, scratch_of(worker));
+                });
+            });
+        }
+    });
 }
 
 void clear_gradients(const SoftGradients& of_image, int channels, int low, int high) {
@@ -202,43 +205,45 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
         return workspace->scratch[worker].at_least(scratch_size(meshes.channels));
     };
     const size_t corner_size = 3 * (3 + static_cast<size_t>(meshes.channels));
-    if (meshes.images >= threads) {
-        parallel_for(threads, meshes.images, [&](int image, int worker) {
+    Team::run(threads, [&](Team& team) {
+        if (meshes.images >= threads) {
+            team.parallel_for(meshes.images, [&](int image, int worker) {
+                const Frame frame = frame_of(meshes, settings, image, true);
+                const SoftGradients one = gradients_of(all, meshes, settings, image);
+                float* const pixels = workspace->packed[worker].at_least(packed_size(frame));
+                float* const corners = workspace->corners[worker].at_least(kPiece * corner_size);
+                clear_gradients(one, meshes.channels, 0, meshes.vertices);
+                isa.pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
+                for (int first = 0; first < meshes.triangles; first += kPiece) {
+                    const int end = std::min(first + kPiece, meshes.triangles);
+                    isa.backward(frame, first, end, pixels, corners, scratch_of(worker));
+                    scatter(frame, first, end, 0, meshes.vertices, corners, one.positions_grad, one.attributes_grad);
+                }
+            });
+            return;
+        }
+        for (int image = 0; image < meshes.images; ++image) {
             const Frame frame = frame_of(meshes, settings, image, true);
             const SoftGradients one = gradients_of(all, meshes, settings, image);
-            float* const pixels = workspace->packed[worker].at_least(packed_size(frame));
-            float* const corners = workspace->corners[worker].at_least(kPiece * corner_size);
-            clear_gradients(one, meshes.channels, 0, meshes.vertices);
-            isa.pack_rows(frame, 0, frame.height + kBlockReach, one, pixels);
-            for (int first = 0; first < meshes.triangles; first += kPiece) {
-                const int end = std::min(first + kPiece, meshes.triangles);
-                isa.backward(frame, first, end, pixels, corners, scratch_of(worker));
-                scatter(frame, first, end, 0, meshes.vertices, corners, one.positions_grad, one.attributes_grad);
-            }
-        });
-        return;
-    }
-    for (int image = 0; image < meshes.images; ++image) {
-        const Frame frame = frame_of(meshes, settings, image, true);
-        const SoftGradients one = gradients_of(all, meshes, settings, image);
-        float* const pixels = workspace->packed[0].at_least(packed_size(frame));
-        float* const corners = workspace->corners[0].at_least(meshes.triangles * corner_size);
-        const int rows = frame.height + kBlockReach;
-        parallel_for(threads, threads, [&](int part, int) {
-            isa.pack_rows(frame, static_cast<int>(int64_t(rows) * part / threads),
-                          static_cast<int>(int64_t(rows) * (part + 1) / threads), one, pixels);
-        });
-        parallel_for(threads, pieces_of(meshes.triangles), [&](int piece, int worker) {
-            const int first = piece * kPiece, end = std::min(first + kPiece, meshes.triangles);
-            isa.backward(frame, first, end, pixels, corners + first * corner_size, scratch_of(worker));
-        });
-        parallel_for(threads, threads, [&](int part, int) {
-            const int64_t v = meshes.vertices;
-            const int low = static_cast<int>(v * part / threads), high = static_cast<int>(v * (part + 1) / threads);
-            clear_gradients(one, meshes.channels, low, high);  // where they are needed: fresh memory costs its first touch
-            scatter(frame, 0, meshes.triangles, low, high, corners, one.positions_grad, one.attributes_grad);
-        });
-    }
+            float* const pixels = workspace->packed[0].at_least(packed_size(frame));
+            float* const corners = workspace->corners[0].at_least(meshes.triangles * corner_size);
+            const int rows = frame.height + kBlockReach;
+            team.parallel_for(threads, [&](int part, int) {
+                isa.pack_rows(frame, static_cast<int>(int64_t(rows) * part / threads),
+                              static_cast<int>(int64_t(rows) * (part + 1) / threads), one, pixels);
+            });
+            team.parallel_for(pieces_of(meshes.triangles), [&](int piece, int worker) {
+                const int first = piece * kPiece, end = std::min(first + kPiece, meshes.triangles);
+                isa.backward(frame, first, end, pixels, corners + first * corner_size, scratch_of(worker));
+            });
+            team.parallel_for(threads, [&](int part, int) {
+                const int64_t v = meshes.vertices;
+                const int low = static_cast<int>(v * part / threads), high = static_cast<int>(v * (part + 1) / threads);
+                clear_gradients(one, meshes.channels, low, high);  // where they are needed: fresh memory costs its first touch
+                scatter(frame, 0, meshes.triangles, low, high, corners, one.positions_grad, one.attributes_grad);
+            });
+        }
+    });
 }
 
 int64_t count_pairs(const Meshes& meshes, const Settings& settings) {

@@ -53,9 +53,9 @@ struct Sorting {
     }
 
     // Numbers that sort_into_blocks will store.
-    int64_t size(const Region& region, int threads) const {
+    int64_t size(const Region& region, Team& team) const {
         int64_t sizes[kMostParts] = {};
-        parallel_for(threads, parts, [&](int part, int) {
+        team.parallel_for(parts, [&](int part, int) {
             int64_t size = region.blocks();
             for_each_box(part, region, [&](const Region& blocks, int) { size += blocks.blocks(); });
             sizes[part] = size;
@@ -66,7 +66,7 @@ struct Sorting {
 
 // Sorts the prepared triangles into the blocks of a region: a counting sort, once to count and once to fill, in which
 // every thread takes a part of the triangles. Lists stay in the order of the triangles.
-Band sort_into_blocks(const Sorting& sorting, const Region& region, int threads, SortedTriangles& space) {
+Band sort_into_blocks(const Sorting& sorting, const Region& region, Team& team, SortedTriangles& space) {
     const int parts = sorting.parts, columns = region.columns();
     const size_t blocks = static_cast<size_t>(region.blocks());
     const auto for_each_block = [&](int part, const auto& body) {
@@ -80,7 +80,7 @@ Band sort_into_blocks(const Sorting& sorting, const Region& region, int threads,
 
     int32_t* const start = space.start.at_least(blocks + 1);
     int32_t* const next = space.next.at_least(parts * blocks);  // part by part
-    parallel_for(threads, parts, [&](int part, int) {
+    team.parallel_for(parts, [&](int part, int) {
         int32_t* const count = next + part * blocks;
         std::fill(count, count + blocks, 0);
         for_each_block(part, [&](int64_t block, int) { ++count[block]; });
@@ -97,7 +97,7 @@ Band sort_into_blocks(const Sorting& sorting, const Region& region, int threads,
     }
     start[blocks] = filled;
     int32_t* const list = space.list.at_least(static_cast<size_t>(filled) + 1);
-    parallel_for(threads, parts, [&](int part, int) {
+    team.parallel_for(parts, [&](int part, int) {
         int32_t* const place = next + part * blocks;
         for_each_block(part, [&](int64_t block, int i) { list[place[block]++] = i; });
     });
@@ -110,17 +110,17 @@ Band sort_into_blocks(const Sorting& sorting, const Region& region, int threads,
 constexpr int64_t kListBudget = 4 << 20;
 std::atomic<int64_t> list_budget{kListBudget};
 
-// Calls draw(band) for regions that cover `region`, each sorted on `threads` threads.
+// Calls draw(band) for regions that cover `region`, each sorted by the team.
 template <typename Draw>
-void for_each_sorted(const Sorting& sorting, const Region& region, int64_t budget, int threads, SortedTriangles& space,
+void for_each_sorted(const Sorting& sorting, const Region& region, int64_t budget, Team& team, SortedTriangles& space,
                      const Draw& draw) {
-    if (region.blocks() == 1 || sorting.size(region, threads) <= budget)
-        return draw(sort_into_blocks(sorting, region, threads, space));
+    if (region.blocks() == 1 || sorting.size(region, team) <= budget)
+        return draw(sort_into_blocks(sorting, region, team, space));
     Region one = region, other = region;
     if (region.rows() >= region.columns()) one.end_row = other.first_row = region.first_row + region.rows() / 2;
     else one.end_column = other.first_column = region.first_column + region.columns() / 2;
-    for_each_sorted(sorting, one, budget, threads, space, draw);
-    for_each_sorted(sorting, other, budget, threads, space, draw);
+    for_each_sorted(sorting, one, budget, team, space, draw);
+    for_each_sorted(sorting, other, budget, team, space, draw);
 }
 
 }  // namespace
