@@ -22,7 +22,7 @@ import multiprocessing
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -210,7 +210,7 @@ def quick() -> dict[str, object]:
 # ----------------------------------------------------------------------------------------------------- full tables
 
 
-def print_table(title: str, header: list[str], rows: list[list[object]]) -> None:
+def print_table(title: str, header: list[str], rows: Iterable[list[object]]) -> None:
     print(f"\n### {title}\n\n| " + " | ".join(header) + " |\n|" + "---:|" * len(header))
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
@@ -256,25 +256,27 @@ def matrix(options: argparse.Namespace, sigmas: tuple[float, ...] = SIGMAS) -> l
 
 def sizes_table(options: argparse.Namespace) -> None:
     """Meshes, pictures, batches and softness."""
-    rows = []
-    for case in matrix(options):
-        forward, both = case.measure(options.seconds / 4)
-        per_image = f"{both.median_ms / case.batch:.1f}"
-        rows.append([case.side**2, f"{case.image}²", case.batch, f"{case.sigma:g}", forward, both, per_image])
+
+    def rows() -> Iterator[list[object]]:
+        for case in matrix(options):
+            forward, both = case.measure(options.seconds / 4)
+            per_image = f"{both.median_ms / case.batch:.1f}"
+            yield [case.side**2, f"{case.image}²", case.batch, f"{case.sigma:g}", forward, both, per_image]
+
     header = ["vertices", "image", "batch", "sigma", "forward, ms", "forward + backward, ms", "an image, ms"]
-    print_table(f"All sizes, {options.device}, {options.threads} threads", header, rows)
+    print_table(f"All sizes, {options.device}, {options.threads} threads", header, rows())
 
 
 def memory_table(options: argparse.Namespace) -> None:
-    """Peak memory beside what the results themselves take."""
-    rows = []
-    for case in matrix(options, sigmas=(1e-5,)):
-        peak = case.peak_mib()
-        rows.append(
-            [case.side**2, f"{case.image}²", case.batch, f"{peak:.0f}", f"{2**20 * peak / case.numbers / 4:.2f}"]
-        )
+    """Peak memory, also as a multiple of what the results and gradients themselves take."""
+
+    def rows() -> Iterator[list[object]]:
+        for case in matrix(options, sigmas=(1e-5,)):
+            peak = case.peak_mib()
+            yield [case.side**2, f"{case.image}²", case.batch, f"{peak:.0f}", f"{2**20 * peak / 4 / case.numbers:.2f}"]
+
     header = ["vertices", "image", "batch", "peak, MiB", "peak / (results + gradients)"]
-    print_table(f"Peak memory of forward and backward, {options.device}, {options.threads} threads", header, rows)
+    print_table(f"Peak memory of forward and backward, {options.device}, {options.threads} threads", header, rows())
 
 
 def threads_table(options: argparse.Namespace) -> None:
@@ -417,9 +419,8 @@ def main() -> None:
             options.json.write_text(line + "\n", encoding="utf-8")
         return print(line)
     cuda = options.device == "cuda"
-    print(
-        f"{torch.cuda.get_device_name() if cuda else platform.machine()}, {_native.current_isa()}, torch {torch.__version__}"
-    )
+    where = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {_native.current_isa()}"
+    print(f"{where}, torch {torch.__version__}")
     for name in options.tables:
         if not (cuda and name == "threads"):
             TABLES[name](options)

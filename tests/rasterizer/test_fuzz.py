@@ -55,6 +55,7 @@ def calls(draw, bad: bool):
         "image_size": (draw(st.integers(1, 40)), draw(st.integers(1, 40))),
         "near": draw(st.floats(1e-3, 2.0)),
         "far": draw(st.floats(2.5, 1e4)),
+        "near_clipping": draw(st.booleans()),
     }
     softness = {
         "sigma": 10 ** draw(st.floats(-9, 3)),
