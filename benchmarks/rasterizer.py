@@ -36,7 +36,6 @@ NEAR, FAR = 5.0, 15.0
 # three channels with an exponential as 20 and a reciprocal as 4. The roofline is the time that these would take at the
 # measured rate of multiply-adds, if all of them fused in pairs and no lane were idle.
 FLOPS_PER_PAIR = 500
-MOST_PIXELS = 2**25  # of a batch; above, the results alone are gigabytes
 
 
 @dataclass(frozen=True)
@@ -248,9 +247,9 @@ def pairs_table(options: argparse.Namespace) -> None:
 
 def matrix(options: argparse.Namespace, sigmas: tuple[float, ...] = SIGMAS) -> list[Case]:
     return [
-        Case(side=side, image=image, batch=batch, sigma=sigma, threads=options.threads, device=options.device)
+        Case(side, image, batch, sigma=sigma, threads=options.threads, device=options.device, clock=options.clock)
         for side, image, batch, sigma in itertools.product(SIDES, SIZES, BATCHES, sigmas)
-        if batch * image**2 <= MOST_PIXELS
+        if batch * image**2 <= options.pixels
     ]
 
 
@@ -409,6 +408,9 @@ def main() -> None:
         "--clock", choices=CLOCKS, default="wall", help="processor time is for one thread on a busy machine"
     )
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="all of them if not given")
+    parser.add_argument(
+        "--pixels", type=int, default=2**25, help="the most of a batch; above the default, results alone are gigabytes"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="measured for about this long per row")
     options = parser.parse_args()
     if options.isa:
