@@ -30,7 +30,7 @@ def run(*command: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=300,
+        timeout=900,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     ).stdout
 
