@@ -1,6 +1,7 @@
 """Speed and memory of the soft rasterizer.
 
     python benchmarks/rasterizer.py                     Markdown tables, and a plot in --plot FILE; some ten minutes
+    python benchmarks/rasterizer.py --tables pairs      one of them: pairs, sizes, memory, threads, others
     python benchmarks/rasterizer.py --quick             half a minute: the figures that the project watches
     python benchmarks/rasterizer.py --quick --json F    the same, as one line of JSON in the file F
     python benchmarks/rasterizer.py --device cuda       on a GPU, with nvdiffrast beside it where that is installed
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import multiprocessing
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +36,6 @@ NEAR, FAR = 5.0, 15.0
 # three channels with an exponential as 20 and a reciprocal as 4. The roofline is the time that these would take at the
 # measured rate of multiply-adds, if all of them fused in pairs and no lane were idle.
 FLOPS_PER_PAIR = 500
-MOST_PIXELS = 2**25  # of a batch; above, the results alone are gigabytes
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,21 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def timed(call: Callable[[], object], seconds: float, clock: str = "wall") -> Timing:
+    """Repeated for about so long, after a first call that warms up; one that takes longer by itself is the only one."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    call()
-    durations: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(durations) < 5 or (time.perf_counter() < end and len(durations) < 200):
+
+    def once() -> float:
         wait()
         start = CLOCKS[clock]()
         call()
         wait()
-        durations.append(1e3 * (CLOCKS[clock]() - start))
+        return 1e3 * (CLOCKS[clock]() - start)
+
+    first = once()
+    durations = [first] if first > 1e3 * seconds else []
+    end = time.perf_counter() + seconds
+    while not durations or (time.perf_counter() < end and len(durations) < 200):
+        durations.append(once())
     durations.sort()
     count = len(durations)
     return Timing(durations[count // 2], durations[count // 10], durations[count - 1 - count // 10])
@@ -149,6 +155,12 @@ class Case:
         )
         return self.batch * one
 
+    @property
+    def numbers(self) -> int:
+        """Of the results (image, alpha, fragments, and what the backward pass keeps), and of all gradients."""
+        pixels, vertices = self.image**2, self.side**2
+        return self.batch * (pixels * (2 * self.channels + 2 + 5 + 4) + vertices * (3 + self.channels))
+
     def peak_mib(self) -> float:
         """What forward and backward need beside the inputs."""
         if self.device == "cpu":
@@ -197,85 +209,85 @@ def quick() -> dict[str, object]:
 # ----------------------------------------------------------------------------------------------------- full tables
 
 
-def print_table(title: str, header: list[str], rows: list[list[object]]) -> None:
+def print_table(title: str, header: list[str], rows: Iterable[list[object]]) -> None:
     print(f"\n### {title}\n\n| " + " | ".join(header) + " |\n|" + "---:|" * len(header))
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
 
 
-def linearity(device: str, clock: str, seconds: float) -> list[tuple[Case, Timing, int]]:
-    """Cost against accepted pairs, from 2.5k to 200k triangles."""
-    sides = (37, 51, 72, 101, 142, 189, 230, 317)
-    cases = [Case(side=side, sigma=sigma, device=device, clock=clock) for sigma in (1e-5, 1e-4) for side in sides]
-    return [(case, case.measure(seconds)[1], case.pairs()) for case in cases]
+SIDES = (50, 100, 189)  # 2.5k, 10k and 35.7k vertices
+SIZES = (224, 512, 1024)
+BATCHES = (1, 8, 32, 128)
+SIGMAS = (1e-5, 1e-4)
 
 
-def full(  # noqa: PLR0917
-    device: str, clock: str, most_threads: int, seconds: float, plot: Path | None, only_pairs: bool
-) -> None:
+def pairs_table(options: argparse.Namespace) -> None:
+    """Cost against accepted pairs, from 2.5k to 200k triangles, beside the roofline."""
     rate = _native.measure_fma_rate()
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {_native.current_isa()}"
-    print(f"{where}; one CPU thread does {rate:.0f} GFLOP/s of multiply-adds; torch {torch.__version__}")
-
-    measured = linearity(device, clock, seconds)
-    header = ["triangles", "sigma", "pairs", "forward + backward, ms", "ns/pair", "roofline, ms"]
-    print_table(
-        "Cost against pairs, 224², one image, one thread",
-        header,
+    sides = (37, 51, 72, 101, 142, 189, 230, 317)
+    cases = [Case(side=n, sigma=sigma, device=options.device, clock=options.clock) for sigma in SIGMAS for n in sides]
+    measured = [(case, case.measure(options.seconds)[1], case.pairs()) for case in cases]
+    rows = [
         [
-            [
-                case.triangles,
-                f"{case.sigma:g}",
-                pairs,
-                both,
-                f"{1e6 * both.median_ms / pairs:.1f}",
-                f"{1e-6 * pairs * FLOPS_PER_PAIR / rate:.2f}",
-            ]
-            for case, both, pairs in measured
-        ],
-    )
-    if plot:
-        draw_plot(measured, plot)
-    if only_pairs:
-        return
-
-    batches = (1, 8, 32, 128)
-    cases = [
-        Case(side=side, image=image, batch=batch, sigma=sigma, threads=most_threads, device=device)
-        for side in (50, 100, 189)
-        for image in (224, 512, 1024)
-        for batch in batches
-        for sigma in (1e-5, 1e-4)
-        if batch * image**2 <= MOST_PIXELS
+            case.triangles,
+            f"{case.sigma:g}",
+            pairs,
+            both,
+            f"{1e6 * both.median_ms / pairs:.1f}",
+            f"{1e-6 * pairs * FLOPS_PER_PAIR / rate:.2f}",
+        ]
+        for case, both, pairs in measured
     ]
-    rows = []
-    for case in cases:
-        forward, both = case.measure(seconds / 4)
-        per_image = f"{both.median_ms / case.batch:.2f}"
-        rows.append(
-            [
-                case.side**2,
-                f"{case.image}²",
-                case.batch,
-                f"{case.sigma:g}",
-                forward,
-                both,
-                per_image,
-                f"{case.peak_mib():.0f}" if case.sigma == 1e-5 else "",
-            ]
-        )
-    header = ["vertices", "image", "batch", "sigma", "forward, ms", "forward + backward, ms", "per image", "peak, MiB"]
-    print_table(f"All sizes, {device}, {most_threads} threads", header, rows)
+    header = ["triangles", "sigma", "pairs", "forward + backward, ms", "ns/pair", "roofline, ms"]
+    print_table("Cost against pairs, 224², one image, one thread", header, rows)
+    print(f"\nRoofline: {FLOPS_PER_PAIR} operations a pair at {rate:.0f} GFLOP/s of multiply-adds on one thread.")
+    if options.plot:
+        draw_plot(measured, options.plot)
 
-    if device == "cpu":
-        rows = []
-        for threads in range(1, most_threads + 1):
-            case = Case(threads=threads)
-            forward, both = case.measure(3 * seconds)
+
+def matrix(options: argparse.Namespace, sigmas: tuple[float, ...] = SIGMAS) -> list[Case]:
+    return [
+        Case(side, image, batch, sigma=sigma, threads=options.threads, device=options.device, clock=options.clock)
+        for side, image, batch, sigma in itertools.product(SIDES, SIZES, BATCHES, sigmas)
+        if batch * image**2 <= options.pixels
+    ]
+
+
+def sizes_table(options: argparse.Namespace) -> None:
+    """Meshes, pictures, batches and softness."""
+
+    def rows() -> Iterator[list[object]]:
+        for case in matrix(options):
+            forward, both = case.measure(options.seconds / 4)
+            per_image = f"{both.median_ms / case.batch:.1f}"
+            yield [case.side**2, f"{case.image}²", case.batch, f"{case.sigma:g}", forward, both, per_image]
+
+    header = ["vertices", "image", "batch", "sigma", "forward, ms", "forward + backward, ms", "an image, ms"]
+    print_table(f"All sizes, {options.device}, {options.threads} threads", header, rows())
+
+
+def memory_table(options: argparse.Namespace) -> None:
+    """Peak memory, also as a multiple of what the results and gradients themselves take."""
+
+    def rows() -> Iterator[list[object]]:
+        for case in matrix(options, sigmas=(1e-5,)):
+            peak = case.peak_mib()
+            yield [case.side**2, f"{case.image}²", case.batch, f"{peak:.0f}", f"{2**20 * peak / 4 / case.numbers:.2f}"]
+
+    header = ["vertices", "image", "batch", "peak, MiB", "peak / (results + gradients)"]
+    print_table(f"Peak memory of forward and backward, {options.device}, {options.threads} threads", header, rows())
+
+
+def threads_table(options: argparse.Namespace) -> None:
+    """One to all threads, on one image."""
+    rows = []
+    for side in SIDES:
+        for threads in range(1, options.threads + 1):
+            forward, both = Case(side=side, threads=threads).measure(3 * options.seconds)
             one = both.median_ms if threads == 1 else one
-            rows.append([threads, forward, both, f"{one / both.median_ms:.2f}"])
-        print_table("Threads: 35.7k vertices, 224²", ["threads", "forward", "forward + backward", "speed-up"], rows)
-    others(device, seconds)
+            rows.append([side**2, threads, forward, both, f"{one / both.median_ms:.2f}"])
+    header = ["vertices", "threads", "forward, ms", "forward + backward, ms", "speed-up"]
+    print_table("Threads: 224², one image", header, rows)
 
 
 def draw_plot(measured: list[tuple[Case, Timing, int]], path: Path) -> None:
@@ -308,9 +320,10 @@ def draw_plot(measured: list[tuple[Case, Timing, int]], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- other rasterizers
 
 
-def others(device: str, seconds: float) -> None:
+def others_table(options: argparse.Namespace) -> None:
     """The same mesh and picture, where the package is installed; docs/rasterizer.md says how to build them."""
     rows = []
+    device, seconds = options.device, options.seconds
     ours = Case(device=device).measure(seconds)[1]
     for name, package, call in (
         ("PyTorch3D", "pytorch3d", with_pytorch3d),
@@ -374,6 +387,15 @@ def with_nvdiffrast(scene: Scene) -> Callable[[], None]:
     return both
 
 
+TABLES = {
+    "pairs": pairs_table,
+    "sizes": sizes_table,
+    "memory": memory_table,
+    "threads": threads_table,
+    "others": others_table,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the figures that the project watches")
@@ -385,19 +407,26 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="processor time is for one thread on a busy machine"
     )
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="all of them if not given")
     parser.add_argument(
-        "--only-pairs", action="store_true", help="only the first table, cost against pairs, and its plot"
+        "--pixels", type=int, default=2**25, help="the most of a batch; above the default, results alone are gigabytes"
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="measured for about this long per row")
     options = parser.parse_args()
     if options.isa:
         _native.select_isa(options.isa)
-    if not options.quick:
-        return full(options.device, options.clock, options.threads, options.seconds, options.plot, options.only_pairs)
-    line = json.dumps(quick())
-    if options.json:
-        options.json.write_text(line + "\n", encoding="utf-8")
-    return print(line)
+    if options.quick:
+        line = json.dumps(quick())
+        if options.json:
+            options.json.write_text(line + "\n", encoding="utf-8")
+        return print(line)
+    cuda = options.device == "cuda"
+    where = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {_native.current_isa()}"
+    print(f"{where}, torch {torch.__version__}")
+    for name in options.tables:
+        if not (cuda and name == "threads"):
+            TABLES[name](options)
+    return None
 
 
 if __name__ == "__main__":

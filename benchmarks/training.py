@@ -1,11 +1,14 @@
 """Throughput of a training step, stage by stage: data, network, drawing and losses, backward, optimiser.
 
     python benchmarks/training.py --stage base --quick --json out/training.json
+    python benchmarks/training.py --stage detail --quick --json out/training.json
 
-`--stage base` is the paper's full step: ResNet-50 at 224 pixels in bf16, drawn at 224, three losses, Adam. Batches of
-drawn faces stand for photographs (same shapes, all losses of eq. 7 computed on them), so no data set is needed; they
-are made before the clock starts, and `data_ms` says what one costs. The drawing's backward pass is timed apart from the
-network's: the step is cut at the coefficients, which changes no number.
+`--stage base` is the paper's full step: ResNet-50 at 224 pixels in bf16, drawn at 224, three losses, Adam. `--stage
+detail` is that of `configs/detail.toml`, the frozen base reconstruction ("preparation") included; `--config
+configs/paper_detail.toml` is the paper's. Batches of drawn faces stand for photographs (same shapes, all losses computed
+on them), so no data set is needed; they are made before the clock starts, and `data_ms` says what one costs. The
+drawing's backward pass is timed apart from the network's: the step is cut at what the network said, which changes no
+number.
 """
 
 from __future__ import annotations
@@ -22,18 +25,21 @@ from pathlib import Path
 
 import torch
 
-from mien.encoder import HEAD_UNITS
+from mien.encoder import load_encoder
 from mien.evaluation.report import Environment, markdown_table
 from mien.morphable import load_model
 from mien.perception import IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
-from mien.training.batch import FaceBatch
-from mien.training.config import BaseConfig, load_config
+from mien.training.batch import FaceBatch, join_batches
+from mien.training.config import BaseConfig, DetailConfig, load_config
+from mien.training.detail import DetailObjective, make_detail_network
+from mien.training.detailed import DetailedFaces
 from mien.training.loop import total
+from mien.training.objective import Objective, P
 from mien.training.synthetic import SyntheticFaces
 
-STAGES = ("network", "drawing and losses", "their backward", "network backward", "optimiser")
-RENDERING = STAGES[1:3]
+STAGES = ("preparation", "network", "drawing and losses", "their backward", "network backward", "optimiser")
+RENDERING = STAGES[2:4]
 
 
 @dataclass(frozen=True)
@@ -52,25 +58,89 @@ class TrainingSpeed:
     environment: dict[str, object]
 
 
-def timed_step(objective: BaseObjective, batch: FaceBatch, engine: torch.optim.Optimizer, *, bf16: bool) -> list[float]:
+def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Optimizer, *, bf16: bool) -> list[float]:
     """Seconds of the stages of one full step."""
     device = batch.images.device
     marks = [_now(device)]
-    images = batch.images.to(memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        said = objective.network(images)
+    prepared = objective.prepare(batch)
     marks.append(_now(device))
-    cut = {name: said[name].detach().requires_grad_() for name in HEAD_UNITS}
-    loss = total(objective.losses(cut, batch, progress=1.0))
+    inputs = prepared.inputs.to(memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        said = objective.network(inputs)
+    marks.append(_now(device))
+    cut = {name: value.detach().requires_grad_() for name, value in said.items()}
+    loss = total(objective.losses(cut, prepared, progress=1.0))
     marks.append(_now(device))
     loss.backward()
     marks.append(_now(device))
-    torch.autograd.backward([said[name] for name in HEAD_UNITS], [cut[name].grad for name in HEAD_UNITS])
+    reached = [name for name in said if cut[name].grad is not None]
+    torch.autograd.backward([said[name] for name in reached], [cut[name].grad for name in reached])
     marks.append(_now(device))
     engine.step()
     engine.zero_grad()
     marks.append(_now(device))
     return [end - start for start, end in itertools.pairwise(marks)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is timed: a branch's losses and a batch for them."""
+
+    objective: BaseObjective | DetailObjective
+    batch: FaceBatch
+    name: str
+    """Of the network."""
+    precision: str
+    rate: float
+    data_seconds: float
+
+
+def base_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
+    config = load_config(BaseConfig, path, changes=["encoder.weights=random"])
+    model = load_model(config.model)
+    encoder = make_encoder(config.encoder, model)
+    batch, seconds = _timed_batch(SyntheticFaces(model, size=config.encoder.image_size), batch_size)
+    batch = replace(batch, truth=None).to(device)
+    recognition = IdentityNetwork.from_assets() if config.loss.recognition else None
+    objective = BaseObjective(
+        encoder, model, weights=config.loss, recognition=recognition, validation=batch, device=device
+    )
+    return Stage(
+        objective, batch, config.encoder.backbone, config.loop.precision, config.optimizer.learning_rate, seconds
+    )
+
+
+def detail_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
+    config = load_config(DetailConfig, path)
+    model = load_model(config.model)
+    network, settings = make_detail_network(config.network, model), config.network
+    faces = DetailedFaces(model, size=settings.image_size, map_size=settings.map_size)
+    batch, seconds = _timed_batch(faces, batch_size)
+    drawn = round(batch_size * config.data.synthetic_share)
+    photos = replace(batch.first(batch_size - drawn), truth=None, maps=None) if drawn < batch_size else None
+    known = batch.first(drawn) if drawn else None
+    batch = join_batches([part for part in (photos, known) if part is not None]).to(device)
+    objective = DetailObjective(
+        network,
+        load_encoder(model),
+        model,
+        weights=config.loss,
+        base=config.base,
+        map_size=settings.map_size,
+        recognition=IdentityNetwork.from_assets() if config.loss.recognition else None,
+        validation=batch,
+        device=device,
+    )
+    name = f"U-Net of width {settings.width}, {settings.layout} layout"
+    return Stage(objective, batch, name, config.loop.precision, config.optimizer.learning_rate, seconds)
+
+
+def _timed_batch(faces: SyntheticFaces | DetailedFaces, size: int) -> tuple[FaceBatch, float]:
+    start = time.perf_counter()
+    return faces.batch(range(size)), time.perf_counter() - start
+
+
+STAGE_MAKERS = {"base": (base_stage, "paper_base.toml"), "detail": (detail_stage, "detail.toml")}
 
 
 def _now(device: torch.device) -> float:
@@ -81,8 +151,8 @@ def _now(device: torch.device) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--stage", choices=["base"], default="base")
-    parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent / "configs" / "paper_base.toml")
+    parser.add_argument("--stage", choices=list(STAGE_MAKERS), default="base")
+    parser.add_argument("--config", type=Path, help="default: configs/paper_base.toml or configs/detail.toml")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -92,22 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    config = load_config(BaseConfig, options.config, changes=["encoder.weights=random"])
-    model = load_model(config.model)
-    encoder = make_encoder(config.encoder, model)
-    faces = SyntheticFaces(model, size=config.encoder.image_size)
-    start = time.perf_counter()
-    batch = faces.batch(range(options.batch_size))
-    data_seconds = time.perf_counter() - start
-    device = torch.device(options.device)
-    batch = replace(batch, truth=None).to(device)
-    recognition = IdentityNetwork.from_assets() if config.loss.recognition else None
-    objective = BaseObjective(
-        encoder, model, weights=config.loss, recognition=recognition, validation=batch, device=device
-    )
-    encoder.to(memory_format=torch.channels_last).train()
-    engine = torch.optim.AdamW(encoder.parameters(), lr=config.optimizer.learning_rate)
-    bf16 = config.loop.precision == "bf16-mixed"
+    make, default = STAGE_MAKERS[options.stage]
+    path = options.config or Path(__file__).parent.parent / "configs" / default
+    stage = make(path, batch_size=options.batch_size, device=torch.device(options.device))
+    objective, batch = stage.objective, stage.batch
+    objective.network.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    engine = torch.optim.AdamW(objective.network.parameters(), lr=stage.rate)
+    bf16 = stage.precision == "bf16-mixed"
     timed_step(objective, batch, engine, bf16=bf16)  # allocations, and the choice of kernels
     count = 5 if options.quick else options.steps
     steps = [timed_step(objective, batch, engine, bf16=bf16) for _ in range(count)]
@@ -115,14 +176,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole = statistics.median(sum(s) for s in steps)
     speed = TrainingSpeed(
         stage=options.stage,
-        backbone=config.encoder.backbone,
-        precision=config.loop.precision,
+        backbone=stage.name,
+        precision=stage.precision,
         batch_size=options.batch_size,
         threads=options.threads,
         images_per_second=options.batch_size / whole,
         render_and_loss_share=sum(medians[name] for name in RENDERING) / sum(medians.values()),
         stages=medians,
-        data_ms=1e3 * data_seconds,
+        data_ms=1e3 * stage.data_seconds,
         environment=asdict(Environment.current()),
     )
     print(f"{Environment.current()}\n")

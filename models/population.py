@@ -91,9 +91,8 @@ def _normalise(mean: np.ndarray, region: FaceRegion, eye_distance: float) -> np.
     return (mean - mean.mean(0)) * (eye_distance / distance)
 
 
-def _phenotypes(
-    source: MakeHuman, region: FaceRegion, base_vertices: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def phenotype_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weights (SAMPLES,) of MakeHuman's targets in random adults, by the target's name."""
     ancestry = rng.dirichlet([0.45] * 3, SAMPLES)
     male = rng.beta(0.5, 0.5, SAMPLES)
     gender = np.stack([1 - male, male], 1)
@@ -104,20 +103,26 @@ def _phenotypes(
     ages = {"child": child, "young": 1 - child - old, "old": old}
     muscle = _three_way(rng.normal(0.5, 0.17, SAMPLES), "muscle")
     weight = _three_way(rng.normal(0.5, 0.17, SAMPLES), "weight")
-    names: list[str] = []
-    weights: list[np.ndarray] = []
+    weights: dict[str, np.ndarray] = {}
     for g, gender_name in enumerate(GENDERS):
         for age_name, age_weight in ages.items():
             for a, ancestry_name in enumerate(ANCESTRIES):
-                names.append(f"macrodetails/{ancestry_name}-{gender_name}-{age_name}")
-                weights.append(gender[:, g] * age_weight * ancestry[:, a])
+                name = f"macrodetails/{ancestry_name}-{gender_name}-{age_name}"
+                weights[name] = gender[:, g] * age_weight * ancestry[:, a]
             for m, muscle_weight in muscle.items():
                 for w, fat_weight in weight.items():
-                    names.append(f"macrodetails/universal-{gender_name}-{age_name}-{m}-{w}")
-                    weights.append(gender[:, g] * age_weight * muscle_weight * fat_weight)
-    offsets = np.stack([region.operator @ source.target(name) for name in names])
+                    name = f"macrodetails/universal-{gender_name}-{age_name}-{m}-{w}"
+                    weights[name] = gender[:, g] * age_weight * muscle_weight * fat_weight
+    return weights
+
+
+def _phenotypes(
+    source: MakeHuman, region: FaceRegion, base_vertices: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    weights = phenotype_weights(rng)
+    offsets = np.stack([region.operator @ source.target(name) for name in weights])
     neutral = region.operator @ base_vertices
-    return neutral + np.einsum("kn,kvd->nvd", np.stack(weights), offsets, optimize=True)
+    return neutral + np.einsum("kn,kvd->nvd", np.stack(list(weights.values())), offsets, optimize=True)
 
 
 def _three_way(value: np.ndarray, what: str) -> dict[str, np.ndarray]:

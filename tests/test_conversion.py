@@ -17,6 +17,7 @@ from mien.conversion import complete, register, transfer
 from mien.conversion.landmark_file import converted_model_path, read_landmarks, with_landmarks
 from mien.conversion.matching import Matcher, nearest
 from mien.conversion.picture import model_picture
+from mien.conversion.transfer import _followed
 from mien.conversion.transfer_files import write_transfer
 from mien.conversion.unwrap import connected_parts, unwrapped
 from mien.errors import ConfigError, FormatError
@@ -202,6 +203,33 @@ def test_a_face_carried_over_to_another_topology(
     assert json.loads((tmp_path / "out" / "coefficients.json").read_text())["surface_error_mm"]["median"] < 0.3
     with pytest.raises(ConfigError, match="load the model"):
         transfer(face, packaged, disguised.converted)
+
+
+def test_what_is_no_skin_goes_along_with_it() -> None:
+    """A sheet of skin that is trusted but at one end, a ball-like piece beside it, and one far off."""
+    columns, rows = 12, 6
+    x, y = torch.meshgrid(torch.arange(columns) * 0.005, torch.arange(rows) * 0.005, indexing="ij")
+    sheet = torch.stack([x.flatten(), y.flatten(), torch.zeros(columns * rows)], 1)
+    corner = (torch.arange(columns - 1)[:, None] * rows + torch.arange(rows - 1)).flatten()
+    triangles = torch.cat([torch.stack([corner, corner + rows, corner + rows + 1], 1),
+                           torch.stack([corner, corner + rows + 1, corner + 1], 1)])  # fmt: skip
+    count = len(sheet)
+    points = torch.cat([sheet, sheet + torch.tensor([0.0, 0.0, -0.004]), sheet + torch.tensor([0.0, 0.0, -0.2])])
+    surfaces = torch.tensor([1, 2, 3]).repeat_interleave(count)
+    triangles = torch.cat([triangles, triangles + count, triangles + 2 * count])
+    trusted = torch.zeros(3 * count)
+    trusted[: count * 3 // 4] = 1
+    offsets = torch.zeros(3 * count, 3)
+    offsets[:, 2] = 0.002
+    offsets[count * 3 // 4 :] = torch.rand(3 * count - count * 3 // 4, 3, generator=torch.Generator().manual_seed(0))
+    moved = _followed(points, offsets, trusted, triangles=triangles, surfaces=surfaces)
+    assert torch.allclose(moved[:count, 2], torch.tensor(0.002), atol=3e-4)  # noise that is not trusted is not followed
+    piece = moved[count : 2 * count]
+    assert torch.allclose(piece, piece[:1], atol=1e-7)
+    assert 0.001 < float(piece[0, 2]) <= 0.002
+    assert not moved[2 * count :].any()
+    none = _followed(points, offsets, torch.zeros(3 * count), triangles=triangles, surfaces=surfaces)
+    assert not none.any()
 
 
 def test_the_glb_of_a_model_of_components_keeps_base_and_view(tmp_path: Path) -> None:

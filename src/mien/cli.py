@@ -25,6 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from mien.cli_models import model_app
+from mien.cli_terminal import plain_table as _plain_table
+from mien.cli_terminal import printable as _printable
+from mien.cli_terminal import stderr as _stderr
+from mien.cli_terminal import stdout as _stdout
 from mien.cli_training import data_app, report_app, train_app
 from mien.errors import MienError, OutputError
 
@@ -41,7 +46,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-model_app = typer.Typer(help="Look at face models.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure against annotated data.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")
@@ -145,98 +149,6 @@ def reconstruct(
     _show_rows(console, rows, out)
     if any(row.reason for row in rows):
         raise typer.Exit(1)
-
-
-@model_app.command("info")
-def model_info(
-    name: Annotated[str, typer.Argument(help="Packaged model's name, or path of a model file.")] = "mien-face",
-    *,
-    picture: Annotated[
-        Path | None, typer.Option(help="Write a picture of the mean and of ±3 standard deviations here.")
-    ] = None,
-) -> None:
-    """Show what a face model holds."""
-    from mien.morphable import load_model
-
-    model = load_model(name)
-    if picture is not None:
-        from mien.conversion.picture import model_picture
-        from mien.export.images import save_image
-
-        try:
-            save_image(model_picture(model), picture)
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{picture}: cannot be written ({error}); name a .png in an existing folder") from error
-    low, high = model.mean.amin(0) * 1000, model.mean.amax(0) * 1000
-    counts = model.counts
-    table = _plain_table()
-    for subject, state in (
-        ("model", model.name),
-        ("licence", model.licence),
-        ("mesh", f"{len(model.mean)} vertices, {len(model.triangles)} triangles"),
-        ("size of the mean", " x ".join(f"{side:.0f}" for side in (high - low).tolist()) + " mm"),
-        ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
-        ("expressions", f"{_EXPRESSION_KINDS[model.expression_kind]}: {', '.join(model.expression_names)}"),
-        ("actions for animation", f"{len(model.actions[0])}"),
-        ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
-        *(("converted", note) for note in model.notes),
-    ):
-        table.add_row(Text(subject), Text(_printable(state)))
-    _stdout().print(table)
-
-
-_EXPRESSION_KINDS = {"strength": "strengths 0 to 1", "deviation": "standard deviations"}
-
-
-@model_app.command("convert")
-def model_convert(
-    source: Annotated[Path, typer.Argument(help="File or folder of a face model; `mien model list` names them.")],
-    *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors to write.")],
-    landmarks: Annotated[
-        Path | None,
-        typer.Option(help="Lines of 'iBUG-number vertex', both from 0; for FLAME also its landmark embedding."),
-    ] = None,
-    blendshapes: Annotated[Path | None, typer.Option(help="Blendshape file of an eos model.")] = None,
-    front: Annotated[bool, typer.Option("--front", help="Cut BFM 2009 to Deep3DFaceRecon's 35,709 vertices.")] = False,
-) -> None:
-    """Convert a face model of another project, once, into one that all of mien works with."""
-    from mien.conversion import complete
-    from mien.conversion.landmark_file import with_landmarks
-    from mien.morphable import load_model, save_model
-    from mien.morphable.formats import read_model
-
-    console = _stdout()
-    with console.status("reading"):
-        model = read_model(source, landmarks=landmarks, blendshapes=blendshapes, front=front)
-        model = with_landmarks(model, landmarks)
-    with console.status("registering the packaged model to it"):
-        converted = complete(model, load_model())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_model(converted, out)
-    table = _plain_table()
-    table.add_row(Text("model"), Text(_printable(f"{converted.name}: {len(converted.mean)} vertices")))
-    table.add_row(Text("licence"), Text(_printable(converted.licence)))
-    for note in converted.notes:
-        table.add_row(Text("completed"), Text(_printable(note)))
-    console.print(table)
-    console.print(Text(f"written to {_printable(str(out))}"), soft_wrap=True)
-
-
-@model_app.command("list")
-def model_list() -> None:
-    """List the face models that can be used: those at hand, and those to obtain from their makers."""
-    from mien.morphable.formats import FAMILIES
-
-    table = _plain_table()
-    table.add_row(Text("mien-face"), Text("packaged, free"))
-    for family in FAMILIES:
-        table.add_row(Text(family.key), Text(f"{family.title}; {family.terms}"))
-        table.add_row(Text(""), Text(f"convert: {family.files}", style="dim"))
-        table.add_row(Text(""), Text(f"from: {family.page}", style="dim"))
-    console = _stdout()
-    console.print(table)
-    console.print(Text("\nmien downloads none of them: obtain a file from its page, then run `mien model convert`."))
 
 
 @app.command()
@@ -445,19 +357,6 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _printable(text: str) -> str:
-    """One line without control characters or broken Unicode, whatever a file is called."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _plain_table() -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    return table
-
-
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text("" if not task.speed else f"{60 * task.speed:.1f} a minute", style="cyan")
@@ -475,14 +374,6 @@ def _progress(console: Console, count: int) -> Progress:
         disable=count < 2 or not console.is_terminal,
         speed_estimate_period=600,  # photos take seconds each
     )
-
-
-def _stdout() -> Console:
-    return Console(highlight=False)
-
-
-def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
 
 
 if __name__ == "__main__":

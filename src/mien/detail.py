@@ -44,6 +44,10 @@ OFFSET_UNIT = 0.1
 DISPLACEMENT_UNIT_M = 1e-3
 """The same for displacement, in a map of `UNIT_SIZE` texels."""
 UNIT_SIZE = 224
+SURROUNDINGS_TEXELS = 8
+"""Brightness is compared with its mean over a square of this radius: what is broader belongs to light and albedo."""
+LEAST_RESPONSE_SQ = 0.05
+"""Where light falls straight on a surface its slope hardly shows; there slopes are guessed low, not high."""
 LEAST_LIGHT = 0.15
 """Darker shading than this amplifies noise where a colour is divided by it."""
 CROP_SHARE = 256 / 224
@@ -51,7 +55,7 @@ CROP_SHARE = 256 / 224
 
 Layout = Literal["image", "texture"]
 Displacement = Literal["normal", "xyz"]
-CHANNELS: dict[Layout, int] = {"image": 6, "texture": 16}
+CHANNELS: dict[Layout, int] = {"image": 6, "texture": 18}
 
 
 class DetailNetwork(nn.Module):
@@ -143,19 +147,35 @@ def texel_face(
     )
 
 
-def texture_inputs(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 16 S S"]:
+def texture_inputs(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 18 S S"]:
     """What the network sees in the texture layout, on the chart.
 
     The photo's colours (3), how well each texel is seen (1) and is skin (1), the base's lit colours (3), what the
-    albedo lacks to explain the photo (3), normals in view axes (3), and how brightness answers to slopes along u and
-    v (2): the two coefficients of shape from shading.
+    albedo lacks to explain the photo (3), normals in view axes (3), how brightness answers to slopes along u and v (2),
+    and the slopes that would explain its fine variation if the albedo were even (2): the least-squares answer of
+    linear shape from shading at each texel. It is a product of two of the others, which a network of sums and
+    thresholds learns slowly; with it, it has to tell relief from marks and integrate.
     """
     seen = unwrapped.weights
     base = face.albedo * face.shading
     lack = (unwrapped.colours / face.shading.clamp(min=LEAST_LIGHT) - face.albedo).clamp(-1, 1)
     normals = face.normals_of.normals.permute(0, 3, 1, 2)
     channels = [unwrapped.colours * seen, seen, unwrapped.skin * seen, base, lack * seen / OFFSET_UNIT, normals]
-    return torch.cat([*channels, face.slope_response()], dim=1)
+    response = face.slope_response()
+    slopes = _fine_brightness(unwrapped.colours, base, seen) * response
+    slopes = slopes / (response.square().sum(1, keepdim=True) + LEAST_RESPONSE_SQ)
+    return torch.cat([*channels, response, slopes.clamp(-1, 1)], dim=1)
+
+
+def _fine_brightness(
+    photo: Float[Tensor, "B 3 S S"], base: Float[Tensor, "B 3 S S"], seen: Float[Tensor, "B 1 S S"]
+) -> Float[Tensor, "B 1 S S"]:
+    """How much brighter than the base a texel is in the photo, relative to the same around it; 0 where not seen."""
+    ratio = photo.mean(1, keepdim=True) / base.mean(1, keepdim=True).clamp(min=LEAST_LIGHT**2)
+    side = 2 * SURROUNDINGS_TEXELS + 1
+    around = [F.avg_pool2d(m, side, stride=1, padding=SURROUNDINGS_TEXELS) for m in (ratio * seen, seen)]
+    mean = around[0] / around[1].clamp(min=1e-3)
+    return seen * (ratio / mean.clamp(min=0.1) - 1)
 
 
 def vertex_detail(

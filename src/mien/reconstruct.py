@@ -113,7 +113,8 @@ class Reconstructor:
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
         self.detail_settings = detail_settings or DetailSettings()
         self.mode = mode
-        self.texture_size = NET_TEXTURE_SIZE if mode == "net" else TEXTURE_SIZE
+        sharp_enough = round(CROP_SHARE * resolution) if detail else 0
+        self.texture_size = max(NET_TEXTURE_SIZE, sharp_enough) if mode == "net" else TEXTURE_SIZE
         self.encoder = None if mode == "fit" else load_encoder(self.model, encoder).to(self.device)
         by_network = detail and (detail_mode or ("fit" if mode == "fit" else "net")) == "net"
         self.detail_network = load_detail(self.model, detail_network).to(self.device) if by_network else None

@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def element(kind: int, data: bytes, order: str = "<") -> bytes:
     if 0 < len(data) <= 4:  # the small form
         return struct.pack(order + "I", len(data) << 16 | kind) + data.ljust(4, b"\0")
     return struct.pack(order + "II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def packed(body: bytes) -> bytes:
+    squeezed = zlib.compress(body)
+    return struct.pack("<II", 15, len(squeezed)) + squeezed
 
 
 def bfm2009_variables(face: Face = FACE) -> dict[str, np.ndarray]:
@@ -188,7 +194,7 @@ class Csc:
         self.format = "csc"
 
 
-_NAMES = {Ch: "chumpy.ch\nCh", Csc: "scipy.sparse.csc\ncsc_matrix"}
+PYTHON2_NAMES: dict[type, str] = {Ch: "chumpy.ch\nCh", Csc: "scipy.sparse.csc\ncsc_matrix"}
 
 
 class Python2Pickler(pickle._Pickler):
@@ -210,7 +216,7 @@ class Python2Pickler(pickle._Pickler):
         module = {"numpy._core.multiarray": "numpy.core.multiarray", "copyreg": "copy_reg"}.get(
             obj.__module__, obj.__module__
         )
-        self.write(b"c" + (_NAMES.get(obj) or f"{module}\n{name or obj.__qualname__}").encode() + b"\n")
+        self.write(b"c" + (PYTHON2_NAMES.get(obj) or f"{module}\n{name or obj.__qualname__}").encode() + b"\n")
         self.memoize(obj)
 
     dispatch[type] = save_global
@@ -222,6 +228,16 @@ def python2_pickle(content: Any) -> bytes:
     stream = io.BytesIO()
     Python2Pickler(stream).dump(content)
     return stream.getvalue()
+
+
+class Runs:
+    """Pickled, it is a call of any function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
 
 
 def flame_arrays(face: Face = FACE) -> dict[str, np.ndarray]:

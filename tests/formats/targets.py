@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mien.errors import FormatError
+from mien.morphable.formats.anny import read_phenotype
 from mien.morphable.formats.arkit import read_arkit_weights
 from mien.morphable.formats.bfm2009 import read_bfm2009
 from mien.morphable.formats.bfm2017 import read_bfm2017
@@ -85,6 +86,12 @@ def _arkit(folder: Path) -> bytes:
     return b'{"jawOpen": 0.5, "_neutral": 0.25, "mouthSmileLeft": 1}'
 
 
+def _anny(folder: Path) -> bytes:
+    return (
+        b'{"phenotype_kwargs": {"gender": 0.25, "age": [0.75]}, "facial_actions": {}, "pose_parameters": {"root": []}}'
+    )
+
+
 def _packed_body(folder: Path) -> bytes:
     whole = files.mat_bytes({"x": np.arange(40.0).reshape(8, 5)})
     return whole[128:]
@@ -131,6 +138,7 @@ TARGETS = {
         Target("surrey", "a.bin", _bytes_of(files.write_surrey, "a.bin"), read_surrey),
         Target("generic", "a.npz", _bytes_of(files.write_generic, "a.npz"), read_generic),
         Target("generic_array", "a.npz", _generic_member, read_generic, _archive_with),
+        Target("anny", "person.json", _anny, read_phenotype),
         Target("arkit", "weights.json", _arkit, read_arkit_weights),
     )
 }

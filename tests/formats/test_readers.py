@@ -123,7 +123,7 @@ def test_flame(tmp_path: Path, as_npz: bool) -> None:
 
 
 def test_flame_pickled_by_python_3(tmp_path: Path) -> None:
-    for protocol in (0, 1, 2, 3, 4):
+    for protocol in (0, 1, 2, 3, 4, 5):
         path = tmp_path / f"{protocol}.pkl"
         path.write_bytes(pickle.dumps(files.flame_arrays(), protocol=protocol))
         np.testing.assert_allclose(read_flame(path).mean, FACE.mean, **CLOSE)

@@ -20,13 +20,14 @@ class Scene:
     near: float = 1.0
     far: float = 5.0
     cull_backfaces: bool = False
+    near_clipping: bool = True
     barycentric_clip: str = "softras"
     channels: int = 3
     expects_pixels: bool = True
     kwargs: dict = field(init=False)
 
     def __post_init__(self) -> None:
-        names = ("image_size", "sigma", "gamma", "near", "far", "cull_backfaces", "barycentric_clip")
+        names = ("image_size", "sigma", "gamma", "near", "far", "cull_backfaces", "near_clipping", "barycentric_clip")
         object.__setattr__(self, "kwargs", {name: getattr(self, name) for name in names})
 
 
@@ -70,6 +71,7 @@ def scenes() -> list[Scene]:
     sphere = bumpy_sphere(7)
     _, triangles = bumpy_sphere(6, seed=1)
     batch = torch.cat([bumpy_sphere(6, seed=seed)[0] for seed in (1, 2, 3)])
+    towards = torch.tensor([0.0, 0.0, 1.0])
     per_image = torch.stack([triangles, triangles.flip(0), triangles[:, [1, 2, 0]]])
     return [
         Scene("one triangle", *one),
@@ -80,6 +82,13 @@ def scenes() -> list[Scene]:
         Scene("coincident", *mesh(left, top, right, left, top, right)),
         Scene("behind the camera", *mesh(left, top, right, (-0.5, -0.5, -2.0), (0.5, -0.5, 2.0), (0.0, 0.5, 0.0))),
         Scene("crossing near", *mesh((-0.61, 0.55, 0.5), (0.03, -0.72, 1.6), (0.58, 0.41, 3.1))),
+        Scene("two corners before near", *mesh((-0.61, 0.55, 0.5), (0.03, -0.72, 0.6), (0.58, 0.41, 3.1))),
+        Scene("a corner behind the camera", *mesh((-0.61, 0.55, -1.5), (0.03, -0.72, 1.6), (0.58, 0.41, 3.1))),
+        Scene("crossing near, PyTorch3D's clip", *mesh((-0.61, 0.55, -1.5), (0.03, -0.72, 1.6), (0.58, 0.41, 3.1)),
+              barycentric_clip="pytorch3d"),
+        Scene("crossing near, not clipped", *mesh((-0.61, 0.55, 0.5), (0.03, -0.72, 1.6), (0.58, 0.41, 3.1)),
+              near_clipping=False, expects_pixels=False),
+        Scene("half a sphere before near", *sphere, image_size=(30, 40), sigma=1e-4, near=2.45),
         Scene("crossing far", *mesh((-0.61, 0.55, 2.0), (0.03, -0.72, 9.0), (0.58, 0.41, 3.1))),
         Scene("before near", *mesh((-0.61, 0.55, 0.5), (0.03, -0.72, 0.6), (0.58, 0.41, 0.7)), expects_pixels=False),
         Scene("off-screen", *mesh((-3.0, 0.5, 2.0), (-2.5, -0.5, 2.0), (-2.0, 0.5, 2.0)), expects_pixels=False),
@@ -108,6 +117,9 @@ def scenes() -> list[Scene]:
         Scene("six channels", *sphere, channels=6),
         Scene("batch, shared triangles", batch, triangles),
         Scene("batch, triangles per image", batch, per_image),
+        Scene("batch, one image crosses near", batch - torch.tensor([0.0, 1.4, 0.0])[:, None, None] * towards,
+              triangles),
+        Scene("batch, triangles per image, crossing near", batch, per_image, near=2.2),
     ]  # fmt: skip
 
 

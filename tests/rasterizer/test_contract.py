@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mien.errors import BackendUnavailable, ConfigError
-from mien.rasterizer import ops, rasterize, rasterize_hard
+from mien.rasterizer import backends, checks, rasterize, rasterize_hard
 from tests.rasterizer.make_golden import golden_arrays
 from tests.rasterizer.raster_scenes import bumpy_sphere, mesh
 
@@ -89,7 +89,7 @@ def test_bad_input_is_refused_in_words(changes, error, says):
 )
 def test_wrong_shapes_types_and_devices_are_refused(vertices, triangles, attributes, error):
     with pytest.raises(error):
-        ops._check_tensors(vertices, triangles, attributes)
+        checks.check_tensors(vertices, triangles, attributes)
 
 
 def op_arguments(**changes):
@@ -107,6 +107,7 @@ def op_arguments(**changes):
         "gamma": 1e-4,
         "dist_eps": 1e-4,
         "cull_backfaces": False,
+        "near_clipping": True,
         "barycentric_clip": "softras",
     }
     return arguments | changes
@@ -153,13 +154,13 @@ def test_second_derivatives_are_refused():
 
 def test_backends_are_never_swapped_silently():
     with pytest.raises(ConfigError, match="backend"):
-        ops._choose("gpu", torch.zeros(1, 1, 3))
+        backends.choose("gpu", torch.zeros(1, 1, 3))
     with pytest.raises(BackendUnavailable, match='backend="reference"'):
-        ops._choose("auto", torch.zeros(1, 1, 3, device="meta"))
+        backends.choose("auto", torch.zeros(1, 1, 3, device="meta"))
     with pytest.raises(BackendUnavailable, match="CUDA"):
-        ops._choose("triton", torch.zeros(1, 1, 3))
+        backends.choose("triton", torch.zeros(1, 1, 3))
     with pytest.raises(TypeError, match="float32"):
-        ops._choose("auto", torch.zeros(1, 1, 3, dtype=torch.float64))
+        backends.choose("auto", torch.zeros(1, 1, 3, dtype=torch.float64))
 
 
 def test_front_faces_run_counter_clockwise_for_the_viewer():
@@ -228,12 +229,12 @@ def test_opcheck():
     )
     torch.library.opcheck(
         torch.ops.mien.soft_rasterize,
-        (*scene, torch.zeros(2), 6, 7, 1e-3, 1e-3, 1e-4, False, "softras"),
+        (*scene, torch.zeros(2), 6, 7, 1e-3, 1e-3, 1e-4, False, True, "softras"),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static"),
     )
     torch.library.opcheck(
         torch.ops.mien.hard_rasterize,
-        (scene[0].detach(), triangles, torch.ones(1), 5 * torch.ones(1), 6, 7, False),
+        (scene[0].detach(), triangles, torch.ones(1), 5 * torch.ones(1), 6, 7, False, True),
         test_utils=("test_schema", "test_faketensor"),
     )
 

@@ -23,13 +23,13 @@ if sanitized := os.environ.get("MIEN_NATIVE_MODULE"):
 
 from mien.errors import ConfigError
 from mien.rasterizer import rasterize, rasterize_hard
-from mien.rasterizer.ops import _native
+from mien.rasterizer.cpu import native
 
 EXAMPLES = 2000 if sanitized else 60
 
 
 def test_the_module_is_the_one_to_be_tested():
-    assert not sanitized or _native().__file__ == sanitized
+    assert not sanitized or native().__file__ == sanitized
 
 
 # Ordinary positions, pixel centres and edges that fall on them, the ends of float32's range, and what must be refused.
@@ -55,6 +55,7 @@ def calls(draw, bad: bool):
         "image_size": (draw(st.integers(1, 40)), draw(st.integers(1, 40))),
         "near": draw(st.floats(1e-3, 2.0)),
         "far": draw(st.floats(2.5, 1e4)),
+        "near_clipping": draw(st.booleans()),
     }
     softness = {
         "sigma": 10 ** draw(st.floats(-9, 3)),
@@ -83,15 +84,15 @@ def calls(draw, bad: bool):
     )
     attributes = torch.linspace(0, 1, batch * count * channels).reshape(batch, count, channels)
     threads = draw(st.integers(1, 4))
-    isa = draw(st.sampled_from(_native().available_isas().split()))
+    isa = draw(st.sampled_from(native().available_isas().split()))
     return tensors, attributes, arguments, softness, draw(st.booleans()), threads, isa
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _isa():
-    before = _native().current_isa()
+    before = native().current_isa()
     yield
-    _native().select_isa(before)
+    native().select_isa(before)
 
 
 @hypothesis.settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
@@ -99,7 +100,7 @@ def _isa():
 def test_what_is_accepted_is_drawn(call):
     (vertices, triangles), attributes, arguments, softness, cull, threads, isa = call
     torch.set_num_threads(threads)
-    _native().select_isa(isa)
+    native().select_isa(isa)
     vertices.requires_grad_()
     attributes.requires_grad_()
     out = rasterize(vertices, triangles, attributes, cull_backfaces=cull, **arguments, **softness)

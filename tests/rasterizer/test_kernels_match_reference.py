@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mien.rasterizer import _native, rasterize, rasterize_hard
-from mien.rasterizer.ops import _gomp_parallel
+from mien.rasterizer.cpu import gomp_parallel
 from tests.rasterizer.comparison import TOLERANCE, differences, draw, relative
 from tests.rasterizer.raster_scenes import Scene, attributes_of, bumpy_sphere, scenes
 
@@ -43,7 +43,7 @@ def test_forward_and_backward(scene, isa):
 @pytest.mark.parametrize("scene", scenes(), ids=lambda scene: scene.name)
 def test_hard_mode(scene, isa):
     vertices = scene.vertices.float()
-    settings = {name: scene.kwargs[name] for name in ("image_size", "near", "far", "cull_backfaces")}
+    settings = {name: scene.kwargs[name] for name in ("image_size", "near", "far", "cull_backfaces", "near_clipping")}
     found = rasterize_hard(vertices, scene.triangles, **settings)
     expected = rasterize_hard(vertices.double(), scene.triangles, backend="reference", **settings)
     same = found.triangle_ids == expected.triangle_ids
@@ -94,7 +94,7 @@ def test_the_number_of_threads_changes_nothing(images, isa):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.skipif(_gomp_parallel() == 0, reason="this torch brings no libgomp")
+@pytest.mark.skipif(gomp_parallel() == 0, reason="this torch brings no libgomp")
 def test_torchs_threads_and_our_own_draw_the_same():
     vertices, triangles = bumpy_sphere(30)
     scene = Scene("threads", vertices, triangles, image_size=(61, 83), sigma=1e-4)
@@ -105,7 +105,7 @@ def test_torchs_threads_and_our_own_draw_the_same():
         _native.use_openmp(0)
         own, own_gradients = draw(scene, torch.float32, "cpu")
     finally:
-        _native.use_openmp(_gomp_parallel())
+        _native.use_openmp(gomp_parallel())
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(vars(shared).values(), vars(own).values(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(shared_gradients, own_gradients, strict=True))

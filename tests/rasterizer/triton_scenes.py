@@ -8,14 +8,16 @@ them. It takes a Python call per vector operation, so scenes are of few triangle
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
+from functools import partial
+from unittest import mock
 
 import numpy as np
 import torch
 
-from mien.rasterizer import Fragments, RasterOutput, RasterSettings, gpu
-from mien.rasterizer.ops import _new_fragments, _new_gradients, _new_images
+from mien.rasterizer import Fragments, RasterOutput, gpu, ops
 from tests.rasterizer.comparison import differences, draw, functional
 from tests.rasterizer.raster_scenes import Scene, attributes_of, bumpy_sphere, scenes
 
@@ -47,28 +49,36 @@ def renamed(scene: Scene) -> Scene:
     return Scene(f"{scene.name}, in tiles", scene.vertices, scene.triangles, near=scene.near)
 
 
+class OnNoDevice:
+    """Stands in for `gpu` in the ops, so that tensors on the CPU take the way of those on a GPU."""
+
+    def __init__(self, launch: gpu.Launch):
+        self.soft_forward = partial(gpu.soft_forward, launch=launch)
+        self.soft_backward = partial(gpu.soft_backward, launch=launch)
+        self.hard_forward = partial(gpu.hard_forward, launch=launch)
+
+
 def draw_with_triton(scene: Scene, launch: gpu.Launch):
     attributes, background = (tensor.float() for tensor in attributes_of(scene))
-    vertices, triangles = scene.vertices.float(), scene.triangles.int().contiguous()
+    vertices, triangles = scene.vertices.float(), scene.triangles.int()
     near, far = (torch.full((len(vertices),), depth) for depth in (scene.near, scene.far))
-    settings = RasterSettings(
-        scene.image_size,
-        scene.sigma,
-        scene.gamma,
-        cull_backfaces=scene.cull_backfaces,
-        barycentric_clip=scene.barycentric_clip,
-    )
-    outputs = _new_images(attributes, *scene.image_size)
-    gpu.soft_forward(vertices, triangles, attributes, near, far, background, settings, outputs, launch)
-    found = RasterOutput(*outputs[:5])
-    gradients = _new_gradients(vertices, attributes)
-    to_outputs = functional(found)
-    gpu.soft_backward(
-        vertices, triangles, attributes, near, far, found.image, outputs[5], *to_outputs, settings, gradients, launch
-    )
-    hard = Fragments(*_new_fragments(vertices, len(vertices), *scene.image_size))
-    hard_outputs = (hard.triangle_ids, hard.barycentrics, hard.depth)
-    gpu.hard_forward(vertices, triangles, near, far, settings, hard_outputs, launch)
+    options = (scene.sigma, scene.gamma, 1e-4, scene.cull_backfaces, scene.near_clipping, scene.barycentric_clip)
+    with (
+        mock.patch.object(ops, "kernels_beside", lambda _: contextlib.nullcontext(OnNoDevice(launch))),
+        mock.patch.object(ops, "_on_cpu", lambda _: False),
+    ):
+        *outputs, state = ops._soft_rasterize(
+            vertices, triangles, attributes, near, far, background, *scene.image_size, *options
+        )
+        found = RasterOutput(*outputs)
+        gradients = ops._soft_rasterize_backward(
+            vertices, triangles, attributes, near, far, found.image, state, *functional(found), *options
+        )
+        hard = Fragments(
+            *ops._hard_rasterize(
+                vertices, triangles, near, far, *scene.image_size, scene.cull_backfaces, scene.near_clipping
+            )
+        )
     if scene.barycentric_clip == "softras":
         assert torch.equal(hard.triangle_ids, found.triangle_ids)
         assert torch.equal(hard.depth, found.depth)

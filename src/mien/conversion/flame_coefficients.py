@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -35,6 +35,10 @@ class DecaCoefficients:
         if vector.shape[1] != sum(_DECA_PARTS):
             raise FormatError(f"vectors of {vector.shape[1]} values; expected DECA's {sum(_DECA_PARTS)}")
         return cls(*vector.split(_DECA_PARTS, dim=1))
+
+    def vector(self) -> Float[Tensor, "B N"]:
+        """The inverse of `of_vector`."""
+        return torch.cat([getattr(self, f.name) for f in fields(self)], dim=1)
 
     def vertices(self, flame: MorphableModel) -> Float[Tensor, "B V 3"]:
         """Posed vertices in FLAME's space, metres; differentiable. ConfigError if the model has no joints."""
@@ -82,6 +86,11 @@ class TddfaCoefficients:
             )
         values = vector * deviation + mean
         return cls(values[:, :12].view(-1, 3, 4), values[:, 12:52], values[:, 52:])
+
+    def vector(self, *, mean: Float[Tensor, "M"], deviation: Float[Tensor, "M"]) -> Float[Tensor, "B N"]:
+        """The inverse of `of_vector`: what the network would have to give."""
+        values = torch.cat([self.projection.flatten(1), self.shape, self.expression], dim=1)
+        return (values - mean) / deviation
 
     def project(self, points: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 3"]:
         """Points of its model, micrometres, in the crop: x right, y down, z towards the camera, pixels."""

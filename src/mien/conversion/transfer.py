@@ -2,7 +2,7 @@
 
 reconstruction ── closest points between the two registered means ──► where each vertex of the target belongs
 target model ── ridge regression on these places ──► coefficients
-places ── minus the model's surface, fading where nothing is known ──► what the coefficients cannot hold
+places ── minus the model's surface ──► what the coefficients cannot hold; eyeballs, teeth and scalp go along with it
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from mien.arrays import Float, Int, Tensor
 from mien.conversion.matching import Matcher, Matches
 from mien.conversion.registration import register
+from mien.conversion.unwrap import connected_parts
 from mien.errors import ConfigError
 from mien.evaluation.shape import DistanceSummary, Surface, submesh
 from mien.geometry import Similarity, align_points, vertex_areas, vertex_normals
@@ -28,6 +29,11 @@ _ITERATIONS = 3
 _MEASURED = 1500
 """Points of the skin that the surface error is taken over."""
 _INNER = slice(17, 68)
+_FOLLOW_SIGMA_M, _FOLLOW_REACH_M = 0.01, 0.05
+"""What is no skin takes the mean offset of the skin within this distance, and none beyond the reach."""
+_CHUNK = 2048
+_SEAM_RINGS = 2
+"""Rings of vertices around the skin's edge over which the field is smoothed."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,17 @@ def transfer(face: Reconstruction, own: MorphableModel, target: MorphableModel) 
     landmarks = dict(enumerate(target.landmarks68.tolist()))
     registration = register(own, target.mean, target.triangles, landmarks)
     matches = registration.on_reference()
+    surfaces = connected_parts(target.triangles, len(target.mean)) + 1
     trusted = _trust(own, matches, scale=registration.scale)
+    skin = torch.bincount(surfaces, trusted).argmax()
+    # An eyeball's front lies close to the lids' skin and is none: only the surface with the face on it is.
+    trusted = trusted * (surfaces == skin)
     wanted = matches.of(vertices)
     coefficients, similarity = _fitted(target, wanted, trusted)
     identity, expression = coefficients.split(target.counts[:2])
     fitted = similarity(target.vertices(identity[None], expression[None]))[0]
-    moved = fitted + trusted[:, None] * _onto_surface(fitted, target, vertices, own, trusted)
+    offsets = _onto_surface(fitted, target, vertices, own, trusted)
+    moved = fitted + _followed(fitted, offsets, trusted, triangles=target.triangles, surfaces=surfaces)
     return Transfer(
         target, moved, identity, expression,
         landmark_error_m=_landmark_error(moved, vertices, own, target),
@@ -130,16 +141,64 @@ def _smoothed(
     """The offsets where they count; elsewhere the mean of the neighbours', a few rings deep."""
     value, weight = offsets, counted
     for _ in range(3):
-        sums, sizes = torch.zeros_like(value), torch.zeros_like(weight)
-        for k in range(3):
-            for other in ((k + 1) % 3, (k + 2) % 3):
-                sums.index_add_(0, triangles[:, k], value[triangles[:, other]])
-                sizes.index_add_(0, triangles[:, k], weight[triangles[:, other]])
+        sums, sizes = _neighbour_sums(value, weight, triangles)
         spread = sums / sizes.clamp(min=1e-6)[:, None]
         empty = weight == 0
         value = torch.where(empty[:, None] & (sizes > 0)[:, None], spread, value)
         weight = torch.where(empty & (sizes > 0), torch.ones_like(weight), weight)
     return value
+
+
+def _neighbour_sums(
+    values: Float[Tensor, "V 3"], weights: Float[Tensor, "V"], triangles: Int[Tensor, "T 3"]
+) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V"]]:
+    """Sums of values and of weights over the corners of the triangles around each vertex, but for itself."""
+    sums, sizes = torch.zeros_like(values), torch.zeros_like(weights)
+    for k in range(3):
+        for other in ((k + 1) % 3, (k + 2) % 3):
+            sums.index_add_(0, triangles[:, k], values[triangles[:, other]])
+            sizes.index_add_(0, triangles[:, k], weights[triangles[:, other]])
+    return sums, sizes
+
+
+def _followed(
+    fitted: Float[Tensor, "V 3"],
+    offsets: Float[Tensor, "V 3"],
+    trusted: Float[Tensor, "V"],
+    *,
+    triangles: Int[Tensor, "T 3"],
+    surfaces: Int[Tensor, "V"],
+) -> Float[Tensor, "V 3"]:
+    """The offsets where they are trusted; elsewhere those of the trusted surface nearby, fading with the distance.
+
+    Eyeballs, teeth and the lips' inner sides are no skin of the reconstruction, but have to go where it goes: a surface
+    without any trust as one piece, the others without creases.
+    """
+    sure = (trusted > 0.5).nonzero()[:, 0]
+    if len(sure) == 0:
+        return trusted[:, None] * offsets
+    sure = sure[:: max(len(sure) // SAMPLES, 1)]
+    around = torch.zeros_like(offsets)
+    for chunk in (trusted < 1).nonzero()[:, 0].split(_CHUNK):
+        distances = torch.cdist(fitted[chunk], fitted[sure])
+        near = distances.amin(1, keepdim=True)
+        # Relative to the nearest, so that the weights of what lies far off do not all vanish.
+        weights = torch.exp((near.square() - distances.square()) / (2 * _FOLLOW_SIGMA_M**2))
+        fade = ((_FOLLOW_REACH_M - near) / (_FOLLOW_REACH_M - _FOLLOW_SIGMA_M)).clamp(0, 1)
+        around[chunk] = fade * (weights @ offsets[sure]) / weights.sum(1, keepdim=True)
+    field = trusted[:, None] * offsets + (1 - trusted)[:, None] * around
+    inside = trusted
+    for _ in range(_SEAM_RINGS):
+        lowest = inside[triangles].amin(1).repeat_interleave(3)
+        inside = inside.scatter_reduce(0, triangles.reshape(-1), lowest, "amin")
+    for _ in range(2 * _SEAM_RINGS):
+        sums, sizes = _neighbour_sums(field, torch.ones_like(inside), triangles)
+        field = torch.lerp(sums / sizes.clamp(min=1)[:, None], field, torch.where(sizes > 0, inside, 1.0)[:, None])
+    count = torch.bincount(surfaces)
+    middle = torch.zeros(len(count), 3).index_add_(0, surfaces, field) / count.clamp(min=1)[:, None]
+    alone = torch.bincount(surfaces, trusted) == 0
+    alone[0] = False  # vertices without a triangle, each on its own
+    return torch.where(alone[surfaces][:, None], middle[surfaces], field)
 
 
 def _landmark_error(moved: Tensor, vertices: Tensor, own: MorphableModel, target: MorphableModel) -> float:

@@ -27,7 +27,7 @@ def write_transfer(carried: Transfer, folder: Path) -> None:
     }
     with writing_folder(folder) as partial:
         with (partial / MESH_FILE).open("w", encoding="ascii") as file:
-            np.savetxt(file, vertices, fmt="v %.6f %.6f %.6f")
+            np.savetxt(file, vertices, fmt="v %.8f %.8f %.8f")
             np.savetxt(file, uv, fmt="vt %.6f %.6f")
             corners = np.repeat(triangles, 2, axis=1)
             np.savetxt(file, corners, fmt="f %d/%d %d/%d %d/%d")

@@ -1,7 +1,10 @@
-// Work is done by torch's own OpenMP threads where they are known, else by threads that live for one call. Torch's wait
-// for their next task in a loop: threads of our own beside them would get half a core each. After a fork only the
-// forking thread is left, and OpenMP does not notice: the child starts threads of its own. Starting one takes some
-// 20 µs, which is why work is handed out in few and large tasks.
+// One call of the driver is one team of threads that run several loops one after the other. They are torch's own OpenMP
+// threads where those are known, else threads that live for the call. Torch's wait for their next task in a loop: threads
+// of our own beside them would get half a core each. After a fork only the forking thread is left, and OpenMP does not
+// notice: the child starts threads of its own.
+//
+// Between loops the caller waits for tasks that somebody has begun, not for threads: a helper that the system does not let
+// run, on a busy machine, delays nobody until the end of the call.
 #pragma once
 
 #include <algorithm>
@@ -56,49 +59,144 @@ inline OpenMp& openmp() {
     return instance;
 }
 
-// Calls body(task, worker) once for every task in [0, tasks), on up to `threads` threads, the caller's among them.
-// Tasks start in order. The first exception ends the loop and is thrown again here.
-template <typename Body>
-void parallel_for(int threads, int tasks, const Body& body) {
-    std::atomic<int> next{0};
-    std::exception_ptr failure;
-    std::mutex failure_lock;
-    const auto work = [&](int worker) {
+class Team {
+public:
+    // Calls drive(team) on this thread, beside up to threads - 1 helpers. Exceptions arrive here.
+    template <typename Drive>
+    static void run(int threads, const Drive& drive) {
+        Team team(std::max(threads, 1));
+        const OpenMp& shared = openmp();
+        if (threads > 1 && shared.parallel && shared.process == process_id()) {
+            struct Region {
+                Team& team;
+                const Drive& drive;
+            } region{team, drive};
+            const auto enter = [](void* data) {
+                Region& own = *static_cast<Region*>(data);
+                if (std::this_thread::get_id() == own.team.caller_) own.team.lead(own.drive);
+                else own.team.help();
+            };
+            shared.parallel(enter, &region, static_cast<unsigned>(threads), 0);
+        } else {
+            std::vector<std::thread> helpers;
+            helpers.reserve(team.threads_ - 1);
+            for (int i = 1; i < threads; ++i) {
+                try {
+                    helpers.emplace_back([&team] { team.help(); });
+                } catch (const std::system_error&) {
+                    break;  // the machine gives no more threads: those there are do the work
+                }
+            }
+            team.lead(drive);
+            for (std::thread& helper : helpers) helper.join();
+        }
+        if (team.failure_) std::rethrow_exception(team.failure_);
+    }
+
+    // A team of the calling thread alone.
+    Team() : Team(1) {}
+    ~Team() {
+        for (Loop* loop = first_.following.load(); loop;) {
+            Loop* const following = loop->following.load();
+            delete loop;
+            loop = following;
+        }
+    }
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int threads() const { return threads_; }
+
+    // Calls body(task, worker) once for every task in [0, tasks); workers are below threads(). Tasks start in order. For
+    // the thread that leads. The first exception ends the loop and is thrown again here.
+    template <typename Body>
+    void parallel_for(int tasks, const Body& body) {
+        if (threads_ == 1 || tasks <= 1) {
+            for (int task = 0; task < tasks; ++task) body(task, 0);
+            return;
+        }
+        Loop* const loop = new Loop;
+        loop->run = [](const void* of, int task, int worker) { (*static_cast<const Body*>(of))(task, worker); };
+        loop->body = &body;
+        loop->tasks = tasks;
+        last_->following.store(loop, std::memory_order_release);
+        last_ = loop;
+        work_on(*loop, 0);
+        for (int turn = 0; loop->done.load(std::memory_order_acquire) < tasks; ++turn) pause(turn);
+        if (failed_.load()) std::rethrow_exception(failure_);
+    }
+
+private:
+    // Helpers that come late walk through loops that are over, so loops live as long as their team.
+    struct Loop {
+        void (*run)(const void* body, int task, int worker) = nullptr;
+        const void* body = nullptr;
+        int tasks = 0;
+        std::atomic<int> next{0}, done{0};
+        std::atomic<Loop*> following{nullptr};
+    };
+
+    explicit Team(int threads) : threads_(threads), caller_(std::this_thread::get_id()) {}
+    template <typename Drive>
+    void lead(const Drive& drive) {
         [[maybe_unused]] const FlushDenormals guard;  // empty where denormals cost nothing
         try {
-            for (int task; (task = next.fetch_add(1)) < tasks;) body(task, worker);
+            drive(*this);
         } catch (...) {
-            next.store(tasks);
-            const std::lock_guard<std::mutex> hold(failure_lock);
-            if (!failure) failure = std::current_exception();
+            keep_failure();
         }
-    };
-    const OpenMp& team = openmp();
-    if (team.parallel && team.process == process_id() && threads > 1 && tasks > 1) {
-        struct Region {
-            const decltype(work)& run;
-            std::atomic<int> workers;
-        } region{work, {0}};
-        const auto enter = [](void* data) {
-            Region& own = *static_cast<Region*>(data);
-            own.run(own.workers.fetch_add(1));
-        };
-        team.parallel(enter, &region, static_cast<unsigned>(std::min(threads, tasks)), 0);
-        if (failure) std::rethrow_exception(failure);
-        return;
+        finished_.store(true, std::memory_order_release);
     }
-    std::vector<std::thread> others;
-    others.reserve(std::max(std::min(threads, tasks) - 1, 0));  // from here on nothing throws but a thread's start
-    for (int worker = 1; worker < threads && worker < tasks; ++worker) {
-        try {
-            others.emplace_back(work, worker);
-        } catch (const std::system_error&) {
-            break;  // the machine gives no more threads: those there are do the work
+
+    void help() {
+        [[maybe_unused]] const FlushDenormals guard;
+        const int worker = workers_.fetch_add(1);
+        for (Loop* loop = &first_;;) {
+            Loop* following = nullptr;
+            for (int turn = 0; !(following = loop->following.load(std::memory_order_acquire)); ++turn) {
+                if (finished_.load(std::memory_order_acquire)) return;
+                pause(turn);
+            }
+            loop = following;
+            work_on(*loop, worker);
         }
     }
-    work(0);
-    for (std::thread& other : others) other.join();
-    if (failure) std::rethrow_exception(failure);
-}
+
+    void work_on(Loop& loop, int worker) {
+        for (int task; (task = loop.next.fetch_add(1)) < loop.tasks;) {
+            if (!failed_.load()) {
+                try {
+                    loop.run(loop.body, task, worker);
+                } catch (...) {
+                    keep_failure();
+                }
+            }
+            loop.done.fetch_add(1, std::memory_order_acq_rel);
+        }
+    }
+
+    void keep_failure() {
+        const std::lock_guard<std::mutex> hold(failure_lock_);
+        if (!failure_) failure_ = std::current_exception();
+        failed_.store(true);
+    }
+
+    // Waits a moment, and in the long run leaves the core to others.
+    static void pause(int turn) {
+        if (turn > 1000) return std::this_thread::yield();
+#if defined(__SSE2__)
+        _mm_pause();
+#endif
+    }
+
+    const int threads_;
+    const std::thread::id caller_;
+    Loop first_;  // without tasks
+    Loop* last_ = &first_;
+    std::atomic<int> workers_{1};
+    std::atomic<bool> finished_{false}, failed_{false};
+    std::exception_ptr failure_;
+    std::mutex failure_lock_;
+};
 
 }  // namespace mien

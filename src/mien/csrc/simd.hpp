@@ -1,8 +1,8 @@
 // Vectors of kLanes floats, as wide as the instruction set of this translation unit.
 //
-// kernels.cpp is compiled once per instruction set; everything here lives in a namespace of that set's name, so that
+// kernels.cpp and what it includes is compiled once per instruction set; everything there lives in a namespace of that set's name, so that
 // the linker can never merge an AVX-512 copy of a function with the baseline's. For the same reason nothing here or
-// in kernels.cpp calls an inline function of the standard library.
+// in the kernels calls an inline function of the standard library.
 //
 // Arithmetic is that of the compiler's vector extension; intrinsics appear only where it has no word (minimum,
 // reciprocal estimate) or a poor one (masks, which AVX-512 keeps in registers of their own). The lane count follows

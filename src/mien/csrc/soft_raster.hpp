@@ -1,7 +1,8 @@
 // The soft rasterizer's CPU side, ignorant of Python and of torch: plain arrays in, plain arrays out.
 //
 // The definition of what is computed is src/mien/rasterizer/reference.py; this code only does it faster.
-// Nothing is checked here: ops.py has checked every shape, index and number before.
+// Nothing is checked here: ops.py has checked every shape, index and number before, and has cut triangles that cross the
+// near plane; those that still have a corner before it are not drawn.
 #pragma once
 
 #include <cstdint>

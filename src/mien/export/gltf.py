@@ -49,6 +49,8 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     mesh, so the default view is exactly `vertices_model`.
     """
     names, basis, weights = _morphs(reconstruction, model)
+    # What no target stores must not be missing from the view either: it stays in the base.
+    basis = basis * (np.abs(basis).max(axis=2, keepdims=True) > _POSITION_EPSILON_M)
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
     triangles = reconstruction.triangles
     normals = unit_normals(base, triangles)

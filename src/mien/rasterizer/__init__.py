@@ -4,8 +4,8 @@
 See docs/rasterizer.md.
 """
 
-from mien.rasterizer.ops import rasterize as rasterize
-from mien.rasterizer.ops import rasterize_hard as rasterize_hard
+from mien.rasterizer.rasterization import rasterize as rasterize
+from mien.rasterizer.rasterization import rasterize_hard as rasterize_hard
 from mien.rasterizer.reference import Fragments as Fragments
 from mien.rasterizer.reference import RasterOutput as RasterOutput
 from mien.rasterizer.settings import RasterSettings as RasterSettings

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import torch
 
 from mien.arrays import Tensor
-from mien.rasterizer import triton_kernels as kernels
+from mien.rasterizer import gpu_kernels as kernels
 from mien.rasterizer.settings import RasterSettings
 
-__all__ = ["Launch", "hard_forward", "soft_backward", "soft_forward"]
+__all__ = ["Launch", "hard_forward", "padded_channels", "record_size", "soft_backward", "soft_forward"]
 
 _BINS_ACROSS = 8
 _MOST_IMAGES = 65_535  # CUDA's limit of a grid's second axis
@@ -105,8 +105,7 @@ def soft_backward(
     channels, (height, width) = attributes.shape[2], settings.image_size
     if batch == 0 or faces == 0:
         return
-    padded = _next_power_of_two(channels)
-    record = 8 * math.ceil((kernels.PIXEL_HEAD.value + channels) / 8)  # 32 bytes are a sector of memory
+    padded, record = padded_channels(channels), record_size(channels)
     packed = vertices.new_empty((batch * height * width, record))
     block = 128
     kernels.pack[(math.ceil(len(packed) / block),)](
@@ -215,7 +214,6 @@ def _draw(
         counts,
         lists,
         attributes,
-        near,
         far,
         background,
         *outputs,
@@ -233,7 +231,7 @@ def _draw(
         settings.gamma,
         SOFT=soft,
         LINEAR=settings.linear_depth,
-        CHANNELS=_next_power_of_two(channels),
+        CHANNELS=padded_channels(channels),
         TILE_WIDTH=launch.tile_width,
         TILE_HEIGHT=launch.tile_height,
         num_warps=launch.draw_warps,
@@ -247,5 +245,11 @@ def _in_pixels(settings: RasterSettings) -> tuple[float, float]:
     return settings.reach_sq * per_ndc_sq, 1 / (settings.sigma * per_ndc_sq)
 
 
-def _next_power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
+def padded_channels(channels: int) -> int:
+    """The power of two that holds them, as vectors are of such lengths."""
+    return 1 << (channels - 1).bit_length()
+
+
+def record_size(channels: int) -> int:
+    """Numbers that the backward pass stores per pixel: whole sectors of memory, which are 32 bytes."""
+    return 8 * math.ceil((kernels.PIXEL_HEAD.value + channels) / 8)

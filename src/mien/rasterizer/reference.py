@@ -16,10 +16,10 @@ interpolated perspectively (1/z is linear on the screen) and the attributes line
 `barycentric_clip="pytorch3d"` they are clamped at 0 only, and the depth too is interpolated linearly, as PyTorch3D does
 without `perspective_correct`; this holds for the fragments as well, whose barycentrics are then those of the screen.
 
-Clarifications where the paper is silent: a triangle with a corner behind the camera plane, or before it by less than
-NEAREST_CORNER of the near depth, has no useful screen position and is dropped; a triangle that crosses `near` or
-`far` is clipped pixel by pixel, for alpha as well as for colour; a triangle of less than MINIMUM_AREA is dropped; equal
-depths are won by the lower triangle index.
+Clarifications where the paper is silent: a triangle that crosses `near` is first cut there, into one or two triangles
+(see `mien.rasterizer.clipping`); one that crosses `far` is clipped pixel by pixel, for alpha as well as for colour; a
+triangle of less than MINIMUM_AREA is dropped; equal depths are won by the lower triangle index, and second parts of cut
+triangles come last.
 
 Written to be read and differentiated (any float dtype, any device), not to be fast: each square of pixels meets
 the triangles whose bounding box reaches it, which is exact because all others are dropped by `dist_eps`.
@@ -36,6 +36,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from mien.arrays import Float, Int, Tensor
+from mien.rasterizer.clipping import clip_near
 from mien.rasterizer.settings import RasterSettings
 
 __all__ = ["Fragments", "RasterOutput", "rasterize_hard_reference", "rasterize_reference"]
@@ -45,10 +46,6 @@ BACKGROUND_DEPTH = 1e-3
 
 MINIMUM_AREA = 1e-12
 """Twice the smallest screen area, in NDC², of a triangle that is drawn."""
-
-NEAREST_CORNER = 1e-6
-"""Smallest depth of a corner, as a share of the near depth, of a triangle that is drawn: its gradient grows with the
-inverse square of it, beyond all numbers."""
 
 _SQUARE = 16  # pixels; the side of the squares that the image is cut into
 
@@ -96,6 +93,9 @@ def rasterize_reference(  # noqa: PLR0917
 
     Takes what `rasterize` takes, in any float dtype and on any device, and checks nothing.
     """
+    mesh = clip_near(vertices_ndc, triangles, attributes, near, settings)
+    if mesh is not None and mesh.attributes is not None:
+        vertices_ndc, triangles, attributes = mesh.vertices, mesh.triangles, mesh.attributes
     images, alphas, fragments = [], [], []
     for b in range(len(attributes)):
         corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), float(near[b]), settings.cull_backfaces)
@@ -121,6 +121,8 @@ def rasterize_reference(  # noqa: PLR0917
         alphas.append(_assemble(alpha, settings.image_size)[0])
         fragments.append(_fragments(hard, settings.image_size))
     ids, barycentrics, depth = (torch.stack(parts) for parts in zip(*fragments, strict=True))
+    if mesh is not None:
+        ids, barycentrics = mesh.restore(ids, barycentrics)
     return RasterOutput(torch.stack(images), torch.stack(alphas), ids, barycentrics, depth)
 
 
@@ -132,6 +134,9 @@ def rasterize_hard_reference(
     settings: RasterSettings,
 ) -> Fragments:
     """Find the nearest triangle under each pixel centre; the slow twin of `mien.rasterizer.rasterize_hard`."""
+    mesh = clip_near(vertices_ndc, triangles, None, near, settings)
+    if mesh is not None:
+        vertices_ndc, triangles = mesh.vertices, mesh.triangles
     fragments = []
     for b in range(len(vertices_ndc)):
         corners, ids = _drawable(vertices_ndc[b], _triangles_of(triangles, b), float(near[b]), settings.cull_backfaces)
@@ -142,6 +147,8 @@ def rasterize_hard_reference(
         ]
         fragments.append(_fragments(hard, settings.image_size))
     ids, barycentrics, depth = (torch.stack(parts) for parts in zip(*fragments, strict=True))
+    if mesh is not None:
+        ids, barycentrics = mesh.restore(ids, barycentrics)
     return Fragments(ids, barycentrics, depth)
 
 
@@ -156,7 +163,7 @@ def _drawable(vertices: Tensor, triangles: Tensor, near: float, cull_backfaces: 
         area = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         # With y pointing down, a triangle that runs counter-clockwise for the viewer has a negative area.
         drawn = (area < -MINIMUM_AREA) if cull_backfaces else (area.abs() > MINIMUM_AREA)
-        drawn &= (corners[..., 2] >= NEAREST_CORNER * near).all(-1)
+        drawn &= (corners[..., 2] >= near).all(-1)
         ids = drawn.nonzero()[:, 0]
     return corners[ids], ids
 
@@ -236,7 +243,7 @@ def _soft_square(
     depth = _depth(clamped, corners, settings)
 
     inside = (barycentrics >= 0).all(-1)
-    kept = (inside | (distance_sq < settings.reach_sq)) & (depth >= near) & (depth <= far)
+    kept = (inside | (distance_sq < settings.reach_sq)) & (depth <= far)
     log_odds = torch.where(inside, distance_sq, -distance_sq) / settings.sigma
     coverage = torch.where(kept, torch.sigmoid(log_odds), 0.0)
     # 1 - D is sigmoid(-log_odds); its logarithm keeps what 1 - D loses where D is near 1.
@@ -256,7 +263,7 @@ def _hard_square(
     pixels: Tensor, corners: Tensor, ids: Tensor, depth_range: tuple[float, float], settings: RasterSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triangle id (P,1), barycentrics (P,3) and depth (P,1) of the nearest triangle."""
-    near, far = depth_range
+    _, far = depth_range
     if len(ids) == 0:
         empty = torch.full_like(pixels[:, :1], -1, dtype=torch.int32)
         return empty, pixels.new_zeros(len(pixels), 3), pixels.new_zeros(len(pixels), 1)
@@ -264,7 +271,7 @@ def _hard_square(
     inside = (screen >= 0).all(-1)
     clamped = _clamped(screen, settings)
     depth = _depth(clamped, corners, settings)
-    depth = torch.where(inside & (depth >= near) & (depth <= far), depth, torch.inf)
+    depth = torch.where(inside & (depth <= far), depth, torch.inf)
     nearest = depth.amin(-1, keepdim=True)
     # The first of equals: amin says how near, argmax of the booleans says who was first.
     winner = (depth == nearest).to(torch.uint8).argmax(-1, keepdim=True)

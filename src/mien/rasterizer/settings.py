@@ -30,6 +30,9 @@ class RasterSettings:
     """A triangle does not act where it would cover less than this; at most 0.5, the coverage on its boundary."""
     cull_backfaces: bool = False
     """Drop triangles whose corners do not run counter-clockwise for the viewer."""
+    near_clipping: bool = True
+    """Cut triangles where they cross the near plane; False drops them whole, which spares a GPU the room for twice the
+    triangles (a CPU looks whether there are any)."""
     barycentric_clip: BarycentricClip = "softras"
     """Outside a triangle, barycentrics are clamped to [0, 1] ("softras") or at 0 only ("pytorch3d"), and divided by
     their sum; depth is interpolated with them perspectively ("softras") or linearly ("pytorch3d")."""

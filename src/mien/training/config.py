@@ -132,6 +132,25 @@ class DetailBaseSettings:
 
 
 @dataclass(frozen=True)
+class DrawnReliefSettings:
+    """What the drawn faces of a training run have that those of `mien data synth --detail` have otherwise.
+
+    To learn from, relief has to show: pores finer than a pixel and cheeks a little fuller than the model's cannot be
+    read off a photo, and as targets they are noise beside the folds.
+    """
+
+    fold_strength: float = 1.5
+    """Multiplies the depth of folds."""
+    fullness_mm: float = 0.0
+    texture_share: float = 0.25
+    """Multiplies the depth of pores and fine texture."""
+    young_share: float = 0.1
+    """Faces younger than a fifth of the scale, which hardly have folds."""
+    directed_share: float = 0.85
+    """How often the light has a direction."""
+
+
+@dataclass(frozen=True)
 class DetailLossSettings:
     """Weights of the augmented branch's losses. A loss of weight 0 is not computed."""
 
@@ -141,7 +160,7 @@ class DetailLossSettings:
     """Eq. 5, weight 1 in eq. 12; a unit is half the crop's side."""
     recognition: float = 0.0
     """Eq. 6, weight 20 in eq. 12."""
-    texel: float = 20.0
+    texel: float = 10.0
     """Eq. 4 on the chart: every texel that is seen counts the same, and no picture has to be drawn."""
     offset_magnitude: float = 0.05
     """Eq. 8 of the texture offset; in eq. 12 the weights of eq. 8 and 9 are 1e-4."""
@@ -156,11 +175,14 @@ class DetailLossSettings:
     """Eq. 10 on the vertices in centimetres, in eq. 12 with weight 0.08."""
     smooth_albedo: float = 0.0
     """Eq. 11 on the vertices' albedo, in eq. 12 with weight 0.1."""
-    true_displacement: float = 1.0
-    """L1 to the known displacement in millimetres; drawn faces only, as the two below."""
-    true_slope: float = 1.0
-    """L1 between its differences from texel to texel, millimetres: fine folds count beside broad ones."""
-    true_offset: float = 5.0
+    true_displacement: float = 10.0
+    """Mean square distance to the known displacement in millimetres; drawn faces only, as the two below. Absolute
+    distances teach nothing at all here: most of a skin is flat, and the median of what may lie at a texel is 0."""
+    true_slope: float = 50.0
+    """Mean square distance of its differences from texel to texel, millimetres: fine folds count beside broad ones."""
+    true_offset: float = 0.0
+    """L1 to the known texture offset, also where it is not seen. It contradicts `texel` where a drawn camera has a
+    response of its own, which no light explains."""
     sampling: Sampling = "bilinear"
     """How vertices sample the maps; "hyperbolic" is the variant that the paper found unstable."""
 
@@ -233,6 +255,7 @@ class DetailConfig:
     model: str = "mien-face"
     network: DetailNetworkSettings = field(default_factory=DetailNetworkSettings)
     base: DetailBaseSettings = field(default_factory=DetailBaseSettings)
+    relief: DrawnReliefSettings = field(default_factory=DrawnReliefSettings)
     data: DataSettings = field(default_factory=DataSettings)
     loss: DetailLossSettings = field(default_factory=DetailLossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

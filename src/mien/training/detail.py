@@ -291,7 +291,7 @@ class DetailObjective:
         error_mm = (normal[drawn] - maps.displacement) * MM_PER_M
         off = (offset[drawn] - self._true_offset(prepared, drawn)).abs().mean(1, keepdim=True)
         return [
-            LossTerm("true_displacement", weights.true_displacement, _weighted(error_mm.abs(), trust)),
+            LossTerm("true_displacement", weights.true_displacement, _weighted(error_mm.square(), trust)),
             LossTerm("true_slope", weights.true_slope, _slopes(error_mm, trust)),
             LossTerm("true_offset", weights.true_offset, _weighted(off, trust)),
         ]
@@ -393,14 +393,14 @@ def _largest(values: Float[Tensor, "B 1 S S"], radius: int) -> Float[Tensor, "B 
     return F.max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
 
 
-def _weighted(values: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, ""]:
+def _weighted(values: Float[Tensor, "B 1 H W"], weights: Float[Tensor, "B 1 H W"]) -> Float[Tensor, ""]:
     return (values * weights).sum() / weights.sum().clamp(min=1)
 
 
 def _slopes(error: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, ""]:
-    """Mean absolute difference from a texel to its right and to its lower neighbour."""
-    right = (error[..., 1:] - error[..., :-1]).abs()
-    down = (error[..., 1:, :] - error[..., :-1, :]).abs()
+    """Mean squared difference from a texel to its right and to its lower neighbour."""
+    right = (error[..., 1:] - error[..., :-1]).square()
+    down = (error[..., 1:, :] - error[..., :-1, :]).square()
     return _weighted(right, torch.minimum(weights[..., 1:], weights[..., :-1])) + _weighted(
         down, torch.minimum(weights[..., 1:, :], weights[..., :-1, :])
     )

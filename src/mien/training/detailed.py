@@ -25,7 +25,7 @@ from mien.rendering import FaceSurface, build_surface, draw_texture, sample_map
 from mien.texture_space import TexelAtlas
 from mien.training.batch import FaceBatch
 from mien.training.population import Population, Sitters, SkinBank, View
-from mien.training.relief import ReliefPainter
+from mien.training.relief import ReliefPainter, ReliefSettings
 from mien.training.studio import Studio, composed
 
 VIEW = View(yaw=0.25, largest_yaw=0.61, directed_share=0.5)
@@ -59,11 +59,13 @@ class DetailedFaces:
         skins: SkinBank | None = None,
         pool: int = 0,
         jitter: float = 1.0,
+        relief: ReliefSettings | None = None,
+        view: View = VIEW,
     ) -> None:
         self.model, self.size, self.seed = model, size, seed
         self.atlas = TexelAtlas.of(model, map_size)
-        self._painter = ReliefPainter(model, self.atlas)
-        self._population = Population(model, size=size, skins=skins, jitter=jitter, view=VIEW)
+        self._painter = ReliefPainter(model, self.atlas, relief)
+        self._population = Population(model, size=size, skins=skins, jitter=jitter, view=view)
         self._studio = Studio(self.draw, seed=seed, pool=pool)
         self._texel_mm = self._painter.canvas.mean_texel_mm
         masks = model.masks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,9 +18,10 @@ from mien.training.base import BaseObjective, make_encoder
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import BaseConfig, DataSettings, DetailConfig, dump, load_config
 from mien.training.detail import DetailObjective, make_detail_network
-from mien.training.detailed import DetailedFaces
+from mien.training.detailed import VIEW, DetailedFaces
 from mien.training.loop import CONFIG_FILE, RunSettings, train
 from mien.training.population import SkinBank
+from mien.training.relief import ReliefSettings
 from mien.training.source import FaceSource, PhotographedFaces
 from mien.training.store import FaceStore, Split
 from mien.training.synthetic import SyntheticFaces
@@ -187,7 +188,16 @@ def _drawn(config: BaseConfig, model: MorphableModel, *, seed: int, pool: int) -
 
 
 def _detailed(config: DetailConfig, model: MorphableModel, *, seed: int, pool: int) -> DetailedFaces:
-    data, network = config.data, config.network
+    data, network, shown = config.data, config.network, config.relief
+    usual = ReliefSettings()
+    least, most = usual.texture_mm
+    relief = replace(
+        usual,
+        fold_strength=shown.fold_strength,
+        fullness_mm=shown.fullness_mm,
+        young_share=shown.young_share,
+        texture_mm=(least * shown.texture_share, most * shown.texture_share),
+    )
     return DetailedFaces(
         model,
         size=network.image_size,
@@ -196,6 +206,8 @@ def _detailed(config: DetailConfig, model: MorphableModel, *, seed: int, pool: i
         skins=_skins(data, model),
         pool=pool,
         jitter=data.jitter,
+        relief=relief,
+        view=replace(VIEW, directed_share=shown.directed_share),
     )
 
 

@@ -1,26 +1,33 @@
 """Coverage-guided fuzzing of one reader: anything but a model or a FormatError is a finding.
 
-    python -m tests.formats.fuzz.run TARGET -max_total_time=120
+    python -m tests.formats.fuzz.run TARGET -max_total_time=120 [CORPUS]
 
-TARGET is a name of tests/formats/targets.py; the rest goes to libFuzzer. Needs atheris (pip install atheris). A finding
-is written by libFuzzer as crash-*, and that file's bytes belong into tests/formats/test_hostile.py.
+TARGET is a name of tests/formats/targets.py; the rest goes to libFuzzer, also a folder that keeps what it finds from
+run to run. Needs atheris (pip install atheris). A finding is written by libFuzzer as crash-*, and that file's bytes
+belong into the tests beside this folder.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 import warnings
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["mien.morphable.formats"]):
-    from mien.morphable import formats  # noqa: F401 (instruments every reader)
-from tests.formats.targets import TARGETS
+# An editable installation has a loader of its own, through which atheris silently instruments nothing.
+sys.meta_path.insert(0, PathFinder)
+with atheris.instrument_imports(include=["mien"]):
+    from mien.morphable.formats import detect
+from tests.formats.targets import TARGETS  # noqa: E402 (what it imports is instrumented by now)
 
 
 def main() -> None:
+    if not any(inspect.ismodule(constant) for constant in detect.__code__.co_consts):
+        sys.exit("atheris did not instrument the readers: it would fuzz blindly")
     target = TARGETS[sys.argv.pop(1)]
     warnings.simplefilter("ignore")
     scratch = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -15,7 +15,7 @@ from mien.errors import FormatError
 from mien.morphable.formats.archive import indices
 from mien.morphable.formats.hdf5 import read_hdf5
 from mien.morphable.formats.limits import MAX_COMPONENTS
-from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
+from mien.morphable.formats.source import SourceModel, checked, numbered, silently
 
 MILLIMETRE = 1e-3
 _PARTS = ("shape", "expression", "color")
@@ -36,7 +36,8 @@ _NOMOUTH_COUNT = 53_149
 def read_bfm2017(path: Path) -> SourceModel:
     """Read an .h5 of 2017 or 2019; raises FormatError, and BackendUnavailable without h5py."""
     names = tuple(f"{part}/model/{array}" for part in _PARTS for array in _ARRAYS)
-    arrays = read_hdf5(path, (*names, _CELLS))
+    bases = frozenset(f"{part}/model/pcaBasis" for part in _PARTS)
+    arrays = read_hdf5(path, (*names, _CELLS), transposed=bases)
     missing = [name for name in (*names[:3], _CELLS) if name not in arrays]
     if missing:
         raise FormatError(f"{path}: lacks {', '.join(missing)}; expected a Basel Face Model of 2017 or 2019")
@@ -75,15 +76,17 @@ def _part(arrays: dict[str, np.ndarray], part: str, unit: float, path: Path) -> 
     mean, basis, variance = (arrays.get(f"{part}/model/{name}") for name in _ARRAYS)
     if mean is None or basis is None or variance is None:
         raise FormatError(f"{path}: {part}/model is not whole; expected {', '.join(_ARRAYS)}")
-    rows = mean.size
-    fits = mean.ndim == 1 and rows % 3 == 0 and variance.ndim == 1 and basis.shape == (rows, len(variance))
-    if not fits or len(variance) > MAX_COMPONENTS:
-        raise FormatError(f"{path}: {part}/model/pcaBasis is {basis.shape}; expected ({rows}, {variance.size})")
+    mean, variance = mean.reshape(-1), variance.reshape(-1)
+    if mean.size % 3 or basis.shape != (len(variance), mean.size) or len(variance) > MAX_COMPONENTS:
+        raise FormatError(
+            f"{path}: {part}/model/pcaBasis is {basis.shape[::-1]}; expected ({mean.size}, {variance.size})"
+        )
     if not np.isfinite(variance).all() or (variance < 0).any():
         raise FormatError(f"{path}: {part}/model/pcaVariance holds {variance.min()}; expected no negative variance")
-    deviations = np.sqrt(variance.astype(np.float64)) * unit
-    fields = rows_as_fields(basis, deviations, path, f"{part}/model/pcaBasis")
-    return (mean.astype(np.float64) * unit).astype(np.float32).reshape(-1, 3), fields
+    deviations = (np.sqrt(variance.astype(np.float64)) * unit).astype(np.float32)
+    in_place = basis if basis.dtype == np.float32 else None
+    fields = np.multiply(basis, deviations[:, None], out=in_place, dtype=np.float32, casting="unsafe")
+    return (mean.astype(np.float64) * unit).astype(np.float32).reshape(-1, 3), fields.reshape(len(basis), -1, 3)
 
 
 def _same_size(part: np.ndarray, mean: np.ndarray, name: str, path: Path) -> None:

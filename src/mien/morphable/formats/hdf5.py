@@ -20,13 +20,17 @@ _CHILD = Path(__file__).with_name("hdf5_child.py")
 _TIMEOUT_S = 120
 
 
-def read_hdf5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named datasets that exist; FormatError for what is damaged, BackendUnavailable without h5py."""
+def read_hdf5(path: Path, names: tuple[str, ...], *, transposed: frozenset[str] = frozenset()) -> dict[str, np.ndarray]:
+    """The named datasets that exist, the matrices of `transposed` with rows and columns exchanged; all can be written.
+
+    FormatError for what is damaged, BackendUnavailable without h5py.
+    """
     if importlib.util.find_spec("h5py") is None:
         raise BackendUnavailable(f"{path}: HDF5 files need h5py; install it with: pip install 'mien[formats]'")
     budget = Budget(path)
     with tempfile.TemporaryDirectory(prefix="mien-hdf5-", dir=_scratch(2 * path.stat().st_size)) as folder:
-        command = [sys.executable, "-I", str(_CHILD), str(path.absolute()), folder, str(budget.left), *names]
+        command = [sys.executable, "-I", str(_CHILD), str(path.absolute()), folder, str(budget.left)]
+        command += [f"{name}.T" if name in transposed else name for name in names]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired as error:
@@ -42,9 +46,9 @@ def read_hdf5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             raw = Path(folder) / f"{entry['name'].replace('/', '.')}.raw"
             shape = tuple(entry["shape"])
             budget.take(math.prod(shape) * np.dtype(entry["type"]).itemsize, entry["name"])
-            # Mapped, not copied: the pages live on after the file's name is gone.
-            values = np.memmap(raw, entry["type"], "r", shape=shape) if math.prod(shape) else np.zeros(shape)
-            found[entry["name"]] = values
+            # Mapped, not copied: the pages live on after the file's name is gone, and are nobody else's.
+            mapped = np.memmap(raw, entry["type"], "r+", shape=shape) if math.prod(shape) else np.zeros(shape)
+            found[entry["name"]] = np.asarray(mapped)
         return found
 
 

@@ -5,6 +5,7 @@ this process and not the caller's. Nothing of mien is imported, so that the star
 
     python -I hdf5_child.py FILE FOLDER MEMORY_LIMIT DATASET...
 
+A dataset named `NAME.T` is written transposed: the caller's layout is made here, on the way, and not by a second copy.
 Prints one JSON object a line: an array's name, type and shape, or {"error": ...}.
 """
 
@@ -22,6 +23,9 @@ os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 _NUMBER_KINDS = "iuf"
+_TURNED = ".T"
+_BLOCK = 512
+"""Rows of a matrix that are transposed at once: they fit a cache."""
 _LIBRARIES_BYTES = 2 << 30
 """Address space of Python, NumPy and HDF5 themselves, generously."""
 
@@ -59,6 +63,7 @@ def _limit_memory(limit_bytes: int) -> None:
 
 
 def _extract(file: Any, name: str, folder: Path, limit_bytes: int) -> int:
+    turned, name = name.endswith(_TURNED), name.removesuffix(_TURNED)
     dataset = _dataset(file, name)
     if dataset is None:
         return 0
@@ -68,10 +73,36 @@ def _extract(file: Any, name: str, folder: Path, limit_bytes: int) -> int:
         raise _Refused(f"{name} lies in another file; expected it here")
     if dataset.nbytes > limit_bytes:
         raise _Refused(f"{name} claims {dataset.nbytes} bytes; expected at most {limit_bytes}")
-    values = dataset[()]
-    values.tofile(folder / f"{name.replace('/', '.')}.raw")
-    print(json.dumps({"name": name, "type": values.dtype.str, "shape": values.shape}))
-    return int(values.nbytes)
+    if 0 in dataset.shape:
+        shape = list(dataset.shape[::-1] if turned else dataset.shape)
+    else:
+        shape = _write(dataset, folder / f"{name.replace('/', '.')}.raw", turned=turned)
+    print(json.dumps({"name": name, "type": dataset.dtype.str, "shape": shape}))
+    return int(dataset.nbytes)
+
+
+def _write(dataset: Any, target: Path, *, turned: bool) -> list[int]:
+    """Straight into the mapped file, transposed where `turned`; returns the shape written."""
+    import numpy as np  # noqa: PLC0415
+
+    if turned and dataset.ndim != 2:
+        raise _Refused(f"{dataset.name} has shape {dataset.shape}; expected a matrix")
+    with target.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; in a mapping it would be a signal
+            os.posix_fallocate(file.fileno(), 0, dataset.nbytes)
+        else:
+            file.truncate(dataset.nbytes)
+    if not turned:
+        written = np.memmap(target, dataset.dtype, "r+", shape=dataset.shape or (1,))
+        dataset.read_direct(written.reshape(dataset.shape))
+        return list(dataset.shape)
+    written = np.memmap(target, dataset.dtype, "r+", shape=dataset.shape[::-1])
+    # A packed chunk would be unpacked again for every block that touches it, so those come whole.
+    step = _BLOCK if dataset.chunks is None else len(dataset)
+    for first in range(0, len(dataset), step):
+        block = slice(first, first + step)
+        written[:, block] = dataset[block].T
+    return list(written.shape)
 
 
 def _dataset(file: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""MATLAB MAT-files, level 5 (versions 5 to 7), their numeric arrays only.
+"""MATLAB MAT-files, their numeric arrays only: level 5 (versions 5 to 7), and version 7.3, which is HDF5.
 
 A reader of our own because scipy's also builds objects, functions and cells, and allocates what a header claims.
 Format: "MAT-File Format", The MathWorks. A variable is a miMATRIX element of flags, dimensions, name and column-major
@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
+from mien.morphable.formats.hdf5 import read_hdf5
 from mien.morphable.formats.limits import Budget
 
 _HEADER = 128
+_VERSION_5, _VERSION_HDF5 = 0x0100, 0x0200
 _MI_MATRIX, _MI_COMPRESSED = 14, 15
 _DATA_TYPES = {
     1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
@@ -26,6 +28,8 @@ _CLASS_TYPES = {
     6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8",
 }  # fmt: skip
 _COMPLEX_FLAG = 0x08
+_OPAQUE = 17
+"""Class of MATLAB's own objects (strings, tables), whose headers have no dimensions."""
 _MOST_VARIABLES = 1000
 _CHUNK = 1 << 20
 
@@ -33,12 +37,17 @@ _CHUNK = 1 << 20
 def read_mat(path: Path, names: frozenset[str]) -> dict[str, np.ndarray]:
     """The named numeric variables that the file holds; raises FormatError for what is damaged.
 
-    Uncompressed arrays are views of the file's bytes, in MATLAB's column-major order.
+    Uncompressed arrays are views of the file's bytes, in MATLAB's column-major order. BackendUnavailable where a file
+    of version 7.3 meets no h5py.
     """
     budget = Budget(path)
+    with path.open("rb") as file:
+        order, version = _byte_order_and_version(file.read(_HEADER), path)
+    if version == _VERSION_HDF5:
+        # HDF5 counts the axes from the other end than MATLAB.
+        return {name: array.T for name, array in read_hdf5(path, tuple(sorted(names))).items()}
     # Read, not mapped: a file that somebody shortens meanwhile would end the process by a signal.
     content = np.fromfile(path, np.uint8)
-    order = _byte_order(content[:_HEADER].tobytes(), path)
     found: dict[str, np.ndarray] = {}
     place = _HEADER
     for _ in range(_MOST_VARIABLES):
@@ -54,15 +63,13 @@ def read_mat(path: Path, names: frozenset[str]) -> dict[str, np.ndarray]:
     raise FormatError(f"{path}: more than {_MOST_VARIABLES} variables; expected a face model")
 
 
-def _byte_order(header: bytes, path: Path) -> str:
+def _byte_order_and_version(header: bytes, path: Path) -> tuple[str, int]:
     if len(header) == _HEADER and header[126:128] in (b"IM", b"MI"):
         order = "<" if header[126:128] == b"IM" else ">"
         (version,) = struct.unpack(order + "H", header[124:126])
-        if version == 0x0100:
-            return order
-        if version == 0x0200:
-            raise FormatError(f"{path}: MAT-file version 7.3; expected version 7 or older, so save it with '-v7'")
-    raise FormatError(f"{path}: no MAT-file of level 5; expected its header of {_HEADER} bytes")
+        if version in (_VERSION_5, _VERSION_HDF5):
+            return order, version
+    raise FormatError(f"{path}: no MAT-file of level 5 or 7.3; expected its header of {_HEADER} bytes")
 
 
 def _element(content: np.ndarray, place: int, order: str, path: Path) -> tuple[int, int, int, int]:
@@ -121,6 +128,8 @@ def _matrix(body: np.ndarray, order: str, names: frozenset[str], path: Path) -> 
     for _ in range(3):
         kind, start, length, place = _element(body, place, order, path)
         parts.append((kind, body[start : start + length].tobytes()))
+    if parts[0][0] == 6 and len(parts[0][1]) == 8 and parts[0][1][0 if order == "<" else 3] == _OPAQUE:
+        return {}
     header = _array_header(parts, order, path)
     if header.name not in names:
         return {}

@@ -1,8 +1,9 @@
 """Arrays out of a Python pickle without running anything that the pickle names.
 
 A pickle is a program: it calls whatever global it names. Here every global is looked up in `_STAND_INS`, whose entries
-are inert holders of ours for what FLAME's files need (NumPy arrays, chumpy's `Ch`, SciPy's `csc_matrix`); any other
-name ends the reading. Holders keep shape, type and bytes; arrays are made from them after the program has ended.
+are inert holders of ours for what FLAME's files need (NumPy arrays, chumpy's `Ch` and `Select`, SciPy's compressed
+matrices); any other name ends the reading. Holders keep shape, type and bytes; arrays are made from them after the
+program has ended.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ import numpy as np
 from mien.errors import FormatError
 from mien.morphable.formats.limits import MAX_EXPANSION, Budget, file_size
 
-MAX_PROTOCOL = 4
-"""Protocol 5 has an instruction that allocates what it claims before reading it."""
+MAX_PROTOCOL = 5
 _MOST_INSTRUCTIONS = 200_000
 _SCALAR_TYPES = frozenset({"b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"})
 _DAMAGED = (
@@ -65,7 +65,23 @@ class _Chumpy(_Holder):
     __slots__ = ()
 
 
+class _Select(_Holder):
+    """chumpy's entries `idxs` of the flattened `a`: a slice that somebody cut off, such as fewer components."""
+
+    __slots__ = ()
+
+
 class _Sparse(_Holder):
+    __slots__ = ()
+
+
+class _SparseRows(_Holder):
+    __slots__ = ()
+
+
+class _FromBuffer(_Holder):
+    """`numpy._core.numeric._frombuffer(bytes, dtype, shape, order)`: how protocol 5 writes a contiguous array."""
+
     __slots__ = ()
 
 
@@ -104,7 +120,7 @@ class _Reconstructed(_Holder):
 
     def __new__(cls, *arguments: Any) -> _Holder:  # pyright: ignore[reportInconsistentConstructor]
         made = arguments[0] if arguments else None
-        if made not in (_Chumpy, _Sparse):
+        if made not in (_Chumpy, _Select, _Sparse, _SparseRows):
             raise pickle.UnpicklingError("object of an unexpected class")
         return made()
 
@@ -116,10 +132,16 @@ _STAND_INS: dict[str, type] = {
     "numpy._core.multiarray._reconstruct": _Array,
     "numpy.core.multiarray.scalar": _Scalar,
     "numpy._core.multiarray.scalar": _Scalar,
+    "numpy.core.numeric._frombuffer": _FromBuffer,
+    "numpy._core.numeric._frombuffer": _FromBuffer,
     "chumpy.ch.Ch": _Chumpy,
-    "scipy.sparse.csc.csc_matrix": _Sparse,
-    "scipy.sparse._csc.csc_matrix": _Sparse,
-    "scipy.sparse.csc_matrix": _Sparse,
+    "chumpy.reordering.Select": _Select,
+    **{f"scipy.sparse.{module}csc_{kind}": _Sparse for module in ("csc.", "_csc.", "") for kind in ("matrix", "array")},
+    **{
+        f"scipy.sparse.{module}csr_{kind}": _SparseRows
+        for module in ("csr.", "_csr.", "")
+        for kind in ("matrix", "array")
+    },
     "copy_reg._reconstructor": _Reconstructed,
     "copyreg._reconstructor": _Reconstructed,
     "__builtin__.object": _Object,
@@ -208,28 +230,55 @@ def _check_program(path: Path, content: bytes) -> None:
 
 def _unwrapped(value: Any, key: str, budget: Budget) -> Any:
     """Holders as arrays; what is no array, number or text becomes None (FLAME's files carry notes on the side)."""
+    if isinstance(value, _Select):
+        return _selected(value, key, budget)
     if isinstance(value, _Chumpy):
         state = value.state
         value = state.get("x") if isinstance(state, dict) else None
-        if not isinstance(value, _Array):
+        if not isinstance(value, (_Array, _FromBuffer)):
             raise FormatError(f"{budget.path}: {key} is a chumpy object without its array 'x'")
-    if isinstance(value, _Array):
+    if isinstance(value, (_Array, _FromBuffer)):
         return _array(value, key, budget)
-    if isinstance(value, _Sparse):
+    if isinstance(value, (_Sparse, _SparseRows)):
         return _dense(value, key, budget)
     if isinstance(value, _Tensor):
         return _tensor(value, key, budget.path)
     return value if isinstance(value, (int, float, str)) else None
 
 
-def _array(holder: _Array, key: str, budget: Budget) -> np.ndarray:
-    path, state = budget.path, holder.state
-    if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[1], tuple)):
-        raise FormatError(f"{path}: {key} is an array without its five parts of state")
-    _, shape, dtype_holder, fortran, data = state
+def _selected(holder: _Select, key: str, budget: Budget) -> np.ndarray:
+    """The entries that chumpy's Select picks out of another of its objects."""
+    path, state = budget.path, holder.state if isinstance(holder.state, dict) else {}
+    whole, places = state.get("a"), state.get("idxs")
+    shape = state.get("preferred_shape")
+    if not isinstance(whole, _Chumpy) or not isinstance(places, (_Array, _FromBuffer)):
+        raise FormatError(f"{path}: {key} is a chumpy selection without its parts; expected 'a' and 'idxs'")
+    values, chosen = _unwrapped(whole, key, budget).reshape(-1), _array(places, key, budget).reshape(-1)
+    if chosen.dtype.kind not in "iu" or (chosen.size and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(values)):
+        raise FormatError(f"{path}: {key} selects outside its {len(values)} values")
+    shape = (len(chosen),) if shape is None else shape
+    sizes_fit = isinstance(shape, tuple) and all(isinstance(side, int) and side >= 0 for side in shape)
+    if not sizes_fit or math.prod(shape) != len(chosen):
+        raise FormatError(f"{path}: {key} selects {len(chosen)} values for the shape {shape}")
+    budget.take(len(chosen) * values.dtype.itemsize, key)
+    return values[chosen].reshape(shape)
+
+
+def _array(holder: _Array | _FromBuffer, key: str, budget: Budget) -> np.ndarray:
+    path = budget.path
+    if isinstance(holder, _FromBuffer):
+        if len(holder.arguments) != 4 or holder.arguments[3] not in ("C", "F"):
+            raise FormatError(f"{path}: {key} is an array without its bytes, type, shape and order")
+        data, dtype_holder, shape, order = holder.arguments
+        fortran = order == "F"
+    else:
+        state = holder.state
+        if not (isinstance(state, tuple) and len(state) == 5):
+            raise FormatError(f"{path}: {key} is an array without its five parts of state")
+        _, shape, dtype_holder, fortran, data = state
     dtype = _dtype(dtype_holder, key, path)
     content = _as_bytes(data, key, path)
-    sizes_fit = all(isinstance(side, int) and side >= 0 for side in shape)
+    sizes_fit = isinstance(shape, tuple) and all(isinstance(side, int) and side >= 0 for side in shape)
     if not sizes_fit or math.prod(shape) * dtype.itemsize != len(content):
         raise FormatError(f"{path}: {key} is {shape} of {dtype}, but has {len(content)} bytes")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
@@ -249,7 +298,7 @@ def _dtype(holder: Any, key: str, path: Path) -> np.dtype:
     return np.dtype(order + code)
 
 
-def _as_bytes(data: Any, key: str, path: Path) -> bytes:
+def _as_bytes(data: Any, key: str, path: Path) -> bytes | bytearray:
     if isinstance(data, _Bytes):
         data = data.arguments[0] if data.arguments else b""
     if isinstance(data, str):  # a string of Python 2
@@ -257,22 +306,25 @@ def _as_bytes(data: Any, key: str, path: Path) -> bytes:
             return data.encode("latin1")
         except UnicodeEncodeError as error:
             raise FormatError(f"{path}: {key} holds text where bytes belong") from error
-    if not isinstance(data, bytes):
+    if not isinstance(data, (bytes, bytearray)):
         raise FormatError(f"{path}: {key} holds a {type(data).__name__}; expected the array's bytes")
     return data
 
 
-def _dense(holder: _Sparse, key: str, budget: Budget) -> np.ndarray:
-    """The full matrix of a compressed-sparse-column one."""
+def _dense(holder: _Sparse | _SparseRows, key: str, budget: Budget) -> np.ndarray:
+    """The full matrix of one that is compressed by columns, or by rows."""
     path, state = budget.path, holder.state
     if not isinstance(state, dict):
         raise FormatError(f"{path}: {key} is a sparse matrix without its state")
     shape: Any = state.get("_shape", state.get("shape"))
     parts = {name: state.get(name) for name in ("data", "indices", "indptr")}
-    if not all(isinstance(part, _Array) for part in parts.values()) or not _is_size(shape):
+    if not all(isinstance(part, (_Array, _FromBuffer)) for part in parts.values()) or not _is_size(shape):
         raise FormatError(f"{path}: {key} is no compressed sparse matrix; expected data, indices, indptr and shape")
-    values, rows, starts = (_array(part, key, budget) for part in parts.values() if isinstance(part, _Array))
-    height, width = (int(side) for side in shape)
+    values, rows, starts = (
+        _array(part, key, budget) for part in parts.values() if isinstance(part, (_Array, _FromBuffer))
+    )
+    by_rows = isinstance(holder, _SparseRows)
+    height, width = reversed(shape) if by_rows else shape
     lengths = np.diff(starts.astype(np.int64)) if starts.ndim == 1 and starts.dtype.kind in "iu" else np.array([-1])
     consistent = (
         len(lengths) == width
@@ -288,7 +340,7 @@ def _dense(holder: _Sparse, key: str, budget: Budget) -> np.ndarray:
     budget.take(height * width * 4 // MAX_EXPANSION, key)
     dense = np.zeros((height, width), np.float32)
     np.add.at(dense, (rows, np.repeat(np.arange(width), lengths)), values)
-    return dense
+    return dense.T if by_rows else dense
 
 
 def _is_size(shape: Any) -> bool:
@@ -316,7 +368,7 @@ def _tensor(holder: _Tensor, key: str, path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _storage(content: bytes, key: str, path: Path) -> np.ndarray:
+def _storage(content: bytes | bytearray, key: str, path: Path) -> np.ndarray:
     stream, kind = io.BytesIO(content), None
     try:
         for _ in range(_LEGACY_PICKLES):

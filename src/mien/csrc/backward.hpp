@@ -1,0 +1,315 @@
+// Triangles walk through the pixels that they touch and keep their gradients in registers: large ones take a block of
+// pixels at a time, small ones go one to a lane.
+#pragma once
+
+#include "pairs.hpp"
+#include "setup.hpp"
+
+namespace mien {
+namespace MIEN_ISA {
+namespace {
+
+void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, float* packed) {
+    const int64_t pixels = (int64_t)frame.height * frame.width, record = int64_t(4) * pixel_quads(frame.channels);
+    for (int y = first; y < end; ++y) {
+        float* const row = packed + y * packed_row(frame);
+        if (y >= frame.height) {
+            memset(row, 0, sizeof(float) * packed_row(frame));
+            continue;
+        }
+        const int64_t at = (int64_t)y * frame.width;
+        for (int x = 0; x < frame.width; ++x) {
+            float* const pixel = row + x * record;
+            pixel[0] = g.state[kPeakWhole * pixels + at + x];
+            pixel[1] = g.state[kPeakRest * pixels + at + x];
+            pixel[2] = 1.0f / g.state[kWeightSum * pixels + at + x];
+            pixel[3] = g.alpha_grad[at + x] * g.state[kTransmittance * pixels + at + x];
+            float pull = 0;
+            for (int c = 0; c < frame.channels; ++c) {
+                const float image_grad = g.image_grad[c * pixels + at + x];
+                pixel[kPixelHead + c] = image_grad;
+                pull += g.image[c * pixels + at + x] * image_grad;
+            }
+            pixel[4] = pull;
+            for (int64_t k = kPixelHead + frame.channels; k < record; ++k) pixel[k] = 0;
+        }
+        memset(row + frame.width * record, 0, sizeof(float) * kBlockReach * record);
+    }
+}
+
+// Channels = 0 stands for any number; then what grows with it lives in the caller's scratch memory.
+template <int Channels>
+constexpr int kSums = (9 + 3 * Channels + 3) / 4 * 4;  // a multiple of four, for sum_four
+
+// The attributes of a triangle, or of as many as there are lanes: those of corner 2, and the steps to corners 0 and 1.
+template <typename Number>
+struct Colours {
+    Number *base, *step0, *step1;
+};
+
+// Adds what kLanes pairs of pixel and triangle give to their corners to `sums`: d loss / d x, y and depth term of the three
+// corners, then of their attributes. x and y are relative to the triangle's origin, `pixels` are the records.
+template <int Channels, typename Number>
+MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Number (&inverse_length)[3],
+                           const Colours<Number>& colours, Floats x, Floats y, Mask alive, const float* const* pixels,
+                           Floats* scratch, Floats* sums) {
+    const int channels = Channels ? Channels : frame.channels;
+    const bool linear = is_linear<Channels>(frame);
+    Edges e;
+    measure(t, x, y, e);
+    const Floats distance_sq = nearest_distance_sq(e);
+    Mask kept = alive & (e.inside | less(distance_sq, splat(frame.reach_sq)));
+    if (!any(kept)) return;
+    Surface s;
+    interpolate(frame, linear, t, e, s);
+    kept = kept & s.in_range;
+
+    Floats in_registers[Channels ? (kPixelHead + Channels + 3) / 4 * 4 : 1];
+    Floats* const pixel = Channels ? in_registers : scratch;
+    const float* quads[kLanes];
+    for (int quad = 0; quad < pixel_quads(channels); ++quad) {
+        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = pixels[lane] + 4 * quad;
+        load_quads(quads, pixel + 4 * quad);
+    }
+    const Floats peak_whole = pixel[0], peak_rest = pixel[1], norm = pixel[2], to_alpha = pixel[3], image_pull = pixel[4];
+    const Floats* const to_image = pixel + kPixelHead;
+    Floats *const to_x = sums, *const to_y = sums + 3, *const to_depth_term = sums + 6, *const to_attribute = sums + 9;
+
+    const Coverage cover = coverage(e.inside, distance_sq, frame.inverse_sigma);
+    const Floats covered = only(kept, cover.covered);
+    const Floats above = (t.zeta_whole - peak_whole) + (zeta_rest(linear, t, s) - peak_rest);
+    const Floats softness = exponential(minimum(above, Floats{})) * norm;
+    const Floats weight = covered * softness;
+
+    // Inner products of the image's gradient with the attributes: at corner 2, and along the steps to corners 0 and 1.
+    const Floats weighted[3] = {weight * s.clamped[0], weight * s.clamped[1], weight * s.clamped[2]};
+    Floats at_corner2 = -image_pull, along0 = {}, along1 = {};
+    for (int c = 0; c < channels; ++c) {
+        at_corner2 += to_image[c] * colours.base[c];
+        along0 += to_image[c] * colours.step0[c];
+        along1 += to_image[c] * colours.step1[c];
+        for (int k = 0; k < 3; ++k) to_attribute[k * channels + c] += weighted[k] * to_image[c];
+    }
+    // How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
+    const Floats gain = at_corner2 + s.clamped[0] * along0 + s.clamped[1] * along1;
+    const Floats to_zeta = weight * gain;
+
+    // 1. Through the coverage to the distance, and from there to the two ends of the nearest edge.
+    const Floats to_log_odds = covered * (softness * gain * cover.uncovered + to_alpha);
+    const Floats pull = to_log_odds * (-2.0f * frame.inverse_sigma);
+    const Floats signed_pull = select(e.inside, pull, -pull);
+    const Mask second = less(e.distance_sq[1], e.distance_sq[0]);
+    const Mask third = less(e.distance_sq[2], minimum(e.distance_sq[0], e.distance_sq[1]));
+    const auto of_nearest_edge = [&](const auto& of) {
+        return select(third, splat(of[2]), select(second, splat(of[1]), splat(of[0])));
+    };
+    const Floats normal_x = of_nearest_edge(t.normal_x), normal_y = of_nearest_edge(t.normal_y);
+    const Floats distance = of_nearest_edge(e.distance);
+    const Floats overshoot = t.winding * of_nearest_edge(e.overshoot);
+    // Of the way from the edge's first end to its second, of the nearest point.
+    const Floats from_start = of_nearest_edge(e.along) - of_nearest_edge(t.start_along);
+    const Floats fraction = clamp(from_start * of_nearest_edge(inverse_length), Floats{}, splat(1.0f));
+    const Floats pull_x = signed_pull * (distance * normal_x + overshoot * normal_y);
+    const Floats pull_y = signed_pull * (distance * normal_y - overshoot * normal_x);
+    const Floats end_x = pull_x * fraction, end_y = pull_y * fraction;
+    // Edge k starts at corner k and ends at corner k + 1.
+    const Floats start[2] = {pull_x - end_x, pull_y - end_y};
+    const auto add_ends = [&](Floats* to, Floats at_start, Floats at_end) {
+        to[0] += select(third, at_end, select(second, Floats{}, at_start));
+        to[1] += select(third, Floats{}, select(second, at_start, at_end));
+        to[2] += select(third, at_start, select(second, at_end, Floats{}));
+    };
+    add_ends(to_x, start[0], end_x);
+    add_ends(to_y, start[1], end_y);
+
+    // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative to barycentric 2,
+    // which costs nothing as they sum to one, and saves the digits that they share. d zeta / d barycentric k is z² times
+    // zeta_slope[k] / z of corner 2, or zeta_slope[k] alone if linear_depth.
+    const Floats to_depth = linear ? to_zeta : to_zeta * s.z * s.z;
+    const Number tail = linear ? one(t.depth_term[2]) : t.depth_term[2];
+    const Floats to_clamped0 = weight * along0 + to_depth * (t.zeta_slope[0] * tail);
+    const Floats to_clamped1 = weight * along1 + to_depth * (t.zeta_slope[1] * tail);
+    const Floats mean = to_clamped0 * s.clamped[0] + to_clamped1 * s.clamped[1];
+    const auto free = [&](int k) { return at_most(Floats{}, s.raw[k]) & at_most(s.raw[k], splat(linear ? __builtin_inff() : 1.0f)); };
+    const Floats to_raw2 = only(free(2), mean);  // negated
+    const Floats to_raw0 = (only(free(0), to_clamped0 - mean) + to_raw2) * s.scale * t.inverse_height[0];
+    const Floats to_raw1 = (only(free(1), to_clamped1 - mean) + to_raw2) * s.scale * t.inverse_height[1];
+    const Floats slope_x = to_raw0 * t.normal_x[1] + to_raw1 * t.normal_x[2];
+    const Floats slope_y = to_raw0 * t.normal_y[1] + to_raw1 * t.normal_y[2];
+    for (int k = 0; k < 3; ++k) {
+        to_x[k] -= s.raw[k] * slope_x;
+        to_y[k] -= s.raw[k] * slope_y;
+        to_depth_term[k] += to_depth * s.clamped[k];
+    }
+}
+
+// From the sums to the gradients of the corners: x y z, channels, of corners 0, 1 and 2. `sum` yields sum number i.
+template <typename Sum>
+MIEN_INLINE void write_corners(const Frame& frame, bool linear, const Shape<float>& t, int channels, const Sum& sum, float* out) {
+    const float per_ndc = (float)frame.pixels_per_ndc;
+    for (int k = 0; k < 3; ++k, out += 3 + channels) {
+        out[0] = sum(k) * per_ndc;
+        out[1] = sum(3 + k) * per_ndc;
+        const float per_term = linear ? 1.0f : t.depth_term[k] * t.depth_term[k];
+        out[2] = -sum(6 + k) * per_term * (float)frame.zeta_per_depth;
+        for (int c = 0; c < channels; ++c) out[3 + c] = sum(9 + k * channels + c);
+    }
+}
+
+// One triangle against all blocks of pixels in its box.
+template <int Channels>
+void backward_large(const Frame& frame, const Triangle& t, const Box& box, const float* packed, float* corners,
+                    float* scratch) {
+    const int channels = Channels ? Channels : frame.channels;
+    const int sum_count = (9 + 3 * channels + 3) / 4 * 4;
+    const int64_t row_size = packed_row(frame), record = int64_t(4) * pixel_quads(channels);
+    Floats in_registers[Channels ? kSums<Channels> : 1];
+    Floats* const sums = Channels ? in_registers : (Floats*)scratch;
+    Floats* const pixel = sums + sum_count;
+    float small[Channels ? kSums<Channels> + 3 * Channels : 1];
+    float* const totals = Channels ? small : scratch + (int64_t)kLanes * (sum_count + record);
+    const Colours<float> colours = {totals + sum_count, totals + sum_count + channels, totals + sum_count + 2 * channels};
+    for (int c = 0; c < channels; ++c) {
+        colours.base[c] = frame.attributes[(int64_t)t.corner[2] * channels + c];
+        colours.step0[c] = frame.attributes[(int64_t)t.corner[0] * channels + c] - colours.base[c];
+        colours.step1[c] = frame.attributes[(int64_t)t.corner[1] * channels + c] - colours.base[c];
+    }
+    float inverse_length[3];
+    for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / (t.end_along[k] - t.start_along[k]);
+    const Lattice within = lattice();
+    const Mask all = at_most(Floats{}, Floats{});
+    for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
+    for (int y = box.top; y <= box.bottom; y += kBlockRows) {
+        for (int x = box.left; x <= box.right; x += kBlockColumns) {
+            const float* pixels[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane)
+                pixels[lane] = packed + (y + lane / kBlockColumns) * row_size + (x + lane % kBlockColumns) * record;
+            add_pairs<Channels>(frame, t, inverse_length, colours, within.x + (float)(x - t.origin_x),
+                                within.y + (float)(y - t.origin_y), all, pixels, pixel, sums);
+        }
+    }
+    for (int i = 0; i < sum_count; i += 4) sum_four(sums + i, totals + i);
+    write_corners(frame, is_linear<Channels>(frame), t, channels, [&](int i) { return totals[i]; }, corners);
+}
+
+// kLanes triangles at once, each walking through the pixels of its own box, row by row. Nothing has to be summed over
+// lanes, and a triangle of a few pixels does not leave most of them idle. The boxes should be of similar size.
+template <int Channels>
+void backward_small(const Frame& frame, const Triangle* triangles, const Box* boxes, const int* chosen, int count,
+                    const float* packed, int first, float* corners, float* scratch) {
+    const int channels = Channels ? Channels : frame.channels;
+    const int sum_count = 9 + 3 * channels;
+    const int64_t row_size = packed_row(frame), record = int64_t(4) * pixel_quads(channels);
+    Floats in_registers[Channels ? 9 + 6 * Channels : 1];
+    Floats* const sums = Channels ? in_registers : (Floats*)scratch;
+    const Colours<Floats> colours = {sums + sum_count, sums + sum_count + channels, sums + sum_count + 2 * channels};
+    Floats* const pixel = sums + sum_count + 3 * channels;
+
+    const Triangle* of_lane[kLanes];
+    const float *first_pixel[kLanes], *quads[kLanes];
+    Floats left, past, y, end;
+    Ints row_jump;  // from the last pixel of a row to the first of the next
+    int most = 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        const int i = chosen[lesser(lane, count - 1)];
+        const Triangle& t = *(of_lane[lane] = &triangles[i]);
+        const Box& box = boxes[i];
+        const int wide = box.right - box.left + 1, tall = box.bottom - box.top + 1;
+        first_pixel[lane] = packed + box.top * row_size + box.left * record;
+        left[lane] = (float)(box.left - t.origin_x) + 0.5f;
+        y[lane] = (float)(box.top - t.origin_y) + 0.5f;
+        past[lane] = left[lane] + (float)wide;
+        row_jump[lane] = (int32_t)(row_size - (wide - 1) * record);
+        end[lane] = (float)(wide * tall);
+        most = greater(most, wide * tall);
+        for (int c = 0; c < channels; ++c) {
+            const float base = frame.attributes[(int64_t)t.corner[2] * channels + c];
+            colours.base[c][lane] = base;
+            colours.step0[c][lane] = frame.attributes[(int64_t)t.corner[0] * channels + c] - base;
+            colours.step1[c][lane] = frame.attributes[(int64_t)t.corner[1] * channels + c] - base;
+        }
+    }
+    alignas(sizeof(Floats)) Floats numbers[(kShapeNumbers + 3) / 4 * 4];
+    for (int i = 0; i < kShapeNumbers; i += 4) {
+        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = (const float*)of_lane[lane] + i;
+        load_quads(quads, numbers + i);
+    }
+    Shape<Floats> t;
+    memcpy(&t, numbers, sizeof(t));
+    Floats inverse_length[3];
+    for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / (t.end_along[k] - t.start_along[k]);
+
+    for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
+    Floats x = left;
+    Ints offset = {};  // from the box's first pixel
+    for (int step = 0; step < most; ++step) {
+        const Mask alive = less(splat((float)step), end);
+        const float* pixels[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) pixels[lane] = first_pixel[lane] + offset[lane];
+        add_pairs<Channels>(frame, t, inverse_length, colours, x, y, alive, pixels, pixel, sums);
+        // On to the next pixel; those that have no more stay where they are.
+        const Mask on = less(splat((float)(step + 1)), end);
+        x = x + 1.0f;
+        const Mask wraps = at_most(past, x);
+        x = select(wraps, left, x);
+        y = y + only(wraps, splat(1.0f));
+        const Ints next = offset + select(wraps, row_jump, splat((int32_t)record));
+        offset = select(on, next, offset);
+    }
+    for (int lane = 0; lane < count; ++lane) {
+        const Triangle& one = *of_lane[lane];
+        write_corners(frame, is_linear<Channels>(frame), one, channels, [&](int i) { return sums[i][lane]; },
+                      corners + (int64_t)(one.id - first) * 3 * (3 + channels));
+    }
+}
+
+// Boxes of up to this many pixels go through backward_small; from 24 to 200 the time hardly changes.
+constexpr int kSmallBox = 96;
+constexpr int kChunk = 512;  // triangles among which those of similar size are looked for; they stay in the L2 cache
+
+template <int Channels>
+void backward(const Frame& frame, int first, int end, const float* packed, float* corners, float* scratch) {
+    const int gradient_size = 3 * (3 + (Channels ? Channels : frame.channels));
+    memset(corners, 0, sizeof(float) * (end - first) * gradient_size);
+    Triangle triangles[kChunk];
+    Box boxes[kChunk];
+    int chosen[kChunk], start[kSmallBox + 2];
+    for (int chunk = first; chunk < end; chunk += kChunk) {
+        const int drawn = prepare(frame, chunk, lesser(chunk + kChunk, end), triangles, boxes);
+        // A counting sort by size: start[n + 1] counts the boxes of n pixels, then is where they are filled in.
+        memset(start, 0, sizeof(start));
+        const auto pixels_of = [&](int i) {
+            return (boxes[i].right - boxes[i].left + 1) * (boxes[i].bottom - boxes[i].top + 1);
+        };
+        for (int i = 0; i < drawn; ++i) {
+            const int size = pixels_of(i);
+            if (size <= kSmallBox) ++start[size + 1];
+            else
+                backward_large<Channels>(frame, triangles[i], boxes[i], packed,
+                                         corners + (int64_t)(triangles[i].id - first) * gradient_size, scratch);
+        }
+        for (int size = 0; size <= kSmallBox; ++size) start[size + 1] += start[size];
+        const int small = start[kSmallBox + 1];
+        for (int i = 0; i < drawn; ++i) {
+            const int size = pixels_of(i);
+            if (size <= kSmallBox) chosen[start[size]++] = i;
+        }
+        for (int i = 0; i < small; i += kLanes)
+            backward_small<Channels>(frame, triangles, boxes, chosen + i, lesser(kLanes, small - i), packed, first, corners,
+                                     scratch);
+    }
+}
+
+void backward_for(const Frame& frame, int first, int end, const float* packed, float* corners, float* scratch) {
+    switch (frame.linear_depth ? 0 : frame.channels) {
+        case 1: return backward<1>(frame, first, end, packed, corners, scratch);
+        case 3: return backward<3>(frame, first, end, packed, corners, scratch);
+        case 4: return backward<4>(frame, first, end, packed, corners, scratch);
+        case 6: return backward<6>(frame, first, end, packed, corners, scratch);
+        default: return backward<0>(frame, first, end, packed, corners, scratch);
+    }
+}
+
+}  // namespace
+}  // namespace MIEN_ISA
+}  // namespace mien

@@ -1,0 +1,127 @@
+// Sorts prepared triangles into blocks of pixels, on several threads, with bounded memory.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <numeric>
+
+#include "kernels.hpp"
+#include "parallel.hpp"
+#include "workspace.hpp"
+
+namespace mien {
+namespace {
+
+constexpr int kColumnShift = 2;  // blocks are 4 pixels wide
+constexpr int kMostParts = 16;   // stretches of the triangles that are sorted side by side
+
+// A rectangle of blocks, its ends exclusive.
+struct Region {
+    int first_row, end_row, first_column, end_column;
+    int rows() const { return end_row - first_row; }
+    int columns() const { return end_column - first_column; }
+    int64_t blocks() const { return static_cast<int64_t>(rows()) * columns(); }
+};
+
+// One image's triangles on their way into blocks.
+struct Sorting {
+    const PreparedTriangles& prepared;
+    int pieces, parts, row_shift;
+
+    Sorting(const PreparedTriangles& prepared_, int triangles, int threads, int block_rows)
+        : prepared(prepared_),
+          pieces(pieces_of(triangles)),
+          parts(std::max(std::min({threads, pieces, kMostParts}), 1)),
+          row_shift(__builtin_ctz(block_rows)) {}
+
+    // Calls body(blocks, i) for the triangles of a part that touch the region, with the blocks of it in their boxes.
+    template <typename Body>
+    void for_each_box(int part, const Region& region, const Body& body) const {
+        const int end_piece = static_cast<int>(static_cast<int64_t>(pieces) * (part + 1) / parts);
+        for (int piece = static_cast<int>(static_cast<int64_t>(pieces) * part / parts); piece < end_piece; ++piece) {
+            const int first = piece * kPiece, end = first + prepared.drawn.get()[piece];
+            for (int i = first; i < end; ++i) {
+                const Box box = prepared.boxes.get()[i];
+                const Region blocks = {std::max(box.top >> row_shift, region.first_row),
+                                       std::min((box.bottom >> row_shift) + 1, region.end_row),
+                                       std::max(box.left >> kColumnShift, region.first_column),
+                                       std::min((box.right >> kColumnShift) + 1, region.end_column)};
+                if (blocks.rows() > 0 && blocks.columns() > 0) body(blocks, i);
+            }
+        }
+    }
+
+    // Numbers that sort_into_blocks will store.
+    int64_t size(const Region& region, Team& team) const {
+        int64_t sizes[kMostParts] = {};
+        team.parallel_for(parts, [&](int part, int) {
+            int64_t size = region.blocks();
+            for_each_box(part, region, [&](const Region& blocks, int) { size += blocks.blocks(); });
+            sizes[part] = size;
+        });
+        return std::accumulate(sizes, sizes + parts, int64_t(0));
+    }
+};
+
+// Sorts the prepared triangles into the blocks of a region: a counting sort, once to count and once to fill, in which
+// every thread takes a part of the triangles. Lists stay in the order of the triangles.
+Band sort_into_blocks(const Sorting& sorting, const Region& region, Team& team, SortedTriangles& space) {
+    const int parts = sorting.parts, columns = region.columns();
+    const size_t blocks = static_cast<size_t>(region.blocks());
+    const auto for_each_block = [&](int part, const auto& body) {
+        sorting.for_each_box(part, region, [&](const Region& box, int i) {
+            for (int row = box.first_row; row < box.end_row; ++row) {
+                const int64_t row_start = static_cast<int64_t>(row - region.first_row) * columns - region.first_column;
+                for (int column = box.first_column; column < box.end_column; ++column) body(row_start + column, i);
+            }
+        });
+    };
+
+    int32_t* const start = space.start.at_least(blocks + 1);
+    int32_t* const next = space.next.at_least(parts * blocks);  // part by part
+    team.parallel_for(parts, [&](int part, int) {
+        int32_t* const count = next + part * blocks;
+        std::fill(count, count + blocks, 0);
+        for_each_block(part, [&](int64_t block, int) { ++count[block]; });
+    });
+    int32_t filled = 0;  // has room for them: see kListBudget
+    for (size_t block = 0; block < blocks; ++block) {
+        start[block] = filled;
+        for (int part = 0; part < parts; ++part) {
+            int32_t& place = next[part * blocks + block];
+            const int32_t count = place;
+            place = filled;
+            filled += count;
+        }
+    }
+    start[blocks] = filled;
+    int32_t* const list = space.list.at_least(static_cast<size_t>(filled) + 1);
+    team.parallel_for(parts, [&](int part, int) {
+        int32_t* const place = next + part * blocks;
+        for_each_block(part, [&](int64_t block, int i) { list[place[block]++] = i; });
+    });
+    return {region.first_row, region.end_row, region.first_row, region.first_column, columns, start, list,
+            sorting.prepared.triangles.get()};
+}
+
+// A region whose lists would hold more numbers than this, or twice the number of triangles, is cut in two and sorted half
+// by half: memory stays bounded however many triangles lie over one another.
+constexpr int64_t kListBudget = 4 << 20;
+std::atomic<int64_t> list_budget{kListBudget};
+
+// Calls draw(band) for regions that cover `region`, each sorted by the team.
+template <typename Draw>
+void for_each_sorted(const Sorting& sorting, const Region& region, int64_t budget, Team& team, SortedTriangles& space,
+                     const Draw& draw) {
+    if (region.blocks() == 1 || sorting.size(region, team) <= budget)
+        return draw(sort_into_blocks(sorting, region, team, space));
+    Region one = region, other = region;
+    if (region.rows() >= region.columns()) one.end_row = other.first_row = region.first_row + region.rows() / 2;
+    else one.end_column = other.first_column = region.first_column + region.columns() / 2;
+    for_each_sorted(sorting, one, budget, team, space, draw);
+    for_each_sorted(sorting, other, budget, team, space, draw);
+}
+
+}  // namespace
+}  // namespace mien

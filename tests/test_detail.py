@@ -1,0 +1,205 @@
+"""The detail network: maps of zero at the start, one answer for every size, and what its inputs mean."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mien.camera import Camera, Pose
+from mien.detail import (
+    CHANNELS,
+    DetailNetwork,
+    load_detail,
+    predict_maps,
+    save_detail,
+    texel_face,
+    texture_inputs,
+    vertex_detail,
+)
+from mien.errors import ConfigError, FormatError, ModelMismatch
+from mien.fitting import Unwrapped
+from mien.geometry import vertex_normals
+from mien.lighting import ambient_lighting, directional_lighting, shading, shading_gradient
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import build_surface, render, sample_map, sample_map_hyperbolic
+from mien.texture_space import TexelAtlas, TexelFace
+from tests.tiny import tiny_model
+
+SIZE = 48
+
+
+def lit_face(model: MorphableModel) -> FaceCoefficients:
+    identity, expression, albedo = model.counts
+    light = ambient_lighting(1, level=0.4) + directional_lighting(
+        torch.nn.functional.normalize(torch.tensor([[0.6, 0.5, 0.7]]), dim=-1), torch.full((1, 3), 0.7)
+    )
+    pose = Pose(torch.tensor([[0.1, 0.3, 0.05]]), torch.tensor([[0.0, 0.0, 0.6]]), torch.ones(1))
+    return FaceCoefficients(torch.randn(1, identity), torch.zeros(1, expression), torch.zeros(1, albedo), light, pose)
+
+
+def on_chart(model: MorphableModel, atlas: TexelAtlas) -> TexelFace:
+    coefficients = lit_face(model)
+    return texel_face(atlas, model, coefficients, build_surface(model, coefficients))
+
+
+def trained(network: DetailNetwork) -> DetailNetwork:
+    """As after training: last layers that are not zero."""
+    for head in network.heads.values():
+        torch.nn.init.normal_(head.last.weight, std=0.3)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    return network.eval()
+
+
+@pytest.mark.parametrize("layout", ["image", "texture"])
+@pytest.mark.parametrize(("displacement", "channels"), [("normal", 1), ("xyz", 3)])
+def test_training_starts_at_the_base(layout: str, displacement: str, channels: int) -> None:
+    network = DetailNetwork("hash", layout=layout, displacement=displacement, width=4)  # pyright: ignore[reportArgumentType]
+    said = network(torch.rand(2, CHANNELS[network.layout], SIZE, SIZE))
+    assert said["texture_offset"].shape == (2, 3, SIZE, SIZE)
+    assert said["displacement"].shape == (2, channels, SIZE, SIZE)
+    assert all(not value.any() for value in said.values())
+
+
+def test_both_heads_share_the_encoder_and_part_after_the_second_up_sampling() -> None:
+    network = trained(DetailNetwork("hash", width=4))
+    parts = {"down": network.down, "shared": network.shared, "own": network.heads["texture_offset"]}
+    other = network.heads["displacement"]
+    network(torch.rand(1, 18, SIZE, SIZE))["texture_offset"].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for part in parts.values() for p in part.parameters())
+    assert all(p.grad is None for p in other.parameters())
+    assert len(network.shared) == 2
+    assert len(network.heads["displacement"].ups) == 2  # pyright: ignore[reportArgumentType]
+
+
+def test_a_map_of_twice_the_size_says_the_same_relief_half_as_deep() -> None:
+    """Depth is measured in texels: what looks the same is twice as fine on a map of twice the size."""
+    network = trained(DetailNetwork("hash", width=4))
+    pattern = torch.rand(1, 18, SIZE, SIZE)
+    small, large = network(pattern), network(pattern.repeat(1, 1, 2, 2))
+    ratio = large["displacement"].abs().mean() / small["displacement"].abs().mean()
+    assert float(ratio) == pytest.approx(0.5, rel=0.15)
+    offsets = large["texture_offset"].abs().mean() / small["texture_offset"].abs().mean()
+    assert float(offsets) == pytest.approx(1.0, rel=0.15)
+
+
+def test_the_inputs_say_what_explains_the_photo(tiny: MorphableModel) -> None:
+    """A photo that differs by an albedo offset has that offset among its inputs, and no other difference."""
+    atlas = TexelAtlas.of(tiny, SIZE)
+    face = on_chart(tiny, atlas)
+    offset = 0.05 * torch.randn(1, 3, SIZE, SIZE) * atlas.valid
+    photo = face.colours(offset, torch.zeros(1, 1, SIZE, SIZE))
+    seen = atlas.valid[None, None].float()
+    inputs = texture_inputs(face, Unwrapped(photo, seen, seen))
+    assert inputs.shape[1] == CHANNELS["texture"]
+    bright = (face.shading.amin(1, keepdim=True) > 0.2) & atlas.valid
+    torch.testing.assert_close((inputs[:, 8:11] * 0.1 * bright), offset * bright, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(inputs[:, 5:8], face.albedo * face.shading)
+
+
+def test_shading_gradient_is_the_derivative_of_shading() -> None:
+    normals = torch.nn.functional.normalize(torch.randn(2, 7, 3, dtype=torch.float64), dim=-1).requires_grad_()
+    levels = torch.randn(2, 9, dtype=torch.float64)
+    shade = shading(normals, levels[..., None].expand(-1, -1, 3))[..., 0]
+    (expected,) = torch.autograd.grad(shade.sum(), normals)
+    torch.testing.assert_close(shading_gradient(normals, levels), expected)
+
+
+def test_slope_response_predicts_the_brightness_of_a_gentle_relief(tiny: MorphableModel) -> None:
+    atlas = TexelAtlas.of(tiny, SIZE)
+    face = on_chart(tiny, atlas)
+    rows = torch.linspace(0, 6.28, SIZE)[:, None].expand(SIZE, SIZE)
+    for axis, phase in enumerate((rows.T, rows)):
+        wave = (2e-5 * torch.cos(3 * phase))[None, None]
+        change = face.colours(torch.zeros(1, 3, SIZE, SIZE), wave) - face.albedo * face.shading
+        brightness = (change / face.albedo.clamp(min=0.05)).mean(1) / face.shading.mean(1).clamp(min=0.15)
+        gradient = face.normals_of.gradient.norm(dim=-2)[..., axis] * SIZE
+        along = torch.gradient(wave[:, 0], dim=2 - axis)[0] * (1 if axis == 0 else -1) * gradient
+        predicted = face.slope_response()[:, axis] * along
+        inner = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+        inner[6:-6, 6:-6] = True
+        error = (predicted - brightness)[0][inner].norm() / brightness[0][inner].norm()
+        assert float(error) < 0.1, axis
+
+
+def test_maps_move_and_colour_vertices(tiny: MorphableModel) -> None:
+    coefficients = lit_face(tiny)
+    camera = Camera.from_fov(30.0, image_size=(32, 32))
+    base = render(tiny, coefficients, camera).surface
+    normal = torch.full((1, 1, SIZE, SIZE), 1e-3)
+    along = vertex_detail(tiny, texture_offset=torch.full((1, 3, SIZE, SIZE), 0.1), displacement=normal)
+    moved = render(tiny, coefficients, camera, detail=along).surface
+    normals = vertex_normals(base.vertices, tiny.triangles)
+    torch.testing.assert_close(moved.vertices, base.vertices + 1e-3 * normals)
+    torch.testing.assert_close(moved.albedo, base.albedo + 0.1)
+    xyz = torch.tensor([1e-3, -2e-3, 3e-3]).view(1, 3, 1, 1).expand(1, 3, SIZE, SIZE)
+    shifted = vertex_detail(tiny, texture_offset=torch.zeros(1, 3, SIZE, SIZE), displacement=xyz)
+    vertices = build_surface(tiny, coefficients, detail=shifted).vertices
+    torch.testing.assert_close(vertices, base.vertices + xyz[:, :, 0, 0])
+
+
+def test_hyperbolic_samples_are_bilinear_at_equal_depth(tiny: MorphableModel) -> None:
+    maps = torch.randn(1, 2, SIZE, SIZE, dtype=torch.float64)
+    uv = tiny.uv.double()
+    depth = torch.full((1, 1, SIZE, SIZE), 0.37, dtype=torch.float64)
+    torch.testing.assert_close(sample_map_hyperbolic(maps, uv, depth=depth), sample_map(maps, uv))
+
+
+def test_hyperbolic_gradients_blow_up_at_small_depth(tiny: MorphableModel) -> None:
+    """Why the paper gave the variant up: the same relative relief of depth, a hundred times nearer the camera plane,
+    gives gradients a hundred times larger; bilinear samples do not know the depth."""
+    maps = torch.randn(1, 2, SIZE, SIZE, dtype=torch.float64)
+    uv = tiny.uv.double() * 0.9 + 0.05
+    relief = 1 + 0.2 * torch.rand(1, 1, SIZE, SIZE, dtype=torch.float64)
+    norms = []
+    for scale in (1.0, 1e-2):
+        depth = (relief * scale).requires_grad_()
+        sample_map_hyperbolic(maps, uv, depth=depth).square().sum().backward()
+        norms.append(float(depth.grad.norm()))  # pyright: ignore[reportOptionalMemberAccess]
+    assert norms[1] == pytest.approx(100 * norms[0], rel=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda m, d: sample_map_hyperbolic(m, uv[:5], depth=d),
+        (maps.clone().requires_grad_(), relief.clone().requires_grad_()),
+    )
+
+
+def test_saved_networks_come_back(tiny: MorphableModel, tmp_path: Path) -> None:
+    network = trained(DetailNetwork(tiny.fingerprint, width=4))
+    save_detail(network, tmp_path / "detail.safetensors", notes={"steps": "1"})
+    loaded = load_detail(tiny, tmp_path / "detail.safetensors")
+    inputs = torch.rand(1, 18, SIZE, SIZE)
+    for name, value in network(inputs).items():
+        torch.testing.assert_close(loaded(inputs)[name], value, atol=float(value.abs().max()) * 5e-3, rtol=5e-3)
+    with pytest.raises(ModelMismatch, match="another face model"):
+        load_detail(tiny_model(seed=3), tmp_path / "detail.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"format": "mien-encoder-1"}, "says format 'mien-encoder-1'"),
+        ({"format": "mien-detail-1", "network": "{}"}, "does not hold a detail network"),
+        ({"format": "mien-detail-1", "network": "not JSON"}, "does not hold a detail network"),
+    ],
+)
+def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], said: str) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"model_hash": tiny.fingerprint, **metadata})
+    with pytest.raises(FormatError, match=re.escape(said)):
+        load_detail(tiny, path)
+    path.write_bytes(b"no safetensors")
+    with pytest.raises(FormatError, match="not a readable safetensors file"):
+        load_detail(tiny, path)
+
+
+def test_networks_of_the_image_layout_answer_for_no_chart(tiny: MorphableModel) -> None:
+    atlas = TexelAtlas.of(tiny, SIZE)
+    face, seen = on_chart(tiny, atlas), torch.ones(1, 1, SIZE, SIZE)
+    photo = torch.rand(1, 3, SIZE, SIZE)
+    with pytest.raises(ConfigError, match=r"network\.layout"):
+        predict_maps(DetailNetwork("hash", layout="image", width=2), face, Unwrapped(photo, seen, seen))
+    maps = predict_maps(trained(DetailNetwork("hash", width=2)), face, Unwrapped(photo, seen, seen))
+    assert maps.displacement.shape == (1, 1, SIZE, SIZE)
+    assert float((maps.texture_offset * ~atlas.valid).abs().max()) == 0

@@ -1,0 +1,130 @@
+"""A face of the packaged model through every format that mien writes, and back: at most a millionth is lost.
+
+The model itself, as .safetensors and as generic .npz, is in test_model_file.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mien.camera import CAMERA_FROM_MODEL
+from mien.conversion.deep3d_coefficients import Deep3dCoefficients
+from mien.conversion.drawn_face import drawn_face
+from mien.conversion.flame_coefficients import DecaCoefficients, TddfaCoefficients
+from mien.conversion.transfer import Transfer
+from mien.conversion.transfer_files import write_transfer
+from mien.evaluation.shape import DistanceSummary
+from mien.export import write_glb, write_obj, write_ply
+from mien.morphable import MorphableModel, load_model
+from mien.morphable.formats.arkit import read_arkit_weights, write_arkit_weights
+from mien.reconstruction import Reconstruction
+from tests.test_export import Glb
+
+LOST = 1e-6
+
+
+def lost(again: np.ndarray, whole: np.ndarray) -> float:
+    """Largest difference as a part of the largest value."""
+    assert again.shape == whole.shape
+    return float(np.abs(again.astype(np.float64) - whole).max() / np.abs(whole).max())
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def face(model: MorphableModel) -> Reconstruction:
+    generator = torch.Generator().manual_seed(0)
+    identity = torch.randn(model.counts[0], generator=generator)
+    expression = torch.rand(model.counts[1], generator=generator) * (torch.arange(model.counts[1]) % 5 == 0)
+    neutral, _ = drawn_face(identity, model)
+    vertices = model.vertices(identity[None], expression[None])[0].numpy()
+    return replace(
+        neutral,
+        expression=expression.numpy(),
+        vertices_model=vertices,
+        vertices=(vertices * np.array(CAMERA_FROM_MODEL, np.float32) + neutral.translation).astype(np.float32),
+    )
+
+
+def obj_vertices(path: Path) -> np.ndarray:
+    rows = [line.split() for line in path.read_text().splitlines() if line.startswith("v ")]
+    return np.array([row[1:4] for row in rows], np.float64)
+
+
+def test_result_folder(tmp_path: Path, face: Reconstruction) -> None:
+    face.save(tmp_path / "face0")
+    again = Reconstruction.load(tmp_path / "face0")
+    for name in ("vertices", "vertices_model", "identity", "expression", "lighting", "translation", "uv"):
+        whole = getattr(face, name)
+        assert lost(getattr(again, name), whole) <= LOST, name
+
+
+def test_glb(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
+    write_glb(face, model, tmp_path / "face.glb")
+    glb = Glb((tmp_path / "face.glb").read_bytes())
+    mesh = glb.document["meshes"][0]
+    primitive = mesh["primitives"][0]
+    names, weights = mesh["extras"]["targetNames"], mesh["weights"]
+    assert names == list(model.expression_names)
+    shown = glb.accessor(primitive["attributes"]["POSITION"]).astype(np.float64)
+    for weight, target in zip(weights, primitive["targets"], strict=True):
+        shown += weight * glb.accessor(target["POSITION"])
+    assert lost(shown, face.vertices_model) <= LOST
+    assert lost(np.array(weights), face.expression) <= LOST
+    assert lost(np.array(glb.document["asset"]["extras"]["identity"]), face.identity) <= LOST
+
+
+def test_obj(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
+    write_obj(face, model, tmp_path / "face.obj")
+    assert lost(obj_vertices(tmp_path / "face.obj"), face.vertices_model) <= LOST
+
+
+def test_ply(tmp_path: Path, face: Reconstruction) -> None:
+    write_ply(face, tmp_path / "face.ply")
+    body = (tmp_path / "face.ply").read_bytes().split(b"end_header\n", 1)[1]
+    count = len(face.vertices_model)
+    assert lost(np.frombuffer(body[: 27 * count], "<3f4, <3f4, 3u1")["f0"], face.vertices_model) == 0
+
+
+def test_transferred_mesh(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
+    vertices = torch.from_numpy(face.vertices_model)
+    none = DistanceSummary(0.0, 0.0, 0.0)
+    identity, expression = torch.from_numpy(face.identity), torch.from_numpy(face.expression)
+    carried = Transfer(model, vertices, identity, expression, landmark_error_m=0.0, surface_error=none)
+    write_transfer(carried, tmp_path / "carried")
+    assert lost(obj_vertices(tmp_path / "carried" / "mesh.obj"), face.vertices_model) <= LOST
+
+
+def test_deep3d_mat(tmp_path: Path) -> None:
+    coefficients = Deep3dCoefficients.of_vector(torch.randn(3, 257, generator=torch.Generator().manual_seed(1)))
+    coefficients.write(tmp_path / "a.mat")
+    assert torch.equal(Deep3dCoefficients.read(tmp_path / "a.mat").vector(), coefficients.vector())
+
+
+def test_arkit_json(tmp_path: Path, face: Reconstruction) -> None:
+    weights = dict(zip(face.expression_names, face.expression.astype(float).tolist(), strict=True))
+    write_arkit_weights(tmp_path / "weights.json", weights)
+    assert read_arkit_weights(tmp_path / "weights.json") == weights
+
+
+def test_deca_vector() -> None:
+    vector = torch.randn(2, 236, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(DecaCoefficients.of_vector(vector).vector(), vector)
+
+
+def test_3ddfa_vector() -> None:
+    generator = torch.Generator().manual_seed(3)
+    vector, mean = (torch.randn(2, 62, generator=generator, dtype=torch.float64) for _ in range(2))
+    deviation = torch.rand(62, generator=generator, dtype=torch.float64) + 0.5
+    again = TddfaCoefficients.of_vector(vector, mean=mean[0], deviation=deviation).vector(
+        mean=mean[0], deviation=deviation
+    )
+    assert lost(again.numpy(), vector.numpy()) <= LOST

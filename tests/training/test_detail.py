@@ -1,0 +1,256 @@
+"""The augmented branch: its losses, its frozen encoder, and a training that learns, resumes and divides."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mien.detail import DetailNetwork
+from mien.encoder import FaceEncoder, load_encoder, save_encoder
+from mien.errors import ConfigError
+from mien.losses import mesh_smoothness_loss
+from mien.morphable import MorphableModel, load_model
+from mien.perception import IdentityNetwork
+from mien.training.batch import FaceBatch
+from mien.training.checkpoint import checkpoints
+from mien.training.config import DetailBaseSettings, DetailConfig, DetailLossSettings, load_config
+from mien.training.detail import DetailObjective, make_detail_network
+from mien.training.detailed import DetailedFaces
+from mien.training.objective import LossTerm
+from mien.training.report import report_detail
+from mien.training.runs import train_detail
+from tests.training.tiny_data import write_store
+
+SIZE, MAP = 64, 48
+NO_ERROR = DetailBaseSettings(
+    identity_error=0.0, expression_error=0.0, albedo_error=0.0, lighting_error=0.0, pose_error=0.0
+)
+NOTHING = DetailLossSettings(**{f.name: 0.0 for f in fields(DetailLossSettings) if f.name != "sampling"})
+PAPER = replace(
+    NOTHING, pixel=1.0, landmark=1.0, recognition=20.0, offset_magnitude=1e-4, offset_symmetry=1e-4,
+    displacement_magnitude=1e-4, displacement_symmetry=1e-4, smooth_shape=0.08, smooth_albedo=0.1,
+)  # fmt: skip
+EVERYTHING = replace(PAPER, texel=1.0, unseen_symmetry=1.0, true_displacement=1.0, true_slope=1.0, true_offset=1.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def encoder(model: MorphableModel) -> FaceEncoder:
+    return load_encoder(model)
+
+
+@pytest.fixture(scope="module")
+def faces(model: MorphableModel) -> FaceBatch:
+    return DetailedFaces(model, size=SIZE, map_size=MAP, seed=4).draw(range(3))
+
+
+def objective_of(
+    model: MorphableModel,
+    encoder: FaceEncoder,
+    faces: FaceBatch,
+    weights: DetailLossSettings,
+    *,
+    base: DetailBaseSettings = NO_ERROR,
+    network: DetailNetwork | None = None,
+) -> DetailObjective:
+    return DetailObjective(
+        network or DetailNetwork(model.fingerprint, width=2),
+        encoder,
+        model,
+        weights=weights,
+        base=base,
+        map_size=MAP,
+        recognition=IdentityNetwork.from_assets() if weights.recognition else None,
+        validation=faces,
+    )
+
+
+def values_of(terms: list[LossTerm]) -> dict[str, float]:
+    return {term.name: float(term.value.detach()) for term in terms}
+
+
+def test_the_true_maps_cost_nothing_where_they_are_known(
+    model: MorphableModel, encoder: FaceEncoder, faces: FaceBatch
+) -> None:
+    assert faces.maps is not None
+    objective = objective_of(model, encoder, faces, EVERYTHING)
+    prepared = objective.prepare(faces)
+    truth = {"texture_offset": faces.maps.texture_offset, "displacement": faces.maps.displacement}
+    right = values_of(objective.losses(truth, prepared, progress=0.0))
+    nothing = values_of(objective.losses({k: torch.zeros_like(v) for k, v in truth.items()}, prepared, progress=0.0))
+    assert right["true_displacement"] < 1e-6
+    assert right["true_slope"] < 1e-6
+    assert right["true_offset"] < 2e-3
+    assert right["texel"] < 0.5 * nothing["texel"]  # what is left is covers, blur and the dimness of folds
+    assert right["pixel"] < 0.7 * nothing["pixel"]
+    assert set(right) == {f.name for f in fields(DetailLossSettings)} - {"sampling"}
+
+
+def test_each_term_is_its_equation(model: MorphableModel, encoder: FaceEncoder, faces: FaceBatch) -> None:
+    """Constant maps: eq. 8 is their square; eq. 9, 10 and 11 see no difference but the base's own."""
+    objective = objective_of(model, encoder, faces, EVERYTHING)
+    prepared = objective.prepare(faces)
+    inside = objective.atlas.valid.float().mean()
+    one = torch.ones(3, 1, MAP, MAP)
+    said = {"texture_offset": 0.1 * one.expand(-1, 3, -1, -1), "displacement": 2e-3 * one}
+    found = values_of(objective.losses(said, prepared, progress=0.0))
+    assert found["offset_magnitude"] == pytest.approx(0.01 * float(inside), rel=1e-5)
+    assert found["displacement_magnitude"] == pytest.approx(4.0 * float(inside), rel=1e-5)
+    lopsided = float((objective.atlas.valid ^ objective.atlas.valid.flip(-1)).float().mean())
+    assert found["offset_symmetry"] == pytest.approx(0.01 * lopsided, abs=1e-6)
+    albedo = prepared.surface.albedo
+    assert found["smooth_albedo"] == pytest.approx(float(mesh_smoothness_loss(albedo, objective.edges)), rel=0.15)
+    shape = mesh_smoothness_loss(prepared.surface.vertices * 100, objective.edges)
+    assert found["smooth_shape"] == pytest.approx(float(shape), rel=0.15)
+    half = torch.linspace(-1, 1, MAP).expand(3, 1, MAP, MAP) * 1e-3
+    odd = values_of(objective.losses({**said, "displacement": half}, prepared, progress=0.0))
+    expected = (2 * half[0, 0] * 1000 * objective.atlas.valid).square().mean()
+    assert odd["displacement_symmetry"] == pytest.approx(float(expected), rel=0.02)
+
+
+@pytest.mark.parametrize("weights", [PAPER, replace(PAPER, sampling="hyperbolic"), EVERYTHING])
+def test_every_head_is_reached(
+    model: MorphableModel, encoder: FaceEncoder, faces: FaceBatch, weights: DetailLossSettings
+) -> None:
+    objective = objective_of(model, encoder, faces, weights)
+    prepared = objective.prepare(faces)
+    terms = objective.losses(objective.network(prepared.inputs), prepared, progress=0.0)
+    torch.stack([term.weight * term.value for term in terms]).sum().backward()
+    for name, head in objective.network.heads.items():
+        gradient = head.last.weight.grad  # pyright: ignore[reportAttributeAccessIssue]
+        assert torch.isfinite(gradient).all(), name
+        assert float(gradient.norm()) > 0, name
+
+
+def test_bases_err_as_they_are_told(model: MorphableModel, encoder: FaceEncoder, faces: FaceBatch) -> None:
+    assert faces.truth is not None
+    exact = objective_of(model, encoder, faces, EVERYTHING).prepare(faces).coefficients
+    torch.testing.assert_close(exact.identity, faces.truth.identity)
+    off = objective_of(model, encoder, faces, EVERYTHING, base=replace(NO_ERROR, identity_error=0.5))
+    found = off.prepare(faces).coefficients
+    assert float((found.identity - exact.identity).std()) == pytest.approx(0.5, rel=0.15)
+    torch.testing.assert_close(found.albedo, exact.albedo)
+    photos = replace(faces, truth=None, maps=None)
+    said = objective_of(model, encoder, photos, NOTHING, base=DetailBaseSettings(source="encoder"))
+    torch.testing.assert_close(
+        said.prepare(photos).coefficients.identity, encoder.encode(faces.images, faces.camera).identity
+    )
+
+
+def test_settings_that_contradict_each_other_are_refused(
+    model: MorphableModel, encoder: FaceEncoder, faces: FaceBatch
+) -> None:
+    with pytest.raises(ConfigError, match="multiple of 16"):
+        load_config(DetailConfig, None, changes=["network.map_size=100"])
+    with pytest.raises(ConfigError, match=r"loss\.texel needs"):
+        load_config(DetailConfig, None, changes=["network.layout=image"])
+    with pytest.raises(ConfigError, match="recognition network"):
+        DetailObjective(
+            DetailNetwork("hash", width=2), encoder, model, weights=PAPER, base=NO_ERROR, map_size=MAP,
+            recognition=None, validation=faces,
+        )  # fmt: skip
+
+
+SMALL = (
+    "network.image_size=64", f"network.map_size={MAP}", "network.width=4", "data.synthetic_share=1.0",
+    "data.drawn_faces=4", "data.augment=false", "loop.batch_size=4", "loop.workers=0", "loop.log_every=1",
+    "loop.threads=1", "optimizer.warmup=2", "optimizer.ema_decay=0.5", "optimizer.learning_rate=3e-3",
+)  # fmt: skip
+
+
+def config_of(*changes: str) -> DetailConfig:
+    return load_config(DetailConfig, None, changes=[*SMALL, *changes])
+
+
+def losses_of(run: Path, name: str) -> list[float]:
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]
+
+
+def last_tensors(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoints(run)[-1] / "tensors.safetensors")
+
+
+@pytest.fixture
+def few_validation_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mien.training.runs.VALIDATION_FACES", 2)
+
+
+@pytest.mark.usefixtures("few_validation_faces")
+def test_a_tiny_training_learns_reports_and_leaves_the_encoder_alone(
+    model: MorphableModel, encoder: FaceEncoder, tmp_path: Path
+) -> None:
+    """End to end over a base run, with photographs; parameters and batch statistics of the encoder do not move."""
+    base = tmp_path / "base"
+    base.mkdir()
+    save_encoder(encoder, base / "encoder.safetensors", notes={})
+    store = write_store(model, tmp_path / "store", splits={"train": 2, "validation": 1, "test": 1})
+    run = tmp_path / "run"
+    config = config_of("data.synthetic_share=0.5", "loop.steps=14", "loop.sheet_every=7")
+    path = train_detail(config, base=base, store=str(store), run=run, resume=False)
+    assert path == run / "detail.safetensors"
+    losses = losses_of(run, "texel")
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert len(list((run / "sheets").iterdir())) == 2
+    before, after = load_file(base / "encoder.safetensors"), load_file(run / "encoder.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    report = report_detail(run, store=str(store), out=tmp_path / "report")
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {
+        "figure4.png",
+        "figure5.png",
+        "curves.png",
+        "report.md",
+    }
+    assert "colour error, augmented" in report.text()
+
+
+@pytest.mark.usefixtures("few_validation_faces")
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    config = config_of("loop.steps=4", "loop.checkpoint_every=2")
+    packaged = "encoder-lite0.safetensors"
+    train_detail(config, base=packaged, store=None, run=tmp_path / "whole", resume=False)
+    train_detail(config, base=packaged, store=None, run=tmp_path / "cut", resume=False)
+    newest = checkpoints(tmp_path / "cut")[-1]
+    newest.rename(newest.with_name(".partial-step-00000004-1"))  # as a kill would leave it
+    train_detail(config, base=packaged, store=None, run=tmp_path / "cut", resume=True)
+    one, other = last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.usefixtures("few_validation_faces")
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """With bases that do not err: their errors are drawn by each process for itself."""
+    exact = [f"base.{f.name}=0.0" for f in fields(DetailBaseSettings) if f.name != "source"]
+    changes = [*exact, "loop.steps=2", "optimizer.ema_decay=0.0"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    train_detail(config_of(*changes), base="encoder-lite0.safetensors", store=None, run=one, resume=False)
+    options = [word for change in (*SMALL, *changes) for word in ("--set", change)]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mien.cli",
+        "train", "detail", "-o", str(two), *options,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    start = {f"network.{k}": v for k, v in make_detail_network(config_of().network, load_model()).state_dict().items()}
+    single, shared = last_tensors(one), last_tensors(two)
+
+    def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+        return float(torch.cat([(a[name] - b[name]).flatten() for name in start]).norm())
+
+    assert distance(single, start) > 0.02
+    assert distance(shared, single) < 0.05 * distance(single, start)
