@@ -140,7 +140,7 @@ class SkinCanvas:
             slice(max(int(rows.min()) - margin, 0), min(int(rows.max()) + margin + 1, self.size)),
             slice(max(int(columns.min()) - margin, 0), min(int(columns.max()) + margin + 1, self.size)),
         )
-        points = self._between(curve)
+        points = self.between(curve)
         segments = np.diff(points, axis=0)
         lengths = np.maximum((segments**2).sum(-1), 1e-6)
         origin = points.mean(0)
@@ -168,8 +168,8 @@ class SkinCanvas:
             self.texel_mm[window],
         )
 
-    def _between(self, texels: Map) -> Map:
-        """Positions at points between texel centres, bilinear."""
+    def between(self, texels: Map) -> Map:
+        """Positions on the mean of points of the chart, bilinear between texel centres; millimetres."""
         shifted = np.clip(texels - 0.5, 0, self.size - 1.001)
         low = np.floor(shifted).astype(np.int64)
         fx, fy = (shifted - low).T[..., None]
@@ -194,7 +194,7 @@ class SkinCanvas:
         around_rows, around_columns = (rows[:, None, None] + steps[:, None]), (columns[:, None, None] + steps)
         inside = (around_rows >= 0) & (around_rows < self.size) & (around_columns >= 0) & (around_columns < self.size)
         index = np.clip(around_rows, 0, self.size - 1) * self.size + np.clip(around_columns, 0, self.size - 1)
-        difference = self.positions.reshape(-1, 3)[index] - self._between(texels)[:, None, None]
+        difference = self.positions.reshape(-1, 3)[index] - self.between(texels)[:, None, None]
         squared = (difference**2).sum(-1)
         values = heights[:, None, None] * np.exp(-squared / (2 * spread[:, None, None] ** 2)) * inside
         total = np.bincount(index.ravel(), values.ravel(), minlength=len(total))
