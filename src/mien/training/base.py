@@ -77,7 +77,7 @@ class BaseObjective:
         self.point_weights = mesh_point_weights(self.model)
         shape = torch.cat([model.identity_basis, model.expression_basis]) * CENTIMETRES_PER_M
         face = (1 - model.masks.neck).sqrt()[:, None]
-        self.shape_gram = _gram(_beyond_similarity(shape * face, model.mean, weights=face))
+        self.shape_gram = _gram(beyond_similarity(shape * face, model.mean, weights=face))
         self.albedo_gram = _gram(model.albedo_basis * face)
 
     def losses(self, said: dict[str, Tensor], batch: FaceBatch, *, progress: float) -> list[LossTerm]:
@@ -223,7 +223,7 @@ def _unit_distance(found: Regression, truth: Regression, names: Sequence[str]) -
     return torch.stack(parts).mean()
 
 
-def _beyond_similarity(
+def beyond_similarity(
     basis: Float[Tensor, "K V 3"], mean: Float[Tensor, "V 3"], *, weights: Float[Tensor, "V 1"]
 ) -> Float[Tensor, "K V 3"]:
     """What of a basis is no small shift, turn or growth of the whole face; basis and similarity are both weighted.
