@@ -5,8 +5,8 @@
 
 `--stage base` is the paper's full step: ResNet-50 at 224 pixels in bf16, drawn at 224, three losses, Adam. `--stage
 detail` is that of `configs/detail.toml`, the frozen base reconstruction ("preparation") included; `--config
-configs/paper_detail.toml` is the paper's. Batches of drawn faces stand for photographs (same shapes, all losses computed
-on them), so no data set is needed; they are made before the clock starts, and `data_ms` says what one costs. The
+configs/paper_detail.toml` is the paper's. Batches of drawn faces stand for photographs (same shapes, all losses
+computed on them), so no data set is needed; they are made before the clock starts, `data_ms` says what one costs. The
 drawing's backward pass is timed apart from the network's: the step is cut at what the network said, which changes no
 number.
 """

@@ -73,3 +73,21 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_backbone_is_named() -> None:
     with pytest.raises(ConfigError, match=r"resnet51.*resnet50, efficientnet_lite0"):
         make_backbone("resnet51")
+
+
+def test_fixed_statistics_fold_into_the_convolution() -> None:
+    torch.manual_seed(0)
+    backbone = make_backbone("efficientnet_lite0")
+    assert isinstance(backbone, EfficientNetLite0)
+    block = backbone._blocks[1]
+    conv, norm, x = block._expand_conv, block._bn0, torch.randn(2, 16, 9, 9)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    torch.nn.init.normal_(norm.bias)
+    norm.eval()
+    torch.testing.assert_close(conv.normalised(x, norm), norm(conv(x)), rtol=1e-4, atol=1e-5)
+    norm.train()
+    before = norm.running_mean.clone()
+    conv.normalised(x, norm)
+    assert not torch.equal(norm.running_mean, before)  # statistics are learnt where they are not fixed

@@ -14,23 +14,21 @@ from torch.nn import functional as F
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps, texel_face
-from mien.encoder import DEFAULT_ENCODER, load_encoder
+from mien.encoder import DEFAULT_ENCODER, framed_by_crop, load_encoder
 from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
 from mien.fitting import (
     DetailMaps,
     DetailSettings,
-    FitResult,
     FitSettings,
     FitTargets,
     StageClock,
+    StageTime,
     Unwrapped,
     complete_texture,
     fit,
     fit_detail,
-    photometric_error,
     unwrap_photo,
 )
-from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.perception import Crop, FaceObservation, IdentityNetwork, Perception, face_crop, face_parts
 from mien.perception.alignment import sample_pixels
@@ -42,7 +40,6 @@ from mien.rendering import (
     build_surface,
     draw_texture,
     landmark_vertices,
-    render,
     sample_map,
     vertex_visibility,
 )
@@ -67,6 +64,18 @@ class _Face:
 
     observation: FaceObservation
     crop: Crop
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The coefficients of a batch of faces, however they were found."""
+
+    coefficients: FaceCoefficients
+    camera: Camera
+    stage_times: tuple[StageTime, ...]
+
+    def __getitem__(self, index: slice) -> _Found:
+        return _Found(self.coefficients[index], self.camera[index], self.stage_times)
 
 
 class Reconstructor:
@@ -151,18 +160,17 @@ class Reconstructor:
         times = (*clock.times[:1], *found.stage_times, *clock.times[1:])
         return [replace(part, stage_seconds=tuple((t.name, t.seconds / len(faces)) for t in times)) for part in parts]
 
-    def _find(self, targets: FitTargets) -> FitResult:
+    def _find(self, targets: FitTargets) -> _Found:
         """The coefficients, in the way that was asked for."""
         guess, clock = None, StageClock()
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                guess = self.encoder.encode(targets.crops, targets.camera)
+                said = self.encoder.encode(targets.crops, targets.camera)
+                guess = framed_by_crop(self.model, said, targets.camera)
         if guess is not None and self.mode == "net":
-            with torch.no_grad():
-                error = photometric_error(render(self.model, guess, targets.camera), targets)
-            return FitResult(guess, targets.camera, error, tuple(clock.times))
+            return _Found(guess, targets.camera, tuple(clock.times))
         found = fit(self.model, targets, settings=self.settings, recognition=self.recognition, start=guess)
-        return replace(found, stage_times=(*clock.times, *found.stage_times))
+        return _Found(found.coefficients, found.camera, (*clock.times, *found.stage_times))
 
     def _targets(self, pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[_Face], camera: Camera) -> FitTargets:
         crops = torch.cat([sample_pixels(pixels, face.crop) for face in faces]).to(self.device)
@@ -190,7 +198,7 @@ class Reconstructor:
         return self._atlases[size]
 
     def _finish(
-        self, pixels: UInt8[np.ndarray, "H W 3"], face: _Face, found: FitResult, *, targets: FitTargets
+        self, pixels: UInt8[np.ndarray, "H W 3"], face: _Face, found: _Found, *, targets: FitTargets
     ) -> Reconstruction:
         """Maps, texture and everything a user gets, for one face; `found` and `targets` hold that face only."""
         model, coefficients = self.model, found.coefficients
@@ -205,12 +213,8 @@ class Reconstructor:
             base = build_surface(model, coefficients)
         maps = self._detail_maps(photo, view, base, coefficients=coefficients)
         with torch.no_grad():
-            detail = VertexDetail(
-                displacement=sample_map(maps.displacement, model.uv)[..., 0],
-                albedo_offset=sample_map(maps.texture_offset, model.uv),
-            )
-            surface = build_surface(model, coefficients, detail=detail)
-            texture = self._texture(photo, view, surface, maps=maps, coefficients=coefficients)
+            surface = self._detailed(base, maps, coefficients=coefficients)
+            texture = self._texture(photo, view, surface, base=base, maps=maps)
             error = _texture_error(model, surface, targets, texture)
             return self._assemble(
                 pixels, face, found, surface=surface, maps=maps, texture=texture, photometric_error=error
@@ -248,17 +252,26 @@ class Reconstructor:
             settings=self.detail_settings,
         )
 
+    def _detailed(self, base: FaceSurface, maps: DetailMaps, *, coefficients: FaceCoefficients) -> FaceSurface:
+        """The surface with its maps; without detail they are zero, and it is the base."""
+        if not self.detail:
+            return base
+        detail = VertexDetail(
+            displacement=sample_map(maps.displacement, self.model.uv)[..., 0],
+            albedo_offset=sample_map(maps.texture_offset, self.model.uv),
+        )
+        return build_surface(self.model, coefficients, detail=detail)
+
     def _texture(
-        self, photo: Tensor, view: Camera, surface: FaceSurface, *, maps: DetailMaps, coefficients: FaceCoefficients
+        self, photo: Tensor, view: Camera, surface: FaceSurface, *, base: FaceSurface, maps: DetailMaps
     ) -> Float[Tensor, "1 3 S S"]:
         """The completed colour map, dilated over the chart's border."""
         atlas = self._atlas(self.texture_size)
-        base = build_surface(self.model, coefficients)
         offset = F.interpolate(
             maps.texture_offset, size=(self.texture_size, self.texture_size), mode="bilinear", align_corners=False
         )
         # Shaded without the displacement: it ends where the photo does, and its border must not show.
-        shade = atlas.interpolate(shading(base.normals, coefficients.lighting))
+        shade = atlas.interpolate(base.shading)
         completed = complete_texture(
             atlas.interpolate(base.albedo) + offset, shade, self._unwrapped(atlas, photo, view, surface)
         )
@@ -268,7 +281,7 @@ class Reconstructor:
         self,
         pixels: UInt8[np.ndarray, "H W 3"],
         face: _Face,
-        found: FitResult,
+        found: _Found,
         *,
         surface: FaceSurface,
         maps: DetailMaps,

@@ -13,7 +13,7 @@ from mien.losses import pixel_loss
 from mien.morphable import MorphableModel
 from mien.perception import IdentityNetwork
 from mien.rendering import render
-from mien.training.base import BaseObjective, aligned_distance_mm, make_encoder
+from mien.training.base import BaseObjective, aligned_distance_mm, beyond_similarity, make_encoder
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import BaseLossSettings, EncoderSettings
 from mien.training.synthetic import SyntheticFaces
@@ -114,3 +114,14 @@ def test_wrong_starts_are_named(tiny: MorphableModel, faces: FaceBatch) -> None:
         )
     encoder = make_encoder(EncoderSettings(weights="random", batchnorm="frozen"), tiny).train()
     assert not any(m.training for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_the_shape_loss_does_not_see_shifts_turns_and_growth(tiny: MorphableModel) -> None:
+    mean, weights = tiny.mean, (1 - tiny.masks.neck).sqrt()[:, None]
+    turn = torch.linalg.cross(torch.tensor([0.3, -0.5, 0.8]).expand_as(mean), mean)
+    moves = torch.stack([mean, turn, torch.ones_like(mean)]) * weights
+    assert beyond_similarity(moves, mean, weights=weights).abs().max() < 1e-5 * moves.abs().max()
+    bent = torch.randn_like(mean)[None] * weights
+    left = beyond_similarity(bent, mean, weights=weights)
+    assert left.norm() > 0.5 * bent.norm()
+    torch.testing.assert_close(beyond_similarity(left, mean, weights=weights), left)

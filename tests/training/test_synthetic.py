@@ -12,7 +12,7 @@ from PIL import Image
 from mien.errors import FormatError, ModelMismatch
 from mien.morphable import MorphableModel
 from mien.training.base import landmarks68
-from mien.training.imaging import FaceFrame, photograph
+from mien.training.imaging import FaceFrame, elsewhere, photograph
 from mien.training.population import SkinBank
 from mien.training.samples import write_samples
 from mien.training.source import MIRROR_LANDMARKS, FaceSource, Part, PhotographedFaces, mirror_mesh
@@ -141,3 +141,17 @@ def test_samples_are_written_to_look_at(tiny: MorphableModel, tmp_path: Path) ->
     assert len(list((tmp_path / "synth").glob("face-*.png"))) == 9
     with np.load(tmp_path / "synth" / "truth.npz") as truth:
         assert truth["identity"].shape == (9, tiny.counts[0])
+
+
+def test_a_portrait_leaves_its_plain_wall_and_a_busy_picture_stays() -> None:
+    size = 48
+    mesh = torch.full((468, 2), size / 2)
+    mesh[10, 1], mesh[152, 1], mesh[234, 0], mesh[454, 0] = 14.0, 34.0, 16.0, 32.0
+    frame = FaceFrame.of(mesh, size)
+    face = (frame.u.square() + frame.v.square() < 0.9).float()
+    plain = torch.lerp(torch.full((3, size, size), 0.8), torch.full((3, size, size), 0.3), face)
+    moved = elsewhere(np.random.default_rng(1), plain, frame)
+    assert (moved - plain).abs()[:, face == 1].max() < 1e-6
+    assert (moved - plain).abs()[:, :8].mean() > 0.02
+    busy = torch.rand(3, size, size)
+    assert torch.equal(elsewhere(np.random.default_rng(1), busy, frame), busy)

@@ -15,7 +15,7 @@ from torch import nn
 
 from mien.arrays import Float, Tensor
 from mien.assets import load_weights
-from mien.perception.layers import BlazeBlock, SameConv2d
+from mien.perception.layers import BlazeBlock, SameConv2d, as_inference
 
 
 def anchor_centres(size: int, layers: tuple[tuple[int, int], ...]) -> Float[Tensor, "P 2"]:
@@ -50,7 +50,7 @@ class BlazeFace(nn.Module):
         """Load the packaged weights; raises AssetError if they are missing or damaged."""
         network = cls()
         load_weights(network, cls.asset)
-        return network.eval().requires_grad_(False)
+        return as_inference(network)
 
     def decode(self, regressions: Float[Tensor, "B P 16"]) -> tuple[Float[Tensor, "B P 4"], Float[Tensor, "B P 6 2"]]:
         """Turn regressions into boxes (x0 y0 x1 y1) and keypoints, in input pixels."""

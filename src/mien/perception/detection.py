@@ -28,6 +28,8 @@ SMALLEST_SHARE = 0.6
 SMALLEST_IN_PHOTO = 0.01
 # With a face this large (share of the photo's shorter side), faces that only the finest tiles see are not sought.
 LARGE_FACE = 0.12
+# With a face this large the photo is a portrait, and one look of the full-range network at the whole of it has to do.
+PORTRAIT_FACE = 0.3
 # A found face is looked at once more in a window of so many times its size; another side must win by this score.
 UPRIGHT_VIEW = 2.0
 UPRIGHT_MARGIN = 0.1
@@ -86,14 +88,16 @@ class FaceDetector:
         width, height = photo.width, photo.height
         longer, shorter = max(width, height), min(width, height)
         whole = [_Window((width / 2, height / 2), longer * share, angle, False) for share in (1.0, 1.5, 2.2)]
-        found = self._run(self.near, photo, whole) + self._run(self.far, photo, whole[:2])
+        found = self._run(self.near, photo, whole) + self._run(self.far, photo, whole[:1])
+        if _largest_sure(found) > PORTRAIT_FACE * shorter:
+            return found
+        found += self._run(self.far, photo, whole[1:2])
         side = longer * 0.6
         smallest = max(SMALLEST_FACE_PX, SMALLEST_IN_PHOTO * longer)
         finest = smallest * self.far.size / FACE_PX_IN_WINDOW
         while True:
             found += self._run(self.far, photo, _tiles(width, height, side, angle))
-            sizes = [(c.box[2:] - c.box[:2]).max() for c in found if c.score > SURE_SCORE]
-            if side <= finest or not finest_tiles or max(sizes, default=0.0) > LARGE_FACE * shorter:
+            if side <= finest or not finest_tiles or _largest_sure(found) > LARGE_FACE * shorter:
                 break
             side = max(side * 0.55, 0.9 * finest)
         return found
@@ -170,6 +174,11 @@ def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     common = np.clip(high - low, 0, None).prod(1)
     area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1)
     return (common > MERGE_OVERLAP * (area + areas - common)) | (common > MERGE_INSIDE * np.minimum(area, areas))
+
+
+def _largest_sure(candidates: list[_Candidate]) -> float:
+    """Side of the largest box that surely holds a face, photo pixels; 0 without one."""
+    return max((float((c.box[2:] - c.box[:2]).max()) for c in candidates if c.score > SURE_SCORE), default=0.0)
 
 
 def _alike(box: np.ndarray, other: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from mien.arrays import Float, Tensor
 from mien.assets import load_weights
-from mien.perception.layers import BlazeBlock, SameConv2d
+from mien.perception.layers import BlazeBlock, SameConv2d, as_inference
 
 MESH_SIZE = 192
 FEATURE_STRIDE = 4
@@ -131,7 +131,7 @@ class FaceMesh(nn.Module):
         """Load the packaged weights; raises AssetError if they are missing or damaged."""
         network = cls()
         load_weights(network, "facemesh.safetensors")
-        return network.eval().requires_grad_(False)
+        return as_inference(network)
 
     def forward(
         self, x: Float[Tensor, "B 3 192 192"]

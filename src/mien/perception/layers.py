@@ -6,14 +6,22 @@ layers reproduce that exactly, so a converted network computes what its original
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mien.arrays import Float, Tensor
 
 Activation = Literal["relu", "prelu"]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def as_inference(network: Network) -> Network:
+    """The network frozen, its weights in the memory order in which a CPU filters channels fastest (NHWC)."""
+    network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network
 
 
 def pad_same(x: Float[Tensor, "B C H W"], kernel: int, stride: int) -> Float[Tensor, "B C h w"]:
@@ -32,13 +40,16 @@ class SameConv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride=stride, groups=groups)
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
-        """Pad, then convolve."""
-        return super().forward(pad_same(input, self.kernel_size[0], self.stride[0]))
+        """Pad, then convolve; where both sides are padded alike, the convolution does it without a copy."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1 and kernel % 2:
+            return F.conv2d(input, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
+        return super().forward(pad_same(input, kernel, stride))
 
 
 def activation_layer(kind: Activation, channels: int) -> nn.Module:
     """Return the non-linearity; 'prelu' learns one slope a channel."""
-    return nn.PReLU(channels) if kind == "prelu" else nn.ReLU()
+    return nn.PReLU(channels) if kind == "prelu" else nn.ReLU(inplace=True)
 
 
 class BlazeBlock(nn.Module):
@@ -70,12 +81,11 @@ class BlazeBlock(nn.Module):
             ]
         self.residual = nn.Sequential(*layers)
         self.stride = stride
-        self.extra_channels = outputs - inputs
         self.activation = activation_layer(activation, outputs)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Map B C H W to B outputs H/stride W/stride."""
         skip = F.max_pool2d(x, 2, 2) if self.stride == 2 else x
-        if self.extra_channels:
-            skip = F.pad(skip, (0, 0, 0, 0, 0, self.extra_channels))
-        return self.activation(self.residual(x) + skip)
+        y = self.residual(x)
+        y[:, : skip.shape[1]] += skip
+        return self.activation(y)

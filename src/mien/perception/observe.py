@@ -1,8 +1,9 @@
-"""From a photo to observed faces: detection, then the mesh in a crop that is refined twice."""
+"""From a photo to observed faces: detection, then the mesh in a crop that is refined until it stays in place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ from mien.perception.windows import PhotoPyramid, normalise_exposure, window_mat
 
 # The mesh network was trained on crops 1.5 times the box of the face's points.
 CROP_SCALE = 1.5
-# The crop is made anew from the mesh twice: after a bad first roll once is not enough.
+# The crop is made anew from the mesh at most twice: after a bad first roll once is not enough.
 PASSES = 3
+# A crop that would move, grow or turn by less than this (shares of its side, radians) is not looked at again. On 158
+# photos with hand-placed points NME51 is 3.72 % so, in 2.2 passes, and 3.74 % in three.
+SETTLED = 0.02
 # Below this belief of the mesh network a detection is dropped, and a hesitant detection below the second.
 CONFIDENCE_THRESHOLD = 0.5
 HESITANT_CONFIDENCE = 0.95
@@ -70,29 +74,57 @@ class Perception:
         return PhotoPyramid(image, device=self.device)
 
     def _observe_batch(self, photo: PhotoPyramid, faces: list[DetectedFace]) -> list[FaceObservation]:
-        centres = [(face.box_px[:2] + face.box_px[2:]) / 2 for face in faces]
-        sides = [face.size_px * CROP_SCALE for face in faces]
-        angles = [_roll(face.keypoints_px[0], face.keypoints_px[1]) for face in faces]
-        meshes, irises, beliefs = [], [], []
-        for number in range(PASSES):
-            matrices = [
-                window_matrix(centre, side, MESH_SIZE, angle=angle)
-                for centre, side, angle in zip(centres, sides, angles, strict=True)
-            ]
+        views = [_View.of(face) for face in faces]
+        observed: dict[int, FaceObservation] = {}
+        moving = list(range(len(faces)))
+        for _ in range(PASSES):
+            matrices = [views[k].matrix() for k in moving]
             pictures, inside = photo.sample_many(matrices, MESH_SIZE)
             with torch.inference_mode():
                 points, rings, logits = self.mesh(normalise_exposure(pictures, inside))
-            beliefs = logits.sigmoid().tolist()
-            meshes = [_place(p, m) for p, m in zip(points.cpu().double().numpy(), matrices, strict=True)]
-            irises = [_place(r, m) for r, m in zip(rings.cpu().double().numpy(), matrices, strict=True)]
-            if number + 1 < PASSES:
-                angles = [_roll(mesh[RIGHT_EYE_OUTER], mesh[LEFT_EYE_OUTER]) for mesh in meshes]
-                boxes = [_turned_box(mesh[:, :2], angle) for mesh, angle in zip(meshes, angles, strict=True)]
-                centres, sides = [b[0] for b in boxes], [b[1] * CROP_SCALE for b in boxes]
-        return [
-            FaceObservation(face.score, face.box_px, face.keypoints_px, mesh, iris, belief)
-            for face, mesh, iris, belief in zip(faces, meshes, irises, beliefs, strict=True)
-        ]
+            believed = logits.sigmoid().tolist()
+            still_moving = []
+            for row, k in enumerate(moving):
+                mesh = _place(points[row].cpu().double().numpy(), matrices[row])
+                iris = _place(rings[row].cpu().double().numpy(), matrices[row])
+                face, view = faces[k], _View.around(mesh)
+                observed[k] = FaceObservation(face.score, face.box_px, face.keypoints_px, mesh, iris, believed[row])
+                if view.departs(views[k]):
+                    still_moving.append(k)
+                views[k] = view
+            moving = still_moving
+            if not moving:
+                break
+        return [observed[k] for k in range(len(faces))]
+
+
+@dataclass(frozen=True)
+class _View:
+    """The turned square in which the mesh network looks at a face, photo pixels and radians."""
+
+    centre: np.ndarray
+    side: float
+    angle: float
+
+    @classmethod
+    def of(cls, face: DetectedFace) -> _View:
+        angle = _roll(face.keypoints_px[0], face.keypoints_px[1])
+        return cls((face.box_px[:2] + face.box_px[2:]) / 2, face.size_px * CROP_SCALE, angle)
+
+    @classmethod
+    def around(cls, mesh_px: np.ndarray) -> _View:
+        angle = _roll(mesh_px[RIGHT_EYE_OUTER], mesh_px[LEFT_EYE_OUTER])
+        centre, side = _turned_box(mesh_px[:, :2], angle)
+        return cls(centre, side * CROP_SCALE, angle)
+
+    def matrix(self) -> np.ndarray:
+        """From pixels of the network's picture to photo pixels."""
+        return window_matrix(self.centre, self.side, MESH_SIZE, angle=self.angle)
+
+    def departs(self, other: _View) -> bool:
+        """Whether it lies far enough from another to be worth a look."""
+        moved = float(np.linalg.norm(self.centre - other.centre)) / other.side
+        return max(moved, abs(float(np.log(self.side / other.side))), abs(self.angle - other.angle)) >= SETTLED
 
 
 def _believed(face: FaceObservation) -> bool:

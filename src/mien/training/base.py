@@ -77,7 +77,8 @@ class BaseObjective:
         self.point_weights = mesh_point_weights(self.model)
         shape = torch.cat([model.identity_basis, model.expression_basis]) * CENTIMETRES_PER_M
         face = (1 - model.masks.neck).sqrt()[:, None]
-        self.shape_gram, self.albedo_gram = _gram(shape * face), _gram(model.albedo_basis * face)
+        self.shape_gram = _gram(beyond_similarity(shape * face, model.mean, weights=face))
+        self.albedo_gram = _gram(model.albedo_basis * face)
 
     def prepare(self, batch: FaceBatch) -> FaceBatch:
         """The encoder sees the crops as they are."""
@@ -225,6 +226,22 @@ def _unit_distance(found: Regression, truth: Regression, names: Sequence[str]) -
     """Mean absolute difference in the units of the heads, each head counting the same."""
     parts = [(getattr(found, name) - getattr(truth, name)).abs().mean() / HEAD_UNITS[name] for name in names]
     return torch.stack(parts).mean()
+
+
+def beyond_similarity(
+    basis: Float[Tensor, "K V 3"], mean: Float[Tensor, "V 3"], *, weights: Float[Tensor, "V 1"]
+) -> Float[Tensor, "K V 3"]:
+    """What of a basis is no small shift, turn or growth of the whole face; basis and similarity are both weighted.
+
+    One picture says nothing of a face's absolute size, and its place belongs to the pose.
+    """
+    centred = mean - (mean * weights**2).sum(0) / (weights**2).sum()
+    axes = torch.eye(3).to(mean)
+    turns = [torch.linalg.cross(axis.expand_as(centred), centred) for axis in axes]
+    moves = torch.stack([*(axis.expand_as(centred) for axis in axes), *turns, centred]) * weights
+    frame = torch.linalg.qr(moves.flatten(1).T.double()).Q.to(basis)
+    flat = basis.flatten(1)
+    return (flat - (flat @ frame) @ frame.T).view_as(basis)
 
 
 def _gram(basis: Float[Tensor, "K V 3"]) -> Float[Tensor, "K K"]:

@@ -26,6 +26,12 @@ HAIR_COLOURS = (
     (0.72, 0.58, 0.38), (0.5, 0.22, 0.1), (0.6, 0.6, 0.6), (0.85, 0.84, 0.82),
 )  # fmt: skip
 """Black, two browns, light brown, blond, red, grey, white; seen in daylight."""
+PLAIN_WALL = 0.04
+"""Mean departure from one colour up to which a picture's upper edges show a plain wall."""
+WALL_DISTANCE = (0.09, 0.2)
+"""Colour distances from the wall's, in the cube of RGB, at which a pixel is wall and at which it is not."""
+LIGHT_SLOPE = 0.25
+"""Standard deviation, across half a picture, of the logarithm of added brightness."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,31 @@ def background(rng: np.random.Generator, size: int) -> Float[Tensor, "3 S S"]:
         steps = float(rng.uniform(2, 6))
         picture = torch.lerp(picture, (picture * steps).round() / steps, 0.8)
     return picture.clamp(0, 1)
+
+
+def elsewhere(rng: np.random.Generator, picture: Float[Tensor, "3 S S"], frame: FaceFrame) -> Float[Tensor, "3 S S"]:
+    """A portrait before a plain wall, put before another background; any other picture as it is.
+
+    What has the wall's colour, the median along the upper edges, gives way, except within the face.
+    """
+    size = picture.shape[-1]
+    height, width = size // 3, max(size // 12, 1)
+    edges = torch.cat([picture[:, :height, :width].flatten(1), picture[:, :height, -width:].flatten(1)], dim=1)
+    wall = edges.median(dim=1).values[:, None]
+    if float((edges - wall).abs().mean()) > PLAIN_WALL:
+        return picture
+    low, high = WALL_DISTANCE
+    distance = (picture - wall[..., None]).norm(dim=0)
+    face = (frame.u.square() + frame.v.square() < 1).float()
+    person = torch.maximum(((distance - low) / (high - low)).clamp(0, 1), face)
+    return torch.lerp(background(rng, size), picture, person)
+
+
+def uneven_light(rng: np.random.Generator, picture: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
+    """The picture lit more from one side: an exponential slope of brightness, not clamped."""
+    side = torch.linspace(-1, 1, picture.shape[-1])
+    x, y = rng.normal(0, LIGHT_SLOPE, 2).tolist()
+    return picture * (x * side + y * side[:, None]).exp()
 
 
 def hair_colour(rng: np.random.Generator) -> Float[Tensor, "3 1 1"]:

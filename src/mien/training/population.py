@@ -23,7 +23,7 @@ from mien.training.imaging import hair_colour
 
 DETAIL_WAVES = 12
 """Plane waves that make the unevenness of a skin."""
-SKIN_SHARE = 0.6
+SKIN_SHARE = 0.8
 """How often a face wears the colours of a real skin, where there are some."""
 JITTER = (0.02, 0.02, 0.03)
 """Standard deviations of a crop's place, in its sides, and of its size."""

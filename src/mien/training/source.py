@@ -24,12 +24,15 @@ from mien.errors import ConfigError
 from mien.morphable import MorphableModel
 from mien.perception.alignment import FACE_CROP_SCALE, Crop, sample_affine
 from mien.training.batch import FaceBatch, join_batches
-from mien.training.imaging import FaceFrame, covers, photograph
+from mien.training.imaging import FaceFrame, covers, elsewhere, photograph, uneven_light
 from mien.training.store import FaceRecord, FaceStore
 
 TURN_RAD, SHIFT, ZOOM = 0.3, 0.03, 0.05
 """Standard deviations of the crop's roll in augmentation, of its place in sides, and of the logarithm of its size."""
 COVER_SHARE = 0.3
+ELSEWHERE_SHARE = 0.6
+"""How often a photo is shown before another background and in uneven light: a studio's wall and lamps are in no other
+photo, and a network learns them as the mark of a kind of picture."""
 MIRROR_LANDMARKS = (
     *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
     45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55,
@@ -90,8 +93,11 @@ class PhotographedFaces:
         mesh, landmarks = crop.to_crop(record.mesh_px), crop.to_crop(record.landmarks68_px)
         picture, mask = sampled[:3], sampled[3]
         if self.augment:
+            frame = FaceFrame.of(mesh, self.size)
+            if rng.random() < ELSEWHERE_SHARE:
+                picture = uneven_light(rng, elsewhere(rng, picture, frame))
             if rng.random() < COVER_SHARE:
-                for cover in covers(rng, FaceFrame.of(mesh, self.size)):
+                for cover in covers(rng, frame):
                     picture = torch.lerp(picture, cover.colours, cover.opacity)
                     mask = mask * (1 - cover.opacity)
             picture = photograph(rng, picture)
