@@ -28,6 +28,7 @@ from mien.assets import asset_path
 from mien.encoder import check_model
 from mien.errors import ConfigError, FormatError
 from mien.fitting import DetailMaps, Unwrapped
+from mien.fitting.detail import extended
 from mien.geometry import vertex_normals
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface, VertexDetail, sample_map, sample_map_hyperbolic
@@ -211,6 +212,7 @@ def along_normal(
 def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) -> DetailMaps:
     """What a network of the texture layout says of unwrapped photos, at the size of their chart.
 
+    Where the camera does not see the face the offset goes on smoothly from where it does, and the relief fades out.
     Raises ConfigError for a network of the image layout, whose maps are not those of a chart's size.
     """
     if network.layout != "texture" or network.displacement != "normal":
@@ -219,8 +221,9 @@ def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) 
             "networks of layout texture and displacement normal answer for photos here."
         )
     said = network(texture_inputs(face, unwrapped))
-    inside = face.valid
-    return DetailMaps(said["texture_offset"] * inside, said["displacement"] * inside)
+    seen = unwrapped.weights
+    offset = extended(said["texture_offset"], seen) * face.valid
+    return DetailMaps(offset, said["displacement"] * seen * unwrapped.skin)
 
 
 def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:
