@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from mien.arrays import Float, Tensor
+from mien.arrays import Bool, Float, Tensor
 from mien.assets import asset_path
 from mien.encoder import check_model
 from mien.errors import ConfigError, FormatError
@@ -212,7 +212,6 @@ def along_normal(
 def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) -> DetailMaps:
     """What a network of the texture layout says of unwrapped photos, at the size of their chart.
 
-    Where the camera does not see the face the offset goes on smoothly from where it does, and the relief fades out.
     Raises ConfigError for a network of the image layout, whose maps are not those of a chart's size.
     """
     if network.layout != "texture" or network.displacement != "normal":
@@ -221,9 +220,22 @@ def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) 
             "networks of layout texture and displacement normal answer for photos here."
         )
     said = network(texture_inputs(face, unwrapped))
+    return where_seen(said["texture_offset"], said["displacement"], unwrapped, inside=face.valid)
+
+
+def where_seen(
+    texture_offset: Float[Tensor, "B 3 S S"],
+    displacement: Float[Tensor, "B 1 S S"],
+    unwrapped: Unwrapped,
+    *,
+    inside: Bool[Tensor, "S S"],
+) -> DetailMaps:
+    """A network's maps as they are used: what it says of unseen texels is a guess at nothing, and is replaced.
+
+    The offset goes on smoothly from where the camera sees the face, the relief fades out.
+    """
     seen = unwrapped.weights
-    offset = extended(said["texture_offset"], seen) * face.valid
-    return DetailMaps(offset, said["displacement"] * seen * unwrapped.skin)
+    return DetailMaps(extended(texture_offset, seen) * inside, displacement * seen * unwrapped.skin * inside)
 
 
 def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:

@@ -17,7 +17,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor, UInt8
-from mien.detail import LEAST_LIGHT, DetailNetwork, along_normal, load_detail, texel_face, texture_inputs, vertex_detail
+from mien.detail import (
+    LEAST_LIGHT,
+    DetailNetwork,
+    along_normal,
+    load_detail,
+    texel_face,
+    texture_inputs,
+    vertex_detail,
+    where_seen,
+)
 from mien.encoder import HEAD_UNITS, FaceEncoder
 from mien.errors import ConfigError
 from mien.evaluation.detail import relief_correlation
@@ -314,8 +323,8 @@ class DetailObjective:
         relief: dict[str, list[Tensor]] = {"whole": [], "fine": []}
         for number in range(0, len(self.validation.images), MEASURE_BATCH):
             prepared = self._held(number)
-            offset, normal = self._maps(network, prepared)
-            faces = prepared.faces
+            maps = self._maps(network, prepared)
+            faces, offset, normal = prepared.faces, maps.texture_offset, maps.displacement
             plain = prepared.texels.albedo * prepared.texels.shading
             for name, colours in (("base", plain), ("augmented", prepared.texels.colours(offset, normal))):
                 errors[name].append(self._colour_error(prepared, colours))
@@ -346,10 +355,10 @@ class DetailObjective:
         torch.set_rng_state(state)
         return prepared
 
-    def _maps(self, network: nn.Module, prepared: DetailBatch) -> tuple[Tensor, Tensor]:
+    def _maps(self, network: nn.Module, prepared: DetailBatch) -> DetailMaps:
         said = network(prepared.inputs)
         normal = along_normal(self.atlas, prepared.surface, said["displacement"], self.model)
-        return said["texture_offset"] * self.atlas.valid, normal * self.atlas.valid
+        return where_seen(said["texture_offset"], normal, prepared.unwrapped, inside=self.atlas.valid)
 
     def _colour_error(self, prepared: DetailBatch, colours: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B"]:
         """Root mean squared colour difference to the photo inside the mask."""
@@ -369,14 +378,13 @@ class DetailObjective:
     def sheet(self, network: nn.Module, *, labels: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
         """Some of those columns, for the first validation faces."""
         prepared = self._held(0)
-        offset, normal = self._maps(network, prepared)
         return detail_sheet(
             self.model,
             self.atlas,
             batch=prepared.faces,
             coefficients=prepared.coefficients,
-            maps=DetailMaps(offset, normal),
-            faces=len(offset),
+            maps=self._maps(network, prepared),
+            faces=len(prepared.inputs),
             labels=labels,
         )
 
