@@ -19,6 +19,7 @@ from mien.detail import (
     texel_face,
     texture_inputs,
     vertex_detail,
+    where_seen,
 )
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.fitting import Unwrapped
@@ -206,3 +207,20 @@ def test_networks_of_the_image_layout_answer_for_no_chart(tiny: MorphableModel) 
     maps = predict_maps(trained(DetailNetwork("hash", width=2)), face, Unwrapped(photo, seen, seen))
     assert maps.displacement.shape == (1, 1, SIZE, SIZE)
     assert float((maps.texture_offset * ~atlas.valid).abs().max()) == 0
+
+
+def test_what_is_not_seen_takes_the_offset_around_it_and_no_relief() -> None:
+    """A network's guess behind hair or at the back is neither painted on nor moulded."""
+    inside = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    seen = torch.ones(1, 1, SIZE, SIZE)
+    seen[..., :16] = 0
+    offset, relief = torch.full((1, 3, SIZE, SIZE), 0.2), torch.full((1, 1, SIZE, SIZE), 1e-3)
+    offset[..., :16] = -5.0
+    maps = where_seen(
+        offset, relief, Unwrapped(torch.zeros(1, 3, SIZE, SIZE), seen, torch.ones_like(seen)), inside=inside
+    )
+    torch.testing.assert_close(maps.texture_offset, torch.full_like(offset, 0.2))
+    assert not maps.displacement[..., :16].any()
+    torch.testing.assert_close(maps.displacement[..., 16:], relief[..., 16:])
+    hair = Unwrapped(torch.zeros(1, 3, SIZE, SIZE), torch.ones_like(seen), seen)
+    assert not where_seen(offset, relief, hair, inside=inside).displacement[..., :16].any()
