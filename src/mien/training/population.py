@@ -97,7 +97,7 @@ class Population:
     def sitters(self, chances: Sequence[np.random.Generator]) -> Sitters:
         """One person for each generator."""
         parts = [self._sample(rng) for rng in chances]
-        coefficients = _join_coefficients([part[0] for part in parts])
+        coefficients = FaceCoefficients.join([part[0] for part in parts])
         offset = torch.cat([part[1] for part in parts])
         return Sitters(coefficients, self._cameras(coefficients, chances), offset, tuple(chances))
 
@@ -156,12 +156,6 @@ class Population:
 
 def _normal(rng: np.random.Generator, count: int) -> Float[Tensor, "N"]:
     return torch.from_numpy(rng.normal(size=count).astype(np.float32))
-
-
-def _join_coefficients(faces: Sequence[FaceCoefficients]) -> FaceCoefficients:
-    pose = Pose(*(torch.cat([getattr(f.pose, name) for f in faces]) for name in ("rotation", "translation", "scale")))
-    groups = ("identity", "expression", "albedo", "lighting")
-    return FaceCoefficients(**{name: torch.cat([getattr(f, name) for f in faces]) for name in groups}, pose=pose)
 
 
 def _expression_pairs(names: Sequence[str]) -> list[list[int]]:
