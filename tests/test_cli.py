@@ -231,19 +231,25 @@ def test_evaluate_landmarks_prints_the_report(
 
 
 def test_the_command_line_itself_loads_neither_torch_nor_numpy() -> None:
-    # The package's own __init__ may load more; a bare package in its place shows what cli.py asks for.
     code = (
-        "import sys, types\n"
-        "package = types.ModuleType('mien'); package.__path__ = [sys.argv[1]]; sys.modules['mien'] = package\n"
+        "import os, sys\n"
         "from mien import cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
+        "assert int(os.environ['GOMP_SPINCOUNT']) == cli.SPIN_COUNT  # torch will ask for it\n"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, str(Path(cli.__file__).parent)]
+    command = [sys.executable, "-c", code]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert "reconstruct" in finished.stdout
+
+
+@pytest.mark.parametrize("chosen", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_how_threads_wait_stays_as_the_user_chose(chosen: dict[str, str]) -> None:
+    environment = dict(chosen)
+    cli._share_processors(environment)
+    assert environment == chosen
 
 
 def test_wrong_usage_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,25 +4,68 @@
 >>> faces = mien.Reconstructor()("photo.jpg")
 """
 
-from mien.camera import Camera as Camera
-from mien.camera import Pose as Pose
-from mien.errors import AssetError as AssetError
-from mien.errors import FormatError as FormatError
-from mien.errors import ImageError as ImageError
-from mien.errors import MienError as MienError
-from mien.errors import NoFaceFound as NoFaceFound
-from mien.export import write_reconstruction as write_reconstruction
-from mien.fitting import FitSettings as FitSettings
-from mien.fitting import FitTargets as FitTargets
-from mien.fitting import fit as fit
-from mien.morphable import FaceCoefficients as FaceCoefficients
-from mien.morphable import MorphableModel as MorphableModel
-from mien.morphable import load_model as load_model
-from mien.photo import Photo as Photo
-from mien.photo import read_photo as read_photo
-from mien.reconstruct import Reconstructor as Reconstructor
-from mien.reconstruction import Reconstruction as Reconstruction
-from mien.rendering import RenderOutput as RenderOutput
-from mien.rendering import render as render
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mien.camera import Camera as Camera
+    from mien.camera import Pose as Pose
+    from mien.errors import AssetError as AssetError
+    from mien.errors import FormatError as FormatError
+    from mien.errors import ImageError as ImageError
+    from mien.errors import MienError as MienError
+    from mien.errors import NoFaceFound as NoFaceFound
+    from mien.export import write_reconstruction as write_reconstruction
+    from mien.fitting import FitSettings as FitSettings
+    from mien.fitting import FitTargets as FitTargets
+    from mien.fitting import fit as fit
+    from mien.morphable import FaceCoefficients as FaceCoefficients
+    from mien.morphable import MorphableModel as MorphableModel
+    from mien.morphable import load_model as load_model
+    from mien.photo import Photo as Photo
+    from mien.photo import read_photo as read_photo
+    from mien.reconstruct import Reconstructor as Reconstructor
+    from mien.reconstruction import Reconstruction as Reconstruction
+    from mien.rendering import RenderOutput as RenderOutput
+    from mien.rendering import render as render
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Camera": "mien.camera",
+    "Pose": "mien.camera",
+    "AssetError": "mien.errors",
+    "FormatError": "mien.errors",
+    "ImageError": "mien.errors",
+    "MienError": "mien.errors",
+    "NoFaceFound": "mien.errors",
+    "write_reconstruction": "mien.export",
+    "FitSettings": "mien.fitting",
+    "FitTargets": "mien.fitting",
+    "fit": "mien.fitting",
+    "FaceCoefficients": "mien.morphable",
+    "MorphableModel": "mien.morphable",
+    "load_model": "mien.morphable",
+    "Photo": "mien.photo",
+    "read_photo": "mien.photo",
+    "Reconstructor": "mien.reconstruct",
+    "Reconstruction": "mien.reconstruction",
+    "RenderOutput": "mien.rendering",
+    "render": "mien.rendering",
+}
+"""Where each public name lives. It is imported when it is first asked for: torch takes a second, and `mien --help`
+needs none of it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
