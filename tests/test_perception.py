@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -278,6 +279,43 @@ def test_what_hangs_over_the_forehead_does_not_belong_on_the_face_and_the_eyes_d
     assert float(parts.face[fringe[1], fringe[0]]) < 0.1
     assert float(parts.skin[iris[1], iris[0]]) < 0.1
     assert float(parts.face[iris[1], iris[0]]) > 0.9
+
+
+def forehead_drawn(pattern: np.ndarray) -> np.ndarray:
+    """The astronaut with a forehead of her cheek's colour up to where her hair ends, times a pattern."""
+    covered = astronaut().copy()
+    mesh = observed().mesh_px
+    low, high = int(mesh[9, 1]) - 6, int(mesh[10, 1]) - 12
+    left, right = int(mesh[54, 0]), int(mesh[284, 0])
+    cheek = covered[mesh[50, 1].astype(int), mesh[50, 0].astype(int)].astype(float)
+    brightness = pattern[: low - high, : right - left, None]
+    covered[high:low, left:right] = (cheek * brightness).clip(0, 255)
+    return covered
+
+
+ROWS, COLUMNS = np.mgrid[:200, :200]
+STRANDS, WRINKLES = 1 + 0.12 * np.sin(COLUMNS * 1.6), 1 + 0.12 * np.sin(ROWS * 1.6)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+@pytest.mark.parametrize(
+    "pattern, skin", [(STRANDS, False), (WRINKLES, True), (np.where(ROWS > 22, STRANDS, 1.0), False)]
+)
+def test_strands_in_the_skins_own_colour_are_hair_with_all_above_them_and_wrinkles_are_skin(
+    pattern: np.ndarray, skin: bool, turns: int
+) -> None:
+    face = observed()
+    photo, mesh = forehead_drawn(pattern), face.mesh_px.copy()
+    upper = mesh[10, :2] * 0.85 + mesh[9, :2] * 0.15
+    for _ in range(turns):
+        mesh[:, :2] = np.stack([mesh[:, 1], photo.shape[1] - mesh[:, 0]], 1)
+        upper = np.array([upper[1], photo.shape[1] - upper[0]])
+        photo = np.rot90(photo)
+    crop = face_crop(torch.from_numpy(mesh[:, :2]))
+    parts = face_parts(np.ascontiguousarray(photo), replace(face, mesh_px=mesh), crop)
+    (place,) = crop.to_crop(torch.from_numpy(upper[None])).round().int()
+    seen = float(parts.skin[place[1], place[0]])
+    assert seen > 0.9 if skin else seen < 0.1
 
 
 @pytest.mark.external

@@ -3,7 +3,7 @@
 Coverings (hair, glasses, hands, microphones, hats) are told from skin by colour alone, without training: a
 Gaussian mixture of log brightness and log colour ratios is fitted to the pixels of the face, and each component
 is skin in so far as the cheeks and the nose have their share of it. So one person's skin is learnt from their
-own cheeks, in light and in shadow, in colour or in grey.
+own cheeks, in light and in shadow, in colour or in grey. A fringe of the skin's own colour is told by its strands.
 """
 
 from __future__ import annotations
@@ -59,6 +59,14 @@ SKIN_SHARE = (0.2, 0.55)
 SPREAD_FLOOR = np.array([0.10, 0.05, 0.05])
 SMOOTHING_SHARE = 0.018
 BEARD_WEIGHT = 0.7
+# Strands hang from the hairline: brightness changes across the face, where wrinkles of a forehead make it change
+# along it. Roughness across, in multiples of that of the cheeks' rougher quarter, from which hair begins and is
+# certain; looked at on 80 photos of Helen and AFW.
+STRAND_ROUGHNESS = (1.5, 3.0)
+STRAND_QUANTILE = 0.75
+STRAND_DETREND_SHARE, STRAND_BLUR_SHARE = 0.04, 0.03
+ABOVE_BROWS_SHARE = 0.03
+ROUGHNESS_FLOOR = 2e-3
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ def face_parts(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> 
     to_judge = oval * (1 - np.maximum(np.maximum(eyes, lips), brows))
     skin = _smooth(_skin_probability(colour, to_judge, seeds), crop.size)
     skin = np.clip((skin - 0.35) / 0.3, 0, 1)
+    skin = skin * (1 - _strands(colour[..., 0], mesh, fill(*CHEEKS) * inside.numpy(), oval=oval))
     # Lips and brows have colours of their own; they count where the skin around them is seen.
     around = _smooth(skin * to_judge, crop.size, times=4) / np.maximum(_smooth(to_judge, crop.size, times=4), 1e-3)
     features = np.maximum(lips, brows)
@@ -142,9 +151,9 @@ def _features(picture: np.ndarray) -> np.ndarray:
     return np.stack([logs.mean(2), logs[..., 0] - logs[..., 1], logs[..., 2] - logs[..., 1]], 2)
 
 
-def _smooth(values: np.ndarray, size: int, *, times: int = 2) -> np.ndarray:
+def _smooth(values: np.ndarray, size: int, *, times: int = 2, share: float = SMOOTHING_SHARE) -> np.ndarray:
     """Blur by a repeated box whose side is a share of the crop's."""
-    side = 2 * max(1, round(size * SMOOTHING_SHARE / 2)) + 1
+    side = 2 * max(1, round(size * share / 2)) + 1
     result = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
     for _ in range(times):
         result = torch.nn.functional.avg_pool2d(result, side, 1, side // 2, count_include_pad=False)
@@ -211,6 +220,53 @@ def _responsibilities(pixels: np.ndarray, means: np.ndarray, spreads: np.ndarray
     stacked = np.stack(logs, 1)
     shares = np.exp(stacked - stacked.max(1, keepdims=True))
     return shares / shares.sum(1, keepdims=True)
+
+
+def _strands(brightness: np.ndarray, mesh: np.ndarray, cheeks: np.ndarray, *, oval: np.ndarray) -> np.ndarray:
+    """Return where hair hangs over the forehead (H,W): log brightness is rough across the face, unlike the cheeks'."""
+    size = len(brightness)
+    if np.count_nonzero(cheeks > 0.5) < 20:
+        return np.zeros_like(cheeks)
+    up = mesh[10] - mesh[168]
+    up = up / max(float(np.linalg.norm(up)), 1e-6)
+    down_slope, right_slope = np.gradient(brightness)
+    across = down_slope * up[0] - right_slope * up[1]
+    across = across - _smooth(across, size, share=STRAND_DETREND_SHARE)
+    within = np.clip(4 * _smooth(oval, size, share=STRAND_BLUR_SHARE) - 3, 0, 1)  # the outline is an edge of its own
+    roughness = np.sqrt(_smooth(across**2 * within, size, share=STRAND_BLUR_SHARE))
+    usual = max(float(np.quantile(roughness[cheeks > 0.5], STRAND_QUANTILE)), ROUGHNESS_FLOOR)
+    low, high = STRAND_ROUGHNESS
+    hair = np.clip((roughness / usual - low) / (high - low), 0, 1) * _above_brows(mesh, up, size)
+    hair = np.maximum(hair, _upwards(np.clip(2 * _smooth(hair, size, times=4) - 0.5, 0, 1), up))
+    # Tips are thinner than what roughness is averaged over: twice their share, saturated, is a little wider.
+    return np.clip(3 * _smooth(hair, size, times=2, share=STRAND_BLUR_SHARE), 0, 1)
+
+
+def _upwards(hair: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Return the largest value (H,W) from a pixel downwards: what is above hair is not skin, for hair hangs."""
+    size = len(hair)
+    step = 1
+    while step < size / 2:
+        right, down = (round(value) for value in (up * step).tolist())
+        moved = np.zeros_like(hair)
+        to, source = _shifted(size, down), _shifted(size, -down)
+        to_x, source_x = _shifted(size, right), _shifted(size, -right)
+        moved[to, to_x] = hair[source, source_x]
+        hair = np.maximum(hair, moved)
+        step *= 2
+    return hair
+
+
+def _shifted(size: int, by: int) -> slice:
+    return slice(max(by, 0), size + min(by, 0))
+
+
+def _above_brows(mesh: np.ndarray, up: np.ndarray, size: int) -> np.ndarray:
+    """Return 1 from a little above the higher brow on (H,W), fading in from its upper edge."""
+    brows = mesh[[index for brow in BROWS for index in brow]]
+    rows, columns = np.mgrid[:size, :size] + 0.5
+    height = columns * up[0] + rows * up[1]
+    return np.clip((height - (brows @ up).max()) / (ABOVE_BROWS_SHARE * size), 0, 1)
 
 
 def _beard(skin: np.ndarray, halves: list[np.ndarray], lips: np.ndarray) -> np.ndarray:
