@@ -25,7 +25,7 @@ from rich.progress import track
 from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
-from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps, texel_face
+from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps
 from mien.encoder import FaceEncoder, load_encoder
 from mien.errors import MienError
 from mien.evaluation.colour import ToneGroup, delta_e_2000, lab_of, tone_group, typology_angle_deg
@@ -40,7 +40,17 @@ from mien.evaluation.detail import (
 from mien.evaluation.landmarks import landmark_nme
 from mien.evaluation.likeness import Drawer, LikenessRow, camera_of, coefficients_of, image_tensor
 from mien.evaluation.report import Environment, markdown_table, write_json
-from mien.fitting import DetailMaps, DetailSettings, FitSettings, FitTargets, Unwrapped, fit, fit_detail, unwrap_photo
+from mien.fitting import (
+    DetailMaps,
+    DetailSettings,
+    FitSettings,
+    FitTargets,
+    Unwrapped,
+    fit,
+    fit_detail,
+    texel_face,
+    unwrap_photo,
+)
 from mien.geometry import unique_edges, vertex_normals
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.reconstruct import Reconstructor

@@ -16,13 +16,12 @@ from mien.detail import (
     load_detail,
     predict_maps,
     save_detail,
-    texel_face,
     texture_inputs,
     vertex_detail,
     where_seen,
 )
 from mien.errors import ConfigError, FormatError, ModelMismatch
-from mien.fitting import Unwrapped
+from mien.fitting import Unwrapped, texel_face
 from mien.geometry import vertex_normals
 from mien.lighting import ambient_lighting, directional_lighting, shading, shading_gradient
 from mien.morphable import FaceCoefficients, MorphableModel

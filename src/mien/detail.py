@@ -30,7 +30,7 @@ from mien.errors import ConfigError, FormatError
 from mien.fitting import DetailMaps, Unwrapped
 from mien.fitting.detail import extended
 from mien.geometry import vertex_normals
-from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable import MorphableModel
 from mien.rendering import FaceSurface, VertexDetail, sample_map, sample_map_hyperbolic
 from mien.texture_space import TexelAtlas, TexelFace
 
@@ -131,21 +131,6 @@ def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
     for layer in (first, second):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
-
-
-def texel_face(
-    atlas: TexelAtlas, model: MorphableModel, coefficients: FaceCoefficients, surface: FaceSurface
-) -> TexelFace:
-    """The base reconstruction on its chart."""
-    return TexelFace(
-        atlas,
-        model,
-        vertices=surface.vertices,
-        normals=surface.normals,
-        albedo=surface.albedo,
-        rotmat=coefficients.pose.rotmat(),
-        lighting=coefficients.lighting,
-    )
 
 
 def texture_inputs(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 18 S S"]:

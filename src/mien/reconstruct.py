@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
-from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps, texel_face
+from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps
 from mien.encoder import DEFAULT_ENCODER, framed_by_crop, load_encoder
 from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
 from mien.fitting import (
@@ -27,6 +27,7 @@ from mien.fitting import (
     complete_texture,
     fit,
     fit_detail,
+    texel_face,
     unwrap_photo,
 )
 from mien.morphable import FaceCoefficients, MorphableModel, load_model

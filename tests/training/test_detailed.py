@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mien.detail import texel_face
-from mien.fitting import DetailMaps
+from mien.fitting import DetailMaps, texel_face
 from mien.morphable import MorphableModel, load_model
 from mien.rendering import VertexDetail, build_surface, draw_texture, sample_map
 from mien.texture_space import TexelAtlas

@@ -25,6 +25,7 @@ from mien.fitting.detail import DetailSettings as DetailSettings
 from mien.fitting.detail import Unwrapped as Unwrapped
 from mien.fitting.detail import complete_texture as complete_texture
 from mien.fitting.detail import fit_detail as fit_detail
+from mien.fitting.detail import texel_face as texel_face
 from mien.fitting.detail import unwrap_photo as unwrap_photo
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.light import fit_light_and_albedo

@@ -19,11 +19,10 @@ from torch.nn import functional as F
 from mien.arrays import Float, Tensor
 from mien.errors import FitDiverged
 from mien.fitting.descent import Descent
-from mien.lighting import shading
 from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface, sample_image
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.texture_space import TexelAtlas, TexelFace
 
 STEPS = 80
 LEARNING_RATE = 0.02
@@ -117,6 +116,21 @@ def _shrunk_and_softened(weights: Float[Tensor, "B 1 S S"], *, radius: int) -> F
     return weights
 
 
+def texel_face(
+    atlas: TexelAtlas, model: MorphableModel, coefficients: FaceCoefficients, surface: FaceSurface
+) -> TexelFace:
+    """The base reconstruction on its chart."""
+    return TexelFace(
+        atlas,
+        model,
+        vertices=surface.vertices,
+        normals=surface.normals,
+        albedo=surface.albedo,
+        rotmat=coefficients.pose.rotmat(),
+        lighting=coefficients.lighting,
+    )
+
+
 def fit_detail(
     model: MorphableModel,
     atlas: TexelAtlas,
@@ -127,24 +141,20 @@ def fit_detail(
     settings: DetailSettings,
 ) -> DetailMaps:
     """The maps that make the model's colours the photo's, with the least and smoothest change (eq. 12)."""
-    normals_of = DisplacedNormals(
-        atlas, model, vertices=surface.vertices, normals=surface.normals, rotmat=coefficients.pose.rotmat()
-    )
-    albedo = atlas.interpolate(surface.albedo)
+    face = texel_face(atlas, model, coefficients, surface)
     masks = model.masks
     rough = (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(0, 1)
     may_move = atlas.interpolate(rough[None, :, None]) * unwrapped.skin
     may_colour = atlas.valid[None, None].float()
-    offset, displacement = _Pyramid(albedo.shape), _Pyramid(may_move.shape)
+    offset, displacement = _Pyramid(face.albedo.shape), _Pyramid(may_move.shape)
     descent = Descent([*offset.levels, *displacement.levels], rate=LEARNING_RATE, steps=STEPS)
     seen = unwrapped.weights
     unseen = (seen.flip(-1) - seen).clamp(min=0)[:, 0]
-    everywhere = may_colour[:, 0].expand(len(albedo), -1, -1)
+    everywhere = may_colour[:, 0].expand(len(face.albedo), -1, -1)
     for step in range(STEPS):
         offset_map = offset() * may_colour
         displacement_mm = displacement() * may_move
-        shade = shading(normals_of(displacement_mm * DISPLACEMENT_UNIT_M), coefficients.lighting)
-        predicted = (albedo + offset_map) * shade.permute(0, 3, 1, 2)
+        predicted = face.colours(offset_map, displacement_mm * DISPLACEMENT_UNIT_M)
         error = (predicted - unwrapped.colours).square().sum(1, keepdim=True)
         energy = (
             (error * seen).sum() / seen.sum().clamp(min=1)

@@ -22,7 +22,6 @@ from mien.detail import (
     DetailNetwork,
     along_normal,
     load_detail,
-    texel_face,
     texture_inputs,
     vertex_detail,
     where_seen,
@@ -30,7 +29,7 @@ from mien.detail import (
 from mien.encoder import HEAD_UNITS, FaceEncoder
 from mien.errors import ConfigError
 from mien.evaluation.detail import relief_correlation
-from mien.fitting import DetailMaps, FitSettings, FitTargets, Unwrapped, fit, unwrap_photo
+from mien.fitting import DetailMaps, FitSettings, FitTargets, Unwrapped, fit, texel_face, unwrap_photo
 from mien.fitting.photometric import recognition_features
 from mien.geometry import unique_edges
 from mien.losses import (

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
 from mien.camera import CAMERA_FROM_MODEL
-from mien.detail import texel_face
-from mien.fitting import DetailMaps
+from mien.fitting import DetailMaps, texel_face
 from mien.morphable import MorphableModel
 from mien.rendering import FaceSurface, build_surface, draw_texture, sample_map
 from mien.texture_space import TexelAtlas

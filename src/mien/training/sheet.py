@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import Camera
-from mien.detail import texel_face
-from mien.fitting import DetailMaps
+from mien.fitting import DetailMaps, texel_face
 from mien.lighting import ambient_lighting, directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import VertexDetail, build_surface, draw_texture, landmark_vertices, render
