@@ -25,7 +25,15 @@ from PIL import Image
 from mien.evaluation.report import Environment, markdown_table, write_json
 
 _TORCH_ONLY = "import time; s = time.perf_counter(); import torch; print(time.perf_counter() - s)"
-_MIEN_ON_TOP = "import time, torch; s = time.perf_counter(); import mien; print(time.perf_counter() - s)"
+# Names of the package are imported when they are asked for: all of them.
+_MIEN_ON_TOP = """
+import time, torch
+start = time.perf_counter()
+import mien
+for name in dir(mien):
+    getattr(mien, name)
+print(time.perf_counter() - start)
+"""
 _FIRST_FACE = """
 import sys, time
 start = time.perf_counter()
