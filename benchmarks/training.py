@@ -64,9 +64,9 @@ def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Op
     marks = [_now(device)]
     prepared = objective.prepare(batch)
     marks.append(_now(device))
-    inputs = prepared.inputs.to(memory_format=torch.channels_last)
+    inputs = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in prepared.inputs]
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        said = objective.network(inputs)
+        said = objective.network(*inputs)
     marks.append(_now(device))
     cut = {name: value.detach().requires_grad_() for name, value in said.items()}
     loss = total(objective.losses(cut, prepared, progress=1.0))

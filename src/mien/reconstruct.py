@@ -166,7 +166,7 @@ class Reconstructor:
         guess, clock = None, StageClock()
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                said = self.encoder.encode(targets.crops, targets.camera)
+                said = self.encoder.encode(targets.crops, targets.camera, mesh_px=targets.mesh_px)
                 guess = framed_by_crop(self.model, said, targets.camera)
         if guess is not None and self.mode == "net":
             return _Found(guess, targets.camera, tuple(clock.times))
