@@ -22,7 +22,6 @@ import torch
 from likeness import Portrait, SeenPortrait, measure_portrait, read_portraits, see_portrait, spread
 from rich.console import Console
 from rich.progress import track
-from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
 from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps

@@ -350,9 +350,7 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
         raise FormatError(f"{path} says format {metadata.get('format')!r}; this version of mien reads {FORMAT!r}.")
     check_model(model, metadata["model_hash"], whose=str(path))
     settings = json.loads(metadata["encoder"])
-    encoder = FaceEncoder(
-        settings["backbone"], model, image_size=settings["image_size"], points=settings["points"]
-    )
+    encoder = FaceEncoder(settings["backbone"], model, image_size=settings["image_size"], points=settings["points"])
     try:
         encoder.load_state_dict(tensors)
     except RuntimeError as error:

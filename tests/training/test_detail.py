@@ -126,7 +126,7 @@ def test_every_head_is_reached(
 ) -> None:
     objective = objective_of(model, encoder, faces, weights)
     prepared = objective.prepare(faces)
-    terms = objective.losses(objective.network(prepared.inputs), prepared, progress=0.0)
+    terms = objective.losses(objective.network(*prepared.inputs), prepared, progress=0.0)
     torch.stack([term.weight * term.value for term in terms]).sum().backward()
     for name, head in objective.network.heads.items():
         gradient = head.last.weight.grad  # pyright: ignore[reportAttributeAccessIssue]
@@ -145,7 +145,8 @@ def test_bases_err_as_they_are_told(model: MorphableModel, encoder: FaceEncoder,
     photos = replace(faces, truth=None, maps=None)
     said = objective_of(model, encoder, photos, NOTHING, base=DetailBaseSettings(source="encoder"))
     torch.testing.assert_close(
-        said.prepare(photos).coefficients.identity, encoder.encode(faces.images, faces.camera).identity
+        said.prepare(photos).coefficients.identity,
+        encoder.encode(faces.images, faces.camera, mesh_px=faces.found_px).identity,
     )
 
 

@@ -105,17 +105,19 @@ def find_points(
 ) -> Float[Tensor, "B 468 2"]:
     """Where the mesh network sees the points of one face in each picture (RGB in [0, 1]), near a first guess.
 
-    The last look of `Perception.observe`, for pictures that need no detection. On the CPU; not differentiable.
+    The last look of `Perception.observe`, for pictures that need no detection. Faces are looked at one by one, so that
+    the rest of a batch changes nothing in the last digit. On the CPU; not differentiable.
     """
-    matrices = np.stack([_View.around(guess.double().numpy()).matrix() for guess in near_px])
-    whole = torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
-    windows = sample_affine(
-        whole, torch.from_numpy(matrices).float(), size=(MESH_SIZE, MESH_SIZE), padding="zeros"
-    )
-    with torch.inference_mode():
-        points = network(normalise_exposure(windows[:, :3], (windows[:, 3] > 0.5).float()))[0].double().numpy()
-    placed = [_place(mesh, matrix)[:, :2] for mesh, matrix in zip(points, matrices, strict=True)]
-    return torch.from_numpy(np.stack(placed)).to(near_px.dtype)
+    found = []
+    for picture, guess in zip(pictures, near_px, strict=True):
+        matrix = _View.around(guess.double().numpy()).matrix()
+        whole = torch.cat([picture, torch.ones_like(picture[:1])])[None]
+        shown = torch.from_numpy(matrix)[None].to(picture.dtype)
+        window = sample_affine(whole, shown, size=(MESH_SIZE, MESH_SIZE), padding="zeros")
+        with torch.inference_mode():
+            mesh = network(normalise_exposure(window[:, :3], (window[:, 3] > 0.5).float()))[0][0].double().numpy()
+        found.append(torch.from_numpy(_place(mesh, matrix)[:, :2]))
+    return torch.stack(found).to(near_px.dtype)
 
 
 @dataclass(frozen=True)

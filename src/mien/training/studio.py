@@ -18,7 +18,6 @@ from mien.training.imaging import photograph, surrounded
 from mien.training.population import Sitters
 from mien.training.source import resized
 
-
 SHOWN, LOOKED_AT = 1, 3
 """Which chances a photograph is taken with: the one that is shown, or the one in which points are found."""
 
