@@ -26,7 +26,7 @@ from mien.training.detail import DetailObjective, make_detail_network
 from mien.training.detailed import DetailedFaces
 from mien.training.objective import LossTerm
 from mien.training.report import report_detail
-from mien.training.runs import train_detail
+from mien.training.runs import held_out_detail_faces, train_detail
 from tests.training.tiny_data import write_store
 
 SIZE, MAP = 64, 48
@@ -187,6 +187,14 @@ def last_tensors(run: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def few_validation_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mien.training.runs.VALIDATION_FACES", 2)
+
+
+@pytest.mark.usefixtures("few_validation_faces")
+@pytest.mark.parametrize("source", ["refined", "encoder"])
+def test_points_are_found_where_the_encoder_answers_for_drawn_faces(model: MorphableModel, source: str) -> None:
+    faces = held_out_detail_faces(config_of(f"base.source={source}"), model, store=None, split="test")
+    off = (faces.found_px - faces.mesh_px).norm(dim=-1).mean() / SIZE
+    assert (0.002 < off < 0.05) if source == "encoder" else off == 0
 
 
 @pytest.mark.usefixtures("few_validation_faces")

@@ -47,7 +47,7 @@ class DetailedFaces:
     """Draws faces of a model with relief and marks, in crops of `size` pixels with maps of `map_size` texels.
 
     Like `SyntheticFaces`: a face is a function of seed and number alone, `pool` keeps so many of them, and `mesh` finds
-    their points.
+    their points, in crops of this size.
     """
 
     def __init__(
