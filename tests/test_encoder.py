@@ -46,6 +46,7 @@ def outspoken(encoder: FaceEncoder) -> FaceEncoder:
         encoder.backbone.train()(torch.rand(4, 3, SIZE, SIZE))
     for head in encoder.heads.values():
         torch.nn.init.normal_(head.get_parameter("weight"), std=0.05)
+        torch.nn.init.normal_(head.get_parameter("bias"))
     return encoder.eval()
 
 
