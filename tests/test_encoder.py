@@ -19,7 +19,6 @@ from mien.encoder import (
     FaceEncoder,
     Regression,
     appearance,
-    framed_by_crop,
     load_encoder,
     mean_face_frame,
     save_encoder,
@@ -283,17 +282,3 @@ def test_the_compiler_takes_the_whole_network() -> None:
     """
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout == "True\nTrue\n", done.stderr
-
-
-def test_a_face_lies_where_its_crop_was_cut() -> None:
-    model, camera = load_model(), Camera.from_fov(12.0, image_size=(SIZE, SIZE))
-    encoder = FaceEncoder("efficientnet_lite0", model, image_size=SIZE).eval()
-    with torch.no_grad():
-        said = encoder.encode(torch.rand(1, 3, SIZE, SIZE), camera, mesh_px=torch.zeros(1, 468, 2))
-    # Off by 2 cm and by a sixth of its size.
-    moved = said.pose.translation * torch.tensor([1.0, 1.0, 1.2]) + torch.tensor([0.02, -0.02, 0.0])
-    framed = framed_by_crop(model, replace(said, pose=replace(said.pose, translation=moved)), camera)
-    vertices = framed.pose.to_camera(model.vertices(framed.identity, framed.expression))
-    crop = face_crop(camera.project(model.mediapipe_points(vertices))[0], size=SIZE)
-    assert crop.scale == pytest.approx(1, abs=0.01)
-    assert crop.to_photo(torch.tensor([[SIZE / 2, SIZE / 2]])).sub(SIZE / 2).abs().max() < 0.01 * SIZE

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -158,25 +158,6 @@ def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
     to_crop = points.new_tensor(CAMERA_FROM_MODEL[:2]) * sides_per_m
     middle = (low + high) / 2
     return MeanFaceFrame(sides_per_m, origin=-middle * to_crop, points=(points - middle) * to_crop)
-
-
-def framed_by_crop(model: MorphableModel, coefficients: FaceCoefficients, camera: Camera) -> FaceCoefficients:
-    """The same faces moved and sized as their crops say: `face_crop` lays the box of the 468 points in its middle.
-
-    A network judges place and size to about two hundredths of the crop, and the crop's own frame is known exactly.
-    Not differentiable. Crops must come from `face_crop`, under the cameras seen through them.
-    """
-    pose, side = coefficients.pose, camera.image_size[0]
-    vertices = pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
-    points = camera.project(model.mediapipe_points(vertices))
-    low, high = points.amin(1), points.amax(1)
-    growth = side / FACE_CROP_SCALE / (high - low).amax(-1)
-    distance = pose.translation[:, 2]
-    place_px = camera.project(pose.translation[:, None])[:, 0]
-    place_px = side / 2 + (place_px - (low + high) / 2) * growth[:, None]
-    ray = (place_px - camera.centre_px) / camera.focal_px[:, None]
-    position = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * (distance / growth)[:, None]
-    return replace(coefficients, pose=replace(pose, translation=position))
 
 
 class PointBranch(nn.Module):
