@@ -22,7 +22,6 @@ import torch
 from likeness import Portrait, SeenPortrait, measure_portrait, read_portraits, see_portrait, spread
 from rich.console import Console
 from rich.progress import track
-from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor
 from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps
@@ -178,10 +177,8 @@ class DrawnBench:
             mesh_px=batch.mesh_px,
             landmarks68_px=batch.landmarks68_px,
         )
-        size = (self.encoder.image_size, self.encoder.image_size)
-        crops = F.interpolate(batch.images, size=size, mode="bilinear", antialias=True)
         with torch.no_grad():
-            guess = self.encoder.encode(crops, batch.camera)
+            guess = self.encoder.encode(batch.images, batch.camera, mesh_px=batch.found_px)
         return fit(self.model, targets, settings=FitSettings(), start=guess).coefficients
 
     def _rows(self, batch: FaceBatch, base: FaceCoefficients, name: str) -> list[DrawnFace]:

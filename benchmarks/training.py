@@ -28,7 +28,7 @@ import torch
 from mien.encoder import load_encoder
 from mien.evaluation.report import Environment, markdown_table
 from mien.morphable import load_model
-from mien.perception import IdentityNetwork
+from mien.perception import FaceMesh, IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import BaseConfig, DetailConfig, load_config
@@ -64,9 +64,9 @@ def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Op
     marks = [_now(device)]
     prepared = objective.prepare(batch)
     marks.append(_now(device))
-    inputs = prepared.inputs.to(memory_format=torch.channels_last)
+    inputs = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in prepared.inputs]
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        said = objective.network(inputs)
+        said = objective.network(*inputs)
     marks.append(_now(device))
     cut = {name: value.detach().requires_grad_() for name, value in said.items()}
     loss = total(objective.losses(cut, prepared, progress=1.0))
@@ -96,10 +96,11 @@ class Stage:
 
 
 def base_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
-    config = load_config(BaseConfig, path, changes=["encoder.weights=random"])
+    config = load_config(BaseConfig, path, changes=["encoder.weights=random", "encoder.start="])
     model = load_model(config.model)
     encoder = make_encoder(config.encoder, model)
-    batch, seconds = _timed_batch(SyntheticFaces(model, size=config.encoder.image_size), batch_size)
+    mesh = FaceMesh.from_assets() if config.encoder.points else None
+    batch, seconds = _timed_batch(SyntheticFaces(model, size=config.encoder.image_size, mesh=mesh), batch_size)
     batch = replace(batch, truth=None).to(device)
     recognition = IdentityNetwork.from_assets() if config.loss.recognition else None
     objective = BaseObjective(
@@ -188,8 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"{Environment.current()}\n")
     print(markdown_table(["stage", "ms a batch"], [[name, f"{ms:.0f}"] for name, ms in medians.items()]))
+    print(f"\n{speed.data_ms / options.batch_size:.1f} ms to draw a face")
     print(
-        f"\n{speed.backbone}, {speed.precision}, batch {speed.batch_size}: {speed.images_per_second:.2f} images/s, "
+        f"{speed.backbone}, {speed.precision}, batch {speed.batch_size}: {speed.images_per_second:.2f} images/s, "
         f"drawing and losses {100 * speed.render_and_loss_share:.0f} % of the step"
     )
     if options.json:

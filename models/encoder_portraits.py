@@ -12,7 +12,9 @@
         --set encoder.start=runs/colours/encoder.safetensors -o runs/colours2
     mien train base --config configs/base_longer.toml --data out/portraits_store \\
         --set data.skins=out/skins.safetensors --set encoder.start=runs/colours2/encoder.safetensors -o runs/longer
-    python models/package_network.py runs/longer
+    mien train base --config configs/base_points.toml --data out/portraits_store \\
+        --set data.skins=out/skins.safetensors --set encoder.start=runs/longer/encoder.safetensors -o runs/points
+    python models/package_network.py runs/points
 
 The packaged file's first three runs were made before portraits left their studio in augmentation and the shape loss
 looked beyond similarity, so these commands make an encoder like it, not the same file.

@@ -1,4 +1,7 @@
-"""The encoder of the base branch: a face crop in, coefficients of the face model out.
+"""The encoder of the base branch: a face crop, and the points found in it, in; coefficients of the face model out.
+
+    crop ── backbone ──┐
+    468 points ── MLP ─┴─ features ── one linear head a group ──► Regression ── camera ──► FaceCoefficients
 
 A crop says nothing of the camera that took it. So the network describes the pose as it appears in the crop (turn
 against the line of sight, place, size), and `Regression.coefficients` turns that into the metric pose under a known
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,7 +30,7 @@ from mien.lighting import SH_COUNT, ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception.alignment import FACE_CROP_SCALE
 
-FORMAT = "mien-encoder-1"
+FORMAT = "mien-encoder-2"
 DEFAULT_ENCODER = "encoder-lite0.safetensors"
 HEAD_UNITS = {
     "identity": 1.0,
@@ -42,6 +45,9 @@ HEAD_UNITS = {
 learn at one rate. Standard deviations; strength; standard deviations; light; radians; crop sides; logarithm."""
 FIRST_WEIGHT = 1e-3
 """Spread of the heads' weights at the start: small beside the features, so that training starts at the mean face."""
+POINT_UNIT = 0.05
+"""About how far a point lies from the mean face's, in sides of the crop."""
+POINT_COUNT, POINT_FEATURES = 468, 128
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ class MeanFaceFrame:
     """Sides of the crop that a metre spans."""
     origin: Float[Tensor, "2"]
     """Where the model's origin lies, in sides of the crop from its centre; x right, y down."""
+    points: Float[Tensor, "468 2"]
+    """Where MediaPipe's points lie, in the same unit."""
 
 
 def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
@@ -147,42 +155,50 @@ def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
     low, high = points.amin(0), points.amax(0)
     # `face_crop` takes FACE_CROP_SCALE times the longer side of the points' box, around its centre.
     sides_per_m = 1 / (FACE_CROP_SCALE * float((high - low).max()))
-    return MeanFaceFrame(sides_per_m, -(low + high) / 2 * points.new_tensor(CAMERA_FROM_MODEL[:2]) * sides_per_m)
+    to_crop = points.new_tensor(CAMERA_FROM_MODEL[:2]) * sides_per_m
+    middle = (low + high) / 2
+    return MeanFaceFrame(sides_per_m, origin=-middle * to_crop, points=(points - middle) * to_crop)
 
 
-def framed_by_crop(model: MorphableModel, coefficients: FaceCoefficients, camera: Camera) -> FaceCoefficients:
-    """The same faces moved and sized as their crops say: `face_crop` lays the box of the 468 points in its middle.
+class PointBranch(nn.Module):
+    """Features of the 468 points, from how they differ from the mean face's."""
 
-    A network judges place and size to about two hundredths of the crop, and the crop's own frame is known exactly.
-    Not differentiable. Crops must come from `face_crop`, under the cameras seen through them.
-    """
-    pose, side = coefficients.pose, camera.image_size[0]
-    vertices = pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
-    points = camera.project(model.mediapipe_points(vertices))
-    low, high = points.amin(1), points.amax(1)
-    growth = side / FACE_CROP_SCALE / (high - low).amax(-1)
-    distance = pose.translation[:, 2]
-    place_px = camera.project(pose.translation[:, None])[:, 0]
-    place_px = side / 2 + (place_px - (low + high) / 2) * growth[:, None]
-    ray = (place_px - camera.centre_px) / camera.focal_px[:, None]
-    position = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * (distance / growth)[:, None]
-    return replace(coefficients, pose=replace(pose, translation=position))
+    mean: Tensor
+
+    def __init__(self, mean: Float[Tensor, "468 2"]) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean, persistent=False)
+        self.first = nn.Linear(mean.numel(), POINT_FEATURES)
+        self.second = nn.Linear(POINT_FEATURES, POINT_FEATURES)
+
+    def forward(self, points: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B F"]:
+        """Map points in sides of the crop from its centre, y down; differentiable."""
+        hidden = self.first(((points - self.mean) / POINT_UNIT).flatten(1))
+        return hidden + self.second(nn.functional.silu(hidden))
 
 
 class FaceEncoder(nn.Module):
-    """A backbone with one linear head per group of coefficients; starts at the mean face, straight and centred."""
+    """A backbone with one linear head per group of coefficients; starts at the mean face, straight and centred.
+
+    With `points` the heads also see features of the 468 points that perception found in the crop: a picture of a
+    hundred pixels shows a face's shape less exactly than its points do.
+    """
 
     origin: Tensor
 
-    def __init__(self, backbone: str, model: MorphableModel, *, image_size: int = 224, dropout: float = 0.0) -> None:
+    def __init__(
+        self, backbone: str, model: MorphableModel, *, image_size: int = 224, dropout: float = 0.0, points: bool = False
+    ) -> None:
         super().__init__()
         self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
         self.backbone = make_backbone(backbone)
         self.dropout = nn.Dropout(dropout)
         identity, expression, albedo = model.counts
         sizes = dict(zip(HEAD_UNITS, (identity, expression, albedo, 3 * SH_COUNT, 3, 2, 1), strict=True))
-        self.heads = nn.ModuleDict({name: _head(self.backbone.features, size) for name, size in sizes.items()})
+        features = self.backbone.features + (POINT_FEATURES if points else 0)
+        self.heads = nn.ModuleDict({name: _head(features, size) for name, size in sizes.items()})
         frame = mean_face_frame(model)
+        self.points = PointBranch(frame.points) if points else None
         self.sides_per_m = frame.sides_per_m
         self.register_buffer("origin", frame.origin, persistent=False)
         self._still: list[nn.Module] = []
@@ -205,10 +221,26 @@ class FaceEncoder(nn.Module):
             module.eval()
         return self
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> dict[str, Float[Tensor, "B N"]]:
-        """The heads by name, from RGB crops in [0, 1]; plain tensors, for DDP, compilation and ONNX."""
+    def inputs(self, crops: Float[Tensor, "B 3 H H"], mesh_px: Float[Tensor, "B 468 2"]) -> tuple[Tensor, ...]:
+        """What `forward` takes of faces in square crops of any size, with their found points in the crops' pixels."""
+        size = (self.image_size, self.image_size)
+        images = nn.functional.interpolate(crops, size=size, mode="bilinear", antialias=True, align_corners=False)
+        return (images,) if self.points is None else (images, mesh_px / crops.shape[-1] - 0.5)
+
+    def forward(
+        self, images: Float[Tensor, "B 3 S S"], points: Float[Tensor, "B 468 2"] | None = None
+    ) -> dict[str, Float[Tensor, "B N"]]:
+        """The heads by name, from RGB crops in [0, 1] and points in sides of the crop from its centre, y down.
+
+        Plain tensors, for DDP, compilation and ONNX. TypeError for points that the network was not made for, or that
+        it lacks.
+        """
         features = self.dropout(self.backbone(images)).float()
         with torch.autocast(features.device.type, enabled=False):
+            if self.points is not None and points is not None:
+                features = torch.cat([features, self.points(points.float())], dim=1)
+            elif self.points is not None or points is not None:
+                raise TypeError(f"this encoder is made {'without' if self.points is None else 'with'} points")
             said = {name: self.heads[name](features) * unit for name, unit in HEAD_UNITS.items()}
         said["translation"] = said["translation"] + self.origin
         return said
@@ -217,30 +249,50 @@ class FaceEncoder(nn.Module):
         """The heads' tensors, named and typed."""
         return Regression(**said, sides_per_m=self.sides_per_m)
 
-    def encode(self, crops: Float[Tensor, "B 3 H W"], camera: Camera) -> FaceCoefficients:
-        """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras."""
-        size = (self.image_size, self.image_size)
-        images = nn.functional.interpolate(crops, size=size, mode="bilinear", antialias=True, align_corners=False)
-        return self.regression(self(images)).coefficients(camera)
+    def encode(
+        self, crops: Float[Tensor, "B 3 H H"], camera: Camera, *, mesh_px: Float[Tensor, "B 468 2"]
+    ) -> FaceCoefficients:
+        """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras.
+
+        `mesh_px` are the points that perception found, in the crops' pixels; an encoder without points does without.
+        """
+        return self.regression(self(*self.inputs(crops, mesh_px))).coefficients(camera)
 
     def to_onnx(self, path: Path) -> None:
-        """Write the network with one named output a head and a free batch size; AssetError without `onnx`."""
+        """Write the network with one named output a head and a free batch size; AssetError without `onnx`.
+
+        Inputs are `images` and, of an encoder with points, `points`, as `forward` takes them.
+        """
         try:
             import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it and says so badly
         except ImportError as error:
             raise AssetError("pip install 'mien[onnx]' brings what the export needs.") from error
-        example = torch.zeros(2, 3, self.image_size, self.image_size)
+        example = self.inputs(torch.zeros(2, 3, self.image_size, self.image_size), torch.zeros(2, POINT_COUNT, 2))
         torch.onnx.export(
             self.eval(),
-            (example,),
+            example,
             str(path),
-            input_names=["images"],
+            input_names=["images", "points"][: len(example)],
             output_names=list(HEAD_UNITS),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in example),
             dynamo=True,
             external_data=False,
             verbose=False,
         )
+
+
+def with_points(encoder: FaceEncoder, model: MorphableModel) -> FaceEncoder:
+    """The encoder with a point branch that hardly has a say yet: it answers nearly as before, and can learn more."""
+    grown = FaceEncoder(
+        encoder.backbone_name, model, image_size=encoder.image_size, dropout=encoder.dropout.p, points=True
+    )
+    grown.backbone.load_state_dict(encoder.backbone.state_dict())
+    for name, head in encoder.heads.items():
+        old, new = head.get_parameter("weight"), grown.heads[name].get_parameter("weight")
+        with torch.no_grad():
+            new[:, : old.shape[1]] = old
+            grown.heads[name].get_parameter("bias").copy_(head.get_parameter("bias"))
+    return grown
 
 
 def _head(features: int, outputs: int) -> nn.Linear:
@@ -252,7 +304,11 @@ def _head(features: int, outputs: int) -> nn.Linear:
 
 def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> None:
     """Write the network for `load_encoder`: float16 weights, and what they belong to; `notes` go into the header."""
-    settings = {"backbone": encoder.backbone_name, "image_size": encoder.image_size}
+    settings = {
+        "backbone": encoder.backbone_name,
+        "image_size": encoder.image_size,
+        "points": encoder.points is not None,
+    }
     metadata = {"format": FORMAT, "model_hash": encoder.model_hash, "encoder": json.dumps(settings), **notes}
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
@@ -275,7 +331,7 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
         raise FormatError(f"{path} says format {metadata.get('format')!r}; this version of mien reads {FORMAT!r}.")
     check_model(model, metadata["model_hash"], whose=str(path))
     settings = json.loads(metadata["encoder"])
-    encoder = FaceEncoder(settings["backbone"], model, image_size=settings["image_size"])
+    encoder = FaceEncoder(settings["backbone"], model, image_size=settings["image_size"], points=settings["points"])
     try:
         encoder.load_state_dict(tensors)
     except RuntimeError as error:

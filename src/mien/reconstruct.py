@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mien.arrays import Float, Tensor, UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps
-from mien.encoder import DEFAULT_ENCODER, framed_by_crop, load_encoder
+from mien.encoder import DEFAULT_ENCODER, load_encoder
 from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
 from mien.fitting import (
     DetailMaps,
@@ -27,6 +27,8 @@ from mien.fitting import (
     complete_texture,
     fit,
     fit_detail,
+    mesh_point_weights,
+    placed_on_points,
     texel_face,
     unwrap_photo,
 )
@@ -166,8 +168,14 @@ class Reconstructor:
         guess, clock = None, StageClock()
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                said = self.encoder.encode(targets.crops, targets.camera)
-                guess = framed_by_crop(self.model, said, targets.camera)
+                said = self.encoder.encode(targets.crops, targets.camera, mesh_px=targets.mesh_px)
+                guess = placed_on_points(
+                    self.model,
+                    said,
+                    targets.camera,
+                    points_px=targets.mesh_px,
+                    point_weights=mesh_point_weights(self.model).expand(len(targets.mesh_px), -1),
+                )
         if guess is not None and self.mode == "net":
             return _Found(guess, targets.camera, tuple(clock.times))
         found = fit(self.model, targets, settings=self.settings, recognition=self.recognition, start=guess)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
-from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose
+from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose, placed_on_points
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
 
@@ -103,3 +103,23 @@ def test_a_guess_is_where_the_search_begins_and_what_the_prior_expects(tiny: Mor
     assert alone.identity.abs().max() < 0.1  # landmarks that count for nothing leave the mean
     torch.testing.assert_close(guided.identity, identity, atol=1e-3, rtol=0)
     torch.testing.assert_close(guided.pose.translation, pose.translation, atol=1e-3, rtol=0)
+
+
+def test_a_face_is_moved_and_sized_onto_points(tiny: MorphableModel) -> None:
+    """Far off, so that perspective hardly changes; a point of no weight has no pull, and shape and turn stay."""
+    camera = Camera.from_fov(3.0, image_size=(224, 224))
+    pose = Pose(torch.tensor([[0.1, 0.5, 0.0]]), torch.tensor([[0.05, -0.02, 8.0]]), torch.ones(1))
+    face = replace(
+        FaceCoefficients.mean(identity=tiny.counts[0], expression=tiny.counts[1], albedo=tiny.counts[2]), pose=pose
+    )
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
+    points[0, 5] += 100.0
+    weights = torch.ones(1, 468)
+    weights[0, 5] = 0.0
+    off = replace(face, pose=replace(pose, translation=torch.tensor([[0.02, 0.03, 10.0]])))
+    found = placed_on_points(tiny, off, camera, points_px=points, point_weights=weights)
+    torch.testing.assert_close(found.pose.translation, pose.translation, atol=0.02, rtol=0)
+    assert abs(float(found.pose.translation[0, 0]) - 0.05) < 5e-4
+    assert torch.equal(found.pose.rotation, pose.rotation)
+    dragged = placed_on_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
+    assert float((dragged.pose.translation - pose.translation).norm()) > 0.002

@@ -8,6 +8,7 @@ import torch
 from mien.camera import Camera
 from mien.errors import ConfigError, FitDiverged
 from mien.fitting import FitSettings, FitTargets, fit
+from mien.fitting.photometric import step_length
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import render
@@ -76,3 +77,7 @@ def test_settings_outside_their_range_are_refused() -> None:
         FitSettings(landmark_sigma=0.0)
     with pytest.raises(ConfigError, match="photometric_steps"):
         FitSettings(photometric_steps=-1)
+
+
+def test_fewer_steps_are_longer_ones_within_a_bound() -> None:
+    assert [step_length(steps) for steps in (200, 100, 50, 10)] == pytest.approx([0.02, 0.04, 0.08, 0.12])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from mien.encoder import HEAD_UNITS, FaceEncoder
+from mien.encoder import HEAD_UNITS, FaceEncoder, save_encoder
 from mien.errors import ConfigError
 from mien.losses import pixel_loss
 from mien.morphable import MorphableModel
@@ -42,7 +43,9 @@ def truth_of(faces: FaceBatch) -> dict[str, torch.Tensor]:
 
 
 def terms_of(objective: BaseObjective, faces: FaceBatch, said: dict[str, torch.Tensor]) -> dict[str, float]:
-    return {term.name: float(term.value.detach()) for term in objective.losses(said, faces, progress=1.0)}
+    return {
+        term.name: float(term.value.detach()) for term in objective.losses(said, objective.prepare(faces), progress=1.0)
+    }
 
 
 def test_the_truth_costs_nothing_but_its_priors(tiny: MorphableModel, faces: FaceBatch) -> None:
@@ -68,7 +71,7 @@ def test_every_head_is_reached(tiny: MorphableModel, faces: FaceBatch) -> None:
     objective = objective_of(tiny, faces, weights)
     photographs = replace(faces, truth=None)
     said = {name: (value.detach() + 0.05).requires_grad_() for name, value in truth_of(faces).items()}
-    terms = {term.name: term.value for term in objective.losses(said, photographs, progress=1.0)}
+    terms = {term.name: term.value for term in objective.losses(said, objective.prepare(photographs), progress=1.0)}
     assert set(terms) == {"pixel", "landmark", "recognition"}
     for name in ("pixel", "recognition"):
         found = torch.autograd.grad(terms[name], list(said.values()), retain_graph=True)
@@ -93,8 +96,10 @@ def test_drawing_joins_late_and_only_for_photographs(tiny: MorphableModel, faces
     photographs = replace(faces, truth=None)
     mixed = join_batches([photographs, faces])
     said = {name: torch.cat([value, value]) for name, value in truth_of(faces).items()}
-    early = {term.name for term in objective.losses(said, mixed, progress=0.49)}
-    late = {term.name: float(term.value.detach()) for term in objective.losses(said, mixed, progress=0.5)}
+    early = {term.name for term in objective.losses(said, objective.prepare(mixed), progress=0.49)}
+    late = {
+        term.name: float(term.value.detach()) for term in objective.losses(said, objective.prepare(mixed), progress=0.5)
+    }
     assert "pixel" not in early
     assert late["pixel"] == pytest.approx(terms_of(objective, photographs, truth_of(faces))["pixel"], rel=1e-4)
 
@@ -114,6 +119,37 @@ def test_wrong_starts_are_named(tiny: MorphableModel, faces: FaceBatch) -> None:
         )
     encoder = make_encoder(EncoderSettings(weights="random", batchnorm="frozen"), tiny).train()
     assert not any(m.training for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_the_encoder_is_told_found_points_and_judged_by_true_ones(tiny: MorphableModel, faces: FaceBatch) -> None:
+    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True)
+    weights = replace(EVERYTHING, pixel=0.0, recognition=0.0)
+    objective = BaseObjective(encoder, tiny, weights=weights, recognition=None, validation=faces)
+    off = replace(faces, found_px=faces.mesh_px + 5.0)
+    told = objective.prepare(off).inputs[1]
+    torch.testing.assert_close(told, (faces.mesh_px + 5.0) / SIZE - 0.5)
+    assert terms_of(objective, off, truth_of(faces))["points"] < 1e-4
+    moved = replace(faces, mesh_px=faces.mesh_px + 5.0)
+    assert terms_of(objective, moved, truth_of(faces))["points"] > 0.1
+    measured = {figure.name: figure.value for figure in objective.measure(encoder.eval())}
+    assert measured["vertices"] > 0
+
+
+def test_a_start_may_be_given_points_but_not_lose_them(tiny: MorphableModel, tmp_path: Path) -> None:
+    paths = {}
+    for points in (False, True):
+        paths[points] = tmp_path / f"{points}.safetensors"
+        encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=points)
+        save_encoder(encoder, paths[points], notes={})
+    settings = EncoderSettings(image_size=SIZE, points=True, frozen_blocks=2)
+    for path in paths.values():
+        grown = make_encoder(replace(settings, start=str(path)), tiny)
+        assert grown.points is not None
+        learning = {name for name, p in grown.named_parameters() if p.requires_grad}
+        assert {"points.first.weight", "heads.identity.weight", "backbone._conv_head.weight"} <= learning
+        assert "backbone._conv_stem.weight" not in learning
+    with pytest.raises(ConfigError, match=r"encoder\.points = true"):
+        make_encoder(EncoderSettings(image_size=SIZE, start=str(paths[True])), tiny)
 
 
 def test_the_shape_loss_does_not_see_shifts_turns_and_growth(tiny: MorphableModel) -> None:

@@ -61,6 +61,7 @@ def test_resized_and_moved_batches_carry_their_maps(tiny: MorphableModel) -> Non
     smaller = resized(batch, SIZE // 2)
     assert smaller.maps is batch.maps
     torch.testing.assert_close(smaller.mesh_px, batch.mesh_px / 2)
+    torch.testing.assert_close(smaller.found_px, batch.found_px / 2)
     moved = batch.to(torch.device("cpu"))
     assert moved.maps is not None and batch.maps is not None
     assert torch.equal(moved.maps.texture_offset, batch.maps.texture_offset)

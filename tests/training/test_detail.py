@@ -26,7 +26,7 @@ from mien.training.detail import DetailObjective, make_detail_network
 from mien.training.detailed import DetailedFaces
 from mien.training.objective import LossTerm
 from mien.training.report import report_detail
-from mien.training.runs import train_detail
+from mien.training.runs import held_out_detail_faces, train_detail
 from tests.training.tiny_data import write_store
 
 SIZE, MAP = 64, 48
@@ -126,7 +126,7 @@ def test_every_head_is_reached(
 ) -> None:
     objective = objective_of(model, encoder, faces, weights)
     prepared = objective.prepare(faces)
-    terms = objective.losses(objective.network(prepared.inputs), prepared, progress=0.0)
+    terms = objective.losses(objective.network(*prepared.inputs), prepared, progress=0.0)
     torch.stack([term.weight * term.value for term in terms]).sum().backward()
     for name, head in objective.network.heads.items():
         gradient = head.last.weight.grad  # pyright: ignore[reportAttributeAccessIssue]
@@ -145,7 +145,8 @@ def test_bases_err_as_they_are_told(model: MorphableModel, encoder: FaceEncoder,
     photos = replace(faces, truth=None, maps=None)
     said = objective_of(model, encoder, photos, NOTHING, base=DetailBaseSettings(source="encoder"))
     torch.testing.assert_close(
-        said.prepare(photos).coefficients.identity, encoder.encode(faces.images, faces.camera).identity
+        said.prepare(photos).coefficients.identity,
+        encoder.encode(faces.images, faces.camera, mesh_px=faces.found_px).identity,
     )
 
 
@@ -186,6 +187,14 @@ def last_tensors(run: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def few_validation_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mien.training.runs.VALIDATION_FACES", 2)
+
+
+@pytest.mark.usefixtures("few_validation_faces")
+@pytest.mark.parametrize("source", ["refined", "encoder"])
+def test_points_are_found_where_the_encoder_answers_for_drawn_faces(model: MorphableModel, source: str) -> None:
+    faces = held_out_detail_faces(config_of(f"base.source={source}"), model, store=None, split="test")
+    off = (faces.found_px - faces.mesh_px).norm(dim=-1).mean() / SIZE
+    assert (0.002 < off < 0.05) if source == "encoder" else off == 0
 
 
 @pytest.mark.usefixtures("few_validation_faces")

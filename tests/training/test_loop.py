@@ -89,7 +89,9 @@ def test_a_tiny_training_learns_and_reports(model_file: Path, tmp_path: Path) ->
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tmp_path: Path) -> None:
-    config = config_of(model_file, "loop.steps=6", "loop.checkpoint_every=3", "encoder.dropout=0.2")
+    config = config_of(
+        model_file, "loop.steps=6", "loop.checkpoint_every=3", "encoder.dropout=0.2", "encoder.points=true"
+    )
     train_base(config, store=None, run=tmp_path / "whole", resume=False)
     train_base(config, store=None, run=tmp_path / "cut", resume=False)
     newest = checkpoints(tmp_path / "cut")[-1]
@@ -129,7 +131,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(model_file: Path, tmp_pat
 
 def test_two_processes_train_as_one(model_file: Path, tmp_path: Path) -> None:
     """Batch statistics are frozen: they are the only thing that depends on how a batch is divided."""
-    changes = ["loop.steps=3", "encoder.batchnorm=frozen", "optimizer.ema_decay=0.0"]
+    changes = ["loop.steps=3", "encoder.batchnorm=frozen", "optimizer.ema_decay=0.0", "encoder.points=true"]
     one, two = tmp_path / "one", tmp_path / "two"
     train_base(config_of(model_file, *changes), store=None, run=one, resume=False)
     prefix = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
@@ -149,7 +151,7 @@ def test_two_processes_train_as_one(model_file: Path, tmp_path: Path) -> None:
 
 
 def make_start(model_file: Path) -> dict[str, torch.Tensor]:
-    config = config_of(model_file)
+    config = config_of(model_file, "encoder.points=true")
     torch.manual_seed(config.loop.seed)
     network = make_encoder(config.encoder, load_model(model_file))
     return {f"network.{k}": v for k, v in network.state_dict().items() if v.is_floating_point()}
@@ -223,16 +225,17 @@ def test_eight_photographs_can_be_learnt_by_heart() -> None:
     batch = replace(drawn, truth=None)
     weights = replace(config.loss, pixel=0.0, recognition=0.0, points=1.0)
     objective = BaseObjective(encoder, model, weights=weights, recognition=None, validation=batch)
+    prepared = objective.prepare(batch)
     engine = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=2e-3)
     steps, error = 60, torch.inf
     for step in range(steps):
         engine.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
-        said = encoder(batch.images)
+        said = encoder(*prepared.inputs)
         if step == steps - 1:
             face = encoder.regression(said).coefficients(batch.camera)
             found = landmarks68(model, face, batch.camera).detach()
             error = float((found - batch.landmarks68_px)[:, 17:].norm(dim=-1).mean()) * 224 / 64
-        loss = sum(term.weight * term.value for term in objective.losses(said, batch, progress=1.0))
+        loss = sum(term.weight * term.value for term in objective.losses(said, prepared, progress=1.0))
         engine.zero_grad()
         loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
         engine.step()

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from mien.errors import FormatError, ModelMismatch
-from mien.morphable import MorphableModel
+from mien.morphable import MorphableModel, load_model
+from mien.perception import FaceMesh
+from mien.perception.facemesh import MESH_SIZE
 from mien.training.base import landmarks68
 from mien.training.imaging import FaceFrame, elsewhere, photograph
 from mien.training.population import SkinBank
@@ -64,6 +66,23 @@ def test_a_pool_repeats_faces_but_not_photographs(tiny: MorphableModel) -> None:
     )
 
 
+def test_points_are_found_in_a_photograph_at_the_mesh_networks_size() -> None:
+    """On the packaged model, whose faces look like faces: near the truth, and not the truth."""
+    model, mesh = load_model(), FaceMesh.from_assets()
+    faces = SyntheticFaces(model, size=SIZE, seed=2, pool=2, mesh=mesh)
+    batch = faces.batch([0, 1, 2])
+    assert batch.images.shape[-1] == SIZE
+    assert faces.draw([0]).images.shape[-1] == MESH_SIZE
+    off = (batch.found_px - batch.mesh_px).norm(dim=-1).mean(1) / SIZE
+    assert ((off > 0.002) & (off < 0.04)).all(), off
+    # Once a scene, whatever photograph of it is shown.
+    assert torch.equal(batch.found_px[0], batch.found_px[2])
+    again = SyntheticFaces(model, size=SIZE, seed=2, mesh=mesh).batch([1])
+    torch.testing.assert_close(again.found_px, batch.found_px[1:2], atol=1e-4, rtol=0)
+    told = SyntheticFaces(model, size=SIZE, seed=2).batch([1])
+    assert torch.equal(told.found_px, told.mesh_px)
+
+
 def test_skins_are_worn_and_belong_to_their_model(tiny: MorphableModel, tmp_path: Path) -> None:
     path = tmp_path / "skins.safetensors"
     green = torch.tensor([-0.3, 0.3, -0.3]).expand(2, len(tiny.mean), 3)
@@ -113,6 +132,7 @@ def test_photographed_faces_keep_their_points_through_augmentation(tiny: Morphab
     assert spread.std() > 0.005
     inside = (moved.mesh_px > 0) & (moved.mesh_px < CROP)
     assert inside.float().mean() > 0.98
+    assert torch.equal(moved.found_px, moved.mesh_px)
 
 
 def test_mirrors_are_their_own_undoing(tiny: MorphableModel) -> None:

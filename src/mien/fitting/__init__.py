@@ -28,6 +28,7 @@ from mien.fitting.detail import fit_detail as fit_detail
 from mien.fitting.detail import texel_face as texel_face
 from mien.fitting.detail import unwrap_photo as unwrap_photo
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
+from mien.fitting.landmarks import placed_on_points as placed_on_points
 from mien.fitting.light import fit_light_and_albedo
 from mien.fitting.photometric import photometric_error as photometric_error
 from mien.fitting.photometric import refine as refine

@@ -9,7 +9,7 @@ memory, and the photo's result must not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -66,6 +66,32 @@ def initial_pose(points: Float[Tensor, "B P 3"], points_px: Float[Tensor, "B P 2
     centre = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * distance[:, None]
     turned = torch.einsum("bij,bj->bi", rotation, centroid[:, 0]) * flip
     return Pose(rotmat_to_rotvec(rotation), centre - turned, torch.ones_like(distance))
+
+
+def placed_on_points(
+    model: MorphableModel,
+    coefficients: FaceCoefficients,
+    camera: Camera,
+    *,
+    points_px: Float[Tensor, "B 468 2"],
+    point_weights: Float[Tensor, "B 468"],
+) -> FaceCoefficients:
+    """The same faces moved and sized, shape and turn as they are, so that their points lie on given ones.
+
+    Least squares of the projected points; exact but for the change of perspective. Differentiable.
+    """
+    pose, share = coefficients.pose, (point_weights / point_weights.sum(1, keepdim=True))[..., None]
+    vertices = pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
+    own_px = camera.project(model.mediapipe_points(vertices))
+    own_centre, centre = (share * own_px).sum(1, keepdim=True), (share * points_px).sum(1, keepdim=True)
+    own, given = own_px - own_centre, points_px - centre
+    growth = (share * own * given).sum((1, 2)) / (share * own.square()).sum((1, 2))
+    origin_px = camera.project(pose.translation[:, None])
+    origin_px = (centre + (origin_px - own_centre) * growth[:, None, None])[:, 0]
+    ray = (origin_px - camera.centre_px) / camera.focal_px[:, None]
+    depth = pose.translation[:, 2:] / growth[:, None]
+    translation = torch.cat([ray, torch.ones_like(depth)], dim=-1) * depth
+    return replace(coefficients, pose=replace(pose, translation=translation))
 
 
 def fit_landmarks(

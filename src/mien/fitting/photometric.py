@@ -20,8 +20,9 @@ from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
 from mien.rendering import RenderOutput, render, sample_image
 
-LEARNING_RATE = 0.04
-"""In standard deviations per step."""
+REACH, LONGEST_STEP = 4.0, 0.12
+"""Standard deviations that an unknown can move by in all steps at their first length, and in one of them. Steps of one
+length would leave a short descent's colours where it began."""
 EFFECTIVE_PIXELS = 400.0
 """Independent colour errors in a face; see `light.EFFECTIVE_SAMPLES`."""
 RECOGNITION_FROM = 0.5
@@ -84,7 +85,7 @@ def refine(
     """Descend pixel, landmark and recognition losses with the coefficients' priors; FitDiverged on a NaN."""
     unknowns = _Unknowns(model, start, settings)
     steps = settings.photometric_steps
-    descent = Descent(unknowns.parameters(), rate=LEARNING_RATE, steps=steps)
+    descent = Descent(unknowns.parameters(), rate=step_length(steps), steps=steps)
     features = _photo_features(targets, recognition)
     light = light_precision(settings.light_priors).to(start.lighting)
     for step in range(steps):
@@ -114,6 +115,11 @@ def refine(
         unknowns.project()
     with torch.no_grad():
         return unknowns.coefficients()
+
+
+def step_length(steps: int) -> float:
+    """The first step of a descent of so many, in standard deviations: fewer steps are longer ones."""
+    return min(REACH / max(steps, 1), LONGEST_STEP)
 
 
 def photometric_error(drawn: RenderOutput, targets: FitTargets) -> Float[Tensor, "B"]:

@@ -68,7 +68,7 @@ class FitSettings:
     """Of eq. 6 in the energy, where an error of one standard deviation counts a half. At 200 the base fit is verified
     on seven of eight portraits, at 1,600 on all of them, with the same photometric error."""
     photometric_steps: int = 100
-    warm_photometric_steps: int = 24
+    warm_photometric_steps: int = 36
     """Steps where a network's guess starts the fit."""
     seed: int = 0
     """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""

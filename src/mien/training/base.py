@@ -8,6 +8,7 @@ crop ── encoder ──► coefficients ── model, pose, camera ──► 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from mien.arrays import Float, Tensor, UInt8
 from mien.backbones import load_imagenet
 from mien.camera import Camera
-from mien.encoder import HEAD_UNITS, FaceEncoder, Regression, load_encoder
+from mien.encoder import HEAD_UNITS, FaceEncoder, Regression, load_encoder, with_points
 from mien.errors import ConfigError
 from mien.fitting import mesh_point_weights
 from mien.fitting.photometric import recognition_features
@@ -39,18 +40,37 @@ MEASURE_BATCH = 16
 def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncoder:
     """The network at the start of a run; raises what `load_imagenet` and `load_encoder` raise."""
     if settings.start:
-        encoder = load_encoder(model, settings.start).requires_grad_(True)
+        encoder = load_encoder(model, settings.start)
         if (encoder.backbone_name, encoder.image_size) != (settings.backbone, settings.image_size):
             raise ConfigError(
                 f"{settings.start} is {encoder.backbone_name} at {encoder.image_size} px, and the configuration says "
                 f"{settings.backbone} at {settings.image_size} px; make them agree."
             )
+        if encoder.points is not None and not settings.points:
+            raise ConfigError(f"{settings.start} sees points; set encoder.points = true.")
+        if settings.points and encoder.points is None:
+            encoder = with_points(encoder, model)
+        encoder.requires_grad_(True)
     else:
-        encoder = FaceEncoder(settings.backbone, model, image_size=settings.image_size, dropout=settings.dropout)
+        encoder = FaceEncoder(
+            settings.backbone,
+            model,
+            image_size=settings.image_size,
+            dropout=settings.dropout,
+            points=settings.points,
+        )
         if settings.weights != "random":
             load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
     encoder.freeze(blocks=settings.frozen_blocks, batchnorm=settings.batchnorm == "frozen")
     return encoder
+
+
+@dataclass(frozen=True)
+class BaseBatch:
+    """Faces, and what the encoder sees of them."""
+
+    faces: FaceBatch
+    inputs: tuple[Tensor, ...]
 
 
 class BaseObjective:
@@ -80,13 +100,13 @@ class BaseObjective:
         self.shape_gram = _gram(beyond_similarity(shape * face, model.mean, weights=face))
         self.albedo_gram = _gram(model.albedo_basis * face)
 
-    def prepare(self, batch: FaceBatch) -> FaceBatch:
-        """The encoder sees the crops as they are."""
-        return batch
+    def prepare(self, batch: FaceBatch) -> BaseBatch:
+        """The crops and, for an encoder with points, what perception found in them."""
+        return BaseBatch(batch, self.network.inputs(batch.images, batch.found_px))
 
-    def losses(self, said: dict[str, Tensor], prepared: FaceBatch, *, progress: float) -> list[LossTerm]:
+    def losses(self, said: dict[str, Tensor], prepared: BaseBatch, *, progress: float) -> list[LossTerm]:
         """All terms of non-zero weight."""
-        batch = prepared
+        batch = prepared.faces
         regression = self.network.regression(said)
         coefficients = regression.coefficients(batch.camera)
         terms = [
@@ -189,7 +209,8 @@ class BaseObjective:
         return figures
 
     def _regress(self, network: nn.Module, batch: FaceBatch) -> Regression:
-        parts = [network(part) for part in batch.images.split(MEASURE_BATCH)]
+        inputs = self.prepare(batch).inputs
+        parts = [network(*part) for part in zip(*(whole.split(MEASURE_BATCH) for whole in inputs), strict=True)]
         return self.network.regression({name: torch.cat([part[name] for part in parts]) for name in HEAD_UNITS})
 
     def _point_error(self, coefficients: FaceCoefficients, batch: FaceBatch) -> float:

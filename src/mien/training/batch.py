@@ -12,6 +12,7 @@ from mien.camera import Camera
 from mien.encoder import Regression
 from mien.fitting import DetailMaps
 
+TENSORS = ("images", "mask", "landmarks68_px", "mesh_px", "found_px")
 NOT_TENSORS = ("truth", "names", "maps")
 
 
@@ -26,6 +27,9 @@ class FaceBatch:
     """The camera seen through each crop."""
     landmarks68_px: Float[Tensor, "B 68 2"]
     mesh_px: Float[Tensor, "B 468 2"]
+    """Where the points are: true of drawn faces, found of photographed ones."""
+    found_px: Float[Tensor, "B 468 2"]
+    """Where perception finds them, which is all that a network may know; `mesh_px` where it was not asked."""
     truth: Regression | None
     """What is true of the last faces of the batch; None where no face is drawn."""
     names: tuple[str, ...]
@@ -36,11 +40,6 @@ class FaceBatch:
     def photographed(self) -> int:
         """How many faces of the batch come without truth."""
         return len(self.images) - (0 if self.truth is None else len(self.truth.identity))
-
-    @property
-    def inputs(self) -> Float[Tensor, "B 3 S S"]:
-        """What a network sees of the batch where nothing else is prepared."""
-        return self.images
 
     def photos(self) -> FaceBatch:
         """The photographed faces alone."""
@@ -62,7 +61,7 @@ class FaceBatch:
     def face(self, number: int) -> FaceBatch:
         """One face as a batch, in memory of its own."""
         index = slice(number, number + 1)
-        tensors = {name: getattr(self, name)[index].clone() for name in ("images", "mask", "landmarks68_px", "mesh_px")}
+        tensors = {name: getattr(self, name)[index].clone() for name in TENSORS}
         known = number - self.photographed
         truth = None if self.truth is None or known < 0 else self.truth[slice(known, known + 1)]
         maps = self._maps_of(number)
@@ -80,10 +79,7 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
     """One batch of several with crops of one size; those with truth must come last, and of them those with maps."""
     maps = [batch.maps for batch in batches if batch.maps is not None]
     truths = [batch.truth for batch in batches if batch.truth is not None]
-    tensors = {
-        name: torch.cat([getattr(batch, name) for batch in batches])
-        for name in ("images", "mask", "landmarks68_px", "mesh_px")
-    }
+    tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS}
     camera = Camera(
         torch.cat([batch.camera.focal_px for batch in batches]),
         torch.cat([batch.camera.centre_px for batch in batches]),

@@ -45,8 +45,10 @@ class EncoderSettings:
     batch is divided over processes."""
     frozen_blocks: int = 0
     """Leading blocks of the backbone that stay as they start, with the stem; 0 freezes nothing."""
+    points: bool = False
+    """Whether the network also sees the 468 points that perception finds."""
     start: str = ""
-    """An encoder file to continue from, for a second recipe; heads and backbone are taken from it."""
+    """An encoder file to continue from, for a second recipe; one without points may be given some."""
 
 
 @dataclass(frozen=True)

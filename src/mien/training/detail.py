@@ -92,7 +92,7 @@ class DetailBatch:
     """Faces with their base reconstruction, and what the network sees of both."""
 
     faces: FaceBatch
-    inputs: Float[Tensor, "B C S S"]
+    inputs: tuple[Float[Tensor, "B C S S"]]
     coefficients: FaceCoefficients
     surface: FaceSurface
     texels: TexelFace
@@ -146,7 +146,7 @@ class DetailObjective:
             inputs = texture_inputs(texels, unwrapped)
         else:
             inputs = self._pictures(batch, coefficients)
-        return DetailBatch(batch, inputs, coefficients, surface, texels, unwrapped)
+        return DetailBatch(batch, (inputs,), coefficients, surface, texels, unwrapped)
 
     def _pictures(self, batch: FaceBatch, coefficients: FaceCoefficients) -> Float[Tensor, "B 6 S S"]:
         """Photo and base rendering side by side, the paper's input."""
@@ -155,17 +155,15 @@ class DetailObjective:
         return torch.cat([photos.images, drawn.image], dim=1)
 
     def _base(self, batch: FaceBatch) -> FaceCoefficients:
-        size = (self.encoder.image_size, self.encoder.image_size)
         if self.base_settings.source == "encoder" or batch.truth is None:
-            return self._of_photos(batch, size)
+            return self._of_photos(batch)
         drawn = self._of_drawn(batch)
         if not batch.photographed:
             return drawn
-        return FaceCoefficients.join([self._of_photos(batch.photos(), size), drawn])
+        return FaceCoefficients.join([self._of_photos(batch.photos()), drawn])
 
-    def _of_photos(self, batch: FaceBatch, size: tuple[int, int]) -> FaceCoefficients:
-        crops = F.interpolate(batch.images, size=size, mode="bilinear", antialias=True, align_corners=False)
-        said = self.encoder.regression(self.encoder(crops)).coefficients(batch.camera)
+    def _of_photos(self, batch: FaceBatch) -> FaceCoefficients:
+        said = self.encoder.encode(batch.images, batch.camera, mesh_px=batch.found_px)
         if self.base_settings.source == "encoder":
             return said
         targets = FitTargets(
@@ -355,7 +353,7 @@ class DetailObjective:
         return prepared
 
     def _maps(self, network: nn.Module, prepared: DetailBatch) -> DetailMaps:
-        said = network(prepared.inputs)
+        said = network(*prepared.inputs)
         normal = along_normal(self.atlas, prepared.surface, said["displacement"], self.model)
         return where_seen(said["texture_offset"], normal, prepared.unwrapped, inside=self.atlas.valid)
 
@@ -383,7 +381,7 @@ class DetailObjective:
             batch=prepared.faces,
             coefficients=prepared.coefficients,
             maps=self._maps(network, prepared),
-            faces=len(prepared.inputs),
+            faces=len(prepared.coefficients.identity),
             labels=labels,
         )
 

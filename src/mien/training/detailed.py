@@ -20,6 +20,7 @@ from mien.arrays import Float, Tensor
 from mien.camera import CAMERA_FROM_MODEL
 from mien.fitting import DetailMaps, texel_face
 from mien.morphable import MorphableModel
+from mien.perception import FaceMesh
 from mien.rendering import FaceSurface, build_surface, draw_texture, sample_map
 from mien.texture_space import TexelAtlas
 from mien.training.batch import FaceBatch
@@ -45,7 +46,8 @@ SUPERSAMPLING = 2
 class DetailedFaces:
     """Draws faces of a model with relief and marks, in crops of `size` pixels with maps of `map_size` texels.
 
-    Like `SyntheticFaces`: a face is a function of seed and number alone, `pool` keeps so many of them.
+    Like `SyntheticFaces`: a face is a function of seed and number alone, `pool` keeps so many of them, and `mesh` finds
+    their points, in crops of this size.
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class DetailedFaces:
         jitter: float = 1.0,
         relief: ReliefSettings | None = None,
         view: View = VIEW,
+        mesh: FaceMesh | None = None,
     ) -> None:
         self.model, self.size, self.seed = model, size, seed
         self.atlas = TexelAtlas.of(model, map_size)
         self._painter = ReliefPainter(model, self.atlas, relief)
         self._population = Population(model, size=size, skins=skins, jitter=jitter, view=view)
-        self._studio = Studio(self.draw, seed=seed, pool=pool)
+        self._studio = Studio(self.draw, size=size, seed=seed, pool=pool, mesh=mesh)
         self._texel_mm = self._painter.canvas.mean_texel_mm
         masks = model.masks
         features = torch.stack([masks.lips, masks.brows, masks.eyes, masks.mouth]).amax(0)

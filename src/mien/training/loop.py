@@ -81,7 +81,7 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
                 group["lr"] = rate
             statistics = [buffer.clone() for buffer in trained.network.buffers()]
             prepared = objective.prepare(batch)
-            said = network(_formatted(prepared.inputs, loop))
+            said = network(*_formatted(prepared.inputs, loop))
             terms = objective.losses(said, prepared, progress=step / steps)
             loss = total(terms)
             fabric.backward(loss)
@@ -172,8 +172,11 @@ def _prepare(network: nn.Module, settings: RunSettings) -> Trained:
     return Trained(network, average, engine)
 
 
-def _formatted(inputs: Float[Tensor, "B C S S"], loop: LoopSettings) -> Float[Tensor, "B C S S"]:
-    return inputs.to(memory_format=torch.channels_last) if loop.channels_last else inputs
+def _formatted(inputs: tuple[Tensor, ...], loop: LoopSettings) -> tuple[Tensor, ...]:
+    """Pictures in the memory format that was asked for; whatever is no picture as it is."""
+    if not loop.channels_last:
+        return inputs
+    return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
 
 
 def _clip(network: nn.Module, limit: float) -> float:

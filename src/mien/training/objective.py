@@ -32,11 +32,11 @@ class Figure:
 
 @runtime_checkable
 class Prepared(Protocol):
-    """A batch ready for the network; `FaceBatch` itself is one."""
+    """A batch ready for the network."""
 
     @property
-    def inputs(self) -> Float[Tensor, "B C S S"]:
-        """What the network sees."""
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the network's `forward` takes."""
         ...
 
 

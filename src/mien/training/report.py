@@ -67,7 +67,7 @@ def report_base(run: Path, *, store: str | None, out: Path) -> BranchReport:
     report = _measure(objective, finished.encoder, faces)
     out.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
-        coefficients = finished.encoder.regression(finished.encoder(faces.images)).coefficients(faces.camera)
+        coefficients = finished.encoder.encode(faces.images, faces.camera, mesh_px=faces.found_px)
     sheet = base_sheet(finished.model, faces, coefficients, faces=FIGURE_FACES)
     Image.fromarray(sheet).save(out / "figure2.png")
     (out / "report.md").write_text(report.text(), encoding="utf-8")
@@ -95,7 +95,7 @@ def report_detail(run: Path, *, store: str | None, out: Path) -> BranchReport:
 def _measure(objective: Objective[P], network: nn.Module, faces: FaceBatch) -> BranchReport:
     with torch.no_grad():
         prepared = objective.prepare(faces)
-        terms = objective.losses(network(prepared.inputs), prepared, progress=1.0)
+        terms = objective.losses(network(*prepared.inputs), prepared, progress=1.0)
     return BranchReport(tuple(terms), tuple(objective.measure(network)), len(faces.images))
 
 

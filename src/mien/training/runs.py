@@ -13,7 +13,7 @@ from mien.detail import DetailNetwork, load_detail, save_detail
 from mien.encoder import FaceEncoder, load_encoder, save_encoder
 from mien.errors import ConfigError, FormatError
 from mien.morphable import MorphableModel, load_model
-from mien.perception import IdentityNetwork
+from mien.perception import FaceMesh, IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import BaseConfig, DataSettings, DetailConfig, dump, load_config
@@ -184,7 +184,8 @@ def _held_out_photos(
 def _drawn(config: BaseConfig, model: MorphableModel, *, seed: int, pool: int) -> SyntheticFaces:
     data = config.data
     size, skins = config.encoder.image_size, _skins(data, model)
-    return SyntheticFaces(model, size=size, seed=seed, skins=skins, pool=pool, jitter=data.jitter)
+    mesh = FaceMesh.from_assets() if config.encoder.points else None
+    return SyntheticFaces(model, size=size, seed=seed, skins=skins, pool=pool, jitter=data.jitter, mesh=mesh)
 
 
 def _detailed(config: DetailConfig, model: MorphableModel, *, seed: int, pool: int) -> DetailedFaces:
@@ -208,6 +209,8 @@ def _detailed(config: DetailConfig, model: MorphableModel, *, seed: int, pool: i
         jitter=data.jitter,
         relief=relief,
         view=replace(VIEW, directed_share=shown.directed_share),
+        # Otherwise the encoder sees photographs only.
+        mesh=FaceMesh.from_assets() if config.base.source == "encoder" else None,
     )
 
 

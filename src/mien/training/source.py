@@ -103,7 +103,7 @@ class PhotographedFaces:
             picture = photograph(rng, picture)
         centre = crop.to_crop(torch.tensor([record.centre_px]))
         camera = Camera(torch.tensor([record.focal_px / crop.scale]), centre.float(), image_size=(self.size, self.size))
-        return FaceBatch(picture[None], mask[None], camera, landmarks[None], mesh[None], None, (name,))
+        return FaceBatch(picture[None], mask[None], camera, landmarks[None], mesh[None], mesh[None], None, (name,))
 
     def _window(self, mesh_px: Float[Tensor, "468 2"], rng: np.random.Generator) -> Crop:
         """The face crop, in augmentation of the turned face and not quite in place."""
@@ -214,4 +214,5 @@ def resized(batch: FaceBatch, size: int) -> FaceBatch:
         camera=batch.camera.resized(size),
         landmarks68_px=batch.landmarks68_px * factor,
         mesh_px=batch.mesh_px * factor,
+        found_px=batch.found_px * factor,
     )

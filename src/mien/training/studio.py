@@ -11,38 +11,65 @@ import torch
 from mien.arrays import Float, Tensor
 from mien.encoder import appearance, mean_face_frame
 from mien.morphable import MorphableModel
+from mien.perception import FaceMesh, find_points
 from mien.rendering import landmark_vertices
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.imaging import photograph, surrounded
 from mien.training.population import Sitters
+from mien.training.source import resized
+
+SHOWN, LOOKED_AT = 1, 3
+"""Which chances a photograph is taken with: the one that is shown, or the one in which points are found."""
 
 
 class Studio:
     """Photographs the scenes that `draw` makes from numbers; a photograph is a function of seed and number alone.
 
     With a `pool` there are only so many scenes, kept in memory in half precision (8 bytes a pixel of each, and 8 a
-    texel of their maps); each is photographed anew, by another camera, whenever its turn comes.
+    texel of their maps); each is photographed anew, by another camera, whenever its turn comes. Pictures are brought
+    to `size` pixels. With `mesh` a scene's points are found as perception finds them, once, in a photograph of their
+    own at the size at which the scene is drawn.
     """
 
-    def __init__(self, draw: Callable[[Sequence[int]], FaceBatch], *, seed: int, pool: int) -> None:
-        self._draw, self._seed, self._pool = draw, seed, pool
+    def __init__(
+        self,
+        draw: Callable[[Sequence[int]], FaceBatch],
+        *,
+        size: int,
+        seed: int,
+        pool: int,
+        mesh: FaceMesh | None,
+    ) -> None:
+        self._draw, self._size, self._seed, self._pool, self._mesh = draw, size, seed, pool, mesh
         self._kept: dict[int, FaceBatch] = {}
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers, as some camera shows them."""
         faces = [number % self._pool for number in numbers] if self._pool else list(numbers)
         missing = sorted(set(faces) - set(self._kept))
-        scenes = dict(zip(missing, _singles(self._draw(missing)), strict=True)) if missing else {}
+        scenes = dict(zip(missing, _singles(self._scenes(missing)), strict=True)) if missing else {}
         if self._pool:
             scenes = {number: _in_precision(scene, torch.float16) for number, scene in scenes.items()}
             self._kept |= scenes
         scenes |= self._kept
         drawn = _in_precision(join_batches([scenes[face] for face in faces]), torch.float32)
+        return replace(drawn, images=self._photographed(drawn.images, numbers, series=SHOWN))
+
+    def _scenes(self, numbers: Sequence[int]) -> FaceBatch:
+        drawn = self._draw(numbers)
+        if self._mesh is not None:
+            shots = self._photographed(drawn.images, numbers, series=LOOKED_AT)
+            drawn = replace(drawn, found_px=find_points(self._mesh, shots, near_px=drawn.mesh_px))
+        return resized(drawn, self._size)
+
+    def _photographed(
+        self, images: Float[Tensor, "B 3 S S"], numbers: Sequence[int], *, series: int
+    ) -> Float[Tensor, "B 3 S S"]:
         shots = [
-            photograph(np.random.default_rng((self._seed, 1, number)), picture)
-            for number, picture in zip(numbers, drawn.images, strict=True)
+            photograph(np.random.default_rng((self._seed, series, number)), picture)
+            for number, picture in zip(numbers, images, strict=True)
         ]
-        return replace(drawn, images=torch.stack(shots))
+        return torch.stack(shots)
 
 
 def composed(
@@ -66,6 +93,7 @@ def composed(
         camera=camera,
         landmarks68_px=vertices_px.gather(1, landmarks[..., None].expand(-1, -1, 2)),
         mesh_px=mesh_px,
+        found_px=mesh_px,
         truth=appearance(sitters.coefficients, camera, sides_per_m=mean_face_frame(model).sides_per_m),
         names=names,
     )

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from mien.morphable import MorphableModel
+from mien.perception import FaceMesh
+from mien.perception.facemesh import MESH_SIZE
 from mien.rendering import VertexDetail, render
 from mien.training.batch import FaceBatch
 from mien.training.population import Population, SkinBank
@@ -23,7 +25,8 @@ from mien.training.studio import Studio, composed
 class SyntheticFaces:
     """Draws faces of a model in square crops of `size` pixels; `skins` dress some of them in real colours.
 
-    With a `pool` there are only so many faces, see `Studio`. That halves the cost of a face.
+    With a `pool` there are only so many faces, and with `mesh` their points are found, see `Studio`. The network looks
+    at faces in its own size, so that smaller ones are drawn in that and shrunk.
     """
 
     def __init__(
@@ -35,10 +38,12 @@ class SyntheticFaces:
         skins: SkinBank | None = None,
         pool: int = 0,
         jitter: float = 1.0,
+        mesh: FaceMesh | None = None,
     ) -> None:
         self.model, self.size, self.seed = model, size, seed
-        self._population = Population(model, size=size, skins=skins, jitter=jitter)
-        self._studio = Studio(self.draw, seed=seed, pool=pool)
+        drawn_size = size if mesh is None else max(size, MESH_SIZE)
+        self._population = Population(model, size=drawn_size, skins=skins, jitter=jitter)
+        self._studio = Studio(self.draw, size=size, seed=seed, pool=pool, mesh=mesh)
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers, as some camera shows them."""
@@ -46,7 +51,7 @@ class SyntheticFaces:
 
     @torch.no_grad()
     def draw(self, numbers: Sequence[int]) -> FaceBatch:
-        """The faces with these numbers and what is around and before them, not yet photographed."""
+        """The faces with these numbers and what is around and before them, as drawn: not yet photographed or shrunk."""
         sitters = self._population.sitters([np.random.default_rng((self.seed, number)) for number in numbers])
         detail = VertexDetail(None, albedo_offset=sitters.offset)
         drawn = render(self.model, sitters.coefficients, sitters.camera, detail=detail)

@@ -1,0 +1,122 @@
+"""What the 468 points tell of a drawn face's shape: where they are, and where the mesh network finds them.
+
+    python benchmarks/points.py --skins skins.safetensors
+
+Ridge regressions from points to coefficients, and the encoder, on the same held-out faces. The mesh network sees
+photographs of the faces; errors of vertices are after the best similarity.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from mien.arrays import Float, Tensor
+from mien.encoder import DEFAULT_ENCODER, FaceEncoder, load_encoder
+from mien.evaluation.report import Environment, markdown_table
+from mien.morphable import MorphableModel, load_model
+from mien.perception import FaceMesh
+from mien.training.base import aligned_distance_mm
+from mien.training.batch import FaceBatch, join_batches
+from mien.training.population import SkinBank
+from mien.training.synthetic import SyntheticFaces
+
+SEED, HELD_OUT_SEED = 501, 503
+BATCH = 32
+POINT_UNIT = 0.05
+"""Sides of the crop; about the spread of a point."""
+STRENGTHS = (0.03, 0.3, 3.0, 30.0)
+"""Of the ridge; the best is taken, each regression its own."""
+
+
+@dataclass(frozen=True)
+class ShapeError:
+    source: str
+    vertices_mm: float
+
+
+def draw(faces: SyntheticFaces, count: int, *, label: str) -> FaceBatch:
+    starts = range(0, count, BATCH)
+    return join_batches([faces.batch(range(k, min(k + BATCH, count))) for k in track(starts, label)])
+
+
+def shape_of(batch: FaceBatch) -> Float[Tensor, "B N"]:
+    if batch.truth is None:
+        raise TypeError("drawn faces come with their truth")
+    return torch.cat([batch.truth.identity, batch.truth.expression], dim=1)
+
+
+def ridge(model: MorphableModel, known: FaceBatch, held: FaceBatch, *, name: str) -> float:
+    """The smallest error of vertices that a ridge regression from the points called `name` leaves."""
+    x, new = (_columns(getattr(batch, name), batch.images.shape[-1]) for batch in (known, held))
+    y = shape_of(known).double()
+    errors = []
+    for strength in STRENGTHS:
+        penalty = strength * torch.eye(x.shape[1], dtype=x.dtype)
+        weights = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
+        errors.append(vertex_error(model, (new @ weights).float(), held))
+    return min(errors)
+
+
+def _columns(points_px: Float[Tensor, "B 468 2"], size: int) -> Float[Tensor, "B N"]:
+    flat = ((points_px / size - 0.5) / POINT_UNIT).flatten(1).double()
+    return torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1)
+
+
+def vertex_error(model: MorphableModel, shape: Float[Tensor, "B N"], held: FaceBatch) -> float:
+    def vertices(coefficients: Float[Tensor, "B N"]) -> Float[Tensor, "B V 3"]:
+        identity, expression = coefficients.split(model.counts[:2], dim=1)
+        return model.vertices(identity, expression.clamp(0, 1))
+
+    return aligned_distance_mm(vertices(shape), vertices(shape_of(held)), model=model)
+
+
+@torch.no_grad()
+def told(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str) -> float:
+    """The error of the encoder where it is told the points called `name`."""
+    faces = encoder.encode(held.images, held.camera, mesh_px=getattr(held, name))
+    return vertex_error(model, torch.cat([faces.identity, faces.expression], dim=1), held)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--faces", type=int, default=5120, help="that the regressions learn from")
+    parser.add_argument("--held-out", type=int, default=512)
+    parser.add_argument("--skins", type=Path, help="a file of `mien data skins`")
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    model, mesh = load_model(), FaceMesh.from_assets()
+    encoder = load_encoder(model, options.encoder)
+    skins = SkinBank.load(options.skins, model) if options.skins else None
+    known, held = (
+        draw(SyntheticFaces(model, size=encoder.image_size, seed=seed, skins=skins, jitter=0.2, mesh=mesh), count,
+             label=label)
+        for seed, count, label in ((SEED, options.faces, "faces"), (HELD_OUT_SEED, options.held_out, "held out"))
+    )  # fmt: skip
+    errors = [
+        ShapeError("the mean face", vertex_error(model, torch.zeros_like(shape_of(held)), held)),
+        ShapeError("ridge from true points", ridge(model, known, held, name="mesh_px")),
+        ShapeError("ridge from found points", ridge(model, known, held, name="found_px")),
+        ShapeError("encoder, told true points", told(model, encoder, held, name="mesh_px")),
+        ShapeError("encoder, told found points", told(model, encoder, held, name="found_px")),
+    ]
+    off = (known.found_px - known.mesh_px) / encoder.image_size * 100
+    print(f"{Environment.current()}\n")
+    print(markdown_table(["source", "vertices, mm"], [[e.source, f"{e.vertices_mm:.2f}"] for e in errors]))
+    print(
+        f"\nfound points lie {off.norm(dim=-1).mean():.2f} % of the crop's side off the true ones; "
+        f"{off.mean(0).norm(dim=-1).mean():.2f} % is what all faces share"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
