@@ -1,6 +1,6 @@
 """Which pixels of a face crop show its skin: the mesh's oval less eyes, open mouth and whatever covers the face.
 
-Coverings (hair, glasses, hands, microphones, hats) are told from skin by colour alone, without training: a
+Coverings (hair, glasses, hands, microphones, hats) are told from skin by colour, without training: a
 Gaussian mixture of log brightness and log colour ratios is fitted to the pixels of the face, and each component
 is skin in so far as the cheeks and the nose have their share of it. So one person's skin is learnt from their
 own cheeks, in light and in shadow, in colour or in grey. A fringe of the skin's own colour is told by its strands.
@@ -238,7 +238,7 @@ def _strands(brightness: np.ndarray, mesh: np.ndarray, cheeks: np.ndarray, *, ov
     low, high = STRAND_ROUGHNESS
     hair = np.clip((roughness / usual - low) / (high - low), 0, 1) * _above_brows(mesh, up, size)
     hair = np.maximum(hair, _upwards(np.clip(2 * _smooth(hair, size, times=4) - 0.5, 0, 1), up))
-    # Tips are thinner than what roughness is averaged over: twice their share, saturated, is a little wider.
+    # Grown by about the blur's side: the tips of strands are thinner than what roughness is averaged over.
     return np.clip(3 * _smooth(hair, size, times=2, share=STRAND_BLUR_SHARE), 0, 1)
 
 
