@@ -15,7 +15,7 @@ from torch import nn
 
 from mien.arrays import Float, Tensor
 from mien.assets import load_weights
-from mien.perception.layers import BlazeBlock, SameConv2d, as_inference
+from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
 
 
 def anchor_centres(size: int, layers: tuple[tuple[int, int], ...]) -> Float[Tensor, "P 2"]:
@@ -83,10 +83,10 @@ class ShortRangeBlazeFace(BlazeFace):
         self.stem = SameConv2d(3, self.stem_channels, 5, stride=2)
         self.fine, fine_channels = self._blocks(self.stem_channels, self.fine_blocks)
         self.coarse, coarse_channels = self._blocks(fine_channels, self.coarse_blocks)
-        self.fine_logits = nn.Conv2d(fine_channels, 2, 1)
-        self.coarse_logits = nn.Conv2d(coarse_channels, 6, 1)
-        self.fine_regressions = nn.Conv2d(fine_channels, 2 * 16, 1)
-        self.coarse_regressions = nn.Conv2d(coarse_channels, 6 * 16, 1)
+        self.fine_logits = PointwiseConv2d(fine_channels, 2)
+        self.coarse_logits = PointwiseConv2d(coarse_channels, 6)
+        self.fine_regressions = PointwiseConv2d(fine_channels, 2 * 16)
+        self.coarse_regressions = PointwiseConv2d(coarse_channels, 6 * 16)
 
     @staticmethod
     def _blocks(inputs: int, table: tuple[tuple[int, int], ...]) -> tuple[nn.Sequential, int]:
@@ -110,8 +110,8 @@ class _UpLevel(nn.Module):
 
     def __init__(self, coarse: int, fine: int, width: int, *, blocks: int) -> None:
         super().__init__()
-        self.from_coarse = nn.Conv2d(coarse, width, 1)
-        self.from_fine = nn.Conv2d(fine, width, 1)
+        self.from_coarse = PointwiseConv2d(coarse, width)
+        self.from_fine = PointwiseConv2d(fine, width)
         self.refine = nn.Sequential(*[BlazeBlock(width, width, bottleneck=width // 2) for _ in range(blocks)])
 
     def forward(self, coarse: Float[Tensor, "B C H W"], fine: Float[Tensor, "B c h w"]) -> Float[Tensor, "B o h w"]:
@@ -153,8 +153,8 @@ class FullRangeBlazeFace(BlazeFace):
             ups.append(_UpLevel(inputs, fine, width, blocks=count))
             inputs = width
         self.up = nn.ModuleList(ups)
-        self.logits = nn.Conv2d(inputs, 1, 1)
-        self.regressions = nn.Conv2d(inputs, 16, 1)
+        self.logits = PointwiseConv2d(inputs, 1)
+        self.regressions = PointwiseConv2d(inputs, 16)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
         """Return regressions and logits of every anchor (see the class)."""

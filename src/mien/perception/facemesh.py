@@ -13,7 +13,7 @@ from torch import nn
 
 from mien.arrays import Float, Tensor
 from mien.assets import load_weights
-from mien.perception.layers import BlazeBlock, SameConv2d, as_inference
+from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
 
 MESH_SIZE = 192
 FEATURE_STRIDE = 4
@@ -37,7 +37,7 @@ class PointHead(nn.Sequential):
         channels = widths[-1][0] if widths else inputs
         super().__init__(
             *_blocks(widths, inputs),
-            nn.Conv2d(channels, 32, 1),
+            PointwiseConv2d(channels, 32),
             nn.PReLU(32),
             BlazeBlock(32, 32, activation="prelu"),
             nn.Conv2d(32, outputs, kernel),

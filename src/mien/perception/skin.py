@@ -9,6 +9,7 @@ own cheeks, in light and in shadow, in colour or in grey. A fringe of the skin's
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -153,11 +154,17 @@ def _features(picture: np.ndarray) -> np.ndarray:
 
 def _smooth(values: np.ndarray, size: int, *, times: int = 2, share: float = SMOOTHING_SHARE) -> np.ndarray:
     """Blur by a repeated box whose side is a share of the crop's."""
-    side = 2 * max(1, round(size * share / 2)) + 1
-    result = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
-    for _ in range(times):
-        result = torch.nn.functional.avg_pool2d(result, side, 1, side // 2, count_include_pad=False)
-    return result[0, 0].numpy()
+    along = _box_means(size, 2 * max(1, round(size * share / 2)) + 1, times)
+    # torch multiplies, here and below: NumPy's BLAS has threads of its own, which would wait in torch's way.
+    return (along @ torch.from_numpy(values.astype(np.float32, copy=False)) @ along.T).numpy()
+
+
+@cache
+def _box_means(size: int, side: int, times: int) -> Float[Tensor, "S S"]:
+    """Return the matrix that replaces each value of a row by the mean of those around it, repeatedly."""
+    places = torch.arange(size)
+    near = ((places[:, None] - places).abs() <= side // 2).double()
+    return torch.linalg.matrix_power(near / near.sum(1, keepdim=True), times).float()
 
 
 def _skin_probability(colour: np.ndarray, face: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -167,18 +174,58 @@ def _skin_probability(colour: np.ndarray, face: np.ndarray, seeds: np.ndarray) -
         return np.ones(face.shape, np.float32)
     chosen = chosen[:: 1 + len(chosen) // PIXELS_TO_FIT]
     seed_chosen = seed_chosen[:: 1 + len(seed_chosen) // PIXELS_TO_FIT]
-    means, spreads, weights = _fit_mixture(chosen, seed_chosen)
-    share_of_face = _responsibilities(chosen, means, spreads, weights).mean(0)
-    share_of_seeds = _responsibilities(seed_chosen, means, spreads, weights).mean(0)
+    mixture = _fit_mixture(chosen, seed_chosen)
+    share_of_face = mixture.responsibilities(_monomials(chosen)).mean(0).numpy()
+    share_of_seeds = mixture.responsibilities(_monomials(seed_chosen)).mean(0).numpy()
     low, high = SKIN_SHARE
     skin = np.clip((share_of_seeds / np.maximum(share_of_face, 1e-6) - low) / (high - low), 0, 1)
     probability = np.zeros(face.shape, np.float32)
     judged = face > 0
-    probability[judged] = _responsibilities(colour[judged], means, spreads, weights) @ skin
+    probability[judged] = (mixture.responsibilities(_monomials(colour[judged])) @ torch.from_numpy(skin)).numpy()
     return probability
 
 
-def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Mixture:
+    """Gaussians over K components: means (K,3), covariances (K,3,3), weights (K)."""
+
+    means: np.ndarray
+    covariances: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def from_moments(cls, moments: np.ndarray) -> _Mixture:
+        """From the sums (K,10) of the monomials of each component's pixels."""
+        totals = moments[:, 9] + 1e-6
+        means, seconds = moments[:, 6:9] / totals[:, None], moments[:, _PAIR_OF] / totals[:, None, None]
+        spreads = seconds - means[:, :, None] * means[:, None, :]
+        return cls(means, spreads + np.diag(SPREAD_FLOOR**2), totals / totals.sum())
+
+    def responsibilities(self, monomials: Float[Tensor, "N 10"]) -> Float[Tensor, "N K"]:
+        """Return the probability of each component, given the pixels' monomials."""
+        # The logarithm of a Gaussian is a polynomial of degree two: one product with its coefficients serves all.
+        precisions = np.linalg.inv(self.covariances)
+        linear = (precisions @ self.means[:, :, None])[..., 0]
+        constant = np.log(np.maximum(self.weights, 1e-9)) + 0.5 * np.linalg.slogdet(precisions)[1]
+        constant -= 0.5 * (linear * self.means).sum(1)
+        squares = precisions[:, _ROWS, _COLUMNS] * np.where(_ROWS == _COLUMNS, -0.5, -1.0)
+        coefficients = np.concatenate([squares, linear, constant[:, None]], 1)
+        return (monomials @ torch.from_numpy(coefficients).T).softmax(1)
+
+
+_ROWS, _COLUMNS = np.triu_indices(3)
+# Which of the six products of two colours stands at each place of the symmetric 3×3 matrix.
+_PAIR_OF = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
+
+
+def _monomials(pixels: np.ndarray) -> Float[Tensor, "N 10"]:
+    """Return the six products of two features, the three features and one for each pixel (N,3), in float64."""
+    pixels = pixels.astype(np.float64)
+    columns = [pixels[:, _ROWS] * pixels[:, _COLUMNS], pixels, np.ones((len(pixels), 1))]
+    return torch.from_numpy(np.concatenate(columns, 1))
+
+
+def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> _Mixture:
     """Fit means, covariances and weights by expectation maximisation from a start that needs no chance.
 
     Two components start on the darker and the lighter half of the seeds, one on the darkest pixels of the face and
@@ -195,31 +242,11 @@ def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.
         pixels[np.argsort(pixels[:, 0])[:tenth]],
         pixels[np.argsort(-strangeness)[:tenth]],
     ]
-    means = np.stack([group.mean(0) for group in groups])
-    floor = np.diag(SPREAD_FLOOR**2)
-    spreads = np.stack([np.cov(group.T) + floor for group in groups])
-    weights = np.full(COMPONENTS, 1 / COMPONENTS)
+    mixture = _Mixture.from_moments(np.stack([_monomials(group).mean(0).numpy() for group in groups]))
+    monomials = _monomials(pixels)
     for _ in range(ITERATIONS):
-        shares = _responsibilities(pixels, means, spreads, weights)
-        totals = shares.sum(0) + 1e-6
-        weights = totals / totals.sum()
-        means = (shares.T @ pixels) / totals[:, None]
-        centred = [pixels - mean for mean in means]
-        scatter = [(c * shares[:, [k]]).T @ c for k, c in enumerate(centred)]
-        spreads = np.stack(scatter) / totals[:, None, None] + floor
-    return means, spreads, weights
-
-
-def _responsibilities(pixels: np.ndarray, means: np.ndarray, spreads: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the probability (N,K) of each component at each pixel."""
-    logs = []
-    for mean, spread, weight in zip(means, spreads, weights, strict=True):
-        factor = np.linalg.cholesky(np.linalg.inv(spread))
-        whitened = (pixels - mean) @ factor
-        logs.append(np.log(max(weight, 1e-9)) - 0.5 * (whitened**2).sum(1) + np.log(np.diag(factor)).sum())
-    stacked = np.stack(logs, 1)
-    shares = np.exp(stacked - stacked.max(1, keepdims=True))
-    return shares / shares.sum(1, keepdims=True)
+        mixture = _Mixture.from_moments((mixture.responsibilities(monomials).T @ monomials).numpy())
+    return mixture
 
 
 def _strands(brightness: np.ndarray, mesh: np.ndarray, cheeks: np.ndarray, *, oval: np.ndarray) -> np.ndarray:
