@@ -22,8 +22,8 @@ from mien.morphable import MorphableModel, load_model
 from mien.training.base import BaseObjective, landmarks68, make_encoder
 from mien.training.batch import FaceBatch
 from mien.training.checkpoint import checkpoints
-from mien.training.config import BaseConfig, OptimizerSettings, load_config
-from mien.training.loop import learning_rate
+from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, load_config
+from mien.training.loop import chosen_precision, learning_rate
 from mien.training.report import report_base
 from mien.training.runs import train_base
 from mien.training.source import FaceSource, Part
@@ -205,6 +205,16 @@ def test_half_precision_and_worker_processes_give_nearly_the_same(model_file: Pa
     assert found == pytest.approx(full, rel=0.02)
     assert found != full
     assert all(t.dtype != torch.bfloat16 for t in last_tensors(tmp_path / "half").values())
+
+
+@pytest.mark.parametrize(("bf16_seconds", "chosen"), [(1.0, "bf16-mixed"), (3.0, "32-true")])
+def test_auto_precision_is_bf16_where_it_is_faster(
+    bf16_seconds: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {torch.bfloat16: bf16_seconds, torch.float32: 2.0}
+    monkeypatch.setattr("mien.training.loop._product_seconds", seconds.__getitem__)
+    assert chosen_precision(LoopSettings(precision="auto")) == chosen
+    assert chosen_precision(LoopSettings(precision="32-true")) == "32-true"
 
 
 def test_the_rate_warms_up_and_follows_a_cosine() -> None:

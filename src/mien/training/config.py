@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-Precision = Literal["32-true", "bf16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 BatchNormMode = Literal["train", "frozen"]
 BaseSource = Literal["refined", "encoder"]
 Sampling = Literal["bilinear", "hyperbolic"]
@@ -216,6 +216,7 @@ class LoopSettings:
     batch_size: int = 32
     """Over all processes together."""
     precision: Precision = "32-true"
+    """"auto" is bf16 with float32 weights on a GPU, and on a CPU that multiplies it faster than float32."""
     channels_last: bool = True
     device: str = "cpu"
     workers: int = 1

@@ -1,10 +1,11 @@
 """Coverage-guided fuzzing of one reader: anything but a model or a FormatError is a finding.
 
     python -m tests.formats.fuzz.run TARGET -max_total_time=120 [CORPUS]
+    python -m tests.formats.fuzz.run TARGET FILE
 
 TARGET is a name of tests/formats/targets.py; the rest goes to libFuzzer, also a folder that keeps what it finds from
 run to run. Needs atheris (pip install atheris). A finding is written by libFuzzer as crash-*, and that file's bytes
-belong into the tests beside this folder.
+belong into the tests beside this folder; the second form reads it once more.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ def main() -> None:
         folder, corpus = Path(name) / "files", Path(name) / "corpus"
         folder.mkdir()
         corpus.mkdir()
-        (corpus / "honest").write_bytes(target.honest(folder))
+        honest = target.honest(folder)
+        if len(sys.argv) == 2 and Path(sys.argv[1]).is_file():
+            target.survives(folder, Path(sys.argv[1]).read_bytes())
+            return
+        (corpus / "honest").write_bytes(honest)
         # libFuzzer leaves by os._exit, so the folder has to be named for who cleans up afterwards.
         atheris.Setup(
             [*sys.argv, "-timeout=60", "-rss_limit_mb=4096", "-max_len=65536", str(corpus)],
