@@ -183,8 +183,8 @@ def test_saved_networks_come_back(tiny: MorphableModel, tmp_path: Path) -> None:
     ("metadata", "said"),
     [
         ({"format": "mien-encoder-1"}, "says format 'mien-encoder-1'"),
-        ({"format": "mien-detail-1", "network": "{}"}, "does not hold a detail network"),
-        ({"format": "mien-detail-1", "network": "not JSON"}, "does not hold a detail network"),
+        ({"format": "mien-detail-1", "network": "{}"}, "does not hold a network of format mien-detail-1"),
+        ({"format": "mien-detail-1", "network": "not JSON"}, "does not hold a network of format mien-detail-1"),
     ],
 )
 def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], said: str) -> None:

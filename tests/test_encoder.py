@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mien.camera import Camera
 from mien.encoder import (
@@ -230,8 +232,26 @@ def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> 
         load_encoder(tiny_model(seed=1), path)
 
 
-def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"format": "mien-encoder-1"}, "says format 'mien-encoder-1'"),
+        ({"encoder": "{}"}, "does not hold a network"),
+        ({"encoder": "not JSON"}, "does not hold a network"),
+        ({"encoder": '{"backbone": "vgg", "image_size": 64, "points": false}'}, "encoder 'vgg' is not known"),
+        ({"encoder": '{"backbone": "resnet50", "image_size": 64, "points": false}'}, "does not hold a network"),
+        ({}, "does not hold a network"),
+    ],
+)
+def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], said: str) -> None:
     path = tmp_path / "encoder.safetensors"
+    header = {"format": "mien-encoder-2", "model_hash": tiny.fingerprint, **metadata}
+    save_file({"x": torch.zeros(1)}, path, metadata=header)
+    with pytest.raises(FormatError, match=re.escape(said)):
+        load_encoder(tiny, path)
+    save_file({"x": torch.zeros(1)}, path, metadata={"format": "mien-encoder-2"})
+    with pytest.raises(FormatError, match="does not hold a network of format mien-encoder-2: 'model_hash'"):
+        load_encoder(tiny, path)
     path.write_bytes(b"no tensors")
     with pytest.raises(FormatError, match="not a readable safetensors"):
         load_encoder(tiny, path)
@@ -262,6 +282,7 @@ def test_onnx_says_the_same_for_any_batch(
 COMPILED = """
 import warnings
 import torch
+from safetensors.torch import save_file
 from mien.encoder import FaceEncoder
 from tests.tiny import tiny_model
 

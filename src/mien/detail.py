@@ -13,28 +13,25 @@ the width, and answering in texels gives it the same depth in metres: one networ
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from mien.arrays import Bool, Float, Tensor
 from mien.assets import asset_path
-from mien.encoder import check_model
-from mien.errors import ConfigError, FormatError
+from mien.errors import ConfigError
 from mien.fitting import DetailMaps, Unwrapped
 from mien.fitting.detail import extended
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
+from mien.network_file import NetworkKind
 from mien.rendering import FaceSurface, VertexDetail, sample_map, sample_map_hyperbolic
 from mien.texture_space import TexelAtlas, TexelFace
 
-FORMAT = "mien-detail-1"
+FILE = NetworkKind("mien-detail-1", "network")
 DEFAULT_DETAIL = "detail-unet.safetensors"
 LEVELS = 4
 """Halvings of the picture; sides must be multiples of 2 to this power."""
@@ -224,10 +221,9 @@ def where_seen(
 
 
 def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:
-    """Write the network for `load_detail`: float16 weights, and what they belong to; `notes` go into the header."""
+    """Write the network for `load_detail`; `notes` go into the header."""
     settings = {"layout": network.layout, "displacement": network.displacement, "width": network.width}
-    metadata = {"format": FORMAT, "model_hash": network.model_hash, "network": json.dumps(settings), **notes}
-    save_file({k: v.detach().cpu().half().contiguous() for k, v in network.state_dict().items()}, path, metadata)
+    FILE.save(network, path, model_hash=network.model_hash, settings=settings, notes=notes)
 
 
 def load_detail(model: MorphableModel, name_or_path: str | Path = DEFAULT_DETAIL) -> DetailNetwork:
@@ -236,18 +232,4 @@ def load_detail(model: MorphableModel, name_or_path: str | Path = DEFAULT_DETAIL
     FormatError for another kind of file, ModelMismatch for another model: its maps lie on that model's chart.
     """
     path = asset_path(DEFAULT_DETAIL) if str(name_or_path) == DEFAULT_DETAIL else Path(name_or_path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise FormatError(f"{path} says format {metadata.get('format')!r}; this version of mien reads {FORMAT!r}.")
-    check_model(model, metadata["model_hash"], whose=str(path))
-    try:
-        network = DetailNetwork(model.fingerprint, **json.loads(metadata["network"]))
-        network.load_state_dict(tensors)
-    except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        raise FormatError(f"{path} does not hold a detail network: {error}") from error
-    return network.eval().requires_grad_(False)
+    return FILE.load(path, model=model, build=lambda settings: DetailNetwork(model.fingerprint, **settings))

@@ -10,27 +10,25 @@ camera: the same picture through a longer lens is a face farther away.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from mien.arrays import Float, Tensor
 from mien.assets import asset_path
 from mien.backbones import make_backbone
 from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
-from mien.errors import AssetError, FormatError, ModelMismatch
+from mien.errors import AssetError
 from mien.geometry import compose_rotations
 from mien.lighting import SH_COUNT, ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.network_file import NetworkKind
 from mien.perception.alignment import FACE_CROP_SCALE
 
-FORMAT = "mien-encoder-2"
+FILE = NetworkKind("mien-encoder-2", "encoder")
 DEFAULT_ENCODER = "encoder-lite0.safetensors"
 HEAD_UNITS = {
     "identity": 1.0,
@@ -303,15 +301,13 @@ def _head(features: int, outputs: int) -> nn.Linear:
 
 
 def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> None:
-    """Write the network for `load_encoder`: float16 weights, and what they belong to; `notes` go into the header."""
+    """Write the network for `load_encoder`; `notes` go into the header."""
     settings = {
         "backbone": encoder.backbone_name,
         "image_size": encoder.image_size,
         "points": encoder.points is not None,
     }
-    metadata = {"format": FORMAT, "model_hash": encoder.model_hash, "encoder": json.dumps(settings), **notes}
-    tensors = {k: v.half() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
+    FILE.save(encoder, path, model_hash=encoder.model_hash, settings=settings, notes=notes)
 
 
 def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCODER) -> FaceEncoder:
@@ -319,30 +315,9 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
 
     FormatError for another kind of file, ModelMismatch for another model: coefficients mean nothing on another basis.
     """
-    packaged = str(name_or_path) == DEFAULT_ENCODER
-    path = asset_path(DEFAULT_ENCODER) if packaged else Path(name_or_path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise FormatError(f"{path} says format {metadata.get('format')!r}; this version of mien reads {FORMAT!r}.")
-    check_model(model, metadata["model_hash"], whose=str(path))
-    settings = json.loads(metadata["encoder"])
-    encoder = FaceEncoder(settings["backbone"], model, image_size=settings["image_size"], points=settings["points"])
-    try:
-        encoder.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise FormatError(f"{path} does not fit {settings['backbone']}: {error}") from error
-    return encoder.eval().requires_grad_(False)
-
-
-def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> None:
-    """Raise ModelMismatch unless the model is the one with the expected hash."""
-    if model.fingerprint != expected_hash:
-        raise ModelMismatch(
-            f"{whose} was made with another face model (hash {expected_hash[:12]}) than {model.name!r} "
-            f"({model.fingerprint[:12]}); use that model, or train again."
-        )
+    path = asset_path(DEFAULT_ENCODER) if str(name_or_path) == DEFAULT_ENCODER else Path(name_or_path)
+    return FILE.load(
+        path,
+        model=model,
+        build=lambda s: FaceEncoder(s["backbone"], model, image_size=s["image_size"], points=s["points"]),
+    )

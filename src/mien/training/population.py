@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from mien.arrays import Float, Tensor
 from mien.camera import Camera, Pose
-from mien.encoder import check_model
 from mien.errors import FormatError
 from mien.lighting import directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
