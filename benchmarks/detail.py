@@ -67,6 +67,8 @@ BROADEST = 6 / 270
 LEAST_RELIEF_MM = 0.04
 """Root mean square of fine relief over seen texels from which a face counts as folded; two drawn faces in five have it,
 the others' pores and fuller cheeks are no wrinkles."""
+DEEP_RELIEF_MM = 0.1
+"""From which it is an old face's: half of the folded ones, and few lie between."""
 LARGEST_DISPLACEMENT_M = 3e-3
 """No skin has deeper relief over the model; a map that reaches it has run away."""
 BATCH = 4
@@ -310,12 +312,15 @@ def drawn_report(rows: Sequence[DrawnFace]) -> str:
     lines = []
     for base in ("true", "fit"):
         folded = [r for r in rows if r.base == base and r.true_fine_rms_mm >= LEAST_RELIEF_MM]
+        deep = [r for r in folded if r.true_fine_rms_mm >= DEEP_RELIEF_MM]
         flat = [r for r in rows if r.base == base and r.true_rms_mm == 0]
         lines.append(
             [
                 base,
                 len(folded),
                 _spread_of([r.fine_correlation for r in folded], "{:.3f}"),
+                len(deep),
+                _spread_of([r.fine_correlation for r in deep], "{:.3f}"),
                 _spread_of([r.correlation for r in folded], "{:.3f}"),
                 _spread_of([r.base_vertex_mm for r in folded], "{:.3f}"),
                 _spread_of([r.detail_vertex_mm for r in folded], "{:.3f}"),
@@ -324,8 +329,9 @@ def drawn_report(rows: Sequence[DrawnFace]) -> str:
                 _spread_of([r.found_rms_mm for r in flat], "{:.3f}"),
             ]
         )
-    header = ["base", "folded faces", f"fine correlation (≥ {RELIEF_BAR})", "whole correlation", "vertex error, mm",
-              "with displacement", "flat faces", "relief found on folded, mm", "on flat, mm"]  # fmt: skip
+    header = ["base", "folded faces", f"fine correlation (≥ {RELIEF_BAR})", "deep ones", "their fine correlation",
+              "whole correlation", "vertex error, mm", "with displacement", "flat faces", "relief found on folded, mm",
+              "on flat, mm"]  # fmt: skip
     return markdown_table(header, lines)
 
 
