@@ -134,6 +134,21 @@ def test_too_few_landmarks_are_refused(disguised: Disguised, packaged: Morphable
         register(packaged, mean, triangles, {30: 1, 36: 2, 45: 3})
 
 
+def test_landmarks_that_are_another_convention_are_refused(disguised: Disguised, packaged: MorphableModel) -> None:
+    """Left for right, numbers from 1, and all on one vertex: each would end in a face that is none."""
+    mean, triangles = torch.from_numpy(disguised.source.mean), torch.from_numpy(disguised.source.triangles)
+    whole = dict(enumerate(disguised.converted.landmarks68.tolist()))
+    corners = {36: 45, 39: 42, 48: 54, 31: 35, 17: 26, 21: 22, 50: 52, 58: 56}
+    mirrored = {a: whole[b] for a, b in (corners | {b: a for a, b in corners.items()}).items()}
+    from_one = {k: whole[k - 1] for k in range(18, 68)}
+    for wrong in (mirrored, from_one, dict.fromkeys(whole, 7)):
+        with pytest.raises(ConfigError, match="from where faces have them"):
+            register(packaged, mean, triangles, wrong)
+    for turned in (mean[:, [0, 2, 1]] * torch.tensor([1.0, 1, -1]), mean * torch.tensor([-1.0, 1, -1])):
+        with pytest.raises(ConfigError, match="does not look along"):
+            register(packaged, turned, triangles, whole)
+
+
 def test_lips_match_lips_of_their_own_side() -> None:
     """Two sheets that nearly touch and face each other: a point belongs to the one that faces its own way."""
     square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]) * 0.02
