@@ -65,8 +65,8 @@ def register(
 ) -> Registration:
     """Register the reference's mean to a mesh that looks along +z; `landmarks` are iBUG index → vertex.
 
-    ConfigError for fewer than eight landmarks, for ones that lie nowhere near the reference's, and for a mesh that looks
-    elsewhere.
+    ConfigError for fewer than eight landmarks, for ones that lie nowhere near the reference's, and for a mesh that
+    looks elsewhere.
     """
     known = sorted(landmarks)
     if len(known) < FEWEST_LANDMARKS:
