@@ -26,7 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from mien.cli_models import ModelOption, model_app
+from mien.cli_models import model_app
+from mien.cli_options import ModelOption
 from mien.cli_terminal import plain_table as _plain_table
 from mien.cli_terminal import printable as _printable
 from mien.cli_terminal import stderr as _stderr

@@ -9,24 +9,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from mien.cli_options import model_path
 from mien.cli_terminal import plain_table, printable, stdout
 from mien.errors import ConfigError, OutputError
 
 model_app = typer.Typer(help="Look at face models.", no_args_is_help=True)
-
-
-def model_path(name: str) -> str:
-    """What `load_model` reads for a --model: names of converted models stand for their files."""
-    if name == "mien-face" or name.endswith(".safetensors"):
-        return name  # without the heavy imports
-    from mien.conversion.landmark_file import converted_model_path
-
-    return converted_model_path(name)
-
-
-ModelOption = Annotated[
-    str, typer.Option("--model", callback=model_path, help="A model's name, or path of a .safetensors.")
-]
 
 
 @model_app.command("info")

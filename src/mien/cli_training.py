@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mien.cli_models import ModelOption
+from mien.cli_options import ModelOption
 from mien.errors import BackendUnavailable, OutputError
 
 data_app = typer.Typer(help="Prepare and draw training data.", no_args_is_help=True)
