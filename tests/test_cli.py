@@ -118,13 +118,13 @@ def test_faces_of_an_earlier_run_do_not_linger(tmp_path: Path) -> None:
 def test_options_reach_the_reconstructor(tmp_path: Path) -> None:
     photo = photo_with(tmp_path / "a.png", 1)
     options = (
-        "--model x --device cuda --no-detail --max-faces 3 --seed 7 --resolution 512 --focal-px 900 --refine-focal "
-        "--mode auto --encoder mine.safetensors --detail-mode net --detail-network maps.safetensors"
+        "--model x.safetensors --device cuda --no-detail --max-faces 3 --seed 7 --resolution 512 --focal-px 900 "
+        "--refine-focal --mode auto --encoder mine.safetensors --detail-mode net --detail-network maps.safetensors"
     )
     run("reconstruct", photo, "-o", tmp_path / "out", *options.split())
     assert FakeReconstructor.made == [
         {
-            "model": "x", "device": "cuda", "detail": False, "resolution": 512, "seed": 7, "max_faces": 3,
+            "model": "x.safetensors", "device": "cuda", "detail": False, "resolution": 512, "seed": 7, "max_faces": 3,
             "refine_focal": True, "mode": "auto", "encoder": "mine.safetensors", "focal_px": 900.0,
             "detail_mode": "net", "detail_network": "maps.safetensors",
         }

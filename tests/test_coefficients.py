@@ -138,6 +138,10 @@ def test_deep3d_mat_that_is_none(tmp_path: Path, change: dict, said: str) -> Non
     write_mat(tmp_path / "a.mat", arrays)
     with pytest.raises(FormatError, match=said):
         Deep3dCoefficients.read(tmp_path / "a.mat")
+    arrays = {k: np.zeros(shape) for k, shape in (shapes | {"gamma": (1, 27), "angle": (1, 3), "tex": (1, 80)}).items()}
+    write_mat(tmp_path / "a.mat", arrays | {"trans": np.full((1, 3), 1e300)})  # finite, but not in single precision
+    with pytest.raises(FormatError, match="trans holds values that are not finite"):
+        Deep3dCoefficients.read(tmp_path / "a.mat")
 
 
 def test_deca_poses_flame_and_projects(tmp_path: Path) -> None:
@@ -180,9 +184,29 @@ def test_3ddfa_vectors() -> None:
     assert float(scale) == pytest.approx(1e-3, rel=2e-2)
     point = torch.tensor([[[1000.0, 2000.0, 3000.0]]])
     x, y, z = (P[:, :3] @ point[0, 0] + P[:, 3]).tolist()
-    assert torch.allclose(c.project(point)[0, 0], torch.tensor([x, 120 - y, z]), atol=1e-1)
+    # Its own code gives column x - 1, row 120 - y and depth z - 1, with pixel centres at whole numbers.
+    expected = torch.tensor([x - 1 + 0.5, 120 - y + 0.5, z - 1])
+    assert torch.allclose(c.project(point)[0, 0], expected, atol=1e-2)
     shape, expression = c.deviations(torch.full((40,), 2.0), torch.full((10,), 4.0))
     assert torch.allclose(shape[0], torch.arange(40.0) / 2, atol=1e-4)
     assert torch.allclose(expression[0], torch.arange(40.0, 50.0) / 4, atol=1e-4)
     with pytest.raises(FormatError, match="3DDFA's 62"):
         TddfaCoefficients.of_vector(vector[:, :60], mean=mean, deviation=deviation)
+
+
+def test_3ddfa_vertices_are_those_of_its_own_arrays(tmp_path: Path) -> None:
+    """`u + w_shp a + w_exp b` in micrometres, its arrays brought as a generic .npz scaled by any deviations."""
+    rng = np.random.default_rng(0)
+    u = files.FACE.mean * 1e6
+    w_shp, w_exp = rng.normal(size=(40, *u.shape)), rng.normal(size=(10, *u.shape))
+    sigma_shp, sigma_exp = rng.uniform(1e2, 1e3, 40), rng.uniform(1, 9, 10)
+    path = files.write_generic(
+        tmp_path / "3ddfa.npz", length_unit_m=np.array(1e-6), mean=u, identity_basis=w_shp * sigma_shp[:, None, None],
+        expression_basis=w_exp * sigma_exp[:, None, None], expression_kind=np.array("deviation"), expression_names=None,
+    )  # fmt: skip
+    c = TddfaCoefficients(torch.zeros(1, 3, 4), torch.randn(1, 40) * 500, torch.randn(1, 10) * 5)
+    identity, expression = c.deviations(torch.from_numpy(sigma_shp).float(), torch.from_numpy(sigma_exp).float())
+    ours = as_model(path).vertices(identity, expression)[0].numpy() * 1e6
+    theirs_um = u + np.einsum("k,kvd->vd", c.shape[0].numpy(), w_shp)
+    theirs_um += np.einsum("k,kvd->vd", c.expression[0].numpy(), w_exp)
+    np.testing.assert_allclose(ours, theirs_um, atol=0.5)

@@ -23,7 +23,7 @@ from mien.conversion.unwrap import connected_parts, unwrapped
 from mien.errors import ConfigError, FormatError
 from mien.export import glb_bytes
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
-from mien.morphable import MorphableModel, load_model
+from mien.morphable import MorphableModel, load_model, save_model
 from mien.morphable.formats import SourceModel
 from tests.formats import files
 from tests.test_model_file import with_everything
@@ -132,6 +132,21 @@ def test_too_few_landmarks_are_refused(disguised: Disguised, packaged: Morphable
     mean, triangles = torch.from_numpy(disguised.source.mean), torch.from_numpy(disguised.source.triangles)
     with pytest.raises(ConfigError, match="3 of the 68"):
         register(packaged, mean, triangles, {30: 1, 36: 2, 45: 3})
+
+
+def test_landmarks_that_are_another_convention_are_refused(disguised: Disguised, packaged: MorphableModel) -> None:
+    """Left for right, numbers from 1, and all on one vertex: each would end in a face that is none."""
+    mean, triangles = torch.from_numpy(disguised.source.mean), torch.from_numpy(disguised.source.triangles)
+    whole = dict(enumerate(disguised.converted.landmarks68.tolist()))
+    corners = {36: 45, 39: 42, 48: 54, 31: 35, 17: 26, 21: 22, 50: 52, 58: 56}
+    mirrored = {a: whole[b] for a, b in (corners | {b: a for a, b in corners.items()}).items()}
+    from_one = {k: whole[k - 1] for k in range(18, 68)}
+    for wrong in (mirrored, from_one, dict.fromkeys(whole, 7)):
+        with pytest.raises(ConfigError, match="from where faces have them"):
+            register(packaged, mean, triangles, wrong)
+    for turned in (mean[:, [0, 2, 1]] * torch.tensor([1.0, 1, -1]), mean * torch.tensor([-1.0, 1, -1])):
+        with pytest.raises(ConfigError, match="does not look along"):
+            register(packaged, turned, triangles, whole)
 
 
 def test_lips_match_lips_of_their_own_side() -> None:
@@ -280,6 +295,46 @@ def test_models_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "deep3d.safetensors").touch()
     assert converted_model_path("bfm") == str(tmp_path / "deep3d.safetensors")
     assert converted_model_path("x.safetensors") == "x.safetensors"
+    (tmp_path / "my head.safetensors").touch()
+    assert converted_model_path("my head") == str(tmp_path / "my head.safetensors")
+    with pytest.raises(ConfigError, match="mien-face, deep3d, my head, bfm2009"):
+        converted_model_path("your head")
+    source = files.write_generic(tmp_path / "mine.npz")
+    with pytest.raises(ConfigError, match=f"run: mien model convert {source}"):
+        converted_model_path(str(source))
+
+
+def run(*arguments: object) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["model", *map(str, arguments)])
+    return stopped.value.code
+
+
+def test_a_converted_model_is_listed_and_found_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("MIEN_MODELS", str(tmp_path))
+    save_model(with_everything(), tmp_path / "my head.safetensors")
+    assert run("list") == 0
+    assert f"converted: {tmp_path / 'my head.safetensors'}" in capsys.readouterr().out
+    assert run("info", "my head") == 0
+    shown = capsys.readouterr().out
+    for said in ("metres; +x", "expression in standard deviations", "albedo: transferred", "none"):
+        assert said in shown
+    assert run("info", "flame") == 1
+    assert "https://flame.is.tue.mpg.de" in capsys.readouterr().err
+
+
+def test_places_that_no_model_can_be_written_to_are_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = files.write_generic(tmp_path / "mine.npz")
+    monkeypatch.setattr("mien.morphable.formats.read_model", lambda *_, **__: pytest.fail("read before"))
+    assert run("convert", source, "-o", tmp_path / "out.npz") == 1
+    assert "ends in .safetensors" in capsys.readouterr().err
+    assert run("convert", source, "-o", source / "in a file" / "out.safetensors") == 1
+    assert "cannot be written (Not a directory)" in capsys.readouterr().err
 
 
 def test_the_command_line_lists_converts_and_explains(

@@ -88,6 +88,13 @@ def changed_at(name: str, value: float) -> dict[str, torch.Tensor]:
     return {name: array}
 
 
+def joints(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    whole = with_everything().state_dict()
+    names = {"joint_regressor": "joint_regressor", "skin_weights": "weights", "pose_basis": "pose_basis"}
+    arrays = {key: whole[f"skinning.{name}"] for key, name in names.items()}
+    return arrays | {"joint_parents": torch.tensor([-1, 0])} | changed
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -102,6 +109,12 @@ def changed_at(name: str, value: float) -> dict[str, torch.Tensor]:
         ({"mask_skin": torch.zeros(5)}, r"mask_skin is \(5,\)"),
         ({"expression_basis": torch.zeros(9, 525, 3)}, "expression_basis is"),
         ({"joint_parents": torch.tensor([-1])}, "expected all or none"),
+        (joints(joint_parents=torch.tensor([-1, 2])), "joint_parents points outside"),
+        (joints(joint_parents=torch.tensor([-1, 1])), "no tree"),
+        (joints(joint_parents=torch.tensor([0, 0])), "no tree"),
+        (joints(pose_basis=torch.zeros(8, 525, 3)), "expected 9 for each of 1 joints"),
+        ({"triangles": tiny_model().triangles.float()}, "triangles is torch.float32"),
+        ({"mean": tiny_model().mean.int()}, "mean is torch.int32"),
         ({"metadata": {"format": "other"}}, "says format 'other'"),
         ({"metadata": {"length_unit_m": "wide"}}, "description is damaged"),
         ({"metadata": {"length_unit_m": "nan"}}, "does not hold together"),

@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mien.cli_models import model_app
+from mien.cli_options import ModelOption
 from mien.cli_terminal import plain_table as _plain_table
 from mien.cli_terminal import printable as _printable
 from mien.cli_terminal import stderr as _stderr
@@ -54,7 +55,6 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(report_app, name="report")
 
-ModelOption = Annotated[str, typer.Option("--model", help="Packaged model's name, or path of a model file.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
 DetailOption = Annotated[bool, typer.Option("--detail/--no-detail", help="Fit wrinkles and skin colour as maps.")]
 SeedOption = Annotated[int, typer.Option(help="Equal seeds give equal results.")]

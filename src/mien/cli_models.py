@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from mien.cli_options import model_path
 from mien.cli_terminal import plain_table, printable, stdout
 from mien.errors import ConfigError, OutputError
 
@@ -17,7 +18,7 @@ model_app = typer.Typer(help="Look at face models.", no_args_is_help=True)
 
 @model_app.command("info")
 def model_info(
-    name: Annotated[str, typer.Argument(help="Packaged model's name, or path of a model file.")] = "mien-face",
+    name: Annotated[str, typer.Argument(help="A model's name, or path of a .safetensors.")] = "mien-face",
     *,
     picture: Annotated[
         Path | None, typer.Option(help="Write a picture of the mean and of ±3 standard deviations here.")
@@ -26,7 +27,7 @@ def model_info(
     """Show what a face model holds."""
     from mien.morphable import load_model
 
-    model = load_model(name)
+    model = load_model(model_path(name))
     if picture is not None:
         from mien.conversion.picture import model_picture
         from mien.export.images import save_image
@@ -36,15 +37,17 @@ def model_info(
         except (OSError, ValueError) as error:
             raise OutputError(f"{picture}: cannot be written ({error}); name a .png in an existing folder") from error
     low, high = model.mean.amin(0) * 1000, model.mean.amax(0) * 1000
-    counts = model.counts
+    counts, kind = model.counts, model.expression_kind
     table = plain_table()
     for subject, state in (
         ("model", model.name),
         ("licence", model.licence),
         ("mesh", f"{len(model.mean)} vertices, {len(model.triangles)} triangles"),
         ("size of the mean", " x ".join(f"{side:.0f}" for side in (high - low).tolist()) + " mm"),
+        ("units", "metres; +x the subject's left, +y up, +z out of the face; sRGB 0 to 1"),
         ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
-        ("expressions", f"{_EXPRESSION_KINDS[model.expression_kind]}: {', '.join(model.expression_names)}"),
+        ("of these", f"identity and albedo in standard deviations, expression in {_EXPRESSION_KINDS[kind]}"),
+        ("expressions", ", ".join(model.expression_names)),
         ("actions for animation", f"{len(model.actions[0])}"),
         ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
         *(("converted", note) for note in model.notes),
@@ -74,13 +77,13 @@ def model_convert(
     from mien.morphable import load_model, save_model
     from mien.morphable.formats import read_model
 
+    _make_place(out)
     console = stdout()
     with console.status("reading"):
         model = read_model(source, landmarks=landmarks, blendshapes=blendshapes, front=front)
         model = with_landmarks(model, landmarks)
     with console.status("registering the packaged model to it"):
         converted = complete(model, load_model())
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_model(converted, out)
     table = plain_table()
     table.add_row(Text("model"), Text(printable(f"{converted.name}: {len(converted.mean)} vertices")))
@@ -91,20 +94,35 @@ def model_convert(
     console.print(Text(f"written to {printable(str(out))}"), soft_wrap=True)
 
 
+def _make_place(out: Path) -> None:
+    """The folder of the model to be written: what is wrong with the place is said before the work is done."""
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"-o {out}: expected a name that ends in .safetensors, by which model files are known")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with -o") from error
+
+
 @model_app.command("list")
 def model_list() -> None:
     """List the face models that can be used: those at hand, and those to obtain from their makers."""
+    from mien.conversion.landmark_file import converted_models, models_folder
     from mien.morphable.formats import FAMILIES
 
     table = plain_table()
     table.add_row(Text("mien-face"), Text("packaged, free"))
+    for path in converted_models():
+        table.add_row(Text(printable(path.stem)), Text(printable(f"converted: {path}")))
     for family in FAMILIES:
         table.add_row(Text(family.key), Text(f"{family.title}; {family.terms}"))
         table.add_row(Text(""), Text(f"convert: {family.files}", style="dim"))
         table.add_row(Text(""), Text(f"from: {family.page}", style="dim"))
     console = stdout()
     console.print(table)
+    folder = printable(str(models_folder()))
     console.print(Text("\nmien downloads none of them: obtain a file from its page, then run `mien model convert`."))
+    console.print(Text(f"Models in {folder} ($MIEN_MODELS) go by their names, as --model and --to."), soft_wrap=True)
 
 
 @model_app.command("phenotype")

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mien.cli_options import ModelOption
 from mien.errors import BackendUnavailable, OutputError
 
 data_app = typer.Typer(help="Prepare and draw training data.", no_args_is_help=True)
@@ -22,7 +23,6 @@ report_app = typer.Typer(help="Show what a trained network does.", no_args_is_he
 StoreOption = Annotated[
     str | None, typer.Option("--data", help="Store of `mien data prepare`: a folder, or s3://… and the like.")
 ]
-ModelOption = Annotated[str, typer.Option("--model", help="Packaged model's name, or path of a model file.")]
 
 
 @data_app.command("prepare")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mien.errors import FormatError
 from mien.morphable.formats import read_model
 from tests.formats import files
-from tests.formats.files import V, mat_bytes
+from tests.formats.files import FACE, V, mat_bytes
 
 
 def peak_bytes(read: Callable[[], object]) -> int:
@@ -38,9 +39,26 @@ def test_reading_takes_no_more_than_four_times_the_file(tmp_path: Path) -> None:
     (tmp_path / "01_MorphableModel.mat").write_bytes(mat_bytes(large))
     flame = files.flame_arrays() | {"shapedirs": basis.reshape(V, 3, 900).astype(np.float32)}
     (tmp_path / "flame.pkl").write_bytes(files.python2_pickle(flame))
-    for name in ("generic.npz", "01_MorphableModel.mat", "flame.pkl"):
+    np.savez(tmp_path / "flame.npz", **flame)  # pyright: ignore[reportArgumentType]
+    deep3d = {"meanshape": FACE.mean.reshape(1, -1) * 10, "meantex": FACE.albedo.reshape(1, -1) * 255}
+    deep3d |= {"idBase": basis, "exBase": basis[:, :64], "texBase": basis[:, :80], "tri": FACE.triangles + 1.0}
+    deep3d |= {"keypoints": np.arange(68.0)[None] + 1, "skinmask": np.ones((1, V))}
+    (tmp_path / "BFM_model_front.mat").write_bytes(mat_bytes(deep3d))
+    pca = files.cereal_pca(FACE.mean.reshape(-1) * 1e3, basis.T, np.ones(900), FACE.triangles)
+    (tmp_path / "sfm.bin").write_bytes(struct.pack("<I", 1) + pca + files.EMPTY_PCA + struct.pack("<Q", 0))
+    models = ("generic.npz", "01_MorphableModel.mat", "flame.pkl", "flame.npz", "BFM_model_front.mat", "sfm.bin")
+    for name in models:
         path = tmp_path / name
         assert peak_bytes(lambda path=path: read_model(path)) <= 4 * path.stat().st_size, name
+
+
+def test_reading_a_folder_takes_no_more_than_four_times_its_files(tmp_path: Path) -> None:
+    files.write_ict_folder(tmp_path)
+    lines = (tmp_path / "identity000.obj").read_text()
+    for k in range(100):  # as many as ICT-FaceKit has: one file alone is read into more than its size
+        (tmp_path / f"identity{k:03d}.obj").write_text(lines)
+    total = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert peak_bytes(lambda: read_model(tmp_path)) <= 4 * total
 
 
 def test_bombs_are_refused_before_they_unfold(tmp_path: Path) -> None:

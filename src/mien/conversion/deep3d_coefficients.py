@@ -71,8 +71,8 @@ class Deep3dCoefficients:
                 raise FormatError(
                     f"{path}: {key} is {array.shape}; expected {rows} rows of {widths.get(key, 'values')}"
                 )
-            if not np.isfinite(array).all():
-                raise FormatError(f"{path}: {key} holds values that are not finite")
+            if not (np.abs(array) <= np.finfo(np.float32).max).all():
+                raise FormatError(f"{path}: {key} holds values that are not finite; expected coefficients in float32")
         return cls(*(torch.from_numpy(np.ascontiguousarray(arrays[key], np.float32)) for key in _KEYS))
 
     def write(self, path: Path, landmarks68: Float[Tensor, "B 68 2"] | None = None) -> None:

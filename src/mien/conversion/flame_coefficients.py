@@ -93,10 +93,14 @@ class TddfaCoefficients:
         return (values - mean) / deviation
 
     def project(self, points: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 3"]:
-        """Points of its model, micrometres, in the crop: x right, y down, z towards the camera, pixels."""
+        """Points of its model, micrometres, in the crop: x right, y down, z towards the camera, pixels.
+
+        3DDFA counts columns from 1 and rows from below, and gives (x - 1, 120 - y, z - 1) with pixel centres at whole
+        numbers; here they are at half ones.
+        """
         moved = torch.einsum("bij,bvj->bvi", self.projection[..., :3], points) + self.projection[:, None, :, 3]
         x, y, z = moved.unbind(-1)
-        return torch.stack([x, self.CROP_PX - y, z], dim=-1)
+        return torch.stack([x - 0.5, self.CROP_PX + 0.5 - y, z - 1], dim=-1)
 
     def rotation_and_scale(self) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B"]]:
         """The nearest rotation to sR, and s: right-handed, +x right, +y up, +z to the viewer, as all poses here.
@@ -112,8 +116,10 @@ class TddfaCoefficients:
     def deviations(
         self, shape_deviation: Float[Tensor, "40"], expression_deviation: Float[Tensor, "10"]
     ) -> tuple[Float[Tensor, "B 40"], Float[Tensor, "B 10"]]:
-        """Identity and expression in standard deviations, for a converted Basel Face Model 2009.
+        """Identity and expression as coefficients of a converted model with 3DDFA's components.
 
-        The deviations are those of its file, micrometres: the first values of `shapeEV` and of std_exp.txt.
+        The deviations, micrometres, are those by which that model's components were scaled. For identities that is also
+        the Basel Face Model 2009, by the first values of its `shapeEV`. Expressions are those of 3DDFA's own file
+        (w_exp), bring them as a generic .npz: the ones of Exp_Pca.bin are other components of the same faces.
         """
         return self.shape / shape_deviation, self.expression / expression_deviation

@@ -46,8 +46,13 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "action_basis": ("N", "V", 3), "joint_regressor": ("J", "V"), "skin_weights": ("V", "J"),
     "pose_basis": ("P", "V", 3), "joint_parents": ("J",), **{f"mask_{part}": ("V",) for part in _PARTS},
 }  # fmt: skip
-_INDICES = {"triangles": "V", "mirror": "V", "landmarks68": "V", "contour_candidates": "V", "mediapipe_triangles": "T"}
+_INDICES = {
+    "triangles": "V", "mirror": "V", "landmarks68": "V", "contour_candidates": "V", "mediapipe_triangles": "T",
+    "joint_parents": "J",
+}  # fmt: skip
 """Arrays of indices, and what they point into."""
+_LOWEST = {"contour_candidates": -1, "joint_parents": -1}
+"""Of the indices that may be absent; 0 for the others."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +187,13 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> MorphableModel:
                 raise FormatError(f"{path} lacks {', '.join(missing)}; build or convert the model again.")
             keys = (*_ARRAYS, *(key for key in _OPTIONAL if key in file.keys()))  # noqa: SIM118 (no mapping)
             stored = {key: file.get_tensor(key) for key in keys}
+            wrong = [key for key, value in stored.items() if value.is_floating_point() == (key in _INDICES)]
+            if wrong:
+                raise FormatError(f"{path}: {wrong[0]} is {stored[wrong[0]].dtype}; convert the model again.")
     except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
+        raise FormatError(
+            f"{path} is not a readable safetensors file: {error}; mien model convert makes one of other projects' files"
+        ) from error
     described = _Description.of(metadata, path)
     arrays = {key: _to_memory(key, value, described.unit_m) for key, value in stored.items()}
     _check_arrays(arrays, described, path)
@@ -268,12 +278,22 @@ def _check_arrays(arrays: dict[str, Tensor], described: _Description, path: Path
         if array.is_floating_point() and array.numel() and not torch.isfinite(torch.stack(array.aminmax())).all():
             raise FormatError(f"{path}: {key} holds values that are not finite.")
     for key, whole in _INDICES.items():
-        lowest = -1 if key == "contour_candidates" else 0
-        indices = arrays[key]
-        if indices.numel() and not lowest <= int(indices.min()) <= int(indices.max()) < sizes[whole]:
+        indices = arrays.get(key, torch.empty(0))
+        if indices.numel() and not _LOWEST.get(key, 0) <= int(indices.min()) <= int(indices.max()) < sizes[whole]:
             raise FormatError(f"{path}: {key} points outside its {sizes[whole]} entries.")
     if 0 < sum(key in arrays for key in _SKINNING) < len(_SKINNING):
         raise FormatError(f"{path}: has some of {', '.join(_SKINNING)}; expected all or none.")
+    if _SKINNING[0] in arrays:
+        _check_skinning(arrays["joint_parents"].tolist(), corrective_count=len(arrays["pose_basis"]), path=path)
+
+
+def _check_skinning(parents: list[int], *, corrective_count: int, path: Path) -> None:
+    if not parents or parents[0] != -1 or any(not 0 <= parents[j] < j for j in range(1, len(parents))):
+        raise FormatError(f"{path}: joint_parents is no tree whose parents come first: {parents[:20]}.")
+    if corrective_count != 9 * (len(parents) - 1):
+        raise FormatError(
+            f"{path}: pose_basis has {corrective_count} fields; expected 9 for each of {len(parents) - 1} joints."
+        )
 
 
 def _is_name(name_or_path: str | Path) -> bool:
