@@ -141,11 +141,15 @@ def test_the_child_says_why_it_refuses(tmp_path: Path, child: Any, capsys: pytes
         file["text"] = "text"
         file["soft"] = h5py.SoftLink("/shape/model/mean")
         file.create_dataset("outside", (3,), "<f4", external=[("raw.bin", 0, 12)])
+        file.create_dataset("wide", (1 << 62, 0), "<f4", maxshape=(None, None), chunks=(1, 1))
+        file.create_dataset("deep", (100, 0, 100), "<f4", maxshape=(None,) * 3, chunks=(1, 1, 1))
     for name, limit, said in (
         ("shape/model/pcaBasis", "10", "claims"),
         ("text", "1000", "expected numbers"),
         ("soft", "1000", "link to somewhere else"),
         ("outside", "1000", "lies in another file"),
+        ("wide", "1000", "could hold"),
+        ("deep", "1000", "could hold"),
     ):
         child.main([str(path), str(tmp_path), limit, name])
         assert said in json.loads(capsys.readouterr().out)["error"]

@@ -40,3 +40,13 @@ def test_mat_files_of_other_kinds_are_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(FormatError, match=said):
             read_mat(path, frozenset({"x"}))
+
+
+def test_an_empty_mat_array_of_endless_sides_is_refused(tmp_path: Path) -> None:
+    sides = struct.pack("<4i", 0, *(2**31 - 1,) * 3)
+    body = b"".join(
+        files.element(kind, data) for kind, data in ((6, struct.pack("<II", 6, 0)), (5, sides), (1, b"x"), (9, b""))
+    )
+    (tmp_path / "a.mat").write_bytes(mat_bytes({}) + struct.pack("<II", 14, len(body)) + body)
+    with pytest.raises(FormatError, match="but has 0 bytes"):
+        read_mat(tmp_path / "a.mat", frozenset({"x"}))

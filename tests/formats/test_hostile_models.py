@@ -43,6 +43,7 @@ def test_ict_folders_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.Monk
         (neutral.replace("v ", "v x", 1), "no three numbers"),
         (neutral.replace("v ", "v 1\nv ", 1), "3 numbers each"),
         ("v 0 0 0\n", "1 vertices"),
+        (neutral.replace("v ", f"v {'0' * 100_000}", 1), "characters"),  # as wide an array would not fit any memory
     ):
         (tmp_path / "bad.obj").write_text(text)
         with pytest.raises(FormatError, match=said):
@@ -93,6 +94,7 @@ def test_bfm2009_expression_files_that_do_not_fit(tmp_path: Path) -> None:
     for name, content, said in (
         ("Exp_Pca.bin", struct.pack("<i", 5000) + bytes(100), "5000 components"),
         ("Exp_Pca.bin", b"ab", "0 components"),
+        ("BFM_exp_idx.mat", mat_bytes({"trimIndex": np.arange(3.0, V)[:, None]}), "2 components in"),  # another mesh's
         ("std_exp.txt", b"1.0", "1 numbers; expected 2"),
         ("std_exp.txt", b"one two", "no list of numbers"),
         ("std_exp.txt", b"1 " * (1 << 20), "too large"),

@@ -101,12 +101,29 @@ def array_program(state: Any, kind: str = "array") -> bytes:
         ((1, (1,), np.dtype("f8"), False, 7), "holds a int"),
         ((1, (1,), np.dtype("f8")), "five parts"),
         ("nothing", "five parts"),
+        ((1, (1,) * 65, np.dtype("f8"), False, b"12345678"), "but has 8 bytes"),
+        ((1, (0, (1 << 63) - 1), np.dtype("f8"), False, b""), "but has 0 bytes"),
+        ((1, (10**5000,), np.dtype("f8"), False, b"12345678"), "no array has such parts"),
     ],
 )
 def test_arrays_with_dishonest_states_are_refused(tmp_path: Path, state: Any, said: str) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(array_program(state))
     with pytest.raises(FormatError, match=said):
+        read_pickled_arrays(path)
+
+
+@pytest.mark.parametrize("deep", ["name", "shape", "type"])
+def test_what_cannot_be_written_down_is_refused_all_the_same(tmp_path: Path, deep: str) -> None:
+    """Messages show what was found; a tuple in a tuple, 100,000 times over, or a number of 5,000 digits cannot be."""
+    nest, path = b")" + b"\x85" * 100_000, tmp_path / "a.pkl"
+    shape, dtype = (nest if deep == "shape" else b")"), (nest if deep == "type" else b"U\x02f8")
+    array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01" + shape + b"cnumpy\ndtype\n(" + dtype + b"tR\x89U\x00tb"
+    path.write_bytes(b"\x80\x02}" + (nest if deep == "name" else b"U\x01x") + array + b"s.")
+    with pytest.raises(FormatError, match="no array has such parts"):
+        read_pickled_arrays(path)
+    path.write_bytes(pickle.dumps({10**5000: 1}))
+    with pytest.raises(FormatError, match="no array has such parts"):
         read_pickled_arrays(path)
 
 

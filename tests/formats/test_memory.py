@@ -46,8 +46,9 @@ def test_reading_takes_no_more_than_four_times_the_file(tmp_path: Path) -> None:
     (tmp_path / "BFM_model_front.mat").write_bytes(mat_bytes(deep3d))
     pca = files.cereal_pca(FACE.mean.reshape(-1) * 1e3, basis.T, np.ones(900), FACE.triangles)
     (tmp_path / "sfm.bin").write_bytes(struct.pack("<I", 1) + pca + files.EMPTY_PCA + struct.pack("<Q", 0))
+    files.write_ict_npz(tmp_path / "ict.npz", identity_deltas=basis.T.reshape(900, V, 3))
     models = ("generic.npz", "01_MorphableModel.mat", "flame.pkl", "flame.npz", "BFM_model_front.mat", "sfm.bin")
-    for name in models:
+    for name in (*models, "ict.npz"):
         path = tmp_path / name
         assert peak_bytes(lambda path=path: read_model(path)) <= 4 * path.stat().st_size, name
 

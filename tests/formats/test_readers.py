@@ -312,6 +312,7 @@ def test_arkit_json(tmp_path: Path) -> None:
         ('{"jawOpen": "wide"}', "from 0 to 1"),
         ('{"jawOpen": true}', "from 0 to 1"),
         ('{"jawOpen": 1.5}', "from 0 to 1"),
+        ('{"jawOpen": 1' + "0" * 400 + "}", "from 0 to 1"),
         ('{"jawOpen": NaN}', "from 0 to 1"),
         ("{" * 10, "no JSON"),
         (" " * (1 << 21), "larger than"),

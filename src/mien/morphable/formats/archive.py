@@ -18,6 +18,8 @@ from mien.morphable.formats.limits import Budget
 
 _MOST_MEMBERS = 500
 _LONGEST_HEADER = 4096
+_CHUNK = 1 << 18
+"""Bytes unpacked at once, of which zipfile holds four copies."""
 _HEADER = re.compile(
     rb"\{'descr': '([<>|](?:b1|[iu][1248]|f[248]|U[1-9][0-9]{0,4}))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:[0-9]{1,12}, ?){0,8}[0-9]{0,12})\), ?\}[ \n]*"
@@ -88,7 +90,7 @@ def _read_npy(stream: zipfile.ZipExtFile, size: int, name: str, path: Path) -> n
     view = array.view(np.uint8) if array.size else np.empty(0, np.uint8)
     filled = 0
     while filled < len(view):
-        part = stream.read(min(len(view) - filled, 1 << 22))
+        part = stream.read(min(len(view) - filled, _CHUNK))
         if not part:
             raise FormatError(f"{path}: {name} ends after {filled} of {len(view)} bytes")
         view[filled : filled + len(part)] = np.frombuffer(part, np.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from mien.errors import FormatError
@@ -40,7 +39,7 @@ def read_arkit_weights(path: Path) -> dict[str, float]:
     for name, value in stored.items():
         if name not in ARKIT_NAMES:
             raise FormatError(f"{path}: {name!r} is no ARKit action; expected browDownLeft and so on")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _in_unit_range(float(value)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise FormatError(f"{path}: {name} is {value!r}; expected a number from 0 to 1")
     return {name: float(value) for name, value in stored.items()}
 
@@ -52,7 +51,3 @@ def write_arkit_weights(path: Path, weights: dict[str, float]) -> None:
         raise FormatError(f"{path}: {', '.join(unknown)} are no ARKit actions")
     content = {name: float(weights.get(name, 0.0)) for name in ARKIT_NAMES}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _in_unit_range(value: float) -> bool:
-    return math.isfinite(value) and 0 <= value <= 1

@@ -93,7 +93,8 @@ def _expression_basis(folder: Path, count: int) -> np.ndarray:
     file = folder / EXPRESSION_FILE
     size = file_size(file)
     components = int(np.fromfile(file, "<i4", 1)[0]) if size >= 4 else 0
-    if not 0 < components <= MAX_COMPONENTS or size < 4 * (1 + 3 * count * (components + 1)):
+    stored, rest = divmod(size - 4, 12 * (components + 1)) if 0 < components <= MAX_COMPONENTS else (0, 0)
+    if stored < count or (stored > count and rest == 0):  # more is another mesh's, unless it is no whole mesh at all
         raise FormatError(
             f"{file}: {components} components in {size} bytes; expected {4 * (1 + 3 * count * (components + 1))} "
             f"bytes for {count} vertices"

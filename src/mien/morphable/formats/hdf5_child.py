@@ -71,6 +71,8 @@ def _extract(file: Any, name: str, folder: Path, limit_bytes: int) -> int:
         raise _Refused(f"{name} is of type {dataset.dtype}; expected numbers")
     if dataset.is_virtual or dataset.external:
         raise _Refused(f"{name} lies in another file; expected it here")
+    if 0 in dataset.shape and (dataset.ndim > 2 or max(dataset.shape) > limit_bytes):
+        raise _Refused(f"{name} has shape {dataset.shape}; expected an array that the file could hold")
     if dataset.nbytes > limit_bytes:
         raise _Refused(f"{name} claims {dataset.nbytes} bytes; expected at most {limit_bytes}")
     if 0 in dataset.shape:

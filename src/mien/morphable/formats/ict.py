@@ -28,6 +28,7 @@ NEUTRAL_FILE = "generic_neutral_mesh.obj"
 _LICENCE = "MIT (ICT-FaceKit, USC Institute for Creative Technologies)"
 _SEE_THROUGH = frozenset({"M_LacrimalFluid", "M_EyeBlend", "M_EyeOcclusion", "M_EyeLashes"})
 _LARGEST_OBJ = 64 << 20
+_LONGEST_NUMBER = 32
 
 # Vertices of the 68 iBUG points, from ICT-FaceKit's README (MIT).
 _LANDMARKS = (
@@ -54,15 +55,11 @@ def _read_npz(path: Path) -> SourceModel:
     known = indices(archive.array("landmarks68"), "landmarks68", path)
     if known.shape != (68,):
         raise FormatError(f"{path}: landmarks68 is {known.shape}; expected 68 vertices")
-    return _assembled(
-        path,
-        mean,
-        triangles,
-        identity=_array(archive, "identity_deltas", 3),
-        actions=_array(archive, "expression_deltas", 3),
-        action_names=names_of(archive.array("expression_names"), "expression_names", path),
-        landmarks=dict(enumerate(known.tolist())),
-    )
+    names = names_of(archive.array("expression_names"), "expression_names", path)
+    # Before the identities are read, as it briefly holds two copies of the actions.
+    expression = _as_arkit(_array(archive, "expression_deltas", 3), names, mean, path)
+    identity = _array(archive, "identity_deltas", 3)
+    return _assembled(path, mean, triangles, identity, expression, landmarks=dict(enumerate(known.tolist())))
 
 
 def _opaque(archive: NpzReader, triangles: np.ndarray) -> np.ndarray:
@@ -87,19 +84,14 @@ def _array(archive: NpzReader, name: str, rank: int) -> np.ndarray:
     array = numbers(archive.array(name), name, archive.path)
     if array.ndim != rank or array.shape[-1] != 3:
         raise FormatError(f"{archive.path}: {name} is {array.shape}; expected {rank} dimensions, the last of 3")
-    return as_metres(array, CENTIMETRE)
+    in_place = array if array.dtype == np.float32 else None
+    return np.multiply(array, np.float32(CENTIMETRE), out=in_place, dtype=np.float32, casting="unsafe")
 
 
-def _assembled(
-    path: Path,
-    mean: np.ndarray,
-    triangles: np.ndarray,
-    *,
-    identity: np.ndarray,
-    actions: np.ndarray,
-    action_names: tuple[str, ...],
-    landmarks: dict[int, int],
-) -> SourceModel:
+def _as_arkit(
+    actions: np.ndarray, action_names: tuple[str, ...], mean: np.ndarray, path: Path
+) -> Float[np.ndarray, "52 V 3"]:
+    """ICT's actions as ARKit's, in ARKit's order."""
     if len(action_names) != len(actions) or actions.shape[1:] != mean.shape:
         raise FormatError(f"{path}: {len(action_names)} names for actions {actions.shape}; expected one each")
     expression = np.zeros((len(ARKIT_NAMES), *mean.shape), np.float32)
@@ -113,6 +105,18 @@ def _assembled(
             expression[place[target]] += offsets
     if len(unknown) == len(action_names):
         raise FormatError(f"{path}: none of the actions {unknown[:5]} has an ARKit name; expected browDown_L and so on")
+    return expression
+
+
+def _assembled(
+    path: Path,
+    mean: np.ndarray,
+    triangles: np.ndarray,
+    identity: np.ndarray,
+    expression: np.ndarray,
+    *,
+    landmarks: dict[int, int],
+) -> SourceModel:
     model = SourceModel(
         name="ict",
         family="ict",
@@ -146,15 +150,10 @@ def _read_folder(folder: Path) -> SourceModel:
     actions = [file for file in others if arkit_name(file.stem) is not None]
     if not identities or not actions:
         raise FormatError(f"{folder}: lacks identity000.obj or browDown_L.obj; expected the folder FaceXModel")
-    return _assembled(
-        folder,
-        as_metres(mean, CENTIMETRE),
-        triangles,
-        identity=_offsets(identities, mean),
-        actions=_offsets(actions, mean),
-        action_names=tuple(file.stem for file in actions),
-        landmarks=dict(enumerate(_LANDMARKS)) if len(mean) == _FULL_COUNT else {},
-    )
+    expression = _as_arkit(_offsets(actions, mean), tuple(file.stem for file in actions), mean, folder)
+    landmarks: dict[int, int] = dict(enumerate(_LANDMARKS)) if len(mean) == _FULL_COUNT else {}
+    metres = as_metres(mean, CENTIMETRE)
+    return _assembled(folder, metres, triangles, _offsets(identities, mean), expression, landmarks=landmarks)
 
 
 def _offsets(files: list[Path], mean: np.ndarray) -> np.ndarray:
@@ -200,6 +199,10 @@ def _obj_vertices(content: bytes, path: Path) -> np.ndarray:
     rows = [line[2:].split()[:3] for line in content.splitlines() if line.startswith(b"v ")]
     if not 3 <= len(rows) <= MAX_VERTICES or any(len(row) != 3 for row in rows):
         raise FormatError(f"{path}: {len(rows)} vertices; expected 3 to {MAX_VERTICES} with 3 numbers each")
+    # All words of the array of texts below take the room of the longest.
+    longest = max(len(word) for row in rows for word in row)
+    if longest > _LONGEST_NUMBER:
+        raise FormatError(f"{path}: a vertex has a number of {longest} characters; expected {_LONGEST_NUMBER} or fewer")
     try:
         return np.array(rows, np.bytes_).astype(np.float64)
     except ValueError as error:

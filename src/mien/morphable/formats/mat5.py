@@ -142,7 +142,7 @@ def _matrix(body: np.ndarray, order: str, names: frozenset[str], path: Path) -> 
     count = 1
     for side in header.shape:
         count *= side
-    if count * stored.itemsize != length:
+    if count * stored.itemsize != length or (count == 0 and len(header.shape) > 2):
         raise FormatError(f"{path}: {header.name} is {header.shape}, but has {length} bytes of {stored}")
     values = body[start : start + length].view(stored).reshape(header.shape, order="F")
     # MATLAB stores whole numbers in the smallest type that holds them, whatever the array's class.

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.limits import MAX_EXPANSION, Budget, file_size
+from mien.morphable.formats.limits import MAX_EXPANSION, MAX_FILE_BYTES, Budget, file_size
 
 MAX_PROTOCOL = 5
 _MOST_INSTRUCTIONS = 200_000
+_MOST_SIDES = 8
 _SCALAR_TYPES = frozenset({"b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"})
 _DAMAGED = (
     pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError, ValueError, KeyError,
@@ -178,8 +179,7 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
     content = _load(path, path.read_bytes())
     if not isinstance(content, dict):
         raise FormatError(f"{path}: holds a {type(content).__name__}; expected a dictionary of arrays")
-    budget = Budget(path)
-    return {str(key): _unwrapped(value, str(key), budget) for key, value in content.items()}
+    return _all_unwrapped(content, path)
 
 
 def read_pickled_npy(path: Path) -> dict[str, Any]:
@@ -197,8 +197,7 @@ def read_pickled_npy(path: Path) -> dict[str, Any]:
         content = rows[0] if isinstance(rows, list) and len(rows) == 1 else None
     if not isinstance(content, dict):
         raise FormatError(f"{path}: holds no dictionary; expected the landmark embedding that FLAME's tools save")
-    budget = Budget(path)
-    return {str(key): _unwrapped(value, str(key), budget) for key, value in content.items()}
+    return _all_unwrapped(content, path)
 
 
 def _load(path: Path, content: bytes) -> Any:
@@ -226,6 +225,24 @@ def _check_program(path: Path, content: bytes) -> None:
                 raise FormatError(f"{path}: more than {_MOST_INSTRUCTIONS} instructions; expected arrays")
     except (*_DAMAGED, UnicodeError) as error:
         raise FormatError(f"{path}: damaged after byte {place} ({error}); expected a whole pickle") from error
+
+
+def _all_unwrapped(content: dict[Any, Any], path: Path) -> dict[str, Any]:
+    budget = Budget(path)
+    try:
+        return {str(key): _unwrapped(value, str(key), budget) for key, value in content.items()}
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        # What a pickle puts where a name, a type or a shape belongs may be too long or too deep to be written down.
+        raise FormatError(f"{path}: no array has such parts ({error}); expected a dictionary of arrays") from error
+
+
+def _is_shape(shape: Any) -> bool:
+    """Sides whose product is computed in no time."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) <= _MOST_SIDES
+        and all(isinstance(side, int) and 0 <= side <= MAX_FILE_BYTES for side in shape)
+    )
 
 
 def _unwrapped(value: Any, key: str, budget: Budget) -> Any:
@@ -257,8 +274,7 @@ def _selected(holder: _Select, key: str, budget: Budget) -> np.ndarray:
     if chosen.dtype.kind not in "iu" or (chosen.size and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(values)):
         raise FormatError(f"{path}: {key} selects outside its {len(values)} values")
     shape = (len(chosen),) if shape is None else shape
-    sizes_fit = isinstance(shape, tuple) and all(isinstance(side, int) and side >= 0 for side in shape)
-    if not sizes_fit or math.prod(shape) != len(chosen):
+    if not _is_shape(shape) or math.prod(shape) != len(chosen):
         raise FormatError(f"{path}: {key} selects {len(chosen)} values for the shape {shape}")
     budget.take(len(chosen) * values.dtype.itemsize, key)
     return values[chosen].reshape(shape)
@@ -278,8 +294,7 @@ def _array(holder: _Array | _FromBuffer, key: str, budget: Budget) -> np.ndarray
         _, shape, dtype_holder, fortran, data = state
     dtype = _dtype(dtype_holder, key, path)
     content = _as_bytes(data, key, path)
-    sizes_fit = isinstance(shape, tuple) and all(isinstance(side, int) and side >= 0 for side in shape)
-    if not sizes_fit or math.prod(shape) * dtype.itemsize != len(content):
+    if not _is_shape(shape) or math.prod(shape) * dtype.itemsize != len(content):
         raise FormatError(f"{path}: {key} is {shape} of {dtype}, but has {len(content)} bytes")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -359,8 +374,7 @@ def _tensor(holder: _Tensor, key: str, path: Path) -> np.ndarray:
     content = storage.arguments[0] if isinstance(storage, _Storage) and storage.arguments else None
     values = _storage(_as_bytes(content, key, path), key, path)
     offset, shape = (arguments[1], arguments[2]) if len(arguments) >= 4 else (0, ())
-    sizes_fit = isinstance(shape, tuple) and all(isinstance(side, int) and side >= 0 for side in shape)
-    if not sizes_fit or offset != 0 or math.prod(shape) != len(values):
+    if not _is_shape(shape) or offset != 0 or math.prod(shape) != len(values):
         raise FormatError(f"{path}: {key} is a tensor of shape {shape} over {len(values)} values; expected all of them")
     strides = tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
     if arguments[3] != strides:
