@@ -103,9 +103,9 @@ class Reconstruction:
     displacement: Float[np.ndarray, "D D"]
     """Along the normal, by the detail step; zeros without it."""
     landmark_error: float
-    """Mean distance between found and modelled landmarks, as a fraction of the inter-ocular distance."""
+    """Mean distance between the 51 inner landmarks, found and modelled, over that of the outer eye corners."""
     photometric_error: float
-    """Mean colour difference inside the face, [0, 1]."""
+    """Root mean squared colour error of the textured mesh inside the face's mask, [0, 1]."""
     stage_seconds: tuple[tuple[str, float], ...]
     expression_names: tuple[str, ...] = ()
     """Names of the expression coefficients; empty where the maker did not say."""
