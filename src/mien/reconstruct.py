@@ -58,7 +58,8 @@ NET_TEXTURE_SIZE = 256
 RESOLUTIONS = (224, 512, 1024)
 UPRIGHT_ROLL = math.radians(30)
 """A head that lies further on its side than this is turned upright for the encoder, which hardly saw any: on two
-portraits its landmark error grows from 2.4 % of the eyes' distance to 4 % at 60° of roll and 36 % at 90°, and upside down it is lost."""
+portraits its landmark error grows from 2.4 % of the eyes' distance to 4 % at 60° of roll and 36 % at 90°, and upside
+down it is lost."""
 SHORTEST_FOCAL = 0.1
 """Least focal length in longer sides of the photo: a view of 157°, wider than any lens without distortion."""
 MODES = ("fit", "net", "auto")
