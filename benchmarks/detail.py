@@ -442,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resolution=options.map_size,
         max_faces=1,
         detail_mode="fit" if options.detail == "fit" else "net",
-        detail_network=options.detail,
+        detail_network=DEFAULT_DETAIL if options.detail == "fit" else options.detail,
     )
     rows = measure_portraits(portraits, reconstructor, console)
     print(portrait_report(rows))

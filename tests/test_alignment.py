@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_the_face_crop_is_upright_and_holds_all_points() -> None:
     assert inside.max() < 224
     assert float(crop.photo_from_crop[0, 1]) == 0.0
     assert crop.scale * 224 == pytest.approx(1.6 * float((points.amax(0) - points.amin(0)).max()), rel=1e-5)
+
+
+def test_a_turned_face_crop_shows_the_points_as_an_upright_one_does_before_the_turn() -> None:
+    points = torch.tensor([[100.0, 50.0], [180.0, 60.0], [150.0, 190.0]], dtype=torch.float64)
+    cos, sin = math.cos(2.0), math.sin(2.0)
+    turned = points @ torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
+    seen = face_crop(turned, size=100, angle=2.0).to_crop(turned)
+    torch.testing.assert_close(seen, face_crop(points, size=100).to_crop(points))
 
 
 def test_a_similarity_is_found_again() -> None:

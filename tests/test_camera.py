@@ -45,3 +45,13 @@ def test_view_axes_turn_with_the_head_and_keep_up_up() -> None:
     turned = pose.to_view_axes(torch.tensor([[[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]]))
     torch.testing.assert_close(turned[0, 0], rotvec_to_rotmat(pose.rotation)[0, :, 2])
     torch.testing.assert_close(turned[0, 1], torch.tensor([0.0, 1.0, 0.0]))
+
+
+def test_a_rolled_pose_is_seen_in_the_turned_picture() -> None:
+    camera = Camera.from_fov(40.0, image_size=(300, 300))
+    pose = Pose(torch.tensor([[0.2, -0.4, 0.1]]), torch.tensor([[0.1, -0.05, 0.7]]), torch.ones(1))
+    points = torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0)) * 0.1
+    before = camera.project(pose.to_camera(points)) - 150
+    after = camera.project(pose.rolled(torch.tensor([math.pi / 2])).to_camera(points)) - 150
+    # A quarter turn clockwise brings what lies to the right to the bottom.
+    torch.testing.assert_close(after, torch.stack([-before[..., 1], before[..., 0]], dim=-1), atol=1e-3, rtol=0)

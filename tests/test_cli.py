@@ -142,6 +142,33 @@ def test_a_place_that_cannot_be_written_is_one_line_before_any_work(
     assert FakeReconstructor.made == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_full_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo, out = photo_with(tmp_path / "a.png", 1), tmp_path / "out"
+    out.mkdir()
+    (out / "summary.csv").symlink_to("/dev/full")
+    assert run("reconstruct", photo, "-o", out) == 1
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    assert "cannot be written (No space left on device)" in shown.err
+    assert not FakeReconstructor.made
+
+
+def test_a_narrow_terminal_cuts_nothing_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    photo = photo_with(tmp_path / "portrait_of_a_lady.png", 1)
+    none = photo_with(tmp_path / "portrait_of_nobody.png", 0)
+    monkeypatch.chdir(tmp_path)
+    assert run("reconstruct", photo.name, none.name, "-o", "results") == 1
+    lines = capsys.readouterr().out.splitlines()
+    start = lines[1].index("result")
+    last = "".join(line[start:].strip() for line in lines)
+    assert "results/portrait_of_a_lady/face0" in last
+    assert "no face was found" in " ".join(line[start:].strip() for line in lines)
+
+
 def test_a_file_where_results_go_fails_that_photo_only(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -37,6 +37,7 @@ def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
         (["report", "base", "no-such-run"], "holds no finished run"),
         (["data", "prepare", "no-such-photos", "-o", "store"], "no-such-photos"),
         (["data", "skins", "no-such-store"], "is not a store"),
+        (["train", "base", "--set", "data.synthetic_share=1", "--set", "loop.device=cuda"], "sees no CUDA device"),
     ],
 )
 def test_mistakes_end_as_one_line(

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mien.lighting import ambient_lighting, directional_lighting, sh_basis, shading
+from mien.geometry import rotvec_to_rotmat
+from mien.lighting import ambient_lighting, directional_lighting, rolled_lighting, sh_basis, shading
 
 
 def sphere_points(count: int) -> torch.Tensor:
@@ -44,3 +45,13 @@ def test_a_distant_light_shines_like_a_clamped_cosine() -> None:
     assert light[0, 0, 0] == pytest.approx(0.25)
     torch.testing.assert_close(found[:, 1], 2 * found[:, 0])
     assert found[:, 2].abs().max() == 0
+
+
+def test_light_turns_with_the_picture() -> None:
+    from_where = torch.nn.functional.normalize(torch.tensor([[0.3, 0.5, 0.8], [-0.6, 0.1, 0.4]]), dim=1)
+    angle = torch.tensor([0.7, -2.5])
+    colour = torch.tensor([[1.0, 0.8, 0.6], [0.2, 0.5, 0.9]])
+    clockwise = rotvec_to_rotmat(torch.stack([0 * angle, 0 * angle, -angle], dim=1))
+    turned = torch.einsum("bij,bj->bi", clockwise, from_where)
+    expected = directional_lighting(turned, colour)
+    torch.testing.assert_close(rolled_lighting(directional_lighting(from_where, colour), angle), expected)

@@ -270,3 +270,7 @@ def test_output_stems_never_collide() -> None:
         "a-2-2",
     ]
     assert output_stems(["summary.csv.jpg"]) == ["summary.csv-2"]
+
+
+def test_output_stems_never_lead_out_of_their_folder() -> None:
+    assert output_stems(["photos/..jpg", "photos/...jpg"]) == [".-2", "..-2"]

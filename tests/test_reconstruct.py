@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mien.encoder import FaceEncoder, save_encoder
 from mien.errors import BackendUnavailable, ConfigError, ModelMismatch, NoFaceFound
 from mien.fitting import FitSettings
+from mien.lighting import rolled_lighting
 from mien.reconstruct import Reconstructor
 from mien.reconstruction import Reconstruction
 from tests.tiny import tiny_model
@@ -128,6 +132,24 @@ def test_the_packaged_network_alone_places_the_face(astronaut: np.ndarray, recon
     assert ((found.expression >= 0) & (found.expression <= 1)).all()
 
 
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_head_on_its_side_or_upside_down_is_the_same_face_to_the_network(
+    astronaut: np.ndarray, reconstructor: Reconstructor, turns: int
+) -> None:
+    by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
+    (upright,), (turned,) = by_network(astronaut), by_network(np.ascontiguousarray(np.rot90(astronaut, turns)))
+    assert turned.landmark_error < upright.landmark_error + 0.01
+    difference = turned.vertices_model - upright.vertices_model
+    assert np.linalg.norm(difference - difference.mean(0), axis=1).mean() < 1e-3
+    back = turned.landmarks68 - 256
+    for _ in range(turns):  # a quarter turn clockwise, as the picture's was counter-clockwise
+        back = np.stack([-back[:, 1], back[:, 0]], axis=1)
+    assert np.linalg.norm(back + 256 - upright.landmarks68, axis=1).mean() < 2
+    light = torch.from_numpy(upright.lighting)[None]
+    expected = rolled_lighting(light, torch.tensor([-turns * math.pi / 2]))[0].numpy()
+    np.testing.assert_allclose(turned.lighting, expected, atol=0.05)
+
+
 def test_a_fit_from_the_networks_guess_is_as_near_in_fewer_steps(
     astronaut: np.ndarray, reconstructor: Reconstructor, face: Reconstruction
 ) -> None:
@@ -151,13 +173,36 @@ def test_settings_out_of_range_are_refused() -> None:
         Reconstructor(max_faces=0)
     with pytest.raises(ConfigError, match="not a device"):
         Reconstructor(device="abacus")
+    with pytest.raises(ConfigError, match="device 'meta' is not supported"):
+        Reconstructor(device="meta")
     with pytest.raises(ConfigError, match="mode 'guess' is not offered; choose one of fit, net, auto"):
         Reconstructor(mode="guess")
 
 
-def test_a_missing_gpu_is_an_error_not_a_fallback() -> None:
-    import torch
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoder": "mine.safetensors"},
+        {"mode": "net", "refine_focal": True},
+        {"detail": False, "detail_mode": "net"},
+        {"detail_network": "mine.safetensors"},
+        {"mode": "net", "detail_mode": "fit", "detail_network": "mine.safetensors"},
+    ],
+)
+def test_a_setting_that_would_have_no_say_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="has no say"):
+        Reconstructor(**settings)
 
+
+@pytest.mark.parametrize("focal_px", [0.0, -5.0, float("nan"), float("inf"), 20.0])
+def test_a_focal_length_that_no_lens_has_is_refused(
+    astronaut: np.ndarray, reconstructor: Reconstructor, focal_px: float
+) -> None:
+    with pytest.raises(ConfigError, match="focal length"):
+        reconstructor(astronaut, focal_px=focal_px)
+
+
+def test_a_missing_gpu_is_an_error_not_a_fallback() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(BackendUnavailable, match="cuda"):

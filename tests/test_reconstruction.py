@@ -114,6 +114,12 @@ def break_coefficients(content: dict[str, Any], case: str) -> None:
             content["camera"]["focal_px"] = "long"
         case "json array":
             content["lighting"] = [[1, 2], [3]]
+        case "json huge whole number":
+            content["camera"]["focal_px"] = 10**400
+        case "json huge array":
+            content["lighting"] = [[1e300] * 3] * 9
+        case "json huge seconds":
+            content["stage_seconds"] = [["fit", 10**400]]
         case "scale":
             content["pose"]["scale"] = 0
 
@@ -173,6 +179,9 @@ def break_file(folder: Path, case: str) -> None:
         ("json key", "lacks 'pose.scale'"),
         ("json number", "camera.focal_px must be"),
         ("json array", "lighting must be"),
+        ("json huge whole number", "camera.focal_px must be"),
+        ("json huge array", "lighting must be"),
+        ("json huge seconds", "stage_seconds must be"),
         ("scale", "must be positive"),
         ("texture cut", "damaged"),
         ("texture mode", "not a map"),

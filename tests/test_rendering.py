@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mien.camera import Camera, Pose
+from mien.errors import FitDiverged
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import (
     VertexDetail,
@@ -40,6 +42,12 @@ def test_depth_is_where_the_face_is(tiny: MorphableModel) -> None:
         depth = drawn.depth[0][drawn.triangle_ids[0] >= 0]
         assert (depth - distance).abs().max() < 0.12
         assert len(depth) > 500
+
+
+@pytest.mark.parametrize("distance", [-1.0, math.nan, math.inf])
+def test_a_face_behind_the_camera_or_nowhere_is_named(tiny: MorphableModel, distance: float) -> None:
+    with pytest.raises(FitDiverged, match=r"face 0 .* cannot be drawn"):
+        render(tiny, mean_face(tiny, distance), Camera.from_fov(30.0, image_size=SIZE))
 
 
 def test_gradient_of_the_picture_reaches_every_coefficient(tiny: MorphableModel) -> None:

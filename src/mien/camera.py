@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mien.arrays import Float, Tensor
-from mien.geometry import rotvec_to_rotmat
+from mien.geometry import compose_rotations, rotvec_to_rotmat
 
 CAMERA_FROM_MODEL = (1.0, -1.0, -1.0)
 """The diagonal of the half turn about x between model axes and camera axes."""
@@ -50,6 +50,14 @@ class Pose:
         Light is expressed in these axes, so that "from above" is +y for every pose.
         """
         return torch.einsum("bij,bpj->bpi", self.rotmat(), normals)
+
+    def rolled(self, angle: Float[Tensor, "B"]) -> Pose:
+        """The pose once the picture is turned about the camera's centre: radians, clockwise to the eye."""
+        x, y, z = self.translation.unbind(-1)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        # The model's z axis points at the viewer, about which clockwise is negative.
+        rotation = compose_rotations(torch.stack([zero, zero, -angle], dim=-1), self.rotation)
+        return Pose(rotation, torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1), self.scale)
 
 
 @dataclass(frozen=True)

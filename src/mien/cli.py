@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -325,7 +325,13 @@ def _summary_file(out: Path) -> Iterator[Any]:
                 writer.writerow(values)
                 stream.flush()
             except OSError as error:
-                raise OutputError(f"{out / SUMMARY_FILE}: cannot be written ({error.strerror})") from error
+                # Closing writes what is left over, which fails as well, but closes.
+                with suppress(OSError):
+                    stream.close()
+                raise OutputError(
+                    f"{out / SUMMARY_FILE}: cannot be written ({error.strerror}); free some space or choose another "
+                    "place with -o"
+                ) from error
 
         def write_row(row: PhotoRow) -> None:
             values = [getattr(row, name) for name in names]
@@ -337,10 +343,11 @@ def _summary_file(out: Path) -> Iterator[Any]:
 
 def _show_rows(console: Console, rows: list[PhotoRow], out: Path) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("photo", overflow="fold", min_width=12)
-    for name in ("faces", "seconds", "landmark error", "photometric error"):
-        table.add_column(name, justify="right")
-    table.add_column("result", overflow="fold", min_width=24)
+    table.add_column("photo", overflow="fold")
+    # Fixed, so that a narrow terminal folds the texts and never cuts them off.
+    for name, width in (("faces", 5), ("seconds", 7), ("landmark error", 8), ("photometric error", 11)):
+        table.add_column(name, justify="right", width=width)
+    table.add_column("result", overflow="fold")
     failed = [row for row in rows if row.reason]
     for row in rows if len(rows) <= _LONGEST_TABLE else failed[:_LONGEST_TABLE]:
         last = Text(_printable(row.reason), style="red") if row.reason else Text(_printable(_faces_of(row)))

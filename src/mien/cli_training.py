@@ -44,7 +44,7 @@ def prepare_data(
     from mien.training.prepare import PreparationSettings, photo_facts, prepare
 
     settings = PreparationSettings(split_by=split_by, seed=seed, drop_flagged=drop_flagged)
-    facts = photo_facts(photos, table=table)
+    facts = photo_facts(photos, table=table, skip=out)
     with _progress("photos") as update:
         report = prepare(facts, out, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
     print(report.text(), end="")
@@ -57,7 +57,7 @@ def draw_data(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("out/synth"),
     count: Annotated[int, typer.Option(min=1, help="Number of faces.")] = 48,
     size: Annotated[int, typer.Option(min=32, help="Side of a picture, pixels.")] = 224,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal faces.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal faces.")] = 0,
     skins: Annotated[Path | None, typer.Option(help="File of `mien data skins`.")] = None,
     detail: Annotated[bool, typer.Option("--detail", help="With wrinkles and marks, and their maps below.")] = False,
     map_size: Annotated[int, typer.Option(min=32, help="Side of the maps with --detail, texels.")] = 224,

@@ -65,6 +65,19 @@ def shading_gradient(
     return (normals.flatten(1, -2) @ matrix).view_as(normals) + constant.view(len(levels), *between, 3)
 
 
+def rolled_lighting(lighting: Float[Tensor, "B 9 3"], angle: Float[Tensor, "B"]) -> Float[Tensor, "B 9 3"]:
+    """The light once the picture is turned: radians, clockwise to the eye. Differentiable.
+
+    About z the harmonics turn in pairs: x with y and xz with yz by the angle, x²−y² with 2xy by twice the angle.
+    """
+    turned = lighting.clone()
+    for along, across, times in ((3, 1, 1), (7, 5, 1), (8, 4, 2)):
+        cos, sin = (times * angle).cos()[:, None], (times * angle).sin()[:, None]
+        turned[:, along] = cos * lighting[:, along] + sin * lighting[:, across]
+        turned[:, across] = cos * lighting[:, across] - sin * lighting[:, along]
+    return turned
+
+
 def ambient_lighting(batch: int, *, level: float = 1.0) -> Float[Tensor, "B 9 3"]:
     """White light from everywhere: shading equals `level` for every normal."""
     lighting = torch.zeros(batch, SH_COUNT, 3)

@@ -36,7 +36,8 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif",
 # Looked for in folders although they are refused: a skipped phone photo would be a riddle, a row with advice
 # is not.
 _REFUSED_SUFFIXES = frozenset({".heic", ".heif", ".gif", ".avif"})
-_RESERVED_STEMS = ("summary.csv",)
+# "..jpg" and "...jpg" have stems that would lead out of their folder.
+_RESERVED_STEMS = ("summary.csv", ".", "..")
 
 _FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)
 _MM_PER_RESOLUTION_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}

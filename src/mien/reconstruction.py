@@ -54,6 +54,7 @@ _DISPLACEMENT_ZERO = 32768
 _OFFSET_STEP = 1 / 254
 _OFFSET_ZERO = 128
 _LARGEST_MAP = 8192
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +104,9 @@ class Reconstruction:
     displacement: Float[np.ndarray, "D D"]
     """Along the normal, by the detail step; zeros without it."""
     landmark_error: float
-    """Mean distance between found and modelled landmarks, as a fraction of the inter-ocular distance."""
+    """Mean distance between the 51 inner landmarks, found and modelled, over that of the outer eye corners."""
     photometric_error: float
-    """Mean colour difference inside the face, [0, 1]."""
+    """Root mean squared colour error of the textured mesh inside the face's mask, [0, 1]."""
     stage_seconds: tuple[tuple[str, float], ...]
     expression_names: tuple[str, ...] = ()
     """Names of the expression coefficients; empty where the maker did not say."""
@@ -372,7 +373,8 @@ class _Coefficients:
 
     def number(self, *keys: str) -> float:
         value = self._get(*keys)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        # Compared as it stands: JSON's whole numbers may be too large for a float.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             raise FormatError(f"{self.path}: {'.'.join(keys)} must be a finite number")
         return float(value)
 
@@ -384,7 +386,8 @@ class _Coefficients:
 
     def _as_array(self, value: object, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
         try:
-            array = np.array(value, dtype=np.float32)
+            with np.errstate(over="ignore"):  # infinite then, and refused below
+                array = np.array(value, dtype=np.float32)
         except (TypeError, ValueError, OverflowError):
             raise FormatError(f"{self.path}: {name} must be an array of numbers") from None
         right = array.ndim == len(shape) and all(b in (a, None) for a, b in zip(array.shape, shape, strict=False))
@@ -403,5 +406,5 @@ class _Coefficients:
         value = self._get("stage_seconds")
         try:
             return tuple((str(name), float(seconds)) for name, seconds in value)  # pyright: ignore[reportGeneralTypeIssues]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise FormatError(f"{self.path}: stage_seconds must be pairs of name and seconds") from None

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Int, Tensor
 from mien.camera import Camera
+from mien.errors import FitDiverged
 from mien.geometry import vertex_normals
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -112,10 +113,20 @@ def _moves(detail: VertexDetail, normals: Float[Tensor, "B V 3"]) -> list[Float[
 
 
 def depth_range(coefficients: FaceCoefficients) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Nearest and farthest depth that the rasterizer resolves for each face, metres."""
+    """Nearest and farthest depth that the rasterizer resolves for each face, metres.
+
+    FitDiverged for a face behind the camera, or nowhere: an optimisation or a network lost it.
+    """
     distance = coefficients.pose.translation[:, 2].detach()
     reach = DEPTH_REACH_M * coefficients.pose.scale.detach()
-    return (distance - reach).clamp(min=NEAREST_M), distance + reach
+    near, far = (distance - reach).clamp(min=NEAREST_M), distance + reach
+    lost = [k for k, fine in enumerate(((far > near) & far.isfinite()).tolist()) if not fine]
+    if lost:
+        raise FitDiverged(
+            f"face {lost[0]} of the batch ended {float(distance[lost[0]]):.3g} m before the camera, where it cannot be "
+            "drawn; try another mode or a sharper photo."
+        )
+    return near, far
 
 
 def render(

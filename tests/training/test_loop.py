@@ -25,7 +25,7 @@ from mien.training.checkpoint import checkpoints
 from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, load_config
 from mien.training.loop import chosen_precision, learning_rate
 from mien.training.report import report_base
-from mien.training.runs import train_base
+from mien.training.runs import open_run, train_base
 from mien.training.source import FaceSource, Part
 from mien.training.synthetic import SyntheticFaces
 from tests.tiny import tiny_model
@@ -84,6 +84,9 @@ def test_a_tiny_training_learns_and_reports(model_file: Path, tmp_path: Path) ->
     report = report_base(run, store=str(store), out=tmp_path / "report")
     assert {p.name for p in (tmp_path / "report").iterdir()} == {"figure2.png", "curves.png", "report.md"}
     assert "recognition" in report.text()
+    settings = (run / "config.toml").read_text(encoding="utf-8")
+    (run / "config.toml").write_text(settings.replace('device = "cpu"', 'device = "cuda"'), encoding="utf-8")
+    assert open_run(run).config.loop.device == "cpu"  # a report needs no GPU
     with pytest.raises(ConfigError, match="--resume"):
         train_base(config, store=str(store), run=run, resume=False)
 
@@ -180,6 +183,16 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_state(
     train_base(config, store=None, run=run, resume=True)
     train_base(config, store=None, run=tmp_path / "whole", resume=False)
     assert_same_state(last_tensors(run), last_tensors(tmp_path / "whole"))
+
+
+def test_an_answer_that_cannot_be_drawn_stops_the_run_as_a_nan_does(model_file: Path, tmp_path: Path) -> None:
+    config = config_of(
+        model_file, "loop.steps=4", "loss.pixel=1.0", "optimizer.learning_rate=1e30", "optimizer.warmup=0"
+    )
+    with pytest.raises(TrainingDiverged, match=r"step 1: the network's answer is not finite; faces: synthetic-0-4, "):
+        train_base(config, store=None, run=tmp_path / "run", resume=False)
+    assert checkpoints(tmp_path / "run")[-1].name == "step-00000001"
+    assert json.loads((tmp_path / "run" / "diverged.json").read_text(encoding="utf-8"))["terms"] == []
 
 
 def test_another_model_or_configuration_is_refused(model_file: Path, tmp_path: Path) -> None:

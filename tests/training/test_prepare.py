@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mien.errors import ConfigError, FormatError
+from mien.errors import ConfigError, FormatError, OutputError
 from mien.training import prepare as module
 from mien.training.prepare import PhotoFacts, PreparationSettings, photo_facts, prepare, split_of
 from mien.training.store import STORE_SIZE, FaceStore
@@ -93,3 +95,37 @@ def test_photos_become_a_store_and_a_stopped_run_goes_on(tmp_path: Path, monkeyp
     assert json.loads((store / "index.json").read_text(encoding="utf-8")) == content
     with pytest.raises(ConfigError, match="other photos or settings"):
         prepare(photo_facts(photos), store, settings=PreparationSettings(seed=1), processes=1)
+
+
+def test_a_store_among_its_photos_is_not_taken_for_photos(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "store/contact_sheet.png")
+    assert list(facts_of(tmp_path, skip=tmp_path / "store")) == ["a.jpg"]
+
+
+def test_names_that_are_no_valid_text_are_prepared(tmp_path: Path) -> None:
+    photos = [PhotoFacts(str(tmp_path / "b\udcff.jpg"), "b\udcff.jpg", "b\udcff", None)]
+    report = prepare(photos, tmp_path / "store", settings=PreparationSettings(), processes=1)
+    assert [drop.photo for drop in report.dropped] == ["b\udcff.jpg"]
+    assert split_of(photos[0], PreparationSettings()) in ("train", "validation", "test")
+
+
+def test_nothing_left_to_do_has_no_speed_and_damaged_rows_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg")
+    facts, store, settings = photo_facts(tmp_path / "photos"), tmp_path / "store", PreparationSettings()
+    assert "photos/s" in prepare(facts, store, settings=settings, processes=1).text()
+    assert "photos/s" not in prepare(facts, store, settings=settings, processes=1).text()
+    (rows,) = store.glob("faces-*.json")
+    rows.write_text("{", encoding="utf-8")
+    with pytest.raises(FormatError, match=f"{rows.name}: damaged"):
+        prepare(facts, store, settings=settings, processes=1)
+
+
+def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    touch(tmp_path, "photos/a.jpg")
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        prepare(photo_facts(tmp_path / "photos"), tmp_path / "store", settings=PreparationSettings(), processes=1)
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["plan.json"]

@@ -9,8 +9,9 @@ import fsspec
 import pytest
 import torch
 
-from mien.errors import FormatError
+from mien.errors import ConfigError, FormatError
 from mien.morphable import MorphableModel
+from mien.training.skins import collect_skins
 from mien.training.store import FaceStore, decode_record, encode_record
 from tests.training.tiny_data import record_of, write_store
 
@@ -49,6 +50,15 @@ def test_damage_is_named(tiny: MorphableModel, tmp_path: Path) -> None:
     shard.write_bytes(b"x" * shard.stat().st_size)
     with pytest.raises(FormatError, match="damaged"):
         FaceStore(str(folder))[0]
+    shard.unlink()
+    with pytest.raises(FormatError, match=r"faces\.tar of the store cannot be read"):
+        FaceStore(str(folder))[0]
     (folder / "index.json").write_text('{"format": "other"}', encoding="utf-8")
     with pytest.raises(FormatError, match="other"):
         FaceStore(str(folder))
+
+
+def test_no_skins_of_a_store_without_training_faces(tiny: MorphableModel, tmp_path: Path) -> None:
+    folder = write_store(tiny, tmp_path / "store", splits={"test": 1})
+    with pytest.raises(ConfigError, match="no faces in this split"):
+        collect_skins(FaceStore(str(folder), split="train"), tiny)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from mien.arrays import Float, Tensor
 from mien.camera import Pose
-from mien.lighting import ambient_lighting
+from mien.lighting import ambient_lighting, rolled_lighting
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,7 @@ class FaceCoefficients:
         return FaceCoefficients(
             self.identity[index], self.expression[index], self.albedo[index], self.lighting[index], pose
         )
+
+    def rolled(self, angle: Float[Tensor, "B"]) -> FaceCoefficients:
+        """The same faces once the picture is turned about the camera's centre: radians, clockwise to the eye."""
+        return replace(self, pose=self.pose.rolled(angle), lighting=rolled_lighting(self.lighting, angle))

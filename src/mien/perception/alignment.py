@@ -114,11 +114,23 @@ def sample_affine(
     return F.grid_sample(image, positions * 2 / extent - 1, padding_mode=padding, align_corners=False)
 
 
-def face_crop(points_px: Float[Tensor, "L 2"], *, size: int = FACE_CROP_SIZE, scale: float = FACE_CROP_SCALE) -> Crop:
-    """Return the upright square around a face's points (photo pixels), `scale` times their longer box side."""
-    low, high = points_px.amin(0), points_px.amax(0)
-    centre = (low + high) / 2
-    return Crop.around((float(centre[0]), float(centre[1])), float((high - low).max()) * scale, size=size)
+def face_crop(
+    points_px: Float[Tensor, "L 2"],
+    *,
+    size: int = FACE_CROP_SIZE,
+    scale: float = FACE_CROP_SCALE,
+    angle: float = 0.0,
+) -> Crop:
+    """Return the square around a face's points (photo pixels), `scale` times their longer box side.
+
+    It is upright, or turned by `angle` as in `Crop.around`.
+    """
+    cos, sin = math.cos(angle), math.sin(angle)
+    to_photo = points_px.new_tensor([[cos, -sin], [sin, cos]])
+    turned = points_px @ to_photo
+    low, high = turned.amin(0), turned.amax(0)
+    x, y = (to_photo @ ((low + high) / 2)).tolist()
+    return Crop.around((x, y), float((high - low).max()) * scale, size=size, angle=angle)
 
 
 def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:

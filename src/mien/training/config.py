@@ -218,7 +218,7 @@ class LoopSettings:
     precision: Precision = "32-true"
     """"auto" is bf16 with float32 weights on a GPU, and on a CPU that multiplies it faster than float32."""
     channels_last: bool = True
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     workers: int = 1
     """Processes that prepare batches for each training process; 0 prepares them there."""
     threads: int = 0
@@ -280,7 +280,8 @@ def check_loop(loop: LoopSettings, optimizer: OptimizerSettings) -> None:
     for name in ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "sheet_every", "validate_every"):
         _require(getattr(loop, name) >= 1, f"loop.{name} must be at least 1")
     _require(loop.steps >= 1 or loop.epochs > 0, "loop.steps or loop.epochs must be positive")
-    _require(loop.workers >= 0, "loop.workers must not be negative")
+    for name in ("workers", "threads", "seed"):
+        _require(getattr(loop, name) >= 0, f"loop.{name} must not be negative")
     _require(optimizer.learning_rate > 0, "optimizer.learning_rate must be positive")
     _require(0 <= optimizer.ema_decay < 1, "optimizer.ema_decay must lie in [0, 1)")
 

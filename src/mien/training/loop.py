@@ -22,7 +22,7 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mien.arrays import Float, Tensor
-from mien.errors import BackendUnavailable, ConfigError, OutputError, TrainingDiverged
+from mien.errors import ConfigError, FitDiverged, OutputError, TrainingDiverged
 from mien.training.batch import FaceBatch
 from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
@@ -84,12 +84,16 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
             statistics = [buffer.clone() for buffer in trained.network.buffers()]
             prepared = objective.prepare(batch)
             said = network(*_formatted(prepared.inputs, loop))
-            terms = objective.losses(said, prepared, progress=step / steps)
-            loss = total(terms)
-            fabric.backward(loss)
-            norm = _clip(trained.network, settings.optimizer.clip_norm)
-            # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
-            if not (math.isfinite(norm) and math.isfinite(float(loss.detach()))):
+            try:
+                terms = objective.losses(said, prepared, progress=step / steps)
+                loss = total(terms)
+                fabric.backward(loss)
+                norm = _clip(trained.network, settings.optimizer.clip_norm)
+                # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
+                sound = math.isfinite(norm) and math.isfinite(float(loss.detach()))
+            except FitDiverged:  # what the network says cannot even be drawn
+                terms, norm, sound = [], math.nan, False
+            if not sound:
                 for buffer, before in zip(trained.network.buffers(), statistics, strict=True):
                     buffer.copy_(before)
                 _save(fabric, trained, settings, step)
@@ -143,8 +147,6 @@ def _claim(settings: RunSettings) -> None:
 
 def _launch(loop: LoopSettings) -> Fabric:
     """Join the processes that torchrun started, or be the only one."""
-    if loop.device == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable("loop.device is cuda, and this PyTorch sees no CUDA device; set it to cpu.")
     if loop.threads:
         torch.set_num_threads(loop.threads)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -222,7 +224,7 @@ def _save(fabric: Fabric, trained: Trained, settings: RunSettings, step: int) ->
 
 def _diverged(run: Path, step: int, terms: Sequence[LossTerm], batch: FaceBatch) -> TrainingDiverged:
     bad = [term.name for term in terms if not torch.isfinite(term.value)]
-    where = f"the loss {bad[0]!r}" if bad else "the gradient"
+    where = f"the loss {bad[0]!r}" if bad else "the gradient" if terms else "the network's answer"
     finite = torch.isfinite(batch.images.flatten(1)).all(1) & torch.isfinite(batch.mesh_px.flatten(1)).all(1)
     names = [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine] or list(batch.names)
     (run / DIVERGED_FILE).write_text(json.dumps({"step": step, "terms": bad, "faces": names}), encoding="utf-8")

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -117,16 +118,19 @@ class PreparationReport:
             *(f"- dropped, {reason}: {count}" for reason, count in reasons.most_common()),
             *(f"- flagged, {flag}: {count}" for flag, count in self.flags.items()),
             *(f"- {split}: {count}" for split, count in self.splits.items()),
-            "",
-            f"{self.photos_per_second:.2f} photos/s with {self.processes} processes; 160,000 photos would take "
-            f"{self.hours(photos=160_000, cores=2):.1f} h on 2 cores and "
-            f"{self.hours(photos=160_000, cores=16):.1f} h on 16.",
         ]
+        if self.photos_per_second:
+            lines += [
+                "",
+                f"{self.photos_per_second:.2f} photos/s with {self.processes} processes; 160,000 photos would take "
+                f"{self.hours(photos=160_000, cores=2):.1f} h on 2 cores and "
+                f"{self.hours(photos=160_000, cores=16):.1f} h on 16.",
+            ]
         return "\n".join(lines) + "\n"
 
 
-def photo_facts(root: Path, *, table: Path | None = None) -> list[PhotoFacts]:
-    """List the photos below a folder with identity and age.
+def photo_facts(root: Path, *, table: Path | None = None, skip: Path | None = None) -> list[PhotoFacts]:
+    """List the photos below a folder with identity and age; `skip` names a folder to leave out, that of the store.
 
     They come from `table` (a CSV with columns `file` and `identity` or `subject`, and optionally `age`), else from
     CACD's names, else a subfolder is a person, else each photo is one. FormatError for an unusable table, ImageError
@@ -136,7 +140,7 @@ def photo_facts(root: Path, *, table: Path | None = None) -> list[PhotoFacts]:
         raise ImageError(f"{root} is not a folder; give the folder that holds the photos.")
     known = _read_table(table) if table is not None else {}
     facts = []
-    for path in find_photos([root]):
+    for path in find_photos([root], skip=skip):
         name = path.relative_to(root).as_posix()
         cacd = CACD_NAME.match(path.stem)
         if name in known:
@@ -163,11 +167,15 @@ def _read_table(path: Path) -> dict[str, tuple[str, int | None]]:
 def split_of(facts: PhotoFacts, settings: PreparationSettings) -> Split:
     """The split that a photo falls into: a function of the seed and its identity (or name) alone."""
     subject = facts.identity if settings.split_by == "identity" else facts.name
-    digest = hashlib.sha256(f"{settings.seed}/{subject}".encode()).digest()
+    digest = _digest(f"{settings.seed}/{subject}")
     share = int.from_bytes(digest[:8], "big") / 2**64
     if share < SPLIT_SHARES[0]:
         return "train"
     return "validation" if share < SPLIT_SHARES[0] + SPLIT_SHARES[1] else "test"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()  # names of files need not be valid Unicode
 
 
 def prepare(
@@ -181,7 +189,7 @@ def prepare(
     """Fill a store with the faces of photos; what an earlier run finished is kept.
 
     `progress` is told how many of how many photos are done. ConfigError where the store was begun with other photos
-    or settings, OutputError where it cannot be written.
+    or settings, OutputError where it cannot be written, FormatError where a finished shard's rows are damaged.
     """
     size = min(max(-(-len(photos) // SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
     shards = [photos[start : start + size] for start in range(0, len(photos), size)]
@@ -190,12 +198,18 @@ def prepare(
     done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
     at_start, start = done, time.perf_counter()
     processes = max(min(processes, len(missing)), 1)
-    for number in _made_shards(shards, missing, store, settings, processes):
-        done += len(shards[number])
-        if progress is not None:
-            progress(done, len(photos))
-    seconds = time.perf_counter() - start
-    return _finish(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
+    try:
+        for number in _made_shards(shards, missing, store, settings, processes):
+            done += len(shards[number])
+            if progress is not None:
+                progress(done, len(photos))
+        seconds = time.perf_counter() - start
+        return _finish(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
+    except OSError as error:
+        raise OutputError(
+            f"{store}: cannot be written ({error.strerror or error}); what is finished is kept, so make room and run "
+            "the command again."
+        ) from error
 
 
 def _made_shards(
@@ -221,7 +235,7 @@ def _made_shards(
 
 
 def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSettings) -> None:
-    names = hashlib.sha256("\n".join(f"{p.name}\t{p.identity}" for p in photos).encode()).hexdigest()
+    names = _digest("\n".join(f"{p.name}\t{p.identity}" for p in photos)).hex()
     plan = json.dumps({"settings": asdict(settings), "photos": names})
     path = store / "plan.json"
     try:
@@ -244,13 +258,33 @@ _perception: Perception | None = None
 
 def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings: PreparationSettings) -> None:
     """Observe the photos of one shard and write its tar and its rows; runs in a worker process."""
-    global _perception  # noqa: PLW0603  (three networks, loaded once a process)
-    _perception = _perception or Perception()
     target = _shard_path(store, number, "tar")
     partial = target.with_suffix(f".partial-{os.getpid()}")
+    with _removed_on_failure(partial):
+        rows = _write_shard(photos, partial, number, settings)
+        partial.replace(target)
+        partial.write_text(rows, encoding="utf-8")
+        # The rows come last: a shard with rows is whole.
+        partial.replace(_shard_path(store, number, "json"))
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _write_shard(photos: Sequence[PhotoFacts], path: Path, number: int, settings: PreparationSettings) -> str:
+    """Write the tar of a shard under another name, and return its rows as JSON."""
+    global _perception  # noqa: PLW0603  (three networks, loaded once a process)
+    _perception = _perception or Perception()
+    shard = _shard_path(path.parent, number, "tar").name
     kept: list[StoredFace] = []
     dropped: list[Dropped] = []
-    with partial.open("wb") as file:
+    with path.open("wb") as file:
         for k, facts in enumerate(photos):
             key = f"{number:06d}-{k:03d}"
             try:
@@ -264,7 +298,7 @@ def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings
             notes = {"photo": facts.name, "identity": facts.identity, "age": facts.age, "flags": list(flags)}
             data = encode_record(key, record, notes=notes)
             row = StoredFace(
-                key, target.name, file.tell(), len(data), facts.name, facts.identity, facts.age,
+                key, shard, file.tell(), len(data), facts.name, facts.identity, facts.age,
                 split_of(facts, settings), flags,
             )  # fmt: skip
             file.write(data)
@@ -272,11 +306,7 @@ def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings
         file.write(b"\0" * 1024)  # the end of a tar archive
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(target)
-    rows = json.dumps({"faces": [asdict(row) for row in kept], "dropped": [asdict(row) for row in dropped]})
-    partial.write_text(rows, encoding="utf-8")
-    # The rows come last: a shard with rows is whole.
-    partial.replace(_shard_path(store, number, "json"))
+    return json.dumps({"faces": [asdict(row) for row in kept], "dropped": [asdict(row) for row in dropped]})
 
 
 def _observe(perception: Perception, photo: Photo) -> tuple[FaceRecord | str, tuple[str, ...]]:
@@ -331,9 +361,13 @@ def _finish(
     kept: list[StoredFace] = []
     dropped: list[Dropped] = []
     for number in range(shards):
-        rows = json.loads(_shard_path(store, number, "json").read_text(encoding="utf-8"))
-        kept += [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in rows["faces"]]
-        dropped += [Dropped(**row) for row in rows["dropped"]]
+        path = _shard_path(store, number, "json")
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            kept += [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in rows["faces"]]
+            dropped += [Dropped(**row) for row in rows["dropped"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{path}: damaged ({error}); remove it and run the command again.") from error
     write_index(str(store / INDEX_FILE), kept, settings=asdict(settings))
     report = PreparationReport(
         photos=len(kept) + len(dropped),

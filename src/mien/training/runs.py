@@ -11,12 +11,12 @@ import torch
 
 from mien.detail import DetailNetwork, load_detail, save_detail
 from mien.encoder import FaceEncoder, load_encoder, save_encoder
-from mien.errors import ConfigError, FormatError
+from mien.errors import BackendUnavailable, ConfigError, FormatError
 from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceMesh, IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
 from mien.training.batch import FaceBatch, join_batches
-from mien.training.config import BaseConfig, DataSettings, DetailConfig, dump, load_config
+from mien.training.config import BaseConfig, DataSettings, DetailConfig, LoopSettings, dump, load_config
 from mien.training.detail import DetailObjective, make_detail_network
 from mien.training.detailed import VIEW, DetailedFaces
 from mien.training.loop import CONFIG_FILE, RunSettings, train
@@ -93,6 +93,12 @@ def _settings(config: BaseConfig | DetailConfig, model: MorphableModel, *, run: 
     )
 
 
+def _device(loop: LoopSettings) -> torch.device:
+    if loop.device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable("loop.device is cuda, and this PyTorch sees no CUDA device; set it to cpu.")
+    return torch.device(loop.device)
+
+
 def _notes(config: BaseConfig | DetailConfig) -> dict[str, str]:
     return {"steps": str(config.loop.steps), "seed": str(config.loop.seed)}
 
@@ -107,7 +113,7 @@ def make_objective(
         weights=config.loss,
         recognition=IdentityNetwork.from_assets() if config.loss.recognition else None,
         validation=held_out_faces(config, model, store=store, split="validation"),
-        device=torch.device(config.loop.device),
+        device=_device(config.loop),
     )
 
 
@@ -124,7 +130,7 @@ def make_detail_objective(
         map_size=config.network.map_size,
         recognition=IdentityNetwork.from_assets() if config.loss.recognition else None,
         validation=held_out_detail_faces(config, model, store=store, split="validation"),
-        device=torch.device(config.loop.device),
+        device=_device(config.loop),
     )
 
 
@@ -259,6 +265,8 @@ def _finished_config(folder: Path, kind: type[C], file: str, *, verb: str) -> C:
     if not path.exists() or not (folder / file).exists():
         raise FormatError(f"{folder} holds no finished run; `mien train {verb} -o {folder} --resume` finishes one.")
     try:
-        return load_config(kind, path)
+        config = load_config(kind, path)
     except ConfigError as error:
         raise FormatError(f"{path} is of another version of mien: {error}") from error
+    # A few faces take no GPU, and the run may have been made on another machine.
+    return replace(config, loop=replace(config.loop, device="cpu"))

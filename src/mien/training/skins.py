@@ -12,6 +12,7 @@ import torch
 
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
+from mien.errors import ConfigError
 from mien.fitting import FitSettings, FitTargets, fit, sample_vertex_colours
 from mien.morphable import MorphableModel
 from mien.rendering import VISIBILITY_SLACK_M, RenderOutput, render, visible_vertices
@@ -29,7 +30,9 @@ CLEAR_VIEW = (0.35, 0.65)
 def collect_skins(
     store: FaceStore, model: MorphableModel, *, progress: Callable[[int, int], None] | None = None
 ) -> SkinBank:
-    """The skins of a store's faces; `progress` is told how many of how many are done."""
+    """The skins of a store's faces; `progress` is told how many of how many are done. ConfigError without any."""
+    if not len(store):
+        raise ConfigError(f"the store {store.address} has no faces in this split; prepare more photos.")
     albedos, offsets = [], []
     for start in range(0, len(store), BATCH):
         targets = _targets(store, range(start, min(start + BATCH, len(store))))

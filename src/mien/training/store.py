@@ -156,9 +156,14 @@ class FaceStore:
         return len(self.faces)
 
     def __getitem__(self, number: int) -> FaceRecord:
-        """Read one face; FormatError where it is damaged."""
+        """Read one face; FormatError where it is damaged or missing."""
         row = self.faces[number]
-        with fsspec.open(f"{self.address}/{row.shard}", "rb") as file:
-            stream = cast(io.BufferedReader, file)
-            stream.seek(row.offset)
-            return decode_record(stream.read(row.length))
+        address = f"{self.address}/{row.shard}"
+        try:
+            with fsspec.open(address, "rb") as file:
+                stream = cast(io.BufferedReader, file)
+                stream.seek(row.offset)
+                data = stream.read(row.length)
+        except OSError as error:
+            raise FormatError(f"{address} of the store cannot be read ({error}); prepare the photos again.") from error
+        return decode_record(data)
