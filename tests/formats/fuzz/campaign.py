@@ -22,8 +22,8 @@ from pathlib import Path
 import mien.morphable.formats
 from tests.formats.targets import TARGETS
 
-# Short enough that a campaign that is killed loses little, long enough that starting (about 5 s) does not count.
-_RUN_SECONDS = 120
+# Long enough that starting (about 5 s) does not count, short enough that a campaign that is killed loses little.
+_RUN_SECONDS = (20, 120)
 # As run.py tells libFuzzer; a reader takes milliseconds.
 _LONGEST_READ_SECONDS = 60
 
@@ -53,8 +53,9 @@ def main() -> None:
     record, readers = options.folder / "runs.jsonl", _readers()
 
     def fuzz_enough(target: str) -> None:
-        while _total(_recorded(record, readers), target).seconds < options.seconds:
-            run = _fuzz(target, readers, options.folder)
+        while (left := options.seconds - _total(_recorded(record, readers), target).seconds) > 0:
+            shortest, longest = _RUN_SECONDS
+            run = _fuzz(target, readers, options.folder, seconds=round(min(max(left, shortest), longest)))
             with record.open("a") as lines:
                 lines.write(json.dumps(asdict(run)) + "\n")
             if run.finding:
@@ -86,11 +87,11 @@ def _total(runs: list[Run], target: str) -> Run:
     return Run(target, "", sum(run.files for run in mine), sum(run.seconds for run in mine), findings)
 
 
-def _fuzz(target: str, readers: str, folder: Path) -> Run:
+def _fuzz(target: str, readers: str, folder: Path, *, seconds: int) -> Run:
     corpus = folder / target
     corpus.mkdir(exist_ok=True)
     log = folder / f"{target}.log"
-    command = [sys.executable, "-m", "tests.formats.fuzz.run", target, f"-max_total_time={_RUN_SECONDS}"]
+    command = [sys.executable, "-m", "tests.formats.fuzz.run", target, f"-max_total_time={seconds}"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "-print_final_stats=1", f"-artifact_prefix={folder}/{target}-", str(corpus)],
