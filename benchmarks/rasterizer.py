@@ -282,10 +282,11 @@ def threads_table(options: argparse.Namespace) -> None:
     """One to all threads, on one image."""
     rows = []
     for side in SIDES:
+        one_ms = math.nan
         for threads in range(1, options.threads + 1):
             forward, both = Case(side=side, threads=threads).measure(3 * options.seconds)
-            one = both.median_ms if threads == 1 else one
-            rows.append([side**2, threads, forward, both, f"{one / both.median_ms:.2f}"])
+            one_ms = both.median_ms if threads == 1 else one_ms
+            rows.append([side**2, threads, forward, both, f"{one_ms / both.median_ms:.2f}"])
     header = ["vertices", "threads", "forward, ms", "forward + backward, ms", "speed-up"]
     print_table("Threads: 224², one image", header, rows)
 

@@ -17,6 +17,7 @@ from mien.camera import Camera, Pose
 from mien.errors import FormatError
 from mien.lighting import directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.network_file import check_model
 from mien.perception.alignment import FACE_CROP_SCALE
 from mien.training.imaging import hair_colour
 
