@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from mien.camera import Camera, Pose
 from mien.detail import (
     CHANNELS,
+    UNIT_SIZE,
     DetailNetwork,
     load_detail,
     predict_maps,
@@ -35,7 +37,7 @@ SIZE = 48
 def lit_face(model: MorphableModel) -> FaceCoefficients:
     identity, expression, albedo = model.counts
     light = ambient_lighting(1, level=0.4) + directional_lighting(
-        torch.nn.functional.normalize(torch.tensor([[0.6, 0.5, 0.7]]), dim=-1), torch.full((1, 3), 0.7)
+        F.normalize(torch.tensor([[0.6, 0.5, 0.7]]), dim=-1), torch.full((1, 3), 0.7)
     )
     pose = Pose(torch.tensor([[0.1, 0.3, 0.05]]), torch.tensor([[0.0, 0.0, 0.6]]), torch.ones(1))
     return FaceCoefficients(torch.randn(1, identity), torch.zeros(1, expression), torch.zeros(1, albedo), light, pose)
@@ -101,7 +103,7 @@ def test_the_inputs_say_what_explains_the_photo(tiny: MorphableModel) -> None:
 
 
 def test_shading_gradient_is_the_derivative_of_shading() -> None:
-    normals = torch.nn.functional.normalize(torch.randn(2, 7, 3, dtype=torch.float64), dim=-1).requires_grad_()
+    normals = F.normalize(torch.randn(2, 7, 3, dtype=torch.float64), dim=-1).requires_grad_()
     levels = torch.randn(2, 9, dtype=torch.float64)
     shade = shading(normals, levels[..., None].expand(-1, -1, 3))[..., 0]
     (expected,) = torch.autograd.grad(shade.sum(), normals)
@@ -206,6 +208,16 @@ def test_networks_of_the_image_layout_answer_for_no_chart(tiny: MorphableModel) 
     maps = predict_maps(trained(DetailNetwork("hash", width=2)), face, Unwrapped(photo, seen, seen))
     assert maps.displacement.shape == (1, 1, SIZE, SIZE)
     assert float((maps.texture_offset * ~atlas.valid).abs().max()) == 0
+
+
+def test_large_charts_get_the_relief_of_the_size_that_networks_are_trained_at(tiny: MorphableModel) -> None:
+    network, relief = trained(DetailNetwork("hash", width=2)), {}
+    photo = torch.rand(1, 3, 2 * UNIT_SIZE, 2 * UNIT_SIZE, generator=torch.Generator().manual_seed(0))
+    for size in (UNIT_SIZE, 2 * UNIT_SIZE):
+        shown, seen = F.interpolate(photo, size=(size, size), mode="area"), torch.ones(1, 1, size, size)
+        maps = predict_maps(network, on_chart(tiny, TexelAtlas.of(tiny, size)), Unwrapped(shown, seen, seen))
+        relief[size] = F.interpolate(maps.displacement, size=(UNIT_SIZE, UNIT_SIZE), mode="area").flatten()
+    assert float(torch.corrcoef(torch.stack(list(relief.values())))[0, 1]) > 0.95
 
 
 def test_what_is_not_seen_takes_the_offset_around_it_and_no_relief() -> None:

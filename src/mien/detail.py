@@ -7,8 +7,8 @@ Two layouts of the inputs, one network. "image" is the paper's: photo and base r
 the network has to carry every pixel to its place on the chart. "texture" unwraps the photo onto the chart first:
 skip connections then join a texel to itself, and the network can work at any size of map.
 
-In the texture layout depths are measured in texels. A wrinkle in a map of twice the size looks like a wrinkle of twice
-the width, and answering in texels gives it the same depth in metres: one network serves maps of every size.
+In the texture layout depths are measured in texels: a wrinkle in a map of twice the size looks like a wrinkle of twice
+the width and the depth. One network serves maps of every size; `predict_maps` tells what it does not see in large ones.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ OFFSET_UNIT = 0.1
 DISPLACEMENT_UNIT_M = 1e-3
 """The same for displacement, in a map of `UNIT_SIZE` texels."""
 UNIT_SIZE = 224
+"""Texels a side of the maps that networks are trained on."""
 SURROUNDINGS_TEXELS = 8
 """Brightness is compared with its mean over a square of this radius: what is broader belongs to light and albedo."""
 LEAST_RESPONSE_SQ = 0.05
@@ -130,8 +131,8 @@ def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
 
 
-def texture_inputs(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 18 S S"]:
-    """What the network sees in the texture layout, on the chart.
+def texture_inputs(face: TexelFace, unwrapped: Unwrapped, *, size: int | None = None) -> Float[Tensor, "B 18 R R"]:
+    """What the network sees in the texture layout, on the chart; averaged to `size` texels a side where that is given.
 
     The photo's colours (3), how well each texel is seen (1) and is skin (1), the base's lit colours (3), what the
     albedo lacks to explain the photo (3), normals in view axes (3), how brightness answers to slopes along u and v (2),
@@ -139,13 +140,16 @@ def texture_inputs(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 18
     linear shape from shading at each texel. It is a product of two of the others, which a network of sums and
     thresholds learns slowly; with it, it has to tell relief from marks and integrate.
     """
-    seen = unwrapped.weights
-    base = face.albedo * face.shading
-    lack = (unwrapped.colours / face.shading.clamp(min=LEAST_LIGHT) - face.albedo).clamp(-1, 1)
     normals = face.normals_of.normals.permute(0, 3, 1, 2)
-    channels = [unwrapped.colours * seen, seen, unwrapped.skin * seen, base, lack * seen / OFFSET_UNIT, normals]
+    maps = (unwrapped.colours, unwrapped.weights, unwrapped.skin, face.albedo, face.shading, normals)
     response = face.slope_response()
-    slopes = _fine_brightness(unwrapped.colours, base, seen) * response
+    if size is not None:
+        *maps, response = (F.interpolate(m, size=(size, size), mode="area") for m in (*maps, response))
+    colours, seen, skin, albedo, shading, normals = maps
+    base = albedo * shading
+    lack = (colours / shading.clamp(min=LEAST_LIGHT) - albedo).clamp(-1, 1)
+    channels = [colours * seen, seen, skin * seen, base, lack * seen / OFFSET_UNIT, normals]
+    slopes = _fine_brightness(colours, base, seen) * response
     slopes = slopes / (response.square().sum(1, keepdim=True) + LEAST_RESPONSE_SQ)
     return torch.cat([*channels, response, slopes.clamp(-1, 1)], dim=1)
 
@@ -194,7 +198,9 @@ def along_normal(
 def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) -> DetailMaps:
     """What a network of the texture layout says of unwrapped photos, at the size of their chart.
 
-    Raises ConfigError for a network of the image layout, whose maps are not those of a chart's size.
+    On charts larger than it was trained on it still sees colours, but no folds, which are too broad for it there:
+    relief is looked for on the chart averaged to `UNIT_SIZE`, and enlarged. Raises ConfigError for a network of the
+    image layout, whose maps are not those of a chart's size.
     """
     if network.layout != "texture" or network.displacement != "normal":
         raise ConfigError(
@@ -202,7 +208,11 @@ def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) 
             "networks of layout texture and displacement normal answer for photos here."
         )
     said = network(texture_inputs(face, unwrapped))
-    return where_seen(said["texture_offset"], said["displacement"], unwrapped, inside=face.valid)
+    displacement, size = said["displacement"], len(face.valid)
+    if size > UNIT_SIZE:
+        coarse = network(texture_inputs(face, unwrapped, size=UNIT_SIZE))["displacement"]
+        displacement = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
+    return where_seen(said["texture_offset"], displacement, unwrapped, inside=face.valid)
 
 
 def where_seen(
