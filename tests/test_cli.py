@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 import mien.reconstruct
 from mien import assets, cli
-from mien.errors import FitDiverged, NoFaceFound
+from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
 from mien.photo import Photo
 from mien.reconstruction import Reconstruction
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
@@ -35,6 +36,10 @@ class FakeReconstructor:
             raise NoFaceFound("no face was found")
         if count == 9:
             raise FitDiverged("a number is not finite")
+        if count == 8:
+            warnings.warn("something else", UserWarning, stacklevel=2)
+            warnings.warn(FaceLeftOut("face 2 of 2 was left out: lost"), stacklevel=2)
+            count = 1
         height, width = photo.pixels.shape[:2]
         return [replace(tiny_reconstruction(), image_size=(width, height))] * count
 
@@ -104,6 +109,16 @@ def test_a_folder_with_bad_photos_finishes_and_exits_with_one(
     # Results inside the folder of photos are not taken for photos the next time.
     assert run("reconstruct", folder, "-o", out) == 1
     assert len(summary(out)) == 6
+
+
+def test_a_face_that_is_left_out_is_named_beside_the_others(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.warns(UserWarning, match="something else"):
+        assert run("reconstruct", photo_with(tmp_path / "two.png", 8), "-o", out) == 1
+    (row,) = summary(out)
+    assert (row["faces"], row["results"]) == ("1", str(out / "two"))
+    assert row["reason"] == "FaceLeftOut: face 2 of 2 was left out: lost"
+    assert (out / "two" / "face0" / "face.glb").is_file()
 
 
 def test_faces_of_an_earlier_run_do_not_linger(tmp_path: Path) -> None:

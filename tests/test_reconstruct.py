@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mien.encoder import FaceEncoder, save_encoder
-from mien.errors import BackendUnavailable, ConfigError, ModelMismatch, NoFaceFound
+from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, ModelMismatch, NoFaceFound
 from mien.fitting import FitSettings
 from mien.lighting import rolled_lighting
 from mien.reconstruct import Reconstructor
@@ -130,6 +130,29 @@ def test_the_packaged_network_alone_places_the_face(astronaut: np.ndarray, recon
     assert np.abs(found.landmarks68[[36, 45]].mean(0) - [228, 113]).max() < 15
     assert dict(found.stage_seconds).keys() == {"perception", "network", "maps"}
     assert ((found.expression >= 0) & (found.expression <= 1)).all()
+
+
+def test_a_face_that_cannot_be_fitted_does_not_cost_the_others(
+    astronaut: np.ndarray, reconstructor: Reconstructor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = np.concatenate([astronaut[:300, 100:370], astronaut[:300, 100:370][:, ::-1]], axis=1)
+    by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
+    whole = by_network(both)
+    finish, lost_from = Reconstructor._finish, 270.0
+
+    def losing(self: Reconstructor, pixels: Any, face: Any, found: Any, *, targets: Any) -> Reconstruction:
+        if face.observation.mesh_px[:, 0].mean() > lost_from:
+            raise FitDiverged("lost on purpose")
+        return finish(self, pixels, face, found, targets=targets)
+
+    monkeypatch.setattr(Reconstructor, "_finish", losing)
+    with pytest.warns(FaceLeftOut, match=r"face . of 2 .* lost on purpose"):
+        (left,) = by_network(both)
+    kept = min(whole, key=lambda face: face.xy[:, 0].mean())
+    np.testing.assert_allclose(left.xy, kept.xy, atol=1e-3)
+    lost_from = 0.0
+    with pytest.warns(FaceLeftOut), pytest.raises(FitDiverged, match="lost on purpose"):
+        by_network(both)
 
 
 @pytest.mark.parametrize("turns", [1, 2])

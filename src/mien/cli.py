@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -33,7 +34,7 @@ from mien.cli_terminal import printable as _printable
 from mien.cli_terminal import stderr as _stderr
 from mien.cli_terminal import stdout as _stdout
 from mien.cli_training import data_app, report_app, train_app
-from mien.errors import MienError, OutputError
+from mien.errors import FaceLeftOut, MienError, OutputError
 
 if TYPE_CHECKING:
     from mien.reconstruct import Reconstructor
@@ -267,6 +268,7 @@ class PhotoRow:
     photometric_error: float | None
     results: str
     reason: str
+    """Empty where every face was done."""
 
 
 def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None) -> PhotoRow:
@@ -276,7 +278,8 @@ def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, 
     start = time.perf_counter()
     try:
         photo = read_photo(path)
-        faces = reconstructor(photo, focal_px=focal_px)
+        with _noting_left_out() as left_out:
+            faces = reconstructor(photo, focal_px=focal_px)
         for index, face in enumerate(faces):
             write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}")
         _remove_stale_faces(folder, len(faces))
@@ -292,8 +295,22 @@ def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, 
         landmark_error=sum(face.landmark_error for face in faces) / len(faces),
         photometric_error=sum(face.photometric_error for face in faces) / len(faces),
         results=str(folder),
-        reason="",
+        reason="; ".join(f"{FaceLeftOut.__name__}: {said}" for said in left_out),
     )
+
+
+@contextmanager
+def _noting_left_out() -> Iterator[list[str]]:
+    """What is said of faces that are left out; other warnings are shown as ever."""
+    left_out: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FaceLeftOut)
+        yield left_out
+    for warning in caught:
+        if issubclass(warning.category, FaceLeftOut):
+            left_out.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _remove_stale_faces(folder: Path, count: int) -> None:

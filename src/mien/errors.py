@@ -12,6 +12,8 @@
     ├── TrainingDiverged      a training step met a number that is not finite
     └── OutputError           results cannot be written
 
+and one warning, FaceLeftOut: one face of a photo cannot be fitted, and the others are returned without it.
+
 A message says what was wrong, where, and what to do about it.
 """
 
@@ -48,6 +50,10 @@ class ConfigError(MienError):
 
 class FitDiverged(MienError):
     """An optimisation met a number that is not finite."""
+
+
+class FaceLeftOut(UserWarning):
+    """One of a photo's faces could not be fitted and is missing from the result."""
 
 
 class ModelMismatch(MienError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mien.arrays import Float, Tensor, UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps
 from mien.encoder import DEFAULT_ENCODER, FaceEncoder, load_encoder
-from mien.errors import BackendUnavailable, ConfigError, NoFaceFound
+from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound
 from mien.fitting import (
     DetailMaps,
     DetailSettings,
@@ -153,7 +154,8 @@ class Reconstructor:
 
         `focal_px` is the focal length in pixels of the upright photo; without it EXIF decides, and without that a
         field of view of 30°. NoFaceFound if there is no face, ImageError if the file cannot be read, ConfigError for a
-        focal length of less than `SHORTEST_FOCAL` of the photo's longer side.
+        focal length of less than `SHORTEST_FOCAL` of the photo's longer side. A face among several that cannot be
+        fitted is left out with the warning FaceLeftOut; FitDiverged if that is so of all.
         """
         if not isinstance(photo, np.ndarray | Photo):
             photo = read_photo(photo)
@@ -170,13 +172,54 @@ class Reconstructor:
             faces = [_Face.of(observation) for observation in observations]
             camera = _camera(pixels, known_focal, len(faces))
             targets = self._targets(pixels, faces, camera)
+        return self._reconstruct(pixels, faces, camera, targets=targets, perception=clock.times[0])
+
+    def _reconstruct(
+        self,
+        pixels: UInt8[np.ndarray, "H W 3"],
+        faces: Sequence[_Face],
+        camera: Camera,
+        *,
+        targets: FitTargets,
+        perception: StageTime,
+    ) -> list[Reconstruction]:
+        """All faces together; one by one where together they fail, so that one lost face does not cost the others."""
+        try:
+            return self._together(pixels, faces, camera, targets=targets, perception=perception)
+        except FitDiverged as error:
+            if len(faces) == 1:
+                raise
+            last = error
+        done: list[Reconstruction] = []
+        own_share = StageTime(perception.name, perception.seconds / len(faces))
+        for k in range(len(faces)):
+            one = slice(k, k + 1)
+            try:
+                done += self._together(pixels, faces[one], camera[one], targets=targets[one], perception=own_share)
+            except FitDiverged as error:
+                last = error
+                warnings.warn(FaceLeftOut(f"face {k + 1} of {len(faces)} was left out: {error}"), stacklevel=3)
+        if not done:
+            raise last
+        return done
+
+    def _together(
+        self,
+        pixels: UInt8[np.ndarray, "H W 3"],
+        faces: Sequence[_Face],
+        camera: Camera,
+        *,
+        targets: FitTargets,
+        perception: StageTime,
+    ) -> list[Reconstruction]:
+        clock = StageClock()
         found = self._find(pixels, faces, camera, targets=targets)
         with clock.stage("maps"):
             parts = [
                 self._finish(pixels, face, found[slice(k, k + 1)], targets=targets[slice(k, k + 1)])
                 for k, face in enumerate(faces)
             ]
-        times = (*clock.times[:1], *found.stage_times, *clock.times[1:])
+        times = (perception, *found.stage_times, *clock.times)
         return [replace(part, stage_seconds=tuple((t.name, t.seconds / len(faces)) for t in times)) for part in parts]
 
     def _find(
