@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+from detail_tables import DetailResults, DrawnFace, PortraitDetail, drawn_report, portrait_report
 from likeness import Portrait, SeenPortrait, measure_portrait, read_portraits, see_portrait, spread
 from rich.console import Console
 from rich.progress import track
@@ -27,7 +26,7 @@ from mien.arrays import Float, Tensor
 from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps
 from mien.encoder import FaceEncoder, load_encoder
 from mien.errors import MienError
-from mien.evaluation.colour import ToneGroup, delta_e_2000, lab_of, tone_group, typology_angle_deg
+from mien.evaluation.colour import delta_e_2000, lab_of, tone_group, typology_angle_deg
 from mien.evaluation.detail import (
     fine_relief,
     laplacian_energy,
@@ -38,7 +37,7 @@ from mien.evaluation.detail import (
 )
 from mien.evaluation.landmarks import landmark_nme
 from mien.evaluation.likeness import Drawer, LikenessRow, camera_of, coefficients_of, image_tensor
-from mien.evaluation.report import Environment, markdown_table, write_json
+from mien.evaluation.report import Environment, write_json
 from mien.fitting import (
     DetailMaps,
     DetailSettings,
@@ -64,64 +63,11 @@ HELD_OUT_SEED = 20_000_003
 """Runs draw their faces from small seeds."""
 BROADEST = 6 / 270
 """Structure broader than a Gaussian of 6 mm, in sides of the chart, is form and not fine relief."""
-LEAST_RELIEF_MM = 0.04
-"""Root mean square of fine relief over seen texels from which a face counts as folded; two drawn faces in five have it,
-the others' pores and fuller cheeks are no wrinkles."""
-DEEP_RELIEF_MM = 0.1
-"""From which it is an old face's: half of the folded ones, and few lie between."""
 LARGEST_DISPLACEMENT_M = 3e-3
 """No skin has deeper relief over the model; a map that reaches it has run away."""
 BATCH = 4
-RELIEF_BAR, PHOTOMETRIC_BAR, DELTA_E_BAR = 0.6, 0.4, 4.0
 
 MakeMaps = Callable[[TexelAtlas, FaceCoefficients, FaceSurface, Unwrapped], DetailMaps]
-
-
-@dataclass(frozen=True)
-class DrawnFace:
-    """One drawn face under one base."""
-
-    name: str
-    base: str
-    """"true" coefficients, or those of a "fit" to the photographed drawing."""
-    true_rms_mm: float
-    true_fine_rms_mm: float
-    found_rms_mm: float
-    correlation: float
-    fine_correlation: float
-    base_vertex_mm: float
-    """Mean distance of the base's seen vertices to the true surface, displacement and all."""
-    detail_vertex_mm: float
-
-
-@dataclass(frozen=True)
-class PortraitDetail:
-    """One portrait."""
-
-    file: str
-    tone: ToneGroup
-    likeness: LikenessRow
-    base_nme51: float
-    detail_nme51: float
-    base_delta_e: float
-    """CIEDE2000 between the mean colours of photo and drawing inside the mask."""
-    detail_delta_e: float
-    base_pixel_delta_e: float
-    """The mean of CIEDE2000 over the pixels inside the mask."""
-    detail_pixel_delta_e: float
-    offset_saturation: float
-    """Share of texels whose colour leaves [0, 1]."""
-    displacement_saturation: float
-    base_laplacian_mm2: float
-    detail_laplacian_mm2: float
-    displacement_asymmetry_mm: float
-    offset_asymmetry: float
-
-
-@dataclass(frozen=True)
-class DetailResults:
-    drawn: tuple[DrawnFace, ...]
-    portraits: tuple[PortraitDetail, ...]
 
 
 def maps_of_network(model: MorphableModel, path: str) -> MakeMaps:
@@ -208,8 +154,10 @@ class DrawnBench:
             relief_rms(known, weights=weights) * 1000,
             relief_rms(fine, weights=weights) * 1000,
             relief_rms(height, weights=weights) * 1000,
-            correlation.whole,
-            correlation.fine,
+            correlation.whole.correlation,
+            correlation.fine.correlation,
+            *(m * 1e6 for m in (correlation.fine.covariance, correlation.fine.found_variance)),
+            correlation.fine.true_variance * 1e6,
             *errors,
         )
         return [DrawnFace(face, name, *(float(column[k]) for column in columns)) for k, face in enumerate(batch.names)]
@@ -306,87 +254,6 @@ def held_out(portraits: Sequence[Portrait], folder: Path) -> list[Portrait]:
         return PhotoFacts(str(portrait.path), name, portrait.subject, None)
 
     return [p for p in portraits if not p.smiling and split_of(facts(p), settings) != "train"]
-
-
-def drawn_report(rows: Sequence[DrawnFace]) -> str:
-    lines = []
-    for base in ("true", "fit"):
-        folded = [r for r in rows if r.base == base and r.true_fine_rms_mm >= LEAST_RELIEF_MM]
-        deep = [r for r in folded if r.true_fine_rms_mm >= DEEP_RELIEF_MM]
-        flat = [r for r in rows if r.base == base and r.true_rms_mm == 0]
-        lines.append(
-            [
-                base,
-                len(folded),
-                _spread_of([r.fine_correlation for r in folded], "{:.3f}"),
-                len(deep),
-                _spread_of([r.fine_correlation for r in deep], "{:.3f}"),
-                _spread_of([r.correlation for r in folded], "{:.3f}"),
-                _spread_of([r.base_vertex_mm for r in folded], "{:.3f}"),
-                _spread_of([r.detail_vertex_mm for r in folded], "{:.3f}"),
-                len(flat),
-                _spread_of([r.found_rms_mm for r in folded], "{:.3f}"),
-                _spread_of([r.found_rms_mm for r in flat], "{:.3f}"),
-            ]
-        )
-    header = ["base", "folded faces", f"fine correlation (≥ {RELIEF_BAR})", "deep ones", "their fine correlation",
-              "whole correlation", "vertex error, mm", "with displacement", "flat faces", "relief found on folded, mm",
-              "on flat, mm"]  # fmt: skip
-    return markdown_table(header, lines)
-
-
-def _spread_of(values: Sequence[float], form: str) -> str:
-    finite = np.array([v for v in values if np.isfinite(v)])
-    if len(finite) == 0:
-        return "–"
-    return f"{form.format(finite.mean())} ± {form.format(finite.std())}"
-
-
-def portrait_report(rows: Sequence[PortraitDetail]) -> str:
-    base, detail = (np.array([getattr(r.likeness, f"{n}_error") for r in rows]) for n in ("base", "detail"))
-    gain = 1 - detail.mean() / base.mean()
-    pairs = [
-        ("photometric error inside the mask", base, detail, "{:.4f}"),
-        ("landmark error, NME51 %", [100 * r.base_nme51 for r in rows], [100 * r.detail_nme51 for r in rows], "{:.3f}"),
-        ("verified %", [100 * r.likeness.base.verified for r in rows], [100 * r.likeness.detail.verified for r in rows],
-         "{:.1f}"),
-        ("verified alone %", [100 * r.likeness.base_alone.verified for r in rows],
-         [100 * r.likeness.detail_alone.verified for r in rows], "{:.1f}"),
-        ("identity distance", [r.likeness.base.distance for r in rows], [r.likeness.detail.distance for r in rows],
-         "{:.3f}"),
-        ("Laplacian energy, mm²", [r.base_laplacian_mm2 for r in rows], [r.detail_laplacian_mm2 for r in rows],
-         "{:.4f}"),
-    ]  # fmt: skip
-    lines = [[name, _spread_of(a, form), _spread_of(b, form)] for name, a, b, form in pairs]
-    sound = [
-        ("texels outside [0, 1] %", [100 * r.offset_saturation for r in rows], "{:.3f}"),
-        ("texels displaced by 3 mm %", [100 * r.displacement_saturation for r in rows], "{:.3f}"),
-        ("asymmetry of displacement, mm", [r.displacement_asymmetry_mm for r in rows], "{:.4f}"),
-        ("asymmetry of offset", [r.offset_asymmetry for r in rows], "{:.4f}"),
-    ]
-    lines += [[name, "", _spread_of(values, form)] for name, values, form in sound]
-    table = markdown_table([f"{len(rows)} portraits", "base", "augmented"], lines)
-    return f"{table}\n\nPhotometric gain: {100 * gain:.1f} % (bar {100 * PHOTOMETRIC_BAR:.0f} %).\n\n{tone_table(rows)}"
-
-
-def tone_table(rows: Sequence[PortraitDetail]) -> str:
-    groups = sorted({r.tone for r in rows})
-    lines = []
-    for group in groups:
-        of_group = [r for r in rows if r.tone == group]
-        lines.append(
-            [
-                group,
-                len(of_group),
-                _spread_of([r.base_delta_e for r in of_group], "{:.2f}"),
-                _spread_of([r.detail_delta_e for r in of_group], "{:.2f}"),
-                _spread_of([r.base_pixel_delta_e for r in of_group], "{:.2f}"),
-                _spread_of([r.detail_pixel_delta_e for r in of_group], "{:.2f}"),
-            ]
-        )
-    header = ["tone", "portraits", "ΔE2000 of means, base", f"augmented (≤ {DELTA_E_BAR:g})",
-              "mean ΔE2000 of pixels, base", "augmented"]  # fmt: skip
-    return markdown_table(header, lines)
 
 
 def measure_portraits(

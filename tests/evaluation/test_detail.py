@@ -23,12 +23,21 @@ def waves(period: float) -> torch.Tensor:
 def test_equal_relief_correlates_fully_whatever_its_scale_and_level() -> None:
     everywhere = torch.ones(1, 1, SIZE, SIZE, dtype=torch.float64)
     found = relief_correlation(3 * waves(8) + 0.5, waves(8), weights=everywhere, broadest_texels=6.0)
-    assert float(found.whole) == pytest.approx(1)
-    assert float(found.fine) == pytest.approx(1, abs=1e-6)
+    assert float(found.whole.correlation) == pytest.approx(1)
+    assert float(found.fine.correlation) == pytest.approx(1, abs=1e-6)
     against = relief_correlation(-waves(8), waves(8), weights=everywhere, broadest_texels=6.0)
-    assert float(against.fine) == pytest.approx(-1, abs=1e-6)
+    assert float(against.fine.correlation) == pytest.approx(-1, abs=1e-6)
     other = relief_correlation(waves(8).mT, waves(8), weights=everywhere, broadest_texels=6.0)
-    assert float(other.whole) == pytest.approx(0, abs=1e-6)
+    assert float(other.whole.correlation) == pytest.approx(0, abs=1e-6)
+
+
+def test_moments_tell_a_deep_face_from_a_shallow_one() -> None:
+    """Faces of twice the depth have four times the moments: so they weigh in a sum over faces."""
+    both = torch.cat([waves(8), 2 * waves(8)])
+    whole = relief_correlation(both, 3 * both, weights=torch.ones_like(both), broadest_texels=6.0).whole
+    torch.testing.assert_close(whole.found_variance, torch.tensor([0.5, 2.0]).double())
+    torch.testing.assert_close(whole.true_variance, torch.tensor([4.5, 18.0]).double())
+    torch.testing.assert_close(whole.covariance, torch.tensor([1.5, 6.0]).double())
 
 
 def test_broad_form_counts_for_the_whole_and_not_for_the_fine() -> None:
@@ -37,8 +46,8 @@ def test_broad_form_counts_for_the_whole_and_not_for_the_fine() -> None:
     found = relief_correlation(
         3 * waves(64) + waves(4), 3 * waves(64) - waves(4), weights=everywhere, broadest_texels=3.0
     )
-    assert float(found.whole) == pytest.approx(0.8, abs=1e-6)
-    assert float(found.fine) < -0.9
+    assert float(found.whole.correlation) == pytest.approx(0.8, abs=1e-6)
+    assert float(found.fine.correlation) < -0.9
 
 
 def test_what_is_not_seen_does_not_count() -> None:
@@ -46,8 +55,8 @@ def test_what_is_not_seen_does_not_count() -> None:
     left[..., : SIZE // 2] = 1
     spoiled = torch.where(left > 0, waves(8), 100 * torch.ones_like(left))
     found = relief_correlation(spoiled, waves(8), weights=left, broadest_texels=6.0)
-    assert float(found.whole) == pytest.approx(1)
-    assert float(found.fine) == pytest.approx(1, abs=1e-6)
+    assert float(found.whole.correlation) == pytest.approx(1)
+    assert float(found.fine.correlation) == pytest.approx(1, abs=1e-6)
     with pytest.raises(ConfigError):
         relief_correlation(spoiled, waves(8), weights=torch.zeros_like(left), broadest_texels=6.0)
 
@@ -55,7 +64,7 @@ def test_what_is_not_seen_does_not_count() -> None:
 def test_flat_relief_correlates_with_nothing() -> None:
     everywhere = torch.ones(1, 1, SIZE, SIZE, dtype=torch.float64)
     found = relief_correlation(torch.zeros_like(everywhere), waves(8), weights=everywhere, broadest_texels=6.0)
-    assert found.whole.isnan().all() and found.fine.isnan().all()
+    assert found.whole.correlation.isnan().all() and found.fine.correlation.isnan().all()
 
 
 def test_saturation_counts_values_at_the_limits() -> None:

@@ -14,12 +14,26 @@ LEAST_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True)
-class ReliefCorrelation:
-    """Pearson's correlation of found and true relief for each face; NaN where either is flat."""
+class ReliefMoments:
+    """Second moments of found and true relief about their means, for each face; in the square of their unit."""
 
-    whole: Float[Tensor, "B"]
-    """Of the maps as they are, about their means."""
-    fine: Float[Tensor, "B"]
+    covariance: Float[Tensor, "B"]
+    found_variance: Float[Tensor, "B"]
+    true_variance: Float[Tensor, "B"]
+
+    @property
+    def correlation(self) -> Float[Tensor, "B"]:
+        """Pearson's correlation within each face; NaN where either map is flat."""
+        return self.covariance / (self.found_variance.sqrt() * self.true_variance.sqrt())
+
+
+@dataclass(frozen=True)
+class ReliefCorrelation:
+    """How found relief goes with the true one."""
+
+    whole: ReliefMoments
+    """Of the maps as they are."""
+    fine: ReliefMoments
     """Of what is left of both without structure broader than the scale: broad form is the coefficients' to explain."""
 
 
@@ -38,7 +52,7 @@ def relief_correlation(
     if not (weights.flatten(1).sum(1) > LEAST_WEIGHT).all():
         raise ConfigError("relief is compared over seen texels, and a face has none; is its mask empty?")
     fine = [fine_relief(m, weights=weights, broadest_texels=broadest_texels) for m in (found, true)]
-    return ReliefCorrelation(_pearson(found, true, weights), _pearson(fine[0], fine[1], weights))
+    return ReliefCorrelation(_moments(found, true, weights), _moments(fine[0], fine[1], weights))
 
 
 def fine_relief(
@@ -49,13 +63,12 @@ def fine_relief(
     return maps - broad
 
 
-def _pearson(
-    first: Float[Tensor, "B 1 S S"], second: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]
-) -> Float[Tensor, "B"]:
+def _moments(
+    found: Float[Tensor, "B 1 S S"], true: Float[Tensor, "B 1 S S"], weights: Float[Tensor, "B 1 S S"]
+) -> ReliefMoments:
     share = weights / weights.sum((1, 2, 3), keepdim=True)
-    first, second = (m - (m * share).sum((1, 2, 3), keepdim=True) for m in (first, second))
-    variances = [(m * m * share).sum((1, 2, 3)) for m in (first, second)]
-    return (first * second * share).sum((1, 2, 3)) / (variances[0].sqrt() * variances[1].sqrt())
+    found, true = (m - (m * share).sum((1, 2, 3), keepdim=True) for m in (found, true))
+    return ReliefMoments(*((a * b * share).sum((1, 2, 3)) for a, b in ((found, true), (found, found), (true, true))))
 
 
 def _blur(maps: Float[Tensor, "B C S S"], sigma: float) -> Float[Tensor, "B C S S"]:

@@ -332,8 +332,8 @@ class DetailObjective:
                 agree = relief_correlation(
                     normal[drawn], faces.maps.displacement, weights=seen, broadest_texels=broadest
                 )
-                relief["whole"].append(agree.whole)
-                relief["fine"].append(agree.fine)
+                relief["whole"].append(agree.whole.correlation)
+                relief["fine"].append(agree.fine.correlation)
         figures = [Figure(f"colour error, {name}", float(torch.cat(e).mean()), "") for name, e in errors.items()]
         for name, values in relief.items():
             known = torch.cat(values) if values else torch.zeros(0)
