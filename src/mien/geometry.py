@@ -142,6 +142,13 @@ def unique_edges(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "P 2"]:
     return torch.unique(pairs.sort(dim=1).values, dim=0)
 
 
+def rim_vertices(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "R"]:
+    """The vertices where the mesh ends, ascending: those of edges with one triangle; none on a closed surface."""
+    pairs = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]).sort(dim=1).values
+    edges, counts = torch.unique(pairs, dim=0, return_counts=True)
+    return torch.unique(edges[counts == 1])
+
+
 @dataclass(frozen=True)
 class Similarity:
     """x ↦ scale · rotation @ x + translation, one per batch element."""

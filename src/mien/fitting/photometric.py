@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mien.arrays import Float, Tensor
 from mien.camera import Pose
 from mien.errors import FitDiverged
+from mien.fitting.contour import OutlineMesh, contour_energy
 from mien.fitting.descent import Descent
 from mien.fitting.light import expected_light, light_precision
 from mien.fitting.problem import FitSettings, FitTargets
@@ -88,6 +89,7 @@ def refine(
     descent = Descent(unknowns.parameters(), rate=step_length(steps), steps=steps)
     features = _photo_features(targets, recognition)
     light = light_precision(settings.light_priors).to(start.lighting)
+    outline = OutlineMesh.of(model)
     for step in range(steps):
         share = step / max(steps - 1, 1)
         coefficients = unknowns.coefficients()
@@ -95,6 +97,7 @@ def refine(
         energy = (
             _pixel_energy(drawn, targets, settings)
             + _landmark_energy(model, drawn, targets, point_weights, settings)
+            + contour_energy(outline, drawn, targets, settings)
             + _prior_energy(model, coefficients, targets.exposure, settings, light)
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
@@ -169,8 +172,8 @@ def _landmark_energy(
     """Eq. 5 on the dense points, squared: near the solution their errors are Gaussian."""
     points = model.mediapipe_points(drawn.surface.vertices_camera)
     predicted = targets.camera.project(points)
-    extent = (targets.mesh_px.amax(1) - targets.mesh_px.amin(1)).norm(dim=-1)
-    scaled = ((predicted - targets.mesh_px) ** 2).sum(-1) / (settings.landmark_sigma * extent[:, None]) ** 2
+    sigma_px = settings.landmark_sigma * targets.extent_px[:, None]
+    scaled = ((predicted - targets.mesh_px) ** 2).sum(-1) / sigma_px**2
     return 0.5 * (point_weights * scaled / (1 + scaled / 9.0)).sum()
 
 

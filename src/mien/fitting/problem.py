@@ -31,6 +31,11 @@ class FitTargets:
     landmarks68_px: Float[Tensor, "B 68 2"]
     """iBUG points in crop pixels."""
 
+    @property
+    def extent_px(self) -> Float[Tensor, "B"]:
+        """The face's size in its crop: the diagonal of the box of its mesh points, pixels."""
+        return (self.mesh_px.amax(1) - self.mesh_px.amin(1)).norm(dim=-1)
+
     def __getitem__(self, index: slice) -> FitTargets:
         """Some faces of the batch, as a batch."""
         return FitTargets(
@@ -57,6 +62,8 @@ class FitSettings:
     """An action's typical strength in a photo; components that are standard deviations are their own measure."""
     pixel_sigma: float = 0.05
     """Colour error of a good fit; beyond it a pixel counts as something the model cannot explain."""
+    contour_sigma: float = 0.006
+    """Error of the face's outline in parts of its size in the image, where background shows it."""
     light_level_sigma: float = 0.06
     """Spread, around the photo's exposure, of the light on a surface that faces the camera: only this keeps dark skin
     in bright light apart from light skin in dim light."""
@@ -86,6 +93,7 @@ class FitSettings:
             "identity_sigma",
             "expression_sigma",
             "pixel_sigma",
+            "contour_sigma",
             "light_level_sigma",
             "light_sigma",
             "light_chroma_sigma",

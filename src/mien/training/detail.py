@@ -49,6 +49,7 @@ from mien.rendering import (
     draw_texture,
     landmark_vertices,
     render,
+    sample_map,
     vertex_visibility,
 )
 from mien.texture_space import TexelAtlas, TexelFace
@@ -320,7 +321,7 @@ class DetailObjective:
         relief: dict[str, list[Tensor]] = {"whole": [], "fine": []}
         for number in range(0, len(self.validation.images), MEASURE_BATCH):
             prepared = self._held(number)
-            maps = self._maps(network, prepared)
+            maps = self._worn(self._maps(network, prepared))
             faces, offset, normal = prepared.faces, maps.texture_offset, maps.displacement
             plain = prepared.texels.albedo * prepared.texels.shading
             for name, colours in (("base", plain), ("augmented", prepared.texels.colours(offset, normal))):
@@ -357,6 +358,15 @@ class DetailObjective:
         normal = along_normal(self.atlas, prepared.surface, said["displacement"], self.model)
         return where_seen(said["texture_offset"], normal, prepared.unwrapped, inside=self.atlas.valid)
 
+    def _worn(self, maps: DetailMaps) -> DetailMaps:
+        """The maps as the losses see them: those that only vertices sample are linear between these, whatever else the
+        network says there."""
+        if self.weights.texel:
+            return maps
+        both = sample_map(torch.cat([maps.texture_offset, maps.displacement], dim=1), self.model.uv)
+        offset, displacement = self.atlas.interpolate(both).split([3, 1], dim=1)
+        return DetailMaps(offset, displacement)
+
     def _colour_error(self, prepared: DetailBatch, colours: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B"]:
         """Root mean squared colour difference to the photo inside the mask."""
         faces = prepared.faces
@@ -375,12 +385,14 @@ class DetailObjective:
     def sheet(self, network: nn.Module, *, labels: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
         """Some of those columns, for the first validation faces."""
         prepared = self._held(0)
+        maps = self._maps(network, prepared)
         return detail_sheet(
             self.model,
             self.atlas,
             batch=prepared.faces,
             coefficients=prepared.coefficients,
-            maps=self._maps(network, prepared),
+            maps=maps,
+            worn=self._worn(maps),
             faces=len(prepared.coefficients.identity),
             labels=labels,
         )

@@ -62,13 +62,18 @@ def detail_sheet(
     batch: FaceBatch,
     coefficients: FaceCoefficients,
     maps: DetailMaps,
+    worn: DetailMaps,
     faces: int = SHEET_FACES,
     labels: Sequence[str] = DETAIL_LABELS,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """One row a face with the pictures of DETAIL_LABELS, or with some of them: `labels`."""
+    """One row a face with the pictures of DETAIL_LABELS, or with some of them: `labels`.
+
+    The faces wear the maps of `worn`: `maps` themselves, or what is left of them between the vertices that sample them.
+    """
     shown = slice(0, faces)
     photos = resized(batch, DETAIL_CELL)
-    camera, coefficients, maps, images = photos.camera[shown], coefficients[shown], maps[shown], photos.images[shown]
+    camera, coefficients, images = photos.camera[shown], coefficients[shown], photos.images[shown]
+    maps, worn = maps[shown], worn[shown]
     surface = build_surface(model, coefficients)
     texels = texel_face(atlas, model, coefficients, surface)
     clay = replace(coefficients, lighting=_side_light(coefficients))
@@ -88,9 +93,9 @@ def detail_sheet(
     columns = [
         images,
         drawn(images, texels.colours(nothing, flat)),
-        drawn(images, texels.colours(maps.texture_offset, maps.displacement)),
+        drawn(images, texels.colours(worn.texture_offset, worn.displacement)),
         drawn(paper, moulded.colours(nothing, flat)),
-        drawn(paper, moulded.colours(nothing, maps.displacement)),
+        drawn(paper, moulded.colours(nothing, worn.displacement)),
         *(torch.nn.functional.interpolate(chart, size=side, mode="bilinear", align_corners=False) for chart in charts),
     ]
     known: dict[str, Tensor] = dict(zip(DETAIL_LABELS, columns, strict=True))

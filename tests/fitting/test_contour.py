@@ -1,0 +1,106 @@
+"""The outline of a drawn face against its background, on a dome with a nose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mien.arrays import Tensor
+from mien.camera import Camera
+from mien.fitting import FitSettings, FitTargets, contour
+from mien.fitting.contour import OutlineMesh, contour_energy
+from mien.geometry import rim_vertices
+from mien.lighting import ambient_lighting
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import RenderOutput, render
+
+SIDE = 160
+YAW = 0.9
+"""Radians: the far side of the dome turns away from the camera before the mesh ends."""
+BACKGROUND = torch.tensor([0.1, 0.2, 0.5])
+
+
+def turned(model: MorphableModel, *, right_m: float = 0.0) -> FaceCoefficients:
+    identity, expression, albedo = model.counts
+    mean = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, distance=0.5)
+    pose = replace(
+        mean.pose,
+        rotation=torch.tensor([[0.0, YAW, 0.0]]),
+        translation=mean.pose.translation + torch.tensor([[right_m, 0.0, 0.0]]),
+    )
+    return replace(mean, pose=pose, lighting=ambient_lighting(1, level=0.85))
+
+
+def photographed(
+    model: MorphableModel, coefficients: FaceCoefficients, background: Tensor = BACKGROUND
+) -> tuple[FitTargets, RenderOutput]:
+    camera = Camera.from_fov(30.0, image_size=(SIDE, SIDE))
+    drawn = render(model, coefficients, camera)
+    inside = (drawn.triangle_ids >= 0).float()
+    photo = drawn.image.detach() * inside[:, None] + background[:, None, None] * (1 - inside)[:, None]
+    mesh = camera.project(model.mediapipe_points(drawn.surface.vertices_camera)).detach()
+    landmarks = drawn.vertices_px[:, model.landmarks68].detach()
+    return FitTargets(photo, inside, inside, torch.ones(1), camera, mesh, landmarks), drawn
+
+
+def test_the_end_of_the_face_is_found_where_the_photo_shows_it(tiny: MorphableModel) -> None:
+    targets, there = photographed(tiny, turned(tiny))
+    here = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
+    moved = float((there.vertices_px - here.vertices_px)[0, :, 0].mean())
+    outline = contour._outline(OutlineMesh.of(tiny), here, targets)
+    found, sure = contour._search(outline, targets.crops, reach_px=0.06 * targets.extent_px[:, None])
+    chosen = (outline.weights > 0) & (sure > 0.5)
+    assert chosen.sum() >= 10
+    off = found - moved * outline.normals[..., 0]
+    # The dome's triangles are large: their edge and the contour of the smooth normals are most of a pixel apart.
+    assert off[chosen].abs().median() < 0.8
+    assert 2 < moved < 6
+
+
+def test_the_energy_draws_the_face_to_its_outline(tiny: MorphableModel) -> None:
+    targets, _ = photographed(tiny, turned(tiny))
+    mesh, settings = OutlineMesh.of(tiny), FitSettings()
+    right = torch.tensor(-0.004, requires_grad=True)
+    coefficients = turned(tiny)
+    pose = replace(
+        coefficients.pose, translation=coefficients.pose.translation + right * torch.tensor([[1.0, 0.0, 0.0]])
+    )
+    away = contour_energy(mesh, render(tiny, replace(coefficients, pose=pose), targets.camera), targets, settings)
+    (slope,) = torch.autograd.grad(away, right)
+    at_home = contour_energy(mesh, render(tiny, coefficients, targets.camera), targets, settings)
+    assert slope < 0
+    assert at_home < 0.35 * away
+
+
+def test_a_background_of_the_skins_colour_says_nothing(tiny: MorphableModel) -> None:
+    skin = render(tiny, turned(tiny), Camera.from_fov(30.0, image_size=(SIDE, SIDE))).surface.colours.mean((0, 1))
+    targets, drawn = photographed(tiny, turned(tiny, right_m=0.003), background=skin)
+    assert contour_energy(OutlineMesh.of(tiny), drawn, targets, FitSettings()).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_nose_before_its_own_cheek_is_no_outline(tiny: MorphableModel) -> None:
+    targets, drawn = photographed(tiny, turned(tiny))
+    outline = contour._outline(OutlineMesh.of(tiny), drawn, targets)
+    beyond = outline.points_px + outline.normals * (contour.BEHIND_SHARE * targets.extent_px)[:, None, None]
+    column, row = beyond.floor().long().clamp(0, SIDE - 1).unbind(-1)
+    behind = drawn.triangle_ids[0, row[0], column[0]] >= 0
+    assert behind.any()
+    assert (outline.weights[0][behind] == 0).all()
+    assert (outline.weights[0][~behind] > 0).any()
+
+
+def test_the_end_of_the_mesh_is_not_trusted(tiny: MorphableModel) -> None:
+    trust = OutlineMesh.of(tiny).trust
+    assert (trust[rim_vertices(tiny.triangles)] == 0).all()
+    assert trust.max() == 1
+
+
+def test_a_face_whose_outline_is_all_rim_has_no_energy(tiny: MorphableModel) -> None:
+    """Seen from the front the dome ends before it turns away."""
+    coefficients = turned(tiny)
+    frontal = replace(coefficients, pose=replace(coefficients.pose, rotation=torch.zeros(1, 3)))
+    targets, drawn = photographed(tiny, frontal)
+    none = replace(OutlineMesh.of(tiny), trust=torch.zeros(len(tiny.mean)))
+    assert contour_energy(none, drawn, targets, FitSettings()).item() == 0
