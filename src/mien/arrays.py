@@ -13,7 +13,7 @@ Public functions carry these annotations, and the test run executes them (bearty
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-__all__ = ["Bool", "Float", "Int", "Tensor", "UInt8"]
+__all__ = ["Bool", "Float", "Int", "Shaped", "Tensor", "UInt8"]

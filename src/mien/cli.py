@@ -303,14 +303,17 @@ def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, 
 def _noting_left_out() -> Iterator[list[str]]:
     """What is said of faces that are left out; other warnings are shown as ever."""
     left_out: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FaceLeftOut)
-        yield left_out
-    for warning in caught:
-        if issubclass(warning.category, FaceLeftOut):
-            left_out.append(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FaceLeftOut)
+            yield left_out
+    finally:
+        for warning in caught:
+            if issubclass(warning.category, FaceLeftOut):
+                left_out.append(str(warning.message))
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _remove_stale_faces(folder: Path, count: int) -> None:

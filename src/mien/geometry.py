@@ -138,15 +138,18 @@ def vertex_areas(vertices: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"]) 
 
 def unique_edges(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "P 2"]:
     """Every edge of the mesh once, the smaller vertex first, in ascending order."""
-    pairs = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
-    return torch.unique(pairs.sort(dim=1).values, dim=0)
+    return torch.unique(_sides(triangles), dim=0)
 
 
 def rim_vertices(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "R"]:
     """The vertices where the mesh ends, ascending: those of edges with one triangle; none on a closed surface."""
-    pairs = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]).sort(dim=1).values
-    edges, counts = torch.unique(pairs, dim=0, return_counts=True)
+    edges, counts = torch.unique(_sides(triangles), dim=0, return_counts=True)
     return torch.unique(edges[counts == 1])
+
+
+def _sides(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "3*T 2"]:
+    """The edges of every triangle, the smaller vertex first."""
+    return torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]).sort(dim=1).values
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from mien.arrays import Float, Int, Tensor
+from mien.arrays import Float, Int, Shaped, Tensor
 from mien.camera import Camera
 from mien.errors import FitDiverged
 from mien.geometry import vertex_normals
@@ -170,6 +170,13 @@ def sample_image(image: Float[Tensor, "B C H W"], points_px: Float[Tensor, "B P 
     return sampled[:, :, 0].mT
 
 
+def sample_nearest(values: Shaped[Tensor, "B H W"], points_px: Float[Tensor, "B P 2"]) -> Shaped[Tensor, "B P"]:
+    """The value of the pixel that each position lies in, or of the nearest one of the image."""
+    height, width = values.shape[-2:]
+    column, row = points_px.floor().long().unbind(-1)
+    return values.flatten(1).gather(1, row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
+
+
 def sample_map(maps: Float[Tensor, "B C S S"], uv: Float[Tensor, "V 2"]) -> Float[Tensor, "B V C"]:
     """Bilinear samples of UV maps at each vertex's UV, v upwards; the paper's sampling of its offset maps."""
     size = maps.shape[-1]
@@ -201,14 +208,17 @@ def visible_vertices(
 ) -> Float[Tensor, "B V"]:
     """1 for vertices that the camera sees: facing it, inside the image and no deeper than the z-buffer plus slack."""
     height, width = depth.shape[-2:]
-    column, row = vertices_px.detach().floor().long().unbind(-1)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    front = depth.flatten(1).gather(1, index)
-    points = surface.vertices_camera.detach()
-    to_camera = F.normalize(-points, dim=-1) * points.new_tensor([1.0, -1.0, -1.0])
-    facing = (to_camera * surface.normals.detach()).sum(-1) > 0
-    return (inside & facing & (front > 0) & (points[..., 2] <= front + slack_m)).float()
+    x, y = vertices_px.detach().unbind(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    front = sample_nearest(depth, vertices_px.detach())
+    behind = surface.vertices_camera.detach()[..., 2] > front + slack_m
+    return (inside & (facing_camera(surface) > 0) & (front > 0) & ~behind).float()
+
+
+def facing_camera(surface: FaceSurface) -> Float[Tensor, "B V"]:
+    """Cosine between each vertex's normal and the way to the camera; not differentiable."""
+    to_camera = F.normalize(-surface.vertices_camera.detach(), dim=-1)
+    return (to_camera * to_camera.new_tensor([1.0, -1.0, -1.0]) * surface.normals.detach()).sum(-1)
 
 
 VISIBILITY_SLACK_M = 3e-3

@@ -10,7 +10,7 @@ import torch
 from mien.arrays import Tensor
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets, contour
-from mien.fitting.contour import OutlineMesh, contour_energy
+from mien.fitting.contour import ContourMesh, contour_energy
 from mien.geometry import rim_vertices
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -49,7 +49,7 @@ def test_the_end_of_the_face_is_found_where_the_photo_shows_it(tiny: MorphableMo
     targets, there = photographed(tiny, turned(tiny))
     here = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
     moved = float((there.vertices_px - here.vertices_px)[0, :, 0].mean())
-    outline = contour._outline(OutlineMesh.of(tiny), here, targets)
+    outline = contour._occluding_contour(ContourMesh.of(tiny), here, targets)
     found, sure = contour._search(outline, targets.crops, reach_px=0.06 * targets.extent_px[:, None])
     chosen = (outline.weights > 0) & (sure > 0.5)
     assert chosen.sum() >= 10
@@ -61,7 +61,7 @@ def test_the_end_of_the_face_is_found_where_the_photo_shows_it(tiny: MorphableMo
 
 def test_the_energy_draws_the_face_to_its_outline(tiny: MorphableModel) -> None:
     targets, _ = photographed(tiny, turned(tiny))
-    mesh, settings = OutlineMesh.of(tiny), FitSettings()
+    mesh, settings = ContourMesh.of(tiny), FitSettings()
     right = torch.tensor(-0.004, requires_grad=True)
     coefficients = turned(tiny)
     pose = replace(
@@ -77,12 +77,12 @@ def test_the_energy_draws_the_face_to_its_outline(tiny: MorphableModel) -> None:
 def test_a_background_of_the_skins_colour_says_nothing(tiny: MorphableModel) -> None:
     skin = render(tiny, turned(tiny), Camera.from_fov(30.0, image_size=(SIDE, SIDE))).surface.colours.mean((0, 1))
     targets, drawn = photographed(tiny, turned(tiny, right_m=0.003), background=skin)
-    assert contour_energy(OutlineMesh.of(tiny), drawn, targets, FitSettings()).item() == pytest.approx(0, abs=1e-6)
+    assert contour_energy(ContourMesh.of(tiny), drawn, targets, FitSettings()).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_nose_before_its_own_cheek_is_no_outline(tiny: MorphableModel) -> None:
     targets, drawn = photographed(tiny, turned(tiny))
-    outline = contour._outline(OutlineMesh.of(tiny), drawn, targets)
+    outline = contour._occluding_contour(ContourMesh.of(tiny), drawn, targets)
     beyond = outline.points_px + outline.normals * (contour.BEHIND_SHARE * targets.extent_px)[:, None, None]
     column, row = beyond.floor().long().clamp(0, SIDE - 1).unbind(-1)
     behind = drawn.triangle_ids[0, row[0], column[0]] >= 0
@@ -92,12 +92,12 @@ def test_a_nose_before_its_own_cheek_is_no_outline(tiny: MorphableModel) -> None
 
 
 def test_the_end_of_the_mesh_is_not_trusted(tiny: MorphableModel) -> None:
-    trust = OutlineMesh.of(tiny).trust
+    trust = ContourMesh.of(tiny).trust
     assert (trust[rim_vertices(tiny.triangles)] == 0).all()
     assert trust.max() == 1
 
 
 def test_without_a_trusted_outline_there_is_no_energy(tiny: MorphableModel) -> None:
     targets, drawn = photographed(tiny, turned(tiny))
-    none = replace(OutlineMesh.of(tiny), trust=torch.zeros(len(tiny.mean)))
+    none = replace(ContourMesh.of(tiny), trust=torch.zeros(len(tiny.mean)))
     assert contour_energy(none, drawn, targets, FitSettings()).item() == 0

@@ -1,4 +1,4 @@
-"""The face's outline against what lies behind it: the one place where a single photo shows depth directly.
+"""The occluding contour, the face's outline against what lies behind it: where a single photo shows depth directly.
 
 Where the surface turns away from the camera its picture ends. Each point of the model's outline looks across itself for
 the place where the photo stops looking like the face, and is drawn there. Edges alone would not do: lips, lids and
@@ -16,7 +16,14 @@ from mien.arrays import Float, Int, Tensor
 from mien.fitting.problem import FitSettings, FitTargets
 from mien.geometry import rim_vertices, unique_edges
 from mien.morphable import MorphableModel
-from mien.rendering import VISIBILITY_SLACK_M, RenderOutput, sample_image, visible_vertices
+from mien.rendering import (
+    VISIBILITY_SLACK_M,
+    RenderOutput,
+    facing_camera,
+    sample_image,
+    sample_nearest,
+    visible_vertices,
+)
 
 REACH_SHARE = 0.06
 """How far to each side of the outline the photo is searched, in parts of the face's size."""
@@ -40,7 +47,7 @@ EFFECTIVE_POINTS = 60.0
 
 
 @dataclass(frozen=True)
-class OutlineMesh:
+class ContourMesh:
     """What of a model's mesh can be an outline."""
 
     edges: Int[Tensor, "E 2"]
@@ -48,7 +55,7 @@ class OutlineMesh:
     """0 where the mesh ends or an eye is, 1 on the face."""
 
     @classmethod
-    def of(cls, model: MorphableModel) -> OutlineMesh:
+    def of(cls, model: MorphableModel) -> ContourMesh:
         """Of the mean face."""
         trust = 1 - model.masks.eyes
         rim = rim_vertices(model.triangles)
@@ -60,7 +67,7 @@ class OutlineMesh:
 
 
 @dataclass(frozen=True)
-class _Outline:
+class _Contour:
     """Where the drawn face ends: a point on each of N mesh edges between a vertex that faces the camera and one that
     does not."""
 
@@ -74,28 +81,27 @@ class _Outline:
 
 
 def contour_energy(
-    mesh: OutlineMesh, drawn: RenderOutput, targets: FitTargets, settings: FitSettings
+    mesh: ContourMesh, drawn: RenderOutput, targets: FitTargets, settings: FitSettings
 ) -> Float[Tensor, ""]:
     """Robust squared distance, across the outline, between where the model and where the face in the photo ends."""
-    outline = _outline(mesh, drawn, targets)
-    if outline.weights.shape[1] == 0:
+    contour = _occluding_contour(mesh, drawn, targets)
+    if contour.weights.shape[1] == 0:
         return drawn.image.new_zeros(())
     size = targets.extent_px[:, None]
     with torch.no_grad():
-        beyond, sureness = _search(outline, targets.crops, reach_px=REACH_SHARE * size)
-        ends = outline.points_px + outline.normals * beyond[..., None]
-    off = ((outline.points_px - ends) * outline.normals).sum(-1) / (settings.contour_sigma * size)
+        beyond, sureness = _search(contour, targets.crops, reach_px=REACH_SHARE * size)
+        ends = contour.points_px + contour.normals * beyond[..., None]
+    off = ((contour.points_px - ends) * contour.normals).sum(-1) / (settings.contour_sigma * size)
     robust = off**2 / (1 + off**2 / 9)
-    weights = outline.weights
+    weights = contour.weights
     per_face = (weights * sureness * robust).sum(1) / weights.sum(1).clamp(min=1e-9)
     return 0.5 * EFFECTIVE_POINTS * per_face.sum()
 
 
-def _outline(mesh: OutlineMesh, drawn: RenderOutput, targets: FitTargets) -> _Outline:
+def _occluding_contour(mesh: ContourMesh, drawn: RenderOutput, targets: FitTargets) -> _Contour:
     surface = drawn.surface
     with torch.no_grad():
-        to_camera = F.normalize(-surface.vertices_camera, dim=-1) * surface.normals.new_tensor([1.0, -1.0, -1.0])
-        facing = (to_camera * surface.normals).sum(-1)
+        facing = facing_camera(surface)
         seen = visible_vertices(surface, drawn.vertices_px, drawn.depth, slack_m=VISIBILITY_SLACK_M) > 0
         first, second = mesh.edges.unbind(1)
         crossing = (facing[:, first] * facing[:, second] < 0) & (seen[:, first] | seen[:, second])
@@ -116,24 +122,21 @@ def _outline(mesh: OutlineMesh, drawn: RenderOutput, targets: FitTargets) -> _Ou
         normals = between(surface.normals)[..., :2] * surface.normals.new_tensor([1.0, -1.0])  # rows run downwards
         normals = F.normalize(normals, dim=-1)
         place = points_px + normals * (BEHIND_SHARE * targets.extent_px)[:, None, None]
-        height, width = drawn.triangle_ids.shape[-2:]
-        column, row = place.floor().long().unbind(-1)
-        index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-        alone = drawn.triangle_ids.flatten(1).gather(1, index) < 0
+        alone = sample_nearest(drawn.triangle_ids, place) < 0
         one, other = (surface.vertices_camera.gather(1, k[..., None].expand(-1, -1, 3)) for k in ends.unbind(-1))
         weights = kept * alone * (one - other).norm(dim=-1) * mesh.trust[ends].amin(-1)
-        return _Outline(points_px, normals, between(surface.colours), weights)
+        return _Contour(points_px, normals, between(surface.colours), weights)
 
 
 def _search(
-    outline: _Outline, crops: Float[Tensor, "B 3 S S"], *, reach_px: Float[Tensor, "B 1"]
+    contour: _Contour, crops: Float[Tensor, "B 3 S S"], *, reach_px: Float[Tensor, "B 1"]
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N"]]:
     """How far outwards the face ends in the photo, pixels, and how sure that is, 0 to 1."""
     steps = torch.linspace(-1, 1, PLACES, device=crops.device)
     offsets = steps * reach_px[..., None]
-    places = outline.points_px[:, :, None] + outline.normals[:, :, None] * offsets[..., None]
+    places = contour.points_px[:, :, None] + contour.normals[:, :, None] * offsets[..., None]
     seen = sample_image(crops, places.flatten(1, 2)).unflatten(1, places.shape[1:3])
-    unlike = ((seen - outline.colours[:, :, None]).square().sum(-1) / UNLIKE**2).clamp(max=1)
+    unlike = ((seen - contour.colours[:, :, None]).square().sum(-1) / UNLIKE**2).clamp(max=1)
     means = unlike.unfold(-1, WINDOW, 1).mean(-1)
     contrast = means[..., WINDOW:] - means[..., :-WINDOW]
     # Between the last sample of the inner window and the first of the outer one.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mien.arrays import Float, Tensor
 from mien.camera import Pose
 from mien.errors import FitDiverged
-from mien.fitting.contour import OutlineMesh, contour_energy
+from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.descent import Descent
 from mien.fitting.light import expected_light, light_precision
 from mien.fitting.problem import FitSettings, FitTargets
@@ -89,7 +89,7 @@ def refine(
     descent = Descent(unknowns.parameters(), rate=step_length(steps), steps=steps)
     features = _photo_features(targets, recognition)
     light = light_precision(settings.light_priors).to(start.lighting)
-    outline = OutlineMesh.of(model)
+    contour = ContourMesh.of(model)
     for step in range(steps):
         share = step / max(steps - 1, 1)
         coefficients = unknowns.coefficients()
@@ -97,7 +97,7 @@ def refine(
         energy = (
             _pixel_energy(drawn, targets, settings)
             + _landmark_energy(model, drawn, targets, point_weights, settings)
-            + contour_energy(outline, drawn, targets, settings)
+            + contour_energy(contour, drawn, targets, settings)
             + _prior_energy(model, coefficients, targets.exposure, settings, light)
         )
         if recognition is not None and features is not None and share >= RECOGNITION_FROM:
