@@ -88,10 +88,12 @@ def variants(channel_counts: list[int], culls: tuple[bool, ...] = (False, True))
         variant("draw", launch.draw_warps, SOFT=False, LINEAR=False, CHANNELS=1, **tile),
     ]
     for channels in channel_counts:
-        padded, record = gpu.padded_channels(channels), gpu.record_size(channels)
+        whole = gpu.padded_channels(channels)
+        block = gpu.channel_blocks(channels)[0][1]  # the backward pass takes so many at once
+        padded, record = gpu.padded_channels(block), gpu.record_size(block)
         found.append(variant("pack", 4, CHANNELS=padded, RECORD_SIZE=record, BLOCK=128))
         for linear in (False, True):
-            found.append(variant("draw", launch.draw_warps, SOFT=True, LINEAR=linear, CHANNELS=padded, **tile))
+            found.append(variant("draw", launch.draw_warps, SOFT=True, LINEAR=linear, CHANNELS=whole, **tile))
             for cull in culls:
                 sizes = {"LANES": launch.lanes, "SMALL_BOX": launch.small_box, "RECORD_SIZE": record}
                 found.append(
