@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _BINS_ACROSS = 8
-_MOST_CHANNELS = 4  # of one backward pass; more take more registers than there are
+_MOST_CHANNELS = 4  # of one backward pass: with more, push_back runs out of registers
 _MOST_IMAGES = 65_535  # CUDA's limit of a grid's second axis
 
 
