@@ -70,7 +70,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def timed(call: Callable[[], object], seconds: float, clock: str = "wall") -> Timing:
-    """Repeated for about so long, after a first call that warms up; one that takes longer by itself is the only one."""
+    """Repeated for about so long, after a first call that warms up; one of ten times that length is the only one."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
 
     def once() -> float:
@@ -81,7 +81,9 @@ def timed(call: Callable[[], object], seconds: float, clock: str = "wall") -> Ti
         return 1e3 * (CLOCKS[clock]() - start)
 
     first = once()
-    durations = [first] if first > 1e3 * seconds else []
+    if first > 1e4 * seconds:
+        return Timing(first, first, first)
+    durations = []
     end = time.perf_counter() + seconds
     while not durations or (time.perf_counter() < end and len(durations) < 200):
         durations.append(once())
@@ -249,15 +251,18 @@ def matrix(options: argparse.Namespace, sigmas: tuple[float, ...] = SIGMAS) -> l
     return [
         Case(side, image, batch, sigma=sigma, threads=options.threads, device=options.device, clock=options.clock)
         for side, image, batch, sigma in itertools.product(SIDES, SIZES, BATCHES, sigmas)
-        if batch * image**2 <= options.pixels
+        if batch * image**2 <= options.pixels and side**2 in options.vertices
     ]
 
 
 def sizes_table(options: argparse.Namespace) -> None:
     """Meshes, pictures, batches and softness."""
+    cases = matrix(options)
+    if options.device == "cpu":  # memory that a virtual machine touches for the first time costs as much as drawing
+        torch.ones(max(case.numbers for case in cases))
 
     def rows() -> Iterator[list[object]]:
-        for case in matrix(options):
+        for case in cases:
             forward, both = case.measure(options.seconds / 4)
             per_image = f"{both.median_ms / case.batch:.1f}"
             yield [case.side**2, f"{case.image}²", case.batch, f"{case.sigma:g}", forward, both, per_image]
@@ -412,6 +417,8 @@ def main() -> None:
     parser.add_argument(
         "--pixels", type=int, default=2**25, help="the most of a batch; above the default, results alone are gigabytes"
     )
+    meshes = [side**2 for side in SIDES]
+    parser.add_argument("--vertices", type=int, nargs="+", choices=meshes, default=meshes, help="for sizes and memory")
     parser.add_argument("--seconds", type=float, default=1.0, help="measured for about this long per row")
     options = parser.parse_args()
     if options.isa:

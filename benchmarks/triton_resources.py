@@ -1,12 +1,12 @@
 """Compile the GPU kernels ahead of time, without a GPU: registers, spills and shared memory of each.
 
     python benchmarks/triton_resources.py                          a Markdown table for sm_80 and sm_90, three channels
-    python benchmarks/triton_resources.py --all                    every variant up to 16 channels; some ten minutes
+    python benchmarks/triton_resources.py --all                    every variant up to 16 channels; some minutes
     python benchmarks/triton_resources.py --channels 1 3 6 --json F   other numbers of channels; one line of JSON in F
 
-A variant is a kernel with its constants: definitions and culling, soft or hard, and the powers of two and record sizes
-that hold the channels. Triton further specialises each for arguments that are 1 or multiples of 16, at the first call;
-these are compiled as for any number, which takes the most registers.
+A second table has the worst of each kernel. A variant is a kernel with its constants: definitions and culling, soft or
+hard, and the powers of two and record sizes that hold the channels. Triton further specialises each for arguments that
+are 1 or multiples of 16, at the first call; these are compiled as for any number, which takes the most registers.
 
 Needs Triton (`pip install 'mien[gpu]'`), whose wheel holds ptxas and cuobjdump.
 """
@@ -88,10 +88,12 @@ def variants(channel_counts: list[int], culls: tuple[bool, ...] = (False, True))
         variant("draw", launch.draw_warps, SOFT=False, LINEAR=False, CHANNELS=1, **tile),
     ]
     for channels in channel_counts:
-        padded, record = gpu.padded_channels(channels), gpu.record_size(channels)
+        whole = gpu.padded_channels(channels)
+        block = gpu.channel_blocks(channels)[0][1]  # the backward pass takes so many at once
+        padded, record = gpu.padded_channels(block), gpu.record_size(block)
         found.append(variant("pack", 4, CHANNELS=padded, RECORD_SIZE=record, BLOCK=128))
         for linear in (False, True):
-            found.append(variant("draw", launch.draw_warps, SOFT=True, LINEAR=linear, CHANNELS=padded, **tile))
+            found.append(variant("draw", launch.draw_warps, SOFT=True, LINEAR=linear, CHANNELS=whole, **tile))
             for cull in culls:
                 sizes = {"LANES": launch.lanes, "SMALL_BOX": launch.small_box, "RECORD_SIZE": record}
                 found.append(
@@ -138,6 +140,17 @@ def compile_one(one: Variant, capability: int) -> Resources:
     )
 
 
+def print_worst(found: list[Resources]) -> None:
+    print("\n| kernel | target | variants | most registers | most spilled, bytes a thread | most shared, bytes |")
+    print("|---|---|---:|---:|---:|---:|")
+    for kernel, capability in dict.fromkeys((r.kernel, r.capability) for r in found):
+        those = [r for r in found if (r.kernel, r.capability) == (kernel, capability)]
+        registers = max(r.registers for r in those)
+        spilled = max(r.spilled_bytes for r in those)
+        shared = max(r.shared_bytes for r in those)
+        print(f"| {kernel} | sm_{capability} | {len(those)} | {registers} | {spilled} | {shared} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--channels", type=int, nargs="+", default=[3])
@@ -158,6 +171,7 @@ def main() -> None:
             f"| {r.cubin_bytes / 1024:.0f} |",
             flush=True,
         )
+    print_worst(found)
     if options.json:
         options.json.write_text(json.dumps([asdict(r) for r in found]) + "\n", encoding="utf-8")
 

@@ -51,7 +51,7 @@ def test_interpreted_kernels_agree_with_the_specification():
 @pytest.mark.slow
 def test_kernels_compile_for_the_gpus_that_they_are_made_for(tmp_path):
     report = tmp_path / "resources.json"
-    run("benchmarks/triton_resources.py", "--json", str(report))
+    run("benchmarks/triton_resources.py", "--channels", "3", "16", "--json", str(report))
     resources = json.loads(report.read_text())
     assert {(r["kernel"], r["capability"]) for r in resources} == {
         (kernel, capability)
@@ -61,9 +61,20 @@ def test_kernels_compile_for_the_gpus_that_they_are_made_for(tmp_path):
     for capability in (80, 90):  # all modes; `benchmarks/triton_resources.py --all` compiles all numbers of channels
         modes = {(r["kernel"], r["constants"]) for r in resources if r["capability"] == capability}
         assert sum(kernel == "set_up" for kernel, _ in modes) == 4
-        assert sum(kernel == "draw" for kernel, _ in modes) == 3  # hard, and soft in both definitions
-        assert sum(kernel == "push_back" for kernel, _ in modes) == 2
+        assert sum(kernel == "draw" for kernel, _ in modes) == 5  # hard, and soft in both definitions
+        assert sum(kernel == "push_back" for kernel, _ in modes) == 4
     assert all(r["spilled_bytes"] == 0 for r in resources)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 9, 13, 16, 100])
+def test_backward_passes_take_every_channel_once_and_four_at_most(channels):
+    from mien.rasterizer import gpu
+
+    blocks = gpu.channel_blocks(channels)
+    assert [channel for first, end in blocks for channel in range(first, end)] == list(range(channels))
+    lengths = [end - first for first, end in blocks]
+    assert max(lengths) == lengths[0] <= 4  # the first decides for which length the kernels are compiled
+    assert len(blocks) == -(-channels // 4)
 
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -21,9 +21,18 @@ from mien.arrays import Tensor
 from mien.rasterizer import gpu_kernels as kernels
 from mien.rasterizer.settings import RasterSettings
 
-__all__ = ["Launch", "hard_forward", "padded_channels", "record_size", "soft_backward", "soft_forward"]
+__all__ = [
+    "Launch",
+    "channel_blocks",
+    "hard_forward",
+    "padded_channels",
+    "record_size",
+    "soft_backward",
+    "soft_forward",
+]
 
 _BINS_ACROSS = 8
+_MOST_CHANNELS = 4  # of one backward pass: with more, push_back runs out of registers
 _MOST_IMAGES = 65_535  # CUDA's limit of a grid's second axis
 
 
@@ -105,51 +114,58 @@ def soft_backward(
     channels, (height, width) = attributes.shape[2], settings.image_size
     if batch == 0 or faces == 0:
         return
-    padded, record = padded_channels(channels), record_size(channels)
+    passes = channel_blocks(channels)
+    most = passes[0][1]
+    padded, record = padded_channels(most), record_size(most)
     packed = vertices.new_empty((batch * height * width, record))
     block = 128
-    kernels.pack[(math.ceil(len(packed) / block),)](
-        image,
-        state,
-        image_grad,
-        alpha_grad,
-        packed,
-        height * width,
-        channels,
-        len(packed),
-        CHANNELS=padded,
-        RECORD_SIZE=record,
-        BLOCK=block,
-        enable_fp_fusion=True,
-    )
     reach_sq, inverse_sigma = _in_pixels(settings)
-    kernels.push_back[(math.ceil(faces / launch.lanes), batch)](
-        vertices,
-        triangles,
-        attributes,
-        near,
-        far,
-        packed,
-        *gradients,
-        faces,
-        count,
-        3 * faces if triangles.ndim == 3 else 0,
-        channels,
-        settings.gamma,
-        height,
-        width,
-        math.sqrt(reach_sq),
-        reach_sq,
-        inverse_sigma,
-        CULL=settings.cull_backfaces,
-        LINEAR=settings.linear_depth,
-        CHANNELS=padded,
-        RECORD_SIZE=record,
-        LANES=launch.lanes,
-        SMALL_BOX=launch.small_box,
-        num_warps=launch.back_warps,
-        enable_fp_fusion=True,
-    )
+    for first, end in passes:
+        kernels.pack[(math.ceil(len(packed) / block),)](
+            image,
+            state,
+            image_grad,
+            alpha_grad,
+            packed,
+            height * width,
+            channels,
+            first,
+            end,
+            len(packed),
+            CHANNELS=padded,
+            RECORD_SIZE=record,
+            BLOCK=block,
+            enable_fp_fusion=True,
+        )
+        kernels.push_back[(math.ceil(faces / launch.lanes), batch)](
+            vertices,
+            triangles,
+            attributes,
+            near,
+            far,
+            packed,
+            *gradients,
+            faces,
+            count,
+            3 * faces if triangles.ndim == 3 else 0,
+            channels,
+            first,
+            end,
+            settings.gamma,
+            height,
+            width,
+            math.sqrt(reach_sq),
+            reach_sq,
+            inverse_sigma,
+            CULL=settings.cull_backfaces,
+            LINEAR=settings.linear_depth,
+            CHANNELS=padded,
+            RECORD_SIZE=record,
+            LANES=launch.lanes,
+            SMALL_BOX=launch.small_box,
+            num_warps=launch.back_warps,
+            enable_fp_fusion=True,
+        )
 
 
 def _draw(
@@ -243,6 +259,13 @@ def _in_pixels(settings: RasterSettings) -> tuple[float, float]:
     """Squared reach, and one over sigma, in square pixels."""
     per_ndc_sq = (0.5 * min(settings.image_size)) ** 2
     return settings.reach_sq * per_ndc_sq, 1 / (settings.sigma * per_ndc_sq)
+
+
+def channel_blocks(channels: int) -> list[tuple[int, int]]:
+    """First and end of the channels that the backward pass works through together: as few blocks as possible, of equal
+    length except for the last."""
+    length = math.ceil(channels / math.ceil(channels / _MOST_CHANNELS))
+    return [(first, min(first + length, channels)) for first in range(0, channels, length)]
 
 
 def padded_channels(channels: int) -> int:

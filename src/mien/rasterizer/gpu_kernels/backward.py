@@ -14,12 +14,15 @@ PIXEL_HEAD = tl.constexpr(5)
 """Numbers stored per pixel for the backward pass, before the channels of the image's gradient."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "end"])
 def pack(
-    image_in, state, image_grad, alpha_grad, packed, pixels, channels, count,
+    image_in, state, image_grad, alpha_grad, packed, pixels, channels, first, end, count,
     CHANNELS: tl.constexpr, RECORD_SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Writes `packed` (B,pixels,RECORD_SIZE): see kPixelHead in csrc/kernels.hpp."""
+    """Writes `packed` (B,pixels,RECORD_SIZE), see kPixelHead in csrc/kernels.hpp, for the channels `first` to `end`.
+
+    The gradient of alpha goes with the first channels.
+    """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = at < count
     image = at // pixels
@@ -29,13 +32,13 @@ def pack(
     tl.store(out + 1, tl.load(planes + 2 * pixels, mask=exists), mask=exists)
     tl.store(out + 2, 1.0 / tl.load(planes + 3 * pixels, mask=exists, other=1.0), mask=exists)
     to_alpha = tl.load(alpha_grad + at, mask=exists) * tl.load(planes, mask=exists)
-    tl.store(out + 3, to_alpha, mask=exists)
-    channel = tl.arange(0, CHANNELS)
-    plane = (image * (channels - 1) * pixels + at)[:, None] + channel[None, :] * pixels
-    in_use = exists[:, None] & (channel < channels)[None, :]
+    tl.store(out + 3, tl.where(first == 0, to_alpha, 0.0), mask=exists)
+    slot = tl.arange(0, CHANNELS)
+    plane = (image * (channels - 1) * pixels + at)[:, None] + (first + slot)[None, :] * pixels
+    in_use = exists[:, None] & (first + slot < end)[None, :]
     gradient = tl.load(image_grad + plane, mask=in_use, other=0.0)
     tl.store(out + 4, tl.sum(gradient * tl.load(image_in + plane, mask=in_use, other=0.0), 1), mask=exists)
-    tl.store(out[:, None] + PIXEL_HEAD + channel[None, :], gradient, mask=in_use)
+    tl.store(out[:, None] + PIXEL_HEAD + slot[None, :], gradient, mask=in_use)
 
 
 @triton.jit
@@ -45,7 +48,7 @@ def _nearest_of(second, third, of0, of1, of2):
 
 @triton.jit
 def _pair_gradients(
-    shape, base, step0, step1, x, y, alive, pixel, channel, in_use, far, reach_sq, inverse_sigma,
+    shape, base, step0, step1, x, y, alive, pixel, slot, in_use, far, reach_sq, inverse_sigma,
     LINEAR: tl.constexpr,
 ):  # fmt: skip
     """d loss / d x, y and depth term of the three corners, nine numbers a pair, then of their attributes."""
@@ -66,7 +69,7 @@ def _pair_gradients(
     softness = tl.exp(tl.minimum(above, 0.0)) * tl.load(pixel + 2, mask=kept, other=0.0)
     weight = covered * softness
 
-    to_image = tl.load(pixel[:, None] + PIXEL_HEAD + channel[None, :], mask=kept[:, None] & in_use[None, :], other=0.0)
+    to_image = tl.load(pixel[:, None] + PIXEL_HEAD + slot[None, :], mask=kept[:, None] & in_use[None, :], other=0.0)
     pull0 = tl.sum(to_image * step0, 1)
     pull1 = tl.sum(to_image * step1, 1)
     # How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
@@ -139,14 +142,18 @@ def _add_corner(
     tl.atomic_add(out, attribute, mask=mask[:, None] & in_use[None, :], sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["height", "width"])
+@triton.jit(do_not_specialize=["first", "end", "height", "width"])
 def push_back(
     positions, corners, attributes, near, far, packed, positions_grad, attributes_grad,
-    triangles, vertices, corner_stride, channels, gamma, height, width, reach, reach_sq, inverse_sigma,
+    triangles, vertices, corner_stride, channels, first, end, gamma, height, width, reach, reach_sq, inverse_sigma,
     CULL: tl.constexpr, LINEAR: tl.constexpr, CHANNELS: tl.constexpr, RECORD_SIZE: tl.constexpr,
     LANES: tl.constexpr, SMALL_BOX: tl.constexpr,
 ):  # fmt: skip
-    """Adds the gradients of LANES triangles of one image to those of their vertices."""
+    """Adds the gradients of LANES triangles of one image, as far as the channels `first` to `end` cause them, to those
+    of their vertices.
+
+    Gradients are sums over channels, so passes over a few of them add up; many at once do not fit into the registers.
+    """
     image = tl.program_id(1).to(tl.int64)
     lane = tl.arange(0, LANES)
     t = tl.program_id(0) * LANES + lane
@@ -161,8 +168,9 @@ def push_back(
     c0 = tl.where(visible, corner[0], 0).to(tl.int64)
     c1 = tl.where(visible, corner[1], 0).to(tl.int64)
     c2 = tl.where(visible, corner[2], 0).to(tl.int64)
-    channel = tl.arange(0, CHANNELS)
-    in_use = channel < channels
+    slot = tl.arange(0, CHANNELS)
+    channel = first + slot
+    in_use = channel < end
     colours = attributes + image * vertices * channels + channel[None, :]
     base = tl.load(colours + c2[:, None] * channels, mask=in_use[None, :], other=0.0)
     step0 = tl.load(colours + c0[:, None] * channels, mask=in_use[None, :], other=0.0) - base
@@ -193,7 +201,7 @@ def push_back(
         pixel = first_pixel + ((top + row).to(tl.int64) * width + left + column) * RECORD_SIZE
         g = _pair_gradients(
             shape, base, step0, step1, x_left + column.to(tl.float32) + 0.5, y_top + row.to(tl.float32) + 0.5, alive,
-            pixel, channel, in_use, far_depth, reach_sq, inverse_sigma, LINEAR,
+            pixel, slot, in_use, far_depth, reach_sq, inverse_sigma, LINEAR,
         )  # fmt: skip
         x0 += g[0]
         x1 += g[1]
@@ -232,7 +240,7 @@ def push_back(
                 pixel = first_pixel + ((its_top + row).to(tl.int64) * width + its_left + column) * RECORD_SIZE
                 g = _pair_gradients(
                     its, its_base, its_step0, its_step1, its_x + column.to(tl.float32) + 0.5,
-                    its_y + row.to(tl.float32) + 0.5, alive, pixel, channel, in_use, far_depth, reach_sq,
+                    its_y + row.to(tl.float32) + 0.5, alive, pixel, slot, in_use, far_depth, reach_sq,
                     inverse_sigma, LINEAR,
                 )  # fmt: skip
                 x0 += tl.where(here, tl.sum(g[0], 0), 0.0)
