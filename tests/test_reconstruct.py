@@ -140,10 +140,10 @@ def test_a_face_that_cannot_be_fitted_does_not_cost_the_others(
     whole = by_network(both)
     finish, lost_from = Reconstructor._finish, 270.0
 
-    def losing(self: Reconstructor, pixels: Any, face: Any, found: Any, *, targets: Any) -> Reconstruction:
-        if face.observation.mesh_px[:, 0].mean() > lost_from:
+    def losing(self: Reconstructor, observed: Any, found: Any) -> Reconstruction:
+        if observed.faces[0].observation.mesh_px[:, 0].mean() > lost_from:
             raise FitDiverged("lost on purpose")
-        return finish(self, pixels, face, found, targets=targets)
+        return finish(self, observed, found)
 
     monkeypatch.setattr(Reconstructor, "_finish", losing)
     with pytest.warns(FaceLeftOut, match=r"face . of 2 .* lost on purpose"):

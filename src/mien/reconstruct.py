@@ -84,6 +84,21 @@ class _Face:
 
 
 @dataclass(frozen=True)
+class _Observed:
+    """What perception says of some faces of one photo."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    """The whole photo."""
+    faces: tuple[_Face, ...]
+    camera: Camera
+    """The photo's, once for each face."""
+    targets: FitTargets
+
+    def __getitem__(self, index: slice) -> _Observed:
+        return _Observed(self.pixels, self.faces[index], self.camera[index], self.targets[index])
+
+
+@dataclass(frozen=True)
 class _Found:
     """The coefficients of a batch of faces, however they were found."""
 
@@ -169,69 +184,50 @@ class Reconstructor:
                     f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; faces from 30 pixels on "
                     "are looked for. Crop the photo around the face, or try a sharper one."
                 )
-            faces = [_Face.of(observation) for observation in observations]
+            faces = tuple(_Face.of(observation) for observation in observations)
             camera = _camera(pixels, known_focal, len(faces))
-            targets = self._targets(pixels, faces, camera)
-        return self._reconstruct(pixels, faces, camera, targets=targets, perception=clock.times[0])
+            observed = _Observed(pixels, faces, camera, self._targets(pixels, faces, camera))
+        return self._reconstruct(observed, perception=clock.times[0])
 
-    def _reconstruct(
-        self,
-        pixels: UInt8[np.ndarray, "H W 3"],
-        faces: Sequence[_Face],
-        camera: Camera,
-        *,
-        targets: FitTargets,
-        perception: StageTime,
-    ) -> list[Reconstruction]:
+    def _reconstruct(self, observed: _Observed, *, perception: StageTime) -> list[Reconstruction]:
         """All faces together; one by one where together they fail, so that one lost face does not cost the others."""
+        count = len(observed.faces)
         try:
-            return self._together(pixels, faces, camera, targets=targets, perception=perception)
+            return self._together(observed, perception=perception)
         except FitDiverged as error:
-            if len(faces) == 1:
+            if count == 1:
                 raise
             last = error
         done: list[Reconstruction] = []
-        own_share = StageTime(perception.name, perception.seconds / len(faces))
-        for k in range(len(faces)):
-            one = slice(k, k + 1)
+        own_share = StageTime(perception.name, perception.seconds / count)
+        for k in range(count):
+            single = observed[slice(k, k + 1)]
             try:
-                done += self._together(pixels, faces[one], camera[one], targets=targets[one], perception=own_share)
+                done += self._together(single, perception=own_share)
             except FitDiverged as error:
                 last = error
-                warnings.warn(FaceLeftOut(f"face {k + 1} of {len(faces)} was left out: {error}"), stacklevel=3)
+                warnings.warn(FaceLeftOut(f"face {k + 1} of {count} was left out: {error}"), stacklevel=3)
         if not done:
             raise last
         return done
 
-    def _together(
-        self,
-        pixels: UInt8[np.ndarray, "H W 3"],
-        faces: Sequence[_Face],
-        camera: Camera,
-        *,
-        targets: FitTargets,
-        perception: StageTime,
-    ) -> list[Reconstruction]:
-        clock = StageClock()
-        found = self._find(pixels, faces, camera, targets=targets)
+    def _together(self, observed: _Observed, *, perception: StageTime) -> list[Reconstruction]:
+        count, clock = len(observed.faces), StageClock()
+        found = self._find(observed)
         with clock.stage("maps"):
-            parts = [
-                self._finish(pixels, face, found[slice(k, k + 1)], targets=targets[slice(k, k + 1)])
-                for k, face in enumerate(faces)
-            ]
+            singles = [slice(k, k + 1) for k in range(count)]
+            parts = [self._finish(observed[one], found[one]) for one in singles]
         times = (perception, *found.stage_times, *clock.times)
-        return [replace(part, stage_seconds=tuple((t.name, t.seconds / len(faces)) for t in times)) for part in parts]
+        return [replace(part, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for part in parts]
 
-    def _find(
-        self, pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[_Face], camera: Camera, *, targets: FitTargets
-    ) -> _Found:
+    def _find(self, observed: _Observed) -> _Found:
         """The coefficients, in the way that was asked for."""
-        guess, clock = None, StageClock()
+        guess, clock, targets = None, StageClock(), observed.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
                 guess = placed_on_points(
                     self.model,
-                    self._encoded(self.encoder, pixels, faces, camera, targets=targets),
+                    self._encoded(self.encoder, observed),
                     targets.camera,
                     points_px=targets.mesh_px,
                     point_weights=mesh_point_weights(self.model).expand(len(targets.mesh_px), -1),
@@ -241,24 +237,17 @@ class Reconstructor:
         found = fit(self.model, targets, settings=self.settings, recognition=self.recognition, start=guess)
         return _Found(found.coefficients, found.camera, (*clock.times, *found.stage_times))
 
-    def _encoded(
-        self,
-        encoder: FaceEncoder,
-        pixels: UInt8[np.ndarray, "H W 3"],
-        faces: Sequence[_Face],
-        camera: Camera,
-        *,
-        targets: FitTargets,
-    ) -> FaceCoefficients:
+    def _encoded(self, encoder: FaceEncoder, observed: _Observed) -> FaceCoefficients:
         """What the encoder says, with heads that lie on their side or upside down shown upright to it."""
+        faces, targets = observed.faces, observed.targets
         rolls = [_roll(face.observation) for face in faces]
         rolls = [roll if abs(roll) > UPRIGHT_ROLL else 0.0 for roll in rolls]
         if not any(rolls):
             return encoder.encode(targets.crops, targets.camera, mesh_px=targets.mesh_px)
         upright = [_Face.of(face.observation, roll=roll) for face, roll in zip(faces, rolls, strict=True)]
-        crops = torch.cat([sample_pixels(pixels, face.crop) for face in upright]).to(self.device)
+        crops = torch.cat([sample_pixels(observed.pixels, face.crop) for face in upright]).to(self.device)
         points = self._points(upright, [f.observation.mesh_px[:, :2] for f in upright])
-        said = encoder.encode(crops, _through_crops(camera, upright).to(self.device), mesh_px=points)
+        said = encoder.encode(crops, _through_crops(observed.camera, upright).to(self.device), mesh_px=points)
         return said.rolled(torch.tensor(rolls, device=self.device))
 
     def _targets(self, pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[_Face], camera: Camera) -> FitTargets:
@@ -284,11 +273,10 @@ class Reconstructor:
             self._atlases[size] = TexelAtlas.of(self.model, size)
         return self._atlases[size]
 
-    def _finish(
-        self, pixels: UInt8[np.ndarray, "H W 3"], face: _Face, found: _Found, *, targets: FitTargets
-    ) -> Reconstruction:
-        """Maps, texture and everything a user gets, for one face; `found` and `targets` hold that face only."""
+    def _finish(self, observed: _Observed, found: _Found) -> Reconstruction:
+        """Maps, texture and everything a user gets, for one face; both hold that face only."""
         model, coefficients = self.model, found.coefficients
+        pixels, (face,), targets = observed.pixels, observed.faces, observed.targets
         sharp = face_crop(
             torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop, self.texture_size)
         )
