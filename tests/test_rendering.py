@@ -17,6 +17,7 @@ from mien.rendering import (
     render,
     sample_image,
     sample_map,
+    sample_nearest,
     visible_vertices,
 )
 
@@ -26,6 +27,12 @@ SIZE = (64, 64)
 def mean_face(model: MorphableModel, distance: float = 0.5) -> FaceCoefficients:
     identity, expression, albedo = model.counts
     return FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, distance=distance)
+
+
+def test_nearest_samples_are_the_pixels_that_points_lie_in() -> None:
+    values = torch.arange(6).view(1, 2, 3)
+    points = torch.tensor([[[0.0, 0.0], [0.99, 0.99], [1.0, 0.5], [2.5, 1.2], [-4.0, 0.5], [7.0, 9.0]]])
+    assert sample_nearest(values, points).tolist() == [[0, 0, 1, 5, 0, 5]]
 
 
 def test_under_ambient_light_the_picture_shows_the_albedo(tiny: MorphableModel) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from mien.detail import DetailNetwork
 from mien.encoder import FaceEncoder, load_encoder, save_encoder
 from mien.errors import ConfigError
+from mien.fitting import DetailMaps
 from mien.losses import mesh_smoothness_loss
 from mien.morphable import MorphableModel, load_model
 from mien.perception import IdentityNetwork
@@ -118,6 +119,22 @@ def test_each_term_is_its_equation(model: MorphableModel, encoder: FaceEncoder, 
     odd = values_of(objective.losses({**said, "displacement": half}, prepared, progress=0.0))
     expected = (2 * half[0, 0] * 1000 * objective.atlas.valid).square().mean()
     assert odd["displacement_symmetry"] == pytest.approx(float(expected), rel=0.02)
+
+
+def test_maps_that_only_vertices_sample_are_worn_as_these_see_them(
+    model: MorphableModel, encoder: FaceEncoder, faces: FaceBatch
+) -> None:
+    """A ramp is linear between vertices and stays; stripes of one texel do not. Where texels are judged all is worn."""
+    ramp = torch.linspace(0, 1, MAP).expand(1, 1, MAP, MAP)
+    stripes = torch.arange(MAP).remainder(2).float().expand(1, 3, MAP, MAP)
+    maps = DetailMaps(stripes, ramp)
+    by_vertices = objective_of(model, encoder, faces, replace(NOTHING, pixel=1.0))
+    inside = by_vertices.atlas.valid
+    worn = by_vertices._worn(maps)
+    assert (worn.displacement - ramp)[..., inside].abs().max() < 0.03
+    assert (worn.texture_offset - stripes)[..., inside].abs().mean() > 0.05
+    by_texels = objective_of(model, encoder, faces, replace(NOTHING, texel=1.0))
+    assert by_texels._worn(maps) is maps
 
 
 @pytest.mark.parametrize("weights", [PAPER, replace(PAPER, sampling="hyperbolic"), EVERYTHING])

@@ -364,8 +364,7 @@ class DetailObjective:
         if self.weights.texel:
             return maps
         both = sample_map(torch.cat([maps.texture_offset, maps.displacement], dim=1), self.model.uv)
-        offset, displacement = self.atlas.interpolate(both).split([3, 1], dim=1)
-        return DetailMaps(offset, displacement)
+        return DetailMaps(*self.atlas.interpolate(both).split([3, 1], dim=1))
 
     def _colour_error(self, prepared: DetailBatch, colours: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B"]:
         """Root mean squared colour difference to the photo inside the mask."""
