@@ -3,7 +3,8 @@
     python benchmarks/points.py --skins skins.safetensors
 
 Ridge regressions from points to coefficients, and the encoder, on the same held-out faces. The mesh network sees
-photographs of the faces; errors of vertices are after the best similarity.
+photographs of the faces; errors of vertices are after the best similarity. A second table asks the whole fit about some
+of such faces, in crops of its own size: what pixels and points together tell.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from rich.progress import track
 from mien.arrays import Float, Tensor
 from mien.encoder import DEFAULT_ENCODER, FaceEncoder, load_encoder
 from mien.evaluation.report import Environment, markdown_table
+from mien.fitting import FitTargets, fit
 from mien.morphable import MorphableModel, load_model
-from mien.perception import FaceMesh
+from mien.perception import FaceMesh, IdentityNetwork
+from mien.reconstruct import FIT_SIZE_PX
 from mien.training.base import aligned_distance_mm
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.population import SkinBank
@@ -31,6 +34,8 @@ SEED, HELD_OUT_SEED = 501, 503
 BATCH = 32
 POINT_UNIT = 0.05
 """Sides of the crop; about the spread of a point."""
+EXPOSURE = 0.9
+"""Of a well exposed photograph."""
 STRENGTHS = (0.03, 0.3, 3.0, 30.0)
 """Of the ridge; the best is taken, each regression its own."""
 
@@ -77,6 +82,10 @@ def vertex_error(model: MorphableModel, shape: Float[Tensor, "B N"], held: FaceB
     return aligned_distance_mm(vertices(shape), vertices(shape_of(held)), model=model)
 
 
+def mean_error(model: MorphableModel, held: FaceBatch) -> float:
+    return vertex_error(model, torch.zeros_like(shape_of(held)), held)
+
+
 @torch.no_grad()
 def told(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str) -> float:
     """The error of the encoder where it is told the points called `name`."""
@@ -84,10 +93,31 @@ def told(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: 
     return vertex_error(model, torch.cat([faces.identity, faces.expression], dim=1), held)
 
 
+def fitted(model: MorphableModel, held: FaceBatch, *, name: str) -> float:
+    """The error of the fit from scratch where it is told the points called `name`."""
+    targets = FitTargets(
+        held.images,
+        held.mask,
+        held.mask,
+        torch.full((len(held.images),), EXPOSURE),
+        held.camera,
+        getattr(held, name),
+        held.landmarks68_px,
+    )
+    recognition = IdentityNetwork.from_assets()
+    faces = [
+        fit(model, targets[slice(k, k + 1)], recognition=recognition).coefficients
+        for k in track(range(len(held.images)), f"fit, {name}")
+    ]
+    shape = [torch.cat([face.identity, face.expression], dim=1) for face in faces]
+    return vertex_error(model, torch.cat(shape), held)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--faces", type=int, default=5120, help="that the regressions learn from")
     parser.add_argument("--held-out", type=int, default=512)
+    parser.add_argument("--fitted", type=int, default=48, help="held-out faces that the fit is asked about")
     parser.add_argument("--skins", type=Path, help="a file of `mien data skins`")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--threads", type=int, default=1)
@@ -96,23 +126,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model, mesh = load_model(), FaceMesh.from_assets()
     encoder = load_encoder(model, options.encoder)
     skins = SkinBank.load(options.skins, model) if options.skins else None
-    known, held = (
-        draw(SyntheticFaces(model, size=encoder.image_size, seed=seed, skins=skins, jitter=0.2, mesh=mesh), count,
-             label=label)
-        for seed, count, label in ((SEED, options.faces, "faces"), (HELD_OUT_SEED, options.held_out, "held out"))
-    )  # fmt: skip
+    known, held, large = (
+        draw(SyntheticFaces(model, size=size, seed=seed, skins=skins, jitter=0.2, mesh=mesh), count, label=label)
+        for size, seed, count, label in (
+            (encoder.image_size, SEED, options.faces, "faces"),
+            (encoder.image_size, HELD_OUT_SEED, options.held_out, "held out"),
+            (FIT_SIZE_PX, HELD_OUT_SEED, options.fitted, "for the fit"),
+        )
+    )
     errors = [
-        ShapeError("the mean face", vertex_error(model, torch.zeros_like(shape_of(held)), held)),
+        ShapeError("the mean face", mean_error(model, held)),
         ShapeError("ridge from true points", ridge(model, known, held, name="mesh_px")),
         ShapeError("ridge from found points", ridge(model, known, held, name="found_px")),
         ShapeError("encoder, told true points", told(model, encoder, held, name="mesh_px")),
         ShapeError("encoder, told found points", told(model, encoder, held, name="found_px")),
     ]
+    by_fit = [
+        ShapeError("the mean face", mean_error(model, large)),
+        ShapeError("fit, told found points", fitted(model, large, name="found_px")),
+        ShapeError("fit, told true points", fitted(model, large, name="mesh_px")),
+        ShapeError("encoder, told found points", told(model, encoder, large, name="found_px")),
+    ]
     off = (known.found_px - known.mesh_px) / encoder.image_size * 100
     print(f"{Environment.current()}\n")
-    print(markdown_table(["source", "vertices, mm"], [[e.source, f"{e.vertices_mm:.2f}"] for e in errors]))
+    for title, rows in ((f"{options.held_out} faces", errors), (f"{options.fitted} faces", by_fit)):
+        print(markdown_table([title, "vertices, mm"], [[e.source, f"{e.vertices_mm:.2f}"] for e in rows]) + "\n")
     print(
-        f"\nfound points lie {off.norm(dim=-1).mean():.2f} % of the crop's side off the true ones; "
+        f"found points lie {off.norm(dim=-1).mean():.2f} % of the crop's side off the true ones; "
         f"{off.mean(0).norm(dim=-1).mean():.2f} % is what all faces share"
     )
     return 0
