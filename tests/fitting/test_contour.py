@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from mien.arrays import Tensor
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets, contour
 from mien.fitting.contour import ContourMesh, contour_energy
-from mien.geometry import rim_vertices
+from mien.geometry import rim_vertices, vertex_normals
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import RenderOutput, render
@@ -95,6 +96,29 @@ def test_the_end_of_the_mesh_is_not_trusted(tiny: MorphableModel) -> None:
     trust = ContourMesh.of(tiny).trust
     assert (trust[rim_vertices(tiny.triangles)] == 0).all()
     assert trust.max() == 1
+
+
+def test_what_looks_down_on_the_neck_is_not_trusted(tiny: MorphableModel) -> None:
+    trust = ContourMesh.of(tiny).trust
+    down = -vertex_normals(tiny.mean[None], tiny.triangles)[0, :, 1]
+    assert (down > 0.6).any()
+    assert (trust[down > 0.6] == 0).all()
+    upside_down = copy.deepcopy(tiny)
+    upside_down.mean = tiny.mean * torch.tensor([-1.0, -1.0, 1.0])
+    assert ContourMesh.of(upside_down).trust[down > 0.6].max() > 0
+
+
+def test_a_short_outline_weighs_less_than_a_whole_one(tiny: MorphableModel) -> None:
+    targets, _ = photographed(tiny, turned(tiny))
+    drawn = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
+    mesh = ContourMesh.of(tiny)
+    whole, half, least = (
+        contour_energy(replace(mesh, trust=mesh.trust * share), drawn, targets, FitSettings()).item()
+        for share in (1.0, 0.5, 1e-3)
+    )
+    # The dome's outline is much longer than what counts as whole, so half of the trust is enough.
+    assert half == pytest.approx(whole, rel=1e-3)
+    assert 0 < least < 0.1 * whole
 
 
 def test_without_a_trusted_outline_there_is_no_energy(tiny: MorphableModel) -> None:

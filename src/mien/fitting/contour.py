@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mien.arrays import Float, Int, Tensor
 from mien.fitting.problem import FitSettings, FitTargets
-from mien.geometry import rim_vertices, unique_edges
+from mien.geometry import rim_vertices, unique_edges, vertex_normals
 from mien.morphable import MorphableModel
 from mien.rendering import (
     VISIBILITY_SLACK_M,
@@ -42,8 +42,14 @@ BEHIND_SHARE = 0.02
 RIM_REACH_M = (0.02, 0.04)
 """Nearer to the end of the mesh than the first the photo's outline is that of ears, hair or neck; from the second on it
 is the face's."""
+UNDERSIDE = (0.3, 0.6)
+"""Downward part of the mean face's normal: up to the first there may be background beyond the outline; from the second
+on there is more skin below, that of the neck above all, which has the face's colour and an outline of its own."""
 EFFECTIVE_POINTS = 60.0
 """Independent places of a whole outline; their errors go together as those of landmarks do."""
+WHOLE_OUTLINE_M = 0.05
+"""Summed length of the mesh edges that a whole outline crosses, at the least; seen from the front there may be hardly
+any."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class ContourMesh:
 
     edges: Int[Tensor, "E 2"]
     trust: Float[Tensor, "V"]
-    """0 where the mesh ends or an eye is, 1 on the face."""
+    """0 where the mesh ends, an eye is or the face looks down on the neck; 1 elsewhere."""
 
     @classmethod
     def of(cls, model: MorphableModel) -> ContourMesh:
@@ -63,6 +69,9 @@ class ContourMesh:
             near, far = RIM_REACH_M
             away = torch.cdist(model.mean, model.mean[rim]).amin(1)
             trust = trust * ((away - near) / (far - near)).clamp(0, 1)
+        down = -vertex_normals(model.mean[None], model.triangles)[0, :, 1]
+        side, under = UNDERSIDE
+        trust = trust * ((under - down) / (under - side)).clamp(0, 1)
         return cls(unique_edges(model.triangles), trust)
 
 
@@ -94,7 +103,7 @@ def contour_energy(
     off = ((contour.points_px - ends) * contour.normals).sum(-1) / (settings.contour_sigma * size)
     robust = off**2 / (1 + off**2 / 9)
     weights = contour.weights
-    per_face = (weights * sureness * robust).sum(1) / weights.sum(1).clamp(min=1e-9)
+    per_face = (weights * sureness * robust).sum(1) / weights.sum(1).clamp(min=WHOLE_OUTLINE_M)
     return 0.5 * EFFECTIVE_POINTS * per_face.sum()
 
 
