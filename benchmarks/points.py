@@ -23,8 +23,8 @@ from mien.encoder import DEFAULT_ENCODER, FaceEncoder, load_encoder
 from mien.evaluation.report import Environment, markdown_table
 from mien.fitting import FitTargets, fit
 from mien.morphable import MorphableModel, load_model
+from mien.observed import FIT_SIZE_PX
 from mien.perception import FaceMesh, IdentityNetwork
-from mien.reconstruct import FIT_SIZE_PX
 from mien.training.base import aligned_distance_mm
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.population import SkinBank

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from mien.camera import Camera
 from mien.encoder import FaceEncoder, save_encoder
 from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, ModelMismatch, NoFaceFound
 from mien.fitting import FitSettings
 from mien.lighting import rolled_lighting
+from mien.morphable import FaceCoefficients
+from mien.observed import ObservedFaces
 from mien.reconstruct import Reconstructor
 from mien.reconstruction import Reconstruction
 from tests.tiny import tiny_model
@@ -138,14 +141,14 @@ def test_a_face_that_cannot_be_fitted_does_not_cost_the_others(
     both = np.concatenate([astronaut[:300, 100:370], astronaut[:300, 100:370][:, ::-1]], axis=1)
     by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
     whole = by_network(both)
-    finish, lost_from = Reconstructor._finish, 270.0
+    finish, lost_from = by_network.finisher, 270.0
 
-    def losing(self: Reconstructor, observed: Any, found: Any) -> Reconstruction:
+    def losing(observed: ObservedFaces, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
         if observed.faces[0].observation.mesh_px[:, 0].mean() > lost_from:
             raise FitDiverged("lost on purpose")
-        return finish(self, observed, found)
+        return finish(observed, coefficients, camera)
 
-    monkeypatch.setattr(Reconstructor, "_finish", losing)
+    monkeypatch.setattr(by_network, "finisher", losing)
     with pytest.warns(FaceLeftOut, match=r"face . of 2 .* lost on purpose"):
         (left,) = by_network(both)
     kept = min(whole, key=lambda face: face.xy[:, 0].mean())
