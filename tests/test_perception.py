@@ -15,10 +15,12 @@ from mien.perception import (
     FaceObservation,
     IdentityNetwork,
     Perception,
+    detection,
     face_crop,
     face_parts,
 )
-from mien.perception.blazeface import FullRangeBlazeFace, ShortRangeBlazeFace
+from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
+from mien.perception.detection import FaceDetector
 from mien.perception.facemesh import TAILS, FaceMesh, tail_layers
 from mien.perception.identity import CHIP_POINTS, CHIP_SIZE, chip_template
 from mien.perception.landmarks import landmarks68_from_mesh, spaced_along
@@ -170,6 +172,24 @@ def test_padding_is_tensorflows() -> None:
 def test_landmarks_are_spaced_equally_on_a_curve() -> None:
     bent = np.array([[0.0, 0], [3, 0], [3, 1]])
     assert np.allclose(spaced_along(bent, 5), [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1]])
+
+
+def test_a_sure_face_is_looked_at_again_from_its_own_side_only_and_found_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, run = [], FaceDetector._run
+
+    def counted(detector: FaceDetector, network: BlazeFace, photo: PhotoPyramid, windows: list) -> list:
+        looks.append(len(windows))
+        return run(detector, network, photo, windows)
+
+    monkeypatch.setattr(FaceDetector, "_run", counted)
+    (found,) = perception().detect(astronaut())
+    assert looks[-1] == 1
+    monkeypatch.setattr(detection, "UPRIGHT_MARGIN", 0.0)
+    (same,) = perception().detect(astronaut())
+    assert looks[-1] == 3
+    assert np.array_equal(found.keypoints_px, same.keypoints_px)
 
 
 @pytest.mark.parametrize(("outputs", "stride"), [(8, 1), (12, 1), (12, 2)])
