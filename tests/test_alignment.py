@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from mien.perception import Crop, face_crop
-from mien.perception.alignment import deep3d_alignment, sample_affine, similarity_between
+from mien.perception.alignment import deep3d_alignment, sample_affine, sample_pixels, similarity_between
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "deep3d_alignment.json").read_text())
 
@@ -52,10 +53,36 @@ def test_shrinking_does_not_alias() -> None:
     assert (small - 0.5).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("side", [33.0, 70.0, 130.0])
+def test_a_window_is_the_plain_one_of_box_means_read_bilinearly(side: float) -> None:
+    """Shrunk one, two and four times, over the border too: the same as PyTorch's own pooling and affine grid."""
+    photo, crop = torch.rand(2, 3, 61, 75), Crop.around((30.0, 40.0), side, size=32, angle=0.2)
+    factor = int(crop.scale + 1e-6)
+    padded = F.pad(photo, (0, -75 % factor, 0, -61 % factor), mode="replicate")
+    means = F.avg_pool2d(padded, factor)
+    extent = torch.tensor([means.shape[3], means.shape[2]])
+    # PyTorch's affine grid goes from -1 to 1 over either picture, pixels being squares in both.
+    linear, origin = crop.photo_from_crop[:, :2].float() / factor, crop.photo_from_crop[:, 2].float() / factor
+    theta = torch.cat([linear * 32, (2 * (linear.sum(1) * 16 + origin) - extent)[:, None]], 1) / extent[:, None]
+    grid = F.affine_grid(theta.expand(2, -1, -1), [2, 3, 32, 32], align_corners=False)
+    plain = F.grid_sample(means, grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(crop.sample(photo), plain, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", [20.0, 200.0])
+def test_bytes_are_sampled_as_their_values_are(side: float) -> None:
+    photo = torch.randint(0, 256, (1, 3, 90, 80), dtype=torch.uint8)
+    crop = Crop.around((41.0, 44.0), side, size=16, angle=0.3)
+    pixels = photo[0].permute(1, 2, 0).numpy()
+    torch.testing.assert_close(sample_pixels(pixels, crop), crop.sample(photo / 255), atol=1e-5, rtol=0)
+    torch.testing.assert_close(crop.sample(photo), 255 * crop.sample(photo / 255), atol=1e-3, rtol=0)
+
+
 def test_sampling_is_differentiable() -> None:
     photo = torch.rand(1, 1, 5, 6, dtype=torch.float64, requires_grad=True)
     matrix = torch.tensor([[[0.7, 0.1, 0.45], [-0.1, 0.7, 0.85]]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda p, m: sample_affine(p, m, size=(3, 4)), (photo, matrix))
+    assert torch.autograd.gradcheck(lambda p, m: sample_affine(p, 3 * m, size=(3, 2)), (photo, matrix))
 
 
 def test_inside_marks_the_photo() -> None:

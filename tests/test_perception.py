@@ -8,20 +8,23 @@ import pytest
 import torch
 from PIL import Image
 
+from mien.assets import load_tensors
 from mien.errors import ImageError
 from mien.perception import (
     SAME_PERSON_DISTANCE,
     FaceObservation,
     IdentityNetwork,
     Perception,
+    detection,
     face_crop,
     face_parts,
 )
-from mien.perception.blazeface import FullRangeBlazeFace, ShortRangeBlazeFace
-from mien.perception.facemesh import FaceMesh
+from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
+from mien.perception.detection import FaceDetector
+from mien.perception.facemesh import TAILS, FaceMesh, tail_layers
 from mien.perception.identity import CHIP_POINTS, CHIP_SIZE, chip_template
 from mien.perception.landmarks import landmarks68_from_mesh, spaced_along
-from mien.perception.layers import pad_same
+from mien.perception.layers import BlazeBlock, pad_same
 from mien.perception.observation import DetectedFace
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 
@@ -169,6 +172,53 @@ def test_padding_is_tensorflows() -> None:
 def test_landmarks_are_spaced_equally_on_a_curve() -> None:
     bent = np.array([[0.0, 0], [3, 0], [3, 1]])
     assert np.allclose(spaced_along(bent, 5), [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1]])
+
+
+def test_a_sure_face_is_looked_at_again_from_its_own_side_only_and_found_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, run = [], FaceDetector._run
+
+    def counted(detector: FaceDetector, network: BlazeFace, photo: PhotoPyramid, windows: list) -> list:
+        looks.append(len(windows))
+        return run(detector, network, photo, windows)
+
+    monkeypatch.setattr(FaceDetector, "_run", counted)
+    (found,) = perception().detect(astronaut())
+    assert looks[-1] == 1
+    monkeypatch.setattr(detection, "UPRIGHT_MARGIN", 0.0)
+    (same,) = perception().detect(astronaut())
+    assert looks[-1] == 3
+    assert np.array_equal(found.keypoints_px, same.keypoints_px)
+
+
+@pytest.mark.parametrize(("outputs", "stride"), [(8, 1), (12, 1), (12, 2)])
+def test_blocks_side_by_side_compute_what_each_computes_alone(outputs: int, stride: int) -> None:
+    alone = [BlazeBlock(8, outputs, stride=stride, activation="prelu") for _ in range(3)]
+    for block in alone:
+        torch.nn.init.uniform_(block.activation.get_parameter("weight"))
+    joined = BlazeBlock(24, 3 * outputs, stride=stride, groups=3, activation="prelu")
+    states = [block.state_dict() for block in alone]
+    joined.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
+    x = torch.randn(2, 24, 6, 6)
+    plain = torch.cat([block(part) for block, part in zip(alone, x.chunk(3, 1), strict=True)], 1)
+    torch.testing.assert_close(joined(x), plain)
+
+
+def test_the_mesh_networks_heads_keep_the_weights_that_the_file_has_for_each() -> None:
+    heads, stored = FaceMesh.from_assets().heads, load_tensors("facemesh.safetensors")
+    x = torch.randn(2, 128 * len(TAILS), 4, 4)
+    found = heads.tails(x).chunk(len(TAILS), 1)
+    for number, (name, own) in enumerate(zip(TAILS, x.chunk(len(TAILS), 1), strict=True)):
+        plain, last = tail_layers(1), f"{name}.8."
+        state = {key.removeprefix(f"{name}."): value.float() for key, value in stored.items() if key.startswith(name)}
+        plain.load_state_dict({key: value for key, value in state.items() if not key.startswith("8.")})
+        torch.testing.assert_close(found[number], plain(own), atol=1e-4, rtol=1e-4)
+        assert torch.equal(heads.coordinates[number].get_parameter("bias"), stored[f"{last}bias"].float())
+    for row, region in zip(heads.indices, ("lips", "right_eye", "left_eye"), strict=True):
+        known = stored[f"{region}.indices"]
+        assert torch.equal(row[: len(known)], known)
+        assert (row[len(known) :] == known[-1]).all()
 
 
 def test_all_landmarks_are_set_and_move_with_the_mesh() -> None:

@@ -18,6 +18,15 @@ def test_interpolated_uv_is_the_texels_own_place(tiny: MorphableModel) -> None:
     assert ((v - (1 - centres)[:, None]).abs() * atlas.valid).max() < 1e-3
 
 
+def test_interpolation_of_a_batch_is_linear_in_each_triangle_and_zero_outside(tiny: MorphableModel) -> None:
+    atlas = TexelAtlas.of(tiny, SIZE)
+    hollow = TexelAtlas(atlas.triangle_ids.clone(), atlas.barycentrics, atlas.corners)
+    hollow.triangle_ids[:, 40:50] = -1
+    values = torch.rand(2, len(tiny.mean), 4)
+    plain = (values[:, atlas.corners] * atlas.barycentrics[..., None]).sum(3).permute(0, 3, 1, 2)
+    torch.testing.assert_close(hollow.interpolate(values), plain * hollow.valid)
+
+
 def test_tangents_are_the_derivatives_of_position(tiny: MorphableModel) -> None:
     """∂p/∂u by finite differences of the interpolated positions, where both texels lie in one triangle."""
     atlas = TexelAtlas.of(tiny, SIZE)

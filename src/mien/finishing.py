@@ -136,14 +136,12 @@ class Finisher:
     ) -> Float[Tensor, "1 3 S S"]:
         """The completed colour map, dilated over the chart's border."""
         atlas = self._atlas(self.texture_size)
-        offset = F.interpolate(
-            maps.texture_offset, size=(self.texture_size, self.texture_size), mode="bilinear", align_corners=False
-        )
+        albedo, shade = atlas.interpolate(torch.cat([base.albedo, base.shading], dim=-1)).split(3, dim=1)
+        if self.detail is not None:
+            size = (self.texture_size, self.texture_size)
+            albedo = albedo + F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
         # Shaded without the displacement: it ends where the photo does, and its border must not show.
-        shade = atlas.interpolate(base.shading)
-        completed = complete_texture(
-            atlas.interpolate(base.albedo) + offset, shade, self._unwrapped(atlas, photo, view, surface)
-        )
+        completed = complete_texture(albedo, shade, self._unwrapped(atlas, photo, view, surface))
         return atlas.dilate(completed).clamp(0, 1)
 
 

@@ -123,10 +123,24 @@ def vertex_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3
     A vertex without area around it gets the zero vector.
     """
     faces = triangle_normals(vertices, triangles)
-    summed = torch.zeros_like(vertices)
-    for k in range(3):
-        summed = summed.index_add(1, triangles[:, k], faces)
-    return torch.nn.functional.normalize(summed, dim=-1, eps=1e-12)
+    # Number by number: a CPU adds whole rows at a fifth of the speed.
+    axes = torch.arange(3, device=vertices.device)
+    faces_of = torch.arange(len(vertices), device=vertices.device)[:, None, None, None] * vertices.shape[1]
+    places = 3 * (faces_of + triangles.mT[..., None]) + axes
+    summed = torch.zeros_like(vertices).flatten()
+    summed = summed.index_add(0, places.flatten(), faces[:, None].expand(-1, 3, -1, -1).flatten())
+    return torch.nn.functional.normalize(summed.view_as(vertices), dim=-1, eps=1e-12)
+
+
+def mix_corners(
+    values: Float[Tensor, "V C"], corners: Int[Tensor, "*P 3"], weights: Float[Tensor, "*P 3"]
+) -> Float[Tensor, "*P C"]:
+    """The weighted sum of three vertices' values at each point, as barycentrics interpolate them; differentiable."""
+    # One pass over the points, where an indexed read of each corner takes three and memory for all of them.
+    mixed = torch.nn.functional.embedding_bag(
+        corners.reshape(-1, 3), values, per_sample_weights=weights.reshape(-1, 3), mode="sum"
+    )
+    return mixed.view(*corners.shape[:-1], -1)
 
 
 def vertex_areas(vertices: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "V"]:

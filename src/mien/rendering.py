@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mien.arrays import Float, Int, Shaped, Tensor
 from mien.camera import Camera
 from mien.errors import FitDiverged
-from mien.geometry import vertex_normals
+from mien.geometry import mix_corners, vertex_normals
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rasterizer import rasterize, rasterize_hard
@@ -255,11 +255,9 @@ def draw_texture(
         far=depth.amax(1) + DEPTH_REACH_M / 10,
     )
     covered = drawn.triangle_ids >= 0
-    corners = model.triangles[drawn.triangle_ids[covered].long()]
-    a, b, c = (model.uv[corners[:, k]] * drawn.barycentrics[..., k][covered][:, None] for k in range(3))
-    u, v = (a + b + c).unbind(-1)
-    points = covered.new_zeros((*covered.shape, 2), dtype=texture.dtype)
-    points[covered] = torch.stack([u, 1 - v], dim=-1) * texture.shape[-1]
+    corners = model.triangles[drawn.triangle_ids.clamp(min=0)]
+    u, v = mix_corners(model.uv, corners, drawn.barycentrics).unbind(-1)
+    points = torch.stack([u, 1 - v], dim=-1) * texture.shape[-1]
     image = sample_image(texture, points.flatten(1, 2)).mT.unflatten(-1, covered.shape[1:])
     return image * covered[:, None], covered.to(image)
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from mien.arrays import Bool, Float, Int, Tensor
-from mien.geometry import vertex_normals
+from mien.geometry import mix_corners, vertex_normals
 from mien.lighting import shading, shading_gradient
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
@@ -56,10 +56,10 @@ class TexelAtlas:
 
     def interpolate(self, values: Float[Tensor, "B V C"]) -> Float[Tensor, "B C S S"]:
         """Spread vertex values over the chart, linearly in each triangle; zero outside; differentiable."""
-        # One corner after the other: a third of the memory of all at once, and twice as fast.
-        a, b, c = (values[:, self.corners[..., k]] * self.barycentrics[..., k, None] for k in range(3))
-        mixed = a + b + c
-        return (mixed * self.valid[..., None]).permute(0, 3, 1, 2)
+        table = values.transpose(0, 1).flatten(1)
+        weights = (self.barycentrics * self.valid[..., None]).to(values)
+        mixed = mix_corners(table, self.corners, weights)
+        return mixed.unflatten(2, (len(values), -1)).permute(2, 3, 0, 1)
 
     def tangents(self, model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B S S 3 2"]:
         """∂p/∂u and ∂p/∂v at each texel in metres per unit of u and v; constant within a triangle."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,9 +91,17 @@ def load_metadata(name: str) -> dict[str, str]:
         raise AssetError(f"{path} is no valid safetensors file: {error}") from error
 
 
-def load_weights(module: torch.nn.Module, name: str) -> None:
-    """Fill a module with a packaged weight file, in the module's own types; raises AssetError on any mismatch."""
+def load_weights(
+    module: torch.nn.Module,
+    name: str,
+    *,
+    arrange: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda stored: stored,
+) -> None:
+    """Fill a module with a packaged weight file, in the module's own types; raises AssetError on any mismatch.
+
+    `arrange` makes the module's tensors of the file's, where it keeps them otherwise.
+    """
     try:
-        module.load_state_dict(load_tensors(name))
-    except RuntimeError as error:
+        module.load_state_dict(arrange(load_tensors(name)))
+    except (KeyError, RuntimeError) as error:
         raise AssetError(f"{name} does not fit {type(module).__name__}: {error}") from error

@@ -6,6 +6,7 @@ Pixels here are the package's: (0, 0) is the top-left corner of the picture, pix
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,8 +64,10 @@ class Crop:
         """Map crop pixels to photo pixels."""
         return _apply(self.photo_from_crop, points)
 
-    def sample(self, image: Float[Tensor, "B C H W"], *, padding: Padding = "border") -> Float[Tensor, "B C S S"]:
-        """Cut the crop out of a photo; differentiable in the image.
+    def sample(
+        self, image: Float[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"], *, padding: Padding = "border"
+    ) -> Float[Tensor, "B C S S"]:
+        """Cut the crop out of a photo, as `sample_affine` does; differentiable in the image.
 
         What lies outside the photo is continued by `padding`; `inside` tells where.
         """
@@ -85,7 +88,7 @@ def _apply(matrix: Float[Tensor, "2 3"], points: Float[Tensor, "*B 2"]) -> Float
 
 
 def sample_affine(
-    image: Float[Tensor, "B C H W"],
+    image: Float[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"],
     photo_from_crop: Float[Tensor, "B 2 3"],
     *,
     size: tuple[int, int],
@@ -94,24 +97,42 @@ def sample_affine(
     """Sample an affine window of each image, `size` = (height, width); differentiable in image and matrix.
 
     Where the window shrinks the photo, the photo is first averaged over boxes of the whole number of pixels that
-    goes into one window pixel, so nothing aliases; then it is read bilinearly.
+    goes into one window pixel, so nothing aliases; then it is read bilinearly. Bytes stay in [0, 255] and become
+    floating point only as means.
     """
     height, width = image.shape[2:]
-    matrix = photo_from_crop.to(image.dtype)
     shrink = float(photo_from_crop.detach()[:, :, :2].norm(dim=1).amin())
     factor = max(1, min(int(shrink + 1e-6), height, width))
     if factor > 1:
-        right, bottom = -width % factor, -height % factor
-        # Replicating keeps the last, partial box an average of real pixels.
-        padded = F.pad(image, (0, right, 0, bottom), mode="replicate") if right or bottom else image
-        image = F.avg_pool2d(padded, factor)
-    steps_y = torch.arange(size[0], device=image.device, dtype=image.dtype) + 0.5
-    steps_x = torch.arange(size[1], device=image.device, dtype=image.dtype) + 0.5
-    y, x = torch.meshgrid(steps_y, steps_x, indexing="ij")
-    grid = torch.stack([x, y, torch.ones_like(x)], -1)
-    positions = torch.einsum("bij,hwj->bhwi", matrix, grid) / factor
+        image = _box_means(image, factor)
+    image = image if image.is_floating_point() else image.float()
+    # Straight in the sampler's coordinates, -1 to 1 over the image; a row's share plus a column's, no matrix product.
     extent = torch.tensor([image.shape[3], image.shape[2]], device=image.device, dtype=image.dtype)
-    return F.grid_sample(image, positions * 2 / extent - 1, padding_mode=padding, align_corners=False)
+    matrix = photo_from_crop.to(image.dtype) * (2 / (factor * extent))[:, None]
+    steps_y = torch.arange(size[0], device=image.device, dtype=image.dtype)[:, None] + 0.5
+    steps_x = torch.arange(size[1], device=image.device, dtype=image.dtype)[:, None] + 0.5
+    along_x, along_y, origin = (matrix[:, None, :, k] for k in range(3))
+    grid = (steps_y * along_y + (origin - 1))[:, :, None] + (steps_x * along_x)[:, None]
+    return F.grid_sample(image, grid, padding_mode=padding, align_corners=False)
+
+
+def _box_means(image: Float[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C h w"]:
+    """Means of boxes of `side` × `side` pixels, as floating point; sums of views, a CPU's avg_pool2d being slow."""
+    right, bottom = -image.shape[3] % side, -image.shape[2] % side
+    # Replicating keeps the last, partial box an average of real pixels.
+    image = torch.cat([image, image[:, :, -1:].expand(-1, -1, bottom, -1)], 2) if bottom else image
+    image = torch.cat([image, image[:, :, :, -1:].expand(-1, -1, -1, right)], 3) if right else image
+    rows = _sum(image.unflatten(2, (-1, side)).unbind(3))
+    return _sum(rows.unflatten(3, (-1, side)).unbind(4)) / side**2
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    """The sum as floating point, in place: to fetch new memory for every part costs more than to add it."""
+    first = parts[0]
+    total = first.to(first.dtype if first.is_floating_point() else torch.float32, copy=True)
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def face_crop(
@@ -134,7 +155,7 @@ def face_crop(
 
 
 def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:
-    """Cut the crop out of a photo of bytes, as [0, 1]; only what lies around the crop becomes floating point."""
+    """Cut the crop out of a photo of bytes, as [0, 1]; only what lies around the crop is read."""
     height, width = pixels.shape[:2]
     corners = crop.to_photo(torch.tensor([[0.0, 0.0], [crop.size, 0.0], [0.0, crop.size], [crop.size, crop.size]]))
     margin = 2 * math.ceil(crop.scale) + 2
@@ -142,9 +163,9 @@ def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tenso
     right, bottom = (int(v) for v in (corners.amax(0) + margin).ceil())
     left, right = min(max(left, 0), width - 1), max(min(right, width), 1)
     top, bottom = min(max(top, 0), height - 1), max(min(bottom, height), 1)
-    patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right])).permute(2, 0, 1)[None] / 255
+    patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right].transpose(2, 0, 1)))[None]
     matrix = crop.photo_from_crop - torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top]])
-    return sample_affine(patch, matrix[None], size=(crop.size, crop.size))
+    return sample_affine(patch, matrix[None], size=(crop.size, crop.size)) / 255
 
 
 def similarity_between(source: Float[Tensor, "B L 2"], target: Float[Tensor, "B L 2"]) -> Float[Tensor, "B 2 3"]:

@@ -109,8 +109,11 @@ class FaceDetector:
         x, y = ((face.box_px[:2] + face.box_px[2:]) / 2).tolist()
         angles = [roll + quarter * np.pi / 2 for quarter in range(4)]
         views = [_Window((x, y), UPRIGHT_VIEW * face.size_px, angle, False) for angle in angles]
-        seen = self._run(self.near, photo, views)
-        seen = [c for c in seen if _overlaps(face.box_px, c.box[None])[0] and _alike(c.box, face.box_px)]
+        seen = self._run(self.near, photo, views[:1])
+        seen = [c for c in seen if _shows(face, c)]
+        # A score ends at 1: where no other side could win any more, none is looked at.
+        if max((c.score for c in seen), default=0.0) + UPRIGHT_MARGIN < 1:
+            seen += [c for c in self._run(self.near, photo, views[1:]) if _shows(face, c)]
         best = {angle: max((c.score for c in seen if c.angle == angle), default=0.0) for angle in angles}
         chosen = max(angles, key=lambda angle: best[angle])
         if best[chosen] < max(best[roll] + UPRIGHT_MARGIN, face.score) and (chosen != roll or best[roll] < face.score):
@@ -166,6 +169,11 @@ def _to_photo(
                 continue
         found.append(_Candidate(score, own, points @ matrix[:, :2].T + matrix[:, 2], window.angle))
     return found
+
+
+def _shows(face: DetectedFace, candidate: _Candidate) -> bool:
+    """Tell whether a candidate is about the box of a face."""
+    return bool(_overlaps(face.box_px, candidate.box[None])[0]) and _alike(candidate.box, face.box_px)
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ turned 16×16 window around the lips or an eye, and place their own points (and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,80 +24,122 @@ WINDOW_SIZE = 16
 WINDOW_SCALE = 1.5
 
 
-def _blocks(widths: tuple[tuple[int, int], ...], inputs: int) -> list[nn.Module]:
+@dataclass(frozen=True)
+class _Region:
+    """What an attention head looks at; `name` is the weight file's."""
+
+    name: str
+    points: int
+    """How many mesh points the head refines."""
+    ends: tuple[int, int]
+    """The two mesh points whose connecting line is made horizontal in the window."""
+
+
+# The eyes last: they have irises too.
+REGIONS = (_Region("lips", 80, (61, 291)), _Region("right_eye", 71, (33, 133)), _Region("left_eye", 71, (362, 263)))
+TAILS = (*(f"{region.name}.points" for region in REGIONS), *(f"{region.name}.iris" for region in REGIONS[1:]))
+TAIL_REGIONS, TAIL_POINTS = (0, 1, 2, 1, 2), (80, 71, 71, 5, 5)
+BODY_WIDTHS = ((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2))
+TAIL_WIDTHS = ((128, 1), (128, 1), (128, 2), (128, 1), (128, 1))
+# What follows the layers of `tail_layers` in the weight file: the coordinates, of as many points as the tail has.
+COORDINATES = "8."
+
+
+def _blocks(widths: tuple[tuple[int, int], ...], inputs: int, *, groups: int = 1) -> list[nn.Module]:
+    """Blocks of these output channels and strides; with `groups`, so many chains of them side by side."""
     blocks: list[nn.Module] = []
     for outputs, stride in widths:
-        blocks.append(BlazeBlock(inputs, outputs, stride=stride, activation="prelu"))
+        blocks.append(BlazeBlock(groups * inputs, groups * outputs, stride=stride, groups=groups, activation="prelu"))
         inputs = outputs
     return blocks
 
 
-class PointHead(nn.Sequential):
-    """Blocks at the last resolution, a narrowing to 32 channels, one more block, and the coordinates."""
-
-    def __init__(self, inputs: int, widths: tuple[tuple[int, int], ...], *, kernel: int, outputs: int) -> None:
-        channels = widths[-1][0] if widths else inputs
-        super().__init__(
-            *_blocks(widths, inputs),
-            PointwiseConv2d(channels, 32),
-            nn.PReLU(32),
-            BlazeBlock(32, 32, activation="prelu"),
-            nn.Conv2d(32, outputs, kernel),
-        )
+def tail_layers(groups: int) -> nn.Sequential:
+    """Blocks at the last resolution, a narrowing to 32 channels and one more block; `groups` tails side by side."""
+    return nn.Sequential(
+        *_blocks(TAIL_WIDTHS, 128, groups=groups),
+        PointwiseConv2d(groups * 128, groups * 32, groups=groups),
+        nn.PReLU(groups * 32),
+        BlazeBlock(groups * 32, groups * 32, groups=groups, activation="prelu"),
+    )
 
 
-class RegionHead(nn.Module):
-    """One attention head: a body over the sampled window, then one head a group of points.
+class RegionHeads(nn.Module):
+    """The attention heads: for each region a body over its window, then one tail a group of points.
 
-    `indices` (R,) are the mesh points this head refines, in the order of its outputs; `ends` the two whose
-    connecting line is made horizontal in the window.
+    All bodies have the same layers, and so have all tails: each kind is computed at once, as groups of channels.
+    `indices` (3,80) are the mesh points that each region refines, in the order of its outputs, the last one repeated.
     """
 
     indices: Tensor
+    ends: Tensor
 
-    def __init__(self, points: int, ends: tuple[int, int], *, iris: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("indices", torch.zeros(points, dtype=torch.int64))
-        self.ends = ends
-        self.body = nn.Sequential(*_blocks(((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2)), 32))
-        tail = ((128, 1), (128, 1), (128, 2), (128, 1), (128, 1))
-        self.points = PointHead(128, tail, kernel=2, outputs=2 * points)
-        self.iris = PointHead(128, tail, kernel=2, outputs=2 * 5) if iris else None
+        most = max(region.points for region in REGIONS)
+        self.register_buffer("indices", torch.zeros(len(REGIONS), most, dtype=torch.int64))
+        self.register_buffer("ends", torch.tensor([region.ends for region in REGIONS]), persistent=False)
+        self.bodies = nn.Sequential(*_blocks(BODY_WIDTHS, 32, groups=len(REGIONS)))
+        self.tails = tail_layers(len(TAILS))
+        self.coordinates = nn.ModuleList(nn.Conv2d(32, 2 * points, 2) for points in TAIL_POINTS)
 
-    def window(self, mesh: Float[Tensor, "B 468 3"]) -> Float[Tensor, "B 2 3"]:
-        """Return the matrix from window pixels (0…16) to crop pixels (0…192) for each mesh."""
-        own = mesh[:, self.indices, :2]
-        first, second = mesh[:, self.ends[0], :2], mesh[:, self.ends[1], :2]
+    def windows(self, mesh: Float[Tensor, "B 468 3"]) -> Float[Tensor, "B 3 2 3"]:
+        """Return the matrices from window pixels (0…16) to crop pixels (0…192) of each mesh."""
+        first, second = mesh[:, self.ends, :2].unbind(2)
         along = F.normalize(second - first, dim=-1)
-        across = torch.stack([-along[:, 1], along[:, 0]], -1)
+        across = torch.stack([-along[..., 1], along[..., 0]], -1)
         axes = torch.stack([along, across], -1)
-        turned = own @ axes
-        low, high = turned.amin(1), turned.amax(1)
+        turned = mesh[:, self.indices, :2] @ axes
+        low, high = turned.amin(2), turned.amax(2)
         centre = axes @ ((low + high) / 2)[..., None]
-        linear = axes * ((high - low) * (WINDOW_SCALE / WINDOW_SIZE))[:, None]
+        linear = axes * ((high - low) * (WINDOW_SCALE / WINDOW_SIZE))[:, :, None]
         return torch.cat([linear, centre - linear.sum(-1, keepdim=True) * (WINDOW_SIZE / 2)], -1)
 
     def forward(
         self, features: Float[Tensor, "B 32 48 48"], mesh: Float[Tensor, "B 468 3"]
-    ) -> tuple[Float[Tensor, "B R 2"], Float[Tensor, "B 5 2"] | None]:
-        """Return the refined points, and the iris points of an eye, in crop pixels."""
-        matrix = self.window(mesh)
-        # The window samples features at whole coordinates, without half-pixel offsets, as the original does.
-        steps = torch.arange(WINDOW_SIZE, device=mesh.device, dtype=mesh.dtype)
-        y, x = torch.meshgrid(steps, steps, indexing="ij")
-        grid = torch.stack([x, y, torch.ones_like(x)], -1)
-        positions = torch.einsum("bij,hwj->bhwi", matrix, grid) / FEATURE_STRIDE
-        positions = positions * 2 / (features.shape[-1] - 1) - 1
-        sampled = F.grid_sample(features, positions, padding_mode="zeros", align_corners=True)
-        shared = self.body(sampled)
-        # Coordinates come out in a window of 64; the matrix speaks of 16.
-        scale = WINDOW_SIZE / (WINDOW_SIZE * FEATURE_STRIDE)
+    ) -> tuple[Float[Tensor, "B 468 3"], Float[Tensor, "B 2 5 2"]]:
+        """Return the mesh with refined points, and the irises, in crop pixels."""
+        matrices = self.windows(mesh)
+        shared = self.bodies(_read_windows(features, matrices))
+        codes = self.tails(torch.cat([shared, shared[:, 128:]], 1)).split(32, 1)
+        found = []
+        for layer, code, region in zip(self.coordinates, codes, TAIL_REGIONS, strict=True):
+            # Coordinates come out in a window of 64; the matrix speaks of 16.
+            points, matrix = layer(code).flatten(1).unflatten(1, (-1, 2)) / FEATURE_STRIDE, matrices[:, region]
+            found.append(points @ matrix[:, :, :2].mT + matrix[:, None, :, 2])
+        refined = mesh.clone()
+        for indices, points in zip(self.indices, found, strict=False):
+            refined[:, indices[: points.shape[1]], :2] = points
+        return refined, torch.stack(found[len(REGIONS) :], 1)
 
-        def place(flat: Float[Tensor, "B N 1 1"]) -> Float[Tensor, "B n 2"]:
-            points = flat.flatten(1).unflatten(1, (-1, 2)) * scale
-            return points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
 
-        return place(self.points(shared)), place(self.iris(shared)) if self.iris is not None else None
+def _read_windows(features: Float[Tensor, "B C H W"], matrices: Float[Tensor, "B R 2 3"]) -> Float[Tensor, "B R*C S S"]:
+    """Read the windows of all regions; they follow each other in the channels."""
+    # Features are sampled at whole coordinates, without half-pixel offsets, as the original does.
+    matrices = matrices * (2 / (FEATURE_STRIDE * (features.shape[-1] - 1)))
+    steps = torch.arange(WINDOW_SIZE, device=matrices.device, dtype=matrices.dtype)[:, None]
+    along_x, along_y, origin = (matrices[:, :, None, :, k] for k in range(3))
+    grid = (steps * along_y + (origin - 1))[:, :, :, None] + (steps * along_x)[:, :, None]
+    sampled = F.grid_sample(features, grid.flatten(1, 2), padding_mode="zeros", align_corners=True)
+    windows = sampled.permute(0, 2, 3, 1).unflatten(1, (-1, WINDOW_SIZE)).permute(0, 2, 3, 1, 4)
+    return windows.flatten(3).permute(0, 3, 1, 2)
+
+
+def _side_by_side(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join what the weight file keeps for each head into the layers of `RegionHeads`."""
+    heads = tuple(f"{region.name}." for region in REGIONS)
+    arranged = {name: value for name, value in stored.items() if not name.startswith(heads)}
+    for kind, parts in (("bodies", [f"{head}body." for head in heads]), ("tails", [f"{tail}." for tail in TAILS])):
+        for layer in [name.removeprefix(parts[0]) for name in stored if name.startswith(parts[0])]:
+            values = [stored[f"{part}{layer}"] for part in parts]
+            if layer.startswith(COORDINATES):
+                arranged |= {layer.replace(COORDINATES, f"heads.coordinates.{k}."): v for k, v in enumerate(values)}
+            else:
+                arranged[f"heads.{kind}.{layer}"] = torch.cat(values)
+    indices = [stored[f"{head}indices"] for head in heads]
+    most = max(region.points for region in REGIONS)
+    arranged["heads.indices"] = torch.stack([torch.cat([i, i[-1:].expand(most - len(i))]) for i in indices])
+    return arranged
 
 
 class FaceMesh(nn.Module):
@@ -122,15 +166,13 @@ class FaceMesh(nn.Module):
         self.narrow = nn.Sequential(nn.Conv2d(128, 32, 1), nn.PReLU(32), BlazeBlock(32, 32, activation="prelu"))
         self.points = nn.Conv2d(32, 3 * 468, 3)
         self.presence = nn.Conv2d(32, 1, 3)
-        self.lips = RegionHead(80, (61, 291), iris=False)
-        self.right_eye = RegionHead(71, (33, 133), iris=True)
-        self.left_eye = RegionHead(71, (362, 263), iris=True)
+        self.heads = RegionHeads()
 
     @classmethod
     def from_assets(cls) -> FaceMesh:
         """Load the packaged weights; raises AssetError if they are missing or damaged."""
         network = cls()
-        load_weights(network, "facemesh.safetensors")
+        load_weights(network, "facemesh.safetensors", arrange=_side_by_side)
         return as_inference(network)
 
     def forward(
@@ -140,10 +182,5 @@ class FaceMesh(nn.Module):
         features = self.fine(self.stem(x))
         code = self.narrow(self.coarse(features))
         mesh = self.points(code).flatten(1).unflatten(1, (468, 3))
-        refined, irises = mesh.clone(), []
-        for head in (self.lips, self.right_eye, self.left_eye):
-            points, iris = head(features, mesh)
-            refined[:, head.indices, :2] = points
-            if iris is not None:
-                irises.append(iris)
-        return refined, torch.stack(irises, 1), self.presence(code).flatten()
+        refined, irises = self.heads(features, mesh)
+        return refined, irises, self.presence(code).flatten()

@@ -50,12 +50,18 @@ class SameConv2d(nn.Conv2d):
 class PointwiseConv2d(nn.Conv2d):
     """A 1×1 convolution, computed as the product with a matrix that it is: in NHWC order half the time on a CPU."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 1)
+    def __init__(self, inputs: int, outputs: int, *, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, 1, groups=groups)
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c H W"]:
         """Multiply the channels of every pixel."""
-        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        pixels, matrix = input.permute(0, 2, 3, 1), self.weight.flatten(1)
+        if self.groups == 1:
+            return F.linear(pixels, matrix, self.bias).permute(0, 3, 1, 2)
+        rows = pixels.reshape(-1, self.groups, matrix.shape[1]).transpose(0, 1)
+        matrices, biases = (x.unflatten(0, (self.groups, -1)) for x in (matrix, self.get_parameter("bias")))
+        mixed = torch.baddbmm(biases[:, None], rows, matrices.mT).transpose(0, 1)
+        return mixed.reshape(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def activation_layer(kind: Activation, channels: int) -> nn.Module:
@@ -66,7 +72,8 @@ def activation_layer(kind: Activation, channels: int) -> nn.Module:
 class BlazeBlock(nn.Module):
     """Depthwise 3×3, pointwise, plus the input: pooled where the stride is 2, zero channels where it is narrower.
 
-    With `bottleneck`, the pair is doubled around that many channels (Bazarevsky et al., BlazeFace, 2019).
+    With `bottleneck`, the pair is doubled around that many channels (Bazarevsky et al., BlazeFace, 2019). With
+    `groups`, so many blocks lie side by side, each on its share of the channels: on small maps calls cost, not work.
     """
 
     def __init__(
@@ -76,27 +83,32 @@ class BlazeBlock(nn.Module):
         *,
         stride: int = 1,
         bottleneck: int = 0,
+        groups: int = 1,
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
         middle = bottleneck or outputs
         layers: list[nn.Module] = [
             SameConv2d(inputs, inputs, 3, stride=stride, groups=inputs),
-            PointwiseConv2d(inputs, middle),
+            PointwiseConv2d(inputs, middle, groups=groups),
         ]
         if bottleneck:
             layers += [
                 activation_layer(activation, middle),
                 SameConv2d(middle, middle, 3, groups=middle),
-                PointwiseConv2d(middle, outputs),
+                PointwiseConv2d(middle, outputs, groups=groups),
             ]
         self.residual = nn.Sequential(*layers)
-        self.stride = stride
+        self.stride, self.groups = stride, groups
         self.activation = activation_layer(activation, outputs)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Map B C H W to B outputs H/stride W/stride."""
         skip = F.max_pool2d(x, 2, 2) if self.stride == 2 else x
         y = self.residual(x)
-        y[:, : skip.shape[1]] += skip
+        if y.shape == skip.shape:
+            y += skip
+        else:
+            own, passed = (values.unflatten(1, (self.groups, -1)) for values in (y, skip))
+            own[:, :, : passed.shape[2]] += passed
         return self.activation(y)

@@ -24,16 +24,17 @@ def normalise_exposure(windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, 
     `inside` is 1 where the window shows the photo; padding has no say. Well exposed windows return unchanged.
     """
     results = []
-    weights = torch.tensor(LUMA, device=windows.device, dtype=windows.dtype)
+    weights = torch.tensor(LUMA, device=windows.device, dtype=windows.dtype)[:, None, None]
     # A few thousand pixels tell the percentiles well enough.
     step = max(1, windows.shape[-1] // 64)
-    thinned, shown = windows[..., ::step, ::step], inside[:, ::step, ::step] > 0
-    for window, some, mask in zip(windows, torch.einsum("bchw,c->bhw", thinned, weights), shown, strict=True):
+    lumas = (windows[..., ::step, ::step] * weights).sum(1).cpu().numpy()
+    shown = inside[:, ::step, ::step].cpu().numpy() > 0
+    for window, some, mask in zip(windows, lumas, shown, strict=True):
         luma = some[mask]
-        if luma.numel() < 16:
+        if luma.size < 16:
             results.append(window)
             continue
-        low, middle, high = torch.quantile(luma, luma.new_tensor([0.02, 0.5, 0.98])).tolist()
+        low, middle, high = np.quantile(luma, [0.02, 0.5, 0.98]).tolist()
         if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
             results.append(window)
             continue
@@ -72,12 +73,12 @@ class PhotoPyramid:
         part = pixels[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
         if not part.size:
             return torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
-        # The fourth channel is the mask: 1 inside, read with the same weights as the colours.
-        image = torch.ones(1, 4, *part.shape[:2], device=self.device)
-        image[0, :3] = torch.from_numpy(part.copy()).to(self.device).permute(2, 0, 1)
-        image[0, :3] /= 255
+        # The fourth channel is the mask: white inside, read with the same weights as the colours.
+        image = np.full((1, 4, *part.shape[:2]), 255, np.uint8)
+        image[0, :3] = part.transpose(2, 0, 1)
         shifted = torch.from_numpy(matrix - np.array([[0, 0, low[0]], [0, 0, low[1]]])).to(self.device)
-        window = sample_affine(image, shifted[None].float(), size=(size, size), padding="zeros")[0]
+        image = torch.from_numpy(image).to(self.device)
+        window = sample_affine(image, shifted[None].float(), size=(size, size), padding="zeros")[0] / 255
         return window[:3], (window[3] > 0.5).float()
 
     def sample_many(
