@@ -66,6 +66,22 @@ def test_mixed_corners_are_the_weighted_sum_and_differentiable() -> None:
     assert torch.autograd.gradcheck(lambda v, w: mix_corners(v, corners, w), leaves)
 
 
+def test_the_gradient_of_normals_does_not_depend_on_how_threads_share_the_work() -> None:
+    generator = torch.Generator().manual_seed(5)
+    triangles = torch.randint(0, 500, (40_000, 3), generator=generator)
+    vertices = torch.rand(1, 500, 3, generator=generator, requires_grad=True)
+    weights = torch.randn(vertices.shape, generator=generator)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        first, *others = (
+            torch.autograd.grad((vertex_normals(vertices, triangles) * weights).sum(), vertices)[0] for _ in range(32)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
+
+
 def test_normal_of_a_vertex_without_area_is_zero() -> None:
     vertices = torch.cat([TETRAHEDRON, torch.ones(1, 3, dtype=torch.float64)])[None]
     assert vertex_normals(vertices, FACES)[0, 4].tolist() == [0, 0, 0]

@@ -113,8 +113,7 @@ def cross_matrix(vector: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
 
 def triangle_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B T 3"]:
     """Normals of the triangles, outward for counter-clockwise winding; their length is twice the area."""
-    a, b, c = (vertices[:, triangles[:, k]] for k in range(3))
-    return torch.cross(b - a, c - a, dim=-1)
+    return _normals_at(vertices, _corner_numbers(vertices, triangles))
 
 
 def vertex_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B V 3"]:
@@ -122,14 +121,26 @@ def vertex_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3
 
     A vertex without area around it gets the zero vector.
     """
-    faces = triangle_normals(vertices, triangles)
-    # Number by number: a CPU adds whole rows at a fifth of the speed.
-    axes = torch.arange(3, device=vertices.device)
-    faces_of = torch.arange(len(vertices), device=vertices.device)[:, None, None, None] * vertices.shape[1]
-    places = 3 * (faces_of + triangles.mT[..., None]) + axes
+    places = _corner_numbers(vertices, triangles)
+    faces = _normals_at(vertices, places)
     summed = torch.zeros_like(vertices).flatten()
     summed = summed.index_add(0, places.flatten(), faces[:, None].expand(-1, 3, -1, -1).flatten())
     return torch.nn.functional.normalize(summed.view_as(vertices), dim=-1, eps=1e-12)
+
+
+def _corner_numbers(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "B 3 T 3"]:
+    """Where in the flattened vertices the coordinates of each triangle's first, second and third corner lie.
+
+    Number by number a CPU adds at five times the speed of whole rows, and in one order whatever its threads do, which
+    the gradient of an indexed read does not.
+    """
+    starts = torch.arange(len(vertices), device=vertices.device)[:, None, None, None] * vertices.shape[1]
+    return 3 * (starts + triangles.mT[..., None]) + torch.arange(3, device=vertices.device)
+
+
+def _normals_at(vertices: Float[Tensor, "B V 3"], places: Int[Tensor, "B 3 T 3"]) -> Float[Tensor, "B T 3"]:
+    a, b, c = vertices.flatten().index_select(0, places.flatten()).view(places.shape).unbind(1)
+    return torch.cross(b - a, c - a, dim=-1)
 
 
 def mix_corners(
