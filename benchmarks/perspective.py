@@ -26,9 +26,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+from shape import ablated
 
 from mien.arrays import Float, Tensor
 from mien.evaluation.report import Environment, markdown_table, write_json
+from mien.fitting import FitSettings
 from mien.geometry import align_points
 from mien.morphable import MorphableModel
 from mien.photo import read_photo
@@ -100,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with photos_ccby")
     parser.add_argument("--people", type=int, default=8, help="other people, for comparison")
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
+    parser.add_argument(
+        "--ablate", action="append", default=[], metavar="NAME=VALUE", help="change fields of FitSettings"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.jobs)
@@ -108,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     neutral = sorted((folder / "neutral_front").glob("*.jpg"))
     others = [neutral[k] for k in np.linspace(0, len(neutral) - 1, options.people).round().astype(int)]
 
-    reconstructor = Reconstructor(detail=False, max_faces=1)
+    settings = ablated(FitSettings(), options.ablate)
+    reconstructor = Reconstructor(detail=False, max_faces=1, settings=settings)
     estimates = estimated_focals(zoom, reconstructor)
     focal = float(np.median(estimates))
     jobs = [("known", path, focal) for path in zoom]
