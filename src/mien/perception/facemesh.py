@@ -101,6 +101,7 @@ class RegionHeads(nn.Module):
         """Return the mesh with refined points, and the irises, in crop pixels."""
         matrices = self.windows(mesh)
         shared = self.bodies(_read_windows(features, matrices))
+        # The tails of the irises look at the eyes' windows, which come after the lips', once more.
         codes = self.tails(torch.cat([shared, shared[:, 128:]], 1)).split(32, 1)
         found = []
         for layer, code, region in zip(self.coordinates, codes, TAIL_REGIONS, strict=True):
