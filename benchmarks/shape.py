@@ -320,6 +320,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--focal", choices=list(RUNS), default="exif",
                         help="give the true focal length as EXIF would, or let 30° be assumed, or both")  # fmt: skip
     parser.add_argument("--detail", action="store_true", help="with the displacement map")
+    parser.add_argument("--mode", default="fit", help="of the reconstructions: fit, net or auto")
     parser.add_argument("--ablate", action="append", default=[], metavar="NAME=VALUE", help="change FitSettings")
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
     parser.add_argument("--fresh", action="store_true", help="draw the pictures again")
@@ -350,7 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.jobs)
     console = Console(stderr=True)
     ict = IctModel.load(options.data / "ict_facekit.npz")
-    reconstructor = Reconstructor(detail=options.detail, max_faces=1, settings=ablated(FitSettings(), options.ablate))
+    settings = ablated(FitSettings(), options.ablate)
+    reconstructor = Reconstructor(detail=options.detail, max_faces=1, mode=options.mode, settings=settings)
     model = reconstructor.model
     heads = sample_heads(ict, albedo_count=model.counts[2], seed=options.seed)[: options.limit]
     paths = pictures(ict, model, heads, folder=options.out, fresh=options.fresh)
