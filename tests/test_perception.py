@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mien.assets import load_tensors
 from mien.errors import ImageError
@@ -18,6 +18,7 @@ from mien.perception import (
     detection,
     face_crop,
     face_parts,
+    skin,
 )
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
 from mien.perception.detection import FaceDetector
@@ -190,6 +191,21 @@ def test_a_sure_face_is_looked_at_again_from_its_own_side_only_and_found_all_the
     (same,) = perception().detect(astronaut())
     assert looks[-1] == 3
     assert np.array_equal(found.keypoints_px, same.keypoints_px)
+
+
+@pytest.mark.parametrize(
+    ("name", "centre"),
+    [("inside", (20.3, 31.6)), ("at the corner", (62.0, 1.0)), ("outside", (90.0, -40.0)), ("larger", (-40.0, 32.0))],
+)
+def test_a_polygon_is_filled_where_it_lies_in_the_crop(name: str, centre: tuple[float, float]) -> None:
+    radius, size = (60.0 if name == "larger" else 7.5), 64
+    angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    disc = np.array(centre) + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
+    fine = skin.SUPERSAMPLING
+    whole = Image.new("L", (size * fine, size * fine))
+    ImageDraw.Draw(whole).polygon([tuple(point) for point in (disc * fine - 0.5).tolist()], fill=255)
+    # Where an edge runs through a fine pixel's centre, either side may have it.
+    np.testing.assert_allclose(skin._fill([disc], size), np.asarray(whole.reduce(fine)) / 255, atol=0.12)
 
 
 @pytest.mark.parametrize(("outputs", "stride"), [(8, 1), (12, 1), (12, 2)])
