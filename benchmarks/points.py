@@ -129,8 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known, held, large = (
         draw(SyntheticFaces(model, size=size, seed=seed, skins=skins, jitter=0.2, mesh=mesh), count, label=label)
         for size, seed, count, label in (
-            (encoder.image_size, SEED, options.faces, "faces"),
-            (encoder.image_size, HELD_OUT_SEED, options.held_out, "held out"),
+            (encoder.crop_size, SEED, options.faces, "faces"),
+            (encoder.crop_size, HELD_OUT_SEED, options.held_out, "held out"),
             (FIT_SIZE_PX, HELD_OUT_SEED, options.fitted, "for the fit"),
         )
     )
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ShapeError("fit, told true points", fitted(model, large, name="mesh_px")),
         ShapeError("encoder, told found points", told(model, encoder, large, name="found_px")),
     ]
-    off = (known.found_px - known.mesh_px) / encoder.image_size * 100
+    off = (known.found_px - known.mesh_px) / encoder.crop_size * 100
     print(f"{Environment.current()}\n")
     for title, rows in ((f"{options.held_out} faces", errors), (f"{options.fitted} faces", by_fit)):
         print(markdown_table([title, "vertices, mm"], [[e.source, f"{e.vertices_mm:.2f}"] for e in rows]) + "\n")

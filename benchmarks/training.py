@@ -100,7 +100,7 @@ def base_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
     model = load_model(config.model)
     encoder = make_encoder(config.encoder, model)
     mesh = FaceMesh.from_assets() if config.encoder.points else None
-    batch, seconds = _timed_batch(SyntheticFaces(model, size=config.encoder.image_size, mesh=mesh), batch_size)
+    batch, seconds = _timed_batch(SyntheticFaces(model, size=config.encoder.crop_size, mesh=mesh), batch_size)
     batch = replace(batch, truth=None).to(device)
     recognition = IdentityNetwork.from_assets() if config.loss.recognition else None
     objective = BaseObjective(

@@ -14,21 +14,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from mien.camera import Camera
 from mien.encoder import (
     HEAD_UNITS,
+    POSE_HEADS,
+    SHAPE_HEADS,
     FaceEncoder,
     Regression,
     appearance,
+    grown,
     load_encoder,
     mean_face_frame,
     save_encoder,
-    with_points,
 )
-from mien.errors import FormatError, ModelMismatch
+from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
 from mien.perception import face_crop
+from mien.second_look import LOOK_SIZE
 from tests.tiny import tiny_model
 
 SIZE = 64
@@ -59,6 +63,21 @@ def trained(encoder: FaceEncoder) -> FaceEncoder:
 @pytest.fixture
 def pointed(tiny: MorphableModel) -> FaceEncoder:
     return outspoken(FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True))
+
+
+@pytest.fixture
+def looking(tiny: MorphableModel) -> FaceEncoder:
+    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True, look=True)
+    assert encoder.look is not None
+    torch.nn.init.normal_(encoder.look.head.weight, std=0.05)
+    return outspoken(encoder)
+
+
+def inputs_of(encoder: FaceEncoder, count: int) -> tuple[torch.Tensor, ...]:
+    """What the network takes of pictures of noise, about where a face would be."""
+    side = encoder.crop_size
+    camera = Camera.from_fov(20.0, image_size=(side, side), batch=count)
+    return encoder.inputs(torch.rand(count, 3, side, side), camera, mesh_px=(some_points(count) + 0.5) * side)
 
 
 def some_points(count: int) -> torch.Tensor:
@@ -153,7 +172,7 @@ def test_frozen_blocks_neither_learn_nor_count(encoder: FaceEncoder) -> None:
     assert "backbone._blocks.3._bn1.running_mean" in changed
 
 
-@pytest.mark.parametrize("kind", ["trained", "pointed"])
+@pytest.mark.parametrize("kind", ["trained", "pointed", "looking"])
 def test_encoders_are_kept_in_half_precision(
     kind: str, request: pytest.FixtureRequest, tiny: MorphableModel, tmp_path: Path
 ) -> None:
@@ -164,7 +183,7 @@ def test_encoders_are_kept_in_half_precision(
         assert torch.equal(again.state_dict()[name], tensor.half().float() if tensor.is_floating_point() else tensor)
     # Rounded, it answers as it does when it is read again.
     kept.load_state_dict(again.state_dict())
-    inputs = kept.inputs(torch.rand(2, 3, SIZE, SIZE), (some_points(2) + 0.5) * SIZE)
+    inputs = inputs_of(kept, 2)
     with torch.no_grad():
         found = again(*inputs)
         for name, value in kept(*inputs).items():
@@ -196,7 +215,7 @@ def test_points_have_a_say_and_none_where_the_mean_face_has_them(pointed: FaceEn
 def test_points_are_told_in_sides_of_the_crop_from_its_centre(pointed: FaceEncoder) -> None:
     crops, mesh_px = torch.rand(1, 3, 2 * SIZE, 2 * SIZE), torch.zeros(1, 468, 2)
     mesh_px[0, 3] = torch.tensor([2.0 * SIZE, 0.5 * SIZE])  # on the right edge, a quarter of the side above the centre
-    images, points = pointed.inputs(crops, mesh_px)
+    images, points = pointed.inputs(crops, Camera.from_fov(20.0, image_size=(2 * SIZE, 2 * SIZE)), mesh_px=mesh_px)
     assert images.shape[-1] == SIZE
     assert points[0, [0, 3]].tolist() == [[-0.5, -0.5], [0.5, -0.25]]
 
@@ -207,22 +226,50 @@ def test_points_are_neither_left_out_nor_slipped_in(pointed: FaceEncoder, encode
         pointed(images)
     with pytest.raises(TypeError, match="made without points"):
         encoder(images, some_points(1))
-    assert len(encoder.inputs(images, some_points(1))) == 1
+    assert len(inputs_of(encoder, 1)) == 1
+    with pytest.raises(TypeError, match="without a second look"):
+        pointed(images, some_points(1), images, torch.ones(1, 3))
+    with pytest.raises(ConfigError, match="needs points"):
+        FaceEncoder("efficientnet_lite0", tiny_model(), look=True)
 
 
 def test_an_encoder_given_points_answers_nearly_as_before(trained: FaceEncoder, tiny: MorphableModel) -> None:
-    grown = with_points(trained, tiny).eval()
+    larger = grown(trained, tiny, look=False).eval()
     images, points = torch.rand(2, 3, SIZE, SIZE), some_points(2)
     with torch.no_grad():
-        before, after = trained(images), grown(images, points)
+        before, after = trained(images), larger(images, points)
     for name, value in before.items():
         assert 0 < (after[name] - value).abs().max() < 0.1 * HEAD_UNITS[name], name
         assert value.abs().max() > 0.1 * HEAD_UNITS[name], name
     # And learns: the points' columns of the heads get a gradient, and so the branch.
-    sum(v.square().sum() for v in grown(images, points).values()).backward()  # pyright: ignore
-    assert grown.points is not None
-    assert grown.points.first.weight.grad is not None
-    assert grown.points.first.weight.grad.abs().sum() > 0
+    sum(v.square().sum() for v in larger(images, points).values()).backward()  # pyright: ignore
+    assert larger.points is not None
+    assert larger.points.first.weight.grad is not None
+    assert larger.points.first.weight.grad.abs().sum() > 0
+
+
+def test_an_encoder_given_a_second_look_keeps_its_first(pointed: FaceEncoder, tiny: MorphableModel) -> None:
+    larger = grown(pointed, tiny, look=True).eval()
+    inputs = inputs_of(larger, 2)
+    with torch.no_grad():
+        before, after = pointed(*(nn.functional.interpolate(inputs[0], size=SIZE), inputs[1])), larger(*inputs)
+    for name in ("albedo", "lighting"):
+        torch.testing.assert_close(after[name], before[name])
+    for name in (*SHAPE_HEADS, *POSE_HEADS):
+        assert 0 < (after[name] - before[name]).abs().max() < 0.2 * HEAD_UNITS[name], name
+    assert grown(larger, tiny, look=False).look is not None
+
+
+def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
+    looking.freeze(blocks=0, batchnorm=False, first_look=True)
+    looking.train()
+    before = {k: v.clone() for k, v in looking.state_dict().items()}
+    learning = [p for p in looking.parameters() if p.requires_grad]
+    engine = torch.optim.SGD(learning, lr=0.1)
+    sum(v.square().sum() for v in looking(*inputs_of(looking, 2)).values()).backward()  # pyright: ignore
+    engine.step()
+    changed = {k for k, v in looking.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {f"look.{name}" for name, _ in looking.look.named_parameters()}  # pyright: ignore
 
 
 def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> None:
@@ -257,7 +304,14 @@ def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata:
         load_encoder(tiny, path)
 
 
-@pytest.mark.parametrize(("kind", "names"), [("trained", ["images"]), ("pointed", ["images", "points"])])
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("trained", ["images"]),
+        ("pointed", ["images", "points"]),
+        ("looking", ["images", "points", "sharp", "lens"]),
+    ],
+)
 def test_onnx_says_the_same_for_any_batch(
     kind: str, names: list[str], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -272,24 +326,26 @@ def test_onnx_says_the_same_for_any_batch(
     assert [given.name for given in session.get_inputs()] == names
     assert [output.name for output in session.get_outputs()] == list(HEAD_UNITS)
     for count in (1, 3):
-        inputs = kept.inputs(torch.rand(count, 3, SIZE, SIZE), (some_points(count) + 0.5) * SIZE)
+        inputs = inputs_of(kept, count)
         found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
         with torch.no_grad():
             for array, expected in zip(found, kept(*inputs).values(), strict=True):
-                np.testing.assert_allclose(array, expected.numpy(), atol=2e-4)
+                np.testing.assert_allclose(array, expected.numpy(), atol=2e-4, rtol=1e-4)
 
 
 COMPILED = """
 import warnings
 import torch
 from safetensors.torch import save_file
+from mien.camera import Camera
 from mien.encoder import FaceEncoder
 from tests.tiny import tiny_model
 
 warnings.simplefilter("ignore")
-for points in (False, True):
-    encoder = FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64, points=points).eval()
-    inputs = encoder.inputs(torch.rand(2, 3, 64, 64), torch.rand(2, 468, 2) * 64)
+for points, look in ((False, False), (True, False), (True, True)):
+    encoder = FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64, points=points, look=look).eval()
+    camera = Camera.from_fov(20.0, image_size=(64, 64), batch=2)
+    inputs = encoder.inputs(torch.rand(2, 3, 64, 64), camera, mesh_px=torch.rand(2, 468, 2) * 64)
     with torch.no_grad():
         compiled, plain = torch.compile(encoder, backend="eager", fullgraph=True)(*inputs), encoder(*inputs)
     print(all(torch.equal(compiled[name], plain[name]) for name in plain))

@@ -1,7 +1,7 @@
 """The encoder of the base branch: a face crop, and the points found in it, in; coefficients of the face model out.
 
     crop ── backbone ──┐
-    468 points ── MLP ─┴─ features ── one linear head a group ──► Regression ── camera ──► FaceCoefficients
+    468 points ── MLP ─┴─ features ── one linear head a group ── second look ──► Regression ── camera ──► FaceCoefficients
 
 A crop says nothing of the camera that took it. So the network describes the pose as it appears in the crop (turn
 against the line of sight, place, size), and `Regression.coefficients` turns that into the metric pose under a known
@@ -20,13 +20,14 @@ from torch import nn
 from mien.arrays import Float, Tensor
 from mien.assets import asset_path
 from mien.backbones import make_backbone
-from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
-from mien.errors import AssetError
+from mien.camera import CAMERA_FROM_MODEL, DEFAULT_FOV_DEG, Camera, Pose
+from mien.errors import AssetError, ConfigError
 from mien.geometry import compose_rotations
 from mien.lighting import SH_COUNT, ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.network_file import NetworkKind
 from mien.perception.alignment import FACE_CROP_SCALE
+from mien.second_look import LOOK_SIZE, SecondLook
 
 FILE = NetworkKind("mien-encoder-2", "encoder")
 DEFAULT_ENCODER = "encoder-lite0.safetensors"
@@ -41,6 +42,8 @@ HEAD_UNITS = {
 }
 """What one unit of each head's last layer means: about the standard deviation of what it predicts, so that all heads
 learn at one rate. Standard deviations; strength; standard deviations; light; radians; crop sides; logarithm."""
+SHAPE_HEADS, POSE_HEADS = ("identity", "expression"), ("rotation", "translation", "scale")
+"""What a second look corrects."""
 FIRST_WEIGHT = 1e-3
 """Spread of the heads' weights at the start: small beside the features, so that training starts at the mean face."""
 POINT_UNIT = 0.05
@@ -83,11 +86,8 @@ class Regression:
         """Some faces of the batch, as a batch."""
         return Regression(**{name: getattr(self, name)[index] for name in HEAD_UNITS}, sides_per_m=self.sides_per_m)
 
-    def coefficients(self, camera: Camera) -> FaceCoefficients:
-        """The same faces under the cameras that took the crops; differentiable.
-
-        Expressions are held in [0, 1] with the gradient of the identity, so that one that left can come back.
-        """
+    def pose(self, camera: Camera) -> Pose:
+        """The metric pose under the cameras that took the crops; differentiable."""
         side = camera.image_size[0]
         px_per_m = self.sides_per_m * side * self.scale[:, 0].exp()
         distance = camera.focal_px / px_per_m
@@ -96,11 +96,17 @@ class Regression:
         position = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * distance[:, None]
         # First the head turns against the line of sight, then the line of sight against the optical axis.
         rotation = compose_rotations(sight_rotation(camera), self.rotation)
-        pose = Pose(rotation, translation=position, scale=torch.ones_like(distance))
-        held = self.expression + (self.expression.clamp(0, 1) - self.expression).detach()
+        return Pose(rotation, translation=position, scale=torch.ones_like(distance))
+
+    def strengths(self) -> Float[Tensor, "B E"]:
+        """Expressions held in [0, 1], with the gradient of the identity: one that left can come back."""
+        return self.expression + (self.expression.clamp(0, 1) - self.expression).detach()
+
+    def coefficients(self, camera: Camera) -> FaceCoefficients:
+        """The same faces under the cameras that took the crops; differentiable."""
         white = ambient_lighting(len(self.lighting)).to(self.lighting)
         lighting = white + self.lighting.unflatten(1, (SH_COUNT, 3))
-        return FaceCoefficients(self.identity, held, self.albedo, lighting, pose)
+        return FaceCoefficients(self.identity, self.strengths(), self.albedo, lighting, self.pose(camera))
 
 
 def sight_rotation(camera: Camera) -> Float[Tensor, "B 3"]:
@@ -179,14 +185,24 @@ class FaceEncoder(nn.Module):
     """A backbone with one linear head per group of coefficients; starts at the mean face, straight and centred.
 
     With `points` the heads also see features of the 468 points that perception found in the crop: a picture of a
-    hundred pixels shows a face's shape less exactly than its points do.
+    hundred pixels shows a face's shape less exactly than its points do. With `look`, which needs points, shape and
+    pose are corrected by a `SecondLook`.
     """
 
     origin: Tensor
 
     def __init__(
-        self, backbone: str, model: MorphableModel, *, image_size: int = 224, dropout: float = 0.0, points: bool = False
+        self,
+        backbone: str,
+        model: MorphableModel,
+        *,
+        image_size: int = 224,
+        dropout: float = 0.0,
+        points: bool = False,
+        look: bool = False,
     ) -> None:
+        if look and not points:
+            raise ConfigError("an encoder with a second look needs points; set encoder.points = true.")
         super().__init__()
         self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
         self.backbone = make_backbone(backbone)
@@ -199,14 +215,24 @@ class FaceEncoder(nn.Module):
         self.points = PointBranch(frame.points) if points else None
         self.sides_per_m = frame.sides_per_m
         self.register_buffer("origin", frame.origin, persistent=False)
+        units = [torch.full((sizes[name],), HEAD_UNITS[name]) for name in (*SHAPE_HEADS, *POSE_HEADS)]
+        self.look = SecondLook(model, units=torch.cat(units)) if look else None
         self._still: list[nn.Module] = []
 
-    def freeze(self, *, blocks: int, batchnorm: bool) -> None:
+    @property
+    def crop_size(self) -> int:
+        """Side in pixels below which a crop shows the network less than it could see."""
+        return self.image_size if self.look is None else max(self.image_size, LOOK_SIZE)
+
+    def freeze(self, *, blocks: int, batchnorm: bool, first_look: bool = False) -> None:
         """Keep the stem and leading blocks as they are, statistics included; with `batchnorm` all batch statistics.
 
-        Frozen blocks need no backward pass: at 5 blocks of EfficientNet-Lite0 a step takes half the time.
+        Frozen blocks need no backward pass: at 5 blocks of EfficientNet-Lite0 a step takes half the time. With
+        `first_look` everything is frozen but the second look.
         """
         frozen = self.backbone.leading(blocks)
+        if first_look:
+            frozen = [module for name, module in self.named_children() if name != "look"]
         for module in frozen:
             module.requires_grad_(False)
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)] if batchnorm else []
@@ -219,29 +245,57 @@ class FaceEncoder(nn.Module):
             module.eval()
         return self
 
-    def inputs(self, crops: Float[Tensor, "B 3 H H"], mesh_px: Float[Tensor, "B 468 2"]) -> tuple[Tensor, ...]:
+    def inputs(
+        self, crops: Float[Tensor, "B 3 H H"], camera: Camera, *, mesh_px: Float[Tensor, "B 468 2"]
+    ) -> tuple[Tensor, ...]:
         """What `forward` takes of faces in square crops of any size, with their found points in the crops' pixels."""
-        size = (self.image_size, self.image_size)
-        images = nn.functional.interpolate(crops, size=size, mode="bilinear", antialias=True, align_corners=False)
-        return (images,) if self.points is None else (images, mesh_px / crops.shape[-1] - 0.5)
+        taken = [_resized(crops, self.image_size)]
+        if self.points is not None:
+            taken.append(mesh_px / crops.shape[-1] - 0.5)
+        if self.look is not None:
+            lens = torch.cat([camera.focal_px[:, None], camera.centre_px], dim=1) / crops.shape[-1]
+            taken += [_resized(crops, LOOK_SIZE), lens]
+        return tuple(taken)
 
     def forward(
-        self, images: Float[Tensor, "B 3 S S"], points: Float[Tensor, "B 468 2"] | None = None
+        self,
+        images: Float[Tensor, "B 3 S S"],
+        points: Float[Tensor, "B 468 2"] | None = None,
+        sharp: Float[Tensor, "B 3 R R"] | None = None,
+        lens: Float[Tensor, "B 3"] | None = None,
     ) -> dict[str, Float[Tensor, "B N"]]:
         """The heads by name, from RGB crops in [0, 1] and points in sides of the crop from its centre, y down.
 
-        Plain tensors, for DDP, compilation and ONNX. TypeError for points that the network was not made for, or that
-        it lacks.
+        A second look takes the crops in its own size and focal length and centre of their cameras, in sides of the
+        crop. Plain tensors, for DDP, compilation and ONNX. TypeError for an input that the network was not made for,
+        or that it lacks.
         """
+        expected = (self.points is not None, self.look is not None, self.look is not None)
+        if tuple(given is not None for given in (points, sharp, lens)) != expected:
+            raise TypeError(
+                f"this encoder is made {'without' if self.points is None else 'with'} points and "
+                f"{'without' if self.look is None else 'with'} a second look"
+            )
         features = self.dropout(self.backbone(images)).float()
         with torch.autocast(features.device.type, enabled=False):
             if self.points is not None and points is not None:
                 features = torch.cat([features, self.points(points.float())], dim=1)
-            elif self.points is not None or points is not None:
-                raise TypeError(f"this encoder is made {'without' if self.points is None else 'with'} points")
             said = {name: self.heads[name](features) * unit for name, unit in HEAD_UNITS.items()}
         said["translation"] = said["translation"] + self.origin
-        return said
+        if self.look is None or points is None or sharp is None or lens is None:
+            return said
+        camera = Camera(lens[:, 0] * LOOK_SIZE, lens[:, 1:] * LOOK_SIZE, image_size=(LOOK_SIZE, LOOK_SIZE))
+        first, names = self.regression(said), (*SHAPE_HEADS, *POSE_HEADS)
+        correction = self.look(
+            sharp,
+            shape=torch.cat([first.identity, first.strengths()], dim=1),
+            pose=first.pose(camera),
+            camera=camera,
+            said=torch.cat([said[name] for name in names], dim=1),
+            points=points,
+        )
+        parts = correction.split([said[name].shape[1] for name in names], dim=1)
+        return said | {name: said[name] + part for name, part in zip(names, parts, strict=True)}
 
     def regression(self, said: dict[str, Float[Tensor, "B N"]]) -> Regression:
         """The heads' tensors, named and typed."""
@@ -254,23 +308,25 @@ class FaceEncoder(nn.Module):
 
         `mesh_px` are the points that perception found, in the crops' pixels; an encoder without points does without.
         """
-        return self.regression(self(*self.inputs(crops, mesh_px))).coefficients(camera)
+        return self.regression(self(*self.inputs(crops, camera, mesh_px=mesh_px))).coefficients(camera)
 
     def to_onnx(self, path: Path) -> None:
         """Write the network with one named output a head and a free batch size; AssetError without `onnx`.
 
-        Inputs are `images` and, of an encoder with points, `points`, as `forward` takes them.
+        Inputs are those that `forward` takes of such an encoder, by name.
         """
         try:
             import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it and says so badly
         except ImportError as error:
             raise AssetError("pip install 'mien[onnx]' brings what the export needs.") from error
-        example = self.inputs(torch.zeros(2, 3, self.image_size, self.image_size), torch.zeros(2, POINT_COUNT, 2))
+        camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(self.crop_size, self.crop_size), batch=2)
+        crops = torch.zeros(2, 3, self.crop_size, self.crop_size)
+        example = self.inputs(crops, camera, mesh_px=torch.zeros(2, POINT_COUNT, 2))
         torch.onnx.export(
             self.eval(),
             example,
             str(path),
-            input_names=["images", "points"][: len(example)],
+            input_names=["images", "points", "sharp", "lens"][: len(example)],
             output_names=list(HEAD_UNITS),
             dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in example),
             dynamo=True,
@@ -279,18 +335,34 @@ class FaceEncoder(nn.Module):
         )
 
 
-def with_points(encoder: FaceEncoder, model: MorphableModel) -> FaceEncoder:
-    """The encoder with a point branch that hardly has a say yet: it answers nearly as before, and can learn more."""
-    grown = FaceEncoder(
-        encoder.backbone_name, model, image_size=encoder.image_size, dropout=encoder.dropout.p, points=True
+def grown(encoder: FaceEncoder, model: MorphableModel, *, look: bool) -> FaceEncoder:
+    """The encoder with points and, with `look`, a second look, which hardly have a say yet: what they are can be learnt.
+
+    Parts that it has already are kept.
+    """
+    larger = FaceEncoder(
+        encoder.backbone_name,
+        model,
+        image_size=encoder.image_size,
+        dropout=encoder.dropout.p,
+        points=True,
+        look=look or encoder.look is not None,
     )
-    grown.backbone.load_state_dict(encoder.backbone.state_dict())
+    larger.load_state_dict(
+        {name: value for name, value in encoder.state_dict().items() if not name.startswith("heads.")}, strict=False
+    )
     for name, head in encoder.heads.items():
-        old, new = head.get_parameter("weight"), grown.heads[name].get_parameter("weight")
+        old, new = head.get_parameter("weight"), larger.heads[name].get_parameter("weight")
         with torch.no_grad():
             new[:, : old.shape[1]] = old
-            grown.heads[name].get_parameter("bias").copy_(head.get_parameter("bias"))
-    return grown
+            larger.heads[name].get_parameter("bias").copy_(head.get_parameter("bias"))
+    return larger
+
+
+def _resized(crops: Float[Tensor, "B 3 H H"], size: int) -> Float[Tensor, "B 3 S S"]:
+    if crops.shape[-1] == size:
+        return crops
+    return nn.functional.interpolate(crops, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _head(features: int, outputs: int) -> nn.Linear:
@@ -306,6 +378,7 @@ def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> 
         "backbone": encoder.backbone_name,
         "image_size": encoder.image_size,
         "points": encoder.points is not None,
+        "look": encoder.look is not None,
     }
     FILE.save(encoder, path, model_hash=encoder.model_hash, settings=settings, notes=notes)
 
@@ -319,5 +392,11 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
     return FILE.load(
         path,
         model=model,
-        build=lambda s: FaceEncoder(s["backbone"], model, image_size=s["image_size"], points=s["points"]),
+        build=lambda s: FaceEncoder(
+            s["backbone"],
+            model,
+            image_size=s["image_size"],
+            points=s["points"],
+            look=s.get("look", False),  # files of earlier versions know of none
+        ),
     )

@@ -17,7 +17,7 @@ from torch import nn
 from mien.arrays import Float, Tensor, UInt8
 from mien.backbones import load_imagenet
 from mien.camera import Camera
-from mien.encoder import HEAD_UNITS, FaceEncoder, Regression, load_encoder, with_points
+from mien.encoder import HEAD_UNITS, FaceEncoder, Regression, grown, load_encoder
 from mien.errors import ConfigError
 from mien.fitting import mesh_point_weights
 from mien.fitting.photometric import recognition_features
@@ -48,8 +48,10 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
             )
         if encoder.points is not None and not settings.points:
             raise ConfigError(f"{settings.start} sees points; set encoder.points = true.")
-        if settings.points and encoder.points is None:
-            encoder = with_points(encoder, model)
+        if encoder.look is not None and not settings.look:
+            raise ConfigError(f"{settings.start} takes a second look; set encoder.look = true.")
+        if settings.points and (encoder.points is None or (settings.look and encoder.look is None)):
+            encoder = grown(encoder, model, look=settings.look)
         encoder.requires_grad_(True)
     else:
         encoder = FaceEncoder(
@@ -58,10 +60,15 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
             image_size=settings.image_size,
             dropout=settings.dropout,
             points=settings.points,
+            look=settings.look,
         )
         if settings.weights != "random":
             load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
-    encoder.freeze(blocks=settings.frozen_blocks, batchnorm=settings.batchnorm == "frozen")
+    encoder.freeze(
+        blocks=settings.frozen_blocks,
+        batchnorm=settings.batchnorm == "frozen",
+        first_look=settings.learn == "second look",
+    )
     return encoder
 
 
@@ -102,7 +109,7 @@ class BaseObjective:
 
     def prepare(self, batch: FaceBatch) -> BaseBatch:
         """The crops and, for an encoder with points, what perception found in them."""
-        return BaseBatch(batch, self.network.inputs(batch.images, batch.found_px))
+        return BaseBatch(batch, self.network.inputs(batch.images, batch.camera, mesh_px=batch.found_px))
 
     def losses(self, said: dict[str, Tensor], prepared: BaseBatch, *, progress: float) -> list[LossTerm]:
         """All terms of non-zero weight."""

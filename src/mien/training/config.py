@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from mien.backbones import BackboneName
 from mien.detail import LEVELS, Displacement, Layout
 from mien.errors import ConfigError
+from mien.second_look import LOOK_SIZE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +26,7 @@ else:
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 BatchNormMode = Literal["train", "frozen"]
 BaseSource = Literal["refined", "encoder"]
+Learning = Literal["all", "second look"]
 Sampling = Literal["bilinear", "hyperbolic"]
 T = TypeVar("T")
 
@@ -47,8 +49,17 @@ class EncoderSettings:
     """Leading blocks of the backbone that stay as they start, with the stem; 0 freezes nothing."""
     points: bool = False
     """Whether the network also sees the 468 points that perception finds."""
+    look: bool = False
+    """Whether it looks again, at the crop unwrapped by its first answer (`mien.second_look`); needs points."""
+    learn: Learning = "all"
+    """What is trained: all that is not frozen otherwise, or the second look alone, over a first one that stays."""
     start: str = ""
-    """An encoder file to continue from, for a second recipe; one without points may be given some."""
+    """An encoder file to continue from, for a second recipe; points and a second look may be new to it."""
+
+    @property
+    def crop_size(self) -> int:
+        """Side of the crops that batches hold, pixels."""
+        return max(self.image_size, LOOK_SIZE) if self.look else self.image_size
 
 
 @dataclass(frozen=True)
@@ -248,6 +259,9 @@ class BaseConfig:
         _require(self.data.jitter >= 0, "data.jitter must not be negative")
         _require(0 <= self.loss.render_from <= 1, "loss.render_from must lie in [0, 1]")
         _require(self.encoder.image_size >= 32, "encoder.image_size must be at least 32")
+        _require(self.encoder.points or not self.encoder.look, "encoder.look needs encoder.points = true")
+        second = self.encoder.learn == "second look"
+        _require(self.encoder.look or not second, "encoder.learn = \"second look\" needs encoder.look = true")
         check_loop(self.loop, self.optimizer)
 
 

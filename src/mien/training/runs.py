@@ -136,7 +136,7 @@ def make_detail_objective(
 
 def make_source(config: BaseConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
     """The training batches of a configuration; ConfigError where photos are asked for and no store is given."""
-    share, size, seed = config.data.synthetic_share, config.encoder.image_size, config.loop.seed
+    share, size, seed = config.data.synthetic_share, config.encoder.crop_size, config.loop.seed
     drawn = _drawn(config, model, seed=seed, pool=config.data.drawn_faces) if share > 0 else None
     photographed = _photographed(config.data, model, store=store, size=size, seed=seed)
     return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
@@ -152,7 +152,7 @@ def make_detail_source(config: DetailConfig, model: MorphableModel, *, store: st
 
 def held_out_faces(config: BaseConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
     """Faces that no step sees: photographed ones of a split, and drawn ones of another seed."""
-    size, seed = config.encoder.image_size, config.loop.seed + HELD_OUT_SEED
+    size, seed = config.encoder.crop_size, config.loop.seed + HELD_OUT_SEED
     photos = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
     if config.data.synthetic_share > 0 or not photos:
         photos.append(_drawn(config, model, seed=seed, pool=0).batch(range(VALIDATION_FACES)))
@@ -189,7 +189,7 @@ def _held_out_photos(
 
 def _drawn(config: BaseConfig, model: MorphableModel, *, seed: int, pool: int) -> SyntheticFaces:
     data = config.data
-    size, skins = config.encoder.image_size, _skins(data, model)
+    size, skins = config.encoder.crop_size, _skins(data, model)
     mesh = FaceMesh.from_assets() if config.encoder.points else None
     return SyntheticFaces(model, size=size, seed=seed, skins=skins, pool=pool, jitter=data.jitter, mesh=mesh)
 
