@@ -3,8 +3,9 @@
     python benchmarks/points.py --skins skins.safetensors
 
 Ridge regressions from points to coefficients, and the encoder, on the same held-out faces. The mesh network sees
-photographs of the faces; errors of vertices are after the best similarity. A second table asks the whole fit about some
-of such faces, in crops of its own size: what pixels and points together tell.
+photographs of the faces; errors of vertices are after the best similarity. True points are also told with errors of
+their own, which no two of them share: how exactly points would have to be found. A second table asks the whole fit
+about some of such faces, in crops of its own size: what pixels and points together tell.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,7 +38,9 @@ POINT_UNIT = 0.05
 """Sides of the crop; about the spread of a point."""
 EXPOSURE = 0.9
 """Of a well exposed photograph."""
-STRENGTHS = (0.03, 0.3, 3.0, 30.0)
+OWN_ERRORS = (0.001, 0.0025, 0.005, 0.01)
+"""Standard deviations of the errors of either coordinate, in sides of the crop."""
+STRENGTHS = (0.03, 0.3, 3.0, 30.0, 300.0)
 """Of the ridge; the best is taken, each regression its own."""
 
 
@@ -80,6 +84,20 @@ def vertex_error(model: MorphableModel, shape: Float[Tensor, "B N"], held: FaceB
         return model.vertices(identity, expression.clamp(0, 1))
 
     return aligned_distance_mm(vertices(shape), vertices(shape_of(held)), model=model)
+
+
+def blurred(batch: FaceBatch, error: float, *, seed: int) -> FaceBatch:
+    """The faces with errors of their own on each true point."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(batch.mesh_px.shape, generator=generator) * error * batch.images.shape[-1]
+    return replace(batch, mesh_px=batch.mesh_px + noise)
+
+
+def first_look(encoder: FaceEncoder) -> FaceEncoder:
+    """The same encoder without its second look."""
+    first = deepcopy(encoder)
+    first.look = None
+    return first
 
 
 def mean_error(model: MorphableModel, held: FaceBatch) -> float:
@@ -137,7 +155,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = [
         ShapeError("the mean face", mean_error(model, held)),
         ShapeError("ridge from true points", ridge(model, known, held, name="mesh_px")),
+        *(
+            ShapeError(
+                f"ridge from true points, each {100 * error:g} % off",
+                ridge(
+                    model,
+                    blurred(known, error, seed=SEED),
+                    blurred(held, error, seed=HELD_OUT_SEED),
+                    name="mesh_px",
+                ),
+            )
+            for error in OWN_ERRORS
+        ),
         ShapeError("ridge from found points", ridge(model, known, held, name="found_px")),
+        ShapeError(
+            "the encoder's first look, told found points", told(model, first_look(encoder), held, name="found_px")
+        ),
         ShapeError("encoder, told true points", told(model, encoder, held, name="mesh_px")),
         ShapeError("encoder, told found points", told(model, encoder, held, name="found_px")),
     ]

@@ -32,7 +32,6 @@ from mien.encoder import (
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
 from mien.perception import face_crop
-from mien.second_look import LOOK_SIZE
 from tests.tiny import tiny_model
 
 SIZE = 64
@@ -69,7 +68,7 @@ def pointed(tiny: MorphableModel) -> FaceEncoder:
 def looking(tiny: MorphableModel) -> FaceEncoder:
     encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True, look=True)
     assert encoder.look is not None
-    torch.nn.init.normal_(encoder.look.head.weight, std=0.05)
+    torch.nn.init.normal_(encoder.look.head.weight, std=0.01)
     return outspoken(encoder)
 
 

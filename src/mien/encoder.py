@@ -1,7 +1,7 @@
 """The encoder of the base branch: a face crop, and the points found in it, in; coefficients of the face model out.
 
     crop ── backbone ──┐
-    468 points ── MLP ─┴─ features ── one linear head a group ── second look ──► Regression ── camera ──► FaceCoefficients
+    468 points ── MLP ─┴─ features ── heads ── second look ──► Regression ── camera ──► FaceCoefficients
 
 A crop says nothing of the camera that took it. So the network describes the pose as it appears in the crop (turn
 against the line of sight, place, size), and `Regression.coefficients` turns that into the metric pose under a known
@@ -336,10 +336,7 @@ class FaceEncoder(nn.Module):
 
 
 def grown(encoder: FaceEncoder, model: MorphableModel, *, look: bool) -> FaceEncoder:
-    """The encoder with points and, with `look`, a second look, which hardly have a say yet: what they are can be learnt.
-
-    Parts that it has already are kept.
-    """
+    """The encoder with points and, with `look`, a second look. What is new hardly has a say yet, and can learn."""
     larger = FaceEncoder(
         encoder.backbone_name,
         model,

@@ -68,7 +68,7 @@ class SecondLook(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def _keep_geometry(self, model: MorphableModel) -> None:
-        """The model at the texels of the chart and at the 468 points: linear in the coefficients, as the vertices are."""
+        """The model at the texels of the chart and at the 468 points, linear in the coefficients as at the vertices."""
         atlas = TexelAtlas.of(model, CHART_SIZE)
         bases = torch.cat([model.mean[None], model.identity_basis, model.expression_basis])
         inside = atlas.valid.flatten().nonzero()[:, 0]

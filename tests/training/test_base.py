@@ -14,6 +14,7 @@ from mien.losses import pixel_loss
 from mien.morphable import MorphableModel
 from mien.perception import IdentityNetwork
 from mien.rendering import render
+from mien.second_look import LOOK_SIZE
 from mien.training.base import BaseObjective, aligned_distance_mm, beyond_similarity, make_encoder
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import BaseLossSettings, EncoderSettings
@@ -150,6 +151,36 @@ def test_a_start_may_be_given_points_but_not_lose_them(tiny: MorphableModel, tmp
         assert "backbone._conv_stem.weight" not in learning
     with pytest.raises(ConfigError, match=r"encoder\.points = true"):
         make_encoder(EncoderSettings(image_size=SIZE, start=str(paths[True])), tiny)
+
+
+def test_a_start_may_be_given_a_second_look_but_not_lose_it(tiny: MorphableModel, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    save_encoder(FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True), first, notes={})
+    settings = EncoderSettings(image_size=SIZE, points=True, look=True, learn="second look", start=str(first))
+    looking = make_encoder(settings, tiny)
+    learning = {name.partition(".")[0] for name, p in looking.named_parameters() if p.requires_grad}
+    assert learning == {"look"}
+    save_encoder(looking, second, notes={})
+    again = make_encoder(replace(settings, start=str(second), learn="all"), tiny)
+    assert all(p.requires_grad for p in again.parameters())
+    assert looking.look is not None
+    assert again.look is not None
+    torch.testing.assert_close(again.look.seen.weight, looking.look.seen.weight.half().float())
+    with pytest.raises(ConfigError, match=r"encoder\.look = true"):
+        make_encoder(EncoderSettings(image_size=SIZE, points=True, start=str(second)), tiny)
+
+
+def test_the_encoder_is_shown_crops_large_enough_for_its_second_look(tiny: MorphableModel, faces: FaceBatch) -> None:
+    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=32, points=True, look=True)
+    weights = replace(EVERYTHING, pixel=0.0, recognition=0.0)
+    objective = BaseObjective(encoder, tiny, weights=weights, recognition=None, validation=faces)
+    images, points, sharp, lens = objective.prepare(faces).inputs
+    assert (images.shape[-1], sharp.shape[-1], encoder.crop_size) == (32, LOOK_SIZE, LOOK_SIZE)
+    torch.testing.assert_close(lens * SIZE, torch.cat([faces.camera.focal_px[:, None], faces.camera.centre_px], dim=1))
+    assert points.abs().max() < 1
+    assert EncoderSettings(image_size=32, points=True, look=True).crop_size == LOOK_SIZE
+    assert EncoderSettings(image_size=160, points=True, look=True).crop_size == 160
+    assert EncoderSettings(image_size=32, points=True).crop_size == 32
 
 
 def test_the_shape_loss_does_not_see_shifts_turns_and_growth(tiny: MorphableModel) -> None:

@@ -47,6 +47,8 @@ def test_changes_are_read_as_toml_or_as_words() -> None:
         ("encoder.backbone=vgg", "must be one of resnet50, efficientnet_lite0"),
         ("data.synthetic_share=1.5", r"must lie in \[0, 1\]"),
         ("loop.batch_size=0", "must be at least 1"),
+        ("encoder.look=true", "needs encoder.points = true"),
+        ("encoder.learn=second look", "needs encoder.look = true"),
         ("loop.seed=-1", "must not be negative"),
         ("loop.device=abacus", "must be one of cpu, cuda"),
         ("loop", "section.key=value"),

@@ -93,7 +93,12 @@ def test_a_tiny_training_learns_and_reports(model_file: Path, tmp_path: Path) ->
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tmp_path: Path) -> None:
     config = config_of(
-        model_file, "loop.steps=6", "loop.checkpoint_every=3", "encoder.dropout=0.2", "encoder.points=true"
+        model_file,
+        "loop.steps=6",
+        "loop.checkpoint_every=3",
+        "encoder.dropout=0.2",
+        "encoder.points=true",
+        "encoder.look=true",
     )
     train_base(config, store=None, run=tmp_path / "whole", resume=False)
     train_base(config, store=None, run=tmp_path / "cut", resume=False)

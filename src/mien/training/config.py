@@ -261,7 +261,7 @@ class BaseConfig:
         _require(self.encoder.image_size >= 32, "encoder.image_size must be at least 32")
         _require(self.encoder.points or not self.encoder.look, "encoder.look needs encoder.points = true")
         second = self.encoder.learn == "second look"
-        _require(self.encoder.look or not second, "encoder.learn = \"second look\" needs encoder.look = true")
+        _require(self.encoder.look or not second, 'encoder.learn = "second look" needs encoder.look = true')
         check_loop(self.loop, self.optimizer)
 
 
