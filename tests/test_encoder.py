@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from mien.encoder import (
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
 from mien.perception import face_crop
+from mien.second_look import FARTHEST, POINT_UNIT
 from tests.tiny import tiny_model
 
 SIZE = 64
@@ -259,6 +261,28 @@ def test_an_encoder_given_a_second_look_keeps_its_first(pointed: FaceEncoder, ti
     assert grown(larger, tiny, look=False).look is not None
 
 
+def test_a_second_look_is_told_of_the_first_answer_as_the_camera_shows_it(
+    looking: FaceEncoder, tiny: MorphableModel
+) -> None:
+    side, first, heard = looking.crop_size, deepcopy(looking), []
+    first.look = None
+    assert looking.look is not None
+    looking.look.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
+    camera = Camera(torch.tensor([300.0]), torch.tensor([[-40.0, 190.0]]), image_size=(side, side))
+    crops, mesh_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
+    with torch.no_grad():
+        looking.encode(crops, camera, mesh_px=mesh_px)
+        face = first.encode(crops, camera, mesh_px=mesh_px)
+    shape = tiny.vertices(face.identity, face.expression)
+    there = camera.project(tiny.mediapipe_points(face.pose.to_camera(shape)))
+    count = len(looking.look.units)
+    torch.testing.assert_close(
+        heard[0][:, count:].unflatten(1, (-1, 2)), (mesh_px - there) / side / POINT_UNIT, atol=2e-3, rtol=1e-4
+    )
+    identity = (face.identity / HEAD_UNITS["identity"]).clamp(-FARTHEST, FARTHEST)
+    torch.testing.assert_close(heard[0][:, : identity.shape[1]], identity)
+
+
 def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
     looking.freeze(blocks=0, batchnorm=False, first_look=True)
     looking.train()
@@ -357,4 +381,4 @@ def test_the_compiler_takes_the_whole_network() -> None:
     In a process of its own: the checks of annotations that the tests switch on cannot be compiled.
     """
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout == "True\nTrue\n", done.stderr
+    assert done.stdout == "True\nTrue\nTrue\n", done.stderr

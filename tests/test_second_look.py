@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -70,6 +72,12 @@ def test_the_chart_tells_what_faces_the_camera_and_nothing_outside(tiny: Morphab
     assert facing[middle - 16, middle] > 0.85  # above the nose
     assert facing[middle, 1] < 0.5  # at the side of the head
     assert facing.max() <= 1 + 1e-5
+    # A head turned to its left shows its right side.
+    turned = replace(straight, rotation=torch.tensor([[0.0, 0.6, 0.0]]).expand(FACES, -1))
+    aside = look._unwrapped(ramps(), torch.zeros_like(some_shape()), turned, some_camera())[0][0, 3]
+    left, right = (slice(None), slice(middle + 16, -1)), (slice(None), slice(1, middle - 16))
+    assert aside[right].mean() > facing[right].mean() + 0.1
+    assert aside[left].mean() < facing[left].mean() - 0.1
     assert not chart[:, :, ~inside].any()
 
 
