@@ -16,7 +16,9 @@
         --set data.skins=out/skins.safetensors --set encoder.start=runs/longer/encoder.safetensors -o runs/points
     mien train base --config configs/base_points.toml --data out/portraits_store --set loop.seed=5 \\
         --set data.skins=out/skins.safetensors --set encoder.start=runs/points/encoder.safetensors -o runs/again
-    python models/package_network.py runs/again
+    mien train base --config configs/base_look.toml --data out/portraits_store \\
+        --set data.skins=out/skins.safetensors --set encoder.start=runs/again/encoder.safetensors -o runs/look
+    python models/package_network.py runs/look
 
 The packaged file's first three runs were made before portraits left their studio in augmentation and the shape loss
 looked beyond similarity, so these commands make an encoder like it, not the same file.
