@@ -112,6 +112,16 @@ def test_points_are_told_against_those_of_the_first_answer(look: SecondLook) -> 
     assert off.abs().sum() < 1.01
 
 
+def test_places_are_as_exact_in_mixed_precision(look: SecondLook) -> None:
+    heard: list[torch.Tensor] = []
+    look.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
+    for mixed in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            correction(look, ramps())
+    assert torch.equal(heard[1].float(), heard[0])
+
+
 def test_it_learns_from_the_crop_alone(look: SecondLook) -> None:
     """Every weight gets a gradient, and the pixels have a say where nothing else differs."""
     torch.manual_seed(1)

@@ -93,7 +93,8 @@ class SecondLook(nn.Module):
         `shape` holds identity and expression and `pose` is metric, both as `said` has them under the crops' cameras;
         `points` are found, in sides of the crop from its centre.
         """
-        with torch.no_grad():
+        # In half precision a texel would be read a pixel beside its place.
+        with torch.no_grad(), torch.autocast(crops.device.type, enabled=False):
             chart, places = self._unwrapped(crops, shape, pose, camera)
             off = (points - (places / crops.shape[-1] - 0.5)) / POINT_UNIT
             told = (said / self.units).clamp(-FARTHEST, FARTHEST)
