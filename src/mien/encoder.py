@@ -27,7 +27,7 @@ from mien.lighting import SH_COUNT, ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.network_file import NetworkKind
 from mien.perception.alignment import FACE_CROP_SCALE
-from mien.second_look import LOOK_SIZE, SecondLook
+from mien.second_look import LOOK_SIZE, SecondLook, crop_size
 
 FILE = NetworkKind("mien-encoder-2", "encoder")
 DEFAULT_ENCODER = "encoder-lite0.safetensors"
@@ -222,7 +222,7 @@ class FaceEncoder(nn.Module):
     @property
     def crop_size(self) -> int:
         """Side in pixels below which a crop shows the network less than it could see."""
-        return self.image_size if self.look is None else max(self.image_size, LOOK_SIZE)
+        return crop_size(self.image_size, look=self.look is not None)
 
     def freeze(self, *, blocks: int, batchnorm: bool, first_look: bool = False) -> None:
         """Keep the stem and leading blocks as they are, statistics included; with `batchnorm` all batch statistics.

@@ -35,6 +35,11 @@ DARKEST = 0.02
 """Added to the contrast of the chart, so that a black crop stays finite."""
 
 
+def crop_size(image_size: int, *, look: bool) -> int:
+    """Side in pixels below which a crop shows an encoder less than it could see; `image_size` is its first look's."""
+    return max(image_size, LOOK_SIZE) if look else image_size
+
+
 class SecondLook(nn.Module):
     """Corrections of shape and pose, from the crop on the chart of a first answer.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from mien.backbones import BackboneName
 from mien.detail import LEVELS, Displacement, Layout
 from mien.errors import ConfigError
-from mien.second_look import LOOK_SIZE
+from mien.second_look import crop_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -59,7 +59,7 @@ class EncoderSettings:
     @property
     def crop_size(self) -> int:
         """Side of the crops that batches hold, pixels."""
-        return max(self.image_size, LOOK_SIZE) if self.look else self.image_size
+        return crop_size(self.image_size, look=self.look)
 
 
 @dataclass(frozen=True)

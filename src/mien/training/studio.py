@@ -47,12 +47,9 @@ class Studio:
         """The faces with these numbers, as some camera shows them."""
         faces = [number % self._pool for number in numbers] if self._pool else list(numbers)
         missing = sorted(set(faces) - set(self._kept))
-        scenes: dict[int, FaceBatch] = {}
-        if missing:
-            anew = self._scenes(missing)
-            anew = _in_precision(anew, torch.float16) if self._pool else anew
-            scenes = dict(zip(missing, _singles(anew), strict=True))
+        scenes = dict(zip(missing, _singles(self._scenes(missing)), strict=True)) if missing else {}
         if self._pool:
+            scenes = {number: _in_precision(scene, torch.float16) for number, scene in scenes.items()}
             self._kept |= scenes
         scenes |= self._kept
         drawn = _in_precision(join_batches([scenes[face] for face in faces]), torch.float32)
