@@ -73,7 +73,8 @@ def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Op
     marks.append(_now(device))
     loss.backward()
     marks.append(_now(device))
-    reached = [name for name in said if cut[name].grad is not None]
+    # What a frozen first look says takes no gradient further.
+    reached = [name for name in said if cut[name].grad is not None and said[name].requires_grad]
     torch.autograd.backward([said[name] for name in reached], [cut[name].grad for name in reached])
     marks.append(_now(device))
     engine.step()
