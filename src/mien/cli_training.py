@@ -81,6 +81,27 @@ def draw_data(
     print(f"{count} faces in {out}; look at {sheet}.")
 
 
+@data_app.command("draw")
+def draw_store_of_faces(
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
+    faces: Annotated[int, typer.Option(min=1, help="Number of faces.")] = 50_000,
+    size: Annotated[int, typer.Option(min=32, help="Side of the crops, pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal faces.")] = 0,
+    jitter: Annotated[float, typer.Option(min=0.0, help="As data.jitter of a training configuration.")] = 1.0,
+    skins: Annotated[Path | None, typer.Option(help="File of `mien data skins`.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
+    model: ModelOption = "mien-face",
+) -> None:
+    """Draw faces with their truth for training runs (data.drawn). Run it again to go on where it was stopped."""
+    from mien.training.drawn import DrawingPlan, draw_store
+
+    plan = DrawingPlan(faces, size=size, seed=seed, jitter=jitter, model=model, skins=str(skins or ""))
+    with _progress("faces") as update:
+        draw_store(plan, out, processes=processes or os.cpu_count() or 1, progress=update)
+    print(f"{faces} faces in {out}; train on them with --set data.drawn={out}.")
+
+
 @data_app.command("skins")
 def collect_skin_colours(
     store: Annotated[str, typer.Argument(help="Store of `mien data prepare`.")],

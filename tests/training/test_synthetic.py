@@ -15,9 +15,10 @@ from mien.perception import FaceMesh
 from mien.perception.facemesh import MESH_SIZE
 from mien.training.base import landmarks68
 from mien.training.imaging import FaceFrame, elsewhere, photograph
+from mien.training.mirror import MIRROR_LANDMARKS, mirror_mesh
 from mien.training.population import SkinBank
 from mien.training.samples import write_samples
-from mien.training.source import MIRROR_LANDMARKS, FaceSource, Part, PhotographedFaces, mirror_mesh
+from mien.training.source import FaceSource, Part, PhotographedFaces
 from mien.training.store import FaceStore
 from mien.training.synthetic import SyntheticFaces
 from tests.tiny import tiny_model

@@ -27,6 +27,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed"]
 BatchNormMode = Literal["train", "frozen"]
 BaseSource = Literal["refined", "encoder"]
 Learning = Literal["all", "second look"]
+Method = Literal["adam", "muon"]
 Sampling = Literal["bilinear", "hyperbolic"]
 T = TypeVar("T")
 
@@ -70,6 +71,8 @@ class DataSettings:
     """Share of the batch that is drawn, not photographed; 1 needs no store."""
     drawn_faces: int = 0
     """Different drawn faces; each is photographed anew whenever it comes round. 0 draws every face anew."""
+    drawn: str = ""
+    """A store of `mien data draw` to take drawn faces from; without one they are drawn as the run goes on."""
     augment: bool = True
     """Whether photos are moved, turned, mirrored and shown through another camera."""
     jitter: float = 1.0
@@ -202,8 +205,11 @@ class DetailLossSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Adam (Kingma and Ba 2015), with decoupled weight decay where it is not 0."""
+    """Steps, and the average that is kept."""
 
+    method: Method = "adam"
+    """"adam" (Kingma and Ba 2015), with decoupled weight decay where it is not 0, or "muon", which takes orthogonal
+    steps in matrices (`mien.training.muon`) and Adam's in all else."""
     learning_rate: float = 1e-3
     warmup: int = 100
     """Steps in which the rate grows from 0."""
@@ -262,6 +268,7 @@ class BaseConfig:
         _require(self.encoder.points or not self.encoder.look, "encoder.look needs encoder.points = true")
         second = self.encoder.learn == "second look"
         _require(self.encoder.look or not second, 'encoder.learn = "second look" needs encoder.look = true')
+        _require(not (self.data.drawn and self.data.drawn_faces), "data.drawn_faces has no use with data.drawn")
         check_loop(self.loop, self.optimizer)
 
 
@@ -286,6 +293,7 @@ class DetailConfig:
         _require(self.network.image_size >= 32, "network.image_size must be at least 32")
         texel = self.loss.texel and self.network.layout == "image"
         _require(not texel, 'loss.texel needs network.layout = "texture"; use loss.pixel with "image"')
+        _require(not self.data.drawn, "data.drawn is for the base branch: its faces have no relief")
         check_loop(self.loop, self.optimizer)
 
 

@@ -27,6 +27,7 @@ from mien.training.batch import FaceBatch
 from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
 from mien.training.monitor import Monitor
+from mien.training.muon import Muon
 from mien.training.objective import LossTerm, Objective, P
 from mien.training.source import FaceSource, Part, stream
 
@@ -196,8 +197,10 @@ def _prepare(network: nn.Module, settings: RunSettings) -> Trained:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema_decay), use_buffers=True)
         average.eval().requires_grad_(False)
     learning = [p for p in network.parameters() if p.requires_grad]
-    engine = AdamW(learning, lr=optimizer.learning_rate, betas=BETAS, weight_decay=optimizer.weight_decay)
-    return Trained(network, average, engine)
+    rate, decay = optimizer.learning_rate, optimizer.weight_decay
+    if optimizer.method == "muon":
+        return Trained(network, average, Muon(network, lr=rate, betas=BETAS, weight_decay=decay))
+    return Trained(network, average, AdamW(learning, lr=rate, betas=BETAS, weight_decay=decay))
 
 
 def _formatted(inputs: tuple[Tensor, ...], loop: LoopSettings) -> tuple[Tensor, ...]:

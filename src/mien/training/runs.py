@@ -19,10 +19,11 @@ from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import BaseConfig, DataSettings, DetailConfig, LoopSettings, dump, load_config
 from mien.training.detail import DetailObjective, make_detail_network
 from mien.training.detailed import VIEW, DetailedFaces
+from mien.training.drawn import StoredDrawnFaces
 from mien.training.loop import CONFIG_FILE, RunSettings, train
 from mien.training.population import SkinBank
 from mien.training.relief import ReliefSettings
-from mien.training.source import FaceSource, PhotographedFaces
+from mien.training.source import DrawnFaces, FaceSource, PhotographedFaces
 from mien.training.store import FaceStore, Split
 from mien.training.synthetic import SyntheticFaces
 
@@ -137,7 +138,11 @@ def make_detail_objective(
 def make_source(config: BaseConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
     """The training batches of a configuration; ConfigError where photos are asked for and no store is given."""
     share, size, seed = config.data.synthetic_share, config.encoder.crop_size, config.loop.seed
-    drawn = _drawn(config, model, seed=seed, pool=config.data.drawn_faces) if share > 0 else None
+    drawn: DrawnFaces | None = None
+    if share > 0 and config.data.drawn:
+        drawn = StoredDrawnFaces(Path(config.data.drawn), model, size=size, seed=seed)
+    elif share > 0:
+        drawn = _drawn(config, model, seed=seed, pool=config.data.drawn_faces)
     photographed = _photographed(config.data, model, store=store, size=size, seed=seed)
     return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
 

@@ -18,13 +18,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from mien.arrays import Float, Int, Tensor
+from mien.arrays import Float, Tensor
 from mien.camera import Camera
 from mien.errors import ConfigError
 from mien.morphable import MorphableModel
 from mien.perception.alignment import FACE_CROP_SCALE, Crop, sample_affine
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.imaging import FaceFrame, covers, elsewhere, photograph, uneven_light
+from mien.training.mirror import MIRROR_LANDMARKS, mirror_mesh
 from mien.training.store import FaceRecord, FaceStore
 
 TURN_RAD, SHIFT, ZOOM = 0.3, 0.03, 0.05
@@ -33,18 +34,6 @@ COVER_SHARE = 0.3
 ELSEWHERE_SHARE = 0.6
 """How often a photo is shown before another background and in uneven light: a studio's wall and lamps are in no other
 photo, and a network learns them as the mark of a kind of picture."""
-MIRROR_LANDMARKS = (
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
-    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55,
-    64, 63, 62, 61, 60, 67, 66, 65,
-)  # fmt: skip
-"""For each of the 68 points the one that takes its place in the mirror."""
-
-
-def mirror_mesh(model: MorphableModel) -> Int[Tensor, "468"]:
-    """For each of MediaPipe's points the one that takes its place in the mirror, by nearness on the mean face."""
-    points = model.mediapipe_points(model.mean[None])[0]
-    return torch.cdist(points * points.new_tensor([-1.0, 1.0, 1.0]), points).argmin(1)
 
 
 class PhotographedFaces:

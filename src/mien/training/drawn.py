@@ -1,0 +1,236 @@
+"""Drawn faces on disk: drawn once, for as many runs as are wanted, each in an order of its own.
+
+    STORE/drawn.json                  format, face model, and how the faces were drawn
+    STORE/faces-000012.safetensors    pictures and masks in bytes; points, cameras and truth in float32
+
+Drawing a face and finding its points costs a core some 30 ms, reading it back a fraction of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mien.arrays import Tensor
+from mien.camera import Camera
+from mien.encoder import HEAD_UNITS, Regression, mean_face_frame
+from mien.errors import ConfigError, FormatError, OutputError
+from mien.morphable import MorphableModel, load_model
+from mien.network_file import check_model
+from mien.perception import FaceMesh
+from mien.training.batch import TENSORS, FaceBatch, join_batches
+from mien.training.mirror import Mirror
+from mien.training.population import SkinBank
+from mien.training.source import resized
+from mien.training.synthetic import SyntheticFaces
+
+FORMAT = "mien-drawn-1"
+PLAN_FILE = "drawn.json"
+SHARD_FACES = 512
+DRAWN_BATCH = 32
+IN_BYTES = ("images", "mask")
+
+
+@dataclass(frozen=True)
+class DrawingPlan:
+    """What the faces of a drawn store are."""
+
+    faces: int
+    size: int = 128
+    """Side of the crops, pixels."""
+    seed: int = 0
+    jitter: float = 1.0
+    """See `DataSettings.jitter`."""
+    model: str = "mien-face"
+    skins: str = ""
+    """A file of `mien data skins`."""
+
+    @property
+    def shards(self) -> int:
+        """How many files they fill; the last may hold fewer."""
+        return -(-self.faces // SHARD_FACES)
+
+    def numbers(self, shard: int) -> range:
+        """The faces of a shard."""
+        return range(shard * SHARD_FACES, min((shard + 1) * SHARD_FACES, self.faces))
+
+
+def draw_store(
+    plan: DrawingPlan, store: Path, *, processes: int, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Draw what a store lacks; one that was stopped goes on where it was, and more faces can be added.
+
+    A face is a function of the plan's seed and its own number: nothing else of the plan or the machine changes it.
+    `progress` is told how many faces of how many are done.
+    Raises ConfigError for a store of another plan, OutputError where it cannot be written.
+    """
+    _begin(plan, store)
+    missing = lacking(plan, store)
+    done = plan.faces - sum(len(plan.numbers(shard)) for shard in missing)
+    for shard in _drawn(plan, store, missing, processes=processes):
+        done += len(plan.numbers(shard))
+        if progress is not None:
+            progress(done, plan.faces)
+
+
+def lacking(plan: DrawingPlan, store: Path) -> list[int]:
+    """The shards that are not there, or hold fewer faces than the plan has in them."""
+    return [shard for shard in range(plan.shards) if _count(_shard_path(store, shard)) < len(plan.numbers(shard))]
+
+
+def _count(shard: Path) -> int:
+    if not shard.exists():
+        return 0
+    try:
+        with safe_open(shard, framework="pt") as file:
+            return file.get_slice("images").get_shape()[0]
+    except (OSError, SafetensorError):  # damaged: to be drawn again
+        return 0
+
+
+def _begin(plan: DrawingPlan, store: Path) -> None:
+    model = load_model(plan.model)
+    skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest() if plan.skins else ""
+    settings = {"format": FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
+    path = store / PLAN_FILE
+    try:
+        if path.exists() and {**json.loads(path.read_text(encoding="utf-8")), "faces": plan.faces} != settings:
+            raise ConfigError(f"{store} was begun with other settings; see {path}, or choose another folder.")
+        store.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged ({error}); remove it and run the command again.") from error
+    except OSError as error:
+        raise OutputError(f"{store}: cannot be written ({error.strerror}).") from error
+
+
+def _drawn(plan: DrawingPlan, store: Path, missing: Sequence[int], *, processes: int) -> Iterator[int]:
+    if processes == 1 or len(missing) < 2:
+        for shard in missing:
+            _draw_shard(plan, store, shard)
+            yield shard
+        return
+    # Fresh processes: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running = {pool.submit(_draw_shard, plan, store, shard): shard for shard in missing}
+        for future in as_completed(running):
+            future.result()
+            yield running[future]
+
+
+@cache
+def _studio(plan: DrawingPlan) -> SyntheticFaces:
+    """What a process draws with, made once."""
+    model = load_model(plan.model)
+    skins = SkinBank.load(Path(plan.skins), model) if plan.skins else None
+    mesh = FaceMesh.from_assets()
+    return SyntheticFaces(model, size=plan.size, seed=plan.seed, skins=skins, jitter=plan.jitter, mesh=mesh)
+
+
+def _draw_shard(plan: DrawingPlan, store: Path, shard: int) -> None:
+    numbers, faces = plan.numbers(shard), _studio(plan)
+    batches = [faces.shots(numbers[k : k + DRAWN_BATCH]) for k in range(0, len(numbers), DRAWN_BATCH)]
+    path = _shard_path(store, shard)
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(_tensors(join_batches(batches)), partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written ({error}); free some space and run the command again.") from error
+
+
+def _shard_path(store: Path, shard: int) -> Path:
+    return store / f"faces-{shard:06d}.safetensors"
+
+
+def _tensors(batch: FaceBatch) -> dict[str, Tensor]:
+    if batch.truth is None:
+        raise TypeError("drawn faces come with their truth")
+    tensors = {name: getattr(batch, name) for name in TENSORS}
+    tensors |= {name: (tensors[name].clamp(0, 1) * 255).round().to(torch.uint8) for name in IN_BYTES}
+    tensors |= {"focal_px": batch.camera.focal_px, "centre_px": batch.camera.centre_px}
+    tensors |= {f"truth.{name}": getattr(batch.truth, name) for name in HEAD_UNITS}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+class StoredDrawnFaces:
+    """The faces of a drawn store in crops of `size` pixels, in another order each time they come round.
+
+    Every second face is mirrored, where the model has a mirror (`Mirror.of`).
+    FormatError for a place without a whole store, ModelMismatch for one of another face model, ConfigError for one
+    with smaller crops.
+    """
+
+    def __init__(self, store: Path, model: MorphableModel, *, size: int, seed: int) -> None:
+        self.store, self.size, self.seed = store, size, seed
+        self.plan = _read_plan(store, model)
+        if self.plan.size < size:
+            raise ConfigError(
+                f"{store} has crops of {self.plan.size} px; draw another with --size {size} for this encoder."
+            )
+        missing = lacking(self.plan, store)
+        if missing:
+            raise FormatError(f"{store} lacks {len(missing)} of {self.plan.shards} files; run `mien data draw` again.")
+        self._sides_per_m = mean_face_frame(model).sides_per_m
+        self._mirror = Mirror.of(model)
+
+    def batch(self, numbers: Sequence[int]) -> FaceBatch:
+        """The faces at these places of the order, which goes through the store again and again."""
+        return resized(join_batches([self._face(number) for number in numbers]), self.size)
+
+    def _face(self, number: int) -> FaceBatch:
+        epoch, place = divmod(number, self.plan.faces)
+        face = self._stored(int(_order(self.seed, epoch, self.plan.faces)[place]))
+        if self._mirror is None or np.random.default_rng((self.seed, 1, number)).random() < 0.5:
+            return face
+        return self._mirror(face)
+
+    def _stored(self, index: int) -> FaceBatch:
+        shard, row = divmod(index, SHARD_FACES)
+        path = _shard_path(self.store, shard)
+        try:
+            with safe_open(path, framework="pt") as file:
+                read = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118 (no mapping)
+            pictures = {name: read[name].float() / 255 for name in IN_BYTES}
+            points = {name: read[name] for name in TENSORS if name not in IN_BYTES}
+            truth = {name: read[f"truth.{name}"] for name in HEAD_UNITS}
+            camera = Camera(read["focal_px"], read["centre_px"], image_size=(self.plan.size, self.plan.size))
+        except (OSError, KeyError, SafetensorError) as error:
+            raise FormatError(f"{path} is damaged ({error}); remove it and run `mien data draw` again.") from error
+        return FaceBatch(
+            **pictures,
+            **points,
+            camera=camera,
+            truth=Regression(**truth, sides_per_m=self._sides_per_m),
+            names=(f"drawn-{self.plan.seed}-{index}",),
+        )
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The faces in an epoch's order; a batch may lie across two."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def _read_plan(store: Path, model: MorphableModel) -> DrawingPlan:
+    path = store / PLAN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise FormatError(f"{path} is of another format; this version of mien reads {FORMAT!r}.")
+        check_model(model, content.pop("model_hash"), whose=str(store))
+        return DrawingPlan(**content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{store} is no store of drawn faces ({error}); make one with `mien data draw`.") from error

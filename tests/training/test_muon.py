@@ -1,0 +1,86 @@
+"""Muon: orthogonal steps for matrices, Adam's for everything else."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from mien.training.muon import MATCH_ADAM, Muon, is_matrix, orthogonal
+
+BETAS = (0.9, 0.999)
+
+
+class Network(nn.Module):
+    """A matrix, a convolution, a depthwise convolution, a norm and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(6, 4)
+        self.mix = nn.Conv2d(4, 8, 3)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = self.wide(x)[..., None, None].expand(-1, -1, 5, 5)
+        return self.head(self.norm(self.depthwise(self.mix(grid))[..., 0, 0]))
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6), (1, 7)])
+def test_directions_count_the_same(shape: tuple[int, int]) -> None:
+    """Singular values that span three orders of magnitude end near 1, and the singular vectors stay."""
+    generator = torch.Generator().manual_seed(3)
+    u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    matrix = u * torch.logspace(0, -1.5, min(shape)) @ vh
+    found = u.mT @ orthogonal(matrix) @ vh.mT
+    assert ((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all(), found.diagonal()
+    torch.testing.assert_close(found - torch.diag(found.diagonal()), torch.zeros_like(found), atol=1e-4, rtol=0)
+    assert not orthogonal(torch.zeros(shape)).any()
+
+
+def test_matrices_are_muons_and_the_rest_is_adams() -> None:
+    torch.manual_seed(0)
+    network = Network()
+    assert [name for name, p in network.named_parameters() if is_matrix(name, p)] == ["wide.weight", "mix.weight"]
+    twin = copy.deepcopy(network)
+    muon = Muon(network, lr=0.01, betas=BETAS, weight_decay=0.1)
+    adam = AdamW(twin.parameters(), lr=0.01, betas=BETAS, weight_decay=0.1)
+    before = copy.deepcopy(network.state_dict())
+    x = torch.randn(16, 6)
+    for net, optimizer in ((network, muon), (twin, adam)):
+        net(x).square().mean().backward()
+        optimizer.step()
+    for name, weight in network.named_parameters():
+        if not is_matrix(name, weight):
+            assert torch.equal(weight, dict(twin.named_parameters())[name]), name
+    step = (network.mix.weight - (1 - 0.01 * 0.1) * before["mix.weight"]).flatten(1)
+    # As long as a step of Adam: every weight 0.2 of the rate, up to the singular values' unevenness.
+    assert float(step.detach().square().mean().sqrt()) == pytest.approx(0.01 * MATCH_ADAM, rel=0.3)
+    assert network.mix.weight.grad is None
+
+
+def test_it_learns_and_leaves_what_is_frozen() -> None:
+    torch.manual_seed(0)
+    network, x = Network(), torch.randn(64, 6)
+    goal = torch.stack([x[:, 0] * x[:, 1], x[:, 2]], dim=1)
+    network.mix.requires_grad_(False)
+    before = network.mix.weight.clone()
+    muon = Muon(network, lr=0.02, betas=BETAS, weight_decay=0.0)
+    losses = []
+    for _ in range(60):
+        loss = (network(x) - goal).square().mean()
+        loss.backward()
+        muon.step()
+        muon.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    assert torch.equal(network.mix.weight, before)
+
+
+def test_a_closure_is_refused() -> None:
+    with pytest.raises(TypeError, match="closure"):
+        Muon(Network(), lr=0.1, betas=BETAS, weight_decay=0.0).step(lambda: None)
