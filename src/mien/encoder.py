@@ -216,7 +216,7 @@ class FaceEncoder(nn.Module):
         self.sides_per_m = frame.sides_per_m
         self.register_buffer("origin", frame.origin, persistent=False)
         units = [torch.full((sizes[name],), HEAD_UNITS[name]) for name in (*SHAPE_HEADS, *POSE_HEADS)]
-        self.look = SecondLook(model, units=torch.cat(units)) if look else None
+        self.look = SecondLook(model, units=torch.cat(units), dropout=dropout) if look else None
         self._still: list[nn.Module] = []
 
     @property

@@ -52,7 +52,7 @@ class SecondLook(nn.Module):
     inside: Tensor
     units: Tensor
 
-    def __init__(self, model: MorphableModel, *, units: Float[Tensor, "N"]) -> None:
+    def __init__(self, model: MorphableModel, *, units: Float[Tensor, "N"], dropout: float = 0.0) -> None:
         super().__init__()
         self._keep_geometry(model)
         self.register_buffer("units", units, persistent=False)
@@ -65,6 +65,7 @@ class SecondLook(nn.Module):
             ]
         side = CHART_SIZE // 2 ** len(WIDTHS)
         self.convolutions = nn.Sequential(*layers, nn.Flatten(), nn.LayerNorm(WIDTHS[-1] * side**2))
+        self.dropout = nn.Dropout(dropout)
         self.seen = nn.Linear(WIDTHS[-1] * side**2, HIDDEN)
         self.told = nn.Linear(len(units) + 2 * len(model.mediapipe_triangles), HIDDEN)
         self.second = nn.Linear(HIDDEN, HIDDEN)
@@ -103,7 +104,7 @@ class SecondLook(nn.Module):
             chart, places = self._unwrapped(crops, shape, pose, camera)
             off = (points - (places / crops.shape[-1] - 0.5)) / POINT_UNIT
             told = (said / self.units).clamp(-FARTHEST, FARTHEST)
-        hidden = self.seen(self.convolutions(chart)) + self.told(torch.cat([told, off.flatten(1)], dim=1))
+        hidden = self.seen(self.dropout(self.convolutions(chart))) + self.told(torch.cat([told, off.flatten(1)], dim=1))
         hidden = hidden + self.second(F.silu(hidden))
         return self.head(F.silu(hidden)) * self.units
 

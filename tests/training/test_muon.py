@@ -58,8 +58,8 @@ def test_matrices_are_muons_and_the_rest_is_adams() -> None:
         if not is_matrix(name, weight):
             assert torch.equal(weight, dict(twin.named_parameters())[name]), name
     step = (network.mix.weight - (1 - 0.01 * 0.1) * before["mix.weight"]).flatten(1)
-    # As long as a step of Adam: every weight 0.2 of the rate, up to the singular values' unevenness.
-    assert float(step.detach().square().mean().sqrt()) == pytest.approx(0.01 * MATCH_ADAM, rel=0.3)
+    # As long as a step of Adam, 0.2 of the rate; less, as the gradient's eight rows hold few directions.
+    assert float(step.detach().square().mean().sqrt()) == pytest.approx(0.01 * MATCH_ADAM, rel=0.4)
     assert network.mix.weight.grad is None
 
 

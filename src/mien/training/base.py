@@ -53,6 +53,9 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
         if settings.points and (encoder.points is None or (settings.look and encoder.look is None)):
             encoder = grown(encoder, model, look=settings.look)
         encoder.requires_grad_(True)
+        for layer in encoder.modules():
+            if isinstance(layer, nn.Dropout):  # a file does not say how its network was trained
+                layer.p = settings.dropout
     else:
         encoder = FaceEncoder(
             settings.backbone,

@@ -43,6 +43,7 @@ class EncoderSettings:
     """Where the backbone starts: a path, an https address, "package", or "random"."""
     weights_sha256: str = ""
     dropout: float = 0.0
+    """Share of features that are left out in training, before the heads and in the second look."""
     batchnorm: BatchNormMode = "train"
     """Whether batch statistics are learnt or stay those of the start; frozen makes a step independent of how a
     batch is divided over processes."""

@@ -141,7 +141,7 @@ def _studio(plan: DrawingPlan) -> SyntheticFaces:
 
 def _draw_shard(plan: DrawingPlan, store: Path, shard: int) -> None:
     numbers, faces = plan.numbers(shard), _studio(plan)
-    batches = [faces.shots(numbers[k : k + DRAWN_BATCH]) for k in range(0, len(numbers), DRAWN_BATCH)]
+    batches = [faces.batch(numbers[k : k + DRAWN_BATCH]) for k in range(0, len(numbers), DRAWN_BATCH)]
     path = _shard_path(store, shard)
     partial = path.with_suffix(".partial")
     try:

@@ -55,15 +55,6 @@ class Studio:
         drawn = _in_precision(join_batches([scenes[face] for face in faces]), torch.float32)
         return replace(drawn, images=self._photographed(drawn.images, numbers, series=SHOWN))
 
-    def shots(self, numbers: Sequence[int]) -> FaceBatch:
-        """The faces with these numbers as `batch` shows them, their points found in the very picture that is shown."""
-        if self._mesh is None:
-            raise TypeError("points are found by a mesh network")
-        drawn = self._draw(numbers)
-        shown = self._photographed(drawn.images, numbers, series=SHOWN)
-        found = find_points(self._mesh, shown, near_px=drawn.mesh_px)
-        return resized(replace(drawn, images=shown, found_px=found), self._size)
-
     def _scenes(self, numbers: Sequence[int]) -> FaceBatch:
         drawn = self._draw(numbers)
         if self._mesh is not None:

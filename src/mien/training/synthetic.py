@@ -49,10 +49,6 @@ class SyntheticFaces:
         """The faces with these numbers, as some camera shows them."""
         return self._studio.batch(numbers)
 
-    def shots(self, numbers: Sequence[int]) -> FaceBatch:
-        """Each face in one photograph, with the points that perception finds in it; needs `mesh`."""
-        return self._studio.shots(numbers)
-
     @torch.no_grad()
     def draw(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers and what is around and before them, as drawn: not yet photographed or shrunk."""

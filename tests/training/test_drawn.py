@@ -1,0 +1,156 @@
+"""Stores of drawn faces: what was drawn comes back, in any order, mirrored exactly, and a store can be gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mien.errors import ConfigError, FormatError, ModelMismatch, OutputError
+from mien.morphable import MorphableModel, load_model
+from mien.perception import FaceMesh
+from mien.rendering import render
+from mien.training import drawn
+from mien.training.base import landmarks68
+from mien.training.batch import FaceBatch
+from mien.training.drawn import PLAN_FILE, DrawingPlan, StoredDrawnFaces, draw_store
+from mien.training.mirror import Mirror
+from mien.training.synthetic import SyntheticFaces
+from tests.tiny import tiny_model
+
+SIZE = 48
+PLAN = DrawingPlan(6, size=SIZE, seed=4, jitter=0.2)
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return load_model()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawn, "SHARD_FACES", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "store"
+    draw_store(PLAN, folder, processes=1)
+    return folder
+
+
+def faces_of(store: Path, model: MorphableModel, *, size: int = SIZE, seed: int = 0) -> StoredDrawnFaces:
+    return StoredDrawnFaces(store, model, size=size, seed=seed)
+
+
+def by_name(batch: FaceBatch) -> dict[str, FaceBatch]:
+    return {name: batch.face(k) for k, name in enumerate(batch.names)}
+
+
+def mirrored_numbers(batch: FaceBatch, plain: dict[str, FaceBatch]) -> list[int]:
+    return [k for k, name in enumerate(batch.names) if not torch.equal(batch.face(k).images, plain[name].images)]
+
+
+def test_every_face_comes_once_in_a_round_as_it_was_drawn(store: Path, model: MorphableModel) -> None:
+    stored = faces_of(store, model)
+    rounds = [stored.batch(range(k * 6, k * 6 + 6)) for k in range(4)]
+    assert all(sorted(batch.names) == [f"drawn-4-{k}" for k in range(6)] for batch in rounds)
+    assert len({batch.names for batch in rounds}) > 1
+    right = SyntheticFaces(model, size=SIZE, seed=4, jitter=0.2, mesh=FaceMesh.from_assets()).batch(range(6))
+    plain = {f"drawn-4-{k}": right.face(k) for k in range(6)}
+    back = {}
+    for batch in rounds:
+        back |= {
+            name: face
+            for name, face in by_name(batch).items()
+            if torch.equal(face.camera.focal_px, plain[name].camera.focal_px)
+            and (face.mesh_px - plain[name].mesh_px).abs().max() < 1e-3
+        }
+    assert len(back) >= 5  # the others were mirrored in all four rounds
+    for name, face in back.items():
+        want = plain[name]
+        torch.testing.assert_close(face.images, want.images, atol=0.5 / 255 + 1e-6, rtol=0)
+        torch.testing.assert_close(face.mask, want.mask, atol=0.5 / 255 + 1e-6, rtol=0)
+        for points in ("landmarks68_px", "mesh_px", "found_px"):
+            torch.testing.assert_close(getattr(face, points), getattr(want, points), atol=1e-3, rtol=0)
+        assert face.truth is not None
+        assert want.truth is not None
+        torch.testing.assert_close(face.truth.identity, want.truth.identity)
+        assert face.truth.sides_per_m == want.truth.sides_per_m
+
+
+def test_half_of_the_faces_are_mirrored_and_a_batch_is_a_function_of_its_numbers(
+    store: Path, model: MorphableModel
+) -> None:
+    stored = faces_of(store, model)
+    many = stored.batch(range(60))
+    again = faces_of(store, model).batch(range(10, 20))
+    assert torch.equal(many.images[10:20], again.images)
+    assert many.names[10:20] == again.names
+    assert faces_of(store, model, seed=1).batch(range(60)).names != many.names
+    plain = {name: stored._stored(int(name.rpartition("-")[2])) for name in set(many.names)}
+    assert 18 <= len(mirrored_numbers(many, plain)) <= 42
+
+
+def test_a_mirrored_face_is_the_face_in_the_mirror(store: Path, model: MorphableModel) -> None:
+    mirror, face = Mirror.of(model), faces_of(store, model)._stored(1)
+    assert mirror is not None
+    turned = mirror(face)
+    assert turned.truth is not None
+    assert face.truth is not None
+    coefficients = turned.truth.coefficients(turned.camera)
+    vertices = coefficients.pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
+    points = turned.camera.project(model.mediapipe_points(vertices))
+    torch.testing.assert_close(points, turned.mesh_px, atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        landmarks68(model, coefficients, turned.camera), turned.landmarks68_px, atol=0.02, rtol=0
+    )
+    # Light and colour as well: the picture of the mirrored face is the mirrored picture.
+    one = render(model, face.truth.coefficients(face.camera), face.camera).image
+    other = render(model, coefficients, turned.camera).image
+    assert (one.flip(-1) - other).abs().mean() < 2e-3
+    assert (one - other).abs().mean() > 0.02
+    twice = mirror(turned)
+    assert torch.equal(twice.images, face.images)
+    torch.testing.assert_close(twice.found_px, face.found_px, atol=1e-3, rtol=0)
+
+
+def test_a_model_without_symmetry_has_no_mirror(tiny: MorphableModel) -> None:
+    assert Mirror.of(tiny) is None
+
+
+def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, tmp_path: Path) -> None:
+    folder, told = tmp_path / "store", []
+    draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
+    draw_store(PLAN, folder, processes=1, progress=lambda done, total: told.append((done, total)))
+    assert told == [(4, 6), (6, 6)]  # the first file held three of four
+    first = folder / "faces-000000.safetensors"
+    assert first.read_bytes() == (store / first.name).read_bytes()
+    first.write_bytes(first.read_bytes()[:1000])
+    with pytest.raises(FormatError, match="lacks 1 of 2"):
+        faces_of(folder, model)
+    draw_store(PLAN, folder, processes=1)
+    assert first.read_bytes() == (store / first.name).read_bytes()
+    assert len(set(faces_of(folder, model).batch(range(6)).names)) == 6
+    with pytest.raises(ConfigError, match="other settings"):
+        draw_store(DrawingPlan(6, size=SIZE, seed=5, jitter=0.2), folder, processes=1)
+
+
+def test_what_is_no_store_is_refused(store: Path, model: MorphableModel, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no store of drawn faces"):
+        faces_of(tmp_path, model)
+    with pytest.raises(ConfigError, match="crops of 48 px"):
+        faces_of(store, model, size=64)
+    assert faces_of(store, model, size=32).batch([0]).images.shape[-1] == 32
+    with pytest.raises(ModelMismatch):
+        faces_of(store, tiny_model())
+    (tmp_path / PLAN_FILE).write_text(json.dumps({"format": "other"}), encoding="utf-8")
+    with pytest.raises(FormatError, match="another format"):
+        faces_of(tmp_path, model)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw_store(PLAN, tmp_path / "file", processes=1)
