@@ -29,6 +29,15 @@ def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
         assert truth["displacement_m"].shape == (2, 1, 32, 32)
 
 
+def test_drawn_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
+    options = ("--size", 32, "--model", model, "--processes", 1)
+    assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, *options) == 0
+    assert f"--set data.drawn={tmp_path / 'drawn'}" in capsys.readouterr().out.replace("\n", "")
+    assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, "--seed", 1, *options) == 1
+    assert "begun with other settings" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -37,6 +46,10 @@ def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
         (["report", "base", "no-such-run"], "holds no finished run"),
         (["data", "prepare", "no-such-photos", "-o", "store"], "no-such-photos"),
         (["data", "skins", "no-such-store"], "is not a store"),
+        (["data", "draw", "-o", "drawn", "--skins", "no-such-file"], "no-such-file"),
+        (["train", "base", "--set", "data.synthetic_share=1", "--set", "data.drawn=no-such-store"], "mien data draw"),
+        (["train", "base", "--set", "data.drawn=store", "--set", "data.drawn_faces=9"], "has no use with data.drawn"),
+        (["train", "detail", "--set", "data.drawn=store"], "for the base branch"),
         (["train", "base", "--set", "data.synthetic_share=1", "--set", "loop.device=cuda"], "sees no CUDA device"),
     ],
 )

@@ -157,6 +157,7 @@ def test_a_start_may_be_given_a_second_look_but_not_lose_it(tiny: MorphableModel
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     save_encoder(FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True), first, notes={})
     settings = EncoderSettings(image_size=SIZE, points=True, look=True, learn="second look", start=str(first))
+    settings = replace(settings, dropout=0.25)
     looking = make_encoder(settings, tiny)
     learning = {name.partition(".")[0] for name, p in looking.named_parameters() if p.requires_grad}
     assert learning == {"look"}
@@ -165,6 +166,8 @@ def test_a_start_may_be_given_a_second_look_but_not_lose_it(tiny: MorphableModel
     assert all(p.requires_grad for p in again.parameters())
     assert looking.look is not None
     assert again.look is not None
+    # Dropout is the run's, whatever the start was trained with.
+    assert [again.dropout.p, again.look.dropout.p] == [0.25, 0.25]
     torch.testing.assert_close(again.look.seen.weight, looking.look.seen.weight.half().float())
     with pytest.raises(ConfigError, match=r"encoder\.look = true"):
         make_encoder(EncoderSettings(image_size=SIZE, points=True, start=str(second)), tiny)

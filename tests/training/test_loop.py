@@ -23,9 +23,10 @@ from mien.training.base import BaseObjective, landmarks68, make_encoder
 from mien.training.batch import FaceBatch
 from mien.training.checkpoint import checkpoints
 from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, load_config
+from mien.training.drawn import DrawingPlan, draw_store
 from mien.training.loop import chosen_precision, learning_rate
 from mien.training.report import report_base
-from mien.training.runs import open_run, train_base
+from mien.training.runs import make_source, open_run, train_base
 from mien.training.source import FaceSource, Part
 from mien.training.synthetic import SyntheticFaces
 from tests.tiny import tiny_model
@@ -91,7 +92,8 @@ def test_a_tiny_training_learns_and_reports(model_file: Path, tmp_path: Path) ->
         train_base(config, store=str(store), run=run, resume=False)
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["adam", "muon"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tmp_path: Path, method: str) -> None:
     config = config_of(
         model_file,
         "loop.steps=6",
@@ -99,6 +101,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tm
         "encoder.dropout=0.2",
         "encoder.points=true",
         "encoder.look=true",
+        f"optimizer.method={method}",
     )
     train_base(config, store=None, run=tmp_path / "whole", resume=False)
     train_base(config, store=None, run=tmp_path / "cut", resume=False)
@@ -109,6 +112,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tm
     assert_same_state(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut"))
     for name in ("loss", "gradient_norm"):
         assert values_of(tmp_path / "whole", name) == values_of(tmp_path / "cut", name)
+
+
+def test_a_run_takes_its_faces_from_a_drawn_store(model_file: Path, tmp_path: Path) -> None:
+    store = tmp_path / "drawn"
+    draw_store(DrawingPlan(5, size=32, model=str(model_file)), store, processes=1)
+    changes = ("data.drawn_faces=0", f'data.drawn="{store}"', "loop.steps=2", "encoder.points=true")
+    train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=False)
+    assert (tmp_path / "run" / "encoder.safetensors").exists()
+    source = make_source(config_of(model_file, *changes), load_model(model_file), store=None)
+    assert set(source.batch(0, Part()).names) < {f"drawn-0-{k}" for k in range(5)}
 
 
 def run_command(model_file: Path, run: Path, changes: Sequence[str], *, prefix: Sequence[str] = ()) -> list[str]:

@@ -73,7 +73,8 @@ def draw_store(
 
     A face is a function of the plan's seed and its own number: nothing else of the plan or the machine changes it.
     `progress` is told how many faces of how many are done.
-    Raises ConfigError for a store of another plan, OutputError where it cannot be written.
+    Raises ConfigError for a store of another plan, what `SkinBank.load` raises, OutputError where it cannot be
+    written.
     """
     _begin(plan, store)
     missing = lacking(plan, store)
@@ -101,7 +102,10 @@ def _count(shard: Path) -> int:
 
 def _begin(plan: DrawingPlan, store: Path) -> None:
     model = load_model(plan.model)
-    skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest() if plan.skins else ""
+    skins = ""
+    if plan.skins:
+        SkinBank.load(Path(plan.skins), model)  # that it can be worn is to be known before hours of drawing
+        skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
     settings = {"format": FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
     path = store / PLAN_FILE
     try:
