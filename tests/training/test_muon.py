@@ -40,6 +40,9 @@ def test_directions_count_the_same(shape: tuple[int, int]) -> None:
     assert ((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all(), found.diagonal()
     torch.testing.assert_close(found - torch.diag(found.diagonal()), torch.zeros_like(found), atol=1e-4, rtol=0)
     assert not orthogonal(torch.zeros(shape)).any()
+    half = orthogonal(matrix.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), orthogonal(matrix), atol=0.06, rtol=0)
 
 
 def test_matrices_are_muons_and_the_rest_is_adams() -> None:

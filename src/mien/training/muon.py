@@ -21,6 +21,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 MATCH_ADAM = 0.2
 """Root mean square of a step, in learning rates: what Adam's usually is (Liu et al. 2025), so that one rate does."""
+LEAST_NORM = 1e-12
 ANSWERS = "head"
 """Layers with this in their names write the answer; their rows are told apart by their units, and Adam keeps these."""
 
@@ -32,7 +33,17 @@ class Muon(AdamW):
     torch's own class, which torch 2.9 began with, takes no convolutions.
     """
 
-    def __init__(self, network: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        iterate_in: torch.dtype = torch.float32,
+    ) -> None:
+        """`iterate_in` is what steps are made orthogonal in; bfloat16 does, where it is faster."""
+        self._iterate_in = iterate_in
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         groups = [
             {"params": [p for name, p in named if is_matrix(name, p) == matrices], "matrices": matrices}
@@ -51,7 +62,8 @@ class Muon(AdamW):
             state = self.state[weight]
             momentum = state.setdefault("momentum", torch.zeros_like(weight))
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
-            direction = orthogonal(weight.grad.lerp(momentum, MOMENTUM).flatten(1)).view_as(weight)
+            wanted = weight.grad.lerp(momentum, MOMENTUM).flatten(1).to(self._iterate_in)
+            direction = orthogonal(wanted).to(weight).view_as(weight)
             length = group["lr"] * MATCH_ADAM * max(direction.flatten(1).shape) ** 0.5
             weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-length)
             weight.grad = None  # AdamW passes over what has none
@@ -72,7 +84,7 @@ def orthogonal(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
     """About the nearest matrix whose singular values are all 1, by Newton and Schulz's iteration; 0 stays 0."""
     a, b, c = QUINTIC
     wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
-    found = wide / wide.norm().clamp(min=torch.finfo(wide.dtype).tiny)
+    found = wide / wide.norm().clamp(min=LEAST_NORM)
     for _ in range(ITERATIONS):
         square = found @ found.mT
         found = a * found + (b * square + c * square @ square) @ found
