@@ -98,8 +98,8 @@ def draw_store_of_faces(
 
     plan = DrawingPlan(faces, size=size, seed=seed, jitter=jitter, model=model, skins=str(skins or ""))
     with _progress("faces") as update:
-        draw_store(plan, out, processes=processes or os.cpu_count() or 1, progress=update)
-    print(f"{faces} faces in {out}; train on them with --set data.drawn={out}.")
+        sheet = draw_store(plan, out, processes=processes or os.cpu_count() or 1, progress=update)
+    print(f"{faces} faces in {out}; look at {sheet}, and train on them with --set data.drawn={out}.")
 
 
 @data_app.command("skins")

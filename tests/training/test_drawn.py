@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mien.errors import ConfigError, FormatError, ModelMismatch, OutputError
 from mien.morphable import MorphableModel, load_model
@@ -57,6 +58,8 @@ def mirrored_numbers(batch: FaceBatch, plain: dict[str, FaceBatch]) -> list[int]
 
 def test_every_face_comes_once_in_a_round_as_it_was_drawn(store: Path, model: MorphableModel) -> None:
     stored = faces_of(store, model)
+    with Image.open(store / "sheet.png") as sheet:
+        assert sheet.size == (8 * SIZE, SIZE)
     rounds = [stored.batch(range(k * 6, k * 6 + 6)) for k in range(4)]
     assert all(sorted(batch.names) == [f"drawn-4-{k}" for k in range(6)] for batch in rounds)
     assert len({batch.names for batch in rounds}) > 1

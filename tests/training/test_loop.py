@@ -229,8 +229,8 @@ def test_another_model_or_configuration_is_refused(model_file: Path, tmp_path: P
 def test_half_precision_and_worker_processes_give_nearly_the_same(model_file: Path, tmp_path: Path) -> None:
     # Random weights under fixed statistics let next to nothing through, whatever the precision.
     changes = (
-        "loop.steps=2", "encoder.batchnorm=frozen", "encoder.weights=package", "encoder.points=true", "encoder.look=true",
-        "optimizer.method=muon",
+        "loop.steps=2", "encoder.batchnorm=frozen", "encoder.weights=package", "encoder.points=true",
+        "encoder.look=true", "optimizer.method=muon",
     )  # fmt: skip
     train_base(config_of(model_file, *changes), store=None, run=tmp_path / "full", resume=False)
     half = config_of(model_file, *changes, "loop.precision=bf16-mixed", "loop.workers=1")

@@ -2,6 +2,7 @@
 
     STORE/drawn.json                  format, face model, and how the faces were drawn
     STORE/faces-000012.safetensors    pictures and masks in bytes; points, cameras and truth in float32
+    STORE/sheet.png                   the first of them, to look at
 
 Drawing a face and finding its points costs a core some 30 ms, reading it back a fraction of one.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -32,12 +34,13 @@ from mien.perception import FaceMesh
 from mien.training.batch import TENSORS, FaceBatch, join_batches
 from mien.training.mirror import Mirror
 from mien.training.population import SkinBank
+from mien.training.samples import sheet_of
 from mien.training.source import resized
 from mien.training.synthetic import SyntheticFaces
 
 FORMAT = "mien-drawn-1"
-PLAN_FILE = "drawn.json"
-SHARD_FACES = 512
+PLAN_FILE, SHEET_FILE = "drawn.json", "sheet.png"
+SHARD_FACES, SHEET_FACES = 512, 48
 DRAWN_BATCH = 32
 IN_BYTES = ("images", "mask")
 
@@ -68,8 +71,8 @@ class DrawingPlan:
 
 def draw_store(
     plan: DrawingPlan, store: Path, *, processes: int, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Draw what a store lacks; one that was stopped goes on where it was, and more faces can be added.
+) -> Path:
+    """Draw what a store lacks, and return its sheet; one that was stopped goes on, and more faces can be added.
 
     A face is a function of the plan's seed and its own number: nothing else of the plan or the machine changes it.
     `progress` is told how many faces of how many are done.
@@ -83,6 +86,14 @@ def draw_store(
         done += len(plan.numbers(shard))
         if progress is not None:
             progress(done, plan.faces)
+    return _write_sheet(store)
+
+
+def _write_sheet(store: Path) -> Path:
+    path = store / SHEET_FILE
+    with safe_open(_shard_path(store, 0), framework="pt") as file:
+        Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
+    return path
 
 
 def lacking(plan: DrawingPlan, store: Path) -> list[int]:

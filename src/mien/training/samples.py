@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from mien.arrays import Float, Tensor
+from mien.arrays import Float, Tensor, UInt8
 from mien.encoder import HEAD_UNITS
 from mien.fitting import DetailMaps
 from mien.training.batch import join_batches
@@ -46,7 +46,7 @@ def write_samples(faces: SyntheticFaces | DetailedFaces, out: Path, *, count: in
         cells += list(_map_pictures(batch.maps, batch.images.shape[-1]))
     np.savez(out / "truth.npz", allow_pickle=False, **known)
     path = out / "sheet.png"
-    Image.fromarray(_sheet(_bytes(torch.cat(cells, dim=2)))).save(path)
+    Image.fromarray(sheet_of(torch.cat(cells, dim=2))).save(path)
     return path
 
 
@@ -64,7 +64,9 @@ def _bytes(pictures: Float[Tensor, "B 3 H W"]) -> NDArray[np.uint8]:
     return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _sheet(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def sheet_of(pictures: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "R C 3"]:
+    """Pictures side by side in rows of eight."""
+    cells = _bytes(pictures)
     count, height, width, _ = cells.shape
     rows = -(-count // SHEET_COLUMNS)
     sheet = np.zeros((rows * SHEET_COLUMNS, height, width, 3), np.uint8)
