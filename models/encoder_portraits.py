@@ -16,8 +16,10 @@
         --set data.skins=out/skins.safetensors --set encoder.start=runs/longer/encoder.safetensors -o runs/points
     mien train base --config configs/base_points.toml --data out/portraits_store --set loop.seed=5 \\
         --set data.skins=out/skins.safetensors --set encoder.start=runs/points/encoder.safetensors -o runs/again
-    mien train base --config configs/base_look.toml --data out/portraits_store \\
-        --set data.skins=out/skins.safetensors --set encoder.start=runs/again/encoder.safetensors -o runs/look
+    mien data draw -o runs/drawn --faces 81920 --seed 21 --jitter 0.2 --skins out/skins.safetensors
+    torchrun --standalone --nproc-per-node=2 -m mien.cli train base --config configs/base_look.toml \\
+        --data out/portraits_store --set data.skins=out/skins.safetensors \\
+        --set encoder.start=runs/again/encoder.safetensors -o runs/look
     python models/package_network.py runs/look
 
 The packaged file's first three runs were made before portraits left their studio in augmentation and the shape loss
