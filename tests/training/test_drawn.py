@@ -117,6 +117,7 @@ def test_a_mirrored_face_is_the_face_in_the_mirror(store: Path, model: Morphable
     other = render(model, coefficients, turned.camera).image
     assert (one.flip(-1) - other).abs().mean() < 2e-3
     assert (one - other).abs().mean() > 0.02
+    assert (turned.found_px - turned.mesh_px).norm(dim=-1).mean() < 0.04 * SIZE
     twice = mirror(turned)
     assert torch.equal(twice.images, face.images)
     torch.testing.assert_close(twice.found_px, face.found_px, atol=1e-3, rtol=0)
