@@ -206,12 +206,12 @@ def _prepare(network: nn.Module, settings: RunSettings, *, half: bool) -> Traine
     if optimizer.ema_decay:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema_decay), use_buffers=True)
         average.eval().requires_grad_(False)
-    learning = [p for p in network.parameters() if p.requires_grad]
     rate, decay = optimizer.learning_rate, optimizer.weight_decay
     if optimizer.method == "muon":
         dtype = torch.bfloat16 if half else torch.float32
         muon = Muon(network, lr=rate, betas=BETAS, weight_decay=decay, iterate_in=dtype)
         return Trained(network, average, muon)
+    learning = [p for p in network.parameters() if p.requires_grad]
     return Trained(network, average, AdamW(learning, lr=rate, betas=BETAS, weight_decay=decay))
 
 
