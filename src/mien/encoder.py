@@ -24,6 +24,7 @@ from mien.camera import CAMERA_FROM_MODEL, DEFAULT_FOV_DEG, Camera, Pose
 from mien.errors import AssetError, ConfigError
 from mien.geometry import compose_rotations
 from mien.lighting import SH_COUNT, ambient_lighting
+from mien.mirror import Mirror, mirrored_camera, mirrored_points
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.network_file import NetworkKind
 from mien.perception.alignment import FACE_CROP_SCALE
@@ -85,6 +86,25 @@ class Regression:
     def __getitem__(self, index: slice) -> Regression:
         """Some faces of the batch, as a batch."""
         return Regression(**{name: getattr(self, name)[index] for name in HEAD_UNITS}, sides_per_m=self.sides_per_m)
+
+    def mirrored(self, mirror: Mirror) -> Regression:
+        """What is said of the crops' mirror images."""
+        light = self.lighting.unflatten(1, (SH_COUNT, 3)) * mirror.harmonics[:, None]
+        return Regression(
+            identity=self.identity @ mirror.identity,
+            expression=self.expression @ mirror.expression,
+            albedo=self.albedo @ mirror.albedo,
+            lighting=light.flatten(1),
+            rotation=self.rotation * self.rotation.new_tensor([1.0, -1.0, -1.0]),
+            translation=self.translation * self.translation.new_tensor([-1.0, 1.0]),
+            scale=self.scale,
+            sides_per_m=self.sides_per_m,
+        )
+
+    def averaged(self, other: Regression) -> Regression:
+        """The mean of two answers about the same faces, whose rotations must be near each other."""
+        means = {name: (getattr(self, name) + getattr(other, name)) / 2 for name in HEAD_UNITS}
+        return Regression(**means, sides_per_m=self.sides_per_m)
 
     def pose(self, camera: Camera) -> Pose:
         """The metric pose under the cameras that took the crops; differentiable."""
@@ -217,6 +237,7 @@ class FaceEncoder(nn.Module):
         self.register_buffer("origin", frame.origin, persistent=False)
         units = [torch.full((sizes[name],), HEAD_UNITS[name]) for name in (*SHAPE_HEADS, *POSE_HEADS)]
         self.look = SecondLook(model, units=torch.cat(units), dropout=dropout) if look else None
+        self.mirror = Mirror.of(model)
         self._still: list[nn.Module] = []
 
     @property
@@ -307,8 +328,16 @@ class FaceEncoder(nn.Module):
         """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras.
 
         `mesh_px` are the points that perception found, in the crops' pixels; an encoder without points does without.
+        Where the model has a mirror the network is also shown the mirror images, and the mean of both answers counts:
+        they err differently.
         """
-        return self.regression(self(*self.inputs(crops, camera, mesh_px=mesh_px))).coefficients(camera)
+        shown, count = self.inputs(crops, camera, mesh_px=mesh_px), len(crops)
+        if self.mirror is None:
+            return self.regression(self(*shown)).coefficients(camera)
+        points = mirrored_points(mesh_px, self.mirror.mesh, side=crops.shape[-1])
+        turned = self.inputs(crops.flip(-1), mirrored_camera(camera), mesh_px=points)
+        both = self.regression(self(*(torch.cat(pair) for pair in zip(shown, turned, strict=True))))
+        return both[:count].averaged(both[count:].mirrored(self.mirror)).coefficients(camera)
 
     def to_onnx(self, path: Path) -> None:
         """Write the network with one named output a head and a free batch size; AssetError without `onnx`.

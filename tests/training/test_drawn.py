@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mien.errors import ConfigError, FormatError, ModelMismatch, OutputError
+from mien.mirror import Mirror
 from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceMesh
 from mien.rendering import render
@@ -17,7 +18,6 @@ from mien.training import drawn
 from mien.training.base import landmarks68
 from mien.training.batch import FaceBatch
 from mien.training.drawn import PLAN_FILE, DrawingPlan, StoredDrawnFaces, draw_store
-from mien.training.mirror import Mirror
 from mien.training.synthetic import SyntheticFaces
 from tests.tiny import tiny_model
 
@@ -102,7 +102,7 @@ def test_half_of_the_faces_are_mirrored_and_a_batch_is_a_function_of_its_numbers
 def test_a_mirrored_face_is_the_face_in_the_mirror(store: Path, model: MorphableModel) -> None:
     mirror, face = Mirror.of(model), faces_of(store, model)._stored(1)
     assert mirror is not None
-    turned = mirror(face)
+    turned = face.mirrored(mirror)
     assert turned.truth is not None
     assert face.truth is not None
     coefficients = turned.truth.coefficients(turned.camera)
@@ -118,7 +118,7 @@ def test_a_mirrored_face_is_the_face_in_the_mirror(store: Path, model: Morphable
     assert (one.flip(-1) - other).abs().mean() < 2e-3
     assert (one - other).abs().mean() > 0.02
     assert (turned.found_px - turned.mesh_px).norm(dim=-1).mean() < 0.04 * SIZE
-    twice = mirror(turned)
+    twice = turned.mirrored(mirror)
     assert torch.equal(twice.images, face.images)
     torch.testing.assert_close(twice.found_px, face.found_px, atol=1e-3, rtol=0)
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from mien.errors import FormatError, ModelMismatch
+from mien.mirror import MIRROR_LANDMARKS, mirror_mesh
 from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceMesh
 from mien.perception.facemesh import MESH_SIZE
 from mien.training.base import landmarks68
 from mien.training.imaging import FaceFrame, elsewhere, photograph
-from mien.training.mirror import MIRROR_LANDMARKS, mirror_mesh
 from mien.training.population import SkinBank
 from mien.training.samples import write_samples
 from mien.training.source import FaceSource, Part, PhotographedFaces

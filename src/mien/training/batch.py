@@ -11,6 +11,7 @@ from mien.arrays import Float, Tensor
 from mien.camera import Camera
 from mien.encoder import Regression
 from mien.fitting import DetailMaps
+from mien.mirror import MIRROR_LANDMARKS, Mirror, mirrored_camera, mirrored_points
 
 TENSORS = ("images", "mask", "landmarks68_px", "mesh_px", "found_px")
 NOT_TENSORS = ("truth", "names", "maps")
@@ -66,6 +67,22 @@ class FaceBatch:
         truth = None if self.truth is None or known < 0 else self.truth[slice(known, known + 1)]
         maps = self._maps_of(number)
         return FaceBatch(**tensors, camera=self.camera[index], truth=truth, names=self.names[index], maps=maps)
+
+    def mirrored(self, mirror: Mirror) -> FaceBatch:
+        """The faces as a mirror shows them; ValueError for faces with maps."""
+        if self.maps is not None:
+            raise ValueError("the maps of a face are not mirrored")
+        side = self.images.shape[-1]
+        return replace(
+            self,
+            images=self.images.flip(-1),
+            mask=self.mask.flip(-1),
+            camera=mirrored_camera(self.camera),
+            landmarks68_px=mirrored_points(self.landmarks68_px, torch.tensor(MIRROR_LANDMARKS), side=side),
+            mesh_px=mirrored_points(self.mesh_px, mirror.mesh, side=side),
+            found_px=mirrored_points(self.found_px, mirror.mesh, side=side),
+            truth=None if self.truth is None else self.truth.mirrored(mirror),
+        )
 
     def _maps_of(self, number: int) -> DetailMaps | None:
         known = number - len(self.images) + (0 if self.maps is None else len(self.maps.displacement))

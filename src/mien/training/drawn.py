@@ -28,11 +28,11 @@ from mien.arrays import Tensor
 from mien.camera import Camera
 from mien.encoder import HEAD_UNITS, Regression, mean_face_frame
 from mien.errors import ConfigError, FormatError, OutputError
+from mien.mirror import Mirror
 from mien.morphable import MorphableModel, load_model
 from mien.network_file import check_model
 from mien.perception import FaceMesh
 from mien.training.batch import TENSORS, FaceBatch, join_batches
-from mien.training.mirror import Mirror
 from mien.training.population import SkinBank
 from mien.training.samples import sheet_of
 from mien.training.source import resized
@@ -210,7 +210,7 @@ class StoredDrawnFaces:
         face = self._stored(int(_order(self.seed, epoch, self.plan.faces)[place]))
         if self._mirror is None or np.random.default_rng((self.seed, 1, number)).random() < 0.5:
             return face
-        return self._mirror(face)
+        return face.mirrored(self._mirror)
 
     def _stored(self, index: int) -> FaceBatch:
         shard, row = divmod(index, SHARD_FACES)

@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
 from mien.errors import ConfigError
+from mien.mirror import MIRROR_LANDMARKS, mirror_mesh, mirrored_points
 from mien.morphable import MorphableModel
 from mien.perception.alignment import FACE_CROP_SCALE, Crop, sample_affine
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.imaging import FaceFrame, covers, elsewhere, photograph, uneven_light
-from mien.training.mirror import MIRROR_LANDMARKS, mirror_mesh
 from mien.training.store import FaceRecord, FaceStore
 
 TURN_RAD, SHIFT, ZOOM = 0.3, 0.03, 0.05
@@ -64,12 +64,11 @@ class PhotographedFaces:
 
     def _mirrored(self, record: FaceRecord) -> FaceRecord:
         size = record.crop.shape[-1]
-        flip = torch.tensor([-1.0, 1.0]), torch.tensor([float(size), 0.0])
         return FaceRecord(
             crop=record.crop.flip(-1),
             mask=record.mask.flip(-1),
-            landmarks68_px=record.landmarks68_px[self._mirror_landmarks] * flip[0] + flip[1],
-            mesh_px=record.mesh_px[self._mirror_mesh] * flip[0] + flip[1],
+            landmarks68_px=mirrored_points(record.landmarks68_px, self._mirror_landmarks, side=size),
+            mesh_px=mirrored_points(record.mesh_px, self._mirror_mesh, side=size),
             focal_px=record.focal_px,
             centre_px=(size - record.centre_px[0], record.centre_px[1]),
             exposure=record.exposure,
