@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from mien.errors import ConfigError, ModelMismatch, TrainingDiverged
@@ -24,7 +25,7 @@ from mien.training.batch import FaceBatch
 from mien.training.checkpoint import checkpoints
 from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, load_config
 from mien.training.drawn import DrawingPlan, draw_store
-from mien.training.loop import chosen_precision, learning_rate
+from mien.training.loop import _halved, chosen_precision, learning_rate
 from mien.training.report import report_base
 from mien.training.runs import make_source, open_run, train_base
 from mien.training.source import FaceSource, Part
@@ -249,6 +250,16 @@ def test_auto_precision_is_bf16_where_it_is_faster(
     monkeypatch.setattr("mien.training.loop._product_seconds", seconds.__getitem__)
     assert chosen_precision(LoopSettings(precision="auto")) == chosen
     assert chosen_precision(LoopSettings(precision="32-true")) == "32-true"
+
+
+def test_processes_work_in_the_precision_that_the_first_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {torch.bfloat16: 3.0, torch.float32: 2.0}  # this one would choose float32
+    monkeypatch.setattr("mien.training.loop._product_seconds", seconds.__getitem__)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    assert not _halved(fabric, LoopSettings(precision="auto"))
+    monkeypatch.setattr(fabric, "broadcast", lambda _own: "bf16-mixed")
+    assert _halved(fabric, LoopSettings(precision="auto"))
 
 
 def test_the_rate_warms_up_and_follows_a_cosine() -> None:

@@ -13,11 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -62,12 +61,13 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
     """
     loop = settings.loop
     fabric = _launch(loop)
+    half = _halved(fabric, loop)
     if fabric.is_global_zero:
         _claim(settings)
     fabric.barrier()
     part = Part(fabric.global_rank, fabric.world_size)
     steps = loop.steps if not loop.epochs else math.ceil(loop.epochs * source.steps_an_epoch())
-    trained = _prepare(objective.network, settings, half=fabric.strategy.precision.precision == "bf16-mixed")
+    trained = _prepare(objective.network, settings, half=half)
     found = checkpoints(settings.folder) if settings.resume else []
     first = load_checkpoint(found[-1], trained, model_hash=settings.model_hash) if found else 0
     network, engine = fabric.setup(trained.network, trained.optimizer)
@@ -80,13 +80,11 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
             monitor.waited(time.perf_counter() - start, len(batch.images) * part.processes)
             # Dropout draws anew at every step, and the same after a resume.
             torch.manual_seed(loop.seed + step * part.processes + part.rank)
-            rate = learning_rate(step, steps, settings.optimizer)
-            for group in trained.optimizer.param_groups:
-                group["lr"] = rate
+            rate = _set_rate(trained, learning_rate(step, steps, settings.optimizer))
             statistics = [buffer.clone() for buffer in trained.network.buffers()]
             prepared = objective.prepare(batch)
-            said = network(*_formatted(prepared.inputs, loop))
             try:
+                said = _answer(network, prepared.inputs, loop, half=half)
                 terms = objective.losses(said, prepared, progress=step / steps)
                 loss = total(terms)
                 fabric.backward(loss)
@@ -147,32 +145,28 @@ def _claim(settings: RunSettings) -> None:
             raise OutputError(f"{settings.folder}: cannot be written ({error.strerror}).") from error
 
 
-class _Mixed(MixedPrecision):
-    """Mixed precision whose inputs stay float32: points in half precision would lie some tenths of a pixel off."""
-
-    def convert_input(self, data: Any) -> Any:
-        """The data itself; autocast halves what is multiplied."""
-        return data
-
-
 def _launch(loop: LoopSettings) -> Fabric:
     """Join the processes that torchrun started, or be the only one."""
     if loop.threads:
         torch.set_num_threads(loop.threads)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     everywhere = int(os.environ.get("WORLD_SIZE", "1"))
-    precision = chosen_precision(loop)
     fabric = Fabric(
         accelerator=loop.device,
         devices=here,
         num_nodes=everywhere // here,
         strategy="ddp" if everywhere > 1 else "auto",
-        plugins=[_Mixed("bf16-mixed", loop.device)] if precision == "bf16-mixed" else None,
     )
     fabric.launch()
+    return fabric
+
+
+def _halved(fabric: Fabric, loop: LoopSettings) -> bool:
+    """Whether the network works in bfloat16: as the first process finds, lest two that measure disagree."""
+    precision = fabric.broadcast(chosen_precision(loop))
     if loop.precision == "auto":
         fabric.print(f"loop.precision: auto, which is {precision} here")
-    return fabric
+    return precision == "bf16-mixed"
 
 
 def chosen_precision(loop: LoopSettings) -> Literal["32-true", "bf16-mixed"]:
@@ -215,11 +209,22 @@ def _prepare(network: nn.Module, settings: RunSettings, *, half: bool) -> Traine
     return Trained(network, average, AdamW(learning, lr=rate, betas=BETAS, weight_decay=decay))
 
 
-def _formatted(inputs: tuple[Tensor, ...], loop: LoopSettings) -> tuple[Tensor, ...]:
-    """Pictures in the memory format that was asked for; whatever is no picture as it is."""
-    if not loop.channels_last:
-        return inputs
-    return tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
+def _set_rate(trained: Trained, rate: float) -> float:
+    for group in trained.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _answer(network: nn.Module, inputs: tuple[Tensor, ...], loop: LoopSettings, *, half: bool) -> dict[str, Tensor]:
+    """What the network says, in float32 whatever it works in.
+
+    Fabric's own mixed precision would cut inputs too: points in bfloat16 lie some tenths of a pixel off.
+    """
+    if loop.channels_last:
+        inputs = tuple(x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
+    with torch.autocast(loop.device, torch.bfloat16, enabled=half):
+        said = network(*inputs)
+    return {name: tensor.float() for name, tensor in said.items()}
 
 
 def _clip(network: nn.Module, limit: float) -> float:
