@@ -100,6 +100,13 @@ def first_look(encoder: FaceEncoder) -> FaceEncoder:
     return first
 
 
+def crop_alone(encoder: FaceEncoder) -> FaceEncoder:
+    """The same encoder, not shown the mirror image."""
+    alone = deepcopy(encoder)
+    alone.mirror = None
+    return alone
+
+
 def mean_error(model: MorphableModel, held: FaceBatch) -> float:
     return vertex_error(model, torch.zeros_like(shape_of(held)), held)
 
@@ -170,6 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ShapeError("ridge from found points", ridge(model, known, held, name="found_px")),
         ShapeError(
             "the encoder's first look, told found points", told(model, first_look(encoder), held, name="found_px")
+        ),
+        ShapeError(
+            "encoder, told found points, of the crop alone", told(model, crop_alone(encoder), held, name="found_px")
         ),
         ShapeError("encoder, told true points", told(model, encoder, held, name="mesh_px")),
         ShapeError("encoder, told found points", told(model, encoder, held, name="found_px")),

@@ -303,7 +303,19 @@ class FaceEncoder(nn.Module):
                 features = torch.cat([features, self.points(points.float())], dim=1)
             said = {name: self.heads[name](features) * unit for name, unit in HEAD_UNITS.items()}
         said["translation"] = said["translation"] + self.origin
-        if self.look is None or points is None or sharp is None or lens is None:
+        if points is None or sharp is None or lens is None:
+            return said
+        return self._corrected(said, points, sharp, lens)
+
+    def _corrected(
+        self,
+        said: dict[str, Float[Tensor, "B N"]],
+        points: Float[Tensor, "B 468 2"],
+        sharp: Float[Tensor, "B 3 R R"],
+        lens: Float[Tensor, "B 3"],
+    ) -> dict[str, Float[Tensor, "B N"]]:
+        """An answer after a look at the chart of it; without a second look the answer itself."""
+        if self.look is None:
             return said
         camera = Camera(lens[:, 0] * LOOK_SIZE, lens[:, 1:] * LOOK_SIZE, image_size=(LOOK_SIZE, LOOK_SIZE))
         first, names = self.regression(said), (*SHAPE_HEADS, *POSE_HEADS)
@@ -328,16 +340,25 @@ class FaceEncoder(nn.Module):
         """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras.
 
         `mesh_px` are the points that perception found, in the crops' pixels; an encoder without points does without.
-        Where the model has a mirror the network is also shown the mirror images, and the mean of both answers counts:
-        they err differently.
+        It is the mean of several answers, which err differently: a second look is taken once more, on the chart of what
+        it had corrected, and where the model has a mirror the network is also shown the crops' mirror images.
         """
         shown, count = self.inputs(crops, camera, mesh_px=mesh_px), len(crops)
         if self.mirror is None:
-            return self.regression(self(*shown)).coefficients(camera)
+            return self._answer(shown).coefficients(camera)
         points = mirrored_points(mesh_px, self.mirror.mesh, side=crops.shape[-1])
         turned = self.inputs(crops.flip(-1), mirrored_camera(camera), mesh_px=points)
-        both = self.regression(self(*(torch.cat(pair) for pair in zip(shown, turned, strict=True))))
+        both = self._answer(tuple(torch.cat(pair) for pair in zip(shown, turned, strict=True)))
         return both[:count].averaged(both[count:].mirrored(self.mirror)).coefficients(camera)
+
+    def _answer(self, shown: tuple[Tensor, ...]) -> Regression:
+        """What the network says; with a second look, the mean of that and of what a look at the chart of that says."""
+        said = self(*shown)
+        if self.look is None:
+            return self.regression(said)
+        _, points, sharp, lens = shown
+        again = self._corrected(said, points, sharp, lens)
+        return self.regression(said).averaged(self.regression(again))
 
     def to_onnx(self, path: Path) -> None:
         """Write the network with one named output a head and a free batch size; AssetError without `onnx`.

@@ -21,6 +21,8 @@ MIRROR_LANDMARKS = (
 FLIP = (-1.0, 1.0, 1.0)
 LARGEST_REST = 0.01
 """Share of a basis that may lie outside it after mirroring; the packaged model's albedo leaves 0.3 %."""
+LARGEST_SHIFT = 1e-4
+"""How far the mean face may be from its mirror image anywhere, in metres; and the mean albedo."""
 
 
 def mirror_mesh(model: MorphableModel) -> Int[Tensor, "468"]:
@@ -78,6 +80,9 @@ class Mirror(nn.Module):
         Those of a statistical model of scans are not; those of a model that was made symmetric are.
         """
         flip = model.mean.new_tensor(FLIP)
+        means = ((model.mean, model.mean[model.mirror] * flip), (model.albedo_mean, model.albedo_mean[model.mirror]))
+        if any((mean - image).abs().max() > LARGEST_SHIFT for mean, image in means):
+            return None
         identity = _within(model.identity_basis, model.identity_basis[:, model.mirror] * flip)
         image = model.expression_basis[:, model.mirror] * flip
         if model.expression_kind == "strength":

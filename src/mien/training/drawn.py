@@ -14,9 +14,11 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,23 +78,28 @@ def draw_store(
 
     A face is a function of the plan's seed and its own number: nothing else of the plan or the machine changes it.
     `progress` is told how many faces of how many are done.
-    Raises ConfigError for a store of another plan, what `SkinBank.load` raises, OutputError where it cannot be
-    written.
+    Until the added faces are all there, the store is the smaller one that it was.
+    Raises ConfigError for a store of another plan or of more faces, FormatError for a damaged one, what
+    `SkinBank.load` raises, OutputError where it cannot be written.
     """
-    _begin(plan, store)
+    settings = _begin(plan, store)
     missing = lacking(plan, store)
     done = plan.faces - sum(len(plan.numbers(shard)) for shard in missing)
     for shard in _drawn(plan, store, missing, processes=processes):
         done += len(plan.numbers(shard))
         if progress is not None:
             progress(done, plan.faces)
+    _write_plan(settings, store)
     return _write_sheet(store)
 
 
 def _write_sheet(store: Path) -> Path:
     path = store / SHEET_FILE
-    with safe_open(_shard_path(store, 0), framework="pt") as file:
-        Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
+    try:
+        with safe_open(_shard_path(store, 0), framework="pt") as file:
+            Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written ({error}); free some space and run the command again.") from error
     return path
 
 
@@ -111,7 +118,8 @@ def _count(shard: Path) -> int:
         return 0
 
 
-def _begin(plan: DrawingPlan, store: Path) -> None:
+def _begin(plan: DrawingPlan, store: Path) -> dict[str, object]:
+    """What the store's plan will say when all is drawn."""
     model = load_model(plan.model)
     skins = ""
     if plan.skins:
@@ -119,15 +127,40 @@ def _begin(plan: DrawingPlan, store: Path) -> None:
         skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
     settings = {"format": FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
     path = store / PLAN_FILE
+    if not path.exists():
+        _write_plan(settings, store)
+        return settings
+    begun = _plan_content(path)
+    if {**begun, "faces": plan.faces} != settings:
+        raise ConfigError(f"{store} was begun with other settings; see {path}, or choose another folder.")
+    if begun["faces"] > plan.faces:
+        raise ConfigError(f"{store} has {begun['faces']} faces already, and {plan.faces} were asked for; ask for more.")
+    return settings
+
+
+def _write_plan(settings: dict[str, object], store: Path) -> None:
+    path = store / PLAN_FILE
+    partial = path.with_suffix(".partial")
     try:
-        if path.exists() and {**json.loads(path.read_text(encoding="utf-8")), "faces": plan.faces} != settings:
-            raise ConfigError(f"{store} was begun with other settings; see {path}, or choose another folder.")
         store.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged ({error}); remove it and run the command again.") from error
+        partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        partial.replace(path)
     except OSError as error:
         raise OutputError(f"{store}: cannot be written ({error.strerror}).") from error
+
+
+def _plan_content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise FormatError(f"{path} is of another format; this version of mien reads {FORMAT!r}.")
+        if not isinstance(content["faces"], int) or content["faces"] < 1:
+            raise ValueError("no number of faces")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{path.parent} is no store of drawn faces, or a damaged one ({error}); make one with `mien data draw`."
+        ) from error
+    return content
 
 
 def _drawn(plan: DrawingPlan, store: Path, missing: Sequence[int], *, processes: int) -> Iterator[int]:
@@ -140,9 +173,14 @@ def _drawn(plan: DrawingPlan, store: Path, missing: Sequence[int], *, processes:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         running = {pool.submit(_draw_shard, plan, store, shard): shard for shard in missing}
-        for future in as_completed(running):
-            future.result()
-            yield running[future]
+        try:
+            for future in as_completed(running):
+                future.result()
+                yield running[future]
+        except BrokenProcessPool as error:
+            raise OutputError(f"{store}: a process that draws was killed; try again with fewer --processes.") from error
+        finally:
+            pool.shutdown(cancel_futures=True)  # where one shard fails, the rest would be drawn first
 
 
 @cache
@@ -241,11 +279,10 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def _read_plan(store: Path, model: MorphableModel) -> DrawingPlan:
     path = store / PLAN_FILE
+    content = _plan_content(path)
+    del content["format"]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            raise FormatError(f"{path} is of another format; this version of mien reads {FORMAT!r}.")
         check_model(model, content.pop("model_hash"), whose=str(store))
         return DrawingPlan(**content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{store} is no store of drawn faces ({error}); make one with `mien data draw`.") from error
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{path} is damaged ({error}); draw the store again with `mien data draw`.") from error

@@ -83,21 +83,19 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
             rate = _set_rate(trained, learning_rate(step, steps, settings.optimizer))
             statistics = [buffer.clone() for buffer in trained.network.buffers()]
             prepared = objective.prepare(batch)
-            try:
-                said = _answer(network, prepared.inputs, loop, half=half)
-                terms = objective.losses(said, prepared, progress=step / steps)
-                loss = total(terms)
+            said = _answer(network, prepared.inputs, loop, half=half)
+            terms = _terms(objective, said, prepared, progress=step / steps)
+            # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
+            norm = math.nan
+            loss = None if terms is None else total(terms)
+            if _everywhere(fabric, sound=loss is not None and bool(torch.isfinite(loss))):
                 fabric.backward(loss)
                 norm = _clip(trained.network, settings.optimizer.clip_norm)
-                # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
-                sound = math.isfinite(norm) and math.isfinite(float(loss.detach()))
-            except FitDiverged:  # what the network says cannot even be drawn
-                terms, norm, sound = [], math.nan, False
-            if not sound:
+            if terms is None or not math.isfinite(norm):
                 for buffer, before in zip(trained.network.buffers(), statistics, strict=True):
                     buffer.copy_(before)
                 _save(fabric, trained, settings, step)
-                raise _diverged(settings.folder, step, terms, batch)
+                raise _diverged(fabric, settings.folder, step, terms, batch)
             engine.step()
             engine.zero_grad()
             if trained.average is not None:
@@ -242,12 +240,42 @@ def _save(fabric: Fabric, trained: Trained, settings: RunSettings, step: int) ->
         save_checkpoint(settings.folder, trained, step=step, model_hash=settings.model_hash, keep=keep)
 
 
-def _diverged(run: Path, step: int, terms: Sequence[LossTerm], batch: FaceBatch) -> TrainingDiverged:
-    bad = [term.name for term in terms if not torch.isfinite(term.value)]
-    where = f"the loss {bad[0]!r}" if bad else "the gradient" if terms else "the network's answer"
+def _terms(objective: Objective[P], said: dict[str, Tensor], prepared: P, *, progress: float) -> list[LossTerm] | None:
+    """The losses of an answer; None for one that cannot even be drawn."""
+    try:
+        return objective.losses(said, prepared, progress=progress)
+    except FitDiverged:
+        return None
+
+
+def _everywhere(fabric: Fabric, *, sound: bool) -> bool:
+    """Whether all processes are sound: one that stopped alone would leave the others waiting for its gradient."""
+    flag = torch.tensor(float(sound), device=fabric.device)
+    return float(fabric.all_reduce(flag, reduce_op="sum")) == fabric.world_size
+
+
+def _gathered(fabric: Fabric, own: list[str]) -> list[str]:
+    """What the processes have to say, each thing once."""
+    said: list[list[str]] = [own]
+    if fabric.world_size > 1:
+        said *= fabric.world_size
+        torch.distributed.all_gather_object(said, own)
+    return list(dict.fromkeys(text for part in said for text in part))
+
+
+def _diverged(
+    fabric: Fabric, run: Path, step: int, terms: Sequence[LossTerm] | None, batch: FaceBatch
+) -> TrainingDiverged:
+    bad = _gathered(fabric, [term.name for term in terms or () if not torch.isfinite(term.value)])
+    answer = _gathered(fabric, [] if terms is not None else ["the network's answer"])
+    where = [*(f"the loss {name!r}" for name in bad), *answer, "the gradient"][0]
     finite = torch.isfinite(batch.images.flatten(1)).all(1) & torch.isfinite(batch.mesh_px.flatten(1)).all(1)
-    names = [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine] or list(batch.names)
-    (run / DIVERGED_FILE).write_text(json.dumps({"step": step, "terms": bad, "faces": names}), encoding="utf-8")
+    not_finite = [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine]
+    names, everyone = _gathered(fabric, not_finite), _gathered(fabric, list(batch.names))
+    names = names or everyone
+    if fabric.is_global_zero:
+        report = json.dumps({"step": step, "terms": bad, "faces": names})
+        (run / DIVERGED_FILE).write_text(report, encoding="utf-8")
     shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
     return TrainingDiverged(
         f"step {step}: {where} is not finite; faces: {shown}. The state before this step is kept in {run}; see "

@@ -22,8 +22,8 @@ ITERATIONS = 5
 MATCH_ADAM = 0.2
 """Root mean square of a step, in learning rates: what Adam's usually is (Liu et al. 2025), so that one rate does."""
 LEAST_NORM = 1e-12
-ANSWERS = "head"
-"""Layers with this in their names write the answer; their rows are told apart by their units, and Adam keeps these."""
+ANSWERS = frozenset({"head", "heads"})
+"""Layers of or under these names write the answer; their rows are told apart by their units, and Adam keeps these."""
 
 
 class Muon(AdamW):
@@ -77,7 +77,7 @@ class Muon(AdamW):
 
 def is_matrix(name: str, weight: Tensor) -> bool:
     """Whether a parameter is Muon's."""
-    return weight.ndim >= 2 and weight.shape[1] > 1 and ANSWERS not in name
+    return weight.ndim >= 2 and weight.shape[1] > 1 and ANSWERS.isdisjoint(name.split("."))
 
 
 def orthogonal(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +45,8 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
     encoder = make_encoder(config.encoder, model)
     objective = make_objective(config, encoder, model, store=store)
     settings = _settings(config, model, run=run, resume=resume)
-    kept = train(objective, make_source(config, model, store=store), settings)
+    source = make_source(config, load_model(config.model), store=store)  # the objective's model is on the run's device
+    kept = train(objective, source, settings)
     if not isinstance(kept, FaceEncoder):
         return None
     return _write(run / ENCODER_FILE, lambda path: save_encoder(kept, path, notes=_notes(config)))
@@ -62,7 +64,8 @@ def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, r
     network = make_detail_network(config.network, model)
     objective = make_detail_objective(config, network, encoder, model, store=store)
     settings = _settings(config, model, run=run, resume=resume)
-    kept = train(objective, make_detail_source(config, model, store=store), settings)
+    source = make_detail_source(config, load_model(config.model), store=store)
+    kept = train(objective, source, settings)
     if not isinstance(kept, DetailNetwork):
         return None
     # The run keeps the encoder that its maps lie over, whatever becomes of the base run.
@@ -97,7 +100,9 @@ def _settings(config: BaseConfig | DetailConfig, model: MorphableModel, *, run: 
 def _device(loop: LoopSettings) -> torch.device:
     if loop.device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable("loop.device is cuda, and this PyTorch sees no CUDA device; set it to cpu.")
-    return torch.device(loop.device)
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if loop.device == "cuda" else torch.device("cpu")
+    )
 
 
 def _notes(config: BaseConfig | DetailConfig) -> dict[str, str]:
