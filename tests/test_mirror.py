@@ -75,6 +75,13 @@ def test_a_model_that_is_a_little_lopsided_has_no_mirror(model: MorphableModel, 
     assert Mirror.of(lopsided(model, name, share=0.8)) is None
 
 
+def test_a_lopsided_mean_face_has_no_mirror(model: MorphableModel) -> None:
+    for name in ("mean", "albedo_mean"):
+        other = deepcopy(model)
+        other.register_buffer(name, getattr(model, name) + 0.002 * (model.mean[:, :1] > 0))
+        assert Mirror.of(other) is None
+
+
 def test_modes_of_zeros_do_no_harm(model: MorphableModel) -> None:
     padded = deepcopy(model)
     padded.register_buffer("albedo_basis", torch.cat([model.albedo_basis, torch.zeros_like(model.albedo_basis[:1])]))
@@ -108,7 +115,7 @@ def test_what_the_encoder_says_of_the_mirror_image_is_the_mirror_image_of_what_i
     with torch.no_grad():
         face = encoder.encode(crop, camera, mesh_px=points)
         image = encoder.encode(crop.flip(-1), mirrored_camera(camera), mesh_px=turned_points)
-        once = encoder.regression(encoder(*encoder.inputs(crop, camera, mesh_px=points))).coefficients(camera)
+        once = encoder._answer(encoder.inputs(crop, camera, mesh_px=points)).coefficients(camera)
     torch.testing.assert_close(image.identity, face.identity @ mirror.identity, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.albedo, face.albedo @ mirror.albedo, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.lighting, face.lighting * mirror.harmonics[:, None], atol=1e-4, rtol=1e-3)

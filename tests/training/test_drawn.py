@@ -140,8 +140,40 @@ def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, t
     draw_store(PLAN, folder, processes=1)
     assert first.read_bytes() == (store / first.name).read_bytes()
     assert len(set(faces_of(folder, model).batch(range(6)).names)) == 6
+    with pytest.raises(ConfigError, match="has 6 faces already"):
+        draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
     with pytest.raises(ConfigError, match="other settings"):
         draw_store(DrawingPlan(6, size=SIZE, seed=5, jitter=0.2), folder, processes=1)
+
+
+def test_a_store_stays_whole_while_it_grows(
+    store: Path, model: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+    draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
+
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(drawn, "_draw_shard", full)
+    with pytest.raises(OutputError, match="full"):
+        draw_store(PLAN, folder, processes=1)
+    assert len(set(faces_of(folder, model).batch(range(3)).names)) == 3
+
+
+def test_processes_draw_what_one_does(store: Path, tmp_path: Path) -> None:
+    draw_store(PLAN, tmp_path / "two", processes=2)
+    for name in ("faces-000000.safetensors", "drawn.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (store / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"format": "mien-drawn-1", "faces": "many"}', '{"format": "mien-dr'])
+def test_a_damaged_plan_is_refused(content: str, model: MorphableModel, tmp_path: Path) -> None:
+    (tmp_path / PLAN_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(FormatError, match="no store of drawn faces"):
+        faces_of(tmp_path, model)
+    with pytest.raises(FormatError, match="no store of drawn faces"):
+        draw_store(PLAN, tmp_path, processes=1)
 
 
 def test_what_is_no_store_is_refused(store: Path, model: MorphableModel, tmp_path: Path) -> None:

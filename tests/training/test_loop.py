@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from mien.errors import ConfigError, ModelMismatch, TrainingDiverged
+from mien.errors import ConfigError, ModelMismatch, OutputError, TrainingDiverged
 from mien.morphable import MorphableModel, load_model
 from mien.training.base import BaseObjective, landmarks68, make_encoder
 from mien.training.batch import FaceBatch
@@ -123,6 +123,17 @@ def test_a_run_takes_its_faces_from_a_drawn_store(model_file: Path, tmp_path: Pa
     assert (tmp_path / "run" / "encoder.safetensors").exists()
     source = make_source(config_of(model_file, *changes), load_model(model_file), store=None)
     assert set(source.batch(0, Part()).names) < {f"drawn-0-{k}" for k in range(5)}
+    train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
+    draw_store(DrawingPlan(6, size=32, model=str(model_file)), store, processes=1)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
+
+
+def test_a_network_that_cannot_be_written_is_a_typed_error(model_file: Path, tmp_path: Path) -> None:
+    config, run = config_of(model_file, "loop.steps=1"), tmp_path / "run"
+    (run / "encoder.partial").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"encoder\.safetensors: cannot be written"):
+        train_base(config, store=None, run=run, resume=False)
 
 
 def run_command(model_file: Path, run: Path, changes: Sequence[str], *, prefix: Sequence[str] = ()) -> list[str]:
@@ -170,6 +181,40 @@ def test_two_processes_train_as_one(model_file: Path, tmp_path: Path) -> None:
     assert distance(shared, single) < 0.01 * distance(single, start)
     # What was measured of the batch as a whole agrees as well.
     assert values_of(two, "gradient_norm") == pytest.approx(values_of(one, "gradient_norm"), rel=1e-3)
+
+
+SPOILT = """
+import torch
+from mien.cli import main
+from mien.training.source import FaceSource
+
+draw = FaceSource.batch
+
+
+def spoilt(self, step, part):
+    batch = draw(self, step, part)
+    if (step, part.rank) == (2, 1):
+        batch.mesh_px[1, 5, 0] = torch.nan
+    return batch
+
+
+FaceSource.batch = spoilt
+main()
+"""
+
+
+def test_two_processes_stop_together_where_one_meets_a_nan(model_file: Path, tmp_path: Path) -> None:
+    script, run = tmp_path / "spoilt.py", tmp_path / "run"
+    script.write_text(SPOILT, encoding="utf-8")
+    command = run_command(model_file, run, ["loop.steps=4", "loop.checkpoint_every=100"])
+    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    command = [sys.executable, *launched, *command[command.index("train") :]]
+    done = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "step 2: the loss 'points' is not finite; faces: synthetic-0-11." in " ".join(done.stderr.split())
+    noted = json.loads((run / "diverged.json").read_text(encoding="utf-8"))
+    assert noted == {"step": 2, "terms": ["points"], "faces": ["synthetic-0-11"]}
+    assert checkpoints(run)[-1].name == "step-00000002"
 
 
 def make_start(model_file: Path) -> dict[str, torch.Tensor]:

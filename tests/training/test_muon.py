@@ -32,7 +32,7 @@ class Network(nn.Module):
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6), (1, 7)])
 def test_directions_count_the_same(shape: tuple[int, int]) -> None:
-    """Singular values that span three orders of magnitude end near 1, and the singular vectors stay."""
+    """Singular values that span one and a half orders of magnitude end near 1, and the singular vectors stay."""
     generator = torch.Generator().manual_seed(3)
     u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     matrix = u * torch.logspace(0, -1.5, min(shape)) @ vh
@@ -49,6 +49,8 @@ def test_matrices_are_muons_and_the_rest_is_adams() -> None:
     torch.manual_seed(0)
     network = Network()
     assert [name for name, p in network.named_parameters() if is_matrix(name, p)] == ["wide.weight", "mix.weight"]
+    assert is_matrix("backbone._conv_head.weight", torch.zeros(8, 4, 1, 1))
+    assert not is_matrix("heads.identity.weight", torch.zeros(8, 4))
     twin = copy.deepcopy(network)
     muon = Muon(network, lr=0.01, betas=BETAS, weight_decay=0.1)
     adam = AdamW(twin.parameters(), lr=0.01, betas=BETAS, weight_decay=0.1)
@@ -64,6 +66,27 @@ def test_matrices_are_muons_and_the_rest_is_adams() -> None:
     # As long as a step of Adam, 0.2 of the rate; less, as the gradient's eight rows hold few directions.
     assert float(step.detach().square().mean().sqrt()) == pytest.approx(0.01 * MATCH_ADAM, rel=0.4)
     assert network.mix.weight.grad is None
+
+
+def test_several_steps_are_those_of_torchs_own() -> None:
+    """torch's class (since 2.9) knows matrices only, and iterates in bfloat16."""
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon to compare with")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 20, bias=False), nn.SiLU(), nn.Linear(20, 7, bias=False))
+    twin, start, x = copy.deepcopy(network), copy.deepcopy(network.state_dict()), torch.randn(64, 12)
+    ours = Muon(network, lr=0.02, betas=BETAS, weight_decay=0.3, iterate_in=torch.bfloat16)
+    theirs = torch.optim.Muon(
+        twin.parameters(), lr=0.02, weight_decay=0.3, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(6):
+        for net, optimizer in ((network, ours), (twin, theirs)):
+            net(x).sub(1).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, weight in network.named_parameters():
+        moved = (weight - start[name]).norm()
+        assert (weight - twin.get_parameter(name)).norm() < 0.03 * moved, name
 
 
 def test_it_learns_and_leaves_what_is_frozen() -> None:

@@ -59,8 +59,8 @@ def save_checkpoint(run: Path, trained: Trained, *, step: int, model_hash: str, 
         partial.replace(target)
         for old in checkpoints(run)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror}); free some space.") from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{target}: cannot be written ({error}); free some space.") from error
     return target
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -166,13 +167,15 @@ def _plan_content(path: Path) -> dict[str, Any]:
 def _drawn(plan: DrawingPlan, store: Path, missing: Sequence[int], *, processes: int) -> Iterator[int]:
     if processes == 1 or len(missing) < 2:
         for shard in missing:
-            _draw_shard(plan, store, shard)
+            _draw_shard(plan, plan.numbers(shard), _shard_path(store, shard))
             yield shard
         return
     # Fresh processes: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        running = {pool.submit(_draw_shard, plan, store, shard): shard for shard in missing}
+        running = {
+            pool.submit(_draw_shard, plan, plan.numbers(shard), _shard_path(store, shard)): shard for shard in missing
+        }
         try:
             for future in as_completed(running):
                 future.result()
@@ -192,11 +195,10 @@ def _studio(plan: DrawingPlan) -> SyntheticFaces:
     return SyntheticFaces(model, size=plan.size, seed=plan.seed, skins=skins, jitter=plan.jitter, mesh=mesh)
 
 
-def _draw_shard(plan: DrawingPlan, store: Path, shard: int) -> None:
-    numbers, faces = plan.numbers(shard), _studio(plan)
+def _draw_shard(plan: DrawingPlan, numbers: range, path: Path) -> None:
+    faces = _studio(plan)
     batches = [faces.batch(numbers[k : k + DRAWN_BATCH]) for k in range(0, len(numbers), DRAWN_BATCH)]
-    path = _shard_path(store, shard)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         save_file(_tensors(join_batches(batches)), partial)
         partial.replace(path)

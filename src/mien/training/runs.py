@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 
 from mien.detail import DetailNetwork, load_detail, save_detail
 from mien.encoder import FaceEncoder, load_encoder, save_encoder
-from mien.errors import BackendUnavailable, ConfigError, FormatError
+from mien.errors import BackendUnavailable, ConfigError, FormatError, OutputError
 from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceMesh, IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
@@ -44,9 +45,8 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
     model = load_model(config.model)
     encoder = make_encoder(config.encoder, model)
     objective = make_objective(config, encoder, model, store=store)
-    settings = _settings(config, model, run=run, resume=resume)
     source = make_source(config, load_model(config.model), store=store)  # the objective's model is on the run's device
-    kept = train(objective, source, settings)
+    kept = train(objective, source, _settings(config, model, source, run=run, resume=resume))
     if not isinstance(kept, FaceEncoder):
         return None
     return _write(run / ENCODER_FILE, lambda path: save_encoder(kept, path, notes=_notes(config)))
@@ -63,9 +63,8 @@ def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, r
     encoder = _base_encoder(model, base)
     network = make_detail_network(config.network, model)
     objective = make_detail_objective(config, network, encoder, model, store=store)
-    settings = _settings(config, model, run=run, resume=resume)
     source = make_detail_source(config, load_model(config.model), store=store)
-    kept = train(objective, source, settings)
+    kept = train(objective, source, _settings(config, model, source, run=run, resume=resume))
     if not isinstance(kept, DetailNetwork):
         return None
     # The run keeps the encoder that its maps lie over, whatever becomes of the base run.
@@ -74,10 +73,13 @@ def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, r
 
 
 def _write(path: Path, save: Callable[[Path], None]) -> Path:
-    """Write beside, then rename."""
+    """Write beside, then rename; OutputError where that cannot be done."""
     partial = path.with_suffix(".partial")
-    save(partial)
-    partial.replace(path)
+    try:
+        save(partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written ({error}); free some space and go on with --resume.") from error
     return path
 
 
@@ -86,10 +88,15 @@ def _base_encoder(model: MorphableModel, base: str | Path) -> FaceEncoder:
     return load_encoder(model, folder / ENCODER_FILE if folder.is_dir() else base)
 
 
-def _settings(config: BaseConfig | DetailConfig, model: MorphableModel, *, run: Path, resume: bool) -> RunSettings:
+def _settings(
+    config: BaseConfig | DetailConfig, model: MorphableModel, source: FaceSource, *, run: Path, resume: bool
+) -> RunSettings:
+    # A drawn store that grew has another order: a run over it is resumed with as many faces as it was begun with.
+    drawn = source.drawn
+    note = f"\n# data.drawn holds {drawn.plan.faces} faces\n" if isinstance(drawn, StoredDrawnFaces) else ""
     return RunSettings(
         folder=run,
-        config_text=dump(config),
+        config_text=dump(config) + note,
         model_hash=model.fingerprint,
         optimizer=config.optimizer,
         loop=config.loop,
