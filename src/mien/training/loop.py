@@ -88,7 +88,7 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
             # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
             norm = math.nan
             loss = None if terms is None else total(terms)
-            if _everywhere(fabric, sound=loss is not None and bool(torch.isfinite(loss))):
+            if _everywhere(fabric, sound=loss is not None and bool(torch.isfinite(loss))) and loss is not None:
                 fabric.backward(loss)
                 norm = _clip(trained.network, settings.optimizer.clip_norm)
             if terms is None or not math.isfinite(norm):
@@ -251,7 +251,9 @@ def _terms(objective: Objective[P], said: dict[str, Tensor], prepared: P, *, pro
 def _everywhere(fabric: Fabric, *, sound: bool) -> bool:
     """Whether all processes are sound: one that stopped alone would leave the others waiting for its gradient."""
     flag = torch.tensor(float(sound), device=fabric.device)
-    return float(fabric.all_reduce(flag, reduce_op="sum")) == fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_reduce(flag)
+    return float(flag) == fabric.world_size
 
 
 def _gathered(fabric: Fabric, own: list[str]) -> list[str]:
