@@ -20,7 +20,11 @@
     torchrun --standalone --nproc-per-node=2 -m mien.cli train base --config configs/base_look.toml \\
         --data out/portraits_store --set data.skins=out/skins.safetensors \\
         --set encoder.start=runs/again/encoder.safetensors -o runs/look
-    python models/package_network.py runs/look
+    mien data draw -o runs/drawn --faces 196608 --seed 21 --jitter 0.2 --skins out/skins.safetensors
+    torchrun --standalone --nproc-per-node=2 -m mien.cli train base --config configs/base_look_longer.toml \\
+        --data out/portraits_store --set data.skins=out/skins.safetensors \\
+        --set encoder.start=runs/look/encoder.safetensors -o runs/look_longer
+    python models/package_network.py runs/look_longer
 
 The packaged file's first three runs were made before portraits left their studio in augmentation and the shape loss
 looked beyond similarity, so these commands make an encoder like it, not the same file.

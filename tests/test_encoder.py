@@ -33,7 +33,7 @@ from mien.encoder import (
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
 from mien.perception import face_crop
-from mien.second_look import FARTHEST, POINT_UNIT
+from mien.second_look import FARTHEST, LARGEST, POINT_UNIT, SecondLook
 from tests.tiny import tiny_model
 
 SIZE = 64
@@ -281,6 +281,38 @@ def test_a_second_look_is_told_of_the_first_answer_as_the_camera_shows_it(
     )
     identity = (face.identity / HEAD_UNITS["identity"]).clamp(-FARTHEST, FARTHEST)
     torch.testing.assert_close(heard[0][:, : identity.shape[1]], identity)
+
+
+def test_an_answer_is_the_mean_of_a_second_look_and_another(
+    looking: FaceEncoder, tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = looking.crop_size
+    camera = Camera.from_fov(20.0, image_size=(side, side), batch=1)
+    crops, mesh_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
+    first = deepcopy(looking)
+    first.look = None
+    monkeypatch.setattr(SecondLook, "forward", lambda look, *_, **__: look.units[None] * 0.1)
+    with torch.no_grad():
+        before, after = (e.encode(crops, camera, mesh_px=mesh_px) for e in (first, looking))
+    torch.testing.assert_close(after.identity - before.identity, torch.full_like(before.identity, 0.15))
+    assert looking.mirror is None
+    assert tiny.counts[0] == before.identity.shape[1]
+
+
+def test_a_correction_has_a_longest_length_and_a_gradient_everywhere(looking: FaceEncoder) -> None:
+    assert looking.look is not None
+    look, lengths = looking.look, []
+    look.register_forward_hook(lambda *call: lengths.append((call[2] / look.units).square().mean(1).sqrt()))
+    for scale in (0.0, 0.1, 1e4):
+        with torch.no_grad():
+            look.head.weight.normal_(std=0.01 * scale)
+            look.head.bias.zero_()
+        looking(*inputs_of(looking, 2))["identity"].sum().backward()
+    assert lengths[0].max() == 0
+    assert 0 < lengths[1].max() < LARGEST
+    torch.testing.assert_close(lengths[2], torch.full_like(lengths[2], LARGEST))
+    assert look.head.weight.grad is not None
+    assert look.head.weight.grad.isfinite().all()
 
 
 def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
