@@ -284,7 +284,7 @@ def test_a_second_look_is_told_of_the_first_answer_as_the_camera_shows_it(
 
 
 def test_an_answer_is_the_mean_of_a_second_look_and_another(
-    looking: FaceEncoder, tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch
+    looking: FaceEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     side = looking.crop_size
     camera = Camera.from_fov(20.0, image_size=(side, side), batch=1)
@@ -295,8 +295,6 @@ def test_an_answer_is_the_mean_of_a_second_look_and_another(
     with torch.no_grad():
         before, after = (e.encode(crops, camera, mesh_px=mesh_px) for e in (first, looking))
     torch.testing.assert_close(after.identity - before.identity, torch.full_like(before.identity, 0.15))
-    assert looking.mirror is None
-    assert tiny.counts[0] == before.identity.shape[1]
 
 
 def test_a_correction_has_a_longest_length_and_a_gradient_everywhere(looking: FaceEncoder) -> None:

@@ -363,7 +363,8 @@ class FaceEncoder(nn.Module):
     def to_onnx(self, path: Path) -> None:
         """Write the network with one named output a head and a free batch size; AssetError without `onnx`.
 
-        Inputs are those that `forward` takes of such an encoder, by name.
+        Inputs are those that `forward` takes of such an encoder, by name. Like `forward` it answers once: the mean that
+        `encode` takes is the caller's.
         """
         try:
             import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it and says so badly

@@ -32,8 +32,8 @@ POINT_UNIT = 0.02
 FARTHEST = 4.0
 """Coefficients are told up to this many units: photographs hold expressions that no drawn face taught."""
 LARGEST = 0.4
-"""Longest correction, as the root mean square of its units. None is longer on 512 held-out drawn faces; on heads of
-another model, bare and seen straight on, they came out at 0.5 to 1.6 and told of identities that are nobody's."""
+"""Longest correction, as the root mean square of its units. Of 512 held-out drawn faces one asked for clearly more; on
+heads of another model, bare and seen straight on, 0.5 to 1.6 came out and told of identities that are nobody's."""
 DARKEST = 0.02
 """Added to the contrast of the chart, so that a black crop stays finite."""
 

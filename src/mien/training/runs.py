@@ -107,9 +107,8 @@ def _settings(
 def _device(loop: LoopSettings) -> torch.device:
     if loop.device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable("loop.device is cuda, and this PyTorch sees no CUDA device; set it to cpu.")
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if loop.device == "cuda" else torch.device("cpu")
-    )
+    own = int(os.environ.get("LOCAL_RANK", "0"))  # as torchrun says
+    return torch.device("cuda", own) if loop.device == "cuda" else torch.device("cpu")
 
 
 def _notes(config: BaseConfig | DetailConfig) -> dict[str, str]:
