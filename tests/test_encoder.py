@@ -325,6 +325,26 @@ def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
     assert changed == {f"look.{name}" for name, _ in looking.look.named_parameters()}  # pyright: ignore
 
 
+def test_in_training_every_second_look_may_be_another(looking: FaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking.dropout.p, shown = 0.0, inputs_of(looking, 5)
+    looking.freeze(blocks=0, batchnorm=False, first_look=True)
+    once = looking(*shown)
+    twice = looking.eval()._corrected({name: tensor.detach() for name, tensor in once.items()}, *shown[1:])
+    assert not torch.equal(once["identity"][1], twice["identity"][1])
+    looking.look_again = True
+    assert torch.equal(looking(*shown)["identity"], once["identity"])  # not in evaluation
+    said = looking.train()(*shown)
+    for name in ("identity", "rotation"):
+        torch.testing.assert_close(said[name][0::2], once[name][0::2])
+        torch.testing.assert_close(said[name][1::2], twice[name][1::2])
+    # One look is learnt from for each face: at a face looked at twice the first counts as given.
+    assert looking.look is not None
+    monkeypatch.setattr(SecondLook, "forward", lambda look, *_, **__: look.head.bias[None] * look.units)
+    looking(*shown)["identity"].sum().backward()
+    assert looking.look.head.bias.grad is not None
+    torch.testing.assert_close(looking.look.head.bias.grad[0], 5 * looking.look.units[0])
+
+
 def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     save_encoder(trained, path, notes={})

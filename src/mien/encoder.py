@@ -210,6 +210,9 @@ class FaceEncoder(nn.Module):
     """
 
     origin: Tensor
+    look_again: bool = False
+    """Whether every second face's look is taken, in training, on the chart of an answer that a look has corrected
+    already: such charts are what `encode` shows it the second time."""
 
     def __init__(
         self,
@@ -305,7 +308,26 @@ class FaceEncoder(nn.Module):
         said["translation"] = said["translation"] + self.origin
         if points is None or sharp is None or lens is None:
             return said
+        if self.training and self.look_again:
+            said = self._looked_at(said, points, sharp, lens)
         return self._corrected(said, points, sharp, lens)
+
+    def _looked_at(
+        self,
+        said: dict[str, Float[Tensor, "B N"]],
+        points: Float[Tensor, "B 468 2"],
+        sharp: Float[Tensor, "B 3 R R"],
+        lens: Float[Tensor, "B 3"],
+    ) -> dict[str, Float[Tensor, "B N"]]:
+        """The answer, every second face's after a look that is not learnt from."""
+        second = slice(1, None, 2)
+        with torch.no_grad():
+            before = {name: tensor[second] for name, tensor in said.items()}
+            after = self._corrected(before, points[second], sharp[second], lens[second])
+        mixed = {name: tensor.clone() for name, tensor in said.items()}
+        for name, tensor in mixed.items():
+            tensor[second] += after[name] - before[name]
+        return mixed
 
     def _corrected(
         self,

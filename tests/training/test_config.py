@@ -49,6 +49,7 @@ def test_changes_are_read_as_toml_or_as_words() -> None:
         ("loop.batch_size=0", "must be at least 1"),
         ("encoder.look=true", "needs encoder.points = true"),
         ("encoder.learn=second look", "needs encoder.look = true"),
+        ("encoder.look_again=true", "needs encoder.look = true"),
         ("loop.seed=-1", "must not be negative"),
         ("loop.device=abacus", "must be one of cpu, cuda"),
         ("loop", "section.key=value"),

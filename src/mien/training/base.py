@@ -67,6 +67,7 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
         )
         if settings.weights != "random":
             load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
+    encoder.look_again = settings.look_again
     encoder.freeze(
         blocks=settings.frozen_blocks,
         batchnorm=settings.batchnorm == "frozen",
