@@ -325,24 +325,26 @@ def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
     assert changed == {f"look.{name}" for name, _ in looking.look.named_parameters()}  # pyright: ignore
 
 
-def test_in_training_every_second_look_may_be_another(looking: FaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    looking.dropout.p, shown = 0.0, inputs_of(looking, 5)
+def test_in_training_several_looks_are_taken_each_at_the_answer_before(looking: FaceEncoder) -> None:
+    shown, looking.practice = inputs_of(looking, 3), 3
     looking.freeze(blocks=0, batchnorm=False, first_look=True)
-    once = looking(*shown)
-    twice = looking.eval()._corrected({name: tensor.detach() for name, tensor in once.items()}, *shown[1:])
-    assert not torch.equal(once["identity"][1], twice["identity"][1])
-    looking.look_again = True
-    assert torch.equal(looking(*shown)["identity"], once["identity"])  # not in evaluation
+    once = looking(*shown)  # not in evaluation
+    assert len(once["identity"]) == 3
+    twice = looking._corrected(once, *shown[1:])
+    thrice = looking._corrected(twice, *shown[1:])
     said = looking.train()(*shown)
-    for name in ("identity", "rotation"):
-        torch.testing.assert_close(said[name][0::2], once[name][0::2])
-        torch.testing.assert_close(said[name][1::2], twice[name][1::2])
-    # One look is learnt from for each face: at a face looked at twice the first counts as given.
+    for name, tensor in said.items():
+        torch.testing.assert_close(tensor, torch.cat([once[name], twice[name], thrice[name]]))
+    assert not torch.equal(once["rotation"], twice["rotation"])
+    # Every look is learnt from where it stands: through none of them the one before it.
     assert looking.look is not None
-    monkeypatch.setattr(SecondLook, "forward", lambda look, *_, **__: look.head.bias[None] * look.units)
-    looking(*shown)["identity"].sum().backward()
-    assert looking.look.head.bias.grad is not None
-    torch.testing.assert_close(looking.look.head.bias.grad[0], 5 * looking.look.units[0])
+    bias = looking.look.head.bias
+    each = [torch.autograd.grad(answer["rotation"].sum(), bias, retain_graph=True)[0] for answer in (once, twice)]
+    given = {name: tensor.detach() for name, tensor in once.items()}
+    alone = torch.autograd.grad(looking._corrected(given, *shown[1:])["rotation"].sum(), bias)[0]
+    (second,) = torch.autograd.grad(said["rotation"][3:6].sum(), bias)
+    torch.testing.assert_close(second, alone)
+    torch.testing.assert_close(each[0] + alone, each[1])
 
 
 def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> None:

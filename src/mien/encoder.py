@@ -210,9 +210,8 @@ class FaceEncoder(nn.Module):
     """
 
     origin: Tensor
-    look_again: bool = False
-    """Whether every second face's look is taken, in training, on the chart of an answer that a look has corrected
-    already: such charts are what `encode` shows it the second time."""
+    practice: int = 1
+    """How many looks are taken in training, each at the chart of the answer before: `encode` takes two."""
 
     def __init__(
         self,
@@ -287,12 +286,13 @@ class FaceEncoder(nn.Module):
         points: Float[Tensor, "B 468 2"] | None = None,
         sharp: Float[Tensor, "B 3 R R"] | None = None,
         lens: Float[Tensor, "B 3"] | None = None,
-    ) -> dict[str, Float[Tensor, "B N"]]:
+    ) -> dict[str, Float[Tensor, "A N"]]:
         """The heads by name, from RGB crops in [0, 1] and points in sides of the crop from its centre, y down.
 
         A second look takes the crops in its own size and focal length and centre of their cameras, in sides of the
-        crop. Plain tensors, for DDP, compilation and ONNX. TypeError for an input that the network was not made for,
-        or that it lacks.
+        crop. In training it gives the answers after each of the first `practice` looks, one batch behind the other,
+        none differentiated through the one before; else A is B. Plain tensors, for DDP, compilation and ONNX. TypeError
+        for an input that the network was not made for, or that it lacks.
         """
         expected = (self.points is not None, self.look is not None, self.look is not None)
         if tuple(given is not None for given in (points, sharp, lens)) != expected:
@@ -308,26 +308,11 @@ class FaceEncoder(nn.Module):
         said["translation"] = said["translation"] + self.origin
         if points is None or sharp is None or lens is None:
             return said
-        if self.training and self.look_again:
-            said = self._looked_at(said, points, sharp, lens)
-        return self._corrected(said, points, sharp, lens)
-
-    def _looked_at(
-        self,
-        said: dict[str, Float[Tensor, "B N"]],
-        points: Float[Tensor, "B 468 2"],
-        sharp: Float[Tensor, "B 3 R R"],
-        lens: Float[Tensor, "B 3"],
-    ) -> dict[str, Float[Tensor, "B N"]]:
-        """The answer, every second face's after a look that is not learnt from."""
-        second = slice(1, None, 2)
-        with torch.no_grad():
-            before = {name: tensor[second] for name, tensor in said.items()}
-            after = self._corrected(before, points[second], sharp[second], lens[second])
-        mixed = {name: tensor.clone() for name, tensor in said.items()}
-        for name, tensor in mixed.items():
-            tensor[second] += after[name] - before[name]
-        return mixed
+        answers = [self._corrected(said, points, sharp, lens)]
+        while self.training and len(answers) < self.practice:
+            before = {name: answers[-1][name].detach() for name in (*SHAPE_HEADS, *POSE_HEADS)}
+            answers.append(self._corrected(said | before, points, sharp, lens))
+        return {name: torch.cat([answer[name] for answer in answers]) for name in HEAD_UNITS}
 
     def _corrected(
         self,

@@ -67,7 +67,7 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
         )
         if settings.weights != "random":
             load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
-    encoder.look_again = settings.look_again
+    encoder.practice = settings.looks
     encoder.freeze(
         blocks=settings.frozen_blocks,
         batchnorm=settings.batchnorm == "frozen",
@@ -116,9 +116,21 @@ class BaseObjective:
         return BaseBatch(batch, self.network.inputs(batch.images, batch.camera, mesh_px=batch.found_px))
 
     def losses(self, said: dict[str, Tensor], prepared: BaseBatch, *, progress: float) -> list[LossTerm]:
-        """All terms of non-zero weight."""
-        batch = prepared.faces
-        regression = self.network.regression(said)
+        """All terms of non-zero weight; their means over the answers where the network answered several times."""
+        count = len(prepared.faces.images)
+        answers = zip(*(said[name].split(count) for name in HEAD_UNITS), strict=True)
+        several = [
+            self._losses_of(
+                self.network.regression(dict(zip(HEAD_UNITS, answer, strict=True))), prepared.faces, progress
+            )
+            for answer in answers
+        ]
+        return [
+            LossTerm(same[0].name, same[0].weight, torch.stack([term.value for term in same]).mean())
+            for same in zip(*several, strict=True)
+        ]
+
+    def _losses_of(self, regression: Regression, batch: FaceBatch, progress: float) -> list[LossTerm]:
         coefficients = regression.coefficients(batch.camera)
         terms = [
             *self._point_terms(coefficients, batch),

@@ -55,9 +55,9 @@ class EncoderSettings:
     """Whether it looks again, at the crop unwrapped by its first answer (`mien.second_look`); needs points."""
     learn: Learning = "all"
     """What is trained: all that is not frozen otherwise, or the second look alone, over a first one that stays."""
-    look_again: bool = False
-    """Whether every second face's look is taken, in training, on the chart of an answer that a look has corrected:
-    `FaceEncoder.encode` looks twice. Needs look."""
+    looks: int = 1
+    """How many second looks are learnt from at each face, each at the chart of the answer before (`FaceEncoder.encode`
+    takes two); above 1 only with look."""
     start: str = ""
     """An encoder file to continue from, for a second recipe; points and a second look may be new to it."""
 
@@ -271,7 +271,8 @@ class BaseConfig:
         _require(self.encoder.image_size >= 32, "encoder.image_size must be at least 32")
         _require(self.encoder.points or not self.encoder.look, "encoder.look needs encoder.points = true")
         second = self.encoder.learn == "second look"
-        _require(self.encoder.look or not self.encoder.look_again, "encoder.look_again needs encoder.look = true")
+        _require(self.encoder.looks >= 1, "encoder.looks must be at least 1")
+        _require(self.encoder.look or self.encoder.looks == 1, "encoder.looks above 1 needs encoder.look = true")
         _require(self.encoder.look or not second, 'encoder.learn = "second look" needs encoder.look = true')
         _require(not (self.data.drawn and self.data.drawn_faces), "data.drawn_faces has no use with data.drawn")
         check_loop(self.loop, self.optimizer)
