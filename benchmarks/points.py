@@ -118,6 +118,13 @@ def told(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: 
     return vertex_error(model, torch.cat([faces.identity, faces.expression], dim=1), held)
 
 
+@torch.no_grad()
+def told_once(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str) -> float:
+    """The same for one look of the encoder at the crop alone, as training and ONNX ask it."""
+    said = encoder(*encoder.inputs(held.images, held.camera, mesh_px=getattr(held, name)))
+    return vertex_error(model, torch.cat([said["identity"], said["expression"]], dim=1), held)
+
+
 def fitted(model: MorphableModel, held: FaceBatch, *, name: str) -> float:
     """The error of the fit from scratch where it is told the points called `name`."""
     targets = FitTargets(
@@ -178,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ShapeError(
             "the encoder's first look, told found points", told(model, first_look(encoder), held, name="found_px")
         ),
+        ShapeError("encoder, told found points, one look", told_once(model, encoder, held, name="found_px")),
         ShapeError(
             "encoder, told found points, of the crop alone", told(model, crop_alone(encoder), held, name="found_px")
         ),

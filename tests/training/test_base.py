@@ -105,6 +105,16 @@ def test_drawing_joins_late_and_only_for_photographs(tiny: MorphableModel, faces
     assert late["pixel"] == pytest.approx(terms_of(objective, photographs, truth_of(faces))["pixel"], rel=1e-4)
 
 
+def test_several_answers_cost_their_mean(tiny: MorphableModel, faces: FaceBatch) -> None:
+    objective = objective_of(tiny, faces, replace(EVERYTHING, pixel=0.0, recognition=0.0))
+    right = truth_of(faces)
+    wrong = {name: value.detach() + 0.1 for name, value in right.items()}
+    both = {name: torch.cat([value, wrong[name]]) for name, value in right.items()}
+    each = [terms_of(objective, faces, said) for said in (right, wrong)]
+    for name, value in terms_of(objective, faces, both).items():
+        assert value == pytest.approx((each[0][name] + each[1][name]) / 2, rel=1e-5), name
+
+
 def test_vertex_errors_ignore_place_and_size(tiny: MorphableModel) -> None:
     vertices = tiny.mean[None]
     assert aligned_distance_mm(1.3 * vertices + 0.1, vertices, model=tiny) < 1e-3
@@ -162,7 +172,8 @@ def test_a_start_may_be_given_a_second_look_but_not_lose_it(tiny: MorphableModel
     learning = {name.partition(".")[0] for name, p in looking.named_parameters() if p.requires_grad}
     assert learning == {"look"}
     save_encoder(looking, second, notes={})
-    again = make_encoder(replace(settings, start=str(second), learn="all"), tiny)
+    again = make_encoder(replace(settings, start=str(second), learn="all", looks=2), tiny)
+    assert (looking.practice, again.practice) == (1, 2)
     assert all(p.requires_grad for p in again.parameters())
     assert looking.look is not None
     assert again.look is not None

@@ -57,7 +57,7 @@ class EncoderSettings:
     """What is trained: all that is not frozen otherwise, or the second look alone, over a first one that stays."""
     looks: int = 1
     """How many second looks are learnt from at each face, each at the chart of the answer before (`FaceEncoder.encode`
-    takes two); above 1 only with look."""
+    takes three); above 1 only with look."""
     start: str = ""
     """An encoder file to continue from, for a second recipe; points and a second look may be new to it."""
 
