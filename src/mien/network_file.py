@@ -15,7 +15,6 @@ from torch import nn
 from mien.arrays import Tensor
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel
-from mien.perception.layers import as_inference
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -52,7 +51,7 @@ class NetworkKind:
             network.load_state_dict(tensors)
         except (ConfigError, RuntimeError, TypeError, ValueError, KeyError) as error:
             raise FormatError(f"{path} does not hold a network of format {self.format}: {error}") from error
-        return as_inference(network)
+        return network.eval().requires_grad_(False)
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
