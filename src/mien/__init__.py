@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from mien.reconstruction import Reconstruction as Reconstruction
     from mien.rendering import RenderOutput as RenderOutput
     from mien.rendering import render as render
+
+# MKL reads this at its first product. Without it, on some Xeons, the last bits of a sum depend on where in memory its
+# terms lie and how busy the cores are, and the same photo gives another face.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
 
