@@ -18,22 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mien.camera import Camera
-from mien.encoder import (
-    HEAD_UNITS,
-    LOOKS,
-    POSE_HEADS,
-    SHAPE_HEADS,
-    FaceEncoder,
-    Regression,
-    appearance,
-    grown,
-    load_encoder,
-    mean_face_frame,
-    save_encoder,
-)
+from mien.encoder import LOOKS, FaceEncoder, grown, load_encoder, save_encoder
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
 from mien.perception import face_crop
+from mien.regression import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, Regression, appearance, mean_face_frame
 from mien.second_look import FARTHEST, LARGEST, POINT_UNIT, SecondLook
 from tests.tiny import tiny_model
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.encoder import FaceEncoder, Regression, mean_face_frame
+from mien.encoder import FaceEncoder
 from mien.mirror import FLIP, Mirror, mirror_mesh, mirrored_camera, mirrored_points
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
+from mien.regression import Regression, mean_face_frame
 
 SIZE = 64
 

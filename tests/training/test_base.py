@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mien.encoder import HEAD_UNITS, FaceEncoder, save_encoder
+from mien.encoder import FaceEncoder, save_encoder
 from mien.errors import ConfigError
 from mien.losses import pixel_loss
 from mien.morphable import MorphableModel
 from mien.perception import IdentityNetwork
+from mien.regression import HEAD_UNITS
 from mien.rendering import render
 from mien.second_look import LOOK_SIZE
 from mien.training.base import BaseObjective, aligned_distance_mm, beyond_similarity, make_encoder

@@ -107,6 +107,28 @@ def test_it_learns_and_leaves_what_is_frozen() -> None:
     assert torch.equal(network.mix.weight, before)
 
 
+def test_copies_and_loaded_states_go_on_alike() -> None:
+    torch.manual_seed(0)
+    network, x = Network(), torch.randn(16, 6)
+
+    def taken(net: nn.Module, optimizer: Muon) -> None:
+        net(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    muon = Muon(network, lr=0.02, betas=BETAS, weight_decay=0.1, iterate_in=torch.bfloat16)
+    taken(network, muon)
+    loaded = copy.deepcopy(network)
+    other = Muon(loaded, lr=0.5, betas=BETAS, weight_decay=0.0, iterate_in=torch.bfloat16)
+    other.load_state_dict(copy.deepcopy(muon.state_dict()))
+    copied, another = copy.deepcopy((network, muon))
+    for net, optimizer in ((network, muon), (loaded, other), (copied, another)):
+        taken(net, optimizer)
+    for name, weight in network.named_parameters():
+        assert torch.equal(weight, loaded.get_parameter(name)), name
+        assert torch.equal(weight, copied.get_parameter(name)), name
+
+
 def test_a_closure_is_refused() -> None:
     with pytest.raises(TypeError, match="closure"):
         Muon(Network(), lr=0.1, betas=BETAS, weight_decay=0.0).step(lambda: None)

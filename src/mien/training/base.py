@@ -17,7 +17,7 @@ from torch import nn
 from mien.arrays import Float, Tensor, UInt8
 from mien.backbones import load_imagenet
 from mien.camera import Camera
-from mien.encoder import HEAD_UNITS, FaceEncoder, Regression, grown, load_encoder
+from mien.encoder import FaceEncoder, grown, load_encoder
 from mien.errors import ConfigError
 from mien.fitting import mesh_point_weights
 from mien.fitting.photometric import recognition_features
@@ -25,6 +25,7 @@ from mien.geometry import align_points
 from mien.losses import landmark_loss, pixel_loss, prior_loss, recognition_loss, span_distance_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
+from mien.regression import HEAD_UNITS, Regression
 from mien.rendering import landmark_vertices, render
 from mien.training.batch import FaceBatch
 from mien.training.config import BaseLossSettings, EncoderSettings

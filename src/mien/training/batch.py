@@ -9,9 +9,9 @@ import torch
 
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
-from mien.encoder import Regression
 from mien.fitting import DetailMaps
 from mien.mirror import MIRROR_LANDMARKS, Mirror, mirrored_camera, mirrored_points
+from mien.regression import Regression
 
 TENSORS = ("images", "mask", "landmarks68_px", "mesh_px", "found_px")
 NOT_TENSORS = ("truth", "names", "maps")

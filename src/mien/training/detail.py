@@ -26,7 +26,7 @@ from mien.detail import (
     vertex_detail,
     where_seen,
 )
-from mien.encoder import HEAD_UNITS, FaceEncoder
+from mien.encoder import FaceEncoder
 from mien.errors import ConfigError
 from mien.evaluation.detail import relief_correlation
 from mien.fitting import DetailMaps, FitSettings, FitTargets, Unwrapped, fit, texel_face, unwrap_photo
@@ -42,6 +42,7 @@ from mien.losses import (
 )
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
+from mien.regression import HEAD_UNITS
 from mien.rendering import (
     FaceSurface,
     RenderOutput,

@@ -29,12 +29,12 @@ from safetensors.torch import save_file
 
 from mien.arrays import Tensor
 from mien.camera import Camera
-from mien.encoder import HEAD_UNITS, Regression, mean_face_frame
 from mien.errors import ConfigError, FormatError, OutputError
 from mien.mirror import Mirror
 from mien.morphable import MorphableModel, load_model
 from mien.network_file import check_model
 from mien.perception import FaceMesh
+from mien.regression import HEAD_UNITS, Regression, mean_face_frame
 from mien.training.batch import TENSORS, FaceBatch, join_batches
 from mien.training.population import SkinBank
 from mien.training.samples import sheet_of

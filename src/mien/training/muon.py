@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from mien.arrays import Float, Tensor
 
@@ -43,13 +43,17 @@ class Muon(AdamW):
         iterate_in: torch.dtype = torch.float32,
     ) -> None:
         """`iterate_in` is what steps are made orthogonal in; bfloat16 does, where it is faster."""
-        self._iterate_in = iterate_in
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         groups = [
             {"params": [p for name, p in named if is_matrix(name, p) == matrices], "matrices": matrices}
             for matrices in (True, False)
         ]
         super().__init__([group for group in groups if group["params"]], lr, betas, weight_decay=weight_decay)
+        self.defaults["iterate_in"] = iterate_in  # defaults are all that a copy keeps besides groups and state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fill a copy or a loaded state in; Adam's would ask for a number of steps of the matrices too."""
+        Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -62,7 +66,7 @@ class Muon(AdamW):
             state = self.state[weight]
             momentum = state.setdefault("momentum", torch.zeros_like(weight))
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
-            wanted = weight.grad.lerp(momentum, MOMENTUM).flatten(1).to(self._iterate_in)
+            wanted = weight.grad.lerp(momentum, MOMENTUM).flatten(1).to(self.defaults["iterate_in"])
             direction = orthogonal(wanted).to(weight).view_as(weight)
             length = group["lr"] * MATCH_ADAM * max(direction.flatten(1).shape) ** 0.5
             weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-length)

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mien.arrays import Float, Tensor, UInt8
-from mien.encoder import HEAD_UNITS
 from mien.fitting import DetailMaps
+from mien.regression import HEAD_UNITS
 from mien.training.batch import join_batches
 from mien.training.detailed import DetailedFaces
 from mien.training.synthetic import SyntheticFaces

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from mien.arrays import Float, Tensor
-from mien.encoder import appearance, mean_face_frame
 from mien.morphable import MorphableModel
 from mien.perception import FaceMesh, find_points
+from mien.regression import appearance, mean_face_frame
 from mien.rendering import landmark_vertices
 from mien.training.batch import FaceBatch, join_batches
 from mien.training.imaging import photograph, surrounded
