@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -40,6 +37,7 @@ from mien.training.population import SkinBank
 from mien.training.samples import sheet_of
 from mien.training.source import resized
 from mien.training.synthetic import SyntheticFaces
+from mien.training.workers import each_done
 
 FORMAT = "mien-drawn-1"
 PLAN_FILE, SHEET_FILE = "drawn.json", "sheet.png"
@@ -86,7 +84,8 @@ def draw_store(
     settings = _begin(plan, store)
     missing = lacking(plan, store)
     done = plan.faces - sum(len(plan.numbers(shard)) for shard in missing)
-    for shard in _drawn(plan, store, missing, processes=processes):
+    calls = {shard: (plan, plan.numbers(shard), _shard_path(store, shard)) for shard in missing}
+    for shard in each_done(_draw_shard, calls, processes=processes):
         done += len(plan.numbers(shard))
         if progress is not None:
             progress(done, plan.faces)
@@ -162,28 +161,6 @@ def _plan_content(path: Path) -> dict[str, Any]:
             f"{path.parent} is no store of drawn faces, or a damaged one ({error}); make one with `mien data draw`."
         ) from error
     return content
-
-
-def _drawn(plan: DrawingPlan, store: Path, missing: Sequence[int], *, processes: int) -> Iterator[int]:
-    if processes == 1 or len(missing) < 2:
-        for shard in missing:
-            _draw_shard(plan, plan.numbers(shard), _shard_path(store, shard))
-            yield shard
-        return
-    # Fresh processes: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        running = {
-            pool.submit(_draw_shard, plan, plan.numbers(shard), _shard_path(store, shard)): shard for shard in missing
-        }
-        try:
-            for future in as_completed(running):
-                future.result()
-                yield running[future]
-        except BrokenProcessPool as error:
-            raise OutputError(f"{store}: a process that draws was killed; try again with fewer --processes.") from error
-        finally:
-            pool.shutdown(cancel_futures=True)  # where one shard fails, the rest would be drawn first
 
 
 @cache

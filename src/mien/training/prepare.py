@@ -9,13 +9,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +40,7 @@ from mien.training.store import (
     encode_record,
     write_index,
 )
+from mien.training.workers import each_done
 
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
 """Photos a shard: the most work that a kill costs a process, at most some 6 MB; about 64 shards in smaller stores."""
@@ -199,7 +198,8 @@ def prepare(
     at_start, start = done, time.perf_counter()
     processes = max(min(processes, len(missing)), 1)
     try:
-        for number in _made_shards(shards, missing, store, settings, processes):
+        calls = {k: (shards[k], store, k, settings) for k in missing}
+        for number in each_done(_make_shard, calls, processes=processes):
             done += len(shards[number])
             if progress is not None:
                 progress(done, len(photos))
@@ -210,28 +210,6 @@ def prepare(
             f"{store}: cannot be written ({error.strerror or error}); what is finished is kept, so make room and run "
             "the command again."
         ) from error
-
-
-def _made_shards(
-    shards: Sequence[Sequence[PhotoFacts]],
-    missing: Sequence[int],
-    store: Path,
-    settings: PreparationSettings,
-    processes: int,
-) -> Iterator[int]:
-    """Make the missing shards, and name each when it is done."""
-    if processes == 1:
-        for number in missing:
-            _make_shard(shards[number], store, number, settings)
-            yield number
-        return
-    # Fresh processes: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        running = {pool.submit(_make_shard, shards[k], store, k, settings): k for k in missing}
-        for future in as_completed(running):
-            future.result()
-            yield running[future]
 
 
 def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSettings) -> None:
