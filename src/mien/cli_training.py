@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mien.cli_options import ModelOption
-from mien.errors import BackendUnavailable, OutputError
+from mien.errors import BackendUnavailable
+from mien.training.files import writing
 
 data_app = typer.Typer(help="Prepare and draw training data.", no_args_is_help=True)
 train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
@@ -76,7 +77,7 @@ def draw_data(
         faces = DetailedFaces(loaded, size=size, map_size=map_size, seed=seed, skins=bank)
     else:
         faces = SyntheticFaces(loaded, size=size, seed=seed, skins=bank)
-    with _writing(out):
+    with writing(out):
         sheet = write_samples(faces, out, count=count)
     print(f"{count} faces in {out}; look at {sheet}.")
 
@@ -117,7 +118,7 @@ def collect_skin_colours(
     loaded = load_model(model)
     with _progress("faces") as update:
         bank = collect_skins(FaceStore(store, split="train"), loaded, progress=update)
-    with _writing(out):
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         bank.save(out, loaded)
     print(f"{len(bank.albedo)} skins in {out}")
@@ -177,7 +178,7 @@ def report_base_branch(
     with _training_packages():
         from mien.training.report import report_base
     folder = out or run / "report"
-    with _writing(folder):
+    with writing(folder):
         report = report_base(run, store=data, out=folder)
     print(report.text(), end="")
     print(f"The pictures are in {folder}.")
@@ -194,7 +195,7 @@ def report_detail_branch(
     with _training_packages():
         from mien.training.report import report_detail
     folder = out or run / "report"
-    with _writing(folder):
+    with writing(folder):
         report = report_detail(run, store=data, out=folder)
     print(report.text(), end="")
     print(f"The pictures are in {folder}.")
@@ -206,14 +207,6 @@ def _training_packages() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise BackendUnavailable(f"training needs {error.name}: pip install 'mien[train]'") from error
-
-
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{place}: cannot be written ({error.strerror or error}); choose another place.") from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mien.errors import ConfigError
-from mien.training.config import BaseConfig, dump, load_config
+from mien.training.config import BaseConfig, SettingChange, differences, dump, load_config
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -52,6 +52,13 @@ def test_changes_are_read_as_toml_or_as_words() -> None:
         ("encoder.looks=2", "needs encoder.look = true"),
         ("encoder.looks=0", "at least 1"),
         ("loop.seed=-1", "must not be negative"),
+        ("loop.epochs=-1", "must not be negative"),
+        ("optimizer.clip_norm=-1", "must not be negative"),
+        ("optimizer.warmup=-1", "must not be negative"),
+        ("optimizer.weight_decay=-1", "must not be negative"),
+        ("encoder.frozen_blocks=-1", "must not be negative"),
+        ("encoder.dropout=1.5", r"must lie in \[0, 1\)"),
+        ("loss.render_size=0", "at least 32"),
         ("loop.device=abacus", "must be one of cpu, cuda"),
         ("loop", "section.key=value"),
         ("model.name=x", "not a section|must be of type|section"),
@@ -67,3 +74,14 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     path.write_text("[loop\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"broken.toml cannot be read as TOML"):
         load_config(BaseConfig, path)
+
+
+def test_differences_are_named_with_what_was_there() -> None:
+    before = load_config(BaseConfig, None)
+    after = load_config(BaseConfig, None, changes=["loop.steps=7", "model=other"])
+    assert differences(dump(before), dump(before) + "# a comment") == []
+    assert differences(dump(before), dump(after)) == [
+        SettingChange("loop.steps", str(before.loop.steps)),
+        SettingChange("model", '"mien-face"'),
+    ]
+    assert differences("", "[loop]\nsteps = 3") == [SettingChange("loop.steps", "nothing")]

@@ -17,16 +17,19 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from mien.errors import ConfigError, ModelMismatch, OutputError, TrainingDiverged
+from mien.errors import ConfigError, FitDiverged, ModelMismatch, OutputError, TrainingDiverged
 from mien.morphable import MorphableModel, load_model
 from mien.training.base import BaseObjective, landmarks68, make_encoder
 from mien.training.batch import FaceBatch
 from mien.training.checkpoint import checkpoints
-from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, load_config
+from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, dump, load_config
 from mien.training.drawn import DrawingPlan, draw_store
-from mien.training.loop import _halved, chosen_precision, learning_rate
+from mien.training.loop import RunSettings, _agreed_precision, _moving_average, chosen_precision, learning_rate
 from mien.training.report import report_base
+from mien.training.run_folder import RunInputs, begun_precision
 from mien.training.runs import make_source, open_run, train_base
 from mien.training.source import FaceSource, Part
 from mien.training.synthetic import SyntheticFaces
@@ -76,7 +79,7 @@ def test_a_tiny_training_learns_and_reports(model_file: Path, tmp_path: Path) ->
     )  # fmt: skip
     encoder = train_base(config, store=str(store), run=run, resume=False)
     losses = values_of(run, "points")
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert len(values_of(run, "recognition")) == len(values_of(run, "pixel")) == 4  # the last tenth
     assert 0 <= values_of(run, "data_wait_share")[-1] < 1
     assert sorted(p.name for p in (run / "sheets").iterdir()) == ["step-00000020.png", "step-00000040.png"]
@@ -125,13 +128,13 @@ def test_a_run_takes_its_faces_from_a_drawn_store(model_file: Path, tmp_path: Pa
     assert set(source.batch(0, Part()).names) < {f"drawn-0-{k}" for k in range(5)}
     train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
     draw_store(DrawingPlan(6, size=32, model=str(model_file)), store, processes=1)
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match="other contents of: drawn "):
         train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
 
 
 def test_a_network_that_cannot_be_written_is_a_typed_error(model_file: Path, tmp_path: Path) -> None:
     config, run = config_of(model_file, "loop.steps=1"), tmp_path / "run"
-    (run / "encoder.partial").mkdir(parents=True)
+    (run / "encoder.safetensors").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"encoder\.safetensors: cannot be written"):
         train_base(config, store=None, run=run, resume=False)
 
@@ -263,7 +266,7 @@ def test_another_model_or_configuration_is_refused(model_file: Path, tmp_path: P
     config = config_of(model_file, "loop.steps=1")
     train_base(config, store=None, run=tmp_path / "run", resume=False)
     other = write_model(tiny_model(seed=1), tmp_path / "other.safetensors")
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match=r"another configuration, see .*: model cannot be changed"):
         train_base(replace(config, model=str(other)), store=None, run=tmp_path / "run", resume=True)
     other.replace(model_file.with_name("swapped.safetensors"))
     moved = replace(config, model=str(model_file.with_name("swapped.safetensors")))
@@ -297,14 +300,99 @@ def test_auto_precision_is_bf16_where_it_is_faster(
     assert chosen_precision(LoopSettings(precision="32-true")) == "32-true"
 
 
-def test_processes_work_in_the_precision_that_the_first_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {torch.bfloat16: 3.0, torch.float32: 2.0}  # this one would choose float32
-    monkeypatch.setattr("mien.training.loop._product_seconds", seconds.__getitem__)
-    fabric = Fabric(accelerator="cpu", devices=1)
+def test_a_run_keeps_the_precision_that_its_first_process_found(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(model_file, "loop.steps=1", "loop.precision=auto")
+    run, fabric = tmp_path / "run", Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    assert not _halved(fabric, LoopSettings(precision="auto"))
-    monkeypatch.setattr(fabric, "broadcast", lambda _own: "bf16-mixed")
-    assert _halved(fabric, LoopSettings(precision="auto"))
+    train_base(config, store=None, run=run, resume=False)
+    begun = begun_precision(run)
+    other = "32-true" if begun == "bf16-mixed" else "bf16-mixed"
+    monkeypatch.setattr("mien.training.loop.chosen_precision", lambda _loop: other)
+    settings = RunSettings(run, dump(config), RunInputs(), "", config.optimizer, config.loop, resume=True)
+    assert _agreed_precision(fabric, settings) == begun
+    assert _agreed_precision(fabric, replace(settings, resume=False)) == other
+    monkeypatch.setattr(fabric, "broadcast", lambda _own: "as the first one says")
+    assert _agreed_precision(fabric, settings) == "as the first one says"
+
+
+def test_what_does_not_change_the_faces_may_change_on_the_way(model_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begun = config_of(model_file, "loop.steps=2")
+    train_base(begun, store=None, run=run, resume=False)
+    longer = config_of(model_file, "loop.steps=3", "optimizer.learning_rate=1e-4")
+    train_base(longer, store=None, run=run, resume=True)
+    assert checkpoints(run)[-1].name == "step-00000003"
+    assert values_of(run, "learning_rate")[-1] < 1e-4
+    assert open_run(run).config.loop.steps == 3
+    for _ in range(2):  # what was noted once stays
+        train_base(longer, store=None, run=run, resume=True)
+        notes = [line for line in (run / "config.toml").read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
+        assert notes == [
+            "# until step-00000002: loop.steps = 2",
+            f"# until step-00000002: optimizer.learning_rate = {begun.optimizer.learning_rate}",
+        ]
+    (run / "inputs.json").unlink()
+    with pytest.raises(ConfigError, match=r"inputs\.json is missing or damaged"):
+        train_base(longer, store=None, run=run, resume=True)
+
+
+def test_another_store_of_photos_is_refused(model_file: Path, tmp_path: Path) -> None:
+    model, run = load_model(model_file), tmp_path / "run"
+    one = write_store(model, tmp_path / "one", splits={"train": 2, "validation": 2})
+    other = write_store(model, tmp_path / "other", splits={"train": 3, "validation": 2})
+    config = config_of(model_file, "data.synthetic_share=0.5", "data.augment=false", "loop.steps=1")
+    train_base(config, store=str(one), run=run, resume=False)
+    with pytest.raises(ConfigError, match="other contents of: photos "):
+        train_base(config, store=str(other), run=run, resume=True)
+
+
+def test_a_full_disk_is_a_typed_error_and_leaves_a_run_that_can_begin(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_from: Path, _to: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    run, config = tmp_path / "run", config_of(model_file, "loop.steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(OutputError, match="No space left on device.; free some space"):
+            train_base(config, store=None, run=run, resume=False)
+    assert not list(run.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("mien.training.monitor._append", lambda *_: full(run, run))
+        with pytest.raises(OutputError, match="go on with --resume"):
+            train_base(config, store=None, run=run, resume=False)
+    (run / "metrics.csv").touch()  # as a full disk leaves it
+    train_base(config, store=None, run=run, resume=True)
+    assert values_of(run, "loss")
+
+
+def test_a_fit_that_is_lost_before_the_network_stops_the_run(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_self: BaseObjective, _batch: FaceBatch) -> None:
+        raise FitDiverged("a fit")
+
+    monkeypatch.setattr(BaseObjective, "prepare", lost)
+    with pytest.raises(TrainingDiverged, match="step 0: what the network would be shown is not finite; faces: synth"):
+        train_base(config_of(model_file, "loop.steps=1"), store=None, run=tmp_path / "run", resume=False)
+    assert checkpoints(tmp_path / "run")[-1].name == "step-00000000"
+
+
+def test_indices_are_not_averaged() -> None:
+    """At a decay of 0.9 torch's own average ends one too low for one index in four."""
+    network = nn.Module()
+    network.register_buffer("indices", torch.arange(4096))
+    network.register_buffer("statistic", torch.zeros(1))
+    average = AveragedModel(network, multi_avg_fn=_moving_average(0.9), use_buffers=True)
+    for _ in range(2):
+        average.update_parameters(network)
+    network.get_buffer("statistic").fill_(1.0)
+    average.update_parameters(network)
+    assert torch.equal(average.module.get_buffer("indices"), torch.arange(4096))
+    assert average.module.get_buffer("statistic").item() == pytest.approx(0.1)
 
 
 def test_the_rate_warms_up_and_follows_a_cosine() -> None:

@@ -268,7 +268,10 @@ class BaseConfig:
         _require(0 <= self.data.synthetic_share <= 1, "data.synthetic_share must lie in [0, 1]")
         _require(self.data.jitter >= 0, "data.jitter must not be negative")
         _require(0 <= self.loss.render_from <= 1, "loss.render_from must lie in [0, 1]")
+        _require(self.loss.render_size >= 32, "loss.render_size must be at least 32")
         _require(self.encoder.image_size >= 32, "encoder.image_size must be at least 32")
+        _require(self.encoder.frozen_blocks >= 0, "encoder.frozen_blocks must not be negative")
+        _require(0 <= self.encoder.dropout < 1, "encoder.dropout must lie in [0, 1)")
         _require(self.encoder.points or not self.encoder.look, "encoder.look needs encoder.points = true")
         second = self.encoder.learn == "second look"
         _require(self.encoder.looks >= 1, "encoder.looks must be at least 1")
@@ -307,10 +310,13 @@ def check_loop(loop: LoopSettings, optimizer: OptimizerSettings) -> None:
     """Raise ConfigError for values outside their range; shared by every branch's configuration."""
     for name in ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "sheet_every", "validate_every"):
         _require(getattr(loop, name) >= 1, f"loop.{name} must be at least 1")
+    _require(loop.epochs >= 0, "loop.epochs must not be negative")
     _require(loop.steps >= 1 or loop.epochs > 0, "loop.steps or loop.epochs must be positive")
     for name in ("workers", "threads", "seed"):
         _require(getattr(loop, name) >= 0, f"loop.{name} must not be negative")
     _require(optimizer.learning_rate > 0, "optimizer.learning_rate must be positive")
+    for name in ("warmup", "final_rate", "weight_decay", "clip_norm"):
+        _require(getattr(optimizer, name) >= 0, f"optimizer.{name} must not be negative")
     _require(0 <= optimizer.ema_decay < 1, "optimizer.ema_decay must lie in [0, 1)")
 
 
@@ -386,6 +392,30 @@ def dump(config: object) -> str:
         if isinstance(section, dict)
     ]
     return "\n\n".join(["\n".join(plain), *sections]) + "\n"
+
+
+@dataclass(frozen=True)
+class SettingChange:
+    """A setting, as section.key, and how it was written before."""
+
+    name: str
+    before: str
+
+
+def differences(before: str, after: str) -> list[SettingChange]:
+    """In which settings two texts of `dump` differ; ValueError for what is no TOML."""
+    old, new = _flat(before), _flat(after)
+    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return [SettingChange(name, old.get(name, "nothing")) for name in names]
+
+
+def _flat(text: str) -> dict[str, str]:
+    content = tomllib.loads(text)
+    return {
+        f"{name}.{key}" if isinstance(value, dict) else name: _literal(single)
+        for name, value in content.items()
+        for key, single in (value.items() if isinstance(value, dict) else [(name, value)])
+    }
 
 
 def _literal(value: str | int | float | bool) -> str:

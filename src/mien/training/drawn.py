@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,17 @@ from safetensors.torch import save_file
 
 from mien.arrays import Tensor
 from mien.camera import Camera
-from mien.errors import ConfigError, FormatError, OutputError
+from mien.errors import ConfigError, FormatError
 from mien.mirror import Mirror
 from mien.morphable import MorphableModel, load_model
 from mien.network_file import check_model
 from mien.perception import FaceMesh
 from mien.regression import HEAD_UNITS, Regression, mean_face_frame
 from mien.training.batch import TENSORS, FaceBatch, join_batches
+from mien.training.files import remove_partial, write_text, write_whole, writing
 from mien.training.population import SkinBank
 from mien.training.samples import sheet_of
-from mien.training.source import resized
+from mien.training.source import order_of_epoch, resized
 from mien.training.synthetic import SyntheticFaces
 from mien.training.workers import each_done
 
@@ -95,11 +95,9 @@ def draw_store(
 
 def _write_sheet(store: Path) -> Path:
     path = store / SHEET_FILE
-    try:
-        with safe_open(_shard_path(store, 0), framework="pt") as file:
-            Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path}: cannot be written ({error}); free some space and run the command again.") from error
+    again = "free some space and run the command again"
+    with writing(path, advice=again), safe_open(_shard_path(store, 0), framework="pt") as file:
+        Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
     return path
 
 
@@ -127,6 +125,9 @@ def _begin(plan: DrawingPlan, store: Path) -> dict[str, object]:
         skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
     settings = {"format": FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
     path = store / PLAN_FILE
+    with writing(store):
+        store.mkdir(parents=True, exist_ok=True)
+        remove_partial(store)
     if not path.exists():
         _write_plan(settings, store)
         return settings
@@ -139,14 +140,8 @@ def _begin(plan: DrawingPlan, store: Path) -> dict[str, object]:
 
 
 def _write_plan(settings: dict[str, object], store: Path) -> None:
-    path = store / PLAN_FILE
-    partial = path.with_suffix(".partial")
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{store}: cannot be written ({error.strerror}).") from error
+    with writing(store):
+        write_text(store / PLAN_FILE, json.dumps(settings, indent=1))
 
 
 def _plan_content(path: Path) -> dict[str, Any]:
@@ -175,12 +170,9 @@ def _studio(plan: DrawingPlan) -> SyntheticFaces:
 def _draw_shard(plan: DrawingPlan, numbers: range, path: Path) -> None:
     faces = _studio(plan)
     batches = [faces.batch(numbers[k : k + DRAWN_BATCH]) for k in range(0, len(numbers), DRAWN_BATCH)]
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        save_file(_tensors(join_batches(batches)), partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path}: cannot be written ({error}); free some space and run the command again.") from error
+    tensors = _tensors(join_batches(batches))
+    with writing(path, advice="free some space and run the command again"):
+        write_whole(path, lambda partial: save_file(tensors, partial))
 
 
 def _shard_path(store: Path, shard: int) -> Path:
@@ -208,6 +200,7 @@ class StoredDrawnFaces:
     def __init__(self, store: Path, model: MorphableModel, *, size: int, seed: int) -> None:
         self.store, self.size, self.seed = store, size, seed
         self.plan = _read_plan(store, model)
+        self.fingerprint = hashlib.sha256((store / PLAN_FILE).read_bytes()).hexdigest()
         if self.plan.size < size:
             raise ConfigError(
                 f"{store} has crops of {self.plan.size} px; draw another with --size {size} for this encoder."
@@ -224,7 +217,7 @@ class StoredDrawnFaces:
 
     def _face(self, number: int) -> FaceBatch:
         epoch, place = divmod(number, self.plan.faces)
-        face = self._stored(int(_order(self.seed, epoch, self.plan.faces)[place]))
+        face = self._stored(int(order_of_epoch(self.seed, epoch, self.plan.faces)[place]))
         if self._mirror is None or np.random.default_rng((self.seed, 1, number)).random() < 0.5:
             return face
         return face.mirrored(self._mirror)
@@ -248,12 +241,6 @@ class StoredDrawnFaces:
             truth=Regression(**truth, sides_per_m=self._sides_per_m),
             names=(f"drawn-{self.plan.seed}-{index}",),
         )
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The faces in an epoch's order; a batch may lie across two."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def _read_plan(store: Path, model: MorphableModel) -> DrawingPlan:

@@ -10,10 +10,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from lightning_fabric import Fabric
@@ -22,19 +23,22 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mien.arrays import Float, Tensor
-from mien.errors import ConfigError, FitDiverged, OutputError, TrainingDiverged
+from mien.errors import ConfigError, FitDiverged, TrainingDiverged
 from mien.training.batch import FaceBatch
 from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
+from mien.training.files import write_text
 from mien.training.monitor import Monitor
 from mien.training.muon import Muon
 from mien.training.objective import LossTerm, Objective, P
+from mien.training.run_folder import RunInputs, begun_precision, claim
 from mien.training.source import FaceSource, Part, stream
 
-CONFIG_FILE, DIVERGED_FILE = "config.toml", "diverged.json"
+DIVERGED_FILE = "diverged.json"
 BETAS = (0.9, 0.999)
 NAMES_SHOWN = 8
 PROBE_SIZE, PROBES = 768, 5
+Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class RunSettings:
     folder: Path
     """Collects checkpoints, tables and sheets."""
     config_text: str
-    """The resolved configuration; a run is only resumed with the one it was begun with."""
+    """The resolved configuration."""
+    inputs: RunInputs
     model_hash: str
     optimizer: OptimizerSettings
     loop: LoopSettings
@@ -55,20 +60,16 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
     """Train until the last step, and return the network to keep: the average where one is made.
 
     Of several processes the first returns it, the others None.
-    Raises TrainingDiverged on a number that is not finite (after saving the state before that step), ConfigError for
-    a run folder in use or a resumed run with another configuration, ModelMismatch for a checkpoint of another face
-    model.
+    Raises TrainingDiverged on a number that is not finite (after saving the state before that step), what `claim` does,
+    ModelMismatch for a checkpoint of another face model, and OutputError where the folder cannot be written.
     """
     loop = settings.loop
     fabric = _launch(loop)
-    half = _halved(fabric, loop)
-    if fabric.is_global_zero:
-        _claim(settings)
-    fabric.barrier()
-    part = Part(fabric.global_rank, fabric.world_size)
-    steps = loop.steps if not loop.epochs else math.ceil(loop.epochs * source.steps_an_epoch())
-    trained = _prepare(objective.network, settings, half=half)
     found = checkpoints(settings.folder) if settings.resume else []
+    half = _claimed(fabric, settings, reached=found[-1].name if found else "the start") == "bf16-mixed"
+    part = Part(fabric.global_rank, fabric.world_size)
+    steps = steps_of(loop, source)
+    trained = _prepare(objective.network, settings, half=half)
     first = load_checkpoint(found[-1], trained, model_hash=settings.model_hash) if found else 0
     network, engine = fabric.setup(trained.network, trained.optimizer)
     monitor = Monitor(settings.folder, first_step=first, steps=steps, active=fabric.is_global_zero)
@@ -81,10 +82,12 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
             # Dropout draws anew at every step, and the same after a resume.
             torch.manual_seed(loop.seed + step * part.processes + part.rank)
             rate = _set_rate(trained, learning_rate(step, steps, settings.optimizer))
-            statistics = [buffer.clone() for buffer in trained.network.buffers()]
-            prepared = objective.prepare(batch)
-            said = _answer(network, prepared.inputs, loop, half=half)
-            terms = _terms(objective, said, prepared, progress=step / steps)
+            statistics = {name: buffer.clone() for name, buffer in _statistics(trained.network)}
+            prepared, terms = _prepared(objective, batch), None
+            ready = _everywhere(fabric, sound=prepared is not None)
+            if ready and prepared is not None:
+                said = _answer(network, prepared.inputs, loop, half=half)
+                terms = _terms(objective, said, prepared, progress=step / steps)
             # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
             norm = math.nan
             loss = None if terms is None else total(terms)
@@ -92,10 +95,11 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
                 fabric.backward(loss)
                 norm = _clip(trained.network, settings.optimizer.clip_norm)
             if terms is None or not math.isfinite(norm):
-                for buffer, before in zip(trained.network.buffers(), statistics, strict=True):
-                    buffer.copy_(before)
+                for name, buffer in _statistics(trained.network):
+                    buffer.copy_(statistics[name])
                 _save(fabric, trained, settings, step)
-                raise _diverged(fabric, settings.folder, step, terms, batch)
+                answer = "the network's answer" if ready else "what the network would be shown"
+                raise _diverged(fabric, settings.folder, step, terms, batch, answer=answer)
             engine.step()
             engine.zero_grad()
             if trained.average is not None:
@@ -119,28 +123,17 @@ def total(terms: Sequence[LossTerm]) -> Float[Tensor, ""]:
     return torch.stack([term.weight * term.value for term in terms]).sum()
 
 
+def steps_of(loop: LoopSettings, source: FaceSource) -> int:
+    """How many steps a run takes."""
+    return math.ceil(loop.epochs * source.steps_an_epoch()) if loop.epochs else loop.steps
+
+
 def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     """Linear warm-up, then a cosine down to `final_rate` of the rate."""
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     share = step / max(steps - 1, 1)
     cosine = settings.final_rate + (1 - settings.final_rate) * 0.5 * (1 + math.cos(math.pi * share))
     return settings.learning_rate * warm * cosine
-
-
-def _claim(settings: RunSettings) -> None:
-    """Begin the run's folder, or check that it is this run's."""
-    path = settings.folder / CONFIG_FILE
-    begun = path.exists()
-    if begun and not settings.resume:
-        raise ConfigError(f"{settings.folder} holds a run already; go on with --resume, or choose another folder.")
-    if begun and path.read_text(encoding="utf-8") != settings.config_text:
-        raise ConfigError(f"{settings.folder} was begun with another configuration; see {path}, or start anew.")
-    if not begun:
-        try:
-            settings.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(settings.config_text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{settings.folder}: cannot be written ({error.strerror}).") from error
 
 
 def _launch(loop: LoopSettings) -> Fabric:
@@ -159,12 +152,23 @@ def _launch(loop: LoopSettings) -> Fabric:
     return fabric
 
 
-def _halved(fabric: Fabric, loop: LoopSettings) -> bool:
-    """Whether the network works in bfloat16: as the first process finds, lest two that measure disagree."""
-    precision = fabric.broadcast(chosen_precision(loop))
-    if loop.precision == "auto":
-        fabric.print(f"loop.precision: auto, which is {precision} here")
-    return precision == "bf16-mixed"
+def _claimed(fabric: Fabric, settings: RunSettings, *, reached: str) -> str:
+    """Take the run's folder, and return the precision: that of its beginning, lest a run change on the way."""
+    precision = _agreed_precision(fabric, settings)
+    if fabric.is_global_zero:
+        inputs = replace(settings.inputs, precision=precision)
+        claim(settings.folder, settings.config_text, inputs, resume=settings.resume, reached=reached)
+    fabric.barrier()
+    return precision
+
+
+def _agreed_precision(fabric: Fabric, settings: RunSettings) -> str:
+    """As the run was begun with, else as the first process finds, lest two that measure disagree."""
+    begun = begun_precision(settings.folder) if settings.resume else None
+    precision = fabric.broadcast(begun or chosen_precision(settings.loop))
+    if settings.loop.precision == "auto":
+        fabric.print(f"loop.precision: auto, which is {precision} {'here' if begun is None else 'in this run'}")
+    return precision
 
 
 def chosen_precision(loop: LoopSettings) -> Literal["32-true", "bf16-mixed"]:
@@ -196,7 +200,7 @@ def _prepare(network: nn.Module, settings: RunSettings, *, half: bool) -> Traine
     network.train()
     average = None
     if optimizer.ema_decay:
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema_decay), use_buffers=True)
+        average = AveragedModel(network, multi_avg_fn=_moving_average(optimizer.ema_decay), use_buffers=True)
         average.eval().requires_grad_(False)
     rate, decay = optimizer.learning_rate, optimizer.weight_decay
     if optimizer.method == "muon":
@@ -205,6 +209,26 @@ def _prepare(network: nn.Module, settings: RunSettings, *, half: bool) -> Traine
         return Trained(network, average, muon)
     learning = [p for p in network.parameters() if p.requires_grad]
     return Trained(network, average, AdamW(learning, lr=rate, betas=BETAS, weight_decay=decay))
+
+
+def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """The exponential average of weights and statistics; torch's own would also average indices, and cut them off."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(kept: Tensors, current: Tensors, count: Tensor | int) -> None:
+        if kept[0].is_floating_point():
+            average(kept, current, count)
+        else:
+            for old, new in zip(kept, current, strict=True):
+                old.copy_(new)
+
+    return update
+
+
+def _statistics(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that training changes: those that a file of the network holds."""
+    kept = network.state_dict().keys()
+    return [(name, buffer) for name, buffer in network.named_buffers() if name in kept]
 
 
 def _set_rate(trained: Trained, rate: float) -> float:
@@ -240,6 +264,14 @@ def _save(fabric: Fabric, trained: Trained, settings: RunSettings, step: int) ->
         save_checkpoint(settings.folder, trained, step=step, model_hash=settings.model_hash, keep=keep)
 
 
+def _prepared(objective: Objective[P], batch: FaceBatch) -> P | None:
+    """What the network is shown; None where a fit before it is not finite."""
+    try:
+        return objective.prepare(batch)
+    except FitDiverged:
+        return None
+
+
 def _terms(objective: Objective[P], said: dict[str, Tensor], prepared: P, *, progress: float) -> list[LossTerm] | None:
     """The losses of an answer; None for one that cannot even be drawn."""
     try:
@@ -266,22 +298,24 @@ def _gathered(fabric: Fabric, own: list[str]) -> list[str]:
 
 
 def _diverged(
-    fabric: Fabric, run: Path, step: int, terms: Sequence[LossTerm] | None, batch: FaceBatch
+    fabric: Fabric, run: Path, step: int, terms: Sequence[LossTerm] | None, batch: FaceBatch, *, answer: str
 ) -> TrainingDiverged:
     bad = _gathered(fabric, [term.name for term in terms or () if not torch.isfinite(term.value)])
-    answer = _gathered(fabric, [] if terms is not None else ["the network's answer"])
-    where = [*(f"the loss {name!r}" for name in bad), *answer, "the gradient"][0]
+    missing = _gathered(fabric, [] if terms is not None else [answer])
+    where = [*(f"the loss {name!r}" for name in bad), *missing, "the gradient"][0]
     finite = torch.isfinite(batch.images.flatten(1)).all(1) & torch.isfinite(batch.mesh_px.flatten(1)).all(1)
-    not_finite = [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine]
-    names, everyone = _gathered(fabric, not_finite), _gathered(fabric, list(batch.names))
-    names = names or everyone
+    spoilt = _gathered(fabric, [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine])
+    names = spoilt or _gathered(fabric, list(batch.names))
     if fabric.is_global_zero:
-        report = json.dumps({"step": step, "terms": bad, "faces": names})
-        (run / DIVERGED_FILE).write_text(report, encoding="utf-8")
+        with suppress(OSError):  # the error that is raised says the same
+            write_text(run / DIVERGED_FILE, json.dumps({"step": step, "terms": bad, "faces": names}))
     shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
+    advice = "Go on with --resume and a lower rate (--set optimizer.learning_rate=…)."
+    if spoilt:
+        advice = "What the store holds of these faces is not finite: prepare it without them, and begin another run."
     return TrainingDiverged(
         f"step {step}: {where} is not finite; faces: {shown}. The state before this step is kept in {run}; see "
-        f"{run / DIVERGED_FILE}, leave those faces out or lower optimizer.learning_rate, and go on with --resume."
+        f"{run / DIVERGED_FILE}. {advice}"
     )
 
 

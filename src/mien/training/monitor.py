@@ -14,9 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mien.arrays import UInt8
+from mien.training.files import write_whole, writing
 from mien.training.objective import Figure, LossTerm
 
 METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"
+METRICS_HEADER, VALIDATION_HEADER = ["step", "name", "value"], ["step", "name", "value", "unit"]
+ADVICE = "free some space and go on with --resume"
 
 
 class Monitor:
@@ -28,10 +31,11 @@ class Monitor:
         self._waited, self._faces = 0.0, 0
         if not active:
             return
-        run.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS_FILE, VALIDATION_FILE):
-            _forget_from(run / name, first_step)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+        with writing(run, advice=ADVICE):
+            run.mkdir(parents=True, exist_ok=True)
+            _forget_from(run / METRICS_FILE, first_step, header=METRICS_HEADER)
+            _forget_from(run / VALIDATION_FILE, first_step, header=VALIDATION_HEADER)
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -67,9 +71,10 @@ class Monitor:
         }
         # The terms of a run may change (the renderer joins late), a table's columns may not: one row a value.
         rows = [[step, name, f"{value:.6g}"] for name, value in values.items()]
-        _append(self.run / METRICS_FILE, ["step", "name", "value"], rows)
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        with writing(self.run, advice=ADVICE):
+            _append(self.run / METRICS_FILE, METRICS_HEADER, rows)
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
         label = f"loss {values['loss']:.3f}, {speed:.1f} img/s, {100 * share:.0f} % waiting"
         self.progress.update(self.task, completed=step, description=label)
 
@@ -78,9 +83,10 @@ class Monitor:
         if not self.active:
             return
         rows = [[step, figure.name, f"{figure.value:.6g}", figure.unit] for figure in figures]
-        _append(self.run / VALIDATION_FILE, ["step", "name", "value", "unit"], rows)
-        for figure in figures:
-            self.board.add_scalar(f"validation/{figure.name}", figure.value, step)
+        with writing(self.run, advice=ADVICE):
+            _append(self.run / VALIDATION_FILE, VALIDATION_HEADER, rows)
+            for figure in figures:
+                self.board.add_scalar(f"validation/{figure.name}", figure.value, step)
         text = ", ".join(f"{f.name} {f.value:.2f} {f.unit}" for f in figures)
         self.progress.console.print(f"step {step}: {text}", highlight=False, markup=False)
 
@@ -88,29 +94,33 @@ class Monitor:
         """Keep a sheet of pictures."""
         if not self.active:
             return
-        (self.run / SHEETS).mkdir(exist_ok=True)
-        Image.fromarray(picture).save(self.run / SHEETS / f"step-{step:08d}.png")
-        self.board.add_image("sheet", picture, step, dataformats="HWC")
+        with writing(self.run, advice=ADVICE):
+            (self.run / SHEETS).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(self.run / SHEETS / f"step-{step:08d}.png")
+            self.board.add_image("sheet", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush everything."""
         if self.active:
             self.progress.stop()
-            self.board.close()
+            with writing(self.run, advice=ADVICE):
+                self.board.close()
 
 
-def _forget_from(path: Path, step: int) -> None:
+def _forget_from(path: Path, step: int, *, header: list[str]) -> None:
     """Remove what an interrupted run wrote after the checkpoint that is gone on from."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        # A kill may have cut the last line.
-        whole = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step]
-        csv.writer(file).writerows([header, *whole])
-    partial.replace(path)
+        rows = list(csv.reader(file))[1:]
+    # A kill or a full disk may have cut the last line.
+    whole = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step]
+
+    def save(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([header, *whole])
+
+    write_whole(path, save)
 
 
 def _append(path: Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,11 +22,12 @@ from PIL import Image, ImageDraw
 
 from mien.arrays import UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
-from mien.errors import ConfigError, FormatError, ImageError, MienError, OutputError
+from mien.errors import ConfigError, FormatError, ImageError, MienError
 from mien.perception import FaceObservation, Perception, face_crop, face_parts
 from mien.perception.alignment import FACE_CROP_SCALE, sample_pixels
 from mien.perception.skin import FaceParts
 from mien.photo import Photo, exposure_of, find_photos, read_photo
+from mien.training.files import remove_partial, write_text, write_whole, writing
 from mien.training.store import (
     INDEX_FILE,
     STORE_MARGIN,
@@ -197,7 +196,7 @@ def prepare(
     done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
     at_start, start = done, time.perf_counter()
     processes = max(min(processes, len(missing)), 1)
-    try:
+    with writing(store, advice="what is finished is kept, so make room and run the command again"):
         calls = {k: (shards[k], store, k, settings) for k in missing}
         for number in each_done(_make_shard, calls, processes=processes):
             done += len(shards[number])
@@ -205,26 +204,21 @@ def prepare(
                 progress(done, len(photos))
         seconds = time.perf_counter() - start
         return _finish(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
-    except OSError as error:
-        raise OutputError(
-            f"{store}: cannot be written ({error.strerror or error}); what is finished is kept, so make room and run "
-            "the command again."
-        ) from error
 
 
 def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSettings) -> None:
     names = _digest("\n".join(f"{p.name}\t{p.identity}" for p in photos)).hex()
     plan = json.dumps({"settings": asdict(settings), "photos": names})
     path = store / "plan.json"
-    try:
-        if path.exists() and path.read_text(encoding="utf-8") != plan:
+    with writing(store):
+        store.mkdir(parents=True, exist_ok=True)
+        remove_partial(store)
+        if not path.exists():
+            write_text(path, plan)
+        if path.read_text(encoding="utf-8") != plan:
             raise ConfigError(
                 f"{store} was begun with other photos or settings; finish those, or choose another place."
             )
-        store.mkdir(parents=True, exist_ok=True)
-        path.write_text(plan, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{store}: cannot be written ({error.strerror}); choose another place.") from error
 
 
 def _shard_path(store: Path, number: int, ending: str) -> Path:
@@ -236,27 +230,15 @@ _perception: Perception | None = None
 
 def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings: PreparationSettings) -> None:
     """Observe the photos of one shard and write its tar and its rows; runs in a worker process."""
-    target = _shard_path(store, number, "tar")
-    partial = target.with_suffix(f".partial-{os.getpid()}")
-    with _removed_on_failure(partial):
-        rows = _write_shard(photos, partial, number, settings)
-        partial.replace(target)
-        partial.write_text(rows, encoding="utf-8")
-        # The rows come last: a shard with rows is whole.
-        partial.replace(_shard_path(store, number, "json"))
-
-
-@contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    rows = write_whole(
+        _shard_path(store, number, "tar"), lambda partial: _write_shard(photos, partial, number, settings)
+    )
+    # The rows come last: a shard with rows is whole.
+    write_text(_shard_path(store, number, "json"), rows)
 
 
 def _write_shard(photos: Sequence[PhotoFacts], path: Path, number: int, settings: PreparationSettings) -> str:
-    """Write the tar of a shard under another name, and return its rows as JSON."""
+    """Write the tar of a shard, and return its rows as JSON."""
     global _perception  # noqa: PLW0603  (three networks, loaded once a process)
     _perception = _perception or Perception()
     shard = _shard_path(path.parent, number, "tar").name
@@ -282,8 +264,6 @@ def _write_shard(photos: Sequence[PhotoFacts], path: Path, number: int, settings
             file.write(data)
             kept.append(row)
         file.write(b"\0" * 1024)  # the end of a tar archive
-        file.flush()
-        os.fsync(file.fileno())
     return json.dumps({"faces": [asdict(row) for row in kept], "dropped": [asdict(row) for row in dropped]})
 
 
@@ -346,7 +326,7 @@ def _finish(
             dropped += [Dropped(**row) for row in rows["dropped"]]
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path}: damaged ({error}); remove it and run the command again.") from error
-    write_index(str(store / INDEX_FILE), kept, settings=asdict(settings))
+    write_whole(store / INDEX_FILE, lambda partial: write_index(str(partial), kept, settings=asdict(settings)))
     report = PreparationReport(
         photos=len(kept) + len(dropped),
         kept=len(kept),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
+from torch import nn
 
 from mien.detail import DetailNetwork, load_detail, save_detail
 from mien.encoder import FaceEncoder, load_encoder, save_encoder
-from mien.errors import BackendUnavailable, ConfigError, FormatError, OutputError
+from mien.errors import BackendUnavailable, ConfigError, FormatError
 from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceMesh, IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
@@ -22,16 +23,18 @@ from mien.training.config import BaseConfig, DataSettings, DetailConfig, LoopSet
 from mien.training.detail import DetailObjective, make_detail_network
 from mien.training.detailed import VIEW, DetailedFaces
 from mien.training.drawn import StoredDrawnFaces
-from mien.training.loop import CONFIG_FILE, RunSettings, train
+from mien.training.files import write_whole, writing
+from mien.training.loop import RunSettings, steps_of, train
 from mien.training.population import SkinBank
 from mien.training.relief import ReliefSettings
+from mien.training.run_folder import CONFIG_FILE, RunInputs
 from mien.training.source import DrawnFaces, FaceSource, PhotographedFaces
 from mien.training.store import FaceStore, Split
 from mien.training.synthetic import SyntheticFaces
 
 ENCODER_FILE, DETAIL_FILE = "encoder.safetensors", "detail.safetensors"
-HELD_OUT_SEED = 1_000_003
-"""Added to the run's seed for drawn faces that it does not train on."""
+HELD_OUT_SEEDS: dict[Split, int] = {"validation": 1_000_003, "test": 2_000_003}
+"""Added to the run's seed for drawn faces that it does not train on, and for which of its photos are shown."""
 VALIDATION_FACES = 48
 C = TypeVar("C", BaseConfig, DetailConfig)
 
@@ -49,7 +52,7 @@ def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool
     kept = train(objective, source, _settings(config, model, source, run=run, resume=resume))
     if not isinstance(kept, FaceEncoder):
         return None
-    return _write(run / ENCODER_FILE, lambda path: save_encoder(kept, path, notes=_notes(config)))
+    return _write(run / ENCODER_FILE, lambda path: save_encoder(kept, path, notes=_notes(config.loop, source)))
 
 
 def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, run: Path, resume: bool) -> Path | None:
@@ -64,22 +67,17 @@ def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, r
     network = make_detail_network(config.network, model)
     objective = make_detail_objective(config, network, encoder, model, store=store)
     source = make_detail_source(config, load_model(config.model), store=store)
-    kept = train(objective, source, _settings(config, model, source, run=run, resume=resume))
+    kept = train(objective, source, _settings(config, model, source, encoder=encoder, run=run, resume=resume))
     if not isinstance(kept, DetailNetwork):
         return None
     # The run keeps the encoder that its maps lie over, whatever becomes of the base run.
     _write(run / ENCODER_FILE, lambda path: save_encoder(encoder, path, notes={}))
-    return _write(run / DETAIL_FILE, lambda path: save_detail(kept, path, notes=_notes(config)))
+    return _write(run / DETAIL_FILE, lambda path: save_detail(kept, path, notes=_notes(config.loop, source)))
 
 
 def _write(path: Path, save: Callable[[Path], None]) -> Path:
-    """Write beside, then rename; OutputError where that cannot be done."""
-    partial = path.with_suffix(".partial")
-    try:
-        save(partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path}: cannot be written ({error}); free some space and go on with --resume.") from error
+    with writing(path, advice="free some space and go on with --resume"):
+        write_whole(path, save)
     return path
 
 
@@ -89,19 +87,36 @@ def _base_encoder(model: MorphableModel, base: str | Path) -> FaceEncoder:
 
 
 def _settings(
-    config: BaseConfig | DetailConfig, model: MorphableModel, source: FaceSource, *, run: Path, resume: bool
+    config: BaseConfig | DetailConfig,
+    model: MorphableModel,
+    source: FaceSource,
+    *,
+    encoder: FaceEncoder | None = None,
+    run: Path,
+    resume: bool,
 ) -> RunSettings:
-    # A drawn store that grew has another order: a run over it is resumed with as many faces as it was begun with.
-    drawn = source.drawn
-    note = f"\n# data.drawn holds {drawn.plan.faces} faces\n" if isinstance(drawn, StoredDrawnFaces) else ""
+    inputs = RunInputs(
+        photos="" if source.photographed is None else source.photographed.store.fingerprint,
+        drawn=source.drawn.fingerprint if isinstance(source.drawn, StoredDrawnFaces) else "",
+        encoder="" if encoder is None else _fingerprint(encoder),
+    )
     return RunSettings(
         folder=run,
-        config_text=dump(config) + note,
+        config_text=dump(config),
+        inputs=inputs,
         model_hash=model.fingerprint,
         optimizer=config.optimizer,
         loop=config.loop,
         resume=resume,
     )
+
+
+def _fingerprint(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _device(loop: LoopSettings) -> torch.device:
@@ -111,8 +126,8 @@ def _device(loop: LoopSettings) -> torch.device:
     return torch.device("cuda", own) if loop.device == "cuda" else torch.device("cpu")
 
 
-def _notes(config: BaseConfig | DetailConfig) -> dict[str, str]:
-    return {"steps": str(config.loop.steps), "seed": str(config.loop.seed)}
+def _notes(loop: LoopSettings, source: FaceSource) -> dict[str, str]:
+    return {"steps": str(steps_of(loop, source)), "seed": str(loop.seed)}
 
 
 def make_objective(
@@ -168,7 +183,7 @@ def make_detail_source(config: DetailConfig, model: MorphableModel, *, store: st
 
 def held_out_faces(config: BaseConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
     """Faces that no step sees: photographed ones of a split, and drawn ones of another seed."""
-    size, seed = config.encoder.crop_size, config.loop.seed + HELD_OUT_SEED
+    size, seed = config.encoder.crop_size, config.loop.seed + HELD_OUT_SEEDS[split]
     photos = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
     if config.data.synthetic_share > 0 or not photos:
         photos.append(_drawn(config, model, seed=seed, pool=0).batch(range(VALIDATION_FACES)))
@@ -177,7 +192,7 @@ def held_out_faces(config: BaseConfig, model: MorphableModel, *, store: str | No
 
 def held_out_detail_faces(config: DetailConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
     """The same for the augmented branch."""
-    size, seed = config.network.image_size, config.loop.seed + HELD_OUT_SEED
+    size, seed = config.network.image_size, config.loop.seed + HELD_OUT_SEEDS[split]
     photos = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
     if config.data.synthetic_share > 0 or not photos:
         photos.append(_detailed(config, model, seed=seed, pool=0).batch(range(VALIDATION_FACES)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mien.arrays import Float, Tensor
 from mien.camera import Camera
-from mien.errors import ConfigError
+from mien.errors import ConfigError, MienError
 from mien.mirror import MIRROR_LANDMARKS, mirror_mesh, mirrored_points
 from mien.morphable import MorphableModel
 from mien.perception.alignment import FACE_CROP_SCALE, Crop, sample_affine
@@ -36,8 +37,17 @@ ELSEWHERE_SHARE = 0.6
 photo, and a network learns them as the mark of a kind of picture."""
 
 
+@lru_cache(maxsize=4)
+def order_of_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
+    """In which order an epoch goes through `count` faces; a batch may lie across two epochs."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
 class PhotographedFaces:
-    """Faces of a store in square crops of `size` pixels; augmented by their place in the training order."""
+    """Faces of a store in square crops of `size` pixels, in another order each time they come round.
+
+    Where they are augmented, a face's place in that order says how.
+    """
 
     def __init__(
         self, store: FaceStore, model: MorphableModel, *, size: int, seed: int, augment: bool, jitter: float = 1.0
@@ -49,13 +59,12 @@ class PhotographedFaces:
         self._mirror_landmarks = torch.tensor(MIRROR_LANDMARKS)
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
-        """The faces at these places of the training order, which goes through the store again and again."""
+        """The faces at these places of the order, which goes through the store again and again."""
         return join_batches([self._face(number) for number in numbers])
 
     def _face(self, number: int) -> FaceBatch:
         epoch, place = divmod(number, len(self.store))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.store)) if self.augment else None
-        index = place if order is None else int(order[place])
+        index = int(order_of_epoch(self.seed, epoch, len(self.store))[place])
         rng = np.random.default_rng((self.seed, 1, number))
         record = self.store[index]
         if self.augment and rng.random() < 0.5:
@@ -163,17 +172,23 @@ class FaceSource:
         return len(self.photographed.store) / self.counts[0]
 
 
-class _Steps(Dataset[FaceBatch]):
+class _Steps(Dataset[FaceBatch | MienError]):
     def __init__(self, source: FaceSource, part: Part) -> None:
         self.source, self.part = source, part
 
-    def __getitem__(self, step: int) -> FaceBatch:
-        return self.source.batch(step, self.part)
+    def __getitem__(self, step: int) -> FaceBatch | MienError:
+        try:
+            return self.source.batch(step, self.part)
+        except MienError as error:  # raised in a worker it would come out with twenty lines of traceback as its message
+            return error
 
 
 def stream(source: FaceSource, steps: range, *, part: Part, workers: int) -> Iterator[FaceBatch]:
-    """The batches of the given steps in order, prepared ahead by worker processes where there are any."""
-    loader: DataLoader[FaceBatch] = DataLoader(
+    """The batches of the given steps in order, prepared ahead by worker processes where there are any.
+
+    Raises what `FaceSource.batch` raises.
+    """
+    loader: DataLoader[FaceBatch | MienError] = DataLoader(
         _Steps(source, part),
         sampler=steps,  # pyright: ignore[reportArgumentType]  (an iterable of indices is all it needs)
         batch_size=None,
@@ -181,7 +196,10 @@ def stream(source: FaceSource, steps: range, *, part: Part, workers: int) -> Ite
         prefetch_factor=2 if workers else None,
         worker_init_fn=_use_one_thread,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, MienError):
+            raise batch
+        yield batch
 
 
 def _use_one_thread(_: int) -> None:

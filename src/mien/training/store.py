@@ -10,6 +10,7 @@ function of seed and step, which WebDataset's streaming cannot give; the shards 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 
 from mien.arrays import Float, Tensor
-from mien.errors import FormatError
+from mien.errors import BackendUnavailable, FormatError
 
 FORMAT = "mien-store-1"
 INDEX_FILE = "index.json"
@@ -135,17 +136,22 @@ def write_index(path: str, faces: Sequence[StoredFace], *, settings: dict[str, o
 class FaceStore:
     """The faces of one split of a store, at a path or any address that fsspec understands (s3://, gs://, https://).
 
-    FormatError for a place without an index, or with a damaged one.
+    `fingerprint` is a hash of what the index says. FormatError for a place without an index, or with a damaged one;
+    BackendUnavailable where fsspec lacks the package of such an address.
     """
 
     def __init__(self, address: str, *, split: Split | None = None) -> None:
         self.address = address.rstrip("/")
         try:
             with fsspec.open(f"{self.address}/{INDEX_FILE}", "rt", encoding="utf-8") as file:
-                content = json.load(cast(io.TextIOBase, file))
+                text = cast(io.TextIOBase, file).read()
+            content = json.loads(text)
+            self.fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             if content["format"] != FORMAT:
                 raise FormatError(f"{address} says format {content['format']!r}; this version reads {FORMAT!r}.")
             rows = [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in content["faces"]]
+        except ImportError as error:
+            raise BackendUnavailable(f"{address} cannot be opened: {error}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FormatError(
                 f"{address} is not a store ({error}); make one with `mien data prepare PHOTOS -o {address}`."
