@@ -130,8 +130,10 @@ def test_a_model_without_symmetry_has_no_mirror(tiny: MorphableModel) -> None:
 def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, tmp_path: Path) -> None:
     folder, told = tmp_path / "store", []
     draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
+    (folder / "faces-000001.safetensors.7.partial").touch()  # as a kill leaves it
     draw_store(PLAN, folder, processes=1, progress=lambda done, total: told.append((done, total)))
     assert told == [(4, 6), (6, 6)]  # the first file held three of four
+    assert not list(folder.glob("*.partial"))
     first = folder / "faces-000000.safetensors"
     assert first.read_bytes() == (store / first.name).read_bytes()
     first.write_bytes(first.read_bytes()[:1000])

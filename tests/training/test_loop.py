@@ -357,7 +357,7 @@ def test_a_full_disk_is_a_typed_error_and_leaves_a_run_that_can_begin(
     run, config = tmp_path / "run", config_of(model_file, "loop.steps=1")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        with pytest.raises(OutputError, match="No space left on device.; free some space"):
+        with pytest.raises(OutputError, match=r"No space left on device\); free some space"):
             train_base(config, store=None, run=run, resume=False)
     assert not list(run.iterdir())
     with monkeypatch.context() as patch:

@@ -121,11 +121,19 @@ def test_nothing_left_to_do_has_no_speed_and_damaged_rows_are_named(tmp_path: Pa
 
 
 def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, settings = tmp_path / "store", PreparationSettings()
+
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if (store / "plan.json").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     touch(tmp_path, "photos/a.jpg")
-    monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(OutputError, match="No space left"):
-        prepare(photo_facts(tmp_path / "photos"), tmp_path / "store", settings=PreparationSettings(), processes=1)
-    assert [path.name for path in (tmp_path / "store").iterdir()] == ["plan.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        for _ in range(2):  # the plan outlives it, and so the store can be gone on with
+            with pytest.raises(OutputError, match="No space left"):
+                prepare(photo_facts(tmp_path / "photos"), store, settings=settings, processes=1)
+            assert [path.name for path in store.iterdir()] == ["plan.json"]
+    (store / "faces-000000.tar.7.partial").touch()  # as a kill leaves it
+    assert prepare(photo_facts(tmp_path / "photos"), store, settings=settings, processes=1).photos == 1
+    assert not list(store.glob("*.partial"))

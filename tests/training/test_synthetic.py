@@ -9,16 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from mien.errors import FormatError, ModelMismatch
+from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.mirror import MIRROR_LANDMARKS, mirror_mesh
 from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceMesh
 from mien.perception.facemesh import MESH_SIZE
 from mien.training.base import landmarks68
+from mien.training.config import BaseConfig, load_config
 from mien.training.imaging import FaceFrame, elsewhere, photograph
 from mien.training.population import SkinBank
+from mien.training.runs import held_out_faces
 from mien.training.samples import write_samples
-from mien.training.source import FaceSource, Part, PhotographedFaces
+from mien.training.source import FaceSource, Part, PhotographedFaces, stream
 from mien.training.store import FaceStore
 from mien.training.synthetic import SyntheticFaces
 from tests.tiny import tiny_model
@@ -134,6 +136,32 @@ def test_photographed_faces_keep_their_points_through_augmentation(tiny: Morphab
     inside = (moved.mesh_px > 0) & (moved.mesh_px < CROP)
     assert inside.float().mean() > 0.98
     assert torch.equal(moved.found_px, moved.mesh_px)
+
+
+def test_photographs_come_in_an_order_of_their_own_every_time(tiny: MorphableModel, tmp_path: Path) -> None:
+    """A store's order is that of file names: of CACD's, every batch would hold people of one age."""
+    store = FaceStore(str(write_store(tiny, tmp_path / "store", splits={"train": 6})), split="train")
+    plain = PhotographedFaces(store, tiny, size=CROP, seed=0, augment=False)
+    first, second = plain.batch(range(6)).names, plain.batch(range(6, 12)).names
+    stored = tuple(row.photo for row in store.faces)
+    assert sorted(first) == sorted(second) == sorted(stored)
+    assert len({first, second, stored}) == 3
+    assert plain.batch(range(6)).names == first
+    assert PhotographedFaces(store, tiny, size=CROP, seed=0, augment=True).batch(range(6)).names == first
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_that_cannot_be_made_is_told_in_one_line(tiny: MorphableModel, workers: int) -> None:
+    source = FaceSource(None, SyntheticFaces(tiny, size=SIZE, seed=2), batch_size=3, drawn_share=1.0)
+    with pytest.raises(ConfigError, match=r"^a batch of 0 photographed and 3 drawn faces cannot be divided over 2"):
+        next(stream(source, range(1), part=Part(1, 2), workers=workers))
+
+
+def test_faces_to_test_on_are_not_those_of_validation(tiny: MorphableModel) -> None:
+    config = load_config(BaseConfig, None, changes=["data.synthetic_share=1.0", "encoder.image_size=32"])
+    batches = {split: held_out_faces(config, tiny, store=None, split=split) for split in ("validation", "test")}
+    assert not set(batches["validation"].names) & set(batches["test"].names)
+    assert not torch.equal(batches["validation"].images, batches["test"].images)
 
 
 def test_mirrors_are_their_own_undoing(tiny: MorphableModel) -> None:
