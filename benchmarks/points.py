@@ -4,8 +4,9 @@
 
 Ridge regressions from points to coefficients, and the encoder, on the same held-out faces. The mesh network sees
 photographs of the faces; errors of vertices are after the best similarity. True points are also told with errors of
-their own, which no two of them share: how exactly points would have to be found. A second table asks the whole fit
-about some of such faces, in crops of its own size: what pixels and points together tell.
+their own, which no two of them share: how exactly points would have to be found. A second table has what every look
+of the encoder leaves, and a third asks the whole fit about some of such faces, in crops of its own size: what pixels
+and points together tell. `--faces 0 --fitted 0` leaves the encoder alone: a minute.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from rich.progress import track
 
 from mien.arrays import Float, Tensor
-from mien.encoder import DEFAULT_ENCODER, FaceEncoder, load_encoder
+from mien.encoder import DEFAULT_ENCODER, LOOKS, FaceEncoder, load_encoder
 from mien.evaluation.report import Environment, markdown_table
 from mien.fitting import FitTargets, fit
 from mien.morphable import MorphableModel, load_model
@@ -112,17 +113,39 @@ def mean_error(model: MorphableModel, held: FaceBatch) -> float:
 
 
 @torch.no_grad()
-def told(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str) -> float:
+def told(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str, looks: int = LOOKS) -> float:
     """The error of the encoder where it is told the points called `name`."""
-    faces = encoder.encode(held.images, held.camera, mesh_px=getattr(held, name))
+    faces = encoder.encode(held.images, held.camera, mesh_px=getattr(held, name), looks=looks)
     return vertex_error(model, torch.cat([faces.identity, faces.expression], dim=1), held)
 
 
-@torch.no_grad()
-def told_once(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str) -> float:
-    """The same for one look of the encoder at the crop alone, as training and ONNX ask it."""
-    said = encoder(*encoder.inputs(held.images, held.camera, mesh_px=getattr(held, name)))
-    return vertex_error(model, torch.cat([said["identity"], said["expression"]], dim=1), held)
+def by_regression(model: MorphableModel, known: FaceBatch, held: FaceBatch) -> list[ShapeError]:
+    """What is left by ridge regressions from true points, from spoilt ones, and from found ones."""
+    errors = [ShapeError("ridge from true points", ridge(model, known, held, name="mesh_px"))]
+    for error in OWN_ERRORS:
+        pair = (blurred(batch, error, seed=seed) for batch, seed in ((known, SEED), (held, HELD_OUT_SEED)))
+        source = f"ridge from true points, each {100 * error:g} % off"
+        errors.append(ShapeError(source, ridge(model, *pair, name="mesh_px")))
+    return [*errors, ShapeError("ridge from found points", ridge(model, known, held, name="found_px"))]
+
+
+def by_looks(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch) -> list[list[str]]:
+    """For each number of looks what is left of the crop alone, and with its mirror image."""
+    ways = (crop_alone(encoder), encoder)
+    return [
+        [str(looks), *(f"{told(model, way, held, name='found_px', looks=looks):.3f}" for way in ways)]
+        for looks in range(1, LOOKS + 2)
+    ]
+
+
+def by_fit(model: MorphableModel, encoder: FaceEncoder, large: FaceBatch) -> list[ShapeError]:
+    """What the whole fit leaves, and the encoder of the same crops."""
+    return [
+        ShapeError("the mean face", mean_error(model, large)),
+        ShapeError("fit, told found points", fitted(model, large, name="found_px")),
+        ShapeError("fit, told true points", fitted(model, large, name="mesh_px")),
+        ShapeError("encoder, told found points", told(model, encoder, large, name="found_px")),
+    ]
 
 
 def fitted(model: MorphableModel, held: FaceBatch, *, name: str) -> float:
@@ -147,9 +170,10 @@ def fitted(model: MorphableModel, held: FaceBatch, *, name: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--faces", type=int, default=5120, help="that the regressions learn from")
+    parser.add_argument("--faces", type=int, default=5120, help="that the regressions learn from; 0: no regressions")
     parser.add_argument("--held-out", type=int, default=512)
-    parser.add_argument("--fitted", type=int, default=48, help="held-out faces that the fit is asked about")
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the held-out faces")
+    parser.add_argument("--fitted", type=int, default=48, help="held-out faces that the fit is asked about; 0: no fit")
     parser.add_argument("--skins", type=Path, help="a file of `mien data skins`")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--threads", type=int, default=1)
@@ -158,55 +182,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model, mesh = load_model(), FaceMesh.from_assets()
     encoder = load_encoder(model, options.encoder)
     skins = SkinBank.load(options.skins, model) if options.skins else None
-    known, held, large = (
-        draw(SyntheticFaces(model, size=size, seed=seed, skins=skins, jitter=0.2, mesh=mesh), count, label=label)
-        for size, seed, count, label in (
-            (encoder.crop_size, SEED, options.faces, "faces"),
-            (encoder.crop_size, HELD_OUT_SEED, options.held_out, "held out"),
-            (FIT_SIZE_PX, HELD_OUT_SEED, options.fitted, "for the fit"),
-        )
-    )
-    errors = [
-        ShapeError("the mean face", mean_error(model, held)),
-        ShapeError("ridge from true points", ridge(model, known, held, name="mesh_px")),
-        *(
-            ShapeError(
-                f"ridge from true points, each {100 * error:g} % off",
-                ridge(
-                    model,
-                    blurred(known, error, seed=SEED),
-                    blurred(held, error, seed=HELD_OUT_SEED),
-                    name="mesh_px",
-                ),
-            )
-            for error in OWN_ERRORS
-        ),
-        ShapeError("ridge from found points", ridge(model, known, held, name="found_px")),
+
+    def drawn(count: int, label: str, *, seed: int = options.seed, size: int = encoder.crop_size) -> FaceBatch:
+        return draw(SyntheticFaces(model, size=size, seed=seed, skins=skins, jitter=0.2, mesh=mesh), count, label=label)
+
+    held = drawn(options.held_out, "held out")
+    errors = [ShapeError("the mean face", mean_error(model, held))]
+    if options.faces:
+        errors += by_regression(model, drawn(options.faces, "faces", seed=SEED), held)
+    errors += [
         ShapeError(
             "the encoder's first look, told found points", told(model, first_look(encoder), held, name="found_px")
-        ),
-        ShapeError("encoder, told found points, one look", told_once(model, encoder, held, name="found_px")),
-        ShapeError(
-            "encoder, told found points, of the crop alone", told(model, crop_alone(encoder), held, name="found_px")
         ),
         ShapeError("encoder, told true points", told(model, encoder, held, name="mesh_px")),
         ShapeError("encoder, told found points", told(model, encoder, held, name="found_px")),
     ]
-    by_fit = [
-        ShapeError("the mean face", mean_error(model, large)),
-        ShapeError("fit, told found points", fitted(model, large, name="found_px")),
-        ShapeError("fit, told true points", fitted(model, large, name="mesh_px")),
-        ShapeError("encoder, told found points", told(model, encoder, large, name="found_px")),
-    ]
-    off = (known.found_px - known.mesh_px) / encoder.crop_size * 100
     print(f"{Environment.current()}\n")
-    for title, rows in ((f"{options.held_out} faces", errors), (f"{options.fitted} faces", by_fit)):
-        print(markdown_table([title, "vertices, mm"], [[e.source, f"{e.vertices_mm:.2f}"] for e in rows]) + "\n")
+    print_errors(f"{options.held_out} faces", errors)
+    if encoder.look is not None:
+        rows = by_looks(model, encoder, held)
+        print(markdown_table(["looks", "the crop alone, mm", "with its mirror image, mm"], rows) + "\n")
+    if options.fitted:
+        large = drawn(options.fitted, "for the fit", size=FIT_SIZE_PX)
+        print_errors(f"{options.fitted} faces", by_fit(model, encoder, large))
+    off = (held.found_px - held.mesh_px) / encoder.crop_size * 100
     print(
         f"found points lie {off.norm(dim=-1).mean():.2f} % of the crop's side off the true ones; "
         f"{off.mean(0).norm(dim=-1).mean():.2f} % is what all faces share"
     )
     return 0
+
+
+def print_errors(title: str, errors: Sequence[ShapeError]) -> None:
+    rows = [[error.source, f"{error.vertices_mm:.3f}"] for error in errors]
+    print(markdown_table([title, "vertices, mm"], rows) + "\n")
 
 
 if __name__ == "__main__":

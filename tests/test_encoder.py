@@ -284,7 +284,11 @@ def test_a_second_look_is_taken_several_times_for_an_answer(
     monkeypatch.setattr(SecondLook, "forward", lambda look, *_, **__: look.units[None] * 0.1)
     with torch.no_grad():
         before, after = (e.encode(crops, camera, mesh_px=mesh_px) for e in (first, looking))
+        once = looking.encode(crops, camera, mesh_px=mesh_px, looks=1)
     torch.testing.assert_close(after.identity - before.identity, torch.full_like(before.identity, LOOKS * 0.1))
+    torch.testing.assert_close(once.identity - before.identity, torch.full_like(before.identity, 0.1))
+    with pytest.raises(ConfigError, match="at least once, not 0 times"):
+        looking.encode(crops, camera, mesh_px=mesh_px, looks=0)
 
 
 def test_a_correction_has_a_longest_length_and_a_gradient_everywhere(looking: FaceEncoder) -> None:

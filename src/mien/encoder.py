@@ -192,28 +192,36 @@ class FaceEncoder(nn.Module):
         return Regression(**said, sides_per_m=self.sides_per_m)
 
     def encode(
-        self, crops: Float[Tensor, "B 3 H H"], camera: Camera, *, mesh_px: Float[Tensor, "B 468 2"]
+        self,
+        crops: Float[Tensor, "B 3 H H"],
+        camera: Camera,
+        *,
+        mesh_px: Float[Tensor, "B 468 2"],
+        looks: int = LOOKS,
     ) -> FaceCoefficients:
         """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras.
 
         `mesh_px` are the points that perception found, in the crops' pixels; an encoder without points does without.
-        It is the mean of several answers, which err differently: a second look is taken once more, on the chart of what
-        it had corrected, and where the model has a mirror the network is also shown the crops' mirror images.
+        A second look is taken `looks` times, each on the chart of what it had corrected. Where the model has a mirror
+        the network is also shown the crops' mirror images, and the mean of both answers counts: they err differently.
+        ConfigError for less than one look.
         """
+        if looks < 1:
+            raise ConfigError(f"an encoder looks at least once, not {looks} times.")
         shown, count = self.inputs(crops, camera, mesh_px=mesh_px), len(crops)
         if self.mirror is None:
-            return self._answer(shown).coefficients(camera)
+            return self._answer(shown, looks).coefficients(camera)
         points = mirrored_points(mesh_px, self.mirror.mesh, side=crops.shape[-1])
         turned = self.inputs(crops.flip(-1), mirrored_camera(camera), mesh_px=points)
-        both = self._answer(tuple(torch.cat(pair) for pair in zip(shown, turned, strict=True)))
+        both = self._answer(tuple(torch.cat(pair) for pair in zip(shown, turned, strict=True)), looks)
         return both[:count].averaged(both[count:].mirrored(self.mirror)).coefficients(camera)
 
-    def _answer(self, shown: tuple[Tensor, ...]) -> Regression:
-        """What the network says; with a second look, after LOOKS of them."""
+    def _answer(self, shown: tuple[Tensor, ...], looks: int) -> Regression:
+        """What the network says; with a second look, after so many of them."""
         said = self(*shown)
         if self.look is not None:
             _, points, sharp, lens = shown
-            for _ in range(LOOKS - 1):
+            for _ in range(looks - 1):
                 said = self._corrected(said, points, sharp, lens)
         return self.regression(said)
 
