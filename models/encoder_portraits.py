@@ -28,7 +28,11 @@
     torchrun --standalone --nproc-per-node=2 -m mien.cli train base --config configs/base_look_twice.toml \\
         --data out/portraits_store --set data.skins=out/skins.safetensors --set data.drawn=runs/new \\
         --set encoder.start=runs/look_longer/encoder.safetensors -o runs/look_twice
-    python models/package_network.py runs/look_twice
+    mien data draw -o runs/more --faces 92160 --seed 29 --jitter 0.2 --skins out/skins.safetensors
+    torchrun --standalone --nproc-per-node=2 -m mien.cli train base --config configs/base_look_thrice.toml \\
+        --data out/portraits_store --set data.skins=out/skins.safetensors --set data.drawn=runs/more \\
+        --set encoder.start=runs/look_twice/encoder.safetensors -o runs/look_thrice
+    python models/package_network.py runs/look_thrice
 
 The packaged file's first three runs were made before portraits left their studio in augmentation and the shape loss
 looked beyond similarity, so these commands make an encoder like it, not the same file.
