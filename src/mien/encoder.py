@@ -30,7 +30,7 @@ FIRST_WEIGHT = 1e-3
 POINT_UNIT = 0.05
 """About how far a point lies from the mean face's, in sides of the crop."""
 LOOKS = 3
-"""How often `FaceEncoder.encode` lets a second look correct; one that learnt from two gains a little from a third."""
+"""How often `FaceEncoder.encode` lets a second look correct: as often as the packaged one learnt to."""
 POINT_COUNT, POINT_FEATURES = 468, 128
 
 
