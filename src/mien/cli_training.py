@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mien.cli_options import ModelOption
 from mien.errors import BackendUnavailable
-from mien.training.files import writing
+from mien.files import write_whole, writing
 
 data_app = typer.Typer(help="Prepare and draw training data.", no_args_is_help=True)
 train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
@@ -120,7 +120,7 @@ def collect_skin_colours(
         bank = collect_skins(FaceStore(store, split="train"), loaded, progress=update)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        bank.save(out, loaded)
+        write_whole(out, lambda partial: bank.save(partial, loaded))
     print(f"{len(bank.albedo)} skins in {out}")
 
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from mien.arrays import Float, Int, Tensor
 from mien.assets import asset_path
-from mien.errors import FormatError, OutputError
+from mien.errors import FormatError
+from mien.files import write_whole, writing
 from mien.morphable.skinning import Skinning
 
 FORMAT = "mien-model-1"
@@ -226,13 +227,8 @@ def save_model(model: MorphableModel, path: str | os.PathLike[str]) -> None:
         "action_names": json.dumps(model.action_names),
         "notes": json.dumps(model.notes),
     }
-    partial = Path(path).with_name(f".{Path(path).name}.partial-{os.getpid()}")
-    try:
-        save_file(stored, partial, metadata)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from error
+    with writing(Path(path)):
+        write_whole(Path(path), lambda partial: save_file(stored, partial, metadata))
 
 
 @dataclass(frozen=True)

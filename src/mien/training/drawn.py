@@ -26,13 +26,13 @@ from safetensors.torch import save_file
 from mien.arrays import Tensor
 from mien.camera import Camera
 from mien.errors import ConfigError, FormatError
+from mien.files import remove_partial, write_text, write_whole, writing
 from mien.mirror import Mirror
 from mien.morphable import MorphableModel, load_model
 from mien.network_file import check_model
 from mien.perception import FaceMesh
 from mien.regression import HEAD_UNITS, Regression, mean_face_frame
 from mien.training.batch import TENSORS, FaceBatch, join_batches
-from mien.training.files import remove_partial, write_text, write_whole, writing
 from mien.training.population import SkinBank
 from mien.training.samples import sheet_of
 from mien.training.source import order_of_epoch, resized

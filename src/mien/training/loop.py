@@ -24,10 +24,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mien.arrays import Float, Tensor
 from mien.errors import ConfigError, FitDiverged, TrainingDiverged
+from mien.files import write_text
 from mien.training.batch import FaceBatch
 from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
-from mien.training.files import write_text
 from mien.training.monitor import Monitor
 from mien.training.muon import Muon
 from mien.training.objective import LossTerm, Objective, P

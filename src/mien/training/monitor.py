@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mien.arrays import UInt8
-from mien.training.files import write_whole, writing
+from mien.files import write_whole, writing
 from mien.training.objective import Figure, LossTerm
 
 METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"

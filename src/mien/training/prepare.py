@@ -23,11 +23,11 @@ from PIL import Image, ImageDraw
 from mien.arrays import UInt8
 from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.errors import ConfigError, FormatError, ImageError, MienError
+from mien.files import remove_partial, write_text, write_whole, writing
 from mien.perception import FaceObservation, Perception, face_crop, face_parts
 from mien.perception.alignment import FACE_CROP_SCALE, sample_pixels
 from mien.perception.skin import FaceParts
 from mien.photo import Photo, exposure_of, find_photos, read_photo
-from mien.training.files import remove_partial, write_text, write_whole, writing
 from mien.training.store import (
     INDEX_FILE,
     STORE_MARGIN,

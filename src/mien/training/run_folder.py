@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mien.errors import ConfigError
+from mien.files import write_text, writing
 from mien.training.config import differences
-from mien.training.files import write_text, writing
 
 CONFIG_FILE, INPUTS_FILE = "config.toml", "inputs.json"
 ADJUSTABLE = frozenset(

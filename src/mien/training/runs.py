@@ -15,6 +15,7 @@ from torch import nn
 from mien.detail import DetailNetwork, load_detail, save_detail
 from mien.encoder import FaceEncoder, load_encoder, save_encoder
 from mien.errors import BackendUnavailable, ConfigError, FormatError
+from mien.files import write_whole, writing
 from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceMesh, IdentityNetwork
 from mien.training.base import BaseObjective, make_encoder
@@ -23,7 +24,6 @@ from mien.training.config import BaseConfig, DataSettings, DetailConfig, LoopSet
 from mien.training.detail import DetailObjective, make_detail_network
 from mien.training.detailed import VIEW, DetailedFaces
 from mien.training.drawn import StoredDrawnFaces
-from mien.training.files import write_whole, writing
 from mien.training.loop import RunSettings, steps_of, train
 from mien.training.population import SkinBank
 from mien.training.relief import ReliefSettings

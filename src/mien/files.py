@@ -34,7 +34,7 @@ def write_whole(path: Path, save: Callable[[Path], T]) -> T:
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         result = save(partial)
-        with partial.open("rb") as file:
+        with partial.open("rb+") as file:  # Windows flushes what is open for writing
             os.fsync(file.fileno())
         partial.replace(path)
         return result
