@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.encoder import FaceEncoder
+from mien.encoder import LOOKS, FaceEncoder
 from mien.mirror import FLIP, Mirror, mirror_mesh, mirrored_camera, mirrored_points
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.regression import Regression, mean_face_frame
@@ -116,7 +116,7 @@ def test_what_the_encoder_says_of_the_mirror_image_is_the_mirror_image_of_what_i
     with torch.no_grad():
         face = encoder.encode(crop, camera, mesh_px=points)
         image = encoder.encode(crop.flip(-1), mirrored_camera(camera), mesh_px=turned_points)
-        once = encoder._answer(encoder.inputs(crop, camera, mesh_px=points)).coefficients(camera)
+        once = encoder._answer(encoder.inputs(crop, camera, mesh_px=points), LOOKS).coefficients(camera)
     torch.testing.assert_close(image.identity, face.identity @ mirror.identity, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.albedo, face.albedo @ mirror.albedo, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.lighting, face.lighting * mirror.harmonics[:, None], atol=1e-4, rtol=1e-3)
