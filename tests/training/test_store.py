@@ -62,3 +62,12 @@ def test_no_skins_of_a_store_without_training_faces(tiny: MorphableModel, tmp_pa
     folder = write_store(tiny, tmp_path / "store", splits={"test": 1})
     with pytest.raises(ConfigError, match="no faces in this split"):
         collect_skins(FaceStore(str(folder), split="train"), tiny)
+
+
+def test_an_address_without_its_package_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.open", lacking)
+    with pytest.raises(BackendUnavailable, match="s3://bucket/store cannot be opened: Install s3fs"):
+        FaceStore("s3://bucket/store")
