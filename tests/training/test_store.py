@@ -9,7 +9,7 @@ import fsspec
 import pytest
 import torch
 
-from mien.errors import ConfigError, FormatError
+from mien.errors import BackendUnavailable, ConfigError, FormatError
 from mien.morphable import MorphableModel
 from mien.training.skins import collect_skins
 from mien.training.store import FaceStore, decode_record, encode_record
