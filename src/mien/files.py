@@ -48,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder."""
-    for left in folder.glob(f"*{PARTIAL}"):
+def remove_partial(folder: Path, names: str) -> None:
+    """Remove what killed processes left half written of the files of a folder that match a pattern."""
+    for left in folder.glob(f"{names}.*{PARTIAL}"):
         left.unlink(missing_ok=True)

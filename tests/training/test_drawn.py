@@ -131,9 +131,10 @@ def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, t
     folder, told = tmp_path / "store", []
     draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
     (folder / "faces-000001.safetensors.7.partial").touch()  # as a kill leaves it
+    (folder / "download.zip.partial").touch()  # somebody else's
     draw_store(PLAN, folder, processes=1, progress=lambda done, total: told.append((done, total)))
     assert told == [(4, 6), (6, 6)]  # the first file held three of four
-    assert not list(folder.glob("*.partial"))
+    assert [left.name for left in folder.glob("*.partial")] == ["download.zip.partial"]
     first = folder / "faces-000000.safetensors"
     assert first.read_bytes() == (store / first.name).read_bytes()
     first.write_bytes(first.read_bytes()[:1000])

@@ -41,6 +41,7 @@ from mien.training.workers import each_done
 
 FORMAT = "mien-drawn-1"
 PLAN_FILE, SHEET_FILE = "drawn.json", "sheet.png"
+SHARD_NAMES = "faces-*.safetensors"
 SHARD_FACES, SHEET_FACES = 512, 48
 DRAWN_BATCH = 32
 IN_BYTES = ("images", "mask")
@@ -125,9 +126,6 @@ def _begin(plan: DrawingPlan, store: Path) -> dict[str, object]:
         skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
     settings = {"format": FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
     path = store / PLAN_FILE
-    with writing(store):
-        store.mkdir(parents=True, exist_ok=True)
-        remove_partial(store)
     if not path.exists():
         _write_plan(settings, store)
         return settings
@@ -136,11 +134,14 @@ def _begin(plan: DrawingPlan, store: Path) -> dict[str, object]:
         raise ConfigError(f"{store} was begun with other settings; see {path}, or choose another folder.")
     if begun["faces"] > plan.faces:
         raise ConfigError(f"{store} has {begun['faces']} faces already, and {plan.faces} were asked for; ask for more.")
+    with writing(store):
+        remove_partial(store, SHARD_NAMES)
     return settings
 
 
 def _write_plan(settings: dict[str, object], store: Path) -> None:
     with writing(store):
+        store.mkdir(parents=True, exist_ok=True)
         write_text(store / PLAN_FILE, json.dumps(settings, indent=1))
 
 

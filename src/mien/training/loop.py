@@ -1,7 +1,7 @@
 """The training loop of every branch, on Lightning Fabric: one process or many, CPU or GPU.
 
 Batches, learning rate and random numbers are functions of the step. So a resumed run goes on exactly, and processes
-that share a batch compute what one process would.
+that share a batch compute what one process would, up to batch statistics and what each draws by chance (dropout).
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from mien.training.workers import each_done
 
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
 """Photos a shard: the most work that a kill costs a process, at most some 6 MB; about 64 shards in smaller stores."""
+SHARD_NAMES = ("faces-*.tar", "faces-*.json")
 SPLIT_SHARES = (0.70, 0.15, 0.15)
 """Training, validation, test, as in the paper."""
 CACD_NAME = re.compile(r"^(?P<age>\d{1,3})_(?P<identity>.+)_(?P<number>\d+)$")
@@ -212,13 +213,14 @@ def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSetti
     path = store / "plan.json"
     with writing(store):
         store.mkdir(parents=True, exist_ok=True)
-        remove_partial(store)
         if not path.exists():
             write_text(path, plan)
         if path.read_text(encoding="utf-8") != plan:
             raise ConfigError(
                 f"{store} was begun with other photos or settings; finish those, or choose another place."
             )
+        for names in SHARD_NAMES:
+            remove_partial(store, names)
 
 
 def _shard_path(store: Path, number: int, ending: str) -> Path:
