@@ -61,7 +61,7 @@ clean:
 	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The package is installed in place, so only what is compiled or declared asks for another installation.
-$(INSTALLED): pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/mien/csrc/*)
+$(INSTALLED): pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/mien/rasterizer/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-deps '$(TORCH)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) '$(TORCH)'

@@ -22,9 +22,6 @@ from likeness import Portrait, SeenPortrait, measure_portrait, read_portraits, s
 from rich.console import Console
 from rich.progress import track
 
-from mien.arrays import Float, Tensor
-from mien.detail import CROP_SHARE, DEFAULT_DETAIL, load_detail, predict_maps
-from mien.encoder import FaceEncoder, load_encoder
 from mien.errors import MienError
 from mien.evaluation.colour import delta_e_2000, lab_of, tone_group, typology_angle_deg
 from mien.evaluation.detail import (
@@ -38,26 +35,19 @@ from mien.evaluation.detail import (
 from mien.evaluation.landmarks import landmark_nme
 from mien.evaluation.likeness import Drawer, LikenessRow, camera_of, coefficients_of, image_tensor
 from mien.evaluation.report import Environment, write_json
-from mien.fitting import (
-    DetailMaps,
-    DetailSettings,
-    FitSettings,
-    FitTargets,
-    Unwrapped,
-    fit,
-    fit_detail,
-    texel_face,
-    unwrap_photo,
-)
+from mien.fitting import DetailSettings, FitSettings, FitTargets, fit, fit_detail
 from mien.geometry import unique_edges, vertex_normals
-from mien.morphable import FaceCoefficients, MorphableModel, load_model
-from mien.reconstruct import Reconstructor
-from mien.rendering import FaceSurface, build_surface, landmark_vertices, sample_map, vertex_visibility
-from mien.texture_space import TexelAtlas
-from mien.training.batch import FaceBatch
-from mien.training.detailed import DetailedFaces
-from mien.training.population import SkinBank
-from mien.training.prepare import PhotoFacts, PreparationSettings, split_of
+from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices, load_model
+from mien.networks import DEFAULT_DETAIL, FaceEncoder, load_detail, load_encoder, predict_maps
+from mien.networks.detail_unet import CROP_SHARE
+from mien.pipeline import Reconstructor
+from mien.rendering import FaceSurface, build_surface, sample_map, vertex_visibility
+from mien.texture import DetailMaps, TexelAtlas, Unwrapped, texel_face, unwrap_photo
+from mien.training.data.batch import FaceBatch
+from mien.training.data.prepare import PhotoFacts, PreparationSettings, split_of
+from mien.training.synthetic.detailed_faces import DetailedFaces
+from mien.training.synthetic.population import SkinBank
+from mien.typing import Float, Tensor
 
 HELD_OUT_SEED = 20_000_003
 """Runs draw their faces from small seeds."""

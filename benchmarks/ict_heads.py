@@ -18,13 +18,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mien.arrays import Float, Int, Tensor
 from mien.camera import Camera, Pose
-from mien.evaluation.shape import Surface, submesh
-from mien.geometry import align_points, rotmat_to_rotvec, rotvec_to_rotmat, vertex_normals
+from mien.geometry import Surface, align_points, rotmat_to_rotvec, rotvec_to_rotmat, submesh, vertex_normals
 from mien.lighting import shading
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
+from mien.typing import Float, Int, Tensor
 
 MM = 10.0
 """ICT's unit is the centimetre, see shared/data/README.md."""

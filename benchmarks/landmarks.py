@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from mien.evaluation.landmarks import evaluate_landmarks
+from mien.evaluation import evaluate_landmarks
 from mien.evaluation.report import Environment, write_json
-from mien.reconstruct import Reconstructor
+from mien.pipeline import Reconstructor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,11 +24,11 @@ from mien.errors import MienError
 from mien.evaluation.landmarks import matching_face
 from mien.evaluation.likeness import Drawer, Likeness, LikenessRow, RankOne, measure_likeness, rank_one, whitened
 from mien.evaluation.report import Environment, markdown_table, write_json
+from mien.io import read_photo
 from mien.perception import face_crop, face_mask
-from mien.perception.alignment import sample_affine
-from mien.photo import read_photo
-from mien.reconstruct import Reconstructor
-from mien.reconstruction import Reconstruction
+from mien.perception.crops import sample_affine
+from mien.pipeline import Reconstructor
+from mien.result import Reconstruction
 
 MASK_SIZE_PX = 224
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mien.encoder import DEFAULT_ENCODER
 from mien.evaluation.landmarks import AnnotatedPhoto, landmark_nme, matching_face, read_annotated, spread_over_groups
 from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.fitting import FitSettings
-from mien.photo import read_photo
-from mien.reconstruct import Reconstructor
+from mien.io import read_photo
+from mien.networks import DEFAULT_ENCODER
+from mien.pipeline import Reconstructor
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.progress import track
 from shape import ablated
 
-from mien.arrays import Float, Tensor
 from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.fitting import FitSettings
 from mien.geometry import align_points
+from mien.io import read_photo
 from mien.morphable import MorphableModel
-from mien.photo import read_photo
-from mien.reconstruct import Reconstructor
-from mien.reconstruction import Reconstruction
+from mien.pipeline import Reconstructor
+from mien.result import Reconstruction
+from mien.typing import Float, Tensor
 
 DISTANCES_M = {"15cm": 0.15, "30cm": 0.30, "45cm": 0.45, "60cm": 0.60}
 PUPIL_DISTANCE_M = 0.0617

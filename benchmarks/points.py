@@ -21,17 +21,18 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from mien.arrays import Float, Tensor
-from mien.encoder import DEFAULT_ENCODER, LOOKS, FaceEncoder, load_encoder
 from mien.evaluation.report import Environment, markdown_table
 from mien.fitting import FitTargets, fit
 from mien.morphable import MorphableModel, load_model
-from mien.observed import FIT_SIZE_PX
+from mien.networks import DEFAULT_ENCODER, FaceEncoder, load_encoder
+from mien.networks.encoder import LOOKS
 from mien.perception import FaceMesh, IdentityNetwork
-from mien.training.base import aligned_distance_mm
-from mien.training.batch import FaceBatch, join_batches
-from mien.training.population import SkinBank
-from mien.training.synthetic import SyntheticFaces
+from mien.pipeline.inputs import FIT_SIZE_PX
+from mien.training.coarse import aligned_distance_mm
+from mien.training.data.batch import FaceBatch, join_batches
+from mien.training.synthetic.faces import SyntheticFaces
+from mien.training.synthetic.population import SkinBank
+from mien.typing import Float, Tensor
 
 SEED, HELD_OUT_SEED = 501, 503
 BATCH = 32

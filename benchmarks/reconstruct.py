@@ -26,8 +26,8 @@ from PIL import Image
 from mien.evaluation.report import Environment, markdown_table, write_json
 
 if TYPE_CHECKING:
-    from mien.reconstruct import Reconstructor
-    from mien.reconstruction import Reconstruction
+    from mien.pipeline import Reconstructor
+    from mien.result import Reconstruction
 
 _TORCH_ONLY = "import time; s = time.perf_counter(); import torch; print(time.perf_counter() - s)"
 # Names of the package are imported when they are asked for: all of them.
@@ -44,7 +44,7 @@ import sys, time
 start = time.perf_counter()
 import torch
 torch.set_num_threads(int(sys.argv[2]))
-from mien.reconstruct import Reconstructor
+from mien.pipeline.reconstructor import Reconstructor
 make = Reconstructor(detail=sys.argv[3] == "True", max_faces=1)
 ready = time.perf_counter()
 make(sys.argv[1])
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import torch  # noqa: PLC0415  # after the fresh processes, so that they do not share its pages warm
 
-    from mien.reconstruct import Reconstructor  # noqa: PLC0415
+    from mien.pipeline import Reconstructor  # noqa: PLC0415
 
     torch.set_num_threads(options.jobs)
     stages: list[Timing] = []

@@ -34,16 +34,16 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from mien.arrays import Float, Int, Tensor
 from mien.errors import MienError
 from mien.evaluation.report import Environment, markdown_table, write_json
-from mien.evaluation.shape import Alignment, DistanceSummary, Surface, align_surface, submesh
+from mien.evaluation.shape import Alignment, DistanceSummary, align_surface
 from mien.fitting import FitSettings
-from mien.geometry import vertex_areas
+from mien.geometry import Surface, submesh, vertex_areas
 from mien.morphable import MorphableModel
+from mien.pipeline import Reconstructor
 from mien.rasterizer import rasterize_hard
-from mien.reconstruct import Reconstructor
-from mien.reconstruction import Reconstruction
+from mien.result import Reconstruction
+from mien.typing import Float, Int, Tensor
 
 REACH_MM = 95.0
 """The measured region: ICT's narrow face within this distance of the nose tip, which is 5 mm above the hairline and

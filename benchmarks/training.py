@@ -25,18 +25,18 @@ from pathlib import Path
 
 import torch
 
-from mien.encoder import load_encoder
 from mien.evaluation.report import Environment, markdown_table
 from mien.morphable import load_model
+from mien.networks import load_encoder
 from mien.perception import FaceMesh, IdentityNetwork
-from mien.training.base import BaseObjective, make_encoder
-from mien.training.batch import FaceBatch, join_batches
+from mien.training.coarse import BaseObjective, make_encoder
 from mien.training.config import BaseConfig, DetailConfig, load_config
+from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.detail import DetailObjective, make_detail_network
-from mien.training.detailed import DetailedFaces
 from mien.training.loop import chosen_precision, total
 from mien.training.objective import Objective, P
-from mien.training.synthetic import SyntheticFaces
+from mien.training.synthetic.detailed_faces import DetailedFaces
+from mien.training.synthetic.faces import SyntheticFaces
 
 STAGES = ("preparation", "network", "drawing and losses", "their backward", "network backward", "optimiser")
 RENDERING = STAGES[2:4]

@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mien.rasterizer import gpu
-from mien.rasterizer import gpu_kernels as kernels
+from mien.rasterizer import triton as kernels
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 FLOAT_POINTERS = [

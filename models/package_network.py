@@ -11,8 +11,7 @@ from pathlib import Path
 from record_asset import save_asset
 from safetensors import safe_open
 
-from mien.detail import DEFAULT_DETAIL
-from mien.encoder import DEFAULT_ENCODER
+from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 
 LICENCE = "Apache-2.0"
 PORTRAITS = "CC-BY 4.0 portraits (DeBruine and Jones 2017, figshare 5047666 and 4220517)"

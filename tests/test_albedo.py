@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mien import load_model
-from mien.morphable import MorphableModel
+from mien.morphable import MorphableModel, load_model
 
 SAMPLES = 400
 _RGB_TO_XYZ = np.array(

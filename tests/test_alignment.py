@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mien.perception import Crop, face_crop
-from mien.perception.alignment import deep3d_alignment, sample_affine, sample_pixels, similarity_between
+from mien.perception.crops import deep3d_alignment, sample_affine, sample_pixels, similarity_between
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "deep3d_alignment.json").read_text())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mien.backbones import EfficientNetLite0, ResNet50, load_imagenet, make_backbone
 from mien.errors import AssetError, ConfigError
+from mien.networks.backbones import EfficientNetLite0, ResNet50, load_imagenet, make_backbone
 
 
 def test_resnet50_has_torchvisions_names_and_size() -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mien.reconstruct
-from mien import assets, cli
+import mien.pipeline.reconstructor
+from mien import assets
+from mien.cli import app as cli
 from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
-from mien.photo import Photo
-from mien.reconstruction import Reconstruction
+from mien.io import Photo
+from mien.result import Reconstruction
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
 
 
@@ -47,7 +48,7 @@ class FakeReconstructor:
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.made.clear()
-    monkeypatch.setattr(mien.reconstruct, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr(mien.pipeline.reconstructor, "Reconstructor", FakeReconstructor)
     monkeypatch.setattr("mien.export.images.PANEL_SIDE", 24)  # the sheet is not what is tested here
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mien import cli
+from mien.cli import app as cli
 from tests.tiny import tiny_model
 from tests.training.tiny_data import write_model
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mien.conversion.deep3d_coefficients import Deep3dCoefficients, deep3d_camera, deep3d_colours
-from mien.conversion.flame_coefficients import DecaCoefficients, TddfaCoefficients
 from mien.errors import ConfigError, FormatError
 from mien.morphable import MorphableModel
 from mien.morphable.formats import read_model
 from mien.morphable.formats.mat5 import read_mat, write_mat
+from mien.registration.foreign.deep3d import Deep3dCoefficients, deep3d_camera, deep3d_colours
+from mien.registration.foreign.flame import DecaCoefficients, TddfaCoefficients
 from tests.formats import files
 from tests.tiny import tiny_model
 

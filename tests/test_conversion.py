@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from mien import cli
 from mien.camera import Camera
-from mien.conversion import complete, register, transfer
-from mien.conversion.landmark_file import converted_model_path, read_landmarks, with_landmarks
-from mien.conversion.matching import Matcher, nearest
-from mien.conversion.picture import model_picture
-from mien.conversion.transfer import _followed
-from mien.conversion.transfer_files import write_transfer
-from mien.conversion.unwrap import connected_parts, unwrapped
+from mien.cli import app as cli
 from mien.errors import ConfigError, FormatError
-from mien.export import glb_bytes
+from mien.export.gltf import glb_bytes
+from mien.export.model_sheet import model_picture
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
+from mien.geometry import Matcher, nearest
 from mien.morphable import MorphableModel, load_model, save_model
-from mien.morphable.formats import SourceModel
+from mien.morphable.formats.source import SourceModel
+from mien.morphable.registry import converted_model_path
+from mien.registration import complete, register, transfer
+from mien.registration.landmark_file import read_landmarks, with_landmarks
+from mien.registration.transfer import _followed
+from mien.registration.transfer_files import write_transfer
+from mien.registration.uv_layout import connected_parts, unwrapped
 from tests.formats import files
 from tests.test_model_file import with_everything
 from tests.tiny_face import tiny_model as tiny_face_model

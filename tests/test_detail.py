@@ -11,24 +11,14 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from mien.camera import Camera, Pose
-from mien.detail import (
-    CHANNELS,
-    UNIT_SIZE,
-    DetailNetwork,
-    load_detail,
-    predict_maps,
-    save_detail,
-    texture_inputs,
-    vertex_detail,
-    where_seen,
-)
 from mien.errors import ConfigError, FormatError, ModelMismatch
-from mien.fitting import Unwrapped, texel_face
 from mien.geometry import vertex_normals
 from mien.lighting import ambient_lighting, directional_lighting, shading, shading_gradient
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.networks import DetailNetwork, load_detail, predict_maps, save_detail
+from mien.networks.detail_unet import CHANNELS, UNIT_SIZE, texture_inputs, where_seen
 from mien.rendering import build_surface, render, sample_map, sample_map_hyperbolic
-from mien.texture_space import TexelAtlas, TexelFace
+from mien.texture import TexelAtlas, TexelFace, Unwrapped, texel_face, vertex_detail
 from tests.tiny import tiny_model
 
 SIZE = 48

@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mien.camera import Camera
-from mien.encoder import LOOKS, FaceEncoder, grown, load_encoder, save_encoder
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
+from mien.networks import FaceEncoder, load_encoder, save_encoder
+from mien.networks.crop_space import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, Regression, appearance, mean_face_frame
+from mien.networks.encoder import LOOKS, grown
+from mien.networks.refiner import FARTHEST, LARGEST, POINT_UNIT, SecondLook
 from mien.perception import face_crop
-from mien.regression import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, Regression, appearance, mean_face_frame
-from mien.second_look import FARTHEST, LARGEST, POINT_UNIT, SecondLook
 from tests.tiny import tiny_model
 
 SIZE = 64
@@ -407,7 +408,7 @@ import warnings
 import torch
 from safetensors.torch import save_file
 from mien.camera import Camera
-from mien.encoder import FaceEncoder
+from mien.networks.encoder import FaceEncoder
 from tests.tiny import tiny_model
 
 warnings.simplefilter("ignore")

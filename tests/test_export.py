@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 
 from mien.errors import ConfigError, OutputError
-from mien.export import glb_bytes, write_glb, write_obj, write_ply, write_reconstruction
+from mien.export import write_reconstruction
+from mien.export.gltf import glb_bytes, write_glb
 from mien.export.images import PANEL_SIDE, FacePainter, normal_map, overlay_image, sheet_image
+from mien.export.obj import write_obj
+from mien.export.ply import write_ply
 from mien.export.surface import unit_normals
-from mien.photo import Photo
-from mien.reconstruction import Reconstruction
+from mien.io import Photo
+from mien.result import Reconstruction
 from tests.tiny_face import EXPRESSION_NAMES, tiny_model, tiny_photo, tiny_reconstruction
 
 FILES = {

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.encoder import LOOKS, FaceEncoder
-from mien.mirror import FLIP, Mirror, mirror_mesh, mirrored_camera, mirrored_points
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
-from mien.regression import Regression, mean_face_frame
+from mien.morphable.symmetry import FLIP, Mirror, mirror_mesh, mirrored_camera, mirrored_points
+from mien.networks import FaceEncoder
+from mien.networks.crop_space import Regression, mean_face_frame
+from mien.networks.encoder import LOOKS
 
 SIZE = 64
 

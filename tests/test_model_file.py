@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from mien.errors import FormatError, OutputError
 from mien.morphable import MorphableModel, load_model, save_model
-from mien.morphable.formats import SourceModel, read_model
+from mien.morphable.formats import read_model
 from mien.morphable.formats.generic import write_generic
+from mien.morphable.formats.source import SourceModel
 from mien.morphable.skinning import Skinning
 from tests.tiny import tiny_model
 

@@ -12,21 +12,22 @@ from mien.assets import load_tensors
 from mien.errors import ImageError
 from mien.perception import (
     SAME_PERSON_DISTANCE,
+    DetectedFace,
+    FaceMesh,
     FaceObservation,
     IdentityNetwork,
     Perception,
-    detection,
     face_crop,
     face_parts,
-    skin,
 )
+from mien.perception import box_detector as detection
+from mien.perception import skin_mask as skin
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
-from mien.perception.detection import FaceDetector
-from mien.perception.facemesh import TAILS, FaceMesh, tail_layers
-from mien.perception.identity import CHIP_POINTS, CHIP_SIZE, chip_template
+from mien.perception.box_detector import FaceDetector
+from mien.perception.facemesh import TAILS, tail_layers
 from mien.perception.landmarks import landmarks68_from_mesh, spaced_along
 from mien.perception.layers import BlazeBlock, pad_same
-from mien.perception.observation import DetectedFace
+from mien.perception.recognition import CHIP_POINTS, CHIP_SIZE, chip_template
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 
 # Eyes, nose tip and mouth corners of the astronaut, read off the picture by eye (pixels).

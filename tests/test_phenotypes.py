@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from mien import cli
 from mien.assets import load_tensors
-from mien.conversion.drawn_face import PICTURE_FILE, drawn_face
+from mien.cli import app as cli
 from mien.errors import ConfigError, FormatError, ModelMismatch
+from mien.export.model_face import PICTURE_FILE, drawn_face
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.formats.anny import read_phenotype
 from mien.morphable.phenotypes import PHENOTYPES_FILE, Phenotype, phenotype_identity
-from mien.reconstruction import Reconstruction
+from mien.result import Reconstruction
 from tests.tiny import tiny_model
 
 YOUNG = 2 / 3

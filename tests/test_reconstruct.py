@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.encoder import FaceEncoder, save_encoder
 from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, ModelMismatch, NoFaceFound
 from mien.fitting import FitSettings
 from mien.lighting import rolled_lighting
 from mien.morphable import FaceCoefficients
-from mien.observed import ObservedFaces
-from mien.reconstruct import Reconstructor
-from mien.reconstruction import Reconstruction
+from mien.networks import FaceEncoder, save_encoder
+from mien.pipeline import ObservedFaces, Reconstructor
+from mien.result import Reconstruction
 from tests.tiny import tiny_model
 
 

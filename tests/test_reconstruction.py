@@ -13,14 +13,9 @@ import pytest
 from PIL import Image
 
 from mien.errors import FormatError, OutputError
-from mien.reconstruction import (
-    ARRAYS,
-    ARRAYS_FILE,
-    COEFFICIENTS_FILE,
-    TEXTURE_FILE,
-    Reconstruction,
-    writing_folder,
-)
+from mien.io.files import writing_folder
+from mien.io.result_folder import ARRAYS, ARRAYS_FILE, COEFFICIENTS_FILE, TEXTURE_FILE
+from mien.result import Reconstruction
 from tests.tiny_face import tiny_reconstruction
 
 # Half a step of each stored map, and the rounding of the pose's inverse (float32 at 0.8 m).

@@ -8,12 +8,11 @@ import torch
 
 from mien.camera import Camera, Pose
 from mien.errors import FitDiverged
-from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
 from mien.rendering import (
     VertexDetail,
     build_surface,
     draw_texture,
-    landmark_vertices,
     render,
     sample_image,
     sample_map,

@@ -13,16 +13,18 @@ import pytest
 import torch
 
 from mien.camera import CAMERA_FROM_MODEL
-from mien.conversion.deep3d_coefficients import Deep3dCoefficients
-from mien.conversion.drawn_face import drawn_face
-from mien.conversion.flame_coefficients import DecaCoefficients, TddfaCoefficients
-from mien.conversion.transfer import Transfer
-from mien.conversion.transfer_files import write_transfer
 from mien.evaluation.shape import DistanceSummary
-from mien.export import write_glb, write_obj, write_ply
+from mien.export.gltf import write_glb
+from mien.export.model_face import drawn_face
+from mien.export.obj import write_obj
+from mien.export.ply import write_ply
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.formats.arkit import read_arkit_weights, write_arkit_weights
-from mien.reconstruction import Reconstruction
+from mien.registration import Transfer
+from mien.registration.foreign.deep3d import Deep3dCoefficients
+from mien.registration.foreign.flame import DecaCoefficients, TddfaCoefficients
+from mien.registration.transfer_files import write_transfer
+from mien.result import Reconstruction
 from tests.test_export import Glb
 
 LOST = 1e-6

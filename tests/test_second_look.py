@@ -9,8 +9,8 @@ import torch
 
 from mien.camera import Camera, Pose
 from mien.morphable import MorphableModel
-from mien.second_look import CHART_SIZE, DARKEST, FARTHEST, LOOK_SIZE, POINT_UNIT, SecondLook
-from mien.texture_space import TexelAtlas
+from mien.networks.refiner import CHART_SIZE, DARKEST, FARTHEST, LOOK_SIZE, POINT_UNIT, SecondLook
+from mien.texture import TexelAtlas
 from tests.tiny import EXPRESSION, IDENTITY
 
 FACES = 2

@@ -4,7 +4,7 @@ import torch
 
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.texture import DisplacedNormals, TexelAtlas
 
 SIZE = 96
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from mien.camera import CAMERA_FROM_MODEL
+from mien.io import Photo
 from mien.morphable import MorphableModel
-from mien.photo import Photo
-from mien.reconstruction import Reconstruction
+from mien.result import Reconstruction
 
 COLUMNS, ROWS = 5, 6
 EXPRESSION_NAMES = ("jawOpen", "mouthSmileLeft", "tongueOut")

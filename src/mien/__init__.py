@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from mien.fitting import FitSettings as FitSettings
     from mien.fitting import FitTargets as FitTargets
     from mien.fitting import fit as fit
+    from mien.io import Photo as Photo
+    from mien.io import read_photo as read_photo
     from mien.morphable import FaceCoefficients as FaceCoefficients
     from mien.morphable import MorphableModel as MorphableModel
     from mien.morphable import load_model as load_model
-    from mien.photo import Photo as Photo
-    from mien.photo import read_photo as read_photo
-    from mien.reconstruct import Reconstructor as Reconstructor
-    from mien.reconstruction import Reconstruction as Reconstruction
+    from mien.pipeline import Reconstructor as Reconstructor
     from mien.rendering import RenderOutput as RenderOutput
     from mien.rendering import render as render
+    from mien.result import Reconstruction as Reconstruction
 
 # MKL reads this at its first product. Without it, on some Xeons, the last bits of a sum depend on where in memory its
 # terms lie and how busy the cores are, and the same photo gives another face.
@@ -53,10 +53,10 @@ _HOMES = {
     "FaceCoefficients": "mien.morphable",
     "MorphableModel": "mien.morphable",
     "load_model": "mien.morphable",
-    "Photo": "mien.photo",
-    "read_photo": "mien.photo",
-    "Reconstructor": "mien.reconstruct",
-    "Reconstruction": "mien.reconstruction",
+    "Photo": "mien.io",
+    "read_photo": "mien.io",
+    "Reconstructor": "mien.pipeline",
+    "Reconstruction": "mien.result",
     "RenderOutput": "mien.rendering",
     "render": "mien.rendering",
 }

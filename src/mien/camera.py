@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mien.arrays import Float, Tensor
 from mien.geometry import compose_rotations, rotvec_to_rotmat
+from mien.typing import Float, Tensor
 
 CAMERA_FROM_MODEL = (1.0, -1.0, -1.0)
 """The diagonal of the half turn about x between model axes and camera axes."""

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from mien.arrays import Float, Tensor
+from mien.typing import Float, Tensor
 
 SH_COUNT = 9
 

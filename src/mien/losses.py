@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.arrays import Float, Int, Tensor
+from mien.typing import Float, Int, Tensor
 
 
 def pixel_loss(

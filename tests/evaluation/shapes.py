@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from mien.evaluation.shape import Surface
+from mien.geometry import Surface
 
 
 def ellipsoid(*, radii: tuple[float, float, float] = (1.0, 1.0, 1.0), rings: int = 24) -> Surface:

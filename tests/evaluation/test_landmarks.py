@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from mien.errors import ConfigError, FormatError
+from mien.evaluation import LandmarkReport
 from mien.evaluation.landmarks import (
     LandmarkErrors,
-    LandmarkReport,
     LandmarkRow,
     area_under_ced,
     landmark_nme,

@@ -6,16 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.errors import ConfigError
-from mien.evaluation.shape import (
-    DistanceSummary,
-    Surface,
-    align_surface,
-    closest_barycentrics,
-    normal_distances,
-    submesh,
-    weighted_quantile,
-)
-from mien.geometry import Similarity, rotvec_to_rotmat
+from mien.evaluation.shape import DistanceSummary, align_surface, weighted_quantile
+from mien.geometry import Similarity, Surface, closest_barycentrics, normal_distances, rotvec_to_rotmat, submesh
 from tests.evaluation.shapes import ellipsoid, square
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mien.arrays import Tensor
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets, contour
 from mien.fitting.contour import ContourMesh, contour_energy
@@ -16,6 +15,7 @@ from mien.geometry import rim_vertices, vertex_normals
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import RenderOutput, render
+from mien.typing import Tensor
 
 SIDE = 160
 YAW = 0.9

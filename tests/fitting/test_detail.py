@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.fitting.detail import DetailSettings, Unwrapped, complete_texture, extended, fit_detail, unwrap_photo
+from mien.fitting import DetailSettings, fit_detail
 from mien.lighting import ambient_lighting, shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import build_surface, render, visible_vertices
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.texture import DisplacedNormals, TexelAtlas, Unwrapped, complete_texture, extended, unwrap_photo
 
 SIZE = 64
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
-from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose, placed_on_points
+from mien.fitting import placed_on_points
+from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.fitting.light import LightPriors, fit_light_and_albedo, light_precision
+from mien.fitting.lighting import LightPriors, fit_light_and_albedo, light_precision
 from mien.geometry import vertex_normals
 from mien.lighting import ambient_lighting, sh_basis, shading
 from mien.morphable import MorphableModel

@@ -14,8 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mien.morphable.formats import SourceModel
 from mien.morphable.formats.arkit import ARKIT_NAMES
+from mien.morphable.formats.source import SourceModel
 
 COLUMNS, ROWS = 9, 11
 V = COLUMNS * ROWS

@@ -12,13 +12,14 @@ import torch
 
 from mien.errors import BackendUnavailable, ConfigError, FormatError
 from mien.morphable import formats
-from mien.morphable.formats import SourceModel, hdf5, read_model
+from mien.morphable.formats import hdf5, read_model
 from mien.morphable.formats.arkit import ARKIT_NAMES, read_arkit_weights, write_arkit_weights
 from mien.morphable.formats.bfm2009 import read_bfm2009
 from mien.morphable.formats.flame import read_flame
 from mien.morphable.formats.generic import read_generic, write_generic
 from mien.morphable.formats.ict import arkit_name, read_ict
 from mien.morphable.formats.mat5 import read_mat, write_mat
+from mien.morphable.formats.source import SourceModel
 from tests.formats import files
 from tests.formats.files import FACE, V
 

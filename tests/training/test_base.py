@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mien.encoder import FaceEncoder, save_encoder
 from mien.errors import ConfigError
 from mien.losses import pixel_loss
 from mien.morphable import MorphableModel
+from mien.networks import FaceEncoder, save_encoder
+from mien.networks.crop_space import HEAD_UNITS
+from mien.networks.refiner import LOOK_SIZE
 from mien.perception import IdentityNetwork
-from mien.regression import HEAD_UNITS
 from mien.rendering import render
-from mien.second_look import LOOK_SIZE
-from mien.training.base import BaseObjective, aligned_distance_mm, beyond_similarity, make_encoder
-from mien.training.batch import FaceBatch, join_batches
+from mien.training.coarse import BaseObjective, aligned_distance_mm, beyond_similarity, make_encoder
 from mien.training.config import BaseLossSettings, EncoderSettings
-from mien.training.synthetic import SyntheticFaces
+from mien.training.data.batch import FaceBatch, join_batches
+from mien.training.synthetic.faces import SyntheticFaces
 
 SIZE = 48
 EVERYTHING = BaseLossSettings(

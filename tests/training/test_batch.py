@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from mien.fitting import DetailMaps
 from mien.morphable import MorphableModel
-from mien.training.batch import FaceBatch, join_batches
-from mien.training.source import resized
-from mien.training.synthetic import SyntheticFaces
+from mien.texture import DetailMaps
+from mien.training.data.batch import FaceBatch, join_batches, resized
+from mien.training.synthetic.faces import SyntheticFaces
 
 SIZE, MAP = 24, 8
 

@@ -13,21 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mien.detail import DetailNetwork
-from mien.encoder import FaceEncoder, load_encoder, save_encoder
 from mien.errors import ConfigError
-from mien.fitting import DetailMaps
 from mien.losses import mesh_smoothness_loss
 from mien.morphable import MorphableModel, load_model
+from mien.networks import DetailNetwork, FaceEncoder, load_encoder, save_encoder
 from mien.perception import IdentityNetwork
-from mien.training.batch import FaceBatch
+from mien.texture import DetailMaps
 from mien.training.checkpoint import checkpoints
 from mien.training.config import DetailBaseSettings, DetailConfig, DetailLossSettings, load_config
+from mien.training.data.batch import FaceBatch
 from mien.training.detail import DetailObjective, make_detail_network
-from mien.training.detailed import DetailedFaces
 from mien.training.objective import LossTerm
 from mien.training.report import report_detail
-from mien.training.runs import held_out_detail_faces, train_detail
+from mien.training.run import held_out_detail_faces, train_detail
+from mien.training.synthetic.detailed_faces import DetailedFaces
 from tests.training.tiny_data import write_store
 
 SIZE, MAP = 64, 48
@@ -203,7 +202,7 @@ def last_tensors(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def few_validation_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mien.training.runs.VALIDATION_FACES", 2)
+    monkeypatch.setattr("mien.training.run.VALIDATION_FACES", 2)
 
 
 @pytest.mark.usefixtures("few_validation_faces")

@@ -11,17 +11,16 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mien.fitting import DetailMaps, texel_face
 from mien.morphable import MorphableModel, load_model
 from mien.rendering import VertexDetail, build_surface, draw_texture, sample_map
-from mien.texture_space import TexelAtlas
-from mien.training import detailed
-from mien.training.base import landmarks68
-from mien.training.batch import FaceBatch
-from mien.training.detailed import DetailedFaces
-from mien.training.population import SkinBank
-from mien.training.samples import write_samples
-from mien.training.synthetic import SyntheticFaces
+from mien.texture import DetailMaps, TexelAtlas, texel_face
+from mien.training.coarse import landmarks68
+from mien.training.data.batch import FaceBatch
+from mien.training.synthetic import detailed_faces as detailed
+from mien.training.synthetic.detailed_faces import DetailedFaces
+from mien.training.synthetic.faces import SyntheticFaces
+from mien.training.synthetic.population import SkinBank
+from mien.training.synthetic.samples import write_samples
 
 SIZE, MAP = 64, 64
 

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from mien.errors import ConfigError, FormatError, ModelMismatch, OutputError
-from mien.mirror import Mirror
 from mien.morphable import MorphableModel, load_model
+from mien.morphable.symmetry import Mirror
 from mien.perception import FaceMesh
 from mien.rendering import render
-from mien.training import drawn
-from mien.training.base import landmarks68
-from mien.training.batch import FaceBatch
-from mien.training.drawn import PLAN_FILE, DrawingPlan, StoredDrawnFaces, draw_store
-from mien.training.synthetic import SyntheticFaces
+from mien.training.coarse import landmarks68
+from mien.training.data.batch import FaceBatch
+from mien.training.synthetic import store as drawn
+from mien.training.synthetic.faces import SyntheticFaces
+from mien.training.synthetic.store import PLAN_FILE, DrawingPlan, StoredDrawnFaces, draw_store
 from tests.tiny import tiny_model
 
 SIZE = 48

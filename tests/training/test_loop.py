@@ -22,17 +22,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from mien.errors import ConfigError, FitDiverged, ModelMismatch, OutputError, TrainingDiverged
 from mien.morphable import MorphableModel, load_model
-from mien.training.base import BaseObjective, landmarks68, make_encoder
-from mien.training.batch import FaceBatch
 from mien.training.checkpoint import checkpoints
+from mien.training.coarse import BaseObjective, landmarks68, make_encoder
 from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, dump, load_config
-from mien.training.drawn import DrawingPlan, draw_store
+from mien.training.data.batch import FaceBatch
+from mien.training.data.source import FaceSource, Part
 from mien.training.loop import RunSettings, _agreed_precision, _moving_average, chosen_precision, learning_rate
 from mien.training.report import report_base
+from mien.training.run import make_source, open_run, train_base
 from mien.training.run_folder import RunInputs, begun_precision
-from mien.training.runs import make_source, open_run, train_base
-from mien.training.source import FaceSource, Part
-from mien.training.synthetic import SyntheticFaces
+from mien.training.synthetic.faces import SyntheticFaces
+from mien.training.synthetic.store import DrawingPlan, draw_store
 from tests.tiny import tiny_model
 from tests.training.tiny_data import write_model, write_store
 
@@ -189,7 +189,7 @@ def test_two_processes_train_as_one(model_file: Path, tmp_path: Path) -> None:
 SPOILT = """
 import torch
 from mien.cli import main
-from mien.training.source import FaceSource
+from mien.training.data.source import FaceSource
 
 draw = FaceSource.batch
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mien.errors import ConfigError, FormatError, OutputError
-from mien.training import prepare as module
-from mien.training.prepare import PhotoFacts, PreparationSettings, photo_facts, prepare, split_of
-from mien.training.store import STORE_SIZE, FaceStore
+from mien.training.data import prepare as module
+from mien.training.data.prepare import PhotoFacts, PreparationSettings, photo_facts, prepare, split_of
+from mien.training.data.store import STORE_SIZE, FaceStore
 
 skimage_data = pytest.importorskip("skimage.data")
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mien.morphable import MorphableModel, load_model
-from mien.texture_space import TexelAtlas
-from mien.training.anatomy import FOLDS
-from mien.training.canvas import Place, SkinCanvas, gaussian, smooth_curve
-from mien.training.folds import FoldFamily
-from mien.training.marks import MarkPainter
-from mien.training.relief import DEEPEST_MM, ReliefPainter, ReliefSettings
+from mien.texture import TexelAtlas
+from mien.training.synthetic.blemishes import MarkPainter
+from mien.training.synthetic.canvas import Place, SkinCanvas, gaussian, smooth_curve
+from mien.training.synthetic.relief import DEEPEST_MM, ReliefPainter, ReliefSettings
+from mien.training.synthetic.wrinkle_atlas import FOLDS
+from mien.training.synthetic.wrinkles import FoldFamily
 
 SIZE = 96
 FOLDED = ReliefSettings(

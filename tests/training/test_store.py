@@ -11,8 +11,8 @@ import torch
 
 from mien.errors import BackendUnavailable, ConfigError, FormatError
 from mien.morphable import MorphableModel
-from mien.training.skins import collect_skins
-from mien.training.store import FaceStore, decode_record, encode_record
+from mien.training.data.store import FaceStore, decode_record, encode_record
+from mien.training.synthetic.skins import collect_skins
 from tests.training.tiny_data import record_of, write_store
 
 

@@ -10,19 +10,21 @@ import torch
 from PIL import Image
 
 from mien.errors import ConfigError, FormatError, ModelMismatch
-from mien.mirror import MIRROR_LANDMARKS, mirror_mesh
 from mien.morphable import MorphableModel, load_model
+from mien.morphable.symmetry import MIRROR_LANDMARKS, mirror_mesh
 from mien.perception import FaceMesh
 from mien.perception.facemesh import MESH_SIZE
-from mien.training.base import landmarks68
+from mien.training.coarse import landmarks68
 from mien.training.config import BaseConfig, load_config
-from mien.training.imaging import FaceFrame, elsewhere, photograph
-from mien.training.population import SkinBank
-from mien.training.runs import held_out_faces
-from mien.training.samples import write_samples
-from mien.training.source import FaceSource, Part, PhotographedFaces, stream
-from mien.training.store import FaceStore
-from mien.training.synthetic import SyntheticFaces
+from mien.training.data.augment import FaceFrame, elsewhere
+from mien.training.data.camera_simulation import photograph
+from mien.training.data.photos import PhotographedFaces
+from mien.training.data.source import FaceSource, Part, stream
+from mien.training.data.store import FaceStore
+from mien.training.run import held_out_faces
+from mien.training.synthetic.faces import SyntheticFaces
+from mien.training.synthetic.population import SkinBank
+from mien.training.synthetic.samples import write_samples
 from tests.tiny import tiny_model
 from tests.training.tiny_data import CROP, write_store
 

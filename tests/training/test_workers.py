@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mien.errors import FormatError, OutputError
-from mien.training.workers import each_done
+from mien.training.data.workers import each_done
 
 CALLS = 60
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from mien.morphable import MorphableModel
 from mien.morphable.model import FORMAT
-from mien.training.store import INDEX_FILE, STORE_MARGIN, FaceRecord, Split, StoredFace, encode_record, write_index
-from mien.training.synthetic import SyntheticFaces
+from mien.training.data.store import INDEX_FILE, STORE_MARGIN, FaceRecord, Split, StoredFace, encode_record, write_index
+from mien.training.synthetic.faces import SyntheticFaces
 
 CROP = 40
 

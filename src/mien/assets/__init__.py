@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mien.arrays import Tensor
 from mien.errors import AssetError
+from mien.typing import Tensor
 
 FOLDER = Path(__file__).parent
 MANIFEST = FOLDER / "manifest.json"

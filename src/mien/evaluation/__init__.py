@@ -1,4 +1,4 @@
-"""Measurements of what the package makes: landmarks, surfaces, likeness, and how they are written down."""
+"""Protocols and metrics: landmarks, surfaces, detail, and how results are written down."""
 
 from mien.evaluation.landmarks import LandmarkReport as LandmarkReport
 from mien.evaluation.landmarks import evaluate_landmarks as evaluate_landmarks

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
-from mien.arrays import Float, Tensor
+from mien.typing import Float, Tensor
 
 # sRGB to CIE XYZ under D65 and its white, IEC 61966-2-1; the rows sum to the white point.
 _XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from mien.arrays import Float, Int, Tensor
 from mien.errors import ConfigError
+from mien.typing import Float, Int, Tensor
 
 LEAST_WEIGHT = 1e-6
 

@@ -16,9 +16,9 @@ from jaxtyping import Float
 
 from mien.errors import ConfigError, FormatError, MienError
 from mien.evaluation.report import markdown_table
+from mien.io import find_photos, read_photo
 from mien.perception import Perception
-from mien.photo import find_photos, read_photo
-from mien.reconstruct import Reconstructor
+from mien.pipeline import Reconstructor
 
 OUTER_EYE_CORNERS = (36, 45)
 INNER_POINTS = slice(17, 68)

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mien.arrays import Float, Tensor, UInt8
 from mien.camera import Camera, Pose
 from mien.errors import ConfigError
 from mien.geometry import rotmat_to_rotvec
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import SAME_PERSON_DISTANCE, IdentityNetwork
-from mien.perception.identity import MEAN_COLOUR
-from mien.reconstruction import Reconstruction
+from mien.perception.recognition import MEAN_COLOUR
 from mien.rendering import VertexDetail, build_surface, draw_texture, sample_map
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.result import Reconstruction
+from mien.texture import DisplacedNormals, TexelAtlas
+from mien.typing import Float, Tensor, UInt8
 
 ATLAS_SIZE = 512
 """Texels a side of the map that reconstructions are drawn with: a face in a 900-pixel photo has fewer pixels."""

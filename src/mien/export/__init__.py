@@ -10,20 +10,14 @@ from pathlib import Path
 from mien.errors import ConfigError
 from mien.export.gltf import glb_bytes as glb_bytes
 from mien.export.gltf import write_glb as write_glb
-from mien.export.images import (
-    FacePainter,
-    albedo_map,
-    normal_map,
-    overlay_image,
-    save_image,
-    sheet_image,
-    to_bytes,
-)
+from mien.export.images import FacePainter, albedo_map, normal_map, overlay_image, save_image, sheet_image, to_bytes
 from mien.export.obj import write_obj as write_obj
 from mien.export.ply import write_ply as write_ply
+from mien.io import Photo
+from mien.io.files import writing_folder
+from mien.io.result_folder import write_result_files
 from mien.morphable import MorphableModel
-from mien.photo import Photo
-from mien.reconstruction import Reconstruction, writing_folder
+from mien.result import Reconstruction
 
 
 def write_reconstruction(
@@ -40,7 +34,7 @@ def write_reconstruction(
     painter = FacePainter(reconstruction, model)
     normals = painter.normals_map if painter.normals_map is not None else normal_map(reconstruction, model)
     with writing_folder(Path(folder)) as partial:
-        reconstruction.write_files(partial)
+        write_result_files(reconstruction, partial)
         write_glb(reconstruction, model, partial / "face.glb")
         write_obj(reconstruction, model, partial / "face.obj")
         write_ply(reconstruction, partial / "face.ply")

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mien.arrays import Float, Int
 from mien.export.surface import eye_triangles, unit_normals
+from mien.io.result_folder import package_version
 from mien.morphable import MorphableModel
-from mien.reconstruction import Reconstruction, package_version
+from mien.result import Reconstruction
+from mien.typing import Float, Int
 
 # Changes below these are not stored: a micrometre, and 0.06° of a normal.
 _POSITION_EPSILON_M = 1e-6

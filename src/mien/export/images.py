@@ -11,17 +11,17 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
-from mien.arrays import Bool, Float, Int, Tensor, UInt8
 from mien.camera import CAMERA_FROM_MODEL, Camera
 from mien.export.surface import unit_normals
 from mien.geometry import rotvec_to_rotmat
+from mien.io import Photo
 from mien.lighting import shading
 from mien.morphable import MorphableModel
-from mien.photo import Photo
 from mien.rasterizer import rasterize_hard
-from mien.reconstruction import Reconstruction
 from mien.rendering import sample_map
-from mien.texture_space import DisplacedNormals, TexelAtlas
+from mien.result import Reconstruction
+from mien.texture import DisplacedNormals, TexelAtlas
+from mien.typing import Bool, Float, Int, Tensor, UInt8
 
 OVERLAY_SIDE = 1024
 """Longest side of overlay.png, pixels."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from mien.export.surface import eye_triangles, unit_normals
+from mien.io.result_folder import TEXTURE_FILE
 from mien.morphable import MorphableModel
-from mien.reconstruction import TEXTURE_FILE, Reconstruction
+from mien.result import Reconstruction
 
 _MATERIALS = f"""\
 # Colours of face.obj

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.export.surface import texture_at_vertices, unit_normals
-from mien.reconstruction import Reconstruction
+from mien.result import Reconstruction
 
 _VERTEX = np.dtype([*((name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")),
                     *((name, "u1") for name in ("red", "green", "blue"))])  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mien.arrays import Bool, Float, Int
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
-from mien.reconstruction import Reconstruction
 from mien.rendering import sample_map
+from mien.result import Reconstruction
+from mien.typing import Bool, Float, Int
 
 
 def unit_normals(vertices: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "T 3"]) -> Float[np.ndarray, "V 3"]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from mien.arrays import Float, Int, Tensor
 from mien.fitting.problem import FitSettings, FitTargets
 from mien.geometry import rim_vertices, unique_edges, vertex_normals
 from mien.morphable import MorphableModel
@@ -24,6 +23,7 @@ from mien.rendering import (
     sample_nearest,
     visible_vertices,
 )
+from mien.typing import Float, Int, Tensor
 
 REACH_SHARE = 0.06
 """How far to each side of the outline the photo is searched, in parts of the face's size."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mien.arrays import Float, Tensor
 from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.typing import Float, Tensor
 
 ITERATIONS = 14
 POSE_ITERATIONS = 6

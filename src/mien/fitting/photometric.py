@@ -9,17 +9,17 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from mien.arrays import Float, Tensor
 from mien.camera import Pose
 from mien.errors import FitDiverged
 from mien.fitting.contour import ContourMesh, contour_energy
-from mien.fitting.descent import Descent
-from mien.fitting.light import expected_light, light_precision
+from mien.fitting.lighting import expected_light, light_precision
+from mien.fitting.optimizer import Descent
 from mien.fitting.problem import FitSettings, FitTargets
 from mien.losses import recognition_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
 from mien.rendering import RenderOutput, render, sample_image
+from mien.typing import Float, Tensor
 
 REACH, LONGEST_STEP = 4.0, 0.12
 """Standard deviations that an unknown can move by in all steps at their first length, and in one of them. Steps of one

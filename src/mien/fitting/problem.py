@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mien.arrays import Float, Tensor
 from mien.camera import Camera
 from mien.errors import ConfigError
-from mien.fitting.light import LightPriors
+from mien.fitting.lighting import LightPriors
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.typing import Float, Tensor
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""The linear face model: identity, expression and albedo as coefficient vectors (eq. 1 and 2)."""
+"""The linear face model, its coefficients and its landmarks."""
 
 from mien.morphable.coefficients import FaceCoefficients as FaceCoefficients
+from mien.morphable.landmarks import landmark_vertices as landmark_vertices
 from mien.morphable.model import MorphableModel as MorphableModel
 from mien.morphable.model import PartMasks as PartMasks
 from mien.morphable.model import load_model as load_model

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from mien.arrays import Float, Tensor
 from mien.camera import Pose
 from mien.lighting import ambient_lighting, rolled_lighting
+from mien.typing import Float, Tensor
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mien.arrays import Float, Int, Tensor
 from mien.assets import asset_path
 from mien.errors import FormatError
-from mien.files import write_whole, writing
+from mien.io.files import write_whole, writing
 from mien.morphable.skinning import Skinning
+from mien.typing import Float, Int, Tensor
 
 FORMAT = "mien-model-1"
 DEFAULT_MODEL = "mien-face"

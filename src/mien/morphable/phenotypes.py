@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from mien.arrays import Float, Tensor
 from mien.assets import load_metadata, load_tensors
 from mien.errors import ConfigError, ModelMismatch
 from mien.morphable.model import MorphableModel
+from mien.typing import Float, Tensor
 
 PHENOTYPES_FILE = "phenotypes.safetensors"
 GENDERS = ("male", "female")

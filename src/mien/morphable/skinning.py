@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mien.arrays import Float, Int, Tensor
 from mien.geometry import rotvec_to_rotmat
+from mien.typing import Float, Int, Tensor
 
 
 class Skinning(nn.Module):

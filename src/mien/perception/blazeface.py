@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mien.arrays import Float, Tensor
 from mien.assets import load_weights
 from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
+from mien.typing import Float, Tensor
 
 
 def anchor_centres(size: int, layers: tuple[tuple[int, int], ...]) -> Float[Tensor, "P 2"]:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mien.arrays import Float, Tensor
 from mien.assets import load_weights
 from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
+from mien.typing import Float, Tensor
 
 MESH_SIZE = 192
 FEATURE_STRIDE = 4

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mien.arrays import Float, Tensor
+from mien.typing import Float, Tensor
 
 Activation = Literal["relu", "prelu"]
 Network = TypeVar("Network", bound=nn.Module)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mien.arrays import Float, Tensor
-from mien.perception.alignment import sample_affine
+from mien.perception.crops import sample_affine
+from mien.typing import Float, Tensor
 
 # Exposure is touched only where the photo is plainly dark, washed out or flat: Rec. 709 luma of the encoded
 # values, of the 2nd, 50th and 98th percentile.

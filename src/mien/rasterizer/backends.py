@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 
-from mien.arrays import Tensor
 from mien.errors import BackendUnavailable, ConfigError
 from mien.rasterizer import cpu
+from mien.typing import Tensor
 
 __all__ = ["Backend", "choose", "kernels_beside"]
 

@@ -11,8 +11,8 @@ import math
 
 import torch
 
-from mien.arrays import Float, Tensor
 from mien.errors import ConfigError
+from mien.typing import Float, Tensor
 
 __all__ = [
     "as_int32",

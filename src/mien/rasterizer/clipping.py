@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mien.arrays import Float, Int, Tensor
 from mien.rasterizer.settings import RasterSettings
+from mien.typing import Float, Int, Tensor
 
 __all__ = ["ClippedMesh", "clip_near"]
 

@@ -14,9 +14,9 @@ from types import ModuleType
 
 import torch
 
-from mien.arrays import Tensor
 from mien.errors import BackendUnavailable
 from mien.rasterizer.settings import RasterSettings
+from mien.typing import Tensor
 
 __all__ = ["gomp_parallel", "hard_forward", "native", "soft_backward", "soft_forward"]
 

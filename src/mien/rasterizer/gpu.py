@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from mien.arrays import Tensor
-from mien.rasterizer import gpu_kernels as kernels
+from mien.rasterizer import triton as kernels
 from mien.rasterizer.settings import RasterSettings
+from mien.typing import Tensor
 
 __all__ = [
     "Launch",

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from mien.arrays import Tensor
 from mien.rasterizer.backends import kernels_beside
 from mien.rasterizer.checks import check_call, check_corners, check_planes, check_values
 from mien.rasterizer.clipping import ClippedMesh, clip_near
 from mien.rasterizer.settings import RasterSettings
+from mien.typing import Tensor
 
 __all__ = ["new_fragments", "new_gradients", "new_images"]
 

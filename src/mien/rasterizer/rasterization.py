@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from mien.arrays import Float, Int, Tensor
 from mien.rasterizer import ops  # noqa: F401  # registers torch.ops.mien
 from mien.rasterizer.backends import Backend, choose
 from mien.rasterizer.checks import as_int32, check_background, check_depth_range, check_tensors, check_values
-from mien.rasterizer.reference import (
-    Fragments,
-    RasterOutput,
-    rasterize_hard_reference,
-    rasterize_reference,
-)
+from mien.rasterizer.reference import Fragments, RasterOutput, rasterize_hard_reference, rasterize_reference
 from mien.rasterizer.settings import BarycentricClip, RasterSettings
+from mien.typing import Float, Int, Tensor
 
 __all__ = ["rasterize", "rasterize_hard"]
 

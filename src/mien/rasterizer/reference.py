@@ -35,9 +35,9 @@ import torch
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
-from mien.arrays import Float, Int, Tensor
 from mien.rasterizer.clipping import clip_near
 from mien.rasterizer.settings import RasterSettings
+from mien.typing import Float, Int, Tensor
 
 __all__ = ["Fragments", "RasterOutput", "rasterize_hard_reference", "rasterize_reference"]
 

@@ -22,8 +22,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from mien.arrays import Tensor
 from mien.errors import FormatError, ModelMismatch, OutputError
+from mien.typing import Tensor
 
 FORMAT = "mien-checkpoint-1"
 FOLDER, TENSORS_FILE, STATE_FILE = "checkpoints", "tensors.safetensors", "state.json"

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from mien.backbones import BackboneName
-from mien.detail import LEVELS, Displacement, Layout
 from mien.errors import ConfigError
-from mien.second_look import crop_size
+from mien.networks.backbones import BackboneName
+from mien.networks.detail_unet import LEVELS, Displacement, Layout
+from mien.networks.refiner import crop_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -52,7 +52,7 @@ class EncoderSettings:
     points: bool = False
     """Whether the network also sees the 468 points that perception finds."""
     look: bool = False
-    """Whether it looks again, at the crop unwrapped by its first answer (`mien.second_look`); needs points."""
+    """Whether it looks again, at the crop unwrapped by its first answer (`mien.networks.refiner`); needs points."""
     learn: Learning = "all"
     """What is trained: all that is not frozen otherwise, or the second look alone, over a first one that stays."""
     looks: int = 1

@@ -16,49 +16,33 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mien.arrays import Float, Tensor, UInt8
-from mien.detail import (
-    LEAST_LIGHT,
-    DetailNetwork,
-    along_normal,
-    load_detail,
-    texture_inputs,
-    vertex_detail,
-    where_seen,
-)
-from mien.encoder import FaceEncoder
 from mien.errors import ConfigError
 from mien.evaluation.detail import relief_correlation
-from mien.fitting import DetailMaps, FitSettings, FitTargets, Unwrapped, fit, texel_face, unwrap_photo
+from mien.fitting import FitSettings, FitTargets, fit
 from mien.fitting.photometric import recognition_features
 from mien.geometry import unique_edges
-from mien.losses import (
-    landmark_loss,
-    magnitude_loss,
-    mesh_smoothness_loss,
-    pixel_loss,
-    recognition_loss,
-    symmetry_loss,
-)
-from mien.morphable import FaceCoefficients, MorphableModel
+from mien.losses import landmark_loss, magnitude_loss, mesh_smoothness_loss, pixel_loss, recognition_loss, symmetry_loss
+from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
+from mien.networks import DetailNetwork, FaceEncoder, load_detail
+from mien.networks.crop_space import HEAD_UNITS
+from mien.networks.detail_unet import LEAST_LIGHT, texture_inputs, where_seen
 from mien.perception import IdentityNetwork
-from mien.regression import HEAD_UNITS
-from mien.rendering import (
-    FaceSurface,
-    RenderOutput,
-    build_surface,
-    draw_texture,
-    landmark_vertices,
-    render,
-    sample_map,
-    vertex_visibility,
+from mien.rendering import FaceSurface, RenderOutput, build_surface, draw_texture, render, sample_map, vertex_visibility
+from mien.texture import (
+    DetailMaps,
+    TexelAtlas,
+    TexelFace,
+    Unwrapped,
+    along_normal,
+    texel_face,
+    unwrap_photo,
+    vertex_detail,
 )
-from mien.texture_space import TexelAtlas, TexelFace
-from mien.training.batch import FaceBatch, join_batches
 from mien.training.config import DetailBaseSettings, DetailLossSettings, DetailNetworkSettings
+from mien.training.contact_sheets import DETAIL_LABELS, detail_sheet
+from mien.training.data.batch import FaceBatch, join_batches, resized
 from mien.training.objective import Figure, LossTerm
-from mien.training.sheet import DETAIL_LABELS, detail_sheet
-from mien.training.source import resized
+from mien.typing import Float, Tensor, UInt8
 
 MM_PER_M, CM_PER_M = 1000.0, 100.0
 UNSEEN_TRUST = 0.2

@@ -22,17 +22,17 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mien.arrays import Float, Tensor
 from mien.errors import ConfigError, FitDiverged, TrainingDiverged
-from mien.files import write_text
-from mien.training.batch import FaceBatch
+from mien.io.files import write_text
 from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
+from mien.training.data.batch import FaceBatch
+from mien.training.data.source import FaceSource, Part, stream
 from mien.training.monitor import Monitor
 from mien.training.muon import Muon
 from mien.training.objective import LossTerm, Objective, P
 from mien.training.run_folder import RunInputs, begun_precision, claim
-from mien.training.source import FaceSource, Part, stream
+from mien.typing import Float, Tensor
 
 DIVERGED_FILE = "diverged.json"
 BETAS = (0.9, 0.999)

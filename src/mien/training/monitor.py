@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from mien.arrays import UInt8
-from mien.files import write_whole, writing
+from mien.io.files import write_whole, writing
 from mien.training.objective import Figure, LossTerm
+from mien.typing import UInt8
 
 METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"
 METRICS_HEADER, VALIDATION_HEADER = ["step", "name", "value"], ["step", "name", "value", "unit"]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from mien.arrays import Float, Tensor
+from mien.typing import Float, Tensor
 
 MOMENTUM = 0.95
 QUINTIC = (3.4445, -4.7750, 2.0315)

@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from torch import nn
 
-from mien.arrays import Float, Tensor, UInt8
-from mien.training.batch import FaceBatch
+from mien.training.data.batch import FaceBatch
+from mien.typing import Float, Tensor, UInt8
 
 
 @dataclass(frozen=True)

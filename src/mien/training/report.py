@@ -13,10 +13,11 @@ from torch import nn
 
 from mien.errors import FormatError
 from mien.evaluation.report import markdown_table
-from mien.training.batch import FaceBatch
+from mien.training.contact_sheets import base_sheet
+from mien.training.data.batch import FaceBatch
 from mien.training.monitor import METRICS_FILE
 from mien.training.objective import Figure, LossTerm, Objective, P
-from mien.training.runs import (
+from mien.training.run import (
     held_out_detail_faces,
     held_out_faces,
     make_detail_objective,
@@ -24,7 +25,6 @@ from mien.training.runs import (
     open_detail_run,
     open_run,
 )
-from mien.training.sheet import base_sheet
 
 FIGURE_FACES = 8
 DETAIL_FIGURES = {

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mien.errors import ConfigError
-from mien.files import write_text, writing
+from mien.io.files import write_text, writing
 from mien.training.config import differences
 
 CONFIG_FILE, INPUTS_FILE = "config.toml", "inputs.json"

@@ -3,7 +3,7 @@
 # x86 only, as it names the instruction sets itself. Usage: tests/rasterizer/sanitizer/run.sh [rounds]
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
-sources=$here/../../../src/mien/csrc
+sources=$here/../../../src/mien/rasterizer/csrc
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 flags="-std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -ffp-contract=fast -Wno-psabi -I$sources"

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mien.arrays import Int
 from mien.errors import FormatError
 from mien.morphable.formats.archive import indices
 from mien.morphable.formats.limits import MAX_COMPONENTS, file_size
 from mien.morphable.formats.mat5 import read_mat
 from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
+from mien.typing import Int
 
 MODEL_FILE, EXPRESSION_FILE, DEVIATION_FILE = "01_MorphableModel.mat", "Exp_Pca.bin", "std_exp.txt"
 TRIM_FILE, FRONT_FILE = "BFM_exp_idx.mat", "BFM_front_idx.mat"

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from mien.arrays import Int
 from mien.errors import FormatError
 from mien.morphable.formats.archive import NpzReader, indices, numbers
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_VERTICES
 from mien.morphable.formats.pickles import read_pickled_arrays, read_pickled_npy
 from mien.morphable.formats.source import SkinningArrays, SourceModel, checked, numbered, silently
+from mien.typing import Int
 
 IDENTITY_COUNT = 300
 """Shape components come first in shapedirs, expressions after them."""

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mien.arrays import Float, Int
 from mien.errors import FormatError
 from mien.morphable.formats.archive import NpzReader, indices, names_of, numbers
 from mien.morphable.formats.arkit import ARKIT_NAMES
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_TRIANGLES, MAX_VERTICES, file_size
 from mien.morphable.formats.source import SourceModel, as_metres, checked, silently
+from mien.typing import Float, Int
 
 CENTIMETRE = 0.01
 NEUTRAL_FILE = "generic_neutral_mesh.obj"

@@ -1,0 +1,164 @@
+"""The commands of `mien model`. As in `cli`, heavy imports wait for their command."""
+# ruff: noqa: PLC0415 (imports inside commands), PLR0917 (options are named by typer, not by position)
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from mien.cli.options import model_path
+from mien.cli.terminal import plain_table, printable, stdout
+from mien.errors import ConfigError, OutputError
+
+model_app = typer.Typer(help="Look at face models.", no_args_is_help=True)
+
+
+@model_app.command("info")
+def model_info(
+    name: Annotated[str, typer.Argument(help="A model's name, or path of a .safetensors.")] = "mien-face",
+    *,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write a picture of the mean and of ±3 standard deviations here.")
+    ] = None,
+) -> None:
+    """Show what a face model holds."""
+    from mien.morphable import load_model
+
+    model = load_model(model_path(name))
+    if picture is not None:
+        from mien.export.images import save_image
+        from mien.export.model_sheet import model_picture
+
+        try:
+            save_image(model_picture(model), picture)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{picture}: cannot be written ({error}); name a .png in an existing folder") from error
+    low, high = model.mean.amin(0) * 1000, model.mean.amax(0) * 1000
+    counts, kind = model.counts, model.expression_kind
+    table = plain_table()
+    for subject, state in (
+        ("model", model.name),
+        ("licence", model.licence),
+        ("mesh", f"{len(model.mean)} vertices, {len(model.triangles)} triangles"),
+        ("size of the mean", " x ".join(f"{side:.0f}" for side in (high - low).tolist()) + " mm"),
+        ("units", "metres; +x the subject's left, +y up, +z out of the face; sRGB 0 to 1"),
+        ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
+        ("of these", f"identity and albedo in standard deviations, expression in {_EXPRESSION_KINDS[kind]}"),
+        ("expressions", ", ".join(model.expression_names)),
+        ("actions for animation", f"{len(model.actions[0])}"),
+        ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
+        *(("converted", note) for note in model.notes),
+    ):
+        table.add_row(Text(subject), Text(printable(state)))
+    stdout().print(table)
+
+
+_EXPRESSION_KINDS = {"strength": "strengths 0 to 1", "deviation": "standard deviations"}
+
+
+@model_app.command("convert")
+def model_convert(
+    source: Annotated[Path, typer.Argument(help="File or folder of a face model; `mien model list` names them.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors to write.")],
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="Lines of 'iBUG-number vertex', both from 0; for FLAME also its landmark embedding."),
+    ] = None,
+    blendshapes: Annotated[Path | None, typer.Option(help="Blendshape file of an eos model.")] = None,
+    front: Annotated[bool, typer.Option("--front", help="Cut BFM 2009 to Deep3DFaceRecon's 35,709 vertices.")] = False,
+) -> None:
+    """Convert a face model of another project, once, into one that all of mien works with."""
+    from mien.morphable import load_model, save_model
+    from mien.morphable.formats import read_model
+    from mien.registration import complete
+    from mien.registration.landmark_file import with_landmarks
+
+    _make_place(out)
+    console = stdout()
+    with console.status("reading"):
+        model = read_model(source, landmarks=landmarks, blendshapes=blendshapes, front=front)
+        model = with_landmarks(model, landmarks)
+    with console.status("registering the packaged model to it"):
+        converted = complete(model, load_model())
+    save_model(converted, out)
+    table = plain_table()
+    table.add_row(Text("model"), Text(printable(f"{converted.name}: {len(converted.mean)} vertices")))
+    table.add_row(Text("licence"), Text(printable(converted.licence)))
+    for note in converted.notes:
+        table.add_row(Text("completed"), Text(printable(note)))
+    console.print(table)
+    console.print(Text(f"written to {printable(str(out))}"), soft_wrap=True)
+
+
+def _make_place(out: Path) -> None:
+    """The folder of the model to be written: what is wrong with the place is said before the work is done."""
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"-o {out}: expected a name that ends in .safetensors, by which model files are known")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with -o") from error
+
+
+@model_app.command("list")
+def model_list() -> None:
+    """List the face models that can be used: those at hand, and those to obtain from their makers."""
+    from mien.morphable.formats import FAMILIES
+    from mien.morphable.registry import converted_models, models_folder
+
+    table = plain_table()
+    table.add_row(Text("mien-face"), Text("packaged, free"))
+    for path in converted_models():
+        table.add_row(Text(printable(path.stem)), Text(printable(f"converted: {path}")))
+    for family in FAMILIES:
+        table.add_row(Text(family.key), Text(f"{family.title}; {family.terms}"))
+        table.add_row(Text(""), Text(f"convert: {family.files}", style="dim"))
+        table.add_row(Text(""), Text(f"from: {family.page}", style="dim"))
+    console = stdout()
+    console.print(table)
+    folder = printable(str(models_folder()))
+    console.print(Text("\nmien downloads none of them: obtain a file from its page, then run `mien model convert`."))
+    console.print(Text(f"Models in {folder} ($MIEN_MODELS) go by their names, as --model and --to."), soft_wrap=True)
+
+
+@model_app.command("phenotype")
+def model_phenotype(
+    file: Annotated[Path | None, typer.Argument(help="JSON of anny's phenotypes.", show_default=False)] = None,
+    *,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One phenotype from 0 to 1, e.g. age=0.7; goes before FILE's.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for coefficients.json, face.glb, picture.png …")],
+) -> None:
+    """Make the packaged model's face of a MakeHuman or anny phenotype: gender, age, muscle, weight, ancestry …
+
+    Scales are anny's: gender 0 is male and 1 female; age 1/3 is 12, 2/3 is 25 and 1 is 90 years; the default is 0.5.
+    """
+    from mien.export.model_face import write_drawn_face
+    from mien.morphable import load_model
+    from mien.morphable.formats.anny import read_phenotype
+    from mien.morphable.phenotypes import Phenotype, phenotype_identity
+
+    person = Phenotype() if file is None else read_phenotype(file)
+    given = {name: getattr(person, name) for name in Phenotype.names()} | dict(map(_setting, settings or []))
+    person = Phenotype.of(given)
+    model = load_model()
+    write_drawn_face(phenotype_identity([person], model)[0], model, out)
+    table = plain_table()
+    for name in Phenotype.names():
+        table.add_row(Text(name), Text(f"{getattr(person, name):g}"))
+    table.add_row(Text("written to"), Text(printable(str(out))))
+    stdout().print(table)
+
+
+def _setting(text: str) -> tuple[str, float]:
+    """Name and number of NAME=NUMBER."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError as error:
+        raise ConfigError(f"--set {text}: expected a phenotype and a number, for example age=0.7") from error

@@ -1,0 +1,78 @@
+"""Normals, areas and edges of triangle meshes."""
+
+from __future__ import annotations
+
+import torch
+
+from mien.typing import Bool, Float, Int, Tensor
+
+
+def triangle_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B T 3"]:
+    """Normals of the triangles, outward for counter-clockwise winding; their length is twice the area."""
+    return _normals_at(vertices, _corner_numbers(vertices, triangles))
+
+
+def vertex_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B V 3"]:
+    """Unit normals of the vertices: the area-weighted mean of the adjacent triangles' normals; differentiable.
+
+    A vertex without area around it gets the zero vector.
+    """
+    places = _corner_numbers(vertices, triangles)
+    faces = _normals_at(vertices, places)
+    summed = torch.zeros_like(vertices).flatten()
+    summed = summed.index_add(0, places.flatten(), faces[:, None].expand(-1, 3, -1, -1).flatten())
+    return torch.nn.functional.normalize(summed.view_as(vertices), dim=-1, eps=1e-12)
+
+
+def _corner_numbers(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "B 3 T 3"]:
+    """Where in the flattened vertices the coordinates of each triangle's first, second and third corner lie.
+
+    Number by number a CPU adds at five times the speed of whole rows, and in one order whatever its threads do, which
+    the gradient of an indexed read does not.
+    """
+    starts = torch.arange(len(vertices), device=vertices.device)[:, None, None, None] * vertices.shape[1]
+    return 3 * (starts + triangles.mT[..., None]) + torch.arange(3, device=vertices.device)
+
+
+def _normals_at(vertices: Float[Tensor, "B V 3"], places: Int[Tensor, "B 3 T 3"]) -> Float[Tensor, "B T 3"]:
+    a, b, c = vertices.flatten().index_select(0, places.flatten()).view(places.shape).unbind(1)
+    return torch.cross(b - a, c - a, dim=-1)
+
+
+def mix_corners(
+    values: Float[Tensor, "V C"], corners: Int[Tensor, "*P 3"], weights: Float[Tensor, "*P 3"]
+) -> Float[Tensor, "*P C"]:
+    """The weighted sum of three vertices' values at each point, as barycentrics interpolate them; differentiable."""
+    # One pass over the points, where an indexed read of each corner takes three and memory for all of them.
+    mixed = torch.nn.functional.embedding_bag(
+        corners.reshape(-1, 3), values, per_sample_weights=weights.reshape(-1, 3), mode="sum"
+    )
+    return mixed.view(*corners.shape[:-1], -1)
+
+
+def vertex_areas(vertices: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "V"]:
+    """A third of the area of the triangles around each vertex."""
+    thirds = triangle_normals(vertices[None], triangles)[0].norm(dim=-1) / 6
+    areas = torch.zeros(len(vertices), dtype=vertices.dtype, device=vertices.device)
+    return areas.index_add(0, triangles.reshape(-1), thirds.repeat_interleave(3))
+
+
+def unique_edges(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "P 2"]:
+    """Every edge of the mesh once, the smaller vertex first, in ascending order."""
+    return torch.unique(_sides(triangles), dim=0)
+
+
+def rim_vertices(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "R"]:
+    """The vertices where the mesh ends, ascending: those of edges with one triangle; none on a closed surface."""
+    edges, counts = torch.unique(_sides(triangles), dim=0, return_counts=True)
+    return torch.unique(edges[counts == 1])
+
+
+def _sides(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "3*T 2"]:
+    """The edges of every triangle, the smaller vertex first."""
+    return torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]).sort(dim=1).values
+
+
+def submesh(triangles: Int[Tensor, "T 3"], kept: Bool[Tensor, "V"]) -> Int[Tensor, "S 3"]:
+    """The triangles all of whose corners are kept."""
+    return triangles[kept[triangles].all(-1)]

@@ -1,0 +1,321 @@
+"""Photos at the file border: whatever a camera or a browser wrote becomes upright 8-bit sRGB, or a typed
+error.
+
+Photos come from strangers. So the format is on a whitelist, the size is known before a pixel is decoded, and
+whatever a decoder trips over ends as an `ImageError` that names the file and says what to do.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from mien.errors import ImageError
+from mien.typing import UInt8
+
+MAX_PIXELS = 64_000_000
+"""Largest photo that is decoded unless the caller says otherwise; 64 megapixels take 192 MB as RGB."""
+MIN_SIDE = 32
+"""Shortest side in pixels; below this not even the smallest face the detector finds (30 px) would fit."""
+
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+"""Rec. 601, for encoded colours."""
+WELL_EXPOSED = 0.9
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # a JPEG may turn out to be an MPO of several pictures
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+# Looked for in folders although they are refused: a skipped phone photo would be a riddle, a row with advice
+# is not.
+_REFUSED_SUFFIXES = frozenset({".heic", ".heif", ".gif", ".avif"})
+# "..jpg" and "...jpg" have stems that would lead out of their folder.
+_RESERVED_STEMS = ("summary.csv", ".", "..")
+
+_FULL_FRAME_DIAGONAL_MM = math.hypot(36, 24)
+_MM_PER_RESOLUTION_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 1e-3}
+# Focal length over the longer image side: 0.2 is a 136° fisheye, 60 a 2,000 mm lens. Beyond that EXIF is
+# wrong.
+_FOCAL_RANGE = (0.2, 60.0)
+# Rounding of EXIF sizes and of resized copies moves the aspect ratio by less than this; crops move it by
+# more.
+_ASPECT_TOLERANCE = 0.01
+
+_EXIF_IFD = 0x8769
+_FOCAL_LENGTH, _FOCAL_LENGTH_35MM = 0x920A, 0xA405
+_FOCAL_PLANE_X_RESOLUTION, _FOCAL_PLANE_UNIT = 0xA20E, 0xA210
+_PIXEL_X_DIMENSION, _PIXEL_Y_DIMENSION = 0xA002, 0xA003
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A decoded photo."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    """sRGB, upright as EXIF says, transparency laid on white."""
+    focal_px: float | None
+    """Focal length in pixels of `pixels`, from EXIF; None where EXIF has none or cannot be believed."""
+    path: Path
+
+
+def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read one photo as upright 8-bit sRGB.
+
+    JPEG, PNG, WebP, TIFF (its first page) and BMP are read; HEIC where Pillow has a plugin for it. Grey,
+    palette, CMYK, 16-bit and transparent pictures are converted, embedded colour profiles applied, and a
+    profile that is itself broken is ignored as every viewer does. Raises `ImageError` for everything else:
+    other formats, animations, damaged files, and pictures above `max_pixels` or with a side below 32 pixels.
+    """
+    path = Path(path)
+    _check_file(path)
+    with warnings.catch_warnings():
+        # Pillow warns about odd EXIF blocks and about sizes that are checked here, with a better message.
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path, formats=_readable_formats()) as image:
+                _check_size(image.size, path=path, max_pixels=max_pixels)
+                _check_frames(image, path)
+                image.load()
+                focal_px = _focal_px(image)
+                pixels = _to_srgb(_upright(image), path)
+        except ImageError:
+            raise
+        except UnidentifiedImageError:
+            raise ImageError(_unknown_format_message(path)) from None
+        except Image.DecompressionBombError as error:
+            count = next(iter(re.findall(r"\d+", str(error))), "far too many")
+            raise ImageError(_too_large_message(path, f"{count} pixels", max_pixels)) from None
+        except MemoryError:
+            raise ImageError(f"{path}: not enough memory to decode it; resize the photo first") from None
+        except Exception as error:
+            # Decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged data; to the
+            # user all of them mean the same.
+            raise ImageError(
+                f"{path}: damaged or cut off ({error}); copy it anew, or save it again from a viewer"
+            ) from error
+    return Photo(pixels, focal_px, path)
+
+
+def exposure_of(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
+    """How bright the brightest hundredth of the photo is, as a share of a well-exposed photo's."""
+    stride = max(min(pixels.shape[:2]) // 256, 1)
+    luminance = pixels[::stride, ::stride].astype(np.float32) @ LUMINANCE / 255
+    return float(np.clip(np.percentile(luminance, 99) / WELL_EXPOSED, 0.1, 1.1))
+
+
+def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The photos that the given files and folders stand for, each once.
+
+    Folders are searched to any depth and give their picture files sorted by path; hidden files and folders
+    are left out, and so is everything below `skip` (where results go). Files are taken as they are, so that
+    a wrong one is reported when it is read. Raises `ImageError` for a folder without pictures.
+    """
+    skipped = Path(skip).resolve() if skip is not None else None
+    found: dict[Path, Path] = {}
+    for given in map(Path, paths):
+        below = _pictures_below(given, skipped) if given.is_dir() else [given]
+        if not below:
+            endings = " ".join(sorted(_SUFFIXES))
+            raise ImageError(f"{given}: no photos in this folder; files that end in {endings} are looked for")
+        for path in below:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """A folder name for the results of each photo: its stem, and stem-2, stem-3 … where stems collide.
+
+    Names that differ only in case collide, since they are one folder on Windows and macOS.
+    """
+    taken = {name.casefold() for name in _RESERVED_STEMS}
+    stems = []
+    for path in map(Path, paths):
+        stem, number = path.stem, 1
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{path.stem}-{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+def _pictures_below(folder: Path, skipped: Path | None) -> list[Path]:
+    pictures = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and (Path(parent) / name).resolve() != skipped
+        ]
+        pictures += [
+            Path(parent) / name
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES | _REFUSED_SUFFIXES
+        ]
+    return sorted(pictures)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ImageError(f"{path}: is a folder, not a photo; give the photos in it one by one")
+    try:
+        if not path.exists():
+            raise ImageError(f"{path}: no such file")
+        if not path.is_file():
+            raise ImageError(f"{path}: not a regular file")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: empty, it has zero bytes; copy or download it anew")
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be opened ({error})") from None
+
+
+def _readable_formats() -> list[str]:
+    Image.init()
+    return [*_FORMATS, *(["HEIF"] if "HEIF" in Image.OPEN else [])]
+
+
+def _unknown_format_message(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head[:4] == b"GIF8":
+        return f"{path}: GIF is not read here; save the wanted frame as PNG or JPEG"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12].decode("latin-1")
+        still = "HEIC" if brand[:2] in {"he", "mi", "ms"} else "a video"
+        kind = "AVIF" if brand in {"avif", "avis"} else still
+        return f"{path}: {kind} is not read here; export it as JPEG or PNG"
+    if head[:4] == b"%PDF":
+        return f"{path}: a PDF, not a photo; export the picture as JPEG or PNG"
+    text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
+    what = "holds text, not a picture" if text else "not a picture in a known format"
+    return f"{path}: {what}; JPEG, PNG, WebP, TIFF and BMP are read"
+
+
+def _too_large_message(path: Path, size: str, max_pixels: int) -> str:
+    side = math.isqrt(max_pixels)
+    return (
+        f"{path}: {size}, more than the limit of {max_pixels / 1e6:g} megapixels; resize it first, "
+        f"for example to at most {side} x {side} pixels"
+    )
+
+
+def _check_size(size: tuple[int, int], *, path: Path, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        text = f"{width} x {height} pixels ({width * height / 1e6:.0f} megapixels)"
+        raise ImageError(_too_large_message(path, text, max_pixels))
+    if min(size) < MIN_SIDE:
+        raise ImageError(f"{path}: {width} x {height} pixels, too small; each side needs at least {MIN_SIDE}")
+
+
+def _check_frames(image: Image.Image, path: Path) -> None:
+    # A phone's MPO holds previews and a TIFF its thumbnails behind the picture itself; only these may have
+    # more frames.
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in {"MPO", "TIFF", "HEIF"}:
+        raise ImageError(f"{path}: an animation of {frames} frames; save the wanted one as a picture")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, TypeError, KeyError, SyntaxError, OverflowError):
+        # exif_transpose turns the pixels first and then rewrites EXIF, which fails on malformed entries.
+        turn = _ORIENTATIONS.get(_exif_orientation(image))
+        return image if turn is None else image.transpose(turn)
+
+
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) else 1
+
+
+def _to_srgb(image: Image.Image, path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        return _scaled_grey(np.asarray(image), path)
+    icc = image.info.get("icc_profile")
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode in {"RGB", "L"} and "transparency" in image.info:
+        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
+    elif image.mode in {"1", "HSV", "RGBX", "PA", "La", "RGBa"}:
+        image = image.convert({"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}.get(image.mode, "RGB"))
+    alpha = image.getchannel("A") if image.mode in {"RGBA", "LA"} else None
+    if alpha is not None:
+        image = image.convert("RGB" if image.mode == "RGBA" else "L")
+    rgb = _apply_profile(image, icc) if isinstance(icc, bytes) and icc else image.convert("RGB")
+    if alpha is not None:
+        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+    return np.array(rgb)
+
+
+def _apply_profile(image: Image.Image, icc: bytes) -> Image.Image:
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image.convert("RGB")
+    return image.convert("RGB") if converted is None else converted
+
+
+def _scaled_grey(values: np.ndarray, path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    values = values.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)) or low < 0 or high > 65535:
+        raise ImageError(f"{path}: grey values from {low:g} to {high:g}, of unknown scale; save it with 8 or 16 bits")
+    # Floating-point pictures run from 0 to 1 by convention, integer ones over 16 bits.
+    unit = 1.0 if high <= 1 else 65535.0
+    grey = np.round(values * (255 / unit)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _focal_px(image: Image.Image) -> float | None:
+    try:
+        tags = image.getexif().get_ifd(_EXIF_IFD)
+    except Exception:
+        return None  # broken EXIF is as good as none, and its parser raises many things
+    width, height = image.size
+    full_width, full_height = _number(tags.get(_PIXEL_X_DIMENSION)), _number(tags.get(_PIXEL_Y_DIMENSION))
+    if full_width and full_height:
+        aspect = full_width / full_height
+        upright, turned = width / height / aspect, height / width / aspect
+        if min(abs(math.log(upright)), abs(math.log(turned))) > _ASPECT_TOLERANCE:
+            return None  # cropped after it was taken: the focal length in pixels is not known any more
+    focal_35mm, focal_mm = _number(tags.get(_FOCAL_LENGTH_35MM)), _number(tags.get(_FOCAL_LENGTH))
+    resolution = _number(tags.get(_FOCAL_PLANE_X_RESOLUTION))
+    focal = None
+    if focal_35mm:
+        # CIPA DCG-001 defines the equivalent by the diagonal, which holds for every aspect ratio.
+        focal = focal_35mm / _FULL_FRAME_DIAGONAL_MM * math.hypot(width, height)
+    elif focal_mm and resolution:
+        unit = _MM_PER_RESOLUTION_UNIT.get(int(_number(tags.get(_FOCAL_PLANE_UNIT)) or 2), 25.4)
+        resized = max(width, height) / max(full_width, full_height) if full_width and full_height else 1.0
+        focal = focal_mm * resolution / unit * resized
+    if focal is None or not _FOCAL_RANGE[0] <= focal / max(width, height) <= _FOCAL_RANGE[1]:
+        return None
+    return focal
+
+
+def _number(value: object) -> float | None:
+    """A positive finite number, or None: EXIF has fractions over zero, texts, tuples and 0 for unknown."""
+    try:
+        number = float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None

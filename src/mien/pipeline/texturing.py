@@ -1,0 +1,203 @@
+"""From the coefficients of a face to what a user gets: detail maps, surface, texture and measures of both."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from mien.camera import Camera
+from mien.fitting import DetailSettings, FitTargets, fit_detail
+from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
+from mien.networks import DetailNetwork, predict_maps
+from mien.networks.detail_unet import CROP_SHARE
+from mien.perception import Crop, face_crop
+from mien.perception.crops import sample_pixels
+from mien.pipeline.inputs import FIT_SIZE_PX, ObservedFaces
+from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map, vertex_visibility
+from mien.result import Reconstruction
+from mien.texture import DetailMaps, TexelAtlas, Unwrapped, complete_texture, texel_face, unwrap_photo
+from mien.typing import Float, Tensor
+
+
+class Finisher:
+    """Makes the maps, surface and texture of one face at a time; keeps the texels' places between faces.
+
+    `detail` finds the maps, a network or optimisation with these settings; without it they are zero. `resolution` is
+    their side, `texture_size` that of the colour map, in texels.
+    """
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        *,
+        detail: DetailNetwork | DetailSettings | None,
+        resolution: int,
+        texture_size: int,
+    ) -> None:
+        self.model, self.detail = model, detail
+        self.resolution, self.texture_size = resolution, texture_size
+        self._atlases: dict[int, TexelAtlas] = {}
+
+    def _atlas(self, size: int) -> TexelAtlas:
+        if size not in self._atlases:
+            self._atlases[size] = TexelAtlas.of(self.model, size)
+        return self._atlases[size]
+
+    def __call__(self, observed: ObservedFaces, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
+        """Maps, texture and everything a user gets, without the times; all hold one face, `camera` that of its crop."""
+        model = self.model
+        (face,), targets = observed.faces, observed.targets
+        sharp = face_crop(
+            torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop, self.texture_size)
+        )
+        view = camera.resized(sharp.size)
+        masks = torch.stack([targets.mask, targets.outline], dim=1)
+        masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
+        photo = torch.cat([sample_pixels(observed.pixels, sharp).to(model.mean.device), masks], dim=1)
+        with torch.no_grad():
+            base = build_surface(model, coefficients)
+        maps = self._detail_maps(photo, view, base, coefficients=coefficients)
+        with torch.no_grad():
+            surface = self._detailed(base, maps, coefficients=coefficients)
+            texture = self._texture(photo, view, surface, base=base, maps=maps)
+            error = _texture_error(model, surface, targets, texture)
+            return _assembled(
+                model,
+                observed,
+                coefficients,
+                camera,
+                surface=surface,
+                maps=maps,
+                texture=texture,
+                photometric_error=error,
+            )
+
+    def _unwrapped(self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface) -> Unwrapped:
+        return unwrap_photo(
+            atlas,
+            surface,
+            photo=photo,
+            vertices_px=view.project(surface.vertices_camera),
+            visibility=vertex_visibility(self.model, surface, view),
+        )
+
+    def _detail_maps(
+        self, photo: Tensor, view: Camera, surface: FaceSurface, *, coefficients: FaceCoefficients
+    ) -> DetailMaps:
+        size = self.resolution
+        if self.detail is None:
+            return DetailMaps(photo.new_zeros(1, 3, size, size), photo.new_zeros(1, 1, size, size))
+        atlas = self._atlas(size)
+        if isinstance(self.detail, DetailNetwork):
+            # At the scale that the network was trained at; a sharper crop would only alias.
+            side = min(round(CROP_SHARE * size), photo.shape[-1])
+            photo = F.interpolate(photo, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+            view = view.resized(side)
+            unwrapped = self._unwrapped(atlas, photo, view, surface)
+            return predict_maps(self.detail, texel_face(atlas, self.model, coefficients, surface), unwrapped)
+        return fit_detail(
+            self.model,
+            atlas,
+            surface=surface,
+            coefficients=coefficients,
+            unwrapped=self._unwrapped(atlas, photo, view, surface),
+            settings=self.detail,
+        )
+
+    def _detailed(self, base: FaceSurface, maps: DetailMaps, *, coefficients: FaceCoefficients) -> FaceSurface:
+        """The surface with its maps; without detail they are zero, and it is the base."""
+        if self.detail is None:
+            return base
+        detail = VertexDetail(
+            displacement=sample_map(maps.displacement, self.model.uv)[..., 0],
+            albedo_offset=sample_map(maps.texture_offset, self.model.uv),
+        )
+        return build_surface(self.model, coefficients, detail=detail)
+
+    def _texture(
+        self, photo: Tensor, view: Camera, surface: FaceSurface, *, base: FaceSurface, maps: DetailMaps
+    ) -> Float[Tensor, "1 3 S S"]:
+        """The completed colour map, dilated over the chart's border."""
+        atlas = self._atlas(self.texture_size)
+        albedo, shade = atlas.interpolate(torch.cat([base.albedo, base.shading], dim=-1)).split(3, dim=1)
+        if self.detail is not None:
+            size = (self.texture_size, self.texture_size)
+            albedo = albedo + F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
+        # Shaded without the displacement: it ends where the photo does, and its border must not show.
+        completed = complete_texture(albedo, shade, self._unwrapped(atlas, photo, view, surface))
+        return atlas.dilate(completed).clamp(0, 1)
+
+
+def _assembled(
+    model: MorphableModel,
+    observed: ObservedFaces,
+    coefficients: FaceCoefficients,
+    camera: Camera,
+    *,
+    surface: FaceSurface,
+    maps: DetailMaps,
+    texture: Float[Tensor, "1 3 S S"],
+    photometric_error: float,
+) -> Reconstruction:
+    (face,) = observed.faces
+    crop = face.crop
+    vertices_crop = camera.project(surface.vertices_camera)
+    rotmat = coefficients.pose.rotmat()
+    landmarks = landmark_vertices(model, vertices_crop, rotmat)[0]
+    xy = crop.to_photo(vertices_crop[0].double().cpu())
+    height, width = observed.pixels.shape[:2]
+    seen = vertex_visibility(model, surface, camera.resized(2 * FIT_SIZE_PX))[0] > 0
+    inside = (xy >= 0).all(-1) & (xy < torch.tensor([width, height])).all(-1)
+    return Reconstruction(
+        model_name=model.name,
+        image_size=(width, height),
+        focal_px=float(camera.focal_px[0]) * crop.scale,
+        centre_px=_numpy(crop.to_photo(camera.centre_px[0].double().cpu())),
+        scale=float(coefficients.pose.scale[0]),
+        rotation=_numpy(rotmat[0]),
+        translation=_numpy(coefficients.pose.translation[0]),
+        identity=_numpy(coefficients.identity[0]),
+        expression=_numpy(coefficients.expression[0]),
+        albedo=_numpy(coefficients.albedo[0]),
+        lighting=_numpy(coefficients.lighting[0]),
+        vertices_model=_numpy(surface.vertices[0]),
+        vertices=_numpy(surface.vertices_camera[0]),
+        triangles=model.triangles.cpu().numpy().astype(np.int32),
+        uv=_numpy(model.uv),
+        xy=_numpy(xy),
+        visible=(seen.cpu() & inside).numpy(),
+        landmarks68=_numpy(xy[landmarks.cpu()]),
+        landmarks68_vertices=landmarks.cpu().numpy().astype(np.int32),
+        vertex_albedo=_numpy(model.albedo(coefficients.albedo)[0].clamp(0, 1)),
+        texture=_numpy(texture[0].permute(1, 2, 0)),
+        texture_offset=_numpy(maps.texture_offset[0].permute(1, 2, 0)),
+        displacement=_numpy(maps.displacement[0, 0]),
+        landmark_error=_landmark_error(face.observation.landmarks68_px, _numpy(xy[landmarks.cpu()])),
+        photometric_error=photometric_error,
+        stage_seconds=(),
+        expression_names=model.expression_names,
+    )
+
+
+def _native_size(crop: Crop, most: int) -> int:
+    """Side of the crop at which one of its pixels is one of the photo's, within what the texture can hold."""
+    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), most))
+
+
+def _texture_error(model: MorphableModel, surface: FaceSurface, targets: FitTargets, texture: Tensor) -> float:
+    """Root mean squared colour error of the textured mesh inside the face's mask."""
+    drawn, covered = draw_texture(model, surface.vertices_camera, targets.camera, texture=texture)
+    weight = covered * targets.mask
+    squared = ((drawn - targets.crops) ** 2).mean(1)
+    return float(((squared * weight).sum() / weight.sum().clamp(min=1)).sqrt())
+
+
+def _landmark_error(found_px: np.ndarray, modelled_px: np.ndarray) -> float:
+    """Mean distance of the 51 inner points over the distance of the outer eye corners."""
+    distance = np.linalg.norm(found_px[36] - found_px[45])
+    return float(np.linalg.norm(found_px[17:] - modelled_px[17:], axis=1).mean() / max(distance, 1e-6))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().float().numpy()

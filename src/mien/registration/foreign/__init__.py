@@ -1,0 +1,1 @@
+"""Coefficients of other projects."""

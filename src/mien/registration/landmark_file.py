@@ -1,0 +1,35 @@
+"""Landmarks as lines of text, and where converted models lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mien.errors import FormatError
+from mien.morphable.formats.limits import file_size
+from mien.morphable.formats.source import SourceModel
+
+_LARGEST = 1 << 16
+
+
+def with_landmarks(model: SourceModel, path: Path | None) -> SourceModel:
+    """The model with the landmarks of a text file in place of its own; binary embeddings were read with the model."""
+    if path is None or path.suffix in (".npy", ".pkl"):
+        return model
+    return replace(model, landmarks=read_landmarks(path, vertices=len(model.mean)))
+
+
+def read_landmarks(path: Path, *, vertices: int) -> dict[int, int]:
+    """Lines of 'iBUG-number vertex', both from 0; '#' begins a remark. FormatError for anything else."""
+    if file_size(path) > _LARGEST:
+        raise FormatError(f"{path}: larger than {_LARGEST} bytes; expected up to 68 lines of two numbers")
+    found: dict[int, int] = {}
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        is_pair = len(words) == 2 and all(word.isascii() and word.isdigit() and len(word) < 10 for word in words)
+        if not is_pair or int(words[0]) >= 68 or int(words[1]) >= vertices:
+            raise FormatError(f"{path}: line {number} is {line!r}; expected 0 to 67 and a vertex below {vertices}")
+        found[int(words[0])] = int(words[1])
+    return found

@@ -1,0 +1,13 @@
+"""Images on the UV atlas: unwrapping a photo, detail maps, completion of what the camera does not see."""
+
+from mien.texture.atlas import TexelAtlas as TexelAtlas
+from mien.texture.complete import complete_texture as complete_texture
+from mien.texture.fill import extended as extended
+from mien.texture.maps import DetailMaps as DetailMaps
+from mien.texture.maps import along_normal as along_normal
+from mien.texture.maps import vertex_detail as vertex_detail
+from mien.texture.surface import DisplacedNormals as DisplacedNormals
+from mien.texture.surface import TexelFace as TexelFace
+from mien.texture.surface import texel_face as texel_face
+from mien.texture.unwrap import Unwrapped as Unwrapped
+from mien.texture.unwrap import unwrap_photo as unwrap_photo

@@ -1,0 +1,1 @@
+"""Photo stores, augmentation and batches."""
