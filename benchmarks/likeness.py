@@ -24,7 +24,7 @@ from mien.errors import MienError
 from mien.evaluation.landmarks import matching_face
 from mien.evaluation.likeness import Drawer, Likeness, LikenessRow, RankOne, measure_likeness, rank_one, whitened
 from mien.evaluation.report import Environment, markdown_table, write_json
-from mien.io import read_photo
+from mien.io.photo import read_photo
 from mien.perception import face_crop, face_mask
 from mien.perception.crops import sample_affine
 from mien.pipeline import Reconstructor

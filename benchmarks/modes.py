@@ -22,7 +22,7 @@ import torch
 from mien.evaluation.landmarks import AnnotatedPhoto, landmark_nme, matching_face, read_annotated, spread_over_groups
 from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.fitting import FitSettings
-from mien.io import read_photo
+from mien.io.photo import read_photo
 from mien.networks import DEFAULT_ENCODER
 from mien.pipeline import Reconstructor
 

@@ -31,7 +31,7 @@ from shape import ablated
 from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.fitting import FitSettings
 from mien.geometry import align_points
-from mien.io import read_photo
+from mien.io.photo import read_photo
 from mien.morphable import MorphableModel
 from mien.pipeline import Reconstructor
 from mien.result import Reconstruction

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mien.pipeline.reconstructor
+import mien.pipeline
 from mien import assets
 from mien.cli import app as cli
 from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
-from mien.io import Photo
+from mien.io.photo import Photo
 from mien.result import Reconstruction
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
 
@@ -48,7 +48,7 @@ class FakeReconstructor:
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.made.clear()
-    monkeypatch.setattr(mien.pipeline.reconstructor, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr(mien.pipeline, "Reconstructor", FakeReconstructor)
     monkeypatch.setattr("mien.export.images.PANEL_SIDE", 24)  # the sheet is not what is tested here
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -276,7 +276,7 @@ def test_evaluate_landmarks_prints_the_report(
 def test_the_command_line_itself_loads_neither_torch_nor_numpy() -> None:
     code = (
         "import os, sys\n"
-        "from mien import cli\n"
+        "from mien.cli import app as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert int(os.environ['GOMP_SPINCOUNT']) == cli.SPIN_COUNT  # torch will ask for it\n"

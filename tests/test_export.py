@@ -21,7 +21,7 @@ from mien.export.images import PANEL_SIDE, FacePainter, normal_map, overlay_imag
 from mien.export.obj import write_obj
 from mien.export.ply import write_ply
 from mien.export.surface import unit_normals
-from mien.io import Photo
+from mien.io.photo import Photo
 from mien.result import Reconstruction
 from tests.tiny_face import EXPRESSION_NAMES, tiny_model, tiny_photo, tiny_reconstruction
 

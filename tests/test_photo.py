@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from mien.errors import ImageError
-from mien.io import find_photos, read_photo
-from mien.io.photo import output_stems
+from mien.io.photo import find_photos, output_stems, read_photo
 
 
 def colour_image(size: tuple[int, int] = (80, 60)) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mien.camera import CAMERA_FROM_MODEL
-from mien.io import Photo
+from mien.io.photo import Photo
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mien.fitting import FitSettings as FitSettings
     from mien.fitting import FitTargets as FitTargets
     from mien.fitting import fit as fit
-    from mien.io import Photo as Photo
-    from mien.io import read_photo as read_photo
+    from mien.io.photo import Photo as Photo
+    from mien.io.photo import read_photo as read_photo
     from mien.morphable import FaceCoefficients as FaceCoefficients
     from mien.morphable import MorphableModel as MorphableModel
     from mien.morphable import load_model as load_model
@@ -53,8 +53,8 @@ _HOMES = {
     "FaceCoefficients": "mien.morphable",
     "MorphableModel": "mien.morphable",
     "load_model": "mien.morphable",
-    "Photo": "mien.io",
-    "read_photo": "mien.io",
+    "Photo": "mien.io.photo",
+    "read_photo": "mien.io.photo",
     "Reconstructor": "mien.pipeline",
     "Reconstruction": "mien.result",
     "RenderOutput": "mien.rendering",

@@ -131,8 +131,7 @@ def reconstruct(
 
     The exit code is 1 if any photo failed; the others are done all the same.
     """
-    from mien.io import find_photos
-    from mien.io.photo import output_stems
+    from mien.io.photo import find_photos, output_stems
     from mien.pipeline import Reconstructor
 
     paths = find_photos(photos, skip=out)
@@ -274,7 +273,7 @@ class PhotoRow:
 
 def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None) -> PhotoRow:
     from mien.export import write_reconstruction
-    from mien.io import read_photo
+    from mien.io.photo import read_photo
 
     start = time.perf_counter()
     try:

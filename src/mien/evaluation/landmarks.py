@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from mien.errors import ConfigError, FormatError, MienError
 from mien.evaluation.report import markdown_table
-from mien.io import find_photos, read_photo
+from mien.io.photo import find_photos, read_photo
 from mien.perception import Perception
 from mien.pipeline import Reconstructor
 

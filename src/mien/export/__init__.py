@@ -13,8 +13,8 @@ from mien.export.gltf import write_glb as write_glb
 from mien.export.images import FacePainter, albedo_map, normal_map, overlay_image, save_image, sheet_image, to_bytes
 from mien.export.obj import write_obj as write_obj
 from mien.export.ply import write_ply as write_ply
-from mien.io import Photo
 from mien.io.files import writing_folder
+from mien.io.photo import Photo
 from mien.io.result_folder import write_result_files
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mien.camera import CAMERA_FROM_MODEL, Camera
 from mien.export.surface import unit_normals
 from mien.geometry import rotvec_to_rotmat
-from mien.io import Photo
+from mien.io.photo import Photo
 from mien.lighting import shading
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard

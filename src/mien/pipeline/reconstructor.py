@@ -19,7 +19,7 @@ import torch
 from mien.camera import Camera
 from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound
 from mien.fitting import DetailSettings, FitSettings, StageClock, StageTime, fit, mesh_point_weights, placed_on_points
-from mien.io import Photo, read_photo
+from mien.io.photo import Photo, read_photo
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
 from mien.networks.detail_unet import CROP_SHARE

@@ -22,9 +22,8 @@ from PIL import Image, ImageDraw
 
 from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.errors import ConfigError, FormatError, ImageError, MienError
-from mien.io import Photo, find_photos, read_photo
 from mien.io.files import remove_partial, write_text, write_whole, writing
-from mien.io.photo import exposure_of
+from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.perception import FaceObservation, FaceParts, Perception, face_crop, face_parts
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
 from mien.training.data.store import (
