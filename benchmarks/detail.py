@@ -100,9 +100,9 @@ class DrawnBench:
         return [row for name, base in bases.items() for row in self._rows(batch, base, name)]
 
     def _true(self, batch: FaceBatch) -> FaceCoefficients:
-        if batch.truth is None:
+        if batch.gt is None:
             raise TypeError("drawn faces come with their truth")
-        return batch.truth.coefficients(batch.camera)
+        return batch.gt.coefficients(batch.camera)
 
     def _fitted(self, batch: FaceBatch) -> FaceCoefficients:
         """What mode auto finds, given the drawing's own points and mask."""
@@ -112,11 +112,11 @@ class DrawnBench:
             outline=batch.mask,
             exposure=torch.ones(len(batch.images)),
             camera=batch.camera,
-            mesh_px=batch.mesh_px,
+            landmarks468_px=batch.gt_px,
             landmarks68_px=batch.landmarks68_px,
         )
         with torch.no_grad():
-            guess = self.encoder.encode(batch.images, batch.camera, mesh_px=batch.found_px)
+            guess = self.encoder.encode(batch.images, batch.camera, landmarks468_px=batch.detected_px)
         return fit(self.model, targets, settings=FitSettings(), start=guess).coefficients
 
     def _rows(self, batch: FaceBatch, base: FaceCoefficients, name: str) -> list[DrawnFace]:

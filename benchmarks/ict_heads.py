@@ -274,7 +274,7 @@ class Photograph:
     focal_px: float
 
 
-def photograph(ict: IctModel, painter: HeadPainter, head: Head) -> Photograph:
+def simulate_camera(ict: IctModel, painter: HeadPainter, head: Head) -> Photograph:
     """Draw one head at twice the size and reduce it."""
     generator = torch.Generator().manual_seed(head.seed + 500)
     offset = torch.rand(2, generator=generator) * 0.04 - 0.02 + torch.tensor([0.0, 0.01])

@@ -78,10 +78,10 @@ class SeenPortrait:
 def see_portrait(portrait: Portrait, reconstructor: Reconstructor) -> SeenPortrait:
     pixels = read_photo(portrait.path).pixels
     face = reconstructor(pixels)[0]
-    observed = reconstructor.perception.observe(pixels)
+    observed = reconstructor.perception.detect(pixels)
     best = matching_face([o.landmarks68_px for o in observed], face.landmarks68.astype(np.float64))
     observation = observed[0 if best is None else best]
-    crop = face_crop(torch.from_numpy(observation.mesh_px[:, :2]), size=MASK_SIZE_PX)
+    crop = face_crop(torch.from_numpy(observation.landmarks468_px[:, :2]), size=MASK_SIZE_PX)
     mask = in_photo(face_mask(pixels, observation, crop), crop.crop_from_photo, size=pixels.shape[:2])
     return SeenPortrait(pixels, face, observation.landmarks68_px, mask)
 

@@ -25,7 +25,7 @@ from mien.evaluation.report import Environment, markdown_table
 from mien.fitting import FitTargets, fit
 from mien.morphable import MorphableModel, load_model
 from mien.networks import DEFAULT_ENCODER, FaceEncoder, load_encoder
-from mien.networks.encoder import LOOKS
+from mien.networks.encoder import REFINE_STEPS
 from mien.perception import FaceMesh, IdentityNetwork
 from mien.pipeline.inputs import FIT_SIZE_PX
 from mien.training.coarse import aligned_distance_mm
@@ -58,9 +58,9 @@ def draw(faces: SyntheticFaces, count: int, *, label: str) -> FaceBatch:
 
 
 def shape_of(batch: FaceBatch) -> Float[Tensor, "B N"]:
-    if batch.truth is None:
+    if batch.gt is None:
         raise TypeError("drawn faces come with their truth")
-    return torch.cat([batch.truth.identity, batch.truth.expression], dim=1)
+    return torch.cat([batch.gt.identity, batch.gt.expression], dim=1)
 
 
 def ridge(model: MorphableModel, known: FaceBatch, held: FaceBatch, *, name: str) -> float:
@@ -91,14 +91,14 @@ def vertex_error(model: MorphableModel, shape: Float[Tensor, "B N"], held: FaceB
 def blurred(batch: FaceBatch, error: float, *, seed: int) -> FaceBatch:
     """The faces with errors of their own on each true point."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch.mesh_px.shape, generator=generator) * error * batch.images.shape[-1]
-    return replace(batch, mesh_px=batch.mesh_px + noise)
+    noise = torch.randn(batch.gt_px.shape, generator=generator) * error * batch.images.shape[-1]
+    return replace(batch, gt_px=batch.gt_px + noise)
 
 
-def first_look(encoder: FaceEncoder) -> FaceEncoder:
+def refiner_only(encoder: FaceEncoder) -> FaceEncoder:
     """The same encoder without its second look."""
     first = deepcopy(encoder)
-    first.look = None
+    first.refiner = None
     return first
 
 
@@ -114,28 +114,33 @@ def mean_error(model: MorphableModel, held: FaceBatch) -> float:
 
 
 @torch.no_grad()
-def told(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str, looks: int = LOOKS) -> float:
+def told(
+    model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str, refine_steps: int = REFINE_STEPS
+) -> float:
     """The error of the encoder where it is told the points called `name`."""
-    faces = encoder.encode(held.images, held.camera, mesh_px=getattr(held, name), looks=looks)
+    faces = encoder.encode(held.images, held.camera, landmarks468_px=getattr(held, name), refine_steps=refine_steps)
     return vertex_error(model, torch.cat([faces.identity, faces.expression], dim=1), held)
 
 
 def by_regression(model: MorphableModel, known: FaceBatch, held: FaceBatch) -> list[ShapeError]:
     """What is left by ridge regressions from true points, from spoilt ones, and from found ones."""
-    errors = [ShapeError("ridge from true points", ridge(model, known, held, name="mesh_px"))]
+    errors = [ShapeError("ridge from true points", ridge(model, known, held, name="gt_px"))]
     for error in OWN_ERRORS:
         pair = (blurred(batch, error, seed=seed) for batch, seed in ((known, SEED), (held, HELD_OUT_SEED)))
         source = f"ridge from true points, each {100 * error:g} % off"
-        errors.append(ShapeError(source, ridge(model, *pair, name="mesh_px")))
-    return [*errors, ShapeError("ridge from found points", ridge(model, known, held, name="found_px"))]
+        errors.append(ShapeError(source, ridge(model, *pair, name="gt_px")))
+    return [*errors, ShapeError("ridge from found points", ridge(model, known, held, name="detected_px"))]
 
 
 def by_looks(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch) -> list[list[str]]:
     """For each number of looks what is left of the crop alone, and with its mirror image."""
     ways = (crop_alone(encoder), encoder)
     return [
-        [str(looks), *(f"{told(model, way, held, name='found_px', looks=looks):.3f}" for way in ways)]
-        for looks in range(1, LOOKS + 2)
+        [
+            str(refine_steps),
+            *(f"{told(model, way, held, name='detected_px', refine_steps=refine_steps):.3f}" for way in ways),
+        ]
+        for refine_steps in range(1, REFINE_STEPS + 2)
     ]
 
 
@@ -143,9 +148,9 @@ def by_fit(model: MorphableModel, encoder: FaceEncoder, large: FaceBatch) -> lis
     """What the whole fit leaves, and the encoder of the same crops."""
     return [
         ShapeError("the mean face", mean_error(model, large)),
-        ShapeError("fit, told found points", fitted(model, large, name="found_px")),
-        ShapeError("fit, told true points", fitted(model, large, name="mesh_px")),
-        ShapeError("encoder, told found points", told(model, encoder, large, name="found_px")),
+        ShapeError("fit, told found points", fitted(model, large, name="detected_px")),
+        ShapeError("fit, told true points", fitted(model, large, name="gt_px")),
+        ShapeError("encoder, told found points", told(model, encoder, large, name="detected_px")),
     ]
 
 
@@ -193,20 +198,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors += by_regression(model, drawn(options.faces, "faces", seed=SEED), held)
     errors += [
         ShapeError(
-            "the encoder's first look, told found points", told(model, first_look(encoder), held, name="found_px")
+            "the encoder's first look, told found points", told(model, refiner_only(encoder), held, name="detected_px")
         ),
-        ShapeError("encoder, told true points", told(model, encoder, held, name="mesh_px")),
-        ShapeError("encoder, told found points", told(model, encoder, held, name="found_px")),
+        ShapeError("encoder, told true points", told(model, encoder, held, name="gt_px")),
+        ShapeError("encoder, told found points", told(model, encoder, held, name="detected_px")),
     ]
     print(f"{Environment.current()}\n")
     print_errors(f"{options.held_out} faces", errors)
-    if encoder.look is not None:
+    if encoder.refiner is not None:
         rows = by_looks(model, encoder, held)
         print(markdown_table(["looks", "the crop alone, mm", "with its mirror image, mm"], rows) + "\n")
     if options.fitted:
         large = drawn(options.fitted, "for the fit", size=FIT_SIZE_PX)
         print_errors(f"{options.fitted} faces", by_fit(model, encoder, large))
-    off = (held.found_px - held.mesh_px) / encoder.crop_size * 100
+    off = (held.detected_px - held.gt_px) / encoder.crop_size * 100
     print(
         f"found points lie {off.norm(dim=-1).mean():.2f} % of the crop's side off the true ones; "
         f"{off.mean(0).norm(dim=-1).mean():.2f} % is what all faces share"

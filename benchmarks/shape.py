@@ -26,9 +26,9 @@ from ict_heads import (
     HeadPainter,
     IctModel,
     contact_sheet,
-    photograph,
     sample_heads,
     save_photograph,
+    simulate_camera,
 )
 from PIL import Image, ImageDraw
 from rich.console import Console
@@ -141,10 +141,10 @@ class Contender:
     surface: Surface
     landmarks: Float[Tensor, "51 3"]
 
-    def align(self, truth: Truth) -> Alignment:
+    def align(self, gt: Truth) -> Alignment:
         return align_surface(
-            self.surface, truth.points, weights=truth.weights, landmarks=self.landmarks,
-            truth_landmarks=truth.landmarks, every=_ALIGNING_EVERY,
+            self.surface, gt.points, weights=gt.weights, landmarks=self.landmarks,
+            gt_landmarks=gt.landmarks, every=_ALIGNING_EVERY,
         )  # fmt: skip
 
 
@@ -181,13 +181,13 @@ class HeadResult:
 
     @classmethod
     def of(
-        cls, head: Head, contender: Contender, alignment: Alignment, *, truth: Truth, region: TruthRegion
+        cls, head: Head, contender: Contender, alignment: Alignment, *, gt: Truth, region: TruthRegion
     ) -> HeadResult:
         parts = [
-            DistanceSummary.of(alignment.distances[region.part == k], truth.weights[region.part == k])
+            DistanceSummary.of(alignment.distances[region.part == k], gt.weights[region.part == k])
             for k in range(len(REGIONS))
         ]
-        return cls(head.name, contender.name, DistanceSummary.of(alignment.distances, truth.weights), tuple(parts))
+        return cls(head.name, contender.name, DistanceSummary.of(alignment.distances, gt.weights), tuple(parts))
 
 
 def summary_table(results: Sequence[HeadResult]) -> str:
@@ -242,15 +242,15 @@ def profiles_picture(rows: Sequence[tuple[Path, Truth, Sequence[Alignment]]], *,
     side, scale, columns = 380, 1.8, 3
     colours = ((200, 30, 30), (150, 150, 160))
     tiles = []
-    for photo_path, truth, alignments in rows:
+    for photo_path, gt, alignments in rows:
         with Image.open(photo_path) as photo:
             shown = photo.convert("RGB").resize((round(side * photo.width / photo.height), side))
         tile = Image.new("RGB", (shown.width + 240, side), "white")
         tile.paste(shown)
         draw = ImageDraw.Draw(tile)
-        nose = truth.vertices[ict.landmarks68[30]]
+        nose = gt.vertices[ict.landmarks68[30]]
         lines = [*zip((a.surface for a in alignments), colours, strict=True)]
-        lines = [*reversed(lines), (Surface(truth.vertices, ict.skin_triangles), (0, 0, 0))]
+        lines = [*reversed(lines), (Surface(gt.vertices, ict.skin_triangles), (0, 0, 0))]
         for surface, colour in lines:
             line = _profile(surface, nose, scale=scale, rows=side)
             draw.line([(shown.width + x, y) for x, y in line], fill=colour, width=2)
@@ -306,7 +306,7 @@ def pictures(ict: IctModel, model: MorphableModel, heads: Sequence[Head], *, fol
     if missing:
         painter = HeadPainter(ict, model)
         for k in track(missing, description="rendering heads", console=Console(stderr=True)):
-            save_photograph(photograph(ict, painter, heads[k]), paths[k])
+            save_photograph(simulate_camera(ict, painter, heads[k]), paths[k])
         contact_sheet(paths, folder / "contact_sheet.png")
     return paths
 
@@ -363,18 +363,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[HeadResult] = []
     shown: list[tuple[Path, Truth, Sequence[Alignment]]] = []
     for head, path in track(list(zip(heads, paths, strict=True)), "reconstructing", console=console):
-        truth = Truth.of(ict, region, head)
+        gt = Truth.of(ict, region, head)
         try:
             contenders = [*baselines, *reconstructions(path, reconstructor, runs=RUNS[options.focal])]
         except MienError as error:
             console.print(f"{head.name}: {error}")
             contenders = baselines
-        alignments = [c.align(truth) for c in contenders]
+        alignments = [c.align(gt) for c in contenders]
         results += [
-            HeadResult.of(head, c, a, truth=truth, region=region) for c, a in zip(contenders, alignments, strict=True)
+            HeadResult.of(head, c, a, gt=gt, region=region) for c, a in zip(contenders, alignments, strict=True)
         ]
         if len(contenders) > len(baselines):
-            shown.append((path, truth, [alignments[len(baselines)], alignments[0]]))
+            shown.append((path, gt, [alignments[len(baselines)], alignments[0]]))
     print(f"{Environment.current()}\n\n{summary_table(results)}\n\n{breakdown_table(results, heads)}\n")
     if options.heads:
         print(head_table(results) + "\n")

@@ -29,7 +29,7 @@ from mien.evaluation.report import Environment, markdown_table
 from mien.morphable import load_model
 from mien.networks import load_encoder
 from mien.perception import FaceMesh, IdentityNetwork
-from mien.training.coarse import BaseObjective, make_encoder
+from mien.training.coarse import CoarseObjective, make_encoder
 from mien.training.config import BaseConfig, DetailConfig, load_config
 from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.detail import DetailObjective, make_detail_network
@@ -87,7 +87,7 @@ def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Op
 class Stage:
     """What is timed: a branch's losses and a batch for them."""
 
-    objective: BaseObjective | DetailObjective
+    objective: CoarseObjective | DetailObjective
     batch: FaceBatch
     name: str
     """Of the network."""
@@ -102,9 +102,9 @@ def base_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
     encoder = make_encoder(config.encoder, model)
     mesh = FaceMesh.from_assets() if config.encoder.points else None
     batch, seconds = _timed_batch(SyntheticFaces(model, size=config.encoder.crop_size, mesh=mesh), batch_size)
-    batch = replace(batch, truth=None).to(device)
+    batch = replace(batch, gt=None).to(device)
     recognition = IdentityNetwork.from_assets() if config.loss.recognition else None
-    objective = BaseObjective(
+    objective = CoarseObjective(
         encoder, model, weights=config.loss, recognition=recognition, validation=batch, device=device
     )
     return Stage(
@@ -124,7 +124,7 @@ def detail_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
     faces = DetailedFaces(model, size=settings.image_size, map_size=settings.map_size)
     batch, seconds = _timed_batch(faces, batch_size)
     drawn = round(batch_size * config.data.synthetic_share)
-    photos = replace(batch.first(batch_size - drawn), truth=None, maps=None) if drawn < batch_size else None
+    photos = replace(batch.first(batch_size - drawn), gt=None, maps=None) if drawn < batch_size else None
     known = batch.first(drawn) if drawn else None
     batch = join_batches([part for part in (photos, known) if part is not None]).to(device)
     objective = DetailObjective(

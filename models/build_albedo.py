@@ -334,16 +334,16 @@ def write(path: Path, mean: np.ndarray, basis: np.ndarray) -> None:
     partial.replace(path)
 
 
-def observe(folder: Path) -> dict[str, np.ndarray]:
+def detect(folder: Path) -> dict[str, np.ndarray]:
     """Find the 468 face-mesh points (468, 3) of every photograph with a template, by file name."""
     from PIL import Image  # noqa: PLC0415 (the package is needed only where no points are given)
 
-    from mien.perception import Perception  # noqa: PLC0415
+    from mien.perception import FaceDetector  # noqa: PLC0415
 
-    perception = Perception()
+    perception = FaceDetector()
     files = np.load(folder / "templates.npz")["files_189"].tolist()
     return {
-        file: perception.observe(np.asarray(Image.open(folder / file).convert("RGB")), max_faces=1)[0].mesh_px
+        file: perception.detect(np.asarray(Image.open(folder / file).convert("RGB")), max_faces=1)[0].landmarks468_px
         for file in files
     }
 
@@ -358,7 +358,7 @@ def main() -> None:
         stored = np.load(options.meshes)
         meshes = dict(zip(stored["files"].tolist(), stored["points"], strict=True))
     else:
-        meshes = observe(options.portraits)
+        meshes = detect(options.portraits)
     people = photos.load_portraits(options.portraits, meshes)
     mirror189 = np.load(options.portraits / "templates.npz")["mirror_189"]
     mean, basis = build(read_mesh(options.model), people, mirror189)

@@ -21,7 +21,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import cKDTree
 from surface import REFLECT_X, closest_points, vertex_normals
 
-from mien.perception import Perception
+from mien.perception import FaceDetector
 
 YAWS = (-24.0, -12.0, 0.0, 12.0, 24.0)
 PITCHES = (-5.0, 5.0)
@@ -99,23 +99,23 @@ def main() -> None:
     mirror_sites = read_sites().mirror
     colours = paint(arrays)
     skin = ~((arrays["mask_eyes"] > 0.5) | (arrays["mask_mouth"] > 0.5))[triangles].any(1)
-    perception = Perception()
+    perception = FaceDetector()
     found, parts, meshes = [], [], []
     seen = 0
     for yaw, pitch in itertools.product(YAWS, PITCHES):
         view = View(yaw=yaw, pitch=pitch, scale=PIXELS_PER_MM, width=SIZE, height=SIZE)
         picture = render(mean, triangles, view, colours=colours, ambient=0.45)
         picture[(picture == 1).all(2)] = 0.45
-        faces = perception.observe((picture * 255).astype(np.uint8))
+        faces = perception.detect((picture * 255).astype(np.uint8))
         if not faces:
             print(f"yaw {yaw:.0f} pitch {pitch:.0f}: no face")
             continue
         seen += 1
         if yaw == 0:
-            meshes.append(faces[0].mesh_px * REFLECT_Y_AND_Z / PIXELS_PER_MM)
+            meshes.append(faces[0].landmarks468_px * REFLECT_Y_AND_Z / PIXELS_PER_MM)
         index, barycentrics = rasterize(view.project(mean), triangles, height=SIZE, width=SIZE)
         rows, columns = np.nonzero(index >= 0)
-        distance, nearest = cKDTree(np.stack([columns + 0.5, rows + 0.5], 1)).query(faces[0].mesh_px[:, :2])
+        distance, nearest = cKDTree(np.stack([columns + 0.5, rows + 0.5], 1)).query(faces[0].landmarks468_px[:, :2])
         hit = index[rows[nearest], columns[nearest]]
         share = barycentrics[rows[nearest], columns[nearest]][..., None]
         points = (mean[triangles[hit]] * share).sum(1)

@@ -25,8 +25,8 @@ def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert "3 faces" in capsys.readouterr().out
     detail = ("--detail", "--map-size", 32, "--count", 2, "--size", 32, "--model", model)
     assert run("data", "synth", "-o", tmp_path / "detail", *detail) == 0
-    with np.load(tmp_path / "detail" / "truth.npz") as truth:
-        assert truth["displacement_m"].shape == (2, 1, 32, 32)
+    with np.load(tmp_path / "detail" / "truth.npz") as gt:
+        assert gt["displacement_m"].shape == (2, 1, 32, 32)
 
 
 def test_drawn_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

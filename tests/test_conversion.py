@@ -210,12 +210,12 @@ def test_a_face_carried_over_to_another_topology(
     carried = transfer(whole, packaged, disguised.converted)
     assert 1000 * carried.surface_error.median < 0.3
     assert 1000 * carried.landmark_error_m < 2.5
-    truth = vertices[disguised.order]
+    gt = vertices[disguised.order]
     skin = (packaged.masks.skin > 0.9).numpy()[disguised.order]
-    assert np.median(np.linalg.norm(carried.vertices.numpy() - truth, axis=1)[skin]) < 2e-3
+    assert np.median(np.linalg.norm(carried.vertices.numpy() - gt, axis=1)[skin]) < 2e-3
     write_transfer(carried, tmp_path / "out")
     lines = (tmp_path / "out" / "mesh.obj").read_text().splitlines()
-    assert sum(line.startswith("v ") for line in lines) == len(truth)
+    assert sum(line.startswith("v ") for line in lines) == len(gt)
     assert json.loads((tmp_path / "out" / "coefficients.json").read_text())["surface_error_mm"]["median"] < 0.3
     with pytest.raises(ConfigError, match="load the model"):
         transfer(face, packaged, disguised.converted)

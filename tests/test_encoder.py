@@ -21,9 +21,16 @@ from mien.camera import Camera
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
 from mien.networks import FaceEncoder, load_encoder, save_encoder
-from mien.networks.crop_space import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, Regression, appearance, mean_face_frame
-from mien.networks.encoder import LOOKS, grown
-from mien.networks.refiner import FARTHEST, LARGEST, POINT_UNIT, SecondLook
+from mien.networks.crop_space import (
+    HEAD_UNITS,
+    POSE_HEADS,
+    SHAPE_HEADS,
+    CropSpaceParameters,
+    mean_face_frame,
+    to_crop_space,
+)
+from mien.networks.encoder import REFINE_STEPS, extend_encoder
+from mien.networks.refiner import FARTHEST, LARGEST, POINT_UNIT, Refiner
 from mien.perception import face_crop
 from tests.tiny import tiny_model
 
@@ -59,9 +66,9 @@ def pointed(tiny: MorphableModel) -> FaceEncoder:
 
 @pytest.fixture
 def looking(tiny: MorphableModel) -> FaceEncoder:
-    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True, look=True)
-    assert encoder.look is not None
-    torch.nn.init.normal_(encoder.look.head.weight, std=0.01)
+    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True, refiner=True)
+    assert encoder.refiner is not None
+    torch.nn.init.normal_(encoder.refiner.head.weight, std=0.01)
     return outspoken(encoder)
 
 
@@ -69,7 +76,7 @@ def inputs_of(encoder: FaceEncoder, count: int) -> tuple[torch.Tensor, ...]:
     """What the network takes of pictures of noise, about where a face would be."""
     side = encoder.crop_size
     camera = Camera.from_fov(20.0, image_size=(side, side), batch=count)
-    return encoder.inputs(torch.rand(count, 3, side, side), camera, mesh_px=(some_points(count) + 0.5) * side)
+    return encoder.inputs(torch.rand(count, 3, side, side), camera, landmarks468_px=(some_points(count) + 0.5) * side)
 
 
 def some_points(count: int) -> torch.Tensor:
@@ -81,9 +88,9 @@ def off_centre_camera() -> Camera:
     return Camera(torch.tensor([150.0]), torch.tensor([[-20.0, 95.0]]), image_size=(SIZE, SIZE))
 
 
-def some_regression(model: MorphableModel, encoder: FaceEncoder) -> Regression:
+def some_regression(model: MorphableModel, encoder: FaceEncoder) -> CropSpaceParameters:
     identity, expression, albedo = model.counts
-    return Regression(
+    return CropSpaceParameters(
         identity=torch.randn(1, identity),
         expression=torch.rand(1, expression),
         albedo=torch.randn(1, albedo),
@@ -101,9 +108,9 @@ def test_training_starts_at_the_mean_face_straight_and_in_place(points: bool) ->
     encoder = FaceEncoder("efficientnet_lite0", model, image_size=SIZE, points=points).eval()
     camera = Camera.from_fov(12.0, image_size=(SIZE, SIZE))
     points_there = mean_face_frame(model).points + 0.05 * torch.randn(1, 468, 2)
-    crop, mesh_px = torch.rand(1, 3, 2 * SIZE, 2 * SIZE), (points_there + 0.5) * 2 * SIZE
+    crop, landmarks468_px = torch.rand(1, 3, 2 * SIZE, 2 * SIZE), (points_there + 0.5) * 2 * SIZE
     with torch.no_grad():
-        face = encoder.encode(crop, camera, mesh_px=mesh_px)
+        face = encoder.encode(crop, camera, landmarks468_px=landmarks468_px)
     assert face.identity.abs().max() < 0.1
     assert face.expression.max() < 0.05
     assert face.pose.rotation.abs().max() < 0.05
@@ -116,7 +123,7 @@ def test_training_starts_at_the_mean_face_straight_and_in_place(points: bool) ->
 
 def test_appearance_undoes_the_camera(tiny: MorphableModel, encoder: FaceEncoder) -> None:
     said, camera = some_regression(tiny, encoder), off_centre_camera()
-    back = appearance(said.coefficients(camera), camera, sides_per_m=encoder.sides_per_m)
+    back = to_crop_space(said.coefficients(camera), camera, sides_per_m=encoder.sides_per_m)
     for name in HEAD_UNITS:
         torch.testing.assert_close(getattr(back, name), getattr(said, name), atol=2e-6, rtol=1e-5, msg=name)
 
@@ -205,9 +212,13 @@ def test_points_have_a_say_and_none_where_the_mean_face_has_them(pointed: FaceEn
 
 
 def test_points_are_told_in_sides_of_the_crop_from_its_centre(pointed: FaceEncoder) -> None:
-    crops, mesh_px = torch.rand(1, 3, 2 * SIZE, 2 * SIZE), torch.zeros(1, 468, 2)
-    mesh_px[0, 3] = torch.tensor([2.0 * SIZE, 0.5 * SIZE])  # on the right edge, a quarter of the side above the centre
-    images, points = pointed.inputs(crops, Camera.from_fov(20.0, image_size=(2 * SIZE, 2 * SIZE)), mesh_px=mesh_px)
+    crops, landmarks468_px = torch.rand(1, 3, 2 * SIZE, 2 * SIZE), torch.zeros(1, 468, 2)
+    landmarks468_px[0, 3] = torch.tensor(
+        [2.0 * SIZE, 0.5 * SIZE]
+    )  # on the right edge, a quarter of the side above the centre
+    images, points = pointed.inputs(
+        crops, Camera.from_fov(20.0, image_size=(2 * SIZE, 2 * SIZE)), landmarks468_px=landmarks468_px
+    )
     assert images.shape[-1] == SIZE
     assert points[0, [0, 3]].tolist() == [[-0.5, -0.5], [0.5, -0.25]]
 
@@ -222,11 +233,11 @@ def test_points_are_neither_left_out_nor_slipped_in(pointed: FaceEncoder, encode
     with pytest.raises(TypeError, match="without a second look"):
         pointed(images, some_points(1), images, torch.ones(1, 3))
     with pytest.raises(ConfigError, match="needs points"):
-        FaceEncoder("efficientnet_lite0", tiny_model(), look=True)
+        FaceEncoder("efficientnet_lite0", tiny_model(), refiner=True)
 
 
 def test_an_encoder_given_points_answers_nearly_as_before(trained: FaceEncoder, tiny: MorphableModel) -> None:
-    larger = grown(trained, tiny, look=False).eval()
+    larger = extend_encoder(trained, tiny, refiner=False).eval()
     images, points = torch.rand(2, 3, SIZE, SIZE), some_points(2)
     with torch.no_grad():
         before, after = trained(images), larger(images, points)
@@ -241,7 +252,7 @@ def test_an_encoder_given_points_answers_nearly_as_before(trained: FaceEncoder, 
 
 
 def test_an_encoder_given_a_second_look_keeps_its_first(pointed: FaceEncoder, tiny: MorphableModel) -> None:
-    larger = grown(pointed, tiny, look=True).eval()
+    larger = extend_encoder(pointed, tiny, refiner=True).eval()
     inputs = inputs_of(larger, 2)
     with torch.no_grad():
         before, after = pointed(*(nn.functional.interpolate(inputs[0], size=SIZE), inputs[1])), larger(*inputs)
@@ -249,26 +260,26 @@ def test_an_encoder_given_a_second_look_keeps_its_first(pointed: FaceEncoder, ti
         torch.testing.assert_close(after[name], before[name])
     for name in (*SHAPE_HEADS, *POSE_HEADS):
         assert 0 < (after[name] - before[name]).abs().max() < 0.2 * HEAD_UNITS[name], name
-    assert grown(larger, tiny, look=False).look is not None
+    assert extend_encoder(larger, tiny, refiner=False).refiner is not None
 
 
 def test_a_second_look_is_told_of_the_first_answer_as_the_camera_shows_it(
     looking: FaceEncoder, tiny: MorphableModel
 ) -> None:
     side, first, heard = looking.crop_size, deepcopy(looking), []
-    first.look = None
-    assert looking.look is not None
-    looking.look.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
+    first.refiner = None
+    assert looking.refiner is not None
+    looking.refiner.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
     camera = Camera(torch.tensor([300.0]), torch.tensor([[-40.0, 190.0]]), image_size=(side, side))
-    crops, mesh_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
+    crops, landmarks468_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
     with torch.no_grad():
-        looking.encode(crops, camera, mesh_px=mesh_px)
-        face = first.encode(crops, camera, mesh_px=mesh_px)
+        looking.encode(crops, camera, landmarks468_px=landmarks468_px)
+        face = first.encode(crops, camera, landmarks468_px=landmarks468_px)
     shape = tiny.vertices(face.identity, face.expression)
     there = camera.project(tiny.mediapipe_points(face.pose.to_camera(shape)))
-    count = len(looking.look.units)
+    count = len(looking.refiner.units)
     torch.testing.assert_close(
-        heard[0][:, count:].unflatten(1, (-1, 2)), (mesh_px - there) / side / POINT_UNIT, atol=2e-3, rtol=1e-4
+        heard[0][:, count:].unflatten(1, (-1, 2)), (landmarks468_px - there) / side / POINT_UNIT, atol=2e-3, rtol=1e-4
     )
     identity = (face.identity / HEAD_UNITS["identity"]).clamp(-FARTHEST, FARTHEST)
     torch.testing.assert_close(heard[0][:, : identity.shape[1]], identity)
@@ -279,37 +290,37 @@ def test_a_second_look_is_taken_several_times_for_an_answer(
 ) -> None:
     side = looking.crop_size
     camera = Camera.from_fov(20.0, image_size=(side, side), batch=1)
-    crops, mesh_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
+    crops, landmarks468_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
     first = deepcopy(looking)
-    first.look = None
-    monkeypatch.setattr(SecondLook, "forward", lambda look, *_, **__: look.units[None] * 0.1)
+    first.refiner = None
+    monkeypatch.setattr(Refiner, "forward", lambda refiner, *_, **__: refiner.units[None] * 0.1)
     with torch.no_grad():
-        before, after = (e.encode(crops, camera, mesh_px=mesh_px) for e in (first, looking))
-        once = looking.encode(crops, camera, mesh_px=mesh_px, looks=1)
-    torch.testing.assert_close(after.identity - before.identity, torch.full_like(before.identity, LOOKS * 0.1))
+        before, after = (e.encode(crops, camera, landmarks468_px=landmarks468_px) for e in (first, looking))
+        once = looking.encode(crops, camera, landmarks468_px=landmarks468_px, refine_steps=1)
+    torch.testing.assert_close(after.identity - before.identity, torch.full_like(before.identity, REFINE_STEPS * 0.1))
     torch.testing.assert_close(once.identity - before.identity, torch.full_like(before.identity, 0.1))
     with pytest.raises(ConfigError, match="at least once, not 0 times"):
-        looking.encode(crops, camera, mesh_px=mesh_px, looks=0)
+        looking.encode(crops, camera, landmarks468_px=landmarks468_px, refine_steps=0)
 
 
 def test_a_correction_has_a_longest_length_and_a_gradient_everywhere(looking: FaceEncoder) -> None:
-    assert looking.look is not None
-    look, lengths = looking.look, []
-    look.register_forward_hook(lambda *call: lengths.append((call[2] / look.units).square().mean(1).sqrt()))
+    assert looking.refiner is not None
+    refiner, lengths = looking.refiner, []
+    refiner.register_forward_hook(lambda *call: lengths.append((call[2] / refiner.units).square().mean(1).sqrt()))
     for scale in (0.0, 0.1, 1e4):
         with torch.no_grad():
-            look.head.weight.normal_(std=0.01 * scale)
-            look.head.bias.zero_()
+            refiner.head.weight.normal_(std=0.01 * scale)
+            refiner.head.bias.zero_()
         looking(*inputs_of(looking, 2))["identity"].sum().backward()
     assert lengths[0].max() == 0
     assert 0 < lengths[1].max() < LARGEST
     torch.testing.assert_close(lengths[2], torch.full_like(lengths[2], LARGEST))
-    assert look.head.weight.grad is not None
-    assert look.head.weight.grad.isfinite().all()
+    assert refiner.head.weight.grad is not None
+    assert refiner.head.weight.grad.isfinite().all()
 
 
 def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
-    looking.freeze(blocks=0, batchnorm=False, first_look=True)
+    looking.freeze(blocks=0, batchnorm=False, refiner_only=True)
     looking.train()
     before = {k: v.clone() for k, v in looking.state_dict().items()}
     learning = [p for p in looking.parameters() if p.requires_grad]
@@ -317,12 +328,12 @@ def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
     sum(v.square().sum() for v in looking(*inputs_of(looking, 2)).values()).backward()  # pyright: ignore
     engine.step()
     changed = {k for k, v in looking.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed == {f"look.{name}" for name, _ in looking.look.named_parameters()}  # pyright: ignore
+    assert changed == {f"refiner.{name}" for name, _ in looking.refiner.named_parameters()}  # pyright: ignore
 
 
 def test_in_training_several_looks_are_taken_each_at_the_answer_before(looking: FaceEncoder) -> None:
     shown, looking.practice = inputs_of(looking, 3), 3
-    looking.freeze(blocks=0, batchnorm=False, first_look=True)
+    looking.freeze(blocks=0, batchnorm=False, refiner_only=True)
     once = looking(*shown)  # not in evaluation
     assert len(once["identity"]) == 3
     twice = looking._corrected(once, *shown[1:])
@@ -332,8 +343,8 @@ def test_in_training_several_looks_are_taken_each_at_the_answer_before(looking: 
         torch.testing.assert_close(tensor, torch.cat([once[name], twice[name], thrice[name]]))
     assert not torch.equal(once["rotation"], twice["rotation"])
     # Every look is learnt from where it stands: through none of them the one before it.
-    assert looking.look is not None
-    bias = looking.look.head.bias
+    assert looking.refiner is not None
+    bias = looking.refiner.head.bias
     each = [torch.autograd.grad(answer["rotation"].sum(), bias, retain_graph=True)[0] for answer in (once, twice)]
     given = {name: tensor.detach() for name, tensor in once.items()}
     alone = torch.autograd.grad(looking._corrected(given, *shown[1:])["rotation"].sum(), bias)[0]
@@ -413,9 +424,9 @@ from tests.tiny import tiny_model
 
 warnings.simplefilter("ignore")
 for points, look in ((False, False), (True, False), (True, True)):
-    encoder = FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64, points=points, look=look).eval()
+    encoder = FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64, points=points, refiner=look).eval()
     camera = Camera.from_fov(20.0, image_size=(64, 64), batch=2)
-    inputs = encoder.inputs(torch.rand(2, 3, 64, 64), camera, mesh_px=torch.rand(2, 468, 2) * 64)
+    inputs = encoder.inputs(torch.rand(2, 3, 64, 64), camera, landmarks468_px=torch.rand(2, 468, 2) * 64)
     with torch.no_grad():
         compiled, plain = torch.compile(encoder, backend="eager", fullgraph=True)(*inputs), encoder(*inputs)
     print(all(torch.equal(compiled[name], plain[name]) for name in plain))

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mien.losses import (
+    identity_loss,
     landmark_loss,
     magnitude_loss,
     map_smoothness_loss,
     mesh_smoothness_loss,
-    pixel_loss,
+    photometric_loss,
     prior_loss,
-    recognition_loss,
     span_distance_loss,
     symmetry_loss,
 )
@@ -21,11 +21,11 @@ from mien.losses import (
 def test_eq4_pixel() -> None:
     rendered, photo = torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), 0.5)
     mask = torch.tensor([[[1.0, 0], [0, 0]], [[1, 1], [1, 1]]])
-    assert pixel_loss(rendered, photo, mask=mask).item() == pytest.approx(0.75)
+    assert photometric_loss(rendered, photo, mask=mask).item() == pytest.approx(0.75)
 
 
 def test_eq4_of_an_empty_mask_is_zero() -> None:
-    assert pixel_loss(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), mask=torch.zeros(1, 2, 2)).item() == 0
+    assert photometric_loss(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), mask=torch.zeros(1, 2, 2)).item() == 0
 
 
 def test_eq5_landmarks() -> None:
@@ -35,7 +35,7 @@ def test_eq5_landmarks() -> None:
 
 
 def test_eq6_recognition() -> None:
-    assert recognition_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).item() == pytest.approx(1.5)
+    assert identity_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).item() == pytest.approx(1.5)
 
 
 def test_eq8_magnitude() -> None:

@@ -11,8 +11,8 @@ from mien.camera import Camera
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.morphable.symmetry import FLIP, Mirror, mirror_mesh, mirrored_camera, mirrored_points
 from mien.networks import FaceEncoder
-from mien.networks.crop_space import Regression, mean_face_frame
-from mien.networks.encoder import LOOKS
+from mien.networks.crop_space import CropSpaceParameters, mean_face_frame
+from mien.networks.encoder import REFINE_STEPS
 
 SIZE = 64
 
@@ -58,7 +58,7 @@ def test_modes_that_a_mirror_exchanges_are_exchanged(model: MorphableModel) -> N
     mirror = Mirror.of(halves)
     assert mirror is not None
     counts = halves.counts
-    said = Regression(
+    said = CropSpaceParameters(
         identity=torch.zeros(1, counts[0]),
         expression=torch.zeros(1, counts[1]),
         albedo=torch.eye(counts[2])[:1],
@@ -101,11 +101,11 @@ def test_points_and_camera_are_mirrored_together() -> None:
     torch.testing.assert_close(mirrored_points(seen, order, side=SIZE), camera.project(points))
 
 
-@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("refiner", [False, True])
 def test_what_the_encoder_says_of_the_mirror_image_is_the_mirror_image_of_what_it_says(
-    model: MorphableModel, look: bool
+    model: MorphableModel, refiner: bool
 ) -> None:
-    encoder = FaceEncoder("efficientnet_lite0", model, image_size=SIZE, points=True, look=look).eval()
+    encoder = FaceEncoder("efficientnet_lite0", model, image_size=SIZE, points=True, refiner=refiner).eval()
     for head in encoder.heads.values():
         torch.nn.init.normal_(head.get_parameter("weight"), std=0.02)
     mirror = Mirror.of(model)
@@ -115,9 +115,9 @@ def test_what_the_encoder_says_of_the_mirror_image_is_the_mirror_image_of_what_i
     crop = torch.rand(1, 3, 128, 128)
     turned_points = mirrored_points(points, mirror_mesh(model), side=128)
     with torch.no_grad():
-        face = encoder.encode(crop, camera, mesh_px=points)
-        image = encoder.encode(crop.flip(-1), mirrored_camera(camera), mesh_px=turned_points)
-        once = encoder._answer(encoder.inputs(crop, camera, mesh_px=points), LOOKS).coefficients(camera)
+        face = encoder.encode(crop, camera, landmarks468_px=points)
+        image = encoder.encode(crop.flip(-1), mirrored_camera(camera), landmarks468_px=turned_points)
+        once = encoder._answer(encoder.inputs(crop, camera, landmarks468_px=points), REFINE_STEPS).coefficients(camera)
     torch.testing.assert_close(image.identity, face.identity @ mirror.identity, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.albedo, face.albedo @ mirror.albedo, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.lighting, face.lighting * mirror.harmonics[:, None], atol=1e-4, rtol=1e-3)

@@ -12,18 +12,18 @@ from mien.assets import load_tensors
 from mien.errors import ImageError
 from mien.perception import (
     SAME_PERSON_DISTANCE,
-    DetectedFace,
+    FaceBox,
+    FaceDetection,
+    FaceDetector,
     FaceMesh,
-    FaceObservation,
     IdentityNetwork,
-    Perception,
     face_crop,
     face_parts,
 )
 from mien.perception import box_detector as detection
 from mien.perception import skin_mask as skin
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
-from mien.perception.box_detector import FaceDetector
+from mien.perception.box_detector import BoxDetector
 from mien.perception.facemesh import TAILS, tail_layers
 from mien.perception.landmarks import landmarks68_from_mesh, spaced_along
 from mien.perception.layers import BlazeBlock, pad_same
@@ -35,8 +35,8 @@ ASTRONAUT_POINTS = {36: (193, 102), 45: (259, 103), 30: (224, 129), 48: (202, 14
 
 
 @cache
-def perception() -> Perception:
-    return Perception()
+def perception() -> FaceDetector:
+    return FaceDetector()
 
 
 @cache
@@ -46,8 +46,8 @@ def astronaut() -> np.ndarray:
 
 
 @cache
-def observed() -> FaceObservation:
-    (face,) = perception().observe(astronaut())
+def observed() -> FaceDetection:
+    (face,) = perception().detect(astronaut())
     return face
 
 
@@ -60,13 +60,13 @@ def test_the_face_of_a_photo_is_found_where_it_is() -> None:
     assert face.keypoints_px[0, 0] < face.keypoints_px[1, 0]
     assert np.linalg.norm(face.irises_px[0, 0] - face.landmarks68_px[36:42].mean(0)) < 4.0
     # The nose points at the camera.
-    assert face.mesh_px[4, 2] < face.mesh_px[[234, 454], 2].min()
+    assert face.landmarks468_px[4, 2] < face.landmarks468_px[[234, 454], 2].min()
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_turned_photo_gives_turned_landmarks(turns: int) -> None:
     photo = np.ascontiguousarray(np.rot90(astronaut(), turns))
-    face = perception().observe(photo)[0]
+    face = perception().detect(photo)[0]
     points = observed().landmarks68_px
     height, width = astronaut().shape[:2]
     for _ in range(turns):
@@ -78,12 +78,12 @@ def test_a_turned_photo_gives_turned_landmarks(turns: int) -> None:
 def test_all_four_orientations_are_searched() -> None:
     """A small face on its side, which the upright search alone misses."""
     small = Image.fromarray(astronaut()).resize((60, 60), Image.Resampling.BOX)
-    assert len(perception().observe(np.asarray(small.rotate(90)))) == 1
+    assert len(perception().detect(np.asarray(small.rotate(90)))) == 1
 
 
 def test_a_shifted_and_enlarged_photo_moves_the_landmarks_with_it() -> None:
     large = np.asarray(Image.fromarray(astronaut()[:300, 60:400]).resize((680, 600), Image.Resampling.BICUBIC))
-    face = perception().observe(large)[0]
+    face = perception().detect(large)[0]
     expected = (observed().landmarks68_px - [60, 0]) * 2
     assert np.linalg.norm(face.landmarks68_px - expected, axis=1).mean() < 3.0
 
@@ -97,23 +97,23 @@ def test_small_and_large_faces_are_found(face_px: int) -> None:
     size = (round(part.width * scale), round(part.height * scale))
     canvas = Image.new("RGB", (max(400, size[0]), max(300, size[1])), (120, 110, 100))
     canvas.paste(part.resize(size, Image.Resampling.BOX), (0, 0))
-    face = perception().observe(np.asarray(canvas))[0]
+    face = perception().detect(np.asarray(canvas))[0]
     expected = (observed().landmarks68_px - [left, top]) * scale
     assert np.linalg.norm(face.landmarks68_px - expected, axis=1).mean() < 0.05 * face_px
 
 
 def test_a_face_cut_by_the_frame_is_found() -> None:
-    face = observed().mesh_px[:, :2]
+    face = observed().landmarks468_px[:, :2]
     left, right = int(face[:, 0].min()), int(face[:, 0].min() + 0.65 * np.ptp(face[:, 0]))
     part = np.ascontiguousarray(astronaut()[: int(face[:, 1].max()), left:right])
-    eye = perception().observe(part)[0].landmarks68_px[36:42] + np.array([left, 0])
+    eye = perception().detect(part)[0].landmarks68_px[36:42] + np.array([left, 0])
     assert np.linalg.norm(eye - observed().landmarks68_px[36:42], axis=1).max() < 5
 
 
 @pytest.mark.parametrize("gain, offset", [(0.06, 0.0), (0.3, 0.72), (0.12, 0.4)])
 def test_badly_exposed_photos_are_observed_as_well(gain: float, offset: float) -> None:
     bad = (astronaut() / 255 * gain + offset).clip(0, 1)
-    face = perception().observe((bad * 255).astype(np.uint8))[0]
+    face = perception().detect((bad * 255).astype(np.uint8))[0]
     assert np.linalg.norm(face.landmarks68_px - observed().landmarks68_px, axis=1).mean() < 2.0
 
 
@@ -122,33 +122,33 @@ def test_several_faces_come_largest_first() -> None:
     canvas = Image.new("RGB", (500, 260), (90, 90, 90))
     canvas.paste(part.resize((140, 130)), (0, 60))
     canvas.paste(part, (200, 0))
-    faces = perception().observe(np.asarray(canvas))
+    faces = perception().detect(np.asarray(canvas))
     assert [face.box_px[0] > 200 for face in faces] == [True, False]
-    assert len(perception().observe(np.asarray(canvas), max_faces=1)) == 1
+    assert len(perception().detect(np.asarray(canvas), max_faces=1)) == 1
 
 
 def test_no_face_is_an_empty_list() -> None:
     flat = np.full((64, 80, 3), 127, np.uint8)
+    assert perception().detect_boxes(flat) == []
     assert perception().detect(flat) == []
-    assert perception().observe(flat) == []
-    assert perception().observe(np.zeros((1, 1, 3), np.uint8)) == []
+    assert perception().detect(np.zeros((1, 1, 3), np.uint8)) == []
 
 
 def test_a_false_detection_is_rejected_by_the_mesh() -> None:
     keypoints = np.array([[400.0, 420], [460, 420], *[[430, 440]] * 4])
-    nothing = DetectedFace(0.9, np.array([380.0, 380, 480, 480]), keypoints)
-    assert perception().observe(astronaut(), [nothing]) == []
+    nothing = FaceBox(0.9, np.array([380.0, 380, 480, 480]), keypoints)
+    assert perception().detect(astronaut(), [nothing]) == []
 
 
 def test_a_photo_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(ImageError, match="uint8"):
-        perception().detect(np.zeros((10, 10, 3), np.float32))
+        perception().detect_boxes(np.zeros((10, 10, 3), np.float32))
     with pytest.raises(ImageError, match=r"\(10, 10\)"):
-        perception().detect(np.zeros((10, 10), np.uint8))
+        perception().detect_boxes(np.zeros((10, 10), np.uint8))
 
 
 def test_observing_twice_gives_the_same() -> None:
-    assert np.array_equal(perception().observe(astronaut())[0].mesh_px, observed().mesh_px)
+    assert np.array_equal(perception().detect(astronaut())[0].landmarks468_px, observed().landmarks468_px)
 
 
 @pytest.mark.parametrize("network", [ShortRangeBlazeFace, FullRangeBlazeFace, FaceMesh, IdentityNetwork])
@@ -179,17 +179,17 @@ def test_landmarks_are_spaced_equally_on_a_curve() -> None:
 def test_a_sure_face_is_looked_at_again_from_its_own_side_only_and_found_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks, run = [], FaceDetector._run
+    looks, run = [], BoxDetector._run
 
-    def counted(detector: FaceDetector, network: BlazeFace, photo: PhotoPyramid, windows: list) -> list:
+    def counted(detector: BoxDetector, network: BlazeFace, photo: PhotoPyramid, windows: list) -> list:
         looks.append(len(windows))
         return run(detector, network, photo, windows)
 
-    monkeypatch.setattr(FaceDetector, "_run", counted)
-    (found,) = perception().detect(astronaut())
+    monkeypatch.setattr(BoxDetector, "_run", counted)
+    (found,) = perception().detect_boxes(astronaut())
     assert looks[-1] == 1
     monkeypatch.setattr(detection, "UPRIGHT_MARGIN", 0.0)
-    (same,) = perception().detect(astronaut())
+    (same,) = perception().detect_boxes(astronaut())
     assert looks[-1] == 3
     assert np.array_equal(found.keypoints_px, same.keypoints_px)
 
@@ -292,7 +292,7 @@ def test_a_person_stays_the_same_when_turned_darkened_and_small() -> None:
     network = IdentityNetwork.from_assets()
 
     def describe(photo: np.ndarray) -> torch.Tensor:
-        face = perception().observe(photo)[0]
+        face = perception().detect(photo)[0]
         picture = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 255
         return network(network.crop(picture, torch.from_numpy(face.landmarks68_px).float()[None]))[0]
 
@@ -304,9 +304,9 @@ def test_a_person_stays_the_same_when_turned_darkened_and_small() -> None:
 
 def test_the_skin_mask_covers_the_cheeks_and_neither_eyes_nor_surroundings() -> None:
     face = observed()
-    crop = face_crop(torch.from_numpy(face.mesh_px[:, :2]))
+    crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     parts = face_parts(astronaut(), face, crop)
-    mesh = crop.to_crop(torch.from_numpy(face.mesh_px[:, :2])).round().int()
+    mesh = crop.to_crop(torch.from_numpy(face.landmarks468_px[:, :2])).round().int()
 
     def at(mask: torch.Tensor, point: int) -> float:
         return float(mask[mesh[point, 1], mesh[point, 0]])
@@ -323,10 +323,10 @@ def test_the_skin_mask_covers_the_cheeks_and_neither_eyes_nor_surroundings() -> 
 
 def test_a_patch_over_the_face_is_no_skin() -> None:
     face = observed()
-    crop = face_crop(torch.from_numpy(face.mesh_px[:, :2]))
+    crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     before = face_parts(astronaut(), face, crop).skin
     covered = astronaut().copy()
-    x, y = face.mesh_px[9, :2].astype(int)
+    x, y = face.landmarks468_px[9, :2].astype(int)
     covered[y - 14 : y + 6, x - 12 : x + 12] = (20, 60, 160)
     after = face_parts(covered, face, crop).skin
     (patch,) = crop.to_crop(torch.tensor([[x, y - 4.0]])).round().int()
@@ -336,9 +336,9 @@ def test_a_patch_over_the_face_is_no_skin() -> None:
 
 def test_what_hangs_over_the_forehead_does_not_belong_on_the_face_and_the_eyes_do() -> None:
     face = observed()
-    crop = face_crop(torch.from_numpy(face.mesh_px[:, :2]))
+    crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     covered = astronaut().copy()
-    x, y = face.mesh_px[151, :2].astype(int)
+    x, y = face.landmarks468_px[151, :2].astype(int)
     covered[y - 8 : y + 8, x - 12 : x + 12] = (20, 60, 160)
     parts = face_parts(covered, face, crop)
     places = torch.stack([torch.tensor([float(x), float(y)]), torch.from_numpy(face.irises_px[0, 0])])
@@ -351,7 +351,7 @@ def test_what_hangs_over_the_forehead_does_not_belong_on_the_face_and_the_eyes_d
 def forehead_drawn(pattern: np.ndarray) -> np.ndarray:
     """The astronaut with a forehead of her cheek's colour up to where her hair ends, times a pattern."""
     covered = astronaut().copy()
-    mesh = observed().mesh_px
+    mesh = observed().landmarks468_px
     low, high = int(mesh[9, 1]) - 6, int(mesh[10, 1]) - 12
     left, right = int(mesh[54, 0]), int(mesh[284, 0])
     cheek = covered[mesh[50, 1].astype(int), mesh[50, 0].astype(int)].astype(float)
@@ -372,14 +372,14 @@ def test_strands_in_the_skins_own_colour_are_hair_with_all_above_them_and_wrinkl
     pattern: np.ndarray, skin: bool, turns: int
 ) -> None:
     face = observed()
-    photo, mesh = forehead_drawn(pattern), face.mesh_px.copy()
+    photo, mesh = forehead_drawn(pattern), face.landmarks468_px.copy()
     upper = mesh[10, :2] * 0.85 + mesh[9, :2] * 0.15
     for _ in range(turns):
         mesh[:, :2] = np.stack([mesh[:, 1], photo.shape[1] - mesh[:, 0]], 1)
         upper = np.array([upper[1], photo.shape[1] - upper[0]])
         photo = np.rot90(photo)
     crop = face_crop(torch.from_numpy(mesh[:, :2]))
-    parts = face_parts(np.ascontiguousarray(photo), replace(face, mesh_px=mesh), crop)
+    parts = face_parts(np.ascontiguousarray(photo), replace(face, landmarks468_px=mesh), crop)
     (place,) = crop.to_crop(torch.from_numpy(upper[None])).round().int()
     seen = float(parts.skin[place[1], place[0]])
     assert seen > 0.9 if skin else seen < 0.1

@@ -13,7 +13,7 @@ import torch
 from mien.assets import load_tensors
 from mien.cli import app as cli
 from mien.errors import ConfigError, FormatError, ModelMismatch
-from mien.export.model_face import PICTURE_FILE, drawn_face
+from mien.export.model_face import PICTURE_FILE, model_face
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.formats.anny import read_phenotype
 from mien.morphable.phenotypes import PHENOTYPES_FILE, Phenotype, phenotype_identity
@@ -218,7 +218,7 @@ def test_the_command_says_what_is_wrong(
 
 
 def test_the_picture_shows_the_face_in_its_middle(model: MorphableModel) -> None:
-    face, picture = drawn_face(identity(model, age=YOUNG), model)
+    face, picture = model_face(identity(model, age=YOUNG), model)
     paper = (picture == picture[0, 0]).all(2)
     rows, columns = np.nonzero(~paper)
     assert abs(rows.mean() - 256) < 20

@@ -17,7 +17,7 @@ from mien.fitting import FitSettings
 from mien.lighting import rolled_lighting
 from mien.morphable import FaceCoefficients
 from mien.networks import FaceEncoder, save_encoder
-from mien.pipeline import ObservedFaces, Reconstructor
+from mien.pipeline import PhotoInputs, Reconstructor
 from mien.result import Reconstruction
 from tests.tiny import tiny_model
 
@@ -145,14 +145,14 @@ def test_a_face_that_cannot_be_fitted_does_not_cost_the_others(
     both = np.concatenate([astronaut[:300, 100:370], astronaut[:300, 100:370][:, ::-1]], axis=1)
     by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
     whole = by_network(both)
-    finish, lost_from = by_network.finisher, 270.0
+    finish, lost_from = by_network.texture_builder, 270.0
 
-    def losing(observed: ObservedFaces, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
-        if observed.faces[0].observation.mesh_px[:, 0].mean() > lost_from:
+    def losing(observed: PhotoInputs, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
+        if observed.faces[0].observation.landmarks468_px[:, 0].mean() > lost_from:
             raise FitDiverged("lost on purpose")
         return finish(observed, coefficients, camera)
 
-    monkeypatch.setattr(by_network, "finisher", losing)
+    monkeypatch.setattr(by_network, "texture_builder", losing)
     with pytest.warns(FaceLeftOut, match=r"face . of 2 .* lost on purpose"):
         (left,) = by_network(both)
     kept = min(whole, key=lambda face: face.xy[:, 0].mean())

@@ -15,7 +15,7 @@ import torch
 from mien.camera import CAMERA_FROM_MODEL
 from mien.evaluation.shape import DistanceSummary
 from mien.export.gltf import write_glb
-from mien.export.model_face import drawn_face
+from mien.export.model_face import model_face
 from mien.export.obj import write_obj
 from mien.export.ply import write_ply
 from mien.morphable import MorphableModel, load_model
@@ -46,7 +46,7 @@ def face(model: MorphableModel) -> Reconstruction:
     generator = torch.Generator().manual_seed(0)
     identity = torch.randn(model.counts[0], generator=generator)
     expression = torch.rand(model.counts[1], generator=generator) * (torch.arange(model.counts[1]) % 5 == 0)
-    neutral, _ = drawn_face(identity, model)
+    neutral, _ = model_face(identity, model)
     vertices = model.vertices(identity[None], expression[None])[0].numpy()
     return replace(
         neutral,

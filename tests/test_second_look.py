@@ -9,7 +9,7 @@ import torch
 
 from mien.camera import Camera, Pose
 from mien.morphable import MorphableModel
-from mien.networks.refiner import CHART_SIZE, DARKEST, FARTHEST, LOOK_SIZE, POINT_UNIT, SecondLook
+from mien.networks.refiner import ATLAS_SIZE, DARKEST, FARTHEST, POINT_UNIT, REFINER_SIZE, Refiner
 from mien.texture import TexelAtlas
 from tests.tiny import EXPRESSION, IDENTITY
 
@@ -27,36 +27,36 @@ def some_pose() -> Pose:
 
 def some_camera() -> Camera:
     centre = torch.tensor([[64.0, 60.0], [50.0, 66.0]])
-    return Camera(torch.tensor([400.0, 560.0]), centre, image_size=(LOOK_SIZE, LOOK_SIZE))
+    return Camera(torch.tensor([400.0, 560.0]), centre, image_size=(REFINER_SIZE, REFINER_SIZE))
 
 
 def ramps() -> torch.Tensor:
     """Crops whose red is x and whose green is y, in sides; no blue."""
-    along = (torch.arange(LOOK_SIZE) + 0.5) / LOOK_SIZE
-    x, y = along.expand(LOOK_SIZE, -1), along[:, None].expand(-1, LOOK_SIZE)
+    along = (torch.arange(REFINER_SIZE) + 0.5) / REFINER_SIZE
+    x, y = along.expand(REFINER_SIZE, -1), along[:, None].expand(-1, REFINER_SIZE)
     return torch.stack([x, y, torch.zeros_like(x)]).expand(FACES, -1, -1, -1)
 
 
 @pytest.fixture
-def look(tiny: MorphableModel) -> SecondLook:
-    look = SecondLook(tiny, units=torch.linspace(0.1, 1.0, IDENTITY + EXPRESSION + 6))
-    torch.nn.init.normal_(look.head.weight, std=0.05)
-    return look
+def refiner(tiny: MorphableModel) -> Refiner:
+    refiner = Refiner(tiny, units=torch.linspace(0.1, 1.0, IDENTITY + EXPRESSION + 6))
+    torch.nn.init.normal_(refiner.head.weight, std=0.05)
+    return refiner
 
 
-def correction(look: SecondLook, crops: torch.Tensor, **changes: torch.Tensor) -> torch.Tensor:
-    given = {"said": torch.zeros(FACES, len(look.units)), "points": torch.zeros(FACES, 468, 2), **changes}
-    return look(crops, shape=some_shape(), pose=some_pose(), camera=some_camera(), **given)
+def correction(refiner: Refiner, crops: torch.Tensor, **changes: torch.Tensor) -> torch.Tensor:
+    given = {"said": torch.zeros(FACES, len(refiner.units)), "points": torch.zeros(FACES, 468, 2), **changes}
+    return refiner(crops, shape=some_shape(), pose=some_pose(), camera=some_camera(), **given)
 
 
-def test_texels_are_read_where_the_first_answer_has_them(tiny: MorphableModel, look: SecondLook) -> None:
-    shape, pose, camera, atlas = some_shape(), some_pose(), some_camera(), TexelAtlas.of(tiny, CHART_SIZE)
-    chart, points = look._unwrapped(ramps(), shape, pose, camera)
+def test_texels_are_read_where_the_first_answer_has_them(tiny: MorphableModel, refiner: Refiner) -> None:
+    shape, pose, camera, atlas = some_shape(), some_pose(), some_camera(), TexelAtlas.of(tiny, ATLAS_SIZE)
+    chart, points = refiner._unwrapped(ramps(), shape, pose, camera)
     vertices = pose.to_camera(tiny.vertices(shape[:, :IDENTITY], shape[:, IDENTITY:]))
     places = camera.project(atlas.interpolate(vertices).flatten(2)[:, :, atlas.valid.flatten()].transpose(1, 2))
     assert places.min() > 0
-    assert places.max() < LOOK_SIZE
-    expected = torch.cat([places / LOOK_SIZE, torch.zeros(*places.shape[:2], 1)], dim=2)
+    assert places.max() < REFINER_SIZE
+    expected = torch.cat([places / REFINER_SIZE, torch.zeros(*places.shape[:2], 1)], dim=2)
     expected = expected - expected.mean(1, keepdim=True)
     expected = expected / (expected.square().mean((1, 2), keepdim=True).sqrt() + DARKEST)
     read = chart[:, :3].flatten(2)[:, :, atlas.valid.flatten()].transpose(1, 2)
@@ -64,46 +64,46 @@ def test_texels_are_read_where_the_first_answer_has_them(tiny: MorphableModel, l
     torch.testing.assert_close(points, camera.project(tiny.mediapipe_points(vertices)))
 
 
-def test_the_chart_tells_what_faces_the_camera_and_nothing_outside(tiny: MorphableModel, look: SecondLook) -> None:
+def test_the_chart_tells_what_faces_the_camera_and_nothing_outside(tiny: MorphableModel, refiner: Refiner) -> None:
     straight = Pose(torch.zeros(FACES, 3), some_pose().translation, torch.ones(FACES))
-    chart, _ = look._unwrapped(ramps(), torch.zeros_like(some_shape()), straight, some_camera())
-    facing, inside = chart[0, 3], TexelAtlas.of(tiny, CHART_SIZE).valid
-    middle = CHART_SIZE // 2
+    chart, _ = refiner._unwrapped(ramps(), torch.zeros_like(some_shape()), straight, some_camera())
+    facing, inside = chart[0, 3], TexelAtlas.of(tiny, ATLAS_SIZE).valid
+    middle = ATLAS_SIZE // 2
     assert facing[middle - 16, middle] > 0.85  # above the nose
     assert facing[middle, 1] < 0.5  # at the side of the head
     assert facing.max() <= 1 + 1e-5
     # A head turned to its left shows its right side.
     turned = replace(straight, rotation=torch.tensor([[0.0, 0.6, 0.0]]).expand(FACES, -1))
-    aside = look._unwrapped(ramps(), torch.zeros_like(some_shape()), turned, some_camera())[0][0, 3]
+    aside = refiner._unwrapped(ramps(), torch.zeros_like(some_shape()), turned, some_camera())[0][0, 3]
     left, right = (slice(None), slice(middle + 16, -1)), (slice(None), slice(1, middle - 16))
     assert aside[right].mean() > facing[right].mean() + 0.1
     assert aside[left].mean() < facing[left].mean() - 0.1
     assert not chart[:, :, ~inside].any()
 
 
-def test_light_and_contrast_of_a_crop_have_no_say(look: SecondLook) -> None:
-    crops = torch.rand(FACES, 3, LOOK_SIZE, LOOK_SIZE) + ramps()
+def test_light_and_contrast_of_a_crop_have_no_say(refiner: Refiner) -> None:
+    crops = torch.rand(FACES, 3, REFINER_SIZE, REFINER_SIZE) + ramps()
     shape, pose, camera = some_shape(), some_pose(), some_camera()
-    chart, dim = (look._unwrapped(picture, shape, pose, camera)[0] for picture in (crops, 0.5 * crops + 0.1))
+    chart, dim = (refiner._unwrapped(picture, shape, pose, camera)[0] for picture in (crops, 0.5 * crops + 0.1))
     torch.testing.assert_close(dim, chart, atol=0.3, rtol=0)
     assert (chart[:, :3].abs().mean() / dim[:, :3].abs().mean()).log().abs() < 0.1
-    assert torch.isfinite(correction(look, torch.zeros_like(crops))).all()
+    assert torch.isfinite(correction(refiner, torch.zeros_like(crops))).all()
 
 
-def test_points_are_told_against_those_of_the_first_answer(look: SecondLook) -> None:
+def test_points_are_told_against_those_of_the_first_answer(refiner: Refiner) -> None:
     """In its places they say nothing; a point that moves by a unit adds its column of the layer."""
     torch.manual_seed(0)
     shape, pose, camera = some_shape(), some_pose(), some_camera()
-    _, places = look._unwrapped(ramps(), shape, pose, camera)
-    there = places / LOOK_SIZE - 0.5
+    _, places = refiner._unwrapped(ramps(), shape, pose, camera)
+    there = places / REFINER_SIZE - 0.5
     heard: list[torch.Tensor] = []
-    look.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
+    refiner.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
     moved = there.clone()
     moved[:, 7, 1] += POINT_UNIT
-    far = 100 * look.units.expand(FACES, -1)
+    far = 100 * refiner.units.expand(FACES, -1)
     for points, said in ((there, torch.zeros_like(far)), (moved, far)):
-        look(ramps(), shape=shape, pose=pose, camera=camera, said=said, points=points)
-    count = len(look.units)
+        refiner(ramps(), shape=shape, pose=pose, camera=camera, said=said, points=points)
+    count = len(refiner.units)
     assert heard[0].abs().max() < 1e-4
     assert heard[1][:, :count].eq(FARTHEST).all()
     off = heard[1][0, count:]
@@ -112,24 +112,24 @@ def test_points_are_told_against_those_of_the_first_answer(look: SecondLook) -> 
     assert off.abs().sum() < 1.01
 
 
-def test_places_are_as_exact_in_mixed_precision(look: SecondLook) -> None:
+def test_places_are_as_exact_in_mixed_precision(refiner: Refiner) -> None:
     heard: list[torch.Tensor] = []
-    look.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
+    refiner.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
     for mixed in (False, True):
         torch.manual_seed(0)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            correction(look, ramps())
+            correction(refiner, ramps())
     assert torch.equal(heard[1].float(), heard[0])
 
 
-def test_it_learns_from_the_crop_alone(look: SecondLook) -> None:
+def test_it_learns_from_the_crop_alone(refiner: Refiner) -> None:
     """Every weight gets a gradient, and the pixels have a say where nothing else differs."""
     torch.manual_seed(1)
-    one = correction(look, ramps())
+    one = correction(refiner, ramps())
     torch.manual_seed(1)
-    other = correction(look, ramps().flip(-1))
+    other = correction(refiner, ramps().flip(-1))
     assert (one - other).abs().max() > 0.01
     one.square().sum().backward()
-    for name, weight in look.named_parameters():
+    for name, weight in refiner.named_parameters():
         assert weight.grad is not None, name
         assert weight.grad.abs().sum() > 0, name

@@ -42,10 +42,10 @@ def test_displaced_normals_are_those_of_the_displaced_mesh(tiny: MorphableModel)
     vertices = tiny.mean[None]
     normals = vertex_normals(vertices, tiny.triangles)
     wave = 4e-4 * torch.cos(12 * tiny.uv[:, 0]) * torch.cos(9 * tiny.uv[:, 1])
-    truth = vertex_normals(vertices + wave[None, :, None] * normals, tiny.triangles)
+    gt = vertex_normals(vertices + wave[None, :, None] * normals, tiny.triangles)
     operator = DisplacedNormals(atlas, tiny, vertices=vertices, normals=normals, rotmat=torch.eye(3)[None])
     found = operator(atlas.interpolate(wave[None, :, None]))[0]
-    expected = torch.nn.functional.normalize(atlas.interpolate(truth)[0].permute(1, 2, 0), dim=-1)
+    expected = torch.nn.functional.normalize(atlas.interpolate(gt)[0].permute(1, 2, 0), dim=-1)
     before = torch.nn.functional.normalize(atlas.interpolate(normals)[0].permute(1, 2, 0), dim=-1)
     inner = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     inner[12:-12, 12:-12] = True

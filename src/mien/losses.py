@@ -10,7 +10,7 @@ import torch
 from mien.typing import Float, Int, Tensor
 
 
-def pixel_loss(
+def photometric_loss(
     rendered: Float[Tensor, "B C H W"], photo: Float[Tensor, "B C H W"], *, mask: Float[Tensor, "B H W"]
 ) -> Float[Tensor, ""]:
     """Eq. 4: squared colour distance between rendering and photo, averaged over the masked pixels of each face.
@@ -30,9 +30,7 @@ def landmark_loss(
     return ((distances * weights).sum(1) / weights.sum(1)).mean()
 
 
-def recognition_loss(
-    rendered_features: Float[Tensor, "B P"], photo_features: Float[Tensor, "B P"]
-) -> Float[Tensor, ""]:
+def identity_loss(rendered_features: Float[Tensor, "B P"], photo_features: Float[Tensor, "B P"]) -> Float[Tensor, ""]:
     """Eq. 6: L1 distance of the recognition features of rendering and photo, averaged over features and faces.
 
     The paper does not say how its features are scaled; averaged over the 128 features of the packaged network, the

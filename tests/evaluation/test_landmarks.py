@@ -40,19 +40,19 @@ def write_set(folder: Path, name: str, *, split: str, count: int = 3) -> None:
 
 
 def test_nme_is_the_mean_distance_over_the_outer_eye_corners():
-    truth = face()
-    assert landmark_nme(truth + np.array([3.0, 4.0]), truth, inner=False) == pytest.approx(5 / 50)
-    jaw_only = truth.copy()
+    gt = face()
+    assert landmark_nme(gt + np.array([3.0, 4.0]), gt, inner=False) == pytest.approx(5 / 50)
+    jaw_only = gt.copy()
     jaw_only[:17] += 10
-    assert landmark_nme(jaw_only, truth, inner=True) == 0
-    assert landmark_nme(jaw_only, truth, inner=False) == pytest.approx(17 / 68 * np.sqrt(200) / 50)
+    assert landmark_nme(jaw_only, gt, inner=True) == 0
+    assert landmark_nme(jaw_only, gt, inner=False) == pytest.approx(17 / 68 * np.sqrt(200) / 50)
 
 
 def test_the_annotated_face_is_the_one_that_overlaps_most():
-    truth = face()
-    assert matching_face([face(300), face(20), face(5)], truth) == 2
-    assert matching_face([face(300)], truth) is None
-    assert matching_face([], truth) is None
+    gt = face()
+    assert matching_face([face(300), face(20), face(5)], gt) == 2
+    assert matching_face([face(300)], gt) is None
+    assert matching_face([], gt) is None
 
 
 def test_area_under_the_cumulative_distribution():

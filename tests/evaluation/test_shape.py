@@ -65,18 +65,18 @@ def test_a_triangle_without_area_is_its_edges():
 
 
 def test_alignment_undoes_a_similarity_in_another_unit():
-    truth = ellipsoid(radii=(80.0, 110.0, 60.0))
+    gt = ellipsoid(radii=(80.0, 110.0, 60.0))
     turn = rotvec_to_rotmat(torch.tensor([[0.4, -0.3, 0.2]]))
-    moved = truth.transformed(Similarity(torch.tensor([1e-3]), turn, torch.tensor([[0.1, 0.0, 0.5]])))
+    moved = gt.transformed(Similarity(torch.tensor([1e-3]), turn, torch.tensor([[0.1, 0.0, 0.5]])))
     generator = torch.Generator().manual_seed(1)
-    chosen = torch.randperm(len(truth.vertices), generator=generator)[:20]
+    chosen = torch.randperm(len(gt.vertices), generator=generator)[:20]
     noisy = moved.vertices[chosen] + 3e-3 * torch.randn(20, 3, generator=generator)
     aligned = align_surface(
         moved,
-        truth.vertices,
-        weights=torch.ones(len(truth.vertices)),
+        gt.vertices,
+        weights=torch.ones(len(gt.vertices)),
         landmarks=noisy,
-        truth_landmarks=truth.vertices[chosen],
+        gt_landmarks=gt.vertices[chosen],
     )
     # 3 mm of landmark noise vanish; float32 millimetres leave microns.
     assert float(aligned.distances.max()) < 1e-2
@@ -84,27 +84,27 @@ def test_alignment_undoes_a_similarity_in_another_unit():
 
 
 def test_alignment_of_a_scaled_sphere_finds_the_scale():
-    sphere, truth = ellipsoid(), ellipsoid(radii=(2.0, 2.0, 2.0))
+    sphere, gt = ellipsoid(), ellipsoid(radii=(2.0, 2.0, 2.0))
     aligned = align_surface(
         sphere,
-        truth.vertices,
-        weights=torch.ones(len(truth.vertices)),
+        gt.vertices,
+        weights=torch.ones(len(gt.vertices)),
         landmarks=sphere.vertices[::7] * 1.3,
-        truth_landmarks=truth.vertices[::7],
+        gt_landmarks=gt.vertices[::7],
     )
     assert float(aligned.similarity.scale) == pytest.approx(2, rel=1e-3)
     assert float(aligned.distances.max()) < 1e-3
 
 
 def test_alignment_leaves_no_better_similarity_nearby():
-    truth, surface = ellipsoid(radii=(1.0, 1.2, 0.8)), ellipsoid(radii=(1.05, 1.1, 0.9))
-    weights = torch.rand(len(truth.vertices), generator=torch.Generator().manual_seed(2))
+    gt, surface = ellipsoid(radii=(1.0, 1.2, 0.8)), ellipsoid(radii=(1.05, 1.1, 0.9))
+    weights = torch.rand(len(gt.vertices), generator=torch.Generator().manual_seed(2))
 
     def cost(candidate: Surface) -> float:
-        return float((weights * candidate.closest(truth.vertices).distances ** 2).sum())
+        return float((weights * candidate.closest(gt.vertices).distances ** 2).sum())
 
     aligned = align_surface(
-        surface, truth.vertices, weights=weights, landmarks=surface.vertices[::50], truth_landmarks=truth.vertices[::50]
+        surface, gt.vertices, weights=weights, landmarks=surface.vertices[::50], gt_landmarks=gt.vertices[::50]
     )
     least = cost(aligned.surface)
     generator = torch.Generator().manual_seed(3)
@@ -122,7 +122,7 @@ def test_alignment_needs_landmarks():
             surface.vertices,
             weights=torch.ones(81),
             landmarks=torch.rand(2, 3),
-            truth_landmarks=torch.rand(2, 3),
+            gt_landmarks=torch.rand(2, 3),
         )
 
 

@@ -78,9 +78,9 @@ def test_a_fold_goes_into_the_displacement(tiny: MorphableModel) -> None:
     fold = (4e-4 * torch.cos(14 * rows))[:, None].expand(SIZE, SIZE)[None, None]
     colours = model_colours(tiny, fold, torch.zeros(1, 3, SIZE, SIZE))
     _, displacement = detail_of(tiny, colours, torch.ones(1, 1, SIZE, SIZE))
-    found, truth = displacement[0, 0, 8:-8, 8:-8], fold[0, 0, 8:-8, 8:-8]
-    found, truth = found - found.mean(), truth - truth.mean()
-    assert (found * truth).sum() / (found.norm() * truth.norm()) > 0.6
+    found, gt = displacement[0, 0, 8:-8, 8:-8], fold[0, 0, 8:-8, 8:-8]
+    found, gt = found - found.mean(), gt - gt.mean()
+    assert (found * gt).sum() / (found.norm() * gt.norm()) > 0.6
 
 
 def test_unseen_texels_take_their_mirror_image(tiny: MorphableModel) -> None:

@@ -19,27 +19,25 @@ SETTINGS = FitSettings(landmark_sigma=0.01, photometric_steps=12)
 
 def photographed(model: MorphableModel, batch: int = 1) -> tuple[FitTargets, FaceCoefficients]:
     identity, expression, albedo = model.counts
-    truth = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, batch=batch, distance=0.5)
+    gt = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, batch=batch, distance=0.5)
     lighting = ambient_lighting(batch, level=0.85)
     lighting[:, 3] = 0.2
-    truth = replace(
-        truth, identity=0.6 * torch.randn(batch, identity), albedo=torch.randn(batch, albedo), lighting=lighting
-    )
+    gt = replace(gt, identity=0.6 * torch.randn(batch, identity), albedo=torch.randn(batch, albedo), lighting=lighting)
     camera = Camera.from_fov(30.0, image_size=SIZE, batch=batch)
     with torch.no_grad():
-        drawn = render(model, truth, camera)
+        drawn = render(model, gt, camera)
         mesh = camera.project(model.mediapipe_points(drawn.surface.vertices_camera))
     mask = (drawn.triangle_ids >= 0).float()
     landmarks = drawn.vertices_px[:, model.landmarks68]
-    return FitTargets(drawn.image * mask[:, None], mask, mask, torch.ones(batch), camera, mesh, landmarks), truth
+    return FitTargets(drawn.image * mask[:, None], mask, mask, torch.ones(batch), camera, mesh, landmarks), gt
 
 
 def test_the_fit_explains_a_picture_of_the_model(tiny: MorphableModel) -> None:
-    targets, truth = photographed(tiny)
+    targets, gt = photographed(tiny)
     found = fit(tiny, targets, settings=SETTINGS)
     assert found.photometric_error.item() < 0.03
     shape = tiny.vertices(found.coefficients.identity, found.coefficients.expression)
-    error = (shape - tiny.vertices(truth.identity, truth.expression)).norm(dim=-1).mean()
+    error = (shape - tiny.vertices(gt.identity, gt.expression)).norm(dim=-1).mean()
     assert error < 1.5e-3
     assert {time.name for time in found.stage_times} == {"landmarks", "light and albedo", "photometric"}
 

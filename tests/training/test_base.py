@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from mien.errors import ConfigError
-from mien.losses import pixel_loss
+from mien.losses import photometric_loss
 from mien.morphable import MorphableModel
 from mien.networks import FaceEncoder, save_encoder
 from mien.networks.crop_space import HEAD_UNITS
-from mien.networks.refiner import LOOK_SIZE
+from mien.networks.refiner import REFINER_SIZE
 from mien.perception import IdentityNetwork
 from mien.rendering import render
-from mien.training.coarse import BaseObjective, aligned_distance_mm, beyond_similarity, make_encoder
+from mien.training.coarse import CoarseObjective, aligned_distance_mm, beyond_similarity, make_encoder
 from mien.training.config import BaseLossSettings, EncoderSettings
 from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.synthetic.faces import SyntheticFaces
@@ -34,17 +34,17 @@ def faces() -> FaceBatch:
     return SyntheticFaces(tiny_model(), size=SIZE, seed=3).draw(range(3))
 
 
-def objective_of(tiny: MorphableModel, faces: FaceBatch, weights: BaseLossSettings) -> BaseObjective:
+def objective_of(tiny: MorphableModel, faces: FaceBatch, weights: BaseLossSettings) -> CoarseObjective:
     encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE)
     recognition = IdentityNetwork.from_assets() if weights.recognition else None
-    return BaseObjective(encoder, tiny, weights=weights, recognition=recognition, validation=faces)
+    return CoarseObjective(encoder, tiny, weights=weights, recognition=recognition, validation=faces)
 
 
 def truth_of(faces: FaceBatch) -> dict[str, torch.Tensor]:
-    return {name: getattr(faces.truth, name).clone().requires_grad_() for name in HEAD_UNITS}
+    return {name: getattr(faces.gt, name).clone().requires_grad_() for name in HEAD_UNITS}
 
 
-def terms_of(objective: BaseObjective, faces: FaceBatch, said: dict[str, torch.Tensor]) -> dict[str, float]:
+def terms_of(objective: CoarseObjective, faces: FaceBatch, said: dict[str, torch.Tensor]) -> dict[str, float]:
     return {
         term.name: float(term.value.detach()) for term in objective.losses(said, objective.prepare(faces), progress=1.0)
     }
@@ -71,7 +71,7 @@ def test_every_head_is_reached(tiny: MorphableModel, faces: FaceBatch) -> None:
         lighting_prior=0.0,
     )
     objective = objective_of(tiny, faces, weights)
-    photographs = replace(faces, truth=None)
+    photographs = replace(faces, gt=None)
     said = {name: (value.detach() + 0.05).requires_grad_() for name, value in truth_of(faces).items()}
     terms = {term.name: term.value for term in objective.losses(said, objective.prepare(photographs), progress=1.0)}
     assert set(terms) == {"pixel", "landmark", "recognition"}
@@ -85,17 +85,17 @@ def test_every_head_is_reached(tiny: MorphableModel, faces: FaceBatch) -> None:
 def test_the_pixel_term_is_eq4_of_the_drawing(tiny: MorphableModel, faces: FaceBatch) -> None:
     objective = objective_of(tiny, faces, BaseLossSettings(render_size=SIZE, recognition=0.0))
     said = truth_of(faces)
-    terms = terms_of(objective, replace(faces, truth=None), said)
+    terms = terms_of(objective, replace(faces, gt=None), said)
     with torch.no_grad():
         drawn = render(tiny, objective.network.regression(said).coefficients(faces.camera), faces.camera)
-        expected = pixel_loss(drawn.image, faces.images, mask=faces.mask * drawn.coverage)
+        expected = photometric_loss(drawn.image, faces.images, mask=faces.mask * drawn.coverage)
     assert terms["pixel"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_drawing_joins_late_and_only_for_photographs(tiny: MorphableModel, faces: FaceBatch) -> None:
     weights = BaseLossSettings(render_size=SIZE, recognition=0.0, render_from=0.5)
     objective = objective_of(tiny, faces, weights)
-    photographs = replace(faces, truth=None)
+    photographs = replace(faces, gt=None)
     mixed = join_batches([photographs, faces])
     said = {name: torch.cat([value, value]) for name, value in truth_of(faces).items()}
     early = {term.name for term in objective.losses(said, objective.prepare(mixed), progress=0.49)}
@@ -126,7 +126,7 @@ def test_vertex_errors_ignore_place_and_size(tiny: MorphableModel) -> None:
 
 def test_wrong_starts_are_named(tiny: MorphableModel, faces: FaceBatch) -> None:
     with pytest.raises(ConfigError, match="recognition network is needed"):
-        BaseObjective(
+        CoarseObjective(
             FaceEncoder("efficientnet_lite0", tiny), tiny, weights=EVERYTHING, recognition=None, validation=faces
         )
     encoder = make_encoder(EncoderSettings(weights="random", batchnorm="frozen"), tiny).train()
@@ -136,14 +136,14 @@ def test_wrong_starts_are_named(tiny: MorphableModel, faces: FaceBatch) -> None:
 def test_the_encoder_is_told_found_points_and_judged_by_true_ones(tiny: MorphableModel, faces: FaceBatch) -> None:
     encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True)
     weights = replace(EVERYTHING, pixel=0.0, recognition=0.0)
-    objective = BaseObjective(encoder, tiny, weights=weights, recognition=None, validation=faces)
-    off = replace(faces, found_px=faces.mesh_px + 5.0)
+    objective = CoarseObjective(encoder, tiny, weights=weights, recognition=None, validation=faces)
+    off = replace(faces, detected_px=faces.gt_px + 5.0)
     told = objective.prepare(off).inputs[1]
-    torch.testing.assert_close(told, (faces.mesh_px + 5.0) / SIZE - 0.5)
+    torch.testing.assert_close(told, (faces.gt_px + 5.0) / SIZE - 0.5)
     assert terms_of(objective, off, truth_of(faces))["points"] < 1e-4
-    moved = replace(faces, mesh_px=faces.mesh_px + 5.0)
+    moved = replace(faces, gt_px=faces.gt_px + 5.0)
     assert terms_of(objective, moved, truth_of(faces))["points"] > 0.1
-    measured = {figure.name: figure.value for figure in objective.measure(encoder.eval())}
+    measured = {figure.name: figure.value for figure in objective.evaluate(encoder.eval())}
     assert measured["vertices"] > 0
 
 
@@ -155,9 +155,9 @@ def test_a_start_may_be_given_points_but_not_lose_them(tiny: MorphableModel, tmp
         save_encoder(encoder, paths[points], notes={})
     settings = EncoderSettings(image_size=SIZE, points=True, frozen_blocks=2)
     for path in paths.values():
-        grown = make_encoder(replace(settings, start=str(path)), tiny)
-        assert grown.points is not None
-        learning = {name for name, p in grown.named_parameters() if p.requires_grad}
+        extend_encoder = make_encoder(replace(settings, start=str(path)), tiny)
+        assert extend_encoder.points is not None
+        learning = {name for name, p in extend_encoder.named_parameters() if p.requires_grad}
         assert {"points.first.weight", "heads.identity.weight", "backbone._conv_head.weight"} <= learning
         assert "backbone._conv_stem.weight" not in learning
     with pytest.raises(ConfigError, match=r"encoder\.points = true"):
@@ -167,34 +167,34 @@ def test_a_start_may_be_given_points_but_not_lose_them(tiny: MorphableModel, tmp
 def test_a_start_may_be_given_a_second_look_but_not_lose_it(tiny: MorphableModel, tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     save_encoder(FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True), first, notes={})
-    settings = EncoderSettings(image_size=SIZE, points=True, look=True, learn="second look", start=str(first))
+    settings = EncoderSettings(image_size=SIZE, points=True, refiner=True, learn="refiner", start=str(first))
     settings = replace(settings, dropout=0.25)
     looking = make_encoder(settings, tiny)
     learning = {name.partition(".")[0] for name, p in looking.named_parameters() if p.requires_grad}
-    assert learning == {"look"}
+    assert learning == {"refiner"}
     save_encoder(looking, second, notes={})
-    again = make_encoder(replace(settings, start=str(second), learn="all", looks=2), tiny)
+    again = make_encoder(replace(settings, start=str(second), learn="all", refine_steps=2), tiny)
     assert (looking.practice, again.practice) == (1, 2)
     assert all(p.requires_grad for p in again.parameters())
-    assert looking.look is not None
-    assert again.look is not None
+    assert looking.refiner is not None
+    assert again.refiner is not None
     # Dropout is the run's, whatever the start was trained with.
-    assert [again.dropout.p, again.look.dropout.p] == [0.25, 0.25]
-    torch.testing.assert_close(again.look.seen.weight, looking.look.seen.weight.half().float())
-    with pytest.raises(ConfigError, match=r"encoder\.look = true"):
+    assert [again.dropout.p, again.refiner.dropout.p] == [0.25, 0.25]
+    torch.testing.assert_close(again.refiner.seen.weight, looking.refiner.seen.weight.half().float())
+    with pytest.raises(ConfigError, match=r"encoder\.refiner = true"):
         make_encoder(EncoderSettings(image_size=SIZE, points=True, start=str(second)), tiny)
 
 
 def test_the_encoder_is_shown_crops_large_enough_for_its_second_look(tiny: MorphableModel, faces: FaceBatch) -> None:
-    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=32, points=True, look=True)
+    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=32, points=True, refiner=True)
     weights = replace(EVERYTHING, pixel=0.0, recognition=0.0)
-    objective = BaseObjective(encoder, tiny, weights=weights, recognition=None, validation=faces)
+    objective = CoarseObjective(encoder, tiny, weights=weights, recognition=None, validation=faces)
     images, points, sharp, lens = objective.prepare(faces).inputs
-    assert (images.shape[-1], sharp.shape[-1], encoder.crop_size) == (32, LOOK_SIZE, LOOK_SIZE)
+    assert (images.shape[-1], sharp.shape[-1], encoder.crop_size) == (32, REFINER_SIZE, REFINER_SIZE)
     torch.testing.assert_close(lens * SIZE, torch.cat([faces.camera.focal_px[:, None], faces.camera.centre_px], dim=1))
     assert points.abs().max() < 1
-    assert EncoderSettings(image_size=32, points=True, look=True).crop_size == LOOK_SIZE
-    assert EncoderSettings(image_size=160, points=True, look=True).crop_size == 160
+    assert EncoderSettings(image_size=32, points=True, refiner=True).crop_size == REFINER_SIZE
+    assert EncoderSettings(image_size=160, points=True, refiner=True).crop_size == 160
     assert EncoderSettings(image_size=32, points=True).crop_size == 32
 
 

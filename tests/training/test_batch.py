@@ -22,16 +22,16 @@ def maps_of(levels: list[float]) -> DetailMaps:
 def batch_of_three(model: MorphableModel) -> FaceBatch:
     """A face that is a photo, one with its truth, and one with maps as well."""
     photo, plain, detailed = (SyntheticFaces(model, size=SIZE).draw([k]) for k in range(3))
-    return join_batches([replace(photo, truth=None), plain, replace(detailed, maps=maps_of([0.3]))])
+    return join_batches([replace(photo, gt=None), plain, replace(detailed, maps=maps_of([0.3]))])
 
 
 def test_maps_belong_to_the_last_faces(tiny: MorphableModel) -> None:
     batch = batch_of_three(tiny)
     assert batch.photographed == 1
     photo, plain, detailed = (batch.face(k) for k in range(3))
-    assert photo.truth is None and photo.maps is None
-    assert plain.truth is not None and plain.maps is None
-    assert detailed.truth is not None and detailed.maps is not None
+    assert photo.gt is None and photo.maps is None
+    assert plain.gt is not None and plain.maps is None
+    assert detailed.gt is not None and detailed.maps is not None
     assert (detailed.maps.texture_offset == 0.3).all()
     assert (detailed.maps.displacement == -0.3).all()
 
@@ -59,8 +59,8 @@ def test_resized_and_moved_batches_carry_their_maps(tiny: MorphableModel) -> Non
     batch = batch_of_three(tiny)
     smaller = resized(batch, SIZE // 2)
     assert smaller.maps is batch.maps
-    torch.testing.assert_close(smaller.mesh_px, batch.mesh_px / 2)
-    torch.testing.assert_close(smaller.found_px, batch.found_px / 2)
+    torch.testing.assert_close(smaller.gt_px, batch.gt_px / 2)
+    torch.testing.assert_close(smaller.detected_px, batch.detected_px / 2)
     moved = batch.to(torch.device("cpu"))
     assert moved.maps is not None and batch.maps is not None
     assert torch.equal(moved.maps.texture_offset, batch.maps.texture_offset)

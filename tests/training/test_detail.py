@@ -87,9 +87,9 @@ def test_the_true_maps_cost_nothing_where_they_are_known(
     assert faces.maps is not None
     objective = objective_of(model, encoder, faces, EVERYTHING)
     prepared = objective.prepare(faces)
-    truth = {"texture_offset": faces.maps.texture_offset, "displacement": faces.maps.displacement}
-    right = values_of(objective.losses(truth, prepared, progress=0.0))
-    nothing = values_of(objective.losses({k: torch.zeros_like(v) for k, v in truth.items()}, prepared, progress=0.0))
+    gt = {"texture_offset": faces.maps.texture_offset, "displacement": faces.maps.displacement}
+    right = values_of(objective.losses(gt, prepared, progress=0.0))
+    nothing = values_of(objective.losses({k: torch.zeros_like(v) for k, v in gt.items()}, prepared, progress=0.0))
     assert right["true_displacement"] < 1e-6
     assert right["true_slope"] < 1e-6
     assert right["true_offset"] < 2e-3
@@ -151,18 +151,18 @@ def test_every_head_is_reached(
 
 
 def test_bases_err_as_they_are_told(model: MorphableModel, encoder: FaceEncoder, faces: FaceBatch) -> None:
-    assert faces.truth is not None
+    assert faces.gt is not None
     exact = objective_of(model, encoder, faces, EVERYTHING).prepare(faces).coefficients
-    torch.testing.assert_close(exact.identity, faces.truth.identity)
+    torch.testing.assert_close(exact.identity, faces.gt.identity)
     off = objective_of(model, encoder, faces, EVERYTHING, base=replace(NO_ERROR, identity_error=0.5))
     found = off.prepare(faces).coefficients
     assert float((found.identity - exact.identity).std()) == pytest.approx(0.5, rel=0.15)
     torch.testing.assert_close(found.albedo, exact.albedo)
-    photos = replace(faces, truth=None, maps=None)
+    photos = replace(faces, gt=None, maps=None)
     said = objective_of(model, encoder, photos, NOTHING, base=DetailBaseSettings(source="encoder"))
     torch.testing.assert_close(
         said.prepare(photos).coefficients.identity,
-        encoder.encode(faces.images, faces.camera, mesh_px=faces.found_px).identity,
+        encoder.encode(faces.images, faces.camera, landmarks468_px=faces.detected_px).identity,
     )
 
 
@@ -209,7 +209,7 @@ def few_validation_faces(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("source", ["refined", "encoder"])
 def test_points_are_found_where_the_encoder_answers_for_drawn_faces(model: MorphableModel, source: str) -> None:
     faces = held_out_detail_faces(config_of(f"base.source={source}"), model, store=None, split="test")
-    off = (faces.found_px - faces.mesh_px).norm(dim=-1).mean() / SIZE
+    off = (faces.detected_px - faces.gt_px).norm(dim=-1).mean() / SIZE
     assert (0.002 < off < 0.05) if source == "encoder" else off == 0
 
 

@@ -42,9 +42,9 @@ def drawn(faces: DetailedFaces) -> FaceBatch:
 
 def rendered(model: MorphableModel, batch: FaceBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """The faces once more from their truth, camera and maps alone, and where they are."""
-    assert batch.truth is not None and batch.maps is not None
+    assert batch.gt is not None and batch.maps is not None
     atlas = TexelAtlas.of(model, MAP)
-    face = batch.truth.coefficients(batch.camera)
+    face = batch.gt.coefficients(batch.camera)
     surface = build_surface(model, face)
     texels = texel_face(atlas, model, face, surface)
     texture = texels.colours(batch.maps.texture_offset, batch.maps.displacement)
@@ -67,8 +67,8 @@ def test_a_face_is_the_same_in_every_batch(faces: DetailedFaces, model: Morphabl
 
 
 def test_the_truth_leads_back_to_the_points(model: MorphableModel, drawn: FaceBatch) -> None:
-    assert drawn.truth is not None
-    face = drawn.truth.coefficients(drawn.camera)
+    assert drawn.gt is not None
+    face = drawn.gt.coefficients(drawn.camera)
     torch.testing.assert_close(landmarks68(model, face, drawn.camera), drawn.landmarks68_px, atol=2e-3, rtol=0)
 
 
@@ -120,8 +120,8 @@ def test_relief_shows_in_the_picture(
 
 
 def test_colours_stay_colours(model: MorphableModel, drawn: FaceBatch, faces: DetailedFaces) -> None:
-    assert drawn.maps is not None and drawn.truth is not None
-    albedo = faces.atlas.interpolate(model.albedo(drawn.truth.albedo)) + drawn.maps.texture_offset
+    assert drawn.maps is not None and drawn.gt is not None
+    albedo = faces.atlas.interpolate(model.albedo(drawn.gt.albedo)) + drawn.maps.texture_offset
     inside = faces.atlas.valid
     assert albedo[:, :, inside].min() > 0
     assert albedo[:, :, inside].max() < 1
@@ -133,10 +133,10 @@ def test_colours_stay_colours(model: MorphableModel, drawn: FaceBatch, faces: De
 def test_heads_turn_less_and_lights_have_more_direction(model: MorphableModel, faces: DetailedFaces) -> None:
     yaws, directed = [], []
     for stream in (faces, SyntheticFaces(model, size=32, seed=2)):
-        truth = stream.draw(range(30)).truth
-        assert truth is not None
-        lighting = truth.lighting.view(-1, 9, 3).mean(-1)
-        yaws.append(float(truth.rotation[:, 1].std()))
+        gt = stream.draw(range(30)).gt
+        assert gt is not None
+        lighting = gt.lighting.view(-1, 9, 3).mean(-1)
+        yaws.append(float(gt.rotation[:, 1].std()))
         directed.append(float((lighting[:, 1:4].norm(dim=-1) / (lighting[:, 0] + 1)).median()))
     assert yaws[0] < 0.8 * yaws[1]
     assert directed[0] > 1.15 * directed[1]
@@ -181,6 +181,6 @@ def test_samples_show_the_maps(tiny: MorphableModel, tmp_path: Path) -> None:
     sheet = write_samples(DetailedFaces(tiny, size=32, map_size=24), tmp_path, count=3)
     with Image.open(sheet) as picture:
         assert picture.size == (8 * 32, 3 * 32)
-    with np.load(tmp_path / "truth.npz") as truth:
-        assert truth["displacement_m"].shape == (3, 1, 24, 24)
-        assert truth["texture_offset"].shape == (3, 3, 24, 24)
+    with np.load(tmp_path / "truth.npz") as gt:
+        assert gt["displacement_m"].shape == (3, 1, 24, 24)
+        assert gt["texture_offset"].shape == (3, 3, 24, 24)

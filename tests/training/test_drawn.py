@@ -18,11 +18,11 @@ from mien.training.coarse import landmarks68
 from mien.training.data.batch import FaceBatch
 from mien.training.synthetic import store as drawn
 from mien.training.synthetic.faces import SyntheticFaces
-from mien.training.synthetic.store import PLAN_FILE, DrawingPlan, StoredDrawnFaces, draw_store
+from mien.training.synthetic.store import PLAN_FILE, StoredSyntheticFaces, SyntheticStorePlan, write_synthetic_store
 from tests.tiny import tiny_model
 
 SIZE = 48
-PLAN = DrawingPlan(6, size=SIZE, seed=4, jitter=0.2)
+PLAN = SyntheticStorePlan(6, size=SIZE, seed=4, jitter=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def small_shards() -> object:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "store"
-    draw_store(PLAN, folder, processes=1)
+    write_synthetic_store(PLAN, folder, processes=1)
     return folder
 
 
-def faces_of(store: Path, model: MorphableModel, *, size: int = SIZE, seed: int = 0) -> StoredDrawnFaces:
-    return StoredDrawnFaces(store, model, size=size, seed=seed)
+def faces_of(store: Path, model: MorphableModel, *, size: int = SIZE, seed: int = 0) -> StoredSyntheticFaces:
+    return StoredSyntheticFaces(store, model, size=size, seed=seed)
 
 
 def by_name(batch: FaceBatch) -> dict[str, FaceBatch]:
@@ -71,19 +71,19 @@ def test_every_face_comes_once_in_a_round_as_it_was_drawn(store: Path, model: Mo
             name: face
             for name, face in by_name(batch).items()
             if torch.equal(face.camera.focal_px, plain[name].camera.focal_px)
-            and (face.mesh_px - plain[name].mesh_px).abs().max() < 1e-3
+            and (face.gt_px - plain[name].gt_px).abs().max() < 1e-3
         }
     assert len(back) >= 5  # the others were mirrored in all four rounds
     for name, face in back.items():
         want = plain[name]
         torch.testing.assert_close(face.images, want.images, atol=0.5 / 255 + 1e-6, rtol=0)
         torch.testing.assert_close(face.mask, want.mask, atol=0.5 / 255 + 1e-6, rtol=0)
-        for points in ("landmarks68_px", "mesh_px", "found_px"):
+        for points in ("landmarks68_px", "gt_px", "detected_px"):
             torch.testing.assert_close(getattr(face, points), getattr(want, points), atol=1e-3, rtol=0)
-        assert face.truth is not None
-        assert want.truth is not None
-        torch.testing.assert_close(face.truth.identity, want.truth.identity)
-        assert face.truth.sides_per_m == want.truth.sides_per_m
+        assert face.gt is not None
+        assert want.gt is not None
+        torch.testing.assert_close(face.gt.identity, want.gt.identity)
+        assert face.gt.sides_per_m == want.gt.sides_per_m
 
 
 def test_half_of_the_faces_are_mirrored_and_a_batch_is_a_function_of_its_numbers(
@@ -103,24 +103,24 @@ def test_a_mirrored_face_is_the_face_in_the_mirror(store: Path, model: Morphable
     mirror, face = Mirror.of(model), faces_of(store, model)._stored(1)
     assert mirror is not None
     turned = face.mirrored(mirror)
-    assert turned.truth is not None
-    assert face.truth is not None
-    coefficients = turned.truth.coefficients(turned.camera)
+    assert turned.gt is not None
+    assert face.gt is not None
+    coefficients = turned.gt.coefficients(turned.camera)
     vertices = coefficients.pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
     points = turned.camera.project(model.mediapipe_points(vertices))
-    torch.testing.assert_close(points, turned.mesh_px, atol=0.02, rtol=0)
+    torch.testing.assert_close(points, turned.gt_px, atol=0.02, rtol=0)
     torch.testing.assert_close(
         landmarks68(model, coefficients, turned.camera), turned.landmarks68_px, atol=0.02, rtol=0
     )
     # Light and colour as well: the picture of the mirrored face is the mirrored picture.
-    one = render(model, face.truth.coefficients(face.camera), face.camera).image
+    one = render(model, face.gt.coefficients(face.camera), face.camera).image
     other = render(model, coefficients, turned.camera).image
     assert (one.flip(-1) - other).abs().mean() < 2e-3
     assert (one - other).abs().mean() > 0.02
-    assert (turned.found_px - turned.mesh_px).norm(dim=-1).mean() < 0.04 * SIZE
+    assert (turned.detected_px - turned.gt_px).norm(dim=-1).mean() < 0.04 * SIZE
     twice = turned.mirrored(mirror)
     assert torch.equal(twice.images, face.images)
-    torch.testing.assert_close(twice.found_px, face.found_px, atol=1e-3, rtol=0)
+    torch.testing.assert_close(twice.detected_px, face.detected_px, atol=1e-3, rtol=0)
 
 
 def test_a_model_without_symmetry_has_no_mirror(tiny: MorphableModel) -> None:
@@ -129,10 +129,10 @@ def test_a_model_without_symmetry_has_no_mirror(tiny: MorphableModel) -> None:
 
 def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, tmp_path: Path) -> None:
     folder, told = tmp_path / "store", []
-    draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
+    write_synthetic_store(SyntheticStorePlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
     (folder / "faces-000001.safetensors.7.partial").touch()  # as a kill leaves it
     (folder / "download.zip.partial").touch()  # somebody else's
-    draw_store(PLAN, folder, processes=1, progress=lambda done, total: told.append((done, total)))
+    write_synthetic_store(PLAN, folder, processes=1, progress=lambda done, total: told.append((done, total)))
     assert told == [(4, 6), (6, 6)]  # the first file held three of four
     assert [left.name for left in folder.glob("*.partial")] == ["download.zip.partial"]
     first = folder / "faces-000000.safetensors"
@@ -140,32 +140,32 @@ def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, t
     first.write_bytes(first.read_bytes()[:1000])
     with pytest.raises(FormatError, match="lacks 1 of 2"):
         faces_of(folder, model)
-    draw_store(PLAN, folder, processes=1)
+    write_synthetic_store(PLAN, folder, processes=1)
     assert first.read_bytes() == (store / first.name).read_bytes()
     assert len(set(faces_of(folder, model).batch(range(6)).names)) == 6
     with pytest.raises(ConfigError, match="has 6 faces already"):
-        draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
+        write_synthetic_store(SyntheticStorePlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
     with pytest.raises(ConfigError, match="other settings"):
-        draw_store(DrawingPlan(6, size=SIZE, seed=5, jitter=0.2), folder, processes=1)
+        write_synthetic_store(SyntheticStorePlan(6, size=SIZE, seed=5, jitter=0.2), folder, processes=1)
 
 
 def test_a_store_stays_whole_while_it_grows(
     store: Path, model: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "store"
-    draw_store(DrawingPlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
+    write_synthetic_store(SyntheticStorePlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
 
     def full(*_: object) -> None:
         raise OutputError("the disk is full")
 
     monkeypatch.setattr(drawn, "_draw_shard", full)
     with pytest.raises(OutputError, match="full"):
-        draw_store(PLAN, folder, processes=1)
+        write_synthetic_store(PLAN, folder, processes=1)
     assert len(set(faces_of(folder, model).batch(range(3)).names)) == 3
 
 
 def test_processes_draw_what_one_does(store: Path, tmp_path: Path) -> None:
-    draw_store(PLAN, tmp_path / "two", processes=2)
+    write_synthetic_store(PLAN, tmp_path / "two", processes=2)
     for name in ("faces-000000.safetensors", "drawn.json"):
         assert (tmp_path / "two" / name).read_bytes() == (store / name).read_bytes()
 
@@ -176,7 +176,7 @@ def test_a_damaged_plan_is_refused(content: str, model: MorphableModel, tmp_path
     with pytest.raises(FormatError, match="no store of drawn faces"):
         faces_of(tmp_path, model)
     with pytest.raises(FormatError, match="no store of drawn faces"):
-        draw_store(PLAN, tmp_path, processes=1)
+        write_synthetic_store(PLAN, tmp_path, processes=1)
 
 
 def test_what_is_no_store_is_refused(store: Path, model: MorphableModel, tmp_path: Path) -> None:
@@ -192,4 +192,4 @@ def test_what_is_no_store_is_refused(store: Path, model: MorphableModel, tmp_pat
         faces_of(tmp_path, model)
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="cannot be written"):
-        draw_store(PLAN, tmp_path / "file", processes=1)
+        write_synthetic_store(PLAN, tmp_path / "file", processes=1)

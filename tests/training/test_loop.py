@@ -23,16 +23,16 @@ from torch.optim.swa_utils import AveragedModel
 from mien.errors import ConfigError, FitDiverged, ModelMismatch, OutputError, TrainingDiverged
 from mien.morphable import MorphableModel, load_model
 from mien.training.checkpoint import checkpoints
-from mien.training.coarse import BaseObjective, landmarks68, make_encoder
+from mien.training.coarse import CoarseObjective, landmarks68, make_encoder
 from mien.training.config import BaseConfig, LoopSettings, OptimizerSettings, dump, load_config
 from mien.training.data.batch import FaceBatch
-from mien.training.data.source import FaceSource, Part
+from mien.training.data.source import FaceSource, Shard
 from mien.training.loop import RunSettings, _agreed_precision, _moving_average, chosen_precision, learning_rate
 from mien.training.report import report_base
-from mien.training.run import make_source, open_run, train_base
+from mien.training.run import load_run, make_source, train_base
 from mien.training.run_folder import RunInputs, begun_precision
 from mien.training.synthetic.faces import SyntheticFaces
-from mien.training.synthetic.store import DrawingPlan, draw_store
+from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
 from tests.tiny import tiny_model
 from tests.training.tiny_data import write_model, write_store
 
@@ -91,7 +91,7 @@ def test_a_tiny_training_learns_and_reports(model_file: Path, tmp_path: Path) ->
     assert "recognition" in report.text()
     settings = (run / "config.toml").read_text(encoding="utf-8")
     (run / "config.toml").write_text(settings.replace('device = "cpu"', 'device = "cuda"'), encoding="utf-8")
-    assert open_run(run).config.loop.device == "cpu"  # a report needs no GPU
+    assert load_run(run).config.loop.device == "cpu"  # a report needs no GPU
     with pytest.raises(ConfigError, match="--resume"):
         train_base(config, store=str(store), run=run, resume=False)
 
@@ -104,7 +104,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tm
         "loop.checkpoint_every=3",
         "encoder.dropout=0.2",
         "encoder.points=true",
-        "encoder.look=true",
+        "encoder.refiner=true",
         f"optimizer.method={method}",
     )
     train_base(config, store=None, run=tmp_path / "whole", resume=False)
@@ -120,14 +120,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tm
 
 def test_a_run_takes_its_faces_from_a_drawn_store(model_file: Path, tmp_path: Path) -> None:
     store = tmp_path / "drawn"
-    draw_store(DrawingPlan(5, size=32, model=str(model_file)), store, processes=1)
+    write_synthetic_store(SyntheticStorePlan(5, size=32, model=str(model_file)), store, processes=1)
     changes = ("data.drawn_faces=0", f'data.drawn="{store}"', "loop.steps=2", "encoder.points=true")
     train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=False)
     assert (tmp_path / "run" / "encoder.safetensors").exists()
     source = make_source(config_of(model_file, *changes), load_model(model_file), store=None)
-    assert set(source.batch(0, Part()).names) < {f"drawn-0-{k}" for k in range(5)}
+    assert set(source.batch(0, Shard()).names) < {f"drawn-0-{k}" for k in range(5)}
     train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
-    draw_store(DrawingPlan(6, size=32, model=str(model_file)), store, processes=1)
+    write_synthetic_store(SyntheticStorePlan(6, size=32, model=str(model_file)), store, processes=1)
     with pytest.raises(ConfigError, match="other contents of: drawn "):
         train_base(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
 
@@ -197,7 +197,7 @@ draw = FaceSource.batch
 def spoilt(self, step, part):
     batch = draw(self, step, part)
     if (step, part.rank) == (2, 1):
-        batch.mesh_px[1, 5, 0] = torch.nan
+        batch.gt_px[1, 5, 0] = torch.nan
     return batch
 
 
@@ -232,10 +232,10 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_state(
 ) -> None:
     draw = FaceSource.batch
 
-    def spoilt(self: FaceSource, step: int, part: Part) -> FaceBatch:
+    def spoilt(self: FaceSource, step: int, part: Shard) -> FaceBatch:
         batch = draw(self, step, part)
         if step == 2:
-            batch.mesh_px[1, 5, 0] = torch.nan
+            batch.gt_px[1, 5, 0] = torch.nan
         return batch
 
     config = config_of(model_file, "loop.steps=5", "loop.checkpoint_every=100")
@@ -279,7 +279,7 @@ def test_half_precision_and_worker_processes_give_nearly_the_same(model_file: Pa
     # Random weights under fixed statistics let next to nothing through, whatever the precision.
     changes = (
         "loop.steps=2", "encoder.batchnorm=frozen", "encoder.weights=package", "encoder.points=true",
-        "encoder.look=true", "optimizer.method=muon",
+        "encoder.refiner=true", "optimizer.method=muon",
     )  # fmt: skip
     train_base(config_of(model_file, *changes), store=None, run=tmp_path / "full", resume=False)
     half = config_of(model_file, *changes, "loop.precision=bf16-mixed", "loop.workers=1")
@@ -325,7 +325,7 @@ def test_what_does_not_change_the_faces_may_change_on_the_way(model_file: Path, 
     train_base(longer, store=None, run=run, resume=True)
     assert checkpoints(run)[-1].name == "step-00000003"
     assert values_of(run, "learning_rate")[-1] < 1e-4
-    assert open_run(run).config.loop.steps == 3
+    assert load_run(run).config.loop.steps == 3
     for _ in range(2):  # what was noted once stays
         train_base(longer, store=None, run=run, resume=True)
         notes = [line for line in (run / "config.toml").read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
@@ -372,10 +372,10 @@ def test_a_full_disk_is_a_typed_error_and_leaves_a_run_that_can_begin(
 def test_a_fit_that_is_lost_before_the_network_stops_the_run(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(_self: BaseObjective, _batch: FaceBatch) -> None:
+    def lost(_self: CoarseObjective, _batch: FaceBatch) -> None:
         raise FitDiverged("a fit")
 
-    monkeypatch.setattr(BaseObjective, "prepare", lost)
+    monkeypatch.setattr(CoarseObjective, "prepare", lost)
     with pytest.raises(TrainingDiverged, match="step 0: what the network would be shown is not finite; faces: synth"):
         train_base(config_of(model_file, "loop.steps=1"), store=None, run=tmp_path / "run", resume=False)
     assert checkpoints(tmp_path / "run")[-1].name == "step-00000000"
@@ -410,9 +410,9 @@ def test_eight_photographs_can_be_learnt_by_heart() -> None:
     config = load_config(BaseConfig, None, changes=["encoder.image_size=64", "encoder.frozen_blocks=3"])
     encoder = make_encoder(config.encoder, model).train()
     drawn = SyntheticFaces(model, size=64, seed=11).draw(range(8))
-    batch = replace(drawn, truth=None)
+    batch = replace(drawn, gt=None)
     weights = replace(config.loss, pixel=0.0, recognition=0.0, points=1.0)
-    objective = BaseObjective(encoder, model, weights=weights, recognition=None, validation=batch)
+    objective = CoarseObjective(encoder, model, weights=weights, recognition=None, validation=batch)
     prepared = objective.prepare(batch)
     engine = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=2e-3)
     steps, error = 60, torch.inf

@@ -10,11 +10,11 @@ import torch
 
 from mien.morphable import MorphableModel, load_model
 from mien.texture import TexelAtlas
-from mien.training.synthetic.blemishes import MarkPainter
-from mien.training.synthetic.canvas import Place, SkinCanvas, gaussian, smooth_curve
+from mien.training.synthetic.blemishes import BlemishPainter
+from mien.training.synthetic.canvas import LandmarkOffset, SkinCanvas, gaussian, smooth_curve
 from mien.training.synthetic.relief import DEEPEST_MM, ReliefPainter, ReliefSettings
-from mien.training.synthetic.wrinkle_atlas import FOLDS
-from mien.training.synthetic.wrinkles import FoldFamily
+from mien.training.synthetic.wrinkle_atlas import WRINKLES
+from mien.training.synthetic.wrinkles import WrinkleFamily
 
 SIZE = 96
 FOLDED = ReliefSettings(
@@ -49,7 +49,7 @@ def relief_mm(painter: ReliefPainter, seed: int, expression: torch.Tensor | None
 
 def drawn_fold(canvas: SkinCanvas, name: str, *, age: float, actions: dict[str, float], seeds: int = 8) -> np.ndarray:
     """The mean depth map of one kind of fold over some faces."""
-    family = FoldFamily(canvas, next(fold for fold in FOLDS if fold.name == name))
+    family = WrinkleFamily(canvas, next(fold for fold in WRINKLES if fold.name == name))
     total = np.zeros((canvas.size, canvas.size), np.float32)
     for seed in range(seeds):
         family.draw(np.random.default_rng(seed), total, age=age, actions=actions, strength=1.0)
@@ -156,7 +156,7 @@ def test_skins_lean_to_no_side(model: MorphableModel) -> None:
 
 
 def test_lines_have_their_width_on_the_face_wherever_the_chart_stretches_it(canvas: SkinCanvas) -> None:
-    for place in (Place(27, 0.0, 40.0), Place(48, 20.0, 10.0), Place(4, -10.0, 5.0)):
+    for place in (LandmarkOffset(27, 0.0, 40.0), LandmarkOffset(48, 20.0, 10.0), LandmarkOffset(4, -10.0, 5.0)):
         start = canvas.curve([place, place])[0]
         curve = np.clip(start + np.linspace(-8, 8, 14)[:, None] * np.array([1.0, 0.2]), 0, SIZE - 1).astype(np.float32)
         stroke = canvas.stroke(curve, reach_mm=12.0)
@@ -176,7 +176,7 @@ def test_maps_of_two_sizes_show_one_fold(model: MorphableModel) -> None:
 
 
 def test_spots_have_the_volume_of_their_height_and_size(canvas: SkinCanvas) -> None:
-    middle = canvas.curve([Place(48, 20.0, 15.0)] * 2)[:1]
+    middle = canvas.curve([LandmarkOffset(48, 20.0, 15.0)] * 2)[:1]
     spot = canvas.spots(middle, np.array([4.0], np.float32), np.array([0.5], np.float32))
     volume = (spot * canvas.texel_mm**2).sum()
     assert volume == pytest.approx(2 * np.pi * 16 * 0.5, rel=0.15)
@@ -201,13 +201,13 @@ def test_lines_of_colour_take_the_places_of_folds(
     region = np.abs(drawn_fold(canvas, "nasolabial", age=1.0, actions={})) > 0.2
     assert region.sum() > 30
     drawn: list[np.ndarray] = []
-    paint = MarkPainter._drawn_wrinkles
+    paint = BlemishPainter._drawn_wrinkles
 
-    def watched(self: MarkPainter, rng: np.random.Generator, lines: np.ndarray) -> None:
+    def watched(self: BlemishPainter, rng: np.random.Generator, lines: np.ndarray) -> None:
         paint(self, rng, lines)
         drawn.append(lines.mean(0)[region])
 
-    monkeypatch.setattr(MarkPainter, "_drawn_wrinkles", watched)
+    monkeypatch.setattr(BlemishPainter, "_drawn_wrinkles", watched)
     for seed in range(60):
         painter.draw(np.random.default_rng(seed), expression=None)
     assert 15 < len(drawn) < 35

@@ -21,7 +21,7 @@ def test_a_face_comes_back(tiny: MorphableModel) -> None:
     back = decode_record(encode_record("a", record, notes={"identity": "x"}))
     assert (back.crop - record.crop).abs().mean() < 0.02  # JPEG
     torch.testing.assert_close(back.mask, record.mask, atol=1 / 255, rtol=0)
-    torch.testing.assert_close(back.mesh_px, record.mesh_px)
+    torch.testing.assert_close(back.landmarks468_px, record.landmarks468_px)
     torch.testing.assert_close(back.landmarks68_px, record.landmarks68_px)
     assert (back.focal_px, back.centre_px, back.exposure) == (record.focal_px, record.centre_px, record.exposure)
 
@@ -39,7 +39,9 @@ def test_faces_are_read_by_split_and_from_object_storage(tiny: MorphableModel, t
     memory.put(str(folder), "/bucket/faces", recursive=True)
     for address in (str(folder), "memory://bucket/faces/"):
         assert [len(FaceStore(address, split=s)) for s in ("train", "validation", "test")] == [2, 0, 1]
-        torch.testing.assert_close(FaceStore(address, split="test")[0].mesh_px, record_of(tiny, 2).mesh_px)
+        torch.testing.assert_close(
+            FaceStore(address, split="test")[0].landmarks468_px, record_of(tiny, 2).landmarks468_px
+        )
 
 
 def test_damage_is_named(tiny: MorphableModel, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def model_phenotype(
 
     Scales are anny's: gender 0 is male and 1 female; age 1/3 is 12, 2/3 is 25 and 1 is 90 years; the default is 0.5.
     """
-    from mien.export.model_face import write_drawn_face
+    from mien.export.model_face import write_model_face
     from mien.morphable import load_model
     from mien.morphable.formats.anny import read_phenotype
     from mien.morphable.phenotypes import Phenotype, phenotype_identity
@@ -147,7 +147,7 @@ def model_phenotype(
     given = {name: getattr(person, name) for name in Phenotype.names()} | dict(map(_setting, settings or []))
     person = Phenotype.of(given)
     model = load_model()
-    write_drawn_face(phenotype_identity([person], model)[0], model, out)
+    write_model_face(phenotype_identity([person], model)[0], model, out)
     table = plain_table()
     for name in Phenotype.names():
         table.add_row(Text(name), Text(f"{getattr(person, name):g}"))

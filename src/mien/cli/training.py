@@ -95,11 +95,11 @@ def draw_store_of_faces(
     model: ModelOption = "mien-face",
 ) -> None:
     """Draw faces with their truth for training runs (data.drawn). Run it again to go on where it was stopped."""
-    from mien.training.synthetic.store import DrawingPlan, draw_store
+    from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
 
-    plan = DrawingPlan(faces, size=size, seed=seed, jitter=jitter, model=model, skins=str(skins or ""))
+    plan = SyntheticStorePlan(faces, size=size, seed=seed, jitter=jitter, model=model, skins=str(skins or ""))
     with _progress("faces") as update:
-        sheet = draw_store(plan, out, processes=processes or os.cpu_count() or 1, progress=update)
+        sheet = write_synthetic_store(plan, out, processes=processes or os.cpu_count() or 1, progress=update)
     print(f"{faces} faces in {out}; look at {sheet}, and train on them with --set data.drawn={out}.")
 
 

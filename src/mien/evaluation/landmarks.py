@@ -17,7 +17,7 @@ from jaxtyping import Float
 from mien.errors import ConfigError, FormatError, MienError
 from mien.evaluation.report import markdown_table
 from mien.io.photo import find_photos, read_photo
-from mien.perception import Perception
+from mien.perception import FaceDetector
 from mien.pipeline import Reconstructor
 
 OUTER_EYE_CORNERS = (36, 45)
@@ -98,11 +98,11 @@ def _read_pts(path: Path) -> Float[np.ndarray, "68 2"]:
     return points - 0.5
 
 
-def landmark_nme(predicted: Float[np.ndarray, "68 2"], truth: Float[np.ndarray, "68 2"], *, inner: bool) -> float:
+def landmark_nme(predicted: Float[np.ndarray, "68 2"], gt: Float[np.ndarray, "68 2"], *, inner: bool) -> float:
     """Mean distance over the annotated distance of the outer eye corners; `inner` leaves the jaw line out."""
     chosen = INNER_POINTS if inner else slice(None)
-    distances = np.linalg.norm(predicted - truth, axis=-1)[chosen]
-    return float(distances.mean() / np.linalg.norm(truth[OUTER_EYE_CORNERS[0]] - truth[OUTER_EYE_CORNERS[1]]))
+    distances = np.linalg.norm(predicted - gt, axis=-1)[chosen]
+    return float(distances.mean() / np.linalg.norm(gt[OUTER_EYE_CORNERS[0]] - gt[OUTER_EYE_CORNERS[1]]))
 
 
 def area_under_ced(errors: Float[np.ndarray, "P"], *, limit: float = AUC_LIMIT) -> float:
@@ -110,9 +110,9 @@ def area_under_ced(errors: Float[np.ndarray, "P"], *, limit: float = AUC_LIMIT) 
     return float(np.clip(limit - errors, 0, None).mean() / limit) if len(errors) else 0.0
 
 
-def matching_face(found: Sequence[Float[np.ndarray, "68 2"]], truth: Float[np.ndarray, "68 2"]) -> int | None:
+def matching_face(found: Sequence[Float[np.ndarray, "68 2"]], gt: Float[np.ndarray, "68 2"]) -> int | None:
     """Which of the found faces is the annotated one: the largest overlap of landmark boxes, or None."""
-    overlaps = [_overlap(points, truth) for points in found]
+    overlaps = [_overlap(points, gt) for points in found]
     best = int(np.argmax(overlaps)) if overlaps else -1
     return best if best >= 0 and overlaps[best] >= MINIMUM_OVERLAP else None
 
@@ -132,9 +132,9 @@ class LandmarkErrors:
     nme51: float
 
     @classmethod
-    def of(cls, predicted: Float[np.ndarray, "68 2"], truth: Float[np.ndarray, "68 2"]) -> LandmarkErrors:
+    def of(cls, predicted: Float[np.ndarray, "68 2"], gt: Float[np.ndarray, "68 2"]) -> LandmarkErrors:
         """Compare predicted points with the annotated ones."""
-        return cls(landmark_nme(predicted, truth, inner=False), landmark_nme(predicted, truth, inner=True))
+        return cls(landmark_nme(predicted, gt, inner=False), landmark_nme(predicted, gt, inner=True))
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def evaluate_landmarks(
     photos = read_annotated(folder)
     if limit is not None:
         photos = spread_over_groups(photos, limit=limit)
-    perception = Perception() if reconstructor is None else reconstructor.perception
+    perception = FaceDetector() if reconstructor is None else reconstructor.perception
     rows = []
     for done, photo in enumerate(photos):
         rows.append(_measure(photo, perception, reconstructor))
@@ -258,19 +258,19 @@ def spread_over_groups(photos: Sequence[AnnotatedPhoto], *, limit: int) -> list[
     return chosen
 
 
-def _measure(annotated: AnnotatedPhoto, perception: Perception, reconstructor: Reconstructor | None) -> LandmarkRow:
-    truth = annotated.landmarks_px
+def _measure(annotated: AnnotatedPhoto, perception: FaceDetector, reconstructor: Reconstructor | None) -> LandmarkRow:
+    gt = annotated.landmarks_px
     name = annotated.path.name
     try:
         image = read_photo(annotated.path).pixels
-        points = [face.landmarks68_px for face in perception.observe(image)]
-        best = matching_face(points, truth)
-        raw = None if best is None else LandmarkErrors.of(points[best], truth)
+        points = [face.landmarks68_px for face in perception.detect(image)]
+        best = matching_face(points, gt)
+        raw = None if best is None else LandmarkErrors.of(points[best], gt)
         model = None
         if reconstructor is not None and raw is not None:
             fitted = [face.landmarks68 for face in reconstructor(image)]
-            best = matching_face(fitted, truth)
-            model = None if best is None else LandmarkErrors.of(fitted[best], truth)
+            best = matching_face(fitted, gt)
+            model = None if best is None else LandmarkErrors.of(fitted[best], gt)
     except MienError as error:
         return LandmarkRow(name, annotated.group, None, None, f"{type(error).__name__}: {error}")
     reason = "" if raw is not None else f"{len(points)} faces found, none of them the annotated one"

@@ -39,11 +39,11 @@ class Alignment:
 
 def align_surface(
     surface: Surface,
-    truth: Float[Tensor, "P 3"],
+    gt: Float[Tensor, "P 3"],
     *,
     weights: Float[Tensor, "P"],
     landmarks: Float[Tensor, "L 3"],
-    truth_landmarks: Float[Tensor, "L 3"],
+    gt_landmarks: Float[Tensor, "L 3"],
     every: int = 1,
 ) -> Alignment:
     """Move, turn and scale a surface so that the weighted squared distances of the truth's points to it are least.
@@ -52,14 +52,14 @@ def align_surface(
     `every` takes only each n-th point while aligning; the distances returned are those of all points.
     Raises ConfigError if there are fewer than three landmarks or the arrays do not match.
     """
-    if len(landmarks) < 3 or landmarks.shape != truth_landmarks.shape:
+    if len(landmarks) < 3 or landmarks.shape != gt_landmarks.shape:
         raise ConfigError(
             f"An alignment starts from three or more landmarks on both sides, got {len(landmarks)} and "
-            f"{len(truth_landmarks)}."
+            f"{len(gt_landmarks)}."
         )
-    total = align_points(landmarks[None], truth_landmarks[None])
-    size = float((truth - truth.mean(0)).norm(dim=-1).max())
-    used, used_weights = truth[::every], weights[::every]
+    total = align_points(landmarks[None], gt_landmarks[None])
+    size = float((gt - gt.mean(0)).norm(dim=-1).max())
+    used, used_weights = gt[::every], weights[::every]
 
     def matched(similarity: Similarity) -> SurfacePoints:
         # Far triangles cannot be closest; the margin is generous beside the millimetres that are measured.
@@ -81,7 +81,7 @@ def align_surface(
         if max(turn, abs(float(step.scale) - 1)) < _ALIGNMENT_DONE:
             break
     moved = surface.transformed(total)
-    return Alignment(total, moved, moved.near(truth, margin=0.3 * size).closest(truth).distances)
+    return Alignment(total, moved, moved.near(gt, margin=0.3 * size).closest(gt).distances)
 
 
 def _cost(found: SurfacePoints, weights: Tensor) -> float:

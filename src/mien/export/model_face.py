@@ -34,7 +34,7 @@ _PAPER = (250, 249, 247)
 PICTURE_FILE = "picture.png"
 
 
-def drawn_face(
+def model_face(
     identity: Float[Tensor, "I"], model: MorphableModel
 ) -> tuple[Reconstruction, UInt8[np.ndarray, "H W 3"]]:
     """The neutral face of these coefficients in the mean colour, 512 pixels square, and its picture."""
@@ -89,9 +89,9 @@ def drawn_face(
     return coloured, (255 * image).round().byte().numpy()
 
 
-def write_drawn_face(identity: Float[Tensor, "I"], model: MorphableModel, folder: Path) -> None:
+def write_model_face(identity: Float[Tensor, "I"], model: MorphableModel, folder: Path) -> None:
     """Write a reconstruction's files, face.glb, face.obj and picture.png into a folder; OutputError on failure."""
-    reconstruction, picture = drawn_face(identity, model)
+    reconstruction, picture = model_face(identity, model)
     with writing_folder(folder) as partial:
         write_result_files(reconstruction, partial)
         write_glb(reconstruction, model, partial / "face.glb")

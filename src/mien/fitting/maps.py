@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from mien.errors import FitDiverged
-from mien.fitting.optimizer import Descent
+from mien.fitting.optimizer import CosineAdam
 from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface
@@ -63,7 +63,7 @@ def fit_detail(
     may_move = atlas.interpolate(rough[None, :, None]) * unwrapped.skin
     may_colour = atlas.valid[None, None].float()
     offset, displacement = _Pyramid(face.albedo.shape), _Pyramid(may_move.shape)
-    descent = Descent([*offset.levels, *displacement.levels], rate=LEARNING_RATE, steps=STEPS)
+    descent = CosineAdam([*offset.levels, *displacement.levels], rate=LEARNING_RATE, steps=STEPS)
     seen = unwrapped.weights
     unseen = (seen.flip(-1) - seen).clamp(min=0)[:, 0]
     everywhere = may_colour[:, 0].expand(len(face.albedo), -1, -1)

@@ -16,7 +16,7 @@ BETAS = (0.9, 0.95)
 FINAL_RATE_SHARE = 0.1
 
 
-class Descent:
+class CosineAdam:
     """Adam (Kingma and Ba 2015) over a fixed number of steps with a cosine schedule from `rate` to a tenth of it."""
 
     def __init__(self, parameters: Sequence[Float[Tensor, "..."]], *, rate: float, steps: int) -> None:

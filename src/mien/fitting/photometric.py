@@ -13,9 +13,9 @@ from mien.camera import Pose
 from mien.errors import FitDiverged
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.lighting import expected_light, light_precision
-from mien.fitting.optimizer import Descent
+from mien.fitting.optimizer import CosineAdam
 from mien.fitting.problem import FitSettings, FitTargets
-from mien.losses import recognition_loss
+from mien.losses import identity_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
 from mien.rendering import RenderOutput, render, sample_image
@@ -86,7 +86,7 @@ def refine(
     """Descend pixel, landmark and recognition losses with the coefficients' priors; FitDiverged on a NaN."""
     unknowns = _Unknowns(model, start, settings)
     steps = settings.photometric_steps
-    descent = Descent(unknowns.parameters(), rate=step_length(steps), steps=steps)
+    descent = CosineAdam(unknowns.parameters(), rate=step_length(steps), steps=steps)
     features = _photo_features(targets, recognition)
     light = light_precision(settings.light_priors).to(start.lighting)
     contour = ContourMesh.of(model)
@@ -95,7 +95,7 @@ def refine(
         coefficients = unknowns.coefficients()
         drawn = render(model, coefficients, targets.camera)
         energy = (
-            _pixel_energy(drawn, targets, settings)
+            _photometric_energy(drawn, targets, settings)
             + _landmark_energy(model, drawn, targets, point_weights, settings)
             + contour_energy(contour, drawn, targets, settings)
             + _prior_energy(model, coefficients, targets.exposure, settings, light)
@@ -108,7 +108,7 @@ def refine(
                 mask=targets.mask,
                 landmarks68_px=targets.landmarks68_px,
             )
-            energy = energy + settings.recognition_weight * len(features) * recognition_loss(rendered, features)
+            energy = energy + settings.recognition_weight * len(features) * identity_loss(rendered, features)
         if not torch.isfinite(energy):
             raise FitDiverged(
                 f"the photometric fit met a value that is not finite at step {step} of {steps}; "
@@ -153,7 +153,7 @@ def _photo_features(targets: FitTargets, network: IdentityNetwork | None) -> Flo
         return network(network.crop(targets.crops, targets.landmarks68_px))
 
 
-def _pixel_energy(drawn: RenderOutput, targets: FitTargets, settings: FitSettings) -> Float[Tensor, ""]:
+def _photometric_energy(drawn: RenderOutput, targets: FitTargets, settings: FitSettings) -> Float[Tensor, ""]:
     """Eq. 4 as a robust negative log-likelihood: Geman-McClure on the colour error of masked pixels."""
     weight = targets.mask * drawn.coverage
     squared = ((drawn.image - targets.crops) ** 2).sum(1) / settings.pixel_sigma**2
@@ -173,7 +173,7 @@ def _landmark_energy(
     points = model.mediapipe_points(drawn.surface.vertices_camera)
     predicted = targets.camera.project(points)
     sigma_px = settings.landmark_sigma * targets.extent_px[:, None]
-    scaled = ((predicted - targets.mesh_px) ** 2).sum(-1) / sigma_px**2
+    scaled = ((predicted - targets.landmarks468_px) ** 2).sum(-1) / sigma_px**2
     return 0.5 * (point_weights * scaled / (1 + scaled / 9.0)).sum()
 
 

@@ -26,7 +26,7 @@ class FitTargets:
     """How bright the photo is as a whole, 1 where its brightest parts are white; the light is expected to be so."""
     camera: Camera
     """The photo's camera seen through each crop."""
-    mesh_px: Float[Tensor, "B 468 2"]
+    landmarks468_px: Float[Tensor, "B 468 2"]
     """MediaPipe's points in crop pixels."""
     landmarks68_px: Float[Tensor, "B 68 2"]
     """iBUG points in crop pixels."""
@@ -34,7 +34,7 @@ class FitTargets:
     @property
     def extent_px(self) -> Float[Tensor, "B"]:
         """The face's size in its crop: the diagonal of the box of its mesh points, pixels."""
-        return (self.mesh_px.amax(1) - self.mesh_px.amin(1)).norm(dim=-1)
+        return (self.landmarks468_px.amax(1) - self.landmarks468_px.amin(1)).norm(dim=-1)
 
     def __getitem__(self, index: slice) -> FitTargets:
         """Some faces of the batch, as a batch."""
@@ -44,7 +44,7 @@ class FitTargets:
             self.outline[index],
             self.exposure[index],
             self.camera[index],
-            self.mesh_px[index],
+            self.landmarks468_px[index],
             self.landmarks68_px[index],
         )
 

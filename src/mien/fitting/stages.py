@@ -68,7 +68,7 @@ def fit(
     with clock.stage("landmarks"):
         shape = fit_landmarks(
             model,
-            targets.mesh_px,
+            targets.landmarks468_px,
             targets.camera,
             point_weights=weights,
             priors=LandmarkPriors(
@@ -98,7 +98,7 @@ def fit(
 
 
 def _check_finite(targets: FitTargets) -> None:
-    for name in ("crops", "mask", "outline", "mesh_px", "landmarks68_px"):
+    for name in ("crops", "mask", "outline", "landmarks468_px", "landmarks68_px"):
         values: Tensor = getattr(targets, name)
         bad = [k for k, face in enumerate(values) if not torch.isfinite(face).all()]
         if bad:

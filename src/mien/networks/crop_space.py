@@ -36,7 +36,7 @@ SHAPE_HEADS, POSE_HEADS = ("identity", "expression"), ("rotation", "translation"
 
 
 @dataclass(frozen=True)
-class Regression:
+class CropSpaceParameters:
     """What the network says of a batch of crops, before a camera is known."""
 
     identity: Float[Tensor, "B I"]
@@ -55,25 +55,29 @@ class Regression:
     """Sides of the crop that a metre spans at scale 0."""
 
     @classmethod
-    def join(cls, parts: Sequence[Regression]) -> Regression:
+    def join(cls, parts: Sequence[CropSpaceParameters]) -> CropSpaceParameters:
         """One batch of several of one model."""
         return cls(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in HEAD_UNITS},
             sides_per_m=parts[0].sides_per_m,
         )
 
-    def to(self, device: torch.device) -> Regression:
+    def to(self, device: torch.device) -> CropSpaceParameters:
         """The same on a device."""
-        return Regression(**{name: getattr(self, name).to(device) for name in HEAD_UNITS}, sides_per_m=self.sides_per_m)
+        return CropSpaceParameters(
+            **{name: getattr(self, name).to(device) for name in HEAD_UNITS}, sides_per_m=self.sides_per_m
+        )
 
-    def __getitem__(self, index: slice) -> Regression:
+    def __getitem__(self, index: slice) -> CropSpaceParameters:
         """Some faces of the batch, as a batch."""
-        return Regression(**{name: getattr(self, name)[index] for name in HEAD_UNITS}, sides_per_m=self.sides_per_m)
+        return CropSpaceParameters(
+            **{name: getattr(self, name)[index] for name in HEAD_UNITS}, sides_per_m=self.sides_per_m
+        )
 
-    def mirrored(self, mirror: Mirror) -> Regression:
+    def mirrored(self, mirror: Mirror) -> CropSpaceParameters:
         """What is said of the crops' mirror images."""
         light = self.lighting.unflatten(1, (SH_COUNT, 3)) * mirror.harmonics[:, None]
-        return Regression(
+        return CropSpaceParameters(
             identity=self.identity @ mirror.identity,
             expression=self.expression @ mirror.expression,
             albedo=self.albedo @ mirror.albedo,
@@ -84,10 +88,10 @@ class Regression:
             sides_per_m=self.sides_per_m,
         )
 
-    def averaged(self, other: Regression) -> Regression:
+    def averaged(self, other: CropSpaceParameters) -> CropSpaceParameters:
         """The mean of two answers about the same faces, whose rotations must be near each other."""
         means = {name: (getattr(self, name) + getattr(other, name)) / 2 for name in HEAD_UNITS}
-        return Regression(**means, sides_per_m=self.sides_per_m)
+        return CropSpaceParameters(**means, sides_per_m=self.sides_per_m)
 
     def pose(self, camera: Camera) -> Pose:
         """The metric pose under the cameras that took the crops; differentiable."""
@@ -123,7 +127,7 @@ def sight_rotation(camera: Camera) -> Float[Tensor, "B 3"]:
     return axis * torch.where(sine > 1e-6, torch.asin(sine.clamp(max=1)) / sine.clamp(min=1e-6), torch.ones_like(sine))
 
 
-def appearance(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m: float) -> Regression:
+def to_crop_space(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m: float) -> CropSpaceParameters:
     """What a perfect network says of crops of known faces: the inverse of `Regression.coefficients`.
 
     Not differentiable. Poses must have scale 1.
@@ -132,7 +136,7 @@ def appearance(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m: f
     position = coefficients.pose.translation
     place_px = camera.project(position[:, None])[:, 0]
     px_per_m = camera.focal_px / position[:, 2]
-    return Regression(
+    return CropSpaceParameters(
         identity=coefficients.identity,
         expression=coefficients.expression,
         albedo=coefficients.albedo,

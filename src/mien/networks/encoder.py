@@ -18,8 +18,8 @@ from mien.lighting import SH_COUNT
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.symmetry import Mirror, mirrored_camera, mirrored_points
 from mien.networks.backbones import make_backbone
-from mien.networks.crop_space import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, Regression, mean_face_frame
-from mien.networks.refiner import LOOK_SIZE, SecondLook, crop_size
+from mien.networks.crop_space import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, CropSpaceParameters, mean_face_frame
+from mien.networks.refiner import REFINER_SIZE, Refiner, crop_size
 from mien.networks.weights_file import NetworkKind
 from mien.typing import Float, Tensor
 
@@ -29,7 +29,7 @@ FIRST_WEIGHT = 1e-3
 """Spread of the heads' weights at the start: small beside the features, so that training starts at the mean face."""
 POINT_UNIT = 0.05
 """About how far a point lies from the mean face's, in sides of the crop."""
-LOOKS = 3
+REFINE_STEPS = 3
 """How often `FaceEncoder.encode` lets a second look correct: as often as the packaged one learnt to."""
 POINT_COUNT, POINT_FEATURES = 468, 128
 
@@ -56,7 +56,7 @@ class FaceEncoder(nn.Module):
 
     With `points` the heads also see features of the 468 points that perception found in the crop: a picture of a
     hundred pixels shows a face's shape less exactly than its points do. With `look`, which needs points, shape and
-    pose are corrected by a `SecondLook`.
+    pose are corrected by a `Refiner`.
     """
 
     origin: Tensor
@@ -71,9 +71,9 @@ class FaceEncoder(nn.Module):
         image_size: int = 224,
         dropout: float = 0.0,
         points: bool = False,
-        look: bool = False,
+        refiner: bool = False,
     ) -> None:
-        if look and not points:
+        if refiner and not points:
             raise ConfigError("an encoder with a second look needs points; set encoder.points = true.")
         super().__init__()
         self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
@@ -88,24 +88,24 @@ class FaceEncoder(nn.Module):
         self.sides_per_m = frame.sides_per_m
         self.register_buffer("origin", frame.origin, persistent=False)
         units = [torch.full((sizes[name],), HEAD_UNITS[name]) for name in (*SHAPE_HEADS, *POSE_HEADS)]
-        self.look = SecondLook(model, units=torch.cat(units), dropout=dropout) if look else None
+        self.refiner = Refiner(model, units=torch.cat(units), dropout=dropout) if refiner else None
         self.mirror = Mirror.of(model)
         self._still: list[nn.Module] = []
 
     @property
     def crop_size(self) -> int:
         """Side in pixels below which a crop shows the network less than it could see."""
-        return crop_size(self.image_size, look=self.look is not None)
+        return crop_size(self.image_size, refiner=self.refiner is not None)
 
-    def freeze(self, *, blocks: int, batchnorm: bool, first_look: bool = False) -> None:
+    def freeze(self, *, blocks: int, batchnorm: bool, refiner_only: bool = False) -> None:
         """Keep the stem and leading blocks as they are, statistics included; with `batchnorm` all batch statistics.
 
         Frozen blocks need no backward pass: at 5 blocks of EfficientNet-Lite0 a step takes half the time. With
         `first_look` everything is frozen but the second look.
         """
         frozen = self.backbone.leading(blocks)
-        if first_look:
-            frozen = [module for name, module in self.named_children() if name != "look"]
+        if refiner_only:
+            frozen = [module for name, module in self.named_children() if name != "refiner"]
         for module in frozen:
             module.requires_grad_(False)
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)] if batchnorm else []
@@ -119,15 +119,15 @@ class FaceEncoder(nn.Module):
         return self
 
     def inputs(
-        self, crops: Float[Tensor, "B 3 H H"], camera: Camera, *, mesh_px: Float[Tensor, "B 468 2"]
+        self, crops: Float[Tensor, "B 3 H H"], camera: Camera, *, landmarks468_px: Float[Tensor, "B 468 2"]
     ) -> tuple[Tensor, ...]:
         """What `forward` takes of faces in square crops of any size, with their found points in the crops' pixels."""
         taken = [_resized(crops, self.image_size)]
         if self.points is not None:
-            taken.append(mesh_px / crops.shape[-1] - 0.5)
-        if self.look is not None:
+            taken.append(landmarks468_px / crops.shape[-1] - 0.5)
+        if self.refiner is not None:
             lens = torch.cat([camera.focal_px[:, None], camera.centre_px], dim=1) / crops.shape[-1]
-            taken += [_resized(crops, LOOK_SIZE), lens]
+            taken += [_resized(crops, REFINER_SIZE), lens]
         return tuple(taken)
 
     def forward(
@@ -144,11 +144,11 @@ class FaceEncoder(nn.Module):
         none differentiated through the one before; else A is B. Plain tensors, for DDP, compilation and ONNX. TypeError
         for an input that the network was not made for, or that it lacks.
         """
-        expected = (self.points is not None, self.look is not None, self.look is not None)
+        expected = (self.points is not None, self.refiner is not None, self.refiner is not None)
         if tuple(given is not None for given in (points, sharp, lens)) != expected:
             raise TypeError(
                 f"this encoder is made {'without' if self.points is None else 'with'} points and "
-                f"{'without' if self.look is None else 'with'} a second look"
+                f"{'without' if self.refiner is None else 'with'} a second look"
             )
         features = self.dropout(self.backbone(images)).float()
         with torch.autocast(features.device.type, enabled=False):
@@ -172,11 +172,11 @@ class FaceEncoder(nn.Module):
         lens: Float[Tensor, "B 3"],
     ) -> dict[str, Float[Tensor, "B N"]]:
         """An answer after a look at the chart of it; without a second look the answer itself."""
-        if self.look is None:
+        if self.refiner is None:
             return said
-        camera = Camera(lens[:, 0] * LOOK_SIZE, lens[:, 1:] * LOOK_SIZE, image_size=(LOOK_SIZE, LOOK_SIZE))
+        camera = Camera(lens[:, 0] * REFINER_SIZE, lens[:, 1:] * REFINER_SIZE, image_size=(REFINER_SIZE, REFINER_SIZE))
         first, names = self.regression(said), (*SHAPE_HEADS, *POSE_HEADS)
-        correction = self.look(
+        correction = self.refiner(
             sharp,
             shape=torch.cat([first.identity, first.strengths()], dim=1),
             pose=first.pose(camera),
@@ -187,41 +187,41 @@ class FaceEncoder(nn.Module):
         parts = correction.split([said[name].shape[1] for name in names], dim=1)
         return said | {name: said[name] + part for name, part in zip(names, parts, strict=True)}
 
-    def regression(self, said: dict[str, Float[Tensor, "B N"]]) -> Regression:
+    def regression(self, said: dict[str, Float[Tensor, "B N"]]) -> CropSpaceParameters:
         """The heads' tensors, named and typed."""
-        return Regression(**said, sides_per_m=self.sides_per_m)
+        return CropSpaceParameters(**said, sides_per_m=self.sides_per_m)
 
     def encode(
         self,
         crops: Float[Tensor, "B 3 H H"],
         camera: Camera,
         *,
-        mesh_px: Float[Tensor, "B 468 2"],
-        looks: int = LOOKS,
+        landmarks468_px: Float[Tensor, "B 468 2"],
+        refine_steps: int = REFINE_STEPS,
     ) -> FaceCoefficients:
         """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras.
 
-        `mesh_px` are the points that perception found, in the crops' pixels; an encoder without points does without.
+        `landmarks468_px` are the detected points in pixels of the crops; an encoder without points ignores them.
         A second look is taken `looks` times, each on the chart of what it had corrected. Where the model has a mirror
         the network is also shown the crops' mirror images, and the mean of both answers counts: they err differently.
         ConfigError for less than one look.
         """
-        if looks < 1:
-            raise ConfigError(f"an encoder looks at least once, not {looks} times.")
-        shown, count = self.inputs(crops, camera, mesh_px=mesh_px), len(crops)
+        if refine_steps < 1:
+            raise ConfigError(f"an encoder looks at least once, not {refine_steps} times.")
+        shown, count = self.inputs(crops, camera, landmarks468_px=landmarks468_px), len(crops)
         if self.mirror is None:
-            return self._answer(shown, looks).coefficients(camera)
-        points = mirrored_points(mesh_px, self.mirror.mesh, side=crops.shape[-1])
-        turned = self.inputs(crops.flip(-1), mirrored_camera(camera), mesh_px=points)
-        both = self._answer(tuple(torch.cat(pair) for pair in zip(shown, turned, strict=True)), looks)
+            return self._answer(shown, refine_steps).coefficients(camera)
+        points = mirrored_points(landmarks468_px, self.mirror.mesh, side=crops.shape[-1])
+        turned = self.inputs(crops.flip(-1), mirrored_camera(camera), landmarks468_px=points)
+        both = self._answer(tuple(torch.cat(pair) for pair in zip(shown, turned, strict=True)), refine_steps)
         return both[:count].averaged(both[count:].mirrored(self.mirror)).coefficients(camera)
 
-    def _answer(self, shown: tuple[Tensor, ...], looks: int) -> Regression:
+    def _answer(self, shown: tuple[Tensor, ...], refine_steps: int) -> CropSpaceParameters:
         """What the network says; with a second look, after so many of them."""
         said = self(*shown)
-        if self.look is not None:
+        if self.refiner is not None:
             _, points, sharp, lens = shown
-            for _ in range(looks - 1):
+            for _ in range(refine_steps - 1):
                 said = self._corrected(said, points, sharp, lens)
         return self.regression(said)
 
@@ -237,7 +237,7 @@ class FaceEncoder(nn.Module):
             raise AssetError("pip install 'mien[onnx]' brings what the export needs.") from error
         camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(self.crop_size, self.crop_size), batch=2)
         crops = torch.zeros(2, 3, self.crop_size, self.crop_size)
-        example = self.inputs(crops, camera, mesh_px=torch.zeros(2, POINT_COUNT, 2))
+        example = self.inputs(crops, camera, landmarks468_px=torch.zeros(2, POINT_COUNT, 2))
         torch.onnx.export(
             self.eval(),
             example,
@@ -251,7 +251,7 @@ class FaceEncoder(nn.Module):
         )
 
 
-def grown(encoder: FaceEncoder, model: MorphableModel, *, look: bool) -> FaceEncoder:
+def extend_encoder(encoder: FaceEncoder, model: MorphableModel, *, refiner: bool) -> FaceEncoder:
     """The encoder with points and, with `look`, a second look. What is new hardly has a say yet, and can learn."""
     larger = FaceEncoder(
         encoder.backbone_name,
@@ -259,7 +259,7 @@ def grown(encoder: FaceEncoder, model: MorphableModel, *, look: bool) -> FaceEnc
         image_size=encoder.image_size,
         dropout=encoder.dropout.p,
         points=True,
-        look=look or encoder.look is not None,
+        refiner=refiner or encoder.refiner is not None,
     )
     larger.load_state_dict(
         {name: value for name, value in encoder.state_dict().items() if not name.startswith("heads.")}, strict=False
@@ -291,7 +291,7 @@ def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> 
         "backbone": encoder.backbone_name,
         "image_size": encoder.image_size,
         "points": encoder.points is not None,
-        "look": encoder.look is not None,
+        "refiner": encoder.refiner is not None,
     }
     FILE.save(encoder, path, model_hash=encoder.model_hash, settings=settings, notes=notes)
 
@@ -310,6 +310,6 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
             model,
             image_size=s["image_size"],
             points=s["points"],
-            look=s.get("look", False),  # files of earlier versions know of none
+            refiner=s.get("refiner", s.get("look", False)),  # mien 0.1 wrote "look", or neither
         ),
     )

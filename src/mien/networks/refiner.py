@@ -20,9 +20,9 @@ from mien.morphable import MorphableModel
 from mien.texture import TexelAtlas
 from mien.typing import Float, Tensor
 
-LOOK_SIZE = 128
+REFINER_SIZE = 128
 """Side of the crop that is unwrapped, pixels; the face is some 85 of them wide."""
-CHART_SIZE = 64
+ATLAS_SIZE = 64
 WIDTHS = (32, 64, 128, 128)
 """Channels after each halving of the chart."""
 NORM_GROUPS = 8
@@ -38,12 +38,12 @@ DARKEST = 0.02
 """Added to the contrast of the chart, so that a black crop stays finite."""
 
 
-def crop_size(image_size: int, *, look: bool) -> int:
+def crop_size(image_size: int, *, refiner: bool) -> int:
     """Side in pixels below which a crop shows an encoder less than it could see; `image_size` is its first look's."""
-    return max(image_size, LOOK_SIZE) if look else image_size
+    return max(image_size, REFINER_SIZE) if refiner else image_size
 
 
-class SecondLook(nn.Module):
+class Refiner(nn.Module):
     """Corrections of shape and pose, from the crop on the chart of a first answer.
 
     `units` (N,) are those of the shape's and the pose's coefficients, in the order in which `forward` takes them.
@@ -66,7 +66,7 @@ class SecondLook(nn.Module):
                 nn.GroupNorm(NORM_GROUPS, outputs),
                 nn.SiLU(),
             ]
-        side = CHART_SIZE // 2 ** len(WIDTHS)
+        side = ATLAS_SIZE // 2 ** len(WIDTHS)
         self.convolutions = nn.Sequential(*layers, nn.Flatten(), nn.LayerNorm(WIDTHS[-1] * side**2))
         self.dropout = nn.Dropout(dropout)
         self.seen = nn.Linear(WIDTHS[-1] * side**2, HIDDEN)
@@ -78,7 +78,7 @@ class SecondLook(nn.Module):
 
     def _keep_geometry(self, model: MorphableModel) -> None:
         """The model at the texels of the chart and at the 468 points, linear in the coefficients as at the vertices."""
-        atlas = TexelAtlas.of(model, CHART_SIZE)
+        atlas = TexelAtlas.of(model, ATLAS_SIZE)
         bases = torch.cat([model.mean[None], model.identity_basis, model.expression_basis])
         inside = atlas.valid.flatten().nonzero()[:, 0]
         texels = atlas.interpolate(bases).flatten(2)[:, :, inside].transpose(1, 2)
@@ -128,6 +128,6 @@ class SecondLook(nn.Module):
         # The mean face's normals, turned with the head: an answer's own differ by little and cost as much as all else.
         normals = (self.normals @ pose.rotmat().mT) * self.normals.new_tensor(CAMERA_FROM_MODEL)
         facing = -(normals * F.normalize(surface[:, :count], dim=-1)).sum(-1, keepdim=True)
-        chart = crops.new_zeros(crops.shape[0], 4, CHART_SIZE**2)
+        chart = crops.new_zeros(crops.shape[0], 4, ATLAS_SIZE**2)
         chart = chart.index_copy(2, self.inside, torch.cat([even, facing.transpose(1, 2)], dim=1))
-        return chart.unflatten(2, (CHART_SIZE, CHART_SIZE)), places[:, count:]
+        return chart.unflatten(2, (ATLAS_SIZE, ATLAS_SIZE)), places[:, count:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class NetworkKind:
         try:
             check_model(model, metadata["model_hash"], whose=str(path))
             network = build(json.loads(metadata[self.settings_key]))
-            network.load_state_dict(tensors)
+            network.load_state_dict(current_names(tensors))
         except (ConfigError, RuntimeError, TypeError, ValueError, KeyError) as error:
             raise FormatError(f"{path} does not hold a network of format {self.format}: {error}") from error
         return network.eval().requires_grad_(False)
@@ -69,3 +70,11 @@ def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> Non
             f"{whose} was made with another face model (hash {expected_hash[:12]}) than {model.name!r} "
             f"({model.fingerprint[:12]}); use that model, or train again."
         )
+
+
+def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors under today's names: mien 0.1 called the refiner "look"."""
+    return {
+        re.sub(r"^((?:network|average|optimizer)\.(?:module\.)?)?look\.", r"\1refiner.", name): value
+        for name, value in tensors.items()
+    }

@@ -2,10 +2,10 @@
 
 from mien.perception.crops import Crop as Crop
 from mien.perception.crops import face_crop as face_crop
-from mien.perception.detector import Perception as Perception
-from mien.perception.detector import find_points as find_points
-from mien.perception.face_detection import DetectedFace as DetectedFace
-from mien.perception.face_detection import FaceObservation as FaceObservation
+from mien.perception.detector import FaceDetector as FaceDetector
+from mien.perception.detector import detect_landmarks468 as detect_landmarks468
+from mien.perception.face_detection import FaceBox as FaceBox
+from mien.perception.face_detection import FaceDetection as FaceDetection
 from mien.perception.facemesh import FaceMesh as FaceMesh
 from mien.perception.recognition import SAME_PERSON_DISTANCE as SAME_PERSON_DISTANCE
 from mien.perception.recognition import IdentityNetwork as IdentityNetwork

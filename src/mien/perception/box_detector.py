@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
-from mien.perception.face_detection import DetectedFace
+from mien.perception.face_detection import FaceBox
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 from mien.typing import Float, Tensor
 
@@ -65,7 +65,7 @@ def _tiles(width: int, height: int, side: float, angle: float) -> list[_Window]:
     return [_Window((float(x), float(y)), side, angle, True) for y in steps[1] for x in steps[0]]
 
 
-class FaceDetector:
+class BoxDetector:
     """BlazeFace over a pyramid of windows, in four orientations where upright is not convincing."""
 
     def __init__(self, device: torch.device) -> None:
@@ -73,7 +73,7 @@ class FaceDetector:
         self.near = ShortRangeBlazeFace.from_assets().to(device)
         self.far = FullRangeBlazeFace.from_assets().to(device)
 
-    def detect(self, photo: PhotoPyramid) -> list[DetectedFace]:
+    def detect(self, photo: PhotoPyramid) -> list[FaceBox]:
         """Find the faces of a photo, best (size times score) first."""
         candidates = self._search(photo, 0.0)
         if max((c.score for c in candidates), default=0.0) < SURE_SCORE:
@@ -102,7 +102,7 @@ class FaceDetector:
             side = max(side * 0.55, 0.9 * finest)
         return found
 
-    def _turn_upright(self, photo: PhotoPyramid, face: DetectedFace) -> DetectedFace:
+    def _turn_upright(self, photo: PhotoPyramid, face: FaceBox) -> FaceBox:
         """Look at one face again from its own four sides: a face on its head may pass for an upright one."""
         right, left = face.keypoints_px[:2]
         roll = float(np.arctan2(left[1] - right[1], left[0] - right[0]))
@@ -171,7 +171,7 @@ def _to_photo(
     return found
 
 
-def _shows(face: DetectedFace, candidate: _Candidate) -> bool:
+def _shows(face: FaceBox, candidate: _Candidate) -> bool:
     """Tell whether a candidate is about the box of a face."""
     return bool(_overlaps(face.box_px, candidate.box[None])[0]) and _alike(candidate.box, face.box_px)
 
@@ -194,7 +194,7 @@ def _alike(box: np.ndarray, other: np.ndarray) -> bool:
     return bool(0.6 < np.ptp(box[::2]) / max(np.ptp(other[::2]), 1e-6) < 1.6)
 
 
-def _merge(candidates: list[_Candidate]) -> list[DetectedFace]:
+def _merge(candidates: list[_Candidate]) -> list[FaceBox]:
     """Join what was found of one face: boxes and keypoints averaged by score within the best orientation."""
     order = sorted(candidates, key=lambda c: -c.score)
     faces = []
@@ -207,6 +207,6 @@ def _merge(candidates: list[_Candidate]) -> list[DetectedFace]:
         weights = np.array([c.score for c in group]) / sum(c.score for c in group)
         box = np.einsum("n,nk->k", weights, np.stack([c.box for c in group]))
         points = np.einsum("n,nkd->kd", weights, np.stack([c.keypoints for c in group]))
-        faces.append(DetectedFace(best.score, box, points))
+        faces.append(FaceBox(best.score, box, points))
         order = [c for c, joined in zip(order, same, strict=True) if not joined]
     return faces

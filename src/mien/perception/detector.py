@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from mien.errors import ImageError
-from mien.perception.box_detector import SURE_SCORE, FaceDetector
+from mien.perception.box_detector import SURE_SCORE, BoxDetector
 from mien.perception.crops import sample_affine
-from mien.perception.face_detection import DetectedFace, FaceObservation
+from mien.perception.face_detection import FaceBox, FaceDetection
 from mien.perception.facemesh import MESH_SIZE, FaceMesh
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 from mien.typing import Float, Tensor
@@ -33,7 +33,7 @@ RIGHT_EYE_OUTER, LEFT_EYE_OUTER = 33, 263
 BATCH = 16
 
 
-class Perception:
+class FaceDetector:
     """Detects and observes the faces of a photo; loads its three networks once.
 
     Photos are uint8 (H,W,3) sRGB, upright. Results are in their pixels, with (0, 0) the top-left corner. No face
@@ -42,23 +42,23 @@ class Perception:
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        self.detector = FaceDetector(self.device)
+        self.detector = BoxDetector(self.device)
         self.mesh = FaceMesh.from_assets().to(self.device)
 
-    def detect(self, image: np.ndarray) -> list[DetectedFace]:
+    def detect_boxes(self, image: np.ndarray) -> list[FaceBox]:
         """Find faces from 30 pixels up to larger than the photo, turned any way; best (size × score) first."""
         return self.detector.detect(self._pyramid(image))
 
-    def observe(
-        self, image: np.ndarray, faces: Sequence[DetectedFace] | None = None, *, max_faces: int | None = None
-    ) -> list[FaceObservation]:
+    def detect(
+        self, image: np.ndarray, faces: Sequence[FaceBox] | None = None, *, max_faces: int | None = None
+    ) -> list[FaceDetection]:
         """Place the mesh on every face; `faces` are searched for if not given.
 
         Drops detections that the mesh network does not believe in, and a second mesh on one face.
         """
         photo = self._pyramid(image)
         found = self.detector.detect(photo) if faces is None else list(faces)
-        observed: list[FaceObservation] = []
+        observed: list[FaceDetection] = []
         for start in range(0, len(found), BATCH):
             for face in self._observe_batch(photo, found[start : start + BATCH]):
                 if _believed(face) and not any(_same(face, other) for other in observed):
@@ -75,9 +75,9 @@ class Perception:
             )
         return PhotoPyramid(image, device=self.device)
 
-    def _observe_batch(self, photo: PhotoPyramid, faces: list[DetectedFace]) -> list[FaceObservation]:
+    def _observe_batch(self, photo: PhotoPyramid, faces: list[FaceBox]) -> list[FaceDetection]:
         views = [_View.of(face) for face in faces]
-        observed: dict[int, FaceObservation] = {}
+        observed: dict[int, FaceDetection] = {}
         moving = list(range(len(faces)))
         for _ in range(PASSES):
             matrices = [views[k].matrix() for k in moving]
@@ -90,7 +90,7 @@ class Perception:
                 mesh = _place(points[row].cpu().double().numpy(), matrices[row])
                 iris = _place(rings[row].cpu().double().numpy(), matrices[row])
                 face, view = faces[k], _View.around(mesh)
-                observed[k] = FaceObservation(face.score, face.box_px, face.keypoints_px, mesh, iris, believed[row])
+                observed[k] = FaceDetection(face.score, face.box_px, face.keypoints_px, mesh, iris, believed[row])
                 if view.departs(views[k]):
                     still_moving.append(k)
                 views[k] = view
@@ -100,7 +100,7 @@ class Perception:
         return [observed[k] for k in range(len(faces))]
 
 
-def find_points(
+def detect_landmarks468(
     network: FaceMesh, pictures: Float[Tensor, "B 3 H W"], *, near_px: Float[Tensor, "B 468 2"]
 ) -> Float[Tensor, "B 468 2"]:
     """Where the mesh network sees the points of one face in each picture (RGB in [0, 1]), near a first guess.
@@ -129,14 +129,14 @@ class _View:
     angle: float
 
     @classmethod
-    def of(cls, face: DetectedFace) -> _View:
+    def of(cls, face: FaceBox) -> _View:
         angle = _roll(face.keypoints_px[0], face.keypoints_px[1])
         return cls((face.box_px[:2] + face.box_px[2:]) / 2, face.size_px * CROP_SCALE, angle)
 
     @classmethod
-    def around(cls, mesh_px: np.ndarray) -> _View:
-        angle = _roll(mesh_px[RIGHT_EYE_OUTER], mesh_px[LEFT_EYE_OUTER])
-        centre, side = _turned_box(mesh_px[:, :2], angle)
+    def around(cls, landmarks468_px: np.ndarray) -> _View:
+        angle = _roll(landmarks468_px[RIGHT_EYE_OUTER], landmarks468_px[LEFT_EYE_OUTER])
+        centre, side = _turned_box(landmarks468_px[:, :2], angle)
         return cls(centre, side * CROP_SCALE, angle)
 
     def matrix(self) -> np.ndarray:
@@ -149,7 +149,7 @@ class _View:
         return max(moved, abs(float(np.log(self.side / other.side))), abs(self.angle - other.angle)) >= SETTLED
 
 
-def _believed(face: FaceObservation) -> bool:
+def _believed(face: FaceDetection) -> bool:
     needed = CONFIDENCE_THRESHOLD if face.score >= SURE_SCORE else HESITANT_CONFIDENCE
     return face.confidence >= needed
 
@@ -172,7 +172,7 @@ def _turned_box(points: np.ndarray, angle: float) -> tuple[np.ndarray, float]:
     return axes @ ((low + high) / 2), float((high - low).max())
 
 
-def _same(one: FaceObservation, other: FaceObservation) -> bool:
+def _same(one: FaceDetection, other: FaceDetection) -> bool:
     """Tell whether two meshes lie on one face: their points are nearer than a fifth of its size."""
-    distance = np.linalg.norm(one.mesh_px[:, :2] - other.mesh_px[:, :2], axis=1).mean()
-    return bool(distance < 0.2 * np.ptp(other.mesh_px[:, :2], axis=0).max())
+    distance = np.linalg.norm(one.landmarks468_px[:, :2] - other.landmarks468_px[:, :2], axis=1).mean()
+    return bool(distance < 0.2 * np.ptp(other.landmarks468_px[:, :2], axis=0).max())

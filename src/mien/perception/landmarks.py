@@ -39,9 +39,9 @@ def spaced_along(curve: np.ndarray, count: int) -> np.ndarray:
     return np.stack([np.interp(wanted, travelled, curve[:, axis]) for axis in (0, 1)], 1)
 
 
-def landmarks68_from_mesh(mesh_px: np.ndarray) -> np.ndarray:
+def landmarks68_from_mesh(landmarks468_px: np.ndarray) -> np.ndarray:
     """Return the 68 points (68,2) of a mesh (468,2 or 3), in the mesh's pixels."""
-    points = np.asarray(mesh_px)[:, :2]
+    points = np.asarray(landmarks468_px)[:, :2]
     landmarks = np.zeros((68, 2), points.dtype)
     for number, mesh_point in SINGLE_POINTS:
         landmarks[number] = points[mesh_point]

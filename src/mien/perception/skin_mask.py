@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from mien.perception.crops import Crop
-from mien.perception.face_detection import FaceObservation
+from mien.perception.face_detection import FaceDetection
 from mien.perception.windows import PhotoPyramid
 from mien.typing import Float, Tensor
 
@@ -94,16 +94,16 @@ class FaceParts:
         return torch.maximum(self.skin, self.inner)
 
 
-def face_mask(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> Float[Tensor, "S S"]:
+def face_mask(pixels: np.ndarray, observation: FaceDetection, crop: Crop) -> Float[Tensor, "S S"]:
     """Return the soft mask of the visible skin in a crop of the photo (uint8 H W 3); not differentiable."""
     return face_parts(pixels, observation, crop).skin
 
 
-def face_parts(pixels: np.ndarray, observation: FaceObservation, crop: Crop) -> FaceParts:
+def face_parts(pixels: np.ndarray, observation: FaceDetection, crop: Crop) -> FaceParts:
     """Divide a crop of the photo (uint8 H W 3) into visible skin, eye openings and open mouth."""
     photo = PhotoPyramid(pixels, device=torch.device("cpu"))
     picture, inside = photo.sample(crop.photo_from_crop.numpy(), crop.size)
-    mesh = crop.to_crop(torch.from_numpy(observation.mesh_px[:, :2]).double()).numpy()
+    mesh = crop.to_crop(torch.from_numpy(observation.landmarks468_px[:, :2]).double()).numpy()
 
     def fill(*parts: tuple[int, ...]) -> np.ndarray:
         return _fill([mesh[list(part)] for part in parts], crop.size)

@@ -1,5 +1,5 @@
 """From a photo to a list of results."""
 
-from mien.pipeline.inputs import ObservedFace as ObservedFace
-from mien.pipeline.inputs import ObservedFaces as ObservedFaces
+from mien.pipeline.inputs import FaceInput as FaceInput
+from mien.pipeline.inputs import PhotoInputs as PhotoInputs
 from mien.pipeline.reconstructor import Reconstructor as Reconstructor

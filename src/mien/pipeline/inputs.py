@@ -13,7 +13,7 @@ from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.errors import ConfigError
 from mien.fitting import FitTargets
 from mien.io.photo import exposure_of
-from mien.perception import Crop, FaceObservation, face_crop, face_parts
+from mien.perception import Crop, FaceDetection, face_crop, face_parts
 from mien.perception.crops import sample_pixels
 from mien.typing import Float, Tensor, UInt8
 
@@ -24,16 +24,16 @@ SHORTEST_FOCAL = 0.1
 
 
 @dataclass(frozen=True)
-class ObservedFace:
+class FaceInput:
     """One face's place in the photo."""
 
-    observation: FaceObservation
+    observation: FaceDetection
     crop: Crop
 
     @classmethod
-    def of(cls, observation: FaceObservation, *, roll: float = 0.0) -> ObservedFace:
+    def of(cls, observation: FaceDetection, *, roll: float = 0.0) -> FaceInput:
         """In its upright crop, or in one that is turned by `roll` radians."""
-        points = torch.from_numpy(observation.mesh_px[:, :2])
+        points = torch.from_numpy(observation.landmarks468_px[:, :2])
         return cls(observation, face_crop(points, size=FIT_SIZE_PX, angle=roll))
 
     @property
@@ -44,12 +44,12 @@ class ObservedFace:
 
 
 @dataclass(frozen=True)
-class ObservedFaces:
+class PhotoInputs:
     """Some faces of one photo."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     """The whole photo."""
-    faces: tuple[ObservedFace, ...]
+    faces: tuple[FaceInput, ...]
     camera: Camera
     """The photo's, once for each face."""
     targets: FitTargets
@@ -58,19 +58,19 @@ class ObservedFaces:
     def of(
         cls,
         pixels: UInt8[np.ndarray, "H W 3"],
-        observations: Sequence[FaceObservation],
+        observations: Sequence[FaceDetection],
         *,
         focal_px: float | None,
         device: torch.device,
-    ) -> ObservedFaces:
+    ) -> PhotoInputs:
         """With 30° of view where no focal length (pixels) is given; ConfigError for one that is none."""
-        faces = tuple(ObservedFace.of(observation) for observation in observations)
+        faces = tuple(FaceInput.of(observation) for observation in observations)
         camera = _camera(pixels, focal_px, len(faces))
         return cls(pixels, faces, camera, _targets(pixels, faces, camera, device=device))
 
-    def __getitem__(self, index: slice) -> ObservedFaces:
+    def __getitem__(self, index: slice) -> PhotoInputs:
         """Some of the faces."""
-        return ObservedFaces(self.pixels, self.faces[index], self.camera[index], self.targets[index])
+        return PhotoInputs(self.pixels, self.faces[index], self.camera[index], self.targets[index])
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -78,7 +78,7 @@ class ObservedFaces:
     def turned(self, rolls: Sequence[float]) -> NetworkView:
         """What an encoder is shown of each face where its crop is turned by its roll, radians."""
         device = self.targets.crops.device
-        turned = [ObservedFace.of(face.observation, roll=roll) for face, roll in zip(self.faces, rolls, strict=True)]
+        turned = [FaceInput.of(face.observation, roll=roll) for face, roll in zip(self.faces, rolls, strict=True)]
         crops = torch.cat([sample_pixels(self.pixels, face.crop) for face in turned]).to(device)
         return NetworkView(crops, _through_crops(self.camera, turned).to(device), _mesh_px(turned).to(device))
 
@@ -89,11 +89,11 @@ class NetworkView:
 
     crops: Float[Tensor, "B 3 S S"]
     camera: Camera
-    mesh_px: Float[Tensor, "B 468 2"]
+    landmarks468_px: Float[Tensor, "B 468 2"]
 
 
 def _targets(
-    pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[ObservedFace], camera: Camera, *, device: torch.device
+    pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[FaceInput], camera: Camera, *, device: torch.device
 ) -> FitTargets:
     crops = torch.cat([sample_pixels(pixels, face.crop) for face in faces]).to(device)
     parts = [face_parts(pixels, face.observation, face.crop) for face in faces]
@@ -104,16 +104,16 @@ def _targets(
         outline=torch.stack([part.face for part in parts]).to(device),
         exposure=exposure,
         camera=_through_crops(camera, faces).to(device),
-        mesh_px=_mesh_px(faces).to(device),
+        landmarks468_px=_mesh_px(faces).to(device),
         landmarks68_px=_in_crops(faces, [f.observation.landmarks68_px for f in faces]).to(device),
     )
 
 
-def _mesh_px(faces: Sequence[ObservedFace]) -> Float[Tensor, "B 468 2"]:
-    return _in_crops(faces, [f.observation.mesh_px[:, :2] for f in faces])
+def _mesh_px(faces: Sequence[FaceInput]) -> Float[Tensor, "B 468 2"]:
+    return _in_crops(faces, [f.observation.landmarks468_px[:, :2] for f in faces])
 
 
-def _in_crops(faces: Sequence[ObservedFace], points: Sequence[np.ndarray]) -> Float[Tensor, "B L 2"]:
+def _in_crops(faces: Sequence[FaceInput], points: Sequence[np.ndarray]) -> Float[Tensor, "B L 2"]:
     moved = [face.crop.to_crop(torch.from_numpy(p)) for face, p in zip(faces, points, strict=True)]
     return torch.stack(moved).float()
 
@@ -129,7 +129,7 @@ def _camera(pixels: UInt8[np.ndarray, "H W 3"], focal_px: float | None, batch: i
     return camera if focal_px is None else replace(camera, focal_px=torch.full((batch,), float(focal_px)))
 
 
-def _through_crops(camera: Camera, faces: Sequence[ObservedFace]) -> Camera:
+def _through_crops(camera: Camera, faces: Sequence[FaceInput]) -> Camera:
     """The photo's camera as each face's crop shows it, turned where the crop is."""
     scale = torch.tensor([1 / face.crop.scale for face in faces])
     centres = [face.crop.to_crop(centre.double()) for face, centre in zip(faces, camera.centre_px, strict=True)]

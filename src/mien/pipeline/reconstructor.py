@@ -23,9 +23,9 @@ from mien.io.photo import Photo, read_photo
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
 from mien.networks.detail_unet import CROP_SHARE
-from mien.perception import IdentityNetwork, Perception
-from mien.pipeline.inputs import ObservedFaces
-from mien.pipeline.texturing import Finisher
+from mien.perception import FaceDetector, IdentityNetwork
+from mien.pipeline.inputs import PhotoInputs
+from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
 from mien.typing import UInt8
 
@@ -93,7 +93,7 @@ class Reconstructor:
             raise ConfigError(f"the detail network {detail_network} has no say here; choose the detail mode net.")
         self.device = _checked_device(device)
         self.model = (model if isinstance(model, MorphableModel) else load_model(model)).to(self.device)
-        self.perception = Perception(device=device)
+        self.perception = FaceDetector(device=device)
         self.recognition = IdentityNetwork.from_assets().to(self.device)
         self.mode, self.max_faces = mode, max_faces
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
@@ -102,7 +102,7 @@ class Reconstructor:
         if by_network:
             maps = load_detail(self.model, detail_network).to(self.device)
         sharp_enough = round(CROP_SHARE * resolution) if detail else 0
-        self.finisher = Finisher(
+        self.texture_builder = TextureBuilder(
             self.model,
             detail=maps if detail else None,
             resolution=resolution,
@@ -125,16 +125,16 @@ class Reconstructor:
         known_focal = photo.focal_px if focal_px is None and isinstance(photo, Photo) else focal_px
         clock = StageClock()
         with clock.stage("perception"):
-            observations = self.perception.observe(pixels, max_faces=self.max_faces)
+            observations = self.perception.detect(pixels, max_faces=self.max_faces)
             if not observations:
                 raise NoFaceFound(
                     f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; faces from 30 pixels on "
                     "are looked for. Crop the photo around the face, or try a sharper one."
                 )
-            observed = ObservedFaces.of(pixels, observations, focal_px=known_focal, device=self.device)
+            observed = PhotoInputs.of(pixels, observations, focal_px=known_focal, device=self.device)
         return self._reconstruct(observed, perception=clock.times[0])
 
-    def _reconstruct(self, observed: ObservedFaces, *, perception: StageTime) -> list[Reconstruction]:
+    def _reconstruct(self, observed: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
         """All faces together; one by one where together they fail, so that one lost face does not cost the others."""
         count = len(observed)
         try:
@@ -156,16 +156,16 @@ class Reconstructor:
             raise last
         return done
 
-    def _together(self, observed: ObservedFaces, *, perception: StageTime) -> list[Reconstruction]:
+    def _together(self, observed: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
         count, clock = len(observed), StageClock()
         found = self._find(observed)
         with clock.stage("maps"):
             singles = [slice(k, k + 1) for k in range(count)]
-            parts = [self.finisher(observed[one], found.coefficients[one], found.camera[one]) for one in singles]
+            parts = [self.texture_builder(observed[one], found.coefficients[one], found.camera[one]) for one in singles]
         times = (perception, *found.stage_times, *clock.times)
         return [replace(part, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for part in parts]
 
-    def _find(self, observed: ObservedFaces) -> _Found:
+    def _find(self, observed: PhotoInputs) -> _Found:
         """The coefficients, in the way that was asked for."""
         guess, clock, targets = None, StageClock(), observed.targets
         if self.encoder is not None:
@@ -174,22 +174,22 @@ class Reconstructor:
                     self.model,
                     self._encoded(self.encoder, observed),
                     targets.camera,
-                    points_px=targets.mesh_px,
-                    point_weights=mesh_point_weights(self.model).expand(len(targets.mesh_px), -1),
+                    points_px=targets.landmarks468_px,
+                    point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
                 )
         if guess is not None and self.mode == "net":
             return _Found(guess, targets.camera, tuple(clock.times))
         found = fit(self.model, targets, settings=self.settings, recognition=self.recognition, start=guess)
         return _Found(found.coefficients, found.camera, (*clock.times, *found.stage_times))
 
-    def _encoded(self, encoder: FaceEncoder, observed: ObservedFaces) -> FaceCoefficients:
+    def _encoded(self, encoder: FaceEncoder, observed: PhotoInputs) -> FaceCoefficients:
         """What the encoder says, with heads that lie on their side or upside down shown upright to it."""
         rolls = [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in observed.faces]
         if not any(rolls):
             targets = observed.targets
-            return encoder.encode(targets.crops, targets.camera, mesh_px=targets.mesh_px)
+            return encoder.encode(targets.crops, targets.camera, landmarks468_px=targets.landmarks468_px)
         view = observed.turned(rolls)
-        said = encoder.encode(view.crops, view.camera, mesh_px=view.mesh_px)
+        said = encoder.encode(view.crops, view.camera, landmarks468_px=view.landmarks468_px)
         return said.rolled(torch.tensor(rolls, device=self.device))
 
 

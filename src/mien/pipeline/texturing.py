@@ -13,14 +13,14 @@ from mien.networks import DetailNetwork, predict_maps
 from mien.networks.detail_unet import CROP_SHARE
 from mien.perception import Crop, face_crop
 from mien.perception.crops import sample_pixels
-from mien.pipeline.inputs import FIT_SIZE_PX, ObservedFaces
+from mien.pipeline.inputs import FIT_SIZE_PX, PhotoInputs
 from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map, vertex_visibility
 from mien.result import Reconstruction
 from mien.texture import DetailMaps, TexelAtlas, Unwrapped, complete_texture, texel_face, unwrap_photo
 from mien.typing import Float, Tensor
 
 
-class Finisher:
+class TextureBuilder:
     """Makes the maps, surface and texture of one face at a time; keeps the texels' places between faces.
 
     `detail` finds the maps, a network or optimisation with these settings; without it they are zero. `resolution` is
@@ -44,12 +44,12 @@ class Finisher:
             self._atlases[size] = TexelAtlas.of(self.model, size)
         return self._atlases[size]
 
-    def __call__(self, observed: ObservedFaces, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
+    def __call__(self, observed: PhotoInputs, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
         """Maps, texture and everything a user gets, without the times; all hold one face, `camera` that of its crop."""
         model = self.model
         (face,), targets = observed.faces, observed.targets
         sharp = face_crop(
-            torch.from_numpy(face.observation.mesh_px[:, :2]), size=_native_size(face.crop, self.texture_size)
+            torch.from_numpy(face.observation.landmarks468_px[:, :2]), size=_native_size(face.crop, self.texture_size)
         )
         view = camera.resized(sharp.size)
         masks = torch.stack([targets.mask, targets.outline], dim=1)
@@ -131,7 +131,7 @@ class Finisher:
 
 def _assembled(
     model: MorphableModel,
-    observed: ObservedFaces,
+    observed: PhotoInputs,
     coefficients: FaceCoefficients,
     camera: Camera,
     *,
@@ -193,10 +193,10 @@ def _texture_error(model: MorphableModel, surface: FaceSurface, targets: FitTarg
     return float(((squared * weight).sum() / weight.sum().clamp(min=1)).sqrt())
 
 
-def _landmark_error(found_px: np.ndarray, modelled_px: np.ndarray) -> float:
+def _landmark_error(detected_px: np.ndarray, modelled_px: np.ndarray) -> float:
     """Mean distance of the 51 inner points over the distance of the outer eye corners."""
-    distance = np.linalg.norm(found_px[36] - found_px[45])
-    return float(np.linalg.norm(found_px[17:] - modelled_px[17:], axis=1).mean() / max(distance, 1e-6))
+    distance = np.linalg.norm(detected_px[36] - detected_px[45])
+    return float(np.linalg.norm(detected_px[17:] - modelled_px[17:], axis=1).mean() / max(distance, 1e-6))
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -179,8 +179,8 @@ def _smooth_solution(
         x = x + step * direction
         residual = residual - step * turned
         scaled = residual / diagonal
-        grown = (residual * scaled).sum()
-        if float(grown) < 1e-16:
+        extend_encoder = (residual * scaled).sum()
+        if float(extend_encoder) < 1e-16:
             break
-        direction, power = scaled + grown / power * direction, grown
+        direction, power = scaled + extend_encoder / power * direction, extend_encoder
     return x

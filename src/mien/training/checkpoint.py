@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from mien.errors import FormatError, ModelMismatch, OutputError
+from mien.networks.weights_file import current_names
 from mien.typing import Tensor
 
 FORMAT = "mien-checkpoint-1"
@@ -31,7 +32,7 @@ PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainState:
     """Everything that changes in the course of a run."""
 
     network: nn.Module
@@ -39,7 +40,7 @@ class Trained:
     optimizer: Optimizer
 
 
-def save_checkpoint(run: Path, trained: Trained, *, step: int, model_hash: str, keep: int) -> Path:
+def save_checkpoint(run: Path, trained: TrainState, *, step: int, model_hash: str, keep: int) -> Path:
     """Write the state before a step and remove all but the newest `keep`; OutputError where it cannot be written."""
     folder = run / FOLDER
     target = folder / f"step-{step:08d}"
@@ -69,7 +70,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / FOLDER).glob("step-*"))
 
 
-def load_checkpoint(path: Path, trained: Trained, *, model_hash: str) -> int:
+def load_checkpoint(path: Path, trained: TrainState, *, model_hash: str) -> int:
     """Fill network, average and optimizer, and return the step to go on with.
 
     FormatError for a damaged checkpoint, ModelMismatch for one that was trained with another face model.
@@ -84,6 +85,7 @@ def load_checkpoint(path: Path, trained: Trained, *, model_hash: str) -> int:
                 f"{path} was trained with another face model (hash {state['model_hash'][:12]}, now {model_hash[:12]}); "
                 "resume with that model, or start anew."
             )
+        tensors = current_names(tensors)
         trained.network.load_state_dict(_below(tensors, "network."))
         if trained.average is not None:
             trained.average.load_state_dict(_below(tensors, "average."))
@@ -93,7 +95,7 @@ def load_checkpoint(path: Path, trained: Trained, *, model_hash: str) -> int:
         raise FormatError(f"{path} is no whole checkpoint of this network: {error}") from error
 
 
-def _tensors(trained: Trained) -> dict[str, Tensor]:
+def _tensors(trained: TrainState) -> dict[str, Tensor]:
     tensors = {f"network.{k}": v for k, v in trained.network.state_dict().items()}
     if trained.average is not None:
         tensors |= {f"average.{k}": v for k, v in trained.average.state_dict().items()}
@@ -103,7 +105,7 @@ def _tensors(trained: Trained) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
 
-def _load_optimizer(trained: Trained, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer(trained: TrainState, tensors: dict[str, Tensor]) -> None:
     for name, parameter in trained.network.named_parameters():
         state = _below(tensors, f"{name}.")
         # Adam counts steps on the CPU; the moments live with their parameters.

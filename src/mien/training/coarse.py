@@ -19,18 +19,18 @@ from mien.errors import ConfigError
 from mien.fitting import mesh_point_weights
 from mien.fitting.photometric import recognition_features
 from mien.geometry import align_points
-from mien.losses import landmark_loss, pixel_loss, prior_loss, recognition_loss, span_distance_loss
+from mien.losses import identity_loss, landmark_loss, photometric_loss, prior_loss, span_distance_loss
 from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
 from mien.networks import FaceEncoder, load_encoder
 from mien.networks.backbones import load_imagenet
-from mien.networks.crop_space import HEAD_UNITS, Regression
-from mien.networks.encoder import grown
+from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters
+from mien.networks.encoder import extend_encoder
 from mien.perception import IdentityNetwork
 from mien.rendering import render
 from mien.training.config import BaseLossSettings, EncoderSettings
-from mien.training.contact_sheets import base_sheet
+from mien.training.contact_sheets import coarse_sheet
 from mien.training.data.batch import FaceBatch, resized
-from mien.training.objective import Figure, LossTerm
+from mien.training.objective import LossTerm, Metric
 from mien.typing import Float, Tensor, UInt8
 
 CENTIMETRES_PER_M = 100.0
@@ -49,10 +49,10 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
             )
         if encoder.points is not None and not settings.points:
             raise ConfigError(f"{settings.start} sees points; set encoder.points = true.")
-        if encoder.look is not None and not settings.look:
-            raise ConfigError(f"{settings.start} takes a second look; set encoder.look = true.")
-        if settings.points and (encoder.points is None or (settings.look and encoder.look is None)):
-            encoder = grown(encoder, model, look=settings.look)
+        if encoder.refiner is not None and not settings.refiner:
+            raise ConfigError(f"{settings.start} takes a second look; set encoder.refiner = true.")
+        if settings.points and (encoder.points is None or (settings.refiner and encoder.refiner is None)):
+            encoder = extend_encoder(encoder, model, refiner=settings.refiner)
         encoder.requires_grad_(True)
         for layer in encoder.modules():
             if isinstance(layer, nn.Dropout):  # a file does not say how its network was trained
@@ -64,28 +64,28 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
             image_size=settings.image_size,
             dropout=settings.dropout,
             points=settings.points,
-            look=settings.look,
+            refiner=settings.refiner,
         )
         if settings.weights != "random":
             load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
-    encoder.practice = settings.looks
+    encoder.practice = settings.refine_steps
     encoder.freeze(
         blocks=settings.frozen_blocks,
         batchnorm=settings.batchnorm == "frozen",
-        first_look=settings.learn == "second look",
+        refiner_only=settings.learn == "refiner",
     )
     return encoder
 
 
 @dataclass(frozen=True)
-class BaseBatch:
+class CoarseBatch:
     """Faces, and what the encoder sees of them."""
 
     faces: FaceBatch
     inputs: tuple[Tensor, ...]
 
 
-class BaseObjective:
+class CoarseObjective:
     """The losses of the base branch; holds everything that is not trained."""
 
     def __init__(
@@ -112,11 +112,11 @@ class BaseObjective:
         self.shape_gram = _gram(beyond_similarity(shape * face, model.mean, weights=face))
         self.albedo_gram = _gram(model.albedo_basis * face)
 
-    def prepare(self, batch: FaceBatch) -> BaseBatch:
+    def prepare(self, batch: FaceBatch) -> CoarseBatch:
         """The crops and, for an encoder with points, what perception found in them."""
-        return BaseBatch(batch, self.network.inputs(batch.images, batch.camera, mesh_px=batch.found_px))
+        return CoarseBatch(batch, self.network.inputs(batch.images, batch.camera, landmarks468_px=batch.detected_px))
 
-    def losses(self, said: dict[str, Tensor], prepared: BaseBatch, *, progress: float) -> list[LossTerm]:
+    def losses(self, said: dict[str, Tensor], prepared: CoarseBatch, *, progress: float) -> list[LossTerm]:
         """All terms of non-zero weight; their means over the answers where the network answered several times."""
         count = len(prepared.faces.images)
         answers = zip(*(said[name].split(count) for name in HEAD_UNITS), strict=True)
@@ -131,7 +131,7 @@ class BaseObjective:
             for same in zip(*several, strict=True)
         ]
 
-    def _losses_of(self, regression: Regression, batch: FaceBatch, progress: float) -> list[LossTerm]:
+    def _losses_of(self, regression: CropSpaceParameters, batch: FaceBatch, progress: float) -> list[LossTerm]:
         coefficients = regression.coefficients(batch.camera)
         terms = [
             *self._point_terms(coefficients, batch),
@@ -159,7 +159,7 @@ class BaseObjective:
             LossTerm(
                 "points",
                 self.weights.points,
-                landmark_loss(mesh / unit, batch.mesh_px / unit, weights=self.point_weights.expand(len(mesh), -1)),
+                landmark_loss(mesh / unit, batch.gt_px / unit, weights=self.point_weights.expand(len(mesh), -1)),
             ),
         ]
 
@@ -172,15 +172,17 @@ class BaseObjective:
         photos = resized(batch, weights.render_size)
         drawn = render(self.model, coefficients[shown], photos.camera[shown])
         images, mask, landmarks = photos.images[shown], photos.mask[shown], photos.landmarks68_px[shown]
-        terms = [LossTerm("pixel", weights.pixel, pixel_loss(drawn.image, images, mask=mask * drawn.coverage.detach()))]
+        terms = [
+            LossTerm("pixel", weights.pixel, photometric_loss(drawn.image, images, mask=mask * drawn.coverage.detach()))
+        ]
         if weights.recognition and self.recognition is not None:
             with torch.no_grad():
                 seen = self.recognition(self.recognition.crop(images, landmarks))
             made = recognition_features(self.recognition, drawn, photos=images, mask=mask, landmarks68_px=landmarks)
-            terms.append(LossTerm("recognition", weights.recognition, recognition_loss(made, seen)))
+            terms.append(LossTerm("recognition", weights.recognition, identity_loss(made, seen)))
         return terms
 
-    def _priors(self, regression: Regression, coefficients: FaceCoefficients) -> list[LossTerm]:
+    def _priors(self, regression: CropSpaceParameters, coefficients: FaceCoefficients) -> list[LossTerm]:
         light = coefficients.lighting
         colour = (light - light.mean(-1, keepdim=True)).flatten(1)
         return [
@@ -194,45 +196,45 @@ class BaseObjective:
             LossTerm("lighting_prior", self.weights.lighting_prior, prior_loss(colour / HEAD_UNITS["lighting"])),
         ]
 
-    def _supervised(self, regression: Regression, batch: FaceBatch) -> list[LossTerm]:
+    def _supervised(self, regression: CropSpaceParameters, batch: FaceBatch) -> list[LossTerm]:
         """Distances to the truth, of the drawn faces."""
-        truth, weights = batch.truth, self.weights
-        if truth is None:
+        gt, weights = batch.gt, self.weights
+        if gt is None:
             return []
         found = regression[slice(batch.photographed, None)]
-        shape = torch.cat([found.identity - truth.identity, found.expression - truth.expression], dim=1)
+        shape = torch.cat([found.identity - gt.identity, found.expression - gt.expression], dim=1)
         return [
             LossTerm("vertices", weights.vertices, span_distance_loss(shape, self.shape_gram)),
             LossTerm(
                 "vertex_albedo",
                 weights.vertex_albedo,
-                span_distance_loss(found.albedo - truth.albedo, self.albedo_gram),
+                span_distance_loss(found.albedo - gt.albedo, self.albedo_gram),
             ),
-            LossTerm("lighting", weights.lighting, _unit_distance(found, truth, ("lighting",))),
-            LossTerm("pose", weights.pose, _unit_distance(found, truth, ("rotation", "translation", "scale"))),
-            LossTerm("coefficients", weights.coefficients, _unit_distance(found, truth, ("identity", "expression"))),
+            LossTerm("lighting", weights.lighting, _unit_distance(found, gt, ("lighting",))),
+            LossTerm("pose", weights.pose, _unit_distance(found, gt, ("rotation", "translation", "scale"))),
+            LossTerm("coefficients", weights.coefficients, _unit_distance(found, gt, ("identity", "expression"))),
         ]
 
     @torch.no_grad()
-    def measure(self, network: nn.Module) -> list[Figure]:
+    def evaluate(self, network: nn.Module) -> list[Metric]:
         """Errors on the validation faces; of shape, also those of the mean face."""
         batch = self.validation
         regression = self._regress(network, batch)
         coefficients = regression.coefficients(batch.camera)
-        figures = [Figure("points", self._point_error(coefficients, batch), "% of the eyes' distance")]
-        if batch.truth is not None:
+        figures = [Metric("points", self._point_error(coefficients, batch), "% of the eyes' distance")]
+        if batch.gt is not None:
             drawn = slice(batch.photographed, None)
-            truth = batch.truth
-            right = self.model.vertices(truth.identity, truth.expression.clamp(0, 1))
+            gt = batch.gt
+            right = self.model.vertices(gt.identity, gt.expression.clamp(0, 1))
             found = self.model.vertices(coefficients[drawn].identity, coefficients[drawn].expression)
             mean = self.model.mean.expand_as(right)
             figures += [
-                Figure("vertices", aligned_distance_mm(found, right, model=self.model), "mm"),
-                Figure("vertices of the mean face", aligned_distance_mm(mean, right, model=self.model), "mm"),
+                Metric("vertices", aligned_distance_mm(found, right, model=self.model), "mm"),
+                Metric("vertices of the mean face", aligned_distance_mm(mean, right, model=self.model), "mm"),
             ]
         return figures
 
-    def _regress(self, network: nn.Module, batch: FaceBatch) -> Regression:
+    def _regress(self, network: nn.Module, batch: FaceBatch) -> CropSpaceParameters:
         inputs = self.prepare(batch).inputs
         parts = [network(*part) for part in zip(*(whole.split(MEASURE_BATCH) for whole in inputs), strict=True)]
         return self.network.regression({name: torch.cat([part[name] for part in parts]) for name in HEAD_UNITS})
@@ -244,10 +246,10 @@ class BaseObjective:
         return float((distances / eyes.clamp(min=1)).mean() * 100)
 
     @torch.no_grad()
-    def picture(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
+    def visualize(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
         """Crop, overlay, geometry, albedo and shading of the first validation faces."""
         coefficients = self._regress(network, self.validation).coefficients(self.validation.camera)
-        return base_sheet(self.model, self.validation, coefficients)
+        return coarse_sheet(self.model, self.validation, coefficients)
 
 
 def landmarks68(model: MorphableModel, coefficients: FaceCoefficients, camera: Camera) -> Float[Tensor, "B 68 2"]:
@@ -267,9 +269,9 @@ def aligned_distance_mm(
     return float((align_points(found, right)(found) - right).norm(dim=-1).mean() * 1000)
 
 
-def _unit_distance(found: Regression, truth: Regression, names: Sequence[str]) -> Float[Tensor, ""]:
+def _unit_distance(found: CropSpaceParameters, gt: CropSpaceParameters, names: Sequence[str]) -> Float[Tensor, ""]:
     """Mean absolute difference in the units of the heads, each head counting the same."""
-    parts = [(getattr(found, name) - getattr(truth, name)).abs().mean() / HEAD_UNITS[name] for name in names]
+    parts = [(getattr(found, name) - getattr(gt, name)).abs().mean() / HEAD_UNITS[name] for name in names]
     return torch.stack(parts).mean()
 
 

@@ -26,7 +26,7 @@ else:
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 BatchNormMode = Literal["train", "frozen"]
 BaseSource = Literal["refined", "encoder"]
-Learning = Literal["all", "second look"]
+Learning = Literal["all", "refiner"]
 Method = Literal["adam", "muon"]
 Sampling = Literal["bilinear", "hyperbolic"]
 T = TypeVar("T")
@@ -51,11 +51,11 @@ class EncoderSettings:
     """Leading blocks of the backbone that stay as they start, with the stem; 0 freezes nothing."""
     points: bool = False
     """Whether the network also sees the 468 points that perception finds."""
-    look: bool = False
+    refiner: bool = False
     """Whether it looks again, at the crop unwrapped by its first answer (`mien.networks.refiner`); needs points."""
     learn: Learning = "all"
     """What is trained: all that is not frozen otherwise, or the second look alone, over a first one that stays."""
-    looks: int = 1
+    refine_steps: int = 1
     """How many second looks are learnt from at each face, each at the chart of the answer before (`FaceEncoder.encode`
     takes three); above 1 only with look."""
     start: str = ""
@@ -64,7 +64,7 @@ class EncoderSettings:
     @property
     def crop_size(self) -> int:
         """Side of the crops that batches hold, pixels."""
-        return crop_size(self.image_size, look=self.look)
+        return crop_size(self.image_size, refiner=self.refiner)
 
 
 @dataclass(frozen=True)
@@ -272,11 +272,14 @@ class BaseConfig:
         _require(self.encoder.image_size >= 32, "encoder.image_size must be at least 32")
         _require(self.encoder.frozen_blocks >= 0, "encoder.frozen_blocks must not be negative")
         _require(0 <= self.encoder.dropout < 1, "encoder.dropout must lie in [0, 1)")
-        _require(self.encoder.points or not self.encoder.look, "encoder.look needs encoder.points = true")
-        second = self.encoder.learn == "second look"
-        _require(self.encoder.looks >= 1, "encoder.looks must be at least 1")
-        _require(self.encoder.look or self.encoder.looks == 1, "encoder.looks above 1 needs encoder.look = true")
-        _require(self.encoder.look or not second, 'encoder.learn = "second look" needs encoder.look = true')
+        _require(self.encoder.points or not self.encoder.refiner, "encoder.refiner needs encoder.points = true")
+        second = self.encoder.learn == "refiner"
+        _require(self.encoder.refine_steps >= 1, "encoder.refine_steps must be at least 1")
+        _require(
+            self.encoder.refiner or self.encoder.refine_steps == 1,
+            "encoder.refine_steps above 1 needs encoder.refiner = true",
+        )
+        _require(self.encoder.refiner or not second, 'encoder.learn = "refiner" needs encoder.refiner = true')
         _require(not (self.data.drawn and self.data.drawn_faces), "data.drawn_faces has no use with data.drawn")
         check_loop(self.loop, self.optimizer)
 

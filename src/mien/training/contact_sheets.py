@@ -28,7 +28,7 @@ DETAIL_LABELS = ("photo", "base", "augmented", "base geometry", "with displaceme
 LABELS = ("photo", "points", "reconstruction", "geometry", "albedo", "shading")
 
 
-def base_sheet(
+def coarse_sheet(
     model: MorphableModel, batch: FaceBatch, coefficients: FaceCoefficients, *, faces: int = SHEET_FACES
 ) -> UInt8[np.ndarray, "H W 3"]:
     """One row a face: crop, its points and the model's, the drawing over it, geometry, albedo, shading."""

@@ -21,7 +21,14 @@ from mien.evaluation.detail import relief_correlation
 from mien.fitting import FitSettings, FitTargets, fit
 from mien.fitting.photometric import recognition_features
 from mien.geometry import unique_edges
-from mien.losses import landmark_loss, magnitude_loss, mesh_smoothness_loss, pixel_loss, recognition_loss, symmetry_loss
+from mien.losses import (
+    identity_loss,
+    landmark_loss,
+    magnitude_loss,
+    mesh_smoothness_loss,
+    photometric_loss,
+    symmetry_loss,
+)
 from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
 from mien.networks import DetailNetwork, FaceEncoder, load_detail
 from mien.networks.crop_space import HEAD_UNITS
@@ -41,7 +48,7 @@ from mien.texture import (
 from mien.training.config import DetailBaseSettings, DetailLossSettings, DetailNetworkSettings
 from mien.training.contact_sheets import DETAIL_LABELS, detail_sheet
 from mien.training.data.batch import FaceBatch, join_batches, resized
-from mien.training.objective import Figure, LossTerm
+from mien.training.objective import LossTerm, Metric
 from mien.typing import Float, Tensor, UInt8
 
 MM_PER_M, CM_PER_M = 1000.0, 100.0
@@ -141,7 +148,7 @@ class DetailObjective:
         return torch.cat([photos.images, drawn.image], dim=1)
 
     def _base(self, batch: FaceBatch) -> FaceCoefficients:
-        if self.base_settings.source == "encoder" or batch.truth is None:
+        if self.base_settings.source == "encoder" or batch.gt is None:
             return self._of_photos(batch)
         drawn = self._of_drawn(batch)
         if not batch.photographed:
@@ -149,7 +156,7 @@ class DetailObjective:
         return FaceCoefficients.join([self._of_photos(batch.photos()), drawn])
 
     def _of_photos(self, batch: FaceBatch) -> FaceCoefficients:
-        said = self.encoder.encode(batch.images, batch.camera, mesh_px=batch.found_px)
+        said = self.encoder.encode(batch.images, batch.camera, landmarks468_px=batch.detected_px)
         if self.base_settings.source == "encoder":
             return said
         targets = FitTargets(
@@ -158,14 +165,14 @@ class DetailObjective:
             outline=_closed(batch.mask),
             exposure=torch.ones_like(batch.mask[:, 0, 0]),
             camera=batch.camera,
-            mesh_px=batch.mesh_px,
+            landmarks468_px=batch.gt_px,
             landmarks68_px=batch.landmarks68_px,
         )
         return fit(self.model, targets, settings=FitSettings(warm_photometric_steps=0), start=said).coefficients
 
     def _of_drawn(self, batch: FaceBatch) -> FaceCoefficients:
         """The truth, off by about what a fit errs."""
-        if batch.truth is None:
+        if batch.gt is None:
             raise ConfigError("drawn faces come with their truth; this batch has none.")
         base = self.base_settings
         errors = {
@@ -176,10 +183,10 @@ class DetailObjective:
             **dict.fromkeys(("rotation", "translation", "scale"), base.pose_error),
         }
         off = {
-            name: (value := getattr(batch.truth, name)) + HEAD_UNITS[name] * error * torch.randn_like(value)
+            name: (value := getattr(batch.gt, name)) + HEAD_UNITS[name] * error * torch.randn_like(value)
             for name, error in errors.items()
         }
-        return replace(batch.truth, **off).coefficients(batch.camera[slice(batch.photographed, None)])
+        return replace(batch.gt, **off).coefficients(batch.camera[slice(batch.photographed, None)])
 
     def losses(self, said: dict[str, Tensor], prepared: DetailBatch, *, progress: float) -> list[LossTerm]:
         """All terms of non-zero weight."""
@@ -203,7 +210,9 @@ class DetailObjective:
         made = prepared.texels.colours(offset, normal)
         unwrapped = prepared.unwrapped
         return [
-            LossTerm("texel", self.weights.texel, pixel_loss(made, unwrapped.colours, mask=unwrapped.weights[:, 0]))
+            LossTerm(
+                "texel", self.weights.texel, photometric_loss(made, unwrapped.colours, mask=unwrapped.weights[:, 0])
+            )
         ]
 
     def _map_terms(
@@ -254,7 +263,7 @@ class DetailObjective:
         equal = torch.ones_like(landmarks[..., 0])
         mask = faces.mask * drawn.coverage.detach()
         terms = [
-            LossTerm("pixel", weights.pixel, pixel_loss(drawn.image, faces.images, mask=mask)),
+            LossTerm("pixel", weights.pixel, photometric_loss(drawn.image, faces.images, mask=mask)),
             LossTerm(
                 "landmark",
                 weights.landmark,
@@ -267,7 +276,7 @@ class DetailObjective:
             made = recognition_features(
                 self.recognition, drawn, photos=faces.images, mask=faces.mask, landmarks68_px=faces.landmarks68_px
             )
-            terms.append(LossTerm("recognition", weights.recognition, recognition_loss(made, seen)))
+            terms.append(LossTerm("recognition", weights.recognition, identity_loss(made, seen)))
         return terms
 
     def _supervised(
@@ -290,17 +299,17 @@ class DetailObjective:
 
     def _true_offset(self, prepared: DetailBatch, drawn: slice) -> Float[Tensor, "B 3 S S"]:
         """What the base's albedo lacks under the base's light to show the true skin under the true light."""
-        maps, truth = prepared.faces.maps, prepared.faces.truth
-        if maps is None or truth is None:
+        maps, gt = prepared.faces.maps, prepared.faces.gt
+        if maps is None or gt is None:
             raise ConfigError("true maps come with true coefficients; this batch has none.")
-        coefficients = truth.coefficients(prepared.faces.camera[drawn])
+        coefficients = gt.coefficients(prepared.faces.camera[drawn])
         true = texel_face(self.atlas, self.model, coefficients, build_surface(self.model, coefficients))
         light = prepared.texels.shading[drawn].clamp(min=LEAST_LIGHT)
         wanted = (true.albedo + maps.texture_offset) * true.shading / light - prepared.texels.albedo[drawn]
         return wanted * self.atlas.valid
 
     @torch.no_grad()
-    def measure(self, network: nn.Module) -> list[Figure]:
+    def evaluate(self, network: nn.Module) -> list[Metric]:
         """What the maps gain on the validation faces: colour error inside the mask, and relief where it is known."""
         errors: dict[str, list[Tensor]] = {"base": [], "augmented": []}
         relief: dict[str, list[Tensor]] = {"whole": [], "fine": []}
@@ -320,12 +329,12 @@ class DetailObjective:
                 )
                 relief["whole"].append(agree.whole.correlation)
                 relief["fine"].append(agree.fine.correlation)
-        figures = [Figure(f"colour error, {name}", float(torch.cat(e).mean()), "") for name, e in errors.items()]
+        figures = [Metric(f"colour error, {name}", float(torch.cat(e).mean()), "") for name, e in errors.items()]
         for name, values in relief.items():
             known = torch.cat(values) if values else torch.zeros(0)
             known = known[known.isfinite()]  # flat faces correlate with nothing
             if len(known):
-                figures.append(Figure(f"relief correlation, {name}", float(known.mean()), ""))
+                figures.append(Metric(f"relief correlation, {name}", float(known.mean()), ""))
         return figures
 
     def _held(self, number: int) -> DetailBatch:
@@ -361,7 +370,7 @@ class DetailObjective:
         squared = ((image - faces.images) ** 2).mean(1)
         return ((squared * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sqrt()
 
-    def picture(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
+    def visualize(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
         """Crop, base, augmented, geometry before and after, and the maps."""
         return self.sheet(network, labels=DETAIL_LABELS)
 

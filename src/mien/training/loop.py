@@ -24,14 +24,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mien.errors import ConfigError, FitDiverged, TrainingDiverged
 from mien.io.files import write_text
-from mien.training.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
+from mien.training.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
 from mien.training.data.batch import FaceBatch
-from mien.training.data.source import FaceSource, Part, stream
+from mien.training.data.source import FaceSource, Shard, stream
 from mien.training.monitor import Monitor
 from mien.training.muon import Muon
 from mien.training.objective import LossTerm, Objective, P
-from mien.training.run_folder import RunInputs, begun_precision, claim
+from mien.training.run_folder import RunInputs, begun_precision, open_run
 from mien.typing import Float, Tensor
 
 DIVERGED_FILE = "diverged.json"
@@ -67,7 +67,7 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
     fabric = _launch(loop)
     found = checkpoints(settings.folder) if settings.resume else []
     half = _claimed(fabric, settings, reached=found[-1].name if found else "the start") == "bf16-mixed"
-    part = Part(fabric.global_rank, fabric.world_size)
+    part = Shard(fabric.global_rank, fabric.world_size)
     steps = steps_of(loop, source)
     trained = _prepare(objective.network, settings, half=half)
     first = load_checkpoint(found[-1], trained, model_hash=settings.model_hash) if found else 0
@@ -84,14 +84,14 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
             rate = _set_rate(trained, learning_rate(step, steps, settings.optimizer))
             statistics = {name: buffer.clone() for name, buffer in _statistics(trained.network)}
             prepared, terms = _prepared(objective, batch), None
-            ready = _everywhere(fabric, sound=prepared is not None)
+            ready = _all_ranks_ok(fabric, sound=prepared is not None)
             if ready and prepared is not None:
                 said = _answer(network, prepared.inputs, loop, half=half)
                 terms = _terms(objective, said, prepared, progress=step / steps)
             # The gradient of an L1 loss of a NaN is 0: both have to be looked at.
             norm = math.nan
             loss = None if terms is None else total(terms)
-            if _everywhere(fabric, sound=loss is not None and bool(torch.isfinite(loss))) and loss is not None:
+            if _all_ranks_ok(fabric, sound=loss is not None and bool(torch.isfinite(loss))) and loss is not None:
                 fabric.backward(loss)
                 norm = _clip(trained.network, settings.optimizer.clip_norm)
             if terms is None or not math.isfinite(norm):
@@ -113,7 +113,7 @@ def train(objective: Objective[P], source: FaceSource, settings: RunSettings) ->
                 _look(objective, trained, settings, monitor, done, last=done == steps)
     finally:
         monitor.close()
-    return _kept(trained) if fabric.is_global_zero else None
+    return _final_model(trained) if fabric.is_global_zero else None
 
 
 def total(terms: Sequence[LossTerm]) -> Float[Tensor, ""]:
@@ -157,7 +157,7 @@ def _claimed(fabric: Fabric, settings: RunSettings, *, reached: str) -> str:
     precision = _agreed_precision(fabric, settings)
     if fabric.is_global_zero:
         inputs = replace(settings.inputs, precision=precision)
-        claim(settings.folder, settings.config_text, inputs, resume=settings.resume, reached=reached)
+        open_run(settings.folder, settings.config_text, inputs, resume=settings.resume, reached=reached)
     fabric.barrier()
     return precision
 
@@ -193,7 +193,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return least
 
 
-def _prepare(network: nn.Module, settings: RunSettings, *, half: bool) -> Trained:
+def _prepare(network: nn.Module, settings: RunSettings, *, half: bool) -> TrainState:
     optimizer = settings.optimizer
     if settings.loop.channels_last:
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -206,9 +206,9 @@ def _prepare(network: nn.Module, settings: RunSettings, *, half: bool) -> Traine
     if optimizer.method == "muon":
         dtype = torch.bfloat16 if half else torch.float32
         muon = Muon(network, lr=rate, betas=BETAS, weight_decay=decay, iterate_in=dtype)
-        return Trained(network, average, muon)
+        return TrainState(network, average, muon)
     learning = [p for p in network.parameters() if p.requires_grad]
-    return Trained(network, average, AdamW(learning, lr=rate, betas=BETAS, weight_decay=decay))
+    return TrainState(network, average, AdamW(learning, lr=rate, betas=BETAS, weight_decay=decay))
 
 
 def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
@@ -231,7 +231,7 @@ def _statistics(network: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, buffer) for name, buffer in network.named_buffers() if name in kept]
 
 
-def _set_rate(trained: Trained, rate: float) -> float:
+def _set_rate(trained: TrainState, rate: float) -> float:
     for group in trained.optimizer.param_groups:
         group["lr"] = rate
     return rate
@@ -258,7 +258,7 @@ def _clip(network: nn.Module, limit: float) -> float:
     return float(norm)
 
 
-def _save(fabric: Fabric, trained: Trained, settings: RunSettings, step: int) -> None:
+def _save(fabric: Fabric, trained: TrainState, settings: RunSettings, step: int) -> None:
     if fabric.is_global_zero:
         keep = settings.loop.keep_checkpoints
         save_checkpoint(settings.folder, trained, step=step, model_hash=settings.model_hash, keep=keep)
@@ -280,7 +280,7 @@ def _terms(objective: Objective[P], said: dict[str, Tensor], prepared: P, *, pro
         return None
 
 
-def _everywhere(fabric: Fabric, *, sound: bool) -> bool:
+def _all_ranks_ok(fabric: Fabric, *, sound: bool) -> bool:
     """Whether all processes are sound: one that stopped alone would leave the others waiting for its gradient."""
     flag = torch.tensor(float(sound), device=fabric.device)
     if fabric.world_size > 1:
@@ -303,7 +303,7 @@ def _diverged(
     bad = _gathered(fabric, [term.name for term in terms or () if not torch.isfinite(term.value)])
     missing = _gathered(fabric, [] if terms is not None else [answer])
     where = [*(f"the loss {name!r}" for name in bad), *missing, "the gradient"][0]
-    finite = torch.isfinite(batch.images.flatten(1)).all(1) & torch.isfinite(batch.mesh_px.flatten(1)).all(1)
+    finite = torch.isfinite(batch.images.flatten(1)).all(1) & torch.isfinite(batch.gt_px.flatten(1)).all(1)
     spoilt = _gathered(fabric, [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine])
     names = spoilt or _gathered(fabric, list(batch.names))
     if fabric.is_global_zero:
@@ -320,21 +320,21 @@ def _diverged(
 
 
 def _look(
-    objective: Objective[P], trained: Trained, settings: RunSettings, monitor: Monitor, done: int, *, last: bool
+    objective: Objective[P], trained: TrainState, settings: RunSettings, monitor: Monitor, done: int, *, last: bool
 ) -> None:
     """Validate and draw with the network that would be kept now."""
     validate = last or done % settings.loop.validate_every == 0
     draw = last or done % settings.loop.sheet_every == 0
     if not (validate or draw):
         return
-    kept = _kept(trained)
+    kept = _final_model(trained)
     if validate:
-        monitor.validated(done, objective.measure(kept))
+        monitor.validated(done, objective.evaluate(kept))
     if draw:
-        monitor.sheet(done, objective.picture(kept))
+        monitor.sheet(done, objective.visualize(kept))
     trained.network.train()
 
 
-def _kept(trained: Trained) -> nn.Module:
+def _final_model(trained: TrainState) -> nn.Module:
     """The average of the weights, or the last ones."""
     return (trained.network if trained.average is None else trained.average.module).eval()

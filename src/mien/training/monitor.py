@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mien.io.files import write_whole, writing
-from mien.training.objective import Figure, LossTerm
+from mien.training.objective import LossTerm, Metric
 from mien.typing import UInt8
 
 METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"
@@ -78,7 +78,7 @@ class Monitor:
         label = f"loss {values['loss']:.3f}, {speed:.1f} img/s, {100 * share:.0f} % waiting"
         self.progress.update(self.task, completed=step, description=label)
 
-    def validated(self, step: int, figures: Sequence[Figure]) -> None:
+    def validated(self, step: int, figures: Sequence[Metric]) -> None:
         """Write the figures of a validation."""
         if not self.active:
             return

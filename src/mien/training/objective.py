@@ -22,7 +22,7 @@ class LossTerm:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One measured number, e.g. of a validation."""
 
     name: str
@@ -60,10 +60,10 @@ class Objective(Protocol[P]):
         """The losses of what the network said of a batch, `progress` (0 to 1) into the run."""
         ...
 
-    def measure(self, network: nn.Module) -> list[Figure]:
+    def evaluate(self, network: nn.Module) -> list[Metric]:
         """Figures on faces that are not trained on."""
         ...
 
-    def picture(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
+    def visualize(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
         """A sheet of held-out faces and what the network makes of them."""
         ...

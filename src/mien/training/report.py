@@ -13,17 +13,17 @@ from torch import nn
 
 from mien.errors import FormatError
 from mien.evaluation.report import markdown_table
-from mien.training.contact_sheets import base_sheet
+from mien.training.contact_sheets import coarse_sheet
 from mien.training.data.batch import FaceBatch
 from mien.training.monitor import METRICS_FILE
-from mien.training.objective import Figure, LossTerm, Objective, P
+from mien.training.objective import LossTerm, Metric, Objective, P
 from mien.training.run import (
     held_out_detail_faces,
     held_out_faces,
+    load_detail_run,
+    load_run,
     make_detail_objective,
     make_objective,
-    open_detail_run,
-    open_run,
 )
 
 FIGURE_FACES = 8
@@ -43,7 +43,7 @@ class BranchReport:
     """What a trained branch does on faces that it has not seen."""
 
     losses: tuple[LossTerm, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[Metric, ...]
     faces: int
 
     def text(self) -> str:
@@ -60,15 +60,15 @@ class BranchReport:
 
 def report_base(run: Path, *, store: str | None, out: Path) -> BranchReport:
     """Write figure2.png, curves.png and report.md into `out`; FormatError for a run that is not finished."""
-    finished = open_run(run)
+    finished = load_run(run)
     faces = held_out_faces(finished.config, finished.model, store=store, split="test")
     objective = make_objective(finished.config, finished.encoder, finished.model, store=store)
     objective.validation = faces
     report = _measure(objective, finished.encoder, faces)
     out.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
-        coefficients = finished.encoder.encode(faces.images, faces.camera, mesh_px=faces.found_px)
-    sheet = base_sheet(finished.model, faces, coefficients, faces=FIGURE_FACES)
+        coefficients = finished.encoder.encode(faces.images, faces.camera, landmarks468_px=faces.detected_px)
+    sheet = coarse_sheet(finished.model, faces, coefficients, faces=FIGURE_FACES)
     Image.fromarray(sheet).save(out / "figure2.png")
     (out / "report.md").write_text(report.text(), encoding="utf-8")
     draw_curves(run / METRICS_FILE, out / "curves.png")
@@ -80,7 +80,7 @@ def report_detail(run: Path, *, store: str | None, out: Path) -> BranchReport:
 
     The base under the maps is the one that the run was trained over.
     """
-    finished = open_detail_run(run)
+    finished = load_detail_run(run)
     objective = make_detail_objective(finished.config, finished.network, finished.encoder, finished.model, store=store)
     objective.validation = held_out_detail_faces(finished.config, finished.model, store=store, split="test")
     report = _measure(objective, finished.network, objective.validation.first(FIGURE_FACES))
@@ -96,7 +96,7 @@ def _measure(objective: Objective[P], network: nn.Module, faces: FaceBatch) -> B
     with torch.no_grad():
         prepared = objective.prepare(faces)
         terms = objective.losses(network(*prepared.inputs), prepared, progress=1.0)
-    return BranchReport(tuple(terms), tuple(objective.measure(network)), len(faces.images))
+    return BranchReport(tuple(terms), tuple(objective.evaluate(network)), len(faces.images))
 
 
 def draw_curves(metrics: Path, out: Path) -> None:

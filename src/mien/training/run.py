@@ -17,11 +17,11 @@ from mien.io.files import write_whole, writing
 from mien.morphable import MorphableModel, load_model
 from mien.networks import DetailNetwork, FaceEncoder, load_detail, load_encoder, save_detail, save_encoder
 from mien.perception import FaceMesh, IdentityNetwork
-from mien.training.coarse import BaseObjective, make_encoder
+from mien.training.coarse import CoarseObjective, make_encoder
 from mien.training.config import BaseConfig, DataSettings, DetailConfig, LoopSettings, dump, load_config
 from mien.training.data.batch import FaceBatch, join_batches
-from mien.training.data.photos import PhotographedFaces
-from mien.training.data.source import DrawnFaces, FaceSource
+from mien.training.data.photos import PhotoFaces
+from mien.training.data.source import FaceSource, SyntheticStream
 from mien.training.data.store import FaceStore, Split
 from mien.training.detail import DetailObjective, make_detail_network
 from mien.training.loop import RunSettings, steps_of, train
@@ -30,7 +30,7 @@ from mien.training.synthetic.detailed_faces import VIEW, DetailedFaces
 from mien.training.synthetic.faces import SyntheticFaces
 from mien.training.synthetic.population import SkinBank
 from mien.training.synthetic.relief import ReliefSettings
-from mien.training.synthetic.store import StoredDrawnFaces
+from mien.training.synthetic.store import StoredSyntheticFaces
 
 ENCODER_FILE, DETAIL_FILE = "encoder.safetensors", "detail.safetensors"
 HELD_OUT_SEEDS: dict[Split, int] = {"validation": 1_000_003, "test": 2_000_003}
@@ -97,7 +97,7 @@ def _settings(
 ) -> RunSettings:
     inputs = RunInputs(
         photos="" if source.photographed is None else source.photographed.store.fingerprint,
-        drawn=source.drawn.fingerprint if isinstance(source.drawn, StoredDrawnFaces) else "",
+        drawn=source.drawn.fingerprint if isinstance(source.drawn, StoredSyntheticFaces) else "",
         encoder="" if encoder is None else _fingerprint(encoder),
     )
     return RunSettings(
@@ -132,9 +132,9 @@ def _notes(loop: LoopSettings, source: FaceSource) -> dict[str, str]:
 
 def make_objective(
     config: BaseConfig, encoder: FaceEncoder, model: MorphableModel, *, store: str | None
-) -> BaseObjective:
+) -> CoarseObjective:
     """The losses of a configuration, validated on faces that its source does not give."""
-    return BaseObjective(
+    return CoarseObjective(
         encoder,
         model,
         weights=config.loss,
@@ -164,9 +164,9 @@ def make_detail_objective(
 def make_source(config: BaseConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
     """The training batches of a configuration; ConfigError where photos are asked for and no store is given."""
     share, size, seed = config.data.synthetic_share, config.encoder.crop_size, config.loop.seed
-    drawn: DrawnFaces | None = None
+    drawn: SyntheticStream | None = None
     if share > 0 and config.data.drawn:
-        drawn = StoredDrawnFaces(Path(config.data.drawn), model, size=size, seed=seed)
+        drawn = StoredSyntheticFaces(Path(config.data.drawn), model, size=size, seed=seed)
     elif share > 0:
         drawn = _drawn(config, model, seed=seed, pool=config.data.drawn_faces)
     photographed = _photographed(config.data, model, store=store, size=size, seed=seed)
@@ -201,11 +201,11 @@ def held_out_detail_faces(config: DetailConfig, model: MorphableModel, *, store:
 
 def _photographed(
     data: DataSettings, model: MorphableModel, *, store: str | None, size: int, seed: int
-) -> PhotographedFaces | None:
+) -> PhotoFaces | None:
     if store is None or data.synthetic_share == 1:
         return None
     faces = FaceStore(store, split="train")
-    return PhotographedFaces(faces, model, size=size, seed=seed, augment=data.augment, jitter=data.jitter)
+    return PhotoFaces(faces, model, size=size, seed=seed, augment=data.augment, jitter=data.jitter)
 
 
 def _held_out_photos(
@@ -214,7 +214,7 @@ def _held_out_photos(
     faces = None if store is None else FaceStore(store, split=split)
     if faces is None or not len(faces):
         return []
-    photographed = PhotographedFaces(faces, model, size=size, seed=seed, augment=False)
+    photographed = PhotoFaces(faces, model, size=size, seed=seed, augment=False)
     return [photographed.batch(range(min(VALIDATION_FACES, len(faces))))]
 
 
@@ -265,7 +265,7 @@ class FinishedRun:
     encoder: FaceEncoder
 
 
-def open_run(folder: Path) -> FinishedRun:
+def load_run(folder: Path) -> FinishedRun:
     """Read a run that `train_base` finished; FormatError where there is none."""
     config = _finished_config(folder, BaseConfig, ENCODER_FILE, verb="base")
     model = load_model(config.model)
@@ -283,7 +283,7 @@ class FinishedDetailRun:
     encoder: FaceEncoder
 
 
-def open_detail_run(folder: Path) -> FinishedDetailRun:
+def load_detail_run(folder: Path) -> FinishedDetailRun:
     """Read a run that `train_detail` finished; FormatError where there is none."""
     config = _finished_config(folder, DetailConfig, DETAIL_FILE, verb="detail")
     model = load_model(config.model)

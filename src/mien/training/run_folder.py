@@ -53,7 +53,7 @@ def begun_precision(folder: Path) -> str | None:
     return None if not (folder / CONFIG_FILE).exists() else _inputs(folder)["precision"]
 
 
-def claim(folder: Path, config_text: str, inputs: RunInputs, *, resume: bool, reached: str) -> None:
+def open_run(folder: Path, config_text: str, inputs: RunInputs, *, resume: bool, reached: str) -> None:
     """Begin a run, or check that it may go on like this; `reached` is the checkpoint that it goes on from.
 
     ConfigError for a folder in use, for settings that differ in more than ADJUSTABLE and for other inputs,

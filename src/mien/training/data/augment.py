@@ -40,19 +40,21 @@ class FaceFrame:
     """Centres of the eyes in u, v."""
 
     @classmethod
-    def of(cls, mesh_px: Float[Tensor, "468 2"], size: int) -> FaceFrame:
+    def of(cls, landmarks468_px: Float[Tensor, "468 2"], size: int) -> FaceFrame:
         """The frame that the outline's extreme points span."""
-        centre = (mesh_px[TOP] + mesh_px[CHIN]) / 2
-        up = mesh_px[TOP] - mesh_px[CHIN]
+        centre = (landmarks468_px[TOP] + landmarks468_px[CHIN]) / 2
+        up = landmarks468_px[TOP] - landmarks468_px[CHIN]
         half_height = up.norm().clamp(min=1) / 2
         up = up / (2 * half_height)
         right = torch.stack([-up[1], up[0]])
-        half_width = ((mesh_px[LEFT_SIDE] - mesh_px[RIGHT_SIDE]) @ right).abs().clamp(min=0.8 * half_height) / 2
+        half_width = ((landmarks468_px[LEFT_SIDE] - landmarks468_px[RIGHT_SIDE]) @ right).abs().clamp(
+            min=0.8 * half_height
+        ) / 2
         axes = torch.stack([right / half_width, up / half_height], dim=-1)
         steps = torch.arange(size) + 0.5
         y, x = torch.meshgrid(steps, steps, indexing="ij")
         u, v = ((torch.stack([x, y], -1) - centre) @ axes).unbind(-1)
-        eyes = torch.stack([(mesh_px[a] + mesh_px[b]) / 2 for a, b in EYE_CORNERS])
+        eyes = torch.stack([(landmarks468_px[a] + landmarks468_px[b]) / 2 for a, b in EYE_CORNERS])
         return cls(u, v, (eyes - centre) @ axes)
 
 
@@ -198,12 +200,12 @@ def surrounded(
     rng: np.random.Generator,
     face: Float[Tensor, "3 S S"],
     coverage: Float[Tensor, "S S"],
-    mesh_px: Float[Tensor, "468 2"],
+    landmarks468_px: Float[Tensor, "468 2"],
 ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
     """A drawn face in its surroundings, and where its skin is seen."""
     face, alpha = face.clamp(0, 1), coverage
     size = face.shape[-1]
-    frame = FaceFrame.of(mesh_px, size)
+    frame = FaceFrame.of(landmarks468_px, size)
     skin = ((face * alpha).sum((1, 2)) / alpha.sum().clamp(min=1)).view(3, 1, 1)
     picture = body_behind(rng, frame, background(rng, size), skin=skin)
     picture = torch.lerp(picture, face, alpha)

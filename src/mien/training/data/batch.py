@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from mien.camera import Camera
 from mien.morphable.symmetry import MIRROR_LANDMARKS, Mirror, mirrored_camera, mirrored_points
-from mien.networks.crop_space import Regression
+from mien.networks.crop_space import CropSpaceParameters
 from mien.texture import DetailMaps
 from mien.typing import Float, Tensor
 
-TENSORS = ("images", "mask", "landmarks68_px", "mesh_px", "found_px")
-NOT_TENSORS = ("truth", "names", "maps")
+TENSORS = ("images", "mask", "landmarks68_px", "gt_px", "detected_px")
+NOT_TENSORS = ("gt", "names", "maps")
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class FaceBatch:
     camera: Camera
     """The camera seen through each crop."""
     landmarks68_px: Float[Tensor, "B 68 2"]
-    mesh_px: Float[Tensor, "B 468 2"]
+    gt_px: Float[Tensor, "B 468 2"]
     """Where the points are: true of drawn faces, found of photographed ones."""
-    found_px: Float[Tensor, "B 468 2"]
-    """Where perception finds them, which is all that a network may know; `mesh_px` where it was not asked."""
-    truth: Regression | None
+    detected_px: Float[Tensor, "B 468 2"]
+    """Where perception finds them, which is all that a network may know; `gt_px` where it was not asked."""
+    gt: CropSpaceParameters | None
     """What is true of the last faces of the batch; None where no face is drawn."""
     names: tuple[str, ...]
     maps: DetailMaps | None = None
@@ -41,7 +41,7 @@ class FaceBatch:
     @property
     def photographed(self) -> int:
         """How many faces of the batch come without truth."""
-        return len(self.images) - (0 if self.truth is None else len(self.truth.identity))
+        return len(self.images) - (0 if self.gt is None else len(self.gt.identity))
 
     def photos(self) -> FaceBatch:
         """The photographed faces alone."""
@@ -56,18 +56,18 @@ class FaceBatch:
     def to(self, device: torch.device) -> FaceBatch:
         """The same batch on a device."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in NOT_TENSORS}
-        truth = None if self.truth is None else self.truth.to(device)
+        gt = None if self.gt is None else self.gt.to(device)
         maps = None if self.maps is None else self.maps.to(device)
-        return replace(self, **moved, truth=truth, maps=maps)
+        return replace(self, **moved, gt=gt, maps=maps)
 
     def face(self, number: int) -> FaceBatch:
         """One face as a batch, in memory of its own."""
         index = slice(number, number + 1)
         tensors = {name: getattr(self, name)[index].clone() for name in TENSORS}
         known = number - self.photographed
-        truth = None if self.truth is None or known < 0 else self.truth[slice(known, known + 1)]
+        gt = None if self.gt is None or known < 0 else self.gt[slice(known, known + 1)]
         maps = self._maps_of(number)
-        return FaceBatch(**tensors, camera=self.camera[index], truth=truth, names=self.names[index], maps=maps)
+        return FaceBatch(**tensors, camera=self.camera[index], gt=gt, names=self.names[index], maps=maps)
 
     def mirrored(self, mirror: Mirror) -> FaceBatch:
         """The faces as a mirror shows them; ValueError for faces with maps."""
@@ -80,9 +80,9 @@ class FaceBatch:
             mask=self.mask.flip(-1),
             camera=mirrored_camera(self.camera),
             landmarks68_px=mirrored_points(self.landmarks68_px, torch.tensor(MIRROR_LANDMARKS), side=side),
-            mesh_px=mirrored_points(self.mesh_px, mirror.mesh, side=side),
-            found_px=mirrored_points(self.found_px, mirror.mesh, side=side),
-            truth=None if self.truth is None else self.truth.mirrored(mirror),
+            gt_px=mirrored_points(self.gt_px, mirror.mesh, side=side),
+            detected_px=mirrored_points(self.detected_px, mirror.mesh, side=side),
+            gt=None if self.gt is None else self.gt.mirrored(mirror),
         )
 
     def _maps_of(self, number: int) -> DetailMaps | None:
@@ -96,7 +96,7 @@ class FaceBatch:
 def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
     """One batch of several with crops of one size; those with truth must come last, and of them those with maps."""
     maps = [batch.maps for batch in batches if batch.maps is not None]
-    truths = [batch.truth for batch in batches if batch.truth is not None]
+    truths = [batch.gt for batch in batches if batch.gt is not None]
     tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS}
     camera = Camera(
         torch.cat([batch.camera.focal_px for batch in batches]),
@@ -107,7 +107,7 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
     return FaceBatch(
         **tensors,
         camera=camera,
-        truth=Regression.join(truths) if truths else None,
+        gt=CropSpaceParameters.join(truths) if truths else None,
         names=names,
         maps=DetailMaps.join(maps) if maps else None,
     )
@@ -126,6 +126,6 @@ def resized(batch: FaceBatch, size: int) -> FaceBatch:
         mask=both[:, 3],
         camera=batch.camera.resized(size),
         landmarks68_px=batch.landmarks68_px * factor,
-        mesh_px=batch.mesh_px * factor,
-        found_px=batch.found_px * factor,
+        gt_px=batch.gt_px * factor,
+        detected_px=batch.detected_px * factor,
     )

@@ -15,7 +15,7 @@ LUMA = (0.299, 0.587, 0.114)
 """Rec. 601, for encoded colours."""
 
 
-def photograph(rng: np.random.Generator, picture: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
+def simulate_camera(rng: np.random.Generator, picture: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
     """The picture as some camera, and some website after it, would keep it: response, blur, noise, grey, JPEG."""
     picture = _respond(rng, picture)
     size = picture.shape[-1]

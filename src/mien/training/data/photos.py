@@ -17,7 +17,7 @@ from mien.perception import Crop
 from mien.perception.crops import FACE_CROP_SCALE, sample_affine
 from mien.training.data.augment import FaceFrame, covers, elsewhere, uneven_light
 from mien.training.data.batch import FaceBatch, join_batches
-from mien.training.data.camera_simulation import photograph
+from mien.training.data.camera_simulation import simulate_camera
 from mien.training.data.store import FaceRecord, FaceStore
 from mien.typing import Float, Tensor
 
@@ -36,7 +36,7 @@ def order_of_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-class PhotographedFaces:
+class PhotoFaces:
     """Faces of a store in square crops of `size` pixels, in another order each time they come round.
 
     Where they are augmented, a face's place in that order says how.
@@ -70,17 +70,17 @@ class PhotographedFaces:
             crop=record.crop.flip(-1),
             mask=record.mask.flip(-1),
             landmarks68_px=mirrored_points(record.landmarks68_px, self._mirror_landmarks, side=size),
-            mesh_px=mirrored_points(record.mesh_px, self._mirror_mesh, side=size),
+            landmarks468_px=mirrored_points(record.landmarks468_px, self._mirror_mesh, side=size),
             focal_px=record.focal_px,
             centre_px=(size - record.centre_px[0], record.centre_px[1]),
             exposure=record.exposure,
         )
 
     def _cropped(self, record: FaceRecord, rng: np.random.Generator, *, name: str) -> FaceBatch:
-        crop = self._window(record.mesh_px, rng)
+        crop = self._window(record.landmarks468_px, rng)
         both = torch.cat([record.crop, record.mask[None]])[None]
         sampled = sample_affine(both, crop.photo_from_crop[None].float(), size=(self.size, self.size))[0]
-        mesh, landmarks = crop.to_crop(record.mesh_px), crop.to_crop(record.landmarks68_px)
+        mesh, landmarks = crop.to_crop(record.landmarks468_px), crop.to_crop(record.landmarks68_px)
         picture, mask = sampled[:3], sampled[3]
         if self.augment:
             frame = FaceFrame.of(mesh, self.size)
@@ -90,16 +90,16 @@ class PhotographedFaces:
                 for cover in covers(rng, frame):
                     picture = torch.lerp(picture, cover.colours, cover.opacity)
                     mask = mask * (1 - cover.opacity)
-            picture = photograph(rng, picture)
+            picture = simulate_camera(rng, picture)
         centre = crop.to_crop(torch.tensor([record.centre_px]))
         camera = Camera(torch.tensor([record.focal_px / crop.scale]), centre.float(), image_size=(self.size, self.size))
         return FaceBatch(picture[None], mask[None], camera, landmarks[None], mesh[None], mesh[None], None, (name,))
 
-    def _window(self, mesh_px: Float[Tensor, "468 2"], rng: np.random.Generator) -> Crop:
+    def _window(self, landmarks468_px: Float[Tensor, "468 2"], rng: np.random.Generator) -> Crop:
         """The face crop, in augmentation of the turned face and not quite in place."""
         angle = float(rng.normal(0, TURN_RAD)) if self.augment else 0.0
         turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        turned = mesh_px @ turn  # in axes that lie along the window's
+        turned = landmarks468_px @ turn  # in axes that lie along the window's
         low, high = turned.amin(0), turned.amax(0)
         side = float((high - low).max()) * FACE_CROP_SCALE
         middle = (low + high) / 2

@@ -24,7 +24,7 @@ from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.errors import ConfigError, FormatError, ImageError, MienError
 from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
-from mien.perception import FaceObservation, FaceParts, Perception, face_crop, face_parts
+from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
 from mien.training.data.store import (
     INDEX_FILE,
@@ -226,7 +226,7 @@ def _shard_path(store: Path, number: int, ending: str) -> Path:
     return store / f"faces-{number:06d}.{ending}"
 
 
-_perception: Perception | None = None
+_perception: FaceDetector | None = None
 
 
 def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings: PreparationSettings) -> None:
@@ -241,7 +241,7 @@ def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings
 def _write_shard(photos: Sequence[PhotoFacts], path: Path, number: int, settings: PreparationSettings) -> str:
     """Write the tar of a shard, and return its rows as JSON."""
     global _perception  # noqa: PLW0603  (three networks, loaded once a process)
-    _perception = _perception or Perception()
+    _perception = _perception or FaceDetector()
     shard = _shard_path(path.parent, number, "tar").name
     kept: list[StoredFace] = []
     dropped: list[Dropped] = []
@@ -268,13 +268,13 @@ def _write_shard(photos: Sequence[PhotoFacts], path: Path, number: int, settings
     return json.dumps({"faces": [asdict(row) for row in kept], "dropped": [asdict(row) for row in dropped]})
 
 
-def _observe(perception: Perception, photo: Photo) -> tuple[FaceRecord | str, tuple[str, ...]]:
+def _observe(perception: FaceDetector, photo: Photo) -> tuple[FaceRecord | str, tuple[str, ...]]:
     """The most prominent face, or the reason why there is none, and its flags."""
-    found = perception.observe(photo.pixels, max_faces=1)
+    found = perception.detect(photo.pixels, max_faces=1)
     if not found:
         return "no face", ()
     face = found[0]
-    points = torch.from_numpy(face.mesh_px[:, :2])
+    points = torch.from_numpy(face.landmarks468_px[:, :2])
     if float((points.amax(0) - points.amin(0)).max()) < SMALLEST_FACE_PX:
         return "face too small", ()
     crop = face_crop(points, size=STORE_SIZE, scale=FACE_CROP_SCALE * STORE_MARGIN)
@@ -287,7 +287,7 @@ def _observe(perception: Perception, photo: Photo) -> tuple[FaceRecord | str, tu
         crop=sample_pixels(photo.pixels, crop)[0],
         mask=parts.skin,
         landmarks68_px=crop.to_crop(torch.from_numpy(face.landmarks68_px)).float(),
-        mesh_px=crop.to_crop(points).float(),
+        landmarks468_px=crop.to_crop(points).float(),
         focal_px=focal / crop.scale,
         centre_px=(float(centre[0]), float(centre[1])),
         exposure=exposure_of(photo.pixels),
@@ -295,13 +295,13 @@ def _observe(perception: Perception, photo: Photo) -> tuple[FaceRecord | str, tu
     return record, _flags(face, record, parts)
 
 
-def _flags(face: FaceObservation, record: FaceRecord, parts: FaceParts) -> tuple[str, ...]:
+def _flags(face: FaceDetection, record: FaceRecord, parts: FaceParts) -> tuple[str, ...]:
     luminance = record.crop.mean(0)
     inside = parts.oval > 0.5
     laplacian = torch.nn.functional.conv2d(
         luminance[None, None], torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]]), padding=1
     )[0, 0]
-    right, left, nose = face.mesh_px[234, :2], face.mesh_px[454, :2], face.mesh_px[1, :2]
+    right, left, nose = face.landmarks468_px[234, :2], face.landmarks468_px[454, :2], face.landmarks468_px[1, :2]
     across = left - right
     turned = abs(2 * float((nose - right) @ across / max(float(across @ across), 1e-6)) - 1)
     skin = float((parts.skin * inside).sum() / inside.sum().clamp(min=1))

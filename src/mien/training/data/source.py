@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from mien.errors import ConfigError, MienError
 from mien.training.data.batch import FaceBatch, join_batches
-from mien.training.data.photos import PhotographedFaces
+from mien.training.data.photos import PhotoFaces
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Which part of every batch a process makes."""
 
     rank: int = 0
@@ -29,7 +29,7 @@ class Part:
 
 
 @runtime_checkable
-class DrawnFaces(Protocol):
+class SyntheticStream(Protocol):
     """A stream of drawn faces."""
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
@@ -42,8 +42,8 @@ class FaceSource:
 
     def __init__(
         self,
-        photographed: PhotographedFaces | None,
-        drawn: DrawnFaces | None,
+        photographed: PhotoFaces | None,
+        drawn: SyntheticStream | None,
         *,
         batch_size: int,
         drawn_share: float,
@@ -54,7 +54,7 @@ class FaceSource:
         if self.counts[0] and photographed is None:
             raise ConfigError("data.synthetic_share below 1 needs photos: give a store with --data.")
 
-    def batch(self, step: int, part: Part) -> FaceBatch:
+    def batch(self, step: int, part: Shard) -> FaceBatch:
         """One process's part of a step's batch; ConfigError where the batch cannot be divided evenly."""
         if any(count % part.processes for count in self.counts):
             raise ConfigError(
@@ -76,7 +76,7 @@ class FaceSource:
 
 
 class _Steps(Dataset[FaceBatch | MienError]):
-    def __init__(self, source: FaceSource, part: Part) -> None:
+    def __init__(self, source: FaceSource, part: Shard) -> None:
         self.source, self.part = source, part
 
     def __getitem__(self, step: int) -> FaceBatch | MienError:
@@ -86,7 +86,7 @@ class _Steps(Dataset[FaceBatch | MienError]):
             return error
 
 
-def stream(source: FaceSource, steps: range, *, part: Part, workers: int) -> Iterator[FaceBatch]:
+def stream(source: FaceSource, steps: range, *, part: Shard, workers: int) -> Iterator[FaceBatch]:
     """The batches of the given steps in order, prepared ahead by worker processes where there are any.
 
     Raises what `FaceSource.batch` raises.

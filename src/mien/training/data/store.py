@@ -59,7 +59,7 @@ class FaceRecord:
     crop: Float[Tensor, "3 S S"]
     mask: Float[Tensor, "S S"]
     landmarks68_px: Float[Tensor, "68 2"]
-    mesh_px: Float[Tensor, "468 2"]
+    landmarks468_px: Float[Tensor, "468 2"]
     focal_px: float
     centre_px: tuple[float, float]
     exposure: float
@@ -68,7 +68,7 @@ class FaceRecord:
 
 def encode_record(key: str, record: FaceRecord, *, notes: dict[str, object]) -> bytes:
     """The tar members of one face, without the archive's end; `notes` join its JSON."""
-    points = torch.cat([record.landmarks68_px, record.mesh_px]).numpy().astype(np.float32)
+    points = torch.cat([record.landmarks68_px, record.landmarks468_px]).numpy().astype(np.float32)
     camera = {"focal_px": record.focal_px, "centre_px": list(record.centre_px), "exposure": record.exposure}
     members = {
         f"{key}.jpg": _picture_bytes(record.crop.permute(1, 2, 0), "JPEG", quality=92),
@@ -100,7 +100,7 @@ def decode_record(data: bytes) -> FaceRecord:
             crop=_pixels(parts["jpg"]).permute(2, 0, 1),
             mask=_pixels(parts["mask.png"]),
             landmarks68_px=points[:68],
-            mesh_px=points[68:],
+            landmarks468_px=points[68:],
             focal_px=float(camera["focal_px"]),
             centre_px=(float(camera["centre_px"][0]), float(camera["centre_px"][1])),
             exposure=float(camera["exposure"]),

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mien.training.synthetic.canvas import Map, Place, SkinCanvas, gaussian
-from mien.training.synthetic.wrinkles import FoldFamily, taper
+from mien.training.synthetic.canvas import LandmarkOffset, Map, SkinCanvas, gaussian
+from mien.training.synthetic.wrinkles import WrinkleFamily, taper
 
 MELANIN = np.array((-0.26, -0.32, -0.32), np.float32)
 """Change of an encoded albedo by one unit of pigment."""
@@ -25,23 +25,29 @@ INKS = (
 """Black, blue, red, green, white, black once more, pink."""
 
 
-class MarkPainter:
+class BlemishPainter:
     """Paints marks on the chart of a model."""
 
-    def __init__(self, canvas: SkinCanvas, families: Sequence[FoldFamily]) -> None:
+    def __init__(self, canvas: SkinCanvas, families: Sequence[WrinkleFamily]) -> None:
         self.canvas, self._families = canvas, families
         near = canvas.near
-        self._freckled = np.maximum(near([Place(48, 14.0, 26.0), Place(30, 0.0, 6.0)], sigma_mm=16.0), 0.25)
-        self._blushing = np.maximum(
-            near([Place(48, 20.0, 24.0)], sigma_mm=13.0), near([Place(30, 0.0, 2.0)], sigma_mm=8.0)
+        self._freckled = np.maximum(
+            near([LandmarkOffset(48, 14.0, 26.0), LandmarkOffset(30, 0.0, 6.0)], sigma_mm=16.0), 0.25
         )
-        self._under_eyes = near([Place(40, 3.0, -8.0), Place(41, 0.0, -8.0), Place(39, 1.0, -5.0)], sigma_mm=5.0)
-        self._lids = near([Place(37, 0.0, 5.0), Place(38, 0.0, 5.0), Place(36, 4.0, 4.0)], sigma_mm=4.0)
+        self._blushing = np.maximum(
+            near([LandmarkOffset(48, 20.0, 24.0)], sigma_mm=13.0), near([LandmarkOffset(30, 0.0, 2.0)], sigma_mm=8.0)
+        )
+        self._under_eyes = near(
+            [LandmarkOffset(40, 3.0, -8.0), LandmarkOffset(41, 0.0, -8.0), LandmarkOffset(39, 1.0, -5.0)], sigma_mm=5.0
+        )
+        self._lids = near(
+            [LandmarkOffset(37, 0.0, 5.0), LandmarkOffset(38, 0.0, 5.0), LandmarkOffset(36, 4.0, 4.0)], sigma_mm=4.0
+        )
         self._bearded = self._beard()
 
     def _beard(self) -> Map:
         canvas = self.canvas
-        lip, chin = canvas.point(Place(33))[1], canvas.point(Place(8))[1]
+        lip, chin = canvas.point(LandmarkOffset(33))[1], canvas.point(LandmarkOffset(8))[1]
         below = np.clip((lip - canvas.positions[..., 1]) / max(0.2 * (lip - chin), 1e-3), 0, 1)
         sideways = np.clip((np.abs(canvas.positions[..., 0]) - 30) / 20, 0, 1)
         jaw = np.clip((lip - 25 * canvas.unit - canvas.positions[..., 1]) / 15, 0, 1)

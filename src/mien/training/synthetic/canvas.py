@@ -36,7 +36,7 @@ CURVE_POINTS = 14
 
 
 @dataclass(frozen=True)
-class Place:
+class LandmarkOffset:
     """A point on the skin: so many millimetres outwards from the middle, upwards and forwards from a landmark."""
 
     landmark: int
@@ -106,13 +106,13 @@ class SkinCanvas:
         share = total[0, 0, 1:-1, 1:-1] / reach
         return (share * share * (3 - 2 * share)).numpy()
 
-    def point(self, place: Place, *, left: bool = False) -> Map:
+    def point(self, place: LandmarkOffset, *, left: bool = False) -> Map:
         """Where a place is on the mean, millimetres; by default on the right half, else on the left."""
         outwards = 1.0 if left else -1.0
         shift = np.array([outwards * place.out, place.up, place.forward], np.float32) * self.unit
         return self._landmarks[left][place.landmark] + shift
 
-    def curve(self, places: Sequence[Place], *, left: bool = False, spans: bool = False) -> Map:
+    def curve(self, places: Sequence[LandmarkOffset], *, left: bool = False, spans: bool = False) -> Map:
         """A smooth curve through places as texel columns and rows; one that spans goes on into its mirror image."""
         points = [self.point(place, left=left) for place in places]
         if spans:
@@ -200,7 +200,7 @@ class SkinCanvas:
         total = np.bincount(index.ravel(), values.ravel(), minlength=len(total))
         return total.reshape(self.size, self.size).astype(np.float32)
 
-    def near(self, places: Sequence[Place], *, sigma_mm: float, sides: Sequence[bool] = (False, True)) -> Map:
+    def near(self, places: Sequence[LandmarkOffset], *, sigma_mm: float, sides: Sequence[bool] = (False, True)) -> Map:
         """A soft region around places on one or both sides, 1 at its heart."""
         region = np.zeros((self.size, self.size), np.float32)
         for left in sides:

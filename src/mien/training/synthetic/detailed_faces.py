@@ -22,9 +22,9 @@ from mien.perception import FaceMesh
 from mien.rendering import FaceSurface, build_surface, draw_texture, sample_map
 from mien.texture import DetailMaps, TexelAtlas, texel_face
 from mien.training.data.batch import FaceBatch
-from mien.training.synthetic.population import Population, Sitters, SkinBank, View
+from mien.training.synthetic.population import FaceSamples, Population, SkinBank, View
 from mien.training.synthetic.relief import ReliefPainter, ReliefSettings
-from mien.training.synthetic.scene_cache import Studio, composed
+from mien.training.synthetic.scene_cache import SceneCache, composed
 from mien.typing import Float, Tensor
 
 VIEW = View(yaw=0.25, largest_yaw=0.61, directed_share=0.5)
@@ -67,7 +67,7 @@ class DetailedFaces:
         self.atlas = TexelAtlas.of(model, map_size)
         self._painter = ReliefPainter(model, self.atlas, relief)
         self._population = Population(model, size=size, skins=skins, jitter=jitter, view=view)
-        self._studio = Studio(self.draw, size=size, seed=seed, pool=pool, mesh=mesh)
+        self._studio = SceneCache(self.draw, size=size, seed=seed, pool=pool, mesh=mesh)
         self._texel_mm = self._painter.canvas.mean_texel_mm
         masks = model.masks
         features = torch.stack([masks.lips, masks.brows, masks.eyes, masks.mouth]).amax(0)
@@ -81,16 +81,18 @@ class DetailedFaces:
     @torch.no_grad()
     def draw(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers and what is around and before them, not yet photographed."""
-        sitters = self._population.sitters([np.random.default_rng((self.seed, 2, number)) for number in numbers])
-        surface = build_surface(self.model, sitters.coefficients)
-        base = texel_face(self.atlas, self.model, sitters.coefficients, surface)
-        maps = self._maps(sitters, base.albedo)
-        texture = self._dimmed(sitters, base.colours(maps.texture_offset, maps.displacement), maps)
-        images, coverage = self._drawn(sitters, surface, maps, texture)
+        sample_faces = self._population.sample_faces(
+            [np.random.default_rng((self.seed, 2, number)) for number in numbers]
+        )
+        surface = build_surface(self.model, sample_faces.coefficients)
+        base = texel_face(self.atlas, self.model, sample_faces.coefficients, surface)
+        maps = self._maps(sample_faces, base.albedo)
+        texture = self._dimmed(sample_faces, base.colours(maps.texture_offset, maps.displacement), maps)
+        images, coverage = self._drawn(sample_faces, surface, maps, texture)
         names = tuple(f"detailed-{self.seed}-{number}" for number in numbers)
         batch = composed(
             self.model,
-            sitters,
+            sample_faces,
             vertices_camera=surface.vertices_camera,
             images=images,
             coverage=coverage,
@@ -98,18 +100,18 @@ class DetailedFaces:
         )
         return replace(batch, maps=maps)
 
-    def _maps(self, sitters: Sitters, albedo: Float[Tensor, "B 3 S S"]) -> DetailMaps:
+    def _maps(self, sample_faces: FaceSamples, albedo: Float[Tensor, "B 3 S S"]) -> DetailMaps:
         """The true maps: offsets are what albedo and offset together, held to what colours can be, differ by."""
-        expressions = sitters.coefficients.expression
+        expressions = sample_faces.coefficients.expression
         skins = DetailMaps.join(
             [
                 self._painter.draw(rng, expression=expression)
-                for rng, expression in zip(sitters.chances, expressions, strict=True)
+                for rng, expression in zip(sample_faces.rngs, expressions, strict=True)
             ]
         )
         tone = (self._tone(albedo) / self._mean_tone).clamp(*TONES)
         marks = skins.texture_offset * tone[:, None, None, None]
-        worn = self._softened(self.atlas.interpolate(sitters.offset))
+        worn = self._softened(self.atlas.interpolate(sample_faces.offset))
         coloured = (albedo + worn + marks).clamp(DARKEST, PALEST)
         return DetailMaps((coloured - albedo) * self.atlas.valid, skins.displacement)
 
@@ -124,22 +126,24 @@ class DetailedFaces:
         broad = _broad(offset * plain, step) / _broad(plain, step).clamp(min=1e-3)
         return torch.lerp(offset, broad, plain)
 
-    def _dimmed(self, sitters: Sitters, lit: Float[Tensor, "B 3 S S"], maps: DetailMaps) -> Float[Tensor, "B 3 S S"]:
+    def _dimmed(
+        self, sample_faces: FaceSamples, lit: Float[Tensor, "B 3 S S"], maps: DetailMaps
+    ) -> Float[Tensor, "B 3 S S"]:
         """Darker in hollows, and continued beyond the chart."""
-        dimness = [rng.uniform(0, DIMMEST) * (rng.random() < DIMMED_SHARE) for rng in sitters.chances]
+        dimness = [rng.uniform(0, DIMMEST) * (rng.random() < DIMMED_SHARE) for rng in sample_faces.rngs]
         depth_mm = maps.displacement * 1000
         below = _broad(depth_mm, max(round(CAVITY_MM / 2 / self._texel_mm), 1)) - depth_mm
         cavity = (below / CAVITY_DEPTH_MM).clamp(0, 1)
         return self.atlas.dilate(lit * (1 - torch.tensor(dimness, dtype=torch.float32).view(-1, 1, 1, 1) * cavity))
 
     def _drawn(
-        self, sitters: Sitters, surface: FaceSurface, maps: DetailMaps, texture: Float[Tensor, "B 3 S S"]
+        self, sample_faces: FaceSamples, surface: FaceSurface, maps: DetailMaps, texture: Float[Tensor, "B 3 S S"]
     ) -> tuple[Float[Tensor, "B 3 C C"], Float[Tensor, "B C C"]]:
         """The faces' colours, and how much of each pixel they cover."""
         height = sample_map(maps.displacement, self.model.uv)
         outwards = surface.normals * surface.normals.new_tensor(CAMERA_FROM_MODEL)
-        displaced = surface.vertices_camera + sitters.coefficients.pose.scale[:, None, None] * height * outwards
-        fine = sitters.camera.resized(SUPERSAMPLING * self.size)
+        displaced = surface.vertices_camera + sample_faces.coefficients.pose.scale[:, None, None] * height * outwards
+        fine = sample_faces.camera.resized(SUPERSAMPLING * self.size)
         image, covered = draw_texture(self.model, displaced, fine, texture=texture)
         image, coverage = F.avg_pool2d(image, SUPERSAMPLING), F.avg_pool2d(covered[:, None], SUPERSAMPLING)
         return image / coverage.clamp(min=1e-3), coverage[:, 0]

@@ -19,7 +19,7 @@ from mien.perception.facemesh import MESH_SIZE
 from mien.rendering import VertexDetail, render
 from mien.training.data.batch import FaceBatch
 from mien.training.synthetic.population import Population, SkinBank
-from mien.training.synthetic.scene_cache import Studio, composed
+from mien.training.synthetic.scene_cache import SceneCache, composed
 
 
 class SyntheticFaces:
@@ -43,7 +43,7 @@ class SyntheticFaces:
         self.model, self.size, self.seed = model, size, seed
         drawn_size = size if mesh is None else max(size, MESH_SIZE)
         self._population = Population(model, size=drawn_size, skins=skins, jitter=jitter)
-        self._studio = Studio(self.draw, size=size, seed=seed, pool=pool, mesh=mesh)
+        self._studio = SceneCache(self.draw, size=size, seed=seed, pool=pool, mesh=mesh)
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers, as some camera shows them."""
@@ -52,12 +52,12 @@ class SyntheticFaces:
     @torch.no_grad()
     def draw(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers and what is around and before them, as drawn: not yet photographed or shrunk."""
-        sitters = self._population.sitters([np.random.default_rng((self.seed, number)) for number in numbers])
-        detail = VertexDetail(None, albedo_offset=sitters.offset)
-        drawn = render(self.model, sitters.coefficients, sitters.camera, detail=detail)
+        sample_faces = self._population.sample_faces([np.random.default_rng((self.seed, number)) for number in numbers])
+        detail = VertexDetail(None, albedo_offset=sample_faces.offset)
+        drawn = render(self.model, sample_faces.coefficients, sample_faces.camera, detail=detail)
         return composed(
             self.model,
-            sitters,
+            sample_faces,
             vertices_camera=drawn.surface.vertices_camera,
             images=drawn.image,
             coverage=drawn.coverage,

@@ -71,14 +71,14 @@ class View:
 
 
 @dataclass(frozen=True)
-class Sitters:
+class FaceSamples:
     """People before cameras, not yet drawn."""
 
     coefficients: FaceCoefficients
     camera: Camera
     offset: Float[Tensor, "B V 3"]
     """Colours that their albedo lacks at each vertex."""
-    chances: tuple[np.random.Generator, ...]
+    rngs: tuple[np.random.Generator, ...]
     """What each of them is drawn with from here on."""
 
 
@@ -94,12 +94,12 @@ class Population:
         self._unit_mean = (model.mean - model.mean.mean(0)) / extent.max()
         self._beard = _beard_region(model)
 
-    def sitters(self, chances: Sequence[np.random.Generator]) -> Sitters:
+    def sample_faces(self, rngs: Sequence[np.random.Generator]) -> FaceSamples:
         """One person for each generator."""
-        parts = [self._sample(rng) for rng in chances]
+        parts = [self._sample(rng) for rng in rngs]
         coefficients = FaceCoefficients.join([part[0] for part in parts])
         offset = torch.cat([part[1] for part in parts])
-        return Sitters(coefficients, self._cameras(coefficients, chances), offset, tuple(chances))
+        return FaceSamples(coefficients, self._cameras(coefficients, rngs), offset, tuple(rngs))
 
     def _sample(self, rng: np.random.Generator) -> tuple[FaceCoefficients, Float[Tensor, "1 V 3"]]:
         """One face of the population with its pose and light, and the colours its model lacks."""
@@ -140,14 +140,14 @@ class Population:
             offset += self._beard[:, None] * dark * rng.uniform(0.2, 0.9)
         return offset
 
-    def _cameras(self, coefficients: FaceCoefficients, chances: Sequence[np.random.Generator]) -> Camera:
+    def _cameras(self, coefficients: FaceCoefficients, rngs: Sequence[np.random.Generator]) -> Camera:
         """Cameras whose crops hold the faces as `face_crop` would cut them, up to the error of found landmarks."""
         vertices = self.model.vertices(coefficients.identity, coefficients.expression)
         points = coefficients.pose.to_camera(self.model.mediapipe_points(vertices))
         flat = points[..., :2] / points[..., 2:]
         low, high = flat.amin(1), flat.amax(1)
         spread = self.jitter * np.array(JITTER)
-        jitter = torch.from_numpy(np.stack([rng.normal(0, 1, 3) * spread for rng in chances]).astype(np.float32))
+        jitter = torch.from_numpy(np.stack([rng.normal(0, 1, 3) * spread for rng in rngs]).astype(np.float32))
         side = (high - low).amax(-1) * FACE_CROP_SCALE * (1 + jitter[:, 2])
         middle = (low + high) / 2 + jitter[:, :2] * side[:, None]
         focal = self.size / side

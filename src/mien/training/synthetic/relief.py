@@ -17,16 +17,20 @@ import torch
 
 from mien.morphable import MorphableModel
 from mien.texture import DetailMaps, TexelAtlas
-from mien.training.synthetic.blemishes import BLOOD, MELANIN, MarkPainter
-from mien.training.synthetic.canvas import Map, Place, SkinCanvas, gaussian
-from mien.training.synthetic.wrinkle_atlas import FOLDS
-from mien.training.synthetic.wrinkles import FoldFamily, taper
+from mien.training.synthetic.blemishes import BLOOD, MELANIN, BlemishPainter
+from mien.training.synthetic.canvas import LandmarkOffset, Map, SkinCanvas, gaussian
+from mien.training.synthetic.wrinkle_atlas import WRINKLES
+from mien.training.synthetic.wrinkles import WrinkleFamily, taper
 from mien.typing import Float, Tensor
 
 DEEPEST_MM = 2.0
 """What crossing folds add up to saturates here."""
 
-CHEEKS = ((Place(48, 18.0, 20.0), 14.0), (Place(48, 24.0, 2.0), 12.0), (Place(4, -8.0, 8.0), 10.0))
+CHEEKS = (
+    (LandmarkOffset(48, 18.0, 20.0), 14.0),
+    (LandmarkOffset(48, 24.0, 2.0), 12.0),
+    (LandmarkOffset(4, -8.0, 8.0), 10.0),
+)
 """Where a face is fuller or hollower, and over how many millimetres."""
 
 
@@ -60,24 +64,27 @@ class ReliefPainter:
     def __init__(self, model: MorphableModel, atlas: TexelAtlas, settings: ReliefSettings | None = None) -> None:
         self.settings = settings or ReliefSettings()
         self.canvas = SkinCanvas(model, atlas)
-        self.families = [FoldFamily(self.canvas, fold) for fold in FOLDS]
-        self._marks = MarkPainter(self.canvas, self.families)
+        self.families = [WrinkleFamily(self.canvas, fold) for fold in WRINKLES]
+        self._marks = BlemishPainter(self.canvas, self.families)
         self._expression_names = model.expression_names
         canvas = self.canvas
         self._cheeks = [
             canvas.near([place], sigma_mm=sigma, sides=[left]) for place, sigma in CHEEKS for left in (False, True)
         ]
         self._oily = np.maximum(
-            canvas.near([Place(30, 0.0, 4.0), Place(31, 8.0, 4.0)], sigma_mm=11.0),
-            0.7 * canvas.near([Place(48, 14.0, 24.0)], sigma_mm=13.0),
+            canvas.near([LandmarkOffset(30, 0.0, 4.0), LandmarkOffset(31, 8.0, 4.0)], sigma_mm=11.0),
+            0.7 * canvas.near([LandmarkOffset(48, 14.0, 24.0)], sigma_mm=13.0),
         )
         self._spotty = np.maximum(
-            canvas.near([Place(48, 20.0, 15.0), Place(57, 6.0, -12.0), Place(48, 28.0, -8.0)], sigma_mm=16.0),
-            0.6 * canvas.near([Place(27, 12.0, 48.0)], sigma_mm=20.0),
+            canvas.near(
+                [LandmarkOffset(48, 20.0, 15.0), LandmarkOffset(57, 6.0, -12.0), LandmarkOffset(48, 28.0, -8.0)],
+                sigma_mm=16.0,
+            ),
+            0.6 * canvas.near([LandmarkOffset(27, 12.0, 48.0)], sigma_mm=20.0),
         )
         self._crepey = np.maximum(
-            canvas.near([Place(48, 28.0, 10.0), Place(36, 6.0, -14.0)], sigma_mm=16.0),
-            canvas.near([Place(36, 12.0, 0.0)], sigma_mm=10.0),
+            canvas.near([LandmarkOffset(48, 28.0, 10.0), LandmarkOffset(36, 6.0, -14.0)], sigma_mm=16.0),
+            canvas.near([LandmarkOffset(36, 12.0, 0.0)], sigma_mm=10.0),
         )
 
     def draw(self, rng: np.random.Generator, *, expression: Float[Tensor, "*one E"] | None) -> DetailMaps:

@@ -32,11 +32,11 @@ def write_samples(faces: SyntheticFaces | DetailedFaces, out: Path, *, count: in
     out.mkdir(parents=True, exist_ok=True)
     batches = [faces.batch(range(k, min(k + SAMPLE_BATCH, count))) for k in range(0, count, SAMPLE_BATCH)]
     batch = join_batches(batches)
-    if batch.truth is None:
+    if batch.gt is None:
         raise TypeError("drawn faces come with their truth")
     for number, picture in enumerate(_bytes(batch.images)):
         Image.fromarray(picture).save(out / f"face-{number:05d}.png")
-    known = {name: getattr(batch.truth, name).numpy() for name in HEAD_UNITS}
+    known = {name: getattr(batch.gt, name).numpy() for name in HEAD_UNITS}
     known |= {"focal_px": batch.camera.focal_px.numpy(), "centre_px": batch.camera.centre_px.numpy()}
     known["landmarks68_px"] = batch.landmarks68_px.numpy()
     cells = [batch.images]

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 
 from mien.morphable import MorphableModel, landmark_vertices
-from mien.networks.crop_space import appearance, mean_face_frame
-from mien.perception import FaceMesh, find_points
+from mien.networks.crop_space import mean_face_frame, to_crop_space
+from mien.perception import FaceMesh, detect_landmarks468
 from mien.training.data.augment import surrounded
 from mien.training.data.batch import FaceBatch, join_batches, resized
-from mien.training.data.camera_simulation import photograph
-from mien.training.synthetic.population import Sitters
+from mien.training.data.camera_simulation import simulate_camera
+from mien.training.synthetic.population import FaceSamples
 from mien.typing import Float, Tensor
 
 SHOWN, LOOKED_AT = 1, 3
 """Which chances a photograph is taken with: the one that is shown, or the one in which points are found."""
 
 
-class Studio:
+class SceneCache:
     """Photographs the scenes that `draw` makes from numbers; a photograph is a function of seed and number alone.
 
     With a `pool` there are only so many scenes, kept in memory in half precision (8 bytes a pixel of each, and 8 a
@@ -40,17 +40,17 @@ class Studio:
         mesh: FaceMesh | None,
     ) -> None:
         self._draw, self._size, self._seed, self._pool, self._mesh = draw, size, seed, pool, mesh
-        self._kept: dict[int, FaceBatch] = {}
+        self._final_model: dict[int, FaceBatch] = {}
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers, as some camera shows them."""
         faces = [number % self._pool for number in numbers] if self._pool else list(numbers)
-        missing = sorted(set(faces) - set(self._kept))
+        missing = sorted(set(faces) - set(self._final_model))
         scenes = dict(zip(missing, _singles(self._scenes(missing)), strict=True)) if missing else {}
         if self._pool:
             scenes = {number: _in_precision(scene, torch.float16) for number, scene in scenes.items()}
-            self._kept |= scenes
-        scenes |= self._kept
+            self._final_model |= scenes
+        scenes |= self._final_model
         drawn = _in_precision(join_batches([scenes[face] for face in faces]), torch.float32)
         return replace(drawn, images=self._photographed(drawn.images, numbers, series=SHOWN))
 
@@ -58,14 +58,14 @@ class Studio:
         drawn = self._draw(numbers)
         if self._mesh is not None:
             shots = self._photographed(drawn.images, numbers, series=LOOKED_AT)
-            drawn = replace(drawn, found_px=find_points(self._mesh, shots, near_px=drawn.mesh_px))
+            drawn = replace(drawn, detected_px=detect_landmarks468(self._mesh, shots, near_px=drawn.gt_px))
         return resized(drawn, self._size)
 
     def _photographed(
         self, images: Float[Tensor, "B 3 S S"], numbers: Sequence[int], *, series: int
     ) -> Float[Tensor, "B 3 S S"]:
         shots = [
-            photograph(np.random.default_rng((self._seed, series, number)), picture)
+            simulate_camera(np.random.default_rng((self._seed, series, number)), picture)
             for number, picture in zip(numbers, images, strict=True)
         ]
         return torch.stack(shots)
@@ -73,7 +73,7 @@ class Studio:
 
 def composed(
     model: MorphableModel,
-    sitters: Sitters,
+    sample_faces: FaceSamples,
     *,
     vertices_camera: Float[Tensor, "B V 3"],
     images: Float[Tensor, "B 3 S S"],
@@ -81,19 +81,19 @@ def composed(
     names: tuple[str, ...],
 ) -> FaceBatch:
     """Drawn faces in their surroundings, with their points and their truth."""
-    camera = sitters.camera
+    camera = sample_faces.camera
     vertices_px = camera.project(vertices_camera)
-    mesh_px = camera.project(model.mediapipe_points(vertices_camera))
-    scenes = [surrounded(rng, images[k], coverage[k], mesh_px[k]) for k, rng in enumerate(sitters.chances)]
-    landmarks = landmark_vertices(model, vertices_px, sitters.coefficients.pose.rotmat())
+    landmarks468_px = camera.project(model.mediapipe_points(vertices_camera))
+    scenes = [surrounded(rng, images[k], coverage[k], landmarks468_px[k]) for k, rng in enumerate(sample_faces.rngs)]
+    landmarks = landmark_vertices(model, vertices_px, sample_faces.coefficients.pose.rotmat())
     return FaceBatch(
         images=torch.stack([picture for picture, _ in scenes]),
         mask=torch.stack([mask for _, mask in scenes]),
         camera=camera,
         landmarks68_px=vertices_px.gather(1, landmarks[..., None].expand(-1, -1, 2)),
-        mesh_px=mesh_px,
-        found_px=mesh_px,
-        truth=appearance(sitters.coefficients, camera, sides_per_m=mean_face_frame(model).sides_per_m),
+        gt_px=landmarks468_px,
+        detected_px=landmarks468_px,
+        gt=to_crop_space(sample_faces.coefficients, camera, sides_per_m=mean_face_frame(model).sides_per_m),
         names=names,
     )
 

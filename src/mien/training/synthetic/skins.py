@@ -61,7 +61,7 @@ def _targets(store: FaceStore, numbers: range) -> FitTargets:
         outline=mask,
         exposure=torch.tensor([record.exposure for record in records]),
         camera=camera,
-        mesh_px=torch.stack([record.mesh_px for record in records]),
+        landmarks468_px=torch.stack([record.landmarks468_px for record in records]),
         landmarks68_px=torch.stack([record.landmarks68_px for record in records]),
     )
 

@@ -28,7 +28,7 @@ from mien.errors import ConfigError, FormatError
 from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.symmetry import Mirror
-from mien.networks.crop_space import HEAD_UNITS, Regression, mean_face_frame
+from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters, mean_face_frame
 from mien.networks.weights_file import check_model
 from mien.perception import FaceMesh
 from mien.training.data.batch import TENSORS, FaceBatch, join_batches, resized
@@ -46,9 +46,12 @@ SHARD_FACES, SHEET_FACES = 512, 48
 DRAWN_BATCH = 32
 IN_BYTES = ("images", "mask")
 
+DISK_NAMES = {"gt_px": "mesh_px", "detected_px": "found_px"}
+"""Names of mien 0.1, which the files keep."""
+
 
 @dataclass(frozen=True)
-class DrawingPlan:
+class SyntheticStorePlan:
     """What the faces of a drawn store are."""
 
     faces: int
@@ -71,8 +74,8 @@ class DrawingPlan:
         return range(shard * SHARD_FACES, min((shard + 1) * SHARD_FACES, self.faces))
 
 
-def draw_store(
-    plan: DrawingPlan, store: Path, *, processes: int, progress: Callable[[int, int], None] | None = None
+def write_synthetic_store(
+    plan: SyntheticStorePlan, store: Path, *, processes: int, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Draw what a store lacks, and return its sheet; one that was stopped goes on, and more faces can be added.
 
@@ -102,7 +105,7 @@ def _write_sheet(store: Path) -> Path:
     return path
 
 
-def lacking(plan: DrawingPlan, store: Path) -> list[int]:
+def lacking(plan: SyntheticStorePlan, store: Path) -> list[int]:
     """The shards that are not there, or hold fewer faces than the plan has in them."""
     return [shard for shard in range(plan.shards) if _count(_shard_path(store, shard)) < len(plan.numbers(shard))]
 
@@ -117,7 +120,7 @@ def _count(shard: Path) -> int:
         return 0
 
 
-def _begin(plan: DrawingPlan, store: Path) -> dict[str, object]:
+def _begin(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
     """What the store's plan will say when all is drawn."""
     model = load_model(plan.model)
     skins = ""
@@ -160,7 +163,7 @@ def _plan_content(path: Path) -> dict[str, Any]:
 
 
 @cache
-def _studio(plan: DrawingPlan) -> SyntheticFaces:
+def _studio(plan: SyntheticStorePlan) -> SyntheticFaces:
     """What a process draws with, made once."""
     model = load_model(plan.model)
     skins = SkinBank.load(Path(plan.skins), model) if plan.skins else None
@@ -168,7 +171,7 @@ def _studio(plan: DrawingPlan) -> SyntheticFaces:
     return SyntheticFaces(model, size=plan.size, seed=plan.seed, skins=skins, jitter=plan.jitter, mesh=mesh)
 
 
-def _draw_shard(plan: DrawingPlan, numbers: range, path: Path) -> None:
+def _draw_shard(plan: SyntheticStorePlan, numbers: range, path: Path) -> None:
     faces = _studio(plan)
     batches = [faces.batch(numbers[k : k + DRAWN_BATCH]) for k in range(0, len(numbers), DRAWN_BATCH)]
     tensors = _tensors(join_batches(batches))
@@ -181,16 +184,16 @@ def _shard_path(store: Path, shard: int) -> Path:
 
 
 def _tensors(batch: FaceBatch) -> dict[str, Tensor]:
-    if batch.truth is None:
+    if batch.gt is None:
         raise TypeError("drawn faces come with their truth")
-    tensors = {name: getattr(batch, name) for name in TENSORS}
+    tensors = {DISK_NAMES.get(name, name): getattr(batch, name) for name in TENSORS}
     tensors |= {name: (tensors[name].clamp(0, 1) * 255).round().to(torch.uint8) for name in IN_BYTES}
     tensors |= {"focal_px": batch.camera.focal_px, "centre_px": batch.camera.centre_px}
-    tensors |= {f"truth.{name}": getattr(batch.truth, name) for name in HEAD_UNITS}
+    tensors |= {f"truth.{name}": getattr(batch.gt, name) for name in HEAD_UNITS}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-class StoredDrawnFaces:
+class StoredSyntheticFaces:
     """The faces of a drawn store in crops of `size` pixels, in another order each time they come round.
 
     Every second face is mirrored, where the model has a mirror (`Mirror.of`).
@@ -230,8 +233,8 @@ class StoredDrawnFaces:
             with safe_open(path, framework="pt") as file:
                 read = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118 (no mapping)
             pictures = {name: read[name].float() / 255 for name in IN_BYTES}
-            points = {name: read[name] for name in TENSORS if name not in IN_BYTES}
-            truth = {name: read[f"truth.{name}"] for name in HEAD_UNITS}
+            points = {name: read[DISK_NAMES.get(name, name)] for name in TENSORS if name not in IN_BYTES}
+            gt = {name: read[f"truth.{name}"] for name in HEAD_UNITS}
             camera = Camera(read["focal_px"], read["centre_px"], image_size=(self.plan.size, self.plan.size))
         except (OSError, KeyError, SafetensorError) as error:
             raise FormatError(f"{path} is damaged ({error}); remove it and run `mien data draw` again.") from error
@@ -239,17 +242,17 @@ class StoredDrawnFaces:
             **pictures,
             **points,
             camera=camera,
-            truth=Regression(**truth, sides_per_m=self._sides_per_m),
+            gt=CropSpaceParameters(**gt, sides_per_m=self._sides_per_m),
             names=(f"drawn-{self.plan.seed}-{index}",),
         )
 
 
-def _read_plan(store: Path, model: MorphableModel) -> DrawingPlan:
+def _read_plan(store: Path, model: MorphableModel) -> SyntheticStorePlan:
     path = store / PLAN_FILE
     content = _plan_content(path)
     del content["format"]
     try:
         check_model(model, content.pop("model_hash"), whose=str(store))
-        return DrawingPlan(**content)
+        return SyntheticStorePlan(**content)
     except (KeyError, TypeError) as error:
         raise FormatError(f"{path} is damaged ({error}); draw the store again with `mien data draw`.") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mien.training.synthetic.canvas import Place
+from mien.training.synthetic.canvas import LandmarkOffset
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ PILLOW = (Lobe(1.0),)
 
 
 @dataclass(frozen=True)
-class Fold:
+class Wrinkle:
     """A family of lines of one kind."""
 
     name: str
-    first: tuple[Place, ...]
-    last: tuple[Place, ...]
+    first: tuple[LandmarkOffset, ...]
+    last: tuple[LandmarkOffset, ...]
     count: tuple[int, int]
     """Fewest and most lines on a side."""
     depth_mm: tuple[float, float]
@@ -46,7 +46,7 @@ class Fold:
     section: tuple[Lobe, ...] = FURROW
     spans: bool = False
     """Whether it runs over the middle of the face, instead of being on both sides."""
-    bulges_to: Place | None = None
+    bulges_to: LandmarkOffset | None = None
     onset: float = 0.3
     """Age on a scale from 0 (twenty years) to 1 (eighty) at which it begins to stay."""
     lasting: float = 1.0
@@ -62,19 +62,19 @@ class Fold:
     """Share of its length over which a line runs out at either end."""
 
 
-def _p(landmark: int, out: float = 0.0, up: float = 0.0, forward: float = 0.0) -> Place:
-    return Place(landmark, out, up, forward)
+def _p(landmark: int, out: float = 0.0, up: float = 0.0, forward: float = 0.0) -> LandmarkOffset:
+    return LandmarkOffset(landmark, out, up, forward)
 
 
-FOLDS = (
-    Fold(
+WRINKLES = (
+    Wrinkle(
         "forehead",
         (_p(18, -2.0, 14.0), _p(19, 0.0, 15.0), _p(20, 0.0, 13.0), _p(27, 0.0, 34.0)),
         (_p(18, -4.0, 40.0), _p(19, 0.0, 46.0), _p(20, 0.0, 47.0), _p(27, 0.0, 67.0)),
         count=(2, 6), depth_mm=(0.12, 0.75), width_mm=(0.7, 1.3), spans=True, onset=0.25, wander_mm=1.5, broken=0.45,
         actions={"browInnerUp": 0.8, "browOuterUp": 0.5, "eyeWide": 0.2},
     ),
-    Fold(
+    Wrinkle(
         "glabella",
         (_p(27, 2.5, 12.0), _p(27, 4.0, 21.0), _p(27, 4.0, 32.0)),
         (_p(27, 8.0, 13.0), _p(27, 11.0, 22.0), _p(27, 12.0, 33.0)),
@@ -82,42 +82,42 @@ FOLDS = (
         shortened=0.2,
         actions={"browDown": 0.9},
     ),
-    Fold(
+    Wrinkle(
         "nasal root",
         (_p(27, 9.0, 2.0), _p(27, 5.0, 2.0), _p(27, 0.0, 1.0)),
         (_p(27, 9.0, 10.0), _p(27, 5.0, 10.0), _p(27, 0.0, 9.0)),
         count=(1, 2), depth_mm=(0.1, 0.6), width_mm=(0.7, 1.2), spans=True, onset=0.45, lasting=0.7,
         actions={"browDown": 0.4, "noseSneer": 0.5},
     ),
-    Fold(
+    Wrinkle(
         "crow's feet",
         (_p(36, 5.0, 3.0), _p(36, 12.0, 10.0), _p(36, 19.0, 20.0)),
         (_p(36, 5.0, -5.0), _p(36, 12.0, -13.0), _p(36, 17.0, -24.0)),
         count=(2, 5), depth_mm=(0.1, 0.65), width_mm=(0.6, 1.0), onset=0.25, wander_mm=0.9,
         actions={"cheekSquint": 0.6, "mouthSmile": 0.45, "eyeSquint": 0.5, "eyeBlink": 0.1},
     ),
-    Fold(
+    Wrinkle(
         "lower lid",
         (_p(39, 0.0, -5.0), _p(40, 0.0, -4.5), _p(41, 0.0, -4.5), _p(36, 3.0, -5.0)),
         (_p(39, -1.0, -11.0), _p(40, 0.0, -13.0), _p(41, 2.0, -12.0), _p(36, 6.0, -10.0)),
         count=(1, 4), depth_mm=(0.08, 0.45), width_mm=(0.6, 1.0), onset=0.25, wander_mm=0.7, broken=0.2,
         actions={"cheekSquint": 0.5, "mouthSmile": 0.3, "eyeSquint": 0.5},
     ),
-    Fold(
+    Wrinkle(
         "bag",
         (_p(39, -1.0, -5.0), _p(40, 0.0, -7.0), _p(41, 0.0, -7.0), _p(36, 0.0, -6.0)),
         (_p(39, -1.0, -7.0), _p(40, 0.0, -10.0), _p(41, 0.0, -10.0), _p(36, 1.0, -8.0)),
         count=(1, 1), depth_mm=(0.2, 1.1), width_mm=(2.6, 4.0), section=PILLOW, onset=0.35, lasting=0.9,
         actions={"cheekSquint": 0.3, "eyeSquint": 0.3},
     ),
-    Fold(
+    Wrinkle(
         "tear trough",
         (_p(39, -2.0, -4.0), _p(39, 2.0, -10.0), _p(40, 3.0, -15.0), _p(41, 3.0, -18.0)),
         (_p(39, -2.0, -5.0), _p(39, 2.0, -12.0), _p(40, 3.0, -18.0), _p(41, 4.0, -21.0)),
         count=(1, 1), depth_mm=(0.2, 0.9), width_mm=(1.4, 2.4), section=OVERHANG, bulges_to=_p(41, 0.0, -6.0),
         onset=0.15, lasting=0.9,
     ),
-    Fold(
+    Wrinkle(
         "nasolabial",
         (_p(31, 4.0, 9.0), _p(31, 9.0, 2.0), _p(48, 2.0, 15.0), _p(48, 6.0, 6.0), _p(48, 6.0, -3.0)),
         (_p(31, 5.0, 10.0), _p(31, 10.0, 4.0), _p(48, 5.0, 17.0), _p(48, 9.0, 6.0), _p(48, 9.0, -6.0)),
@@ -125,21 +125,21 @@ FOLDS = (
         onset=0.15, ends=0.4, wander_mm=1.2,
         actions={"mouthSmile": 0.7, "noseSneer": 0.5, "mouthUpperUp": 0.5, "mouthDimple": 0.3, "mouthStretch": 0.2},
     ),
-    Fold(
+    Wrinkle(
         "cheek",
         (_p(48, 13.0, 22.0), _p(48, 17.0, 8.0), _p(48, 15.0, -8.0)),
         (_p(48, 27.0, 26.0), _p(48, 30.0, 8.0), _p(48, 26.0, -8.0)),
         count=(1, 4), depth_mm=(0.1, 0.6), width_mm=(0.9, 1.6), onset=0.5, lasting=0.7, wander_mm=1.5, broken=0.2,
         actions={"mouthSmile": 0.5, "mouthDimple": 0.4, "mouthStretch": 0.3},
     ),
-    Fold(
+    Wrinkle(
         "marionette",
         (_p(48, 2.0, -4.0), _p(48, 5.0, -12.0), _p(48, 5.0, -20.0)),
         (_p(48, 3.0, -4.0), _p(48, 8.0, -13.0), _p(48, 9.0, -23.0)),
         count=(1, 1), depth_mm=(0.15, 1.1), width_mm=(1.0, 1.8), section=OVERHANG, bulges_to=_p(48, 18.0, -12.0),
         onset=0.35, ends=0.45, actions={"mouthFrown": 0.6, "mouthShrugLower": 0.3, "mouthPress": 0.3},
     ),
-    Fold(
+    Wrinkle(
         "upper lip",
         (_p(51, 3.0, -1.0), _p(51, 3.5, 5.0), _p(51, 3.5, 11.0)),
         (_p(49, 5.0, -1.0), _p(49, 8.0, 4.0), _p(49, 11.0, 10.0)),
@@ -147,7 +147,7 @@ FOLDS = (
         shortened=0.12, ends=0.22,
         actions={"mouthPucker": 0.7, "mouthFunnel": 0.3, "mouthRollUpper": 0.3},
     ),
-    Fold(
+    Wrinkle(
         "lower lip",
         (_p(57, 4.0, -1.0), _p(57, 4.0, -10.0)),
         (_p(59, 1.0, -2.0), _p(59, 5.0, -11.0)),
@@ -155,28 +155,28 @@ FOLDS = (
         shortened=0.12, ends=0.22,
         actions={"mouthPucker": 0.6, "mouthFunnel": 0.2},
     ),
-    Fold(
+    Wrinkle(
         "chin",
         (_p(57, 17.0, -4.0), _p(57, 10.0, -8.0), _p(57, 0.0, -10.0)),
         (_p(57, 18.0, -7.0), _p(57, 10.0, -11.0), _p(57, 0.0, -13.0)),
         count=(1, 1), depth_mm=(0.2, 1.3), width_mm=(1.4, 2.8), spans=True, onset=0.2, lasting=0.8,
         actions={"mouthShrugLower": 0.7, "mouthFrown": 0.4, "mouthPucker": 0.3},
     ),
-    Fold(
+    Wrinkle(
         "bunny lines",
         (_p(28, 4.0, 5.0), _p(28, 9.0, 1.0), _p(28, 13.0, -5.0)),
         (_p(28, 6.0, -3.0), _p(28, 10.0, -7.0), _p(28, 14.0, -13.0)),
         count=(1, 3), depth_mm=(0.1, 0.6), width_mm=(0.7, 1.1), onset=0.6, lasting=0.4, wander_mm=0.6,
         actions={"noseSneer": 1.0, "cheekSquint": 0.15},
     ),
-    Fold(
+    Wrinkle(
         "jowl",
         (_p(5, 4.0, 12.0), _p(6, 4.0, 7.0), _p(6, -8.0, 4.0)),
         (_p(5, 4.0, 9.0), _p(6, 4.0, 4.0), _p(6, -8.0, 1.0)),
         count=(1, 1), depth_mm=(0.2, 1.0), width_mm=(4.0, 6.0), section=PILLOW, onset=0.55, lasting=0.9,
         ends=0.5,
     ),
-    Fold(
+    Wrinkle(
         "neck",
         (_p(8, 38.0, -4.0, -30.0), _p(8, 20.0, -8.0, -26.0), _p(8, 0.0, -9.0, -24.0)),
         (_p(8, 38.0, -14.0, -52.0), _p(8, 20.0, -18.0, -46.0), _p(8, 0.0, -20.0, -42.0)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mien.training.synthetic.canvas import Map, SkinCanvas, gaussian
-from mien.training.synthetic.wrinkle_atlas import Fold
+from mien.training.synthetic.wrinkle_atlas import Wrinkle
 
 GROWTH = 1.2
 """Exponent of a fold's strength over the age past its onset."""
@@ -15,10 +15,10 @@ TRACE = 0.06
 """Strength below which a fold is not there."""
 
 
-class FoldFamily:
+class WrinkleFamily:
     """The lines of one kind on one model's chart."""
 
-    def __init__(self, canvas: SkinCanvas, fold: Fold) -> None:
+    def __init__(self, canvas: SkinCanvas, fold: Wrinkle) -> None:
         self.fold, self.canvas = fold, canvas
         self.sides = 1 if fold.spans else 2
         self._sides = (False,) if fold.spans else (False, True)
@@ -107,7 +107,7 @@ def _drift(rng: np.random.Generator, count: int) -> Map:
     return np.stack([np.interp(place, np.arange(4), nodes[:, k]) for k in range(2)], -1).astype(np.float32) * 0.7
 
 
-def _pieces(rng: np.random.Generator, curve: Map, fold: Fold) -> list[Map]:
+def _pieces(rng: np.random.Generator, curve: Map, fold: Wrinkle) -> list[Map]:
     """The curve, not quite from end to end; in two pieces where it is broken."""
     start, end = rng.uniform(0, fold.shortened), 1 - rng.uniform(0, fold.shortened)
     if rng.random() >= fold.broken:
