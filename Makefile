@@ -3,6 +3,8 @@
 #
 #   make demo    reconstruct a public-domain photograph, results in out/
 #   make test    the tests          make lint    style, types, who imports whom
+#   make docs    the documentation site, in build/site; links and docstrings with faults are errors
+#   make wheel-test    build a wheel, install it without a compiler, reconstruct a face with it
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
 #   make bench   the benchmarks, on the photos and heads in DATA
 #   make format  what lint would ask for        make clean   remove everything that was made
@@ -17,6 +19,7 @@ OUT ?= out
 DATA ?= ../shared/data
 # One thread a process and a process a core: tests are small, and waiting threads would take turns spinning.
 PYTEST_ARGS ?= -n auto --dist loadfile
+WHEELS ?= build/wheels
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
@@ -24,7 +27,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH := torch==$(TORCH_VERSION)$(if $(filter Linux,$(shell uname -s)),+cpu)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test asan bench lint format clean
+.PHONY: demo test docs wheel wheel-test asan bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -32,6 +35,20 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Material announces the end of MkDocs and of itself at each build; docs/dependencies.md has what follows from it.
+# No --quiet: MkDocs 1.6.1 then no longer counts warnings, and --strict passes.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The wheel is built from the source archive, as on other people's machines.
+wheel: $(INSTALLED)
+	rm -rf $(WHEELS)
+	$(BIN)/python -m build --outdir $(WHEELS)
+
+# WHEELS=FOLDER tests wheels that are there already.
+wheel-test: $(INSTALLED) $(if $(filter file,$(origin WHEELS)),wheel)
+	TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python .ci/wheel_test.py $(WHEELS)
 
 # Leaks are Python's own; hypothesis draws thousands of calls, then the C++ driver is fuzzed without Python around it.
 asan: $(INSTALLED)
@@ -65,5 +82,5 @@ $(INSTALLED): pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/mien/
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-deps '$(TORCH)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) '$(TORCH)'
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
