@@ -1,0 +1,45 @@
+"""What the files of the project say about each other: versions, and the pages of the API."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+import mien
+import mien.rasterizer
+
+ROOT = Path(__file__).parent.parent
+
+
+def found(pattern: str, file: str) -> str:
+    """The first match in a file of the project."""
+    match = re.search(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert match, f"{file} has no line {pattern!r}"
+    return match[1]
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    """If this fails in a clone, what is installed there is older than pyproject.toml; any `make` installs it again."""
+    assert mien.__version__ == importlib.metadata.version("mien") == found(r'^version = "(.+?)"', "pyproject.toml")
+
+
+def test_changelog_and_citation_are_of_this_version() -> None:
+    version = found(r'^version = "(.+?)"', "pyproject.toml")
+    assert found(r"^## \[(\d.*?)\] - \d{4}-\d\d-\d\d$", "CHANGELOG.md") == version
+    assert found(r"^version: (.+)$", "CITATION.cff") == version
+    assert found(r"^date-released: (.+)$", "CITATION.cff") == found(
+        rf"^## \[{re.escape(version)}\] - (.+)$", "CHANGELOG.md"
+    )
+
+
+RASTERIZER = [name for name, value in vars(mien.rasterizer).items() if not name.startswith("_") and callable(value)]
+
+
+@pytest.mark.parametrize("name", [*mien._HOMES, *(f"rasterizer.{name}" for name in RASTERIZER)])
+def test_each_public_name_has_its_place_in_the_api_pages(name: str) -> None:
+    """The build of the pages fails if such a name does not exist; this finds names without a page."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "api").glob("*.md")))
+    assert re.search(rf"^::: mien\.{re.escape(name)}$", pages, re.MULTILINE)
