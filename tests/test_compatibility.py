@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 
 import mien
 from mien import cli
-from mien.detail import load_detail
-from mien.encoder import load_encoder
+from mien.networks.detail_unet import load_detail
+from mien.networks.encoder import load_encoder
 from mien.training.checkpoint import checkpoints
-from mien.training.drawn import StoredDrawnFaces
-from mien.training.population import SkinBank
-from mien.training.runs import open_detail_run, open_run
-from mien.training.store import FaceStore
+from mien.training.data.store import FaceStore
+from mien.training.run import load_detail_run, load_run
+from mien.training.synthetic.population import SkinBank
+from mien.training.synthetic.store import StoredSyntheticFaces
 
 WRITTEN = Path(__file__).parent / "golden" / "af0329d"
 MODEL = "model.safetensors"
@@ -112,8 +112,8 @@ def model_numbers(old: Path) -> Numbers:
 def encoder_numbers(old: Path) -> Numbers:
     encoder = load_encoder(mien.load_model(old / MODEL), old / "encoder.safetensors")
     camera = mien.Camera.from_fov(30.0, image_size=(128, 128), batch=2)
-    points = FaceStore(str(old / "photo_store"))[0].mesh_px * (128 / 280)
-    face = encoder.encode(pattern(2, 3, 128, 128), camera, mesh_px=points.expand(2, -1, -1))
+    points = FaceStore(str(old / "photo_store"))[0].landmarks468_px * (128 / 280)
+    face = encoder.encode(pattern(2, 3, 128, 128), camera, landmarks468_px=points.expand(2, -1, -1))
     parts = {name: getattr(face, name) for name in ("identity", "expression", "albedo", "lighting")}
     parts |= {name: getattr(face.pose, name) for name in ("rotation", "translation", "scale")}
     return {name: value.flatten().tolist() for name, value in parts.items()}
@@ -133,7 +133,7 @@ def photo_store_numbers(old: Path) -> Numbers:
         "splits": splits,
         "people": [[face.identity, face.age, face.split, *face.flags] for face in store.faces],
         "landmarks68": [summary(record.landmarks68_px) for record in records],
-        "mesh": [summary(record.mesh_px) for record in records],
+        "mesh": [summary(record.landmarks468_px) for record in records],
         "cameras": [[record.focal_px, *record.centre_px, record.exposure] for record in records],
         "mask": [float(record.mask.mean()) for record in records],
         "colours": [record.crop.mean((1, 2)).tolist() for record in records],
@@ -141,16 +141,16 @@ def photo_store_numbers(old: Path) -> Numbers:
 
 
 def drawn_store_numbers(old: Path) -> Numbers:
-    store = StoredDrawnFaces(old / "drawn_store", mien.load_model(old / MODEL), size=32, seed=0)
+    store = StoredSyntheticFaces(old / "drawn_store", mien.load_model(old / MODEL), size=32, seed=0)
     found: Numbers = {}
     for start in range(0, DRAWN_FACES, 64):
         batch = store.batch(range(start, min(start + 64, DRAWN_FACES)))
-        truth = batch.truth
-        assert truth is not None
+        gt = batch.gt
+        assert gt is not None
         for k, name in enumerate(batch.names):
             number = name.rpartition("-")[2]
-            arrays = [batch.images[k], batch.mask[k], batch.landmarks68_px[k], batch.mesh_px[k], truth.identity[k]]
-            arrays += [truth.lighting[k], truth.translation[k], batch.camera.focal_px[k : k + 1]]
+            arrays = [batch.images[k], batch.mask[k], batch.landmarks68_px[k], batch.gt_px[k], gt.identity[k]]
+            arrays += [gt.lighting[k], gt.translation[k], batch.camera.focal_px[k : k + 1]]
             found[number] = [summary(array) for array in arrays] if number in ("0", "511", "512") else []
     return {"count": len(found), **{number: values for number, values in found.items() if values}}
 
@@ -163,7 +163,7 @@ def skin_numbers(old: Path) -> Numbers:
 def run_numbers(old: Path, branch: str) -> Numbers:
     """What is in a run of two steps, and what a third one gives."""
     run = old / f"{branch}_run"
-    reader = {"base": open_run, "detail": open_detail_run}[branch]
+    reader = {"base": load_run, "detail": load_detail_run}[branch]
     with inside(old):
         finished = reader(run)
         newest = checkpoints(run)[-1].name
