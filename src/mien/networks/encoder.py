@@ -1,7 +1,7 @@
-"""The encoder of the base branch: a face crop, and the points found in it, in; coefficients of the face model out.
+"""The encoder: predicts coefficients of the face model from a face crop and the points detected in it (section 2.1).
 
 crop ── backbone ──┐
-468 points ── MLP ─┴─ features ── heads ── second look ──► Regression ── camera ──► FaceCoefficients
+468 points ── MLP ─┴─ features ── heads ── refiner ──► CropSpaceParameters ── camera ──► FaceCoefficients
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from mien.typing import Float, Tensor
 
 FILE = NetworkKind("mien-encoder-2", "encoder")
 DEFAULT_ENCODER = "encoder-lite0.safetensors"
+"""Name of the packaged encoder."""
 FIRST_WEIGHT = 1e-3
-"""Spread of the heads' weights at the start: small beside the features, so that training starts at the mean face."""
+"""Standard deviation of the heads' weights at the start: small beside the features, so that training starts at the mean
+face."""
 POINT_UNIT = 0.05
-"""About how far a point lies from the mean face's, in sides of the crop."""
+"""Typical distance of a point from the mean face's, in sides of the crop."""
 REFINE_STEPS = 3
-"""How often `FaceEncoder.encode` lets a second look correct: as often as the packaged one learnt to."""
+"""Refinement steps of `FaceEncoder.encode`: the number that the packaged encoder was trained with."""
 POINT_COUNT, POINT_FEATURES = 468, 128
 
 
 class PointBranch(nn.Module):
-    """Features of the 468 points, from how they differ from the mean face's."""
+    """Features of the 468 points, from their differences to the mean face's points."""
 
     mean: Tensor
 
@@ -46,22 +48,34 @@ class PointBranch(nn.Module):
         self.second = nn.Linear(POINT_FEATURES, POINT_FEATURES)
 
     def forward(self, points: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B F"]:
-        """Map points in sides of the crop from its centre, y down; differentiable."""
+        """Map points in sides of the crop from its centre (x right, y down) to features; differentiable."""
         hidden = self.first(((points - self.mean) / POINT_UNIT).flatten(1))
         return hidden + self.second(nn.functional.silu(hidden))
 
 
 class FaceEncoder(nn.Module):
-    """A backbone with one linear head per group of coefficients; starts at the mean face, straight and centred.
+    """A backbone with one linear head per group of coefficients.
 
-    With `points` the heads also see features of the 468 points that perception found in the crop: a picture of a
-    hundred pixels shows a face's shape less exactly than its points do. With `look`, which needs points, shape and
-    pose are corrected by a `Refiner`.
+    Before training it predicts the mean face, seen from the front and centred.
+
+    Args:
+        backbone: name for `make_backbone`.
+        model: face model whose coefficients are predicted.
+        image_size: side of the backbone's input, pixels.
+        dropout: share of features that are left out in training, before the heads and in the refiner.
+        points: whether the heads also get features of the 468 detected points. A crop of a hundred pixels shows the
+            shape of a face less exactly than its points do.
+        refiner: whether a `Refiner` corrects shape and pose; needs points.
+
+    Raises:
+        ConfigError: `refiner` without `points`, or an unknown backbone.
+
+    Example:
+        >>> encoder = load_encoder(model)
+        >>> coefficients = encoder.encode(crops, camera, landmarks468_px=points_px)
     """
 
     origin: Tensor
-    practice: int = 1
-    """How many looks are taken in training, each at the chart of the answer before; `encode` takes LOOKS."""
 
     def __init__(
         self,
@@ -74,7 +88,7 @@ class FaceEncoder(nn.Module):
         refiner: bool = False,
     ) -> None:
         if refiner and not points:
-            raise ConfigError("an encoder with a second look needs points; set encoder.points = true.")
+            raise ConfigError("refiner=True needs points=True; set encoder.points = true.")
         super().__init__()
         self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
         self.backbone = make_backbone(backbone)
@@ -90,106 +104,123 @@ class FaceEncoder(nn.Module):
         units = [torch.full((sizes[name],), HEAD_UNITS[name]) for name in (*SHAPE_HEADS, *POSE_HEADS)]
         self.refiner = Refiner(model, units=torch.cat(units), dropout=dropout) if refiner else None
         self.mirror = Mirror.of(model)
-        self._still: list[nn.Module] = []
 
     @property
     def crop_size(self) -> int:
-        """Side in pixels below which a crop shows the network less than it could see."""
+        """Side in pixels below which a crop shows the network less than it can use."""
         return crop_size(self.image_size, refiner=self.refiner is not None)
-
-    def freeze(self, *, blocks: int, batchnorm: bool, refiner_only: bool = False) -> None:
-        """Keep the stem and leading blocks as they are, statistics included; with `batchnorm` all batch statistics.
-
-        Frozen blocks need no backward pass: at 5 blocks of EfficientNet-Lite0 a step takes half the time. With
-        `first_look` everything is frozen but the second look.
-        """
-        frozen = self.backbone.leading(blocks)
-        if refiner_only:
-            frozen = [module for name, module in self.named_children() if name != "refiner"]
-        for module in frozen:
-            module.requires_grad_(False)
-        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)] if batchnorm else []
-        self._still = [*frozen, *norms]
-
-    def train(self, mode: bool = True) -> FaceEncoder:
-        """Switch to training; what is frozen stays in evaluation."""
-        super().train(mode)
-        for module in self._still:
-            module.eval()
-        return self
 
     def inputs(
         self, crops: Float[Tensor, "B 3 H H"], camera: Camera, *, landmarks468_px: Float[Tensor, "B 468 2"]
     ) -> tuple[Tensor, ...]:
-        """What `forward` takes of faces in square crops of any size, with their found points in the crops' pixels."""
-        taken = [_resized(crops, self.image_size)]
+        """Prepare the inputs of `forward`: one, two or four tensors, depending on how the encoder was built.
+
+        Args:
+            crops: square crops of any size, RGB in [0, 1].
+            camera: the cameras of the crops, in the crops' pixels.
+            landmarks468_px: detected points in the crops' pixels.
+        """
+        tensors = [_resized(crops, self.image_size)]
         if self.points is not None:
-            taken.append(landmarks468_px / crops.shape[-1] - 0.5)
+            tensors.append(landmarks468_px / crops.shape[-1] - 0.5)
         if self.refiner is not None:
             lens = torch.cat([camera.focal_px[:, None], camera.centre_px], dim=1) / crops.shape[-1]
-            taken += [_resized(crops, REFINER_SIZE), lens]
-        return tuple(taken)
+            tensors += [_resized(crops, REFINER_SIZE), lens]
+        return tuple(tensors)
 
     def forward(
         self,
         images: Float[Tensor, "B 3 S S"],
         points: Float[Tensor, "B 468 2"] | None = None,
-        sharp: Float[Tensor, "B 3 R R"] | None = None,
+        refiner_images: Float[Tensor, "B 3 R R"] | None = None,
         lens: Float[Tensor, "B 3"] | None = None,
-    ) -> dict[str, Float[Tensor, "A N"]]:
-        """The heads by name, from RGB crops in [0, 1] and points in sides of the crop from its centre, y down.
+        *,
+        refine_steps: int = 1,
+    ) -> list[dict[str, Float[Tensor, "B N"]]]:
+        """Predict the heads' tensors by name, once per refinement step.
 
-        A second look takes the crops in its own size and focal length and centre of their cameras, in sides of the
-        crop. In training it gives the answers after each of the first `practice` looks, one batch behind the other,
-        none differentiated through the one before; else A is B. Plain tensors, for DDP, compilation and ONNX. TypeError
-        for an input that the network was not made for, or that it lacks.
+        Returns plain tensors in float32, since DDP, Lightning Fabric and ONNX cannot pass on a frozen dataclass; see
+        `parameters_of`. Differentiable in the weights. No step is differentiated through the step before it.
+
+        Args:
+            images: RGB crops in [0, 1].
+            points: detected points in sides of the crop from its centre, y down; for an encoder with points.
+            refiner_images: the crops at the refiner's size; for an encoder with a refiner, as is `lens`.
+            lens: focal length and principal point (x, y) of the cameras, in sides of the crop.
+            refine_steps: number of refinement steps, at least 1. An encoder without a refiner takes 1 only.
+
+        Returns:
+            One prediction per refinement step, the last one last; one prediction without a refiner.
+
+        Raises:
+            TypeError: an input is missing, or the encoder was built without it.
+            ConfigError: `refine_steps` is out of range.
         """
+        self._check_inputs(points, refiner_images, lens, refine_steps)
+        first = self._heads_of(images, points)
+        if points is None or refiner_images is None or lens is None:
+            return [first.tensors()]
+        steps = [self._refined(first, points, refiner_images, lens)]
+        while len(steps) < refine_steps:
+            steps.append(self._refined(_detached(steps[-1]), points, refiner_images, lens))
+        return [step.tensors() for step in steps]
+
+    def _check_inputs(
+        self, points: Tensor | None, refiner_images: Tensor | None, lens: Tensor | None, refine_steps: int
+    ) -> None:
         expected = (self.points is not None, self.refiner is not None, self.refiner is not None)
-        if tuple(given is not None for given in (points, sharp, lens)) != expected:
+        if tuple(given is not None for given in (points, refiner_images, lens)) != expected:
             raise TypeError(
-                f"this encoder is made {'without' if self.points is None else 'with'} points and "
-                f"{'without' if self.refiner is None else 'with'} a second look"
+                f"this encoder was built {'without' if self.points is None else 'with'} points and "
+                f"{'without' if self.refiner is None else 'with'} a refiner; pass what `inputs` returns"
             )
+        if refine_steps < 1 or (refine_steps > 1 and self.refiner is None):
+            allowed = "must be 1 without a refiner" if self.refiner is None else "must be at least 1"
+            raise ConfigError(f"refine_steps={refine_steps} is out of range: it {allowed}.")
+
+    def _heads_of(
+        self, images: Float[Tensor, "B 3 S S"], points: Float[Tensor, "B 468 2"] | None
+    ) -> CropSpaceParameters:
+        """The prediction before refinement."""
         features = self.dropout(self.backbone(images)).float()
         with torch.autocast(features.device.type, enabled=False):
             if self.points is not None and points is not None:
                 features = torch.cat([features, self.points(points.float())], dim=1)
-            said = {name: self.heads[name](features) * unit for name, unit in HEAD_UNITS.items()}
-        said["translation"] = said["translation"] + self.origin
-        if points is None or sharp is None or lens is None:
-            return said
-        answers = [self._corrected(said, points, sharp, lens)]
-        while self.training and len(answers) < self.practice:
-            before = {name: answers[-1][name].detach() for name in (*SHAPE_HEADS, *POSE_HEADS)}
-            answers.append(self._corrected(said | before, points, sharp, lens))
-        return {name: torch.cat([answer[name] for answer in answers]) for name in HEAD_UNITS}
+            predicted = {name: self.heads[name](features) * unit for name, unit in HEAD_UNITS.items()}
+        predicted["translation"] = predicted["translation"] + self.origin
+        return self.parameters_of(predicted)
 
-    def _corrected(
+    def _refined(
         self,
-        said: dict[str, Float[Tensor, "B N"]],
+        before: CropSpaceParameters,
         points: Float[Tensor, "B 468 2"],
-        sharp: Float[Tensor, "B 3 R R"],
+        refiner_images: Float[Tensor, "B 3 R R"],
         lens: Float[Tensor, "B 3"],
-    ) -> dict[str, Float[Tensor, "B N"]]:
-        """An answer after a look at the chart of it; without a second look the answer itself."""
+    ) -> CropSpaceParameters:
+        """The prediction after one refinement step; without a refiner the prediction itself."""
         if self.refiner is None:
-            return said
+            return before
         camera = Camera(lens[:, 0] * REFINER_SIZE, lens[:, 1:] * REFINER_SIZE, image_size=(REFINER_SIZE, REFINER_SIZE))
-        first, names = self.regression(said), (*SHAPE_HEADS, *POSE_HEADS)
+        names = (*SHAPE_HEADS, *POSE_HEADS)
+        old = before.tensors()
         correction = self.refiner(
-            sharp,
-            shape=torch.cat([first.identity, first.strengths()], dim=1),
-            pose=first.pose(camera),
+            refiner_images,
+            shape=torch.cat([before.identity, before.clamped_expression()], dim=1),
+            pose=before.pose(camera),
             camera=camera,
-            said=torch.cat([said[name] for name in names], dim=1),
+            state=torch.cat([old[name] for name in names], dim=1),
             points=points,
         )
-        parts = correction.split([said[name].shape[1] for name in names], dim=1)
-        return said | {name: said[name] + part for name, part in zip(names, parts, strict=True)}
+        parts = correction.split([old[name].shape[1] for name in names], dim=1)
+        return self.parameters_of(old | {name: old[name] + part for name, part in zip(names, parts, strict=True)})
 
-    def regression(self, said: dict[str, Float[Tensor, "B N"]]) -> CropSpaceParameters:
-        """The heads' tensors, named and typed."""
-        return CropSpaceParameters(**said, sides_per_m=self.sides_per_m)
+    def parameters_of(self, prediction: dict[str, Float[Tensor, "B _"]]) -> CropSpaceParameters:
+        """Wrap one prediction of `forward`.
+
+        Args:
+            prediction: one element of the list that `forward` returns.
+        """
+        return CropSpaceParameters.from_tensors(prediction, sides_per_m=self.sides_per_m)
 
     def encode(
         self,
@@ -199,42 +230,61 @@ class FaceEncoder(nn.Module):
         landmarks468_px: Float[Tensor, "B 468 2"],
         refine_steps: int = REFINE_STEPS,
     ) -> FaceCoefficients:
-        """Coefficients of faces in square crops of any size, as `face_crop` cuts them, under the crops' cameras.
+        """Predict coefficients of faces, averaged over crop and mirror image where the model is symmetric.
 
-        `landmarks468_px` are the detected points in pixels of the crops; an encoder without points ignores them.
-        A second look is taken `looks` times, each on the chart of what it had corrected. Where the model has a mirror
-        the network is also shown the crops' mirror images, and the mean of both answers counts: they err differently.
-        ConfigError for less than one look.
+        The errors for a crop and for its mirror image differ, so their mean is better than either.
+
+        Args:
+            crops: square crops of any size, as `face_crop` cuts them; RGB in [0, 1].
+            camera: the cameras of the crops, in the crops' pixels.
+            landmarks468_px: detected points in the crops' pixels; ignored by an encoder without points.
+            refine_steps: number of refinement steps, at least 1; ignored by an encoder without a refiner.
+
+        Returns:
+            Coefficients with metric poses under `camera`.
+
+        Raises:
+            ConfigError: `refine_steps` is below 1.
+
+        Example:
+            >>> face = encoder.encode(crops, camera, landmarks468_px=points_px)
+            >>> vertices = face.pose.to_camera(model.vertices(face.identity, face.expression))
         """
         if refine_steps < 1:
-            raise ConfigError(f"an encoder looks at least once, not {refine_steps} times.")
-        shown, count = self.inputs(crops, camera, landmarks468_px=landmarks468_px), len(crops)
+            raise ConfigError(f"refine_steps={refine_steps} is out of range: it must be at least 1.")
+        upright, count = self.inputs(crops, camera, landmarks468_px=landmarks468_px), len(crops)
         if self.mirror is None:
-            return self._answer(shown, refine_steps).coefficients(camera)
+            return self._predict(upright, refine_steps).coefficients(camera)
         points = mirrored_points(landmarks468_px, self.mirror.mesh, side=crops.shape[-1])
-        turned = self.inputs(crops.flip(-1), mirrored_camera(camera), landmarks468_px=points)
-        both = self._answer(tuple(torch.cat(pair) for pair in zip(shown, turned, strict=True)), refine_steps)
+        flipped = self.inputs(crops.flip(-1), mirrored_camera(camera), landmarks468_px=points)
+        both = self._predict(tuple(torch.cat(pair) for pair in zip(upright, flipped, strict=True)), refine_steps)
         return both[:count].averaged(both[count:].mirrored(self.mirror)).coefficients(camera)
 
-    def _answer(self, shown: tuple[Tensor, ...], refine_steps: int) -> CropSpaceParameters:
-        """What the network says; with a second look, after so many of them."""
-        said = self(*shown)
+    def _predict(self, inputs: tuple[Tensor, ...], refine_steps: int) -> CropSpaceParameters:
+        """The prediction after all steps; other than in `forward`, its gradient passes through every step."""
+        prediction = self.parameters_of(self(*inputs)[-1])
         if self.refiner is not None:
-            _, points, sharp, lens = shown
+            _, points, refiner_images, lens = inputs
             for _ in range(refine_steps - 1):
-                said = self._corrected(said, points, sharp, lens)
-        return self.regression(said)
+                prediction = self._refined(prediction, points, refiner_images, lens)
+        return prediction
 
     def to_onnx(self, path: Path) -> None:
-        """Write the network with one named output a head and a free batch size; AssetError without `onnx`.
+        """Write the network as ONNX: `forward` with one refinement step, one named output per head, any batch size.
 
-        Inputs are those that `forward` takes of such an encoder, by name. Like `forward` it answers once: the mean that
-        `encode` takes is the caller's.
+        The inputs are those of `forward`; `refiner_images` is called `sharp` in the file. The file does not take the
+        mean over crop and mirror image that `encode` takes. Switches the network to evaluation mode.
+
+        Args:
+            path: file to write.
+
+        Raises:
+            AssetError: the packages of `mien[onnx]` are missing.
         """
         try:
-            import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it and says so badly
+            import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it; its own message is unclear
         except ImportError as error:
-            raise AssetError("pip install 'mien[onnx]' brings what the export needs.") from error
+            raise AssetError("the ONNX export needs more packages; run pip install 'mien[onnx]'.") from error
         camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(self.crop_size, self.crop_size), batch=2)
         crops = torch.zeros(2, 3, self.crop_size, self.crop_size)
         example = self.inputs(crops, camera, landmarks468_px=torch.zeros(2, POINT_COUNT, 2))
@@ -252,7 +302,13 @@ class FaceEncoder(nn.Module):
 
 
 def extend_encoder(encoder: FaceEncoder, model: MorphableModel, *, refiner: bool) -> FaceEncoder:
-    """The encoder with points and, with `look`, a second look. What is new hardly has a say yet, and can learn."""
+    """Copy an encoder and add points and, if asked for, a refiner; its predictions change little.
+
+    Args:
+        encoder: the encoder to copy; it is not changed. Its refiner, if any, is copied too.
+        model: face model that the encoder belongs to.
+        refiner: whether the copy gets a refiner.
+    """
     larger = FaceEncoder(
         encoder.backbone_name,
         model,
@@ -272,6 +328,13 @@ def extend_encoder(encoder: FaceEncoder, model: MorphableModel, *, refiner: bool
     return larger
 
 
+def _detached(prediction: CropSpaceParameters) -> CropSpaceParameters:
+    """The prediction without gradient where the refiner corrects it; albedo and lighting keep theirs."""
+    tensors = prediction.tensors()
+    tensors |= {name: tensors[name].detach() for name in (*SHAPE_HEADS, *POSE_HEADS)}
+    return CropSpaceParameters.from_tensors(tensors, sides_per_m=prediction.sides_per_m)
+
+
 def _resized(crops: Float[Tensor, "B 3 H H"], size: int) -> Float[Tensor, "B 3 S S"]:
     if crops.shape[-1] == size:
         return crops
@@ -286,7 +349,13 @@ def _head(features: int, outputs: int) -> nn.Linear:
 
 
 def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> None:
-    """Write the network for `load_encoder`; `notes` go into the header."""
+    """Write an encoder for `load_encoder`.
+
+    Args:
+        encoder: its weights are rounded to float16.
+        path: file to write.
+        notes: further entries of the file's header.
+    """
     settings = {
         "backbone": encoder.backbone_name,
         "image_size": encoder.image_size,
@@ -297,9 +366,16 @@ def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> 
 
 
 def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCODER) -> FaceEncoder:
-    """The packaged encoder, or one that `mien train base` wrote, for the model that it was trained with.
+    """Load the packaged encoder, or a file that `mien train coarse` wrote, in evaluation mode.
 
-    FormatError for another kind of file, ModelMismatch for another model: coefficients mean nothing on another basis.
+    Args:
+        model: the face model that the encoder was trained with.
+        name_or_path: `DEFAULT_ENCODER`, or a path; files of mien 0.1 are read too.
+
+    Raises:
+        FormatError: the file is damaged or of another kind.
+        ModelMismatch: the encoder was trained with another face model; its coefficients belong to another basis.
+        AssetError: the packaged file is missing.
     """
     path = asset_path(DEFAULT_ENCODER) if str(name_or_path) == DEFAULT_ENCODER else Path(name_or_path)
     return FILE.load(
@@ -310,6 +386,6 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
             model,
             image_size=s["image_size"],
             points=s["points"],
-            refiner=s.get("refiner", s.get("look", False)),  # mien 0.1 wrote "look", or neither
+            refiner=s.get("refiner", False),  # the first files of mien 0.1 do not have it
         ),
     )

@@ -1,11 +1,11 @@
-"""A second look at a face: the crop unwrapped onto the chart by a first answer, and what that shows to be wrong.
+"""The refiner: corrects a prediction of shape and pose from the crop, unwrapped onto the UV map by that prediction.
 
-    first answer ── model, pose, camera ──► places of texels ── crop ──► chart ── convolutions ──┐
-    first answer, found points against the answer's ─────────────────────────────────────────────┴──► correction
+    prediction ── model, pose, camera ──► texel positions ── crop ──► UV map ── convolutions ──┐
+    prediction, detected points minus the points of the prediction ────────────────────────────┴──► correction
 
-In a crop a brow may lie anywhere; on the chart of a right answer it lies where the chart has it. So the convolutions
-look for small displacements in one place each instead of for faces, and learn that from few faces: the idea of
-shape-indexed features (Cao et al. 2012) with the chart as the index.
+In a crop an eyebrow may be anywhere; on the UV map of a correct prediction it is always at the same texels. The
+convolutions therefore look for small displacements at one place each instead of looking for faces, and learn this from
+few faces. This is the idea of shape-indexed features (Cao et al. 2012), with the UV map as the index.
 """
 
 from __future__ import annotations
@@ -21,33 +21,43 @@ from mien.texture import TexelAtlas
 from mien.typing import Float, Tensor
 
 REFINER_SIZE = 128
-"""Side of the crop that is unwrapped, pixels; the face is some 85 of them wide."""
+"""Side of the crop that is unwrapped, pixels; the face is about 85 of them wide."""
 ATLAS_SIZE = 64
+"""Side of the UV map, texels."""
 WIDTHS = (32, 64, 128, 128)
-"""Channels after each halving of the chart."""
+"""Channels after each halving of the UV map."""
 NORM_GROUPS = 8
 HIDDEN = 512
 POINT_UNIT = 0.02
-"""About how far found points lie from those of a first answer, in sides of the crop."""
-FARTHEST = 4.0
-"""Coefficients are told up to this many units: photographs hold expressions that no drawn face taught."""
-LARGEST = 0.4
-"""Longest correction, as the root mean square of its units. Of 512 held-out drawn faces one asked for clearly more; on
-heads of another model, bare and seen straight on, 0.5 to 1.6 came out and told of identities that are nobody's."""
-DARKEST = 0.02
-"""Added to the contrast of the chart, so that a black crop stays finite."""
+"""Typical distance between detected points and those of a first prediction, in sides of the crop."""
+MAX_UNITS = 4.0
+"""Inputs are clamped to this many units: photos hold expressions that no synthetic face taught."""
+MAX_CORRECTION = 0.4
+"""Upper limit of a correction's root mean square, in units. Of 512 held-out synthetic faces one needed clearly more. On
+bare frontal heads of another model corrections of 0.5 to 1.6 occurred, with implausible identities."""
+CONTRAST_FLOOR = 0.02
+"""Added to the contrast of the UV map, so that a black crop gives finite values."""
 
 
 def crop_size(image_size: int, *, refiner: bool) -> int:
-    """Side in pixels below which a crop shows an encoder less than it could see; `image_size` is its first look's."""
+    """Side in pixels below which a crop shows an encoder less than it can use.
+
+    Args:
+        image_size: side of the backbone's input, pixels.
+        refiner: whether the encoder has a refiner, which reads crops of `REFINER_SIZE`.
+    """
     return max(image_size, REFINER_SIZE) if refiner else image_size
 
 
 class Refiner(nn.Module):
-    """Corrections of shape and pose, from the crop on the chart of a first answer.
+    """Network that corrects shape and pose; its corrections are near 0 before training.
 
-    `units` (N,) are those of the shape's and the pose's coefficients, in the order in which `forward` takes them.
-    Starts with hardly any correction. The chart is not differentiated: the correction is, in the weights.
+    Differentiable in its weights alone: neither the UV map nor the inputs get a gradient.
+
+    Args:
+        model: face model of the encoder.
+        units: (N,) units of the coefficients of shape and pose, in the order in which `forward` takes them.
+        dropout: share of UV-map features that are left out in training.
     """
 
     basis: Tensor
@@ -69,15 +79,15 @@ class Refiner(nn.Module):
         side = ATLAS_SIZE // 2 ** len(WIDTHS)
         self.convolutions = nn.Sequential(*layers, nn.Flatten(), nn.LayerNorm(WIDTHS[-1] * side**2))
         self.dropout = nn.Dropout(dropout)
-        self.seen = nn.Linear(WIDTHS[-1] * side**2, HIDDEN)
-        self.told = nn.Linear(len(units) + 2 * len(model.mediapipe_triangles), HIDDEN)
-        self.second = nn.Linear(HIDDEN, HIDDEN)
+        self.map_layer = nn.Linear(WIDTHS[-1] * side**2, HIDDEN)
+        self.state_layer = nn.Linear(len(units) + 2 * len(model.mediapipe_triangles), HIDDEN)
+        self.hidden_layer = nn.Linear(HIDDEN, HIDDEN)
         self.head = nn.Linear(HIDDEN, len(units))
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
 
     def _keep_geometry(self, model: MorphableModel) -> None:
-        """The model at the texels of the chart and at the 468 points, linear in the coefficients as at the vertices."""
+        """Store the model at the texels and at the 468 points; both are linear in the coefficients, like vertices."""
         atlas = TexelAtlas.of(model, ATLAS_SIZE)
         bases = torch.cat([model.mean[None], model.identity_basis, model.expression_basis])
         inside = atlas.valid.flatten().nonzero()[:, 0]
@@ -94,40 +104,50 @@ class Refiner(nn.Module):
         shape: Float[Tensor, "B N"],
         pose: Pose,
         camera: Camera,
-        said: Float[Tensor, "B M"],
+        state: Float[Tensor, "B M"],
         points: Float[Tensor, "B 468 2"],
     ) -> Float[Tensor, "B M"]:
-        """What to add to `said`, the first answer's shape and pose as the encoder's heads put them.
+        """Predict the correction to add to `state`.
 
-        `shape` holds identity and expression and `pose` is metric, both as `said` has them under the crops' cameras;
-        `points` are found, in sides of the crop from its centre.
+        Args:
+            crops: RGB in [0, 1].
+            shape: identity and expression of the prediction, expression clamped to [0, 1].
+            pose: metric pose of the prediction under `camera`.
+            camera: cameras of the crops.
+            state: the prediction's shape and pose as the encoder's heads give them.
+            points: detected points, in sides of the crop from its centre.
+
+        Returns:
+            The correction, in the coefficients' own scale; its root mean square in units is at most `MAX_CORRECTION`.
         """
-        # In half precision a texel would be read a pixel beside its place.
+        # In half precision texels would be read a pixel away from their position.
         with torch.no_grad(), torch.autocast(crops.device.type, enabled=False):
-            chart, places = self._unwrapped(crops, shape, pose, camera)
-            off = (points - (places / crops.shape[-1] - 0.5)) / POINT_UNIT
-            told = (said / self.units).clamp(-FARTHEST, FARTHEST)
-        hidden = self.seen(self.dropout(self.convolutions(chart))) + self.told(torch.cat([told, off.flatten(1)], dim=1))
-        hidden = hidden + self.second(F.silu(hidden))
+            uv_map, points_px = self._unwrap(crops, shape, pose, camera)
+            residuals = (points - (points_px / crops.shape[-1] - 0.5)) / POINT_UNIT
+            known = (state / self.units).clamp(-MAX_UNITS, MAX_UNITS)
+        features = self.map_layer(self.dropout(self.convolutions(uv_map)))
+        hidden = features + self.state_layer(torch.cat([known, residuals.flatten(1)], dim=1))
+        hidden = hidden + self.hidden_layer(F.silu(hidden))
         correction = self.head(F.silu(hidden))
-        length = correction.square().mean(1, keepdim=True).clamp(min=LARGEST**2).sqrt()
-        return correction * (LARGEST / length) * self.units
+        length = correction.square().mean(1, keepdim=True).clamp(min=MAX_CORRECTION**2).sqrt()
+        return correction * (MAX_CORRECTION / length) * self.units
 
-    def _unwrapped(
+    def _unwrap(
         self, crops: Float[Tensor, "B 3 S S"], shape: Float[Tensor, "B N"], pose: Pose, camera: Camera
     ) -> tuple[Float[Tensor, "B 4 C C"], Float[Tensor, "B 468 2"]]:
-        """The chart's colours, evened, with how much each texel faces the camera; and the 468 points in pixels."""
+        """The UV map (normalised colours; cosine between normal and direction to the camera), and the points in px."""
         count = len(self.normals)
         weights = torch.cat([torch.ones_like(shape[:, :1]), shape], dim=1)
         surface = pose.to_camera((weights @ self.basis.flatten(1)).unflatten(1, (-1, 3)))
-        places = camera.project(surface)
-        grid = (places[:, :count] * (2 / crops.shape[-1]) - 1)[:, None]
+        surface_px = camera.project(surface)
+        grid = (surface_px[:, :count] * (2 / crops.shape[-1]) - 1)[:, None]
         colours = F.grid_sample(crops, grid, padding_mode="border", align_corners=False)[:, :, 0]
-        even = colours - colours.mean(2, keepdim=True)
-        even = even / (even.square().mean((1, 2), keepdim=True).sqrt() + DARKEST)
-        # The mean face's normals, turned with the head: an answer's own differ by little and cost as much as all else.
+        centred = colours - colours.mean(2, keepdim=True)
+        normalised = centred / (centred.square().mean((1, 2), keepdim=True).sqrt() + CONTRAST_FLOOR)
+        # Normals of the mean face, turned with the head: those of the prediction differ little and would cost as much
+        # time as everything else here.
         normals = (self.normals @ pose.rotmat().mT) * self.normals.new_tensor(CAMERA_FROM_MODEL)
         facing = -(normals * F.normalize(surface[:, :count], dim=-1)).sum(-1, keepdim=True)
-        chart = crops.new_zeros(crops.shape[0], 4, ATLAS_SIZE**2)
-        chart = chart.index_copy(2, self.inside, torch.cat([even, facing.transpose(1, 2)], dim=1))
-        return chart.unflatten(2, (ATLAS_SIZE, ATLAS_SIZE)), places[:, count:]
+        uv_map = crops.new_zeros(crops.shape[0], 4, ATLAS_SIZE**2)
+        uv_map = uv_map.index_copy(2, self.inside, torch.cat([normalised, facing.transpose(1, 2)], dim=1))
+        return uv_map.unflatten(2, (ATLAS_SIZE, ATLAS_SIZE)), surface_px[:, count:]

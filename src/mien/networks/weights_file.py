@@ -1,7 +1,11 @@
-"""The file of a trained network: float16 weights in safetensors, and in its header what they belong to."""
+"""Weights files of trained networks: float16 tensors in safetensors; the header names the face model and settings.
+
+Names that mien 0.1 wrote into files and checkpoints are translated here, and nowhere else.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -19,38 +23,67 @@ from mien.typing import Tensor
 
 N = TypeVar("N", bound=nn.Module)
 
+OLD_MODULES = (
+    ("look.", "refiner."),
+    ("refiner.seen.", "refiner.map_layer."),
+    ("refiner.told.", "refiner.state_layer."),
+    ("refiner.second.", "refiner.hidden_layer."),
+)
+"""Module names of mien 0.1 and today's, applied in this order."""
+OLD_SETTINGS = {"look": "refiner"}
+"""Names of settings in the headers of mien 0.1."""
+CHECKPOINT_PARTS = re.compile(r"(?:network|average|optimizer)\.(?:module\.)?|")
+"""Text that a checkpoint puts before the name of a network's tensor; a weights file adds no prefix."""
+
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """One kind of network file: what it calls itself, and what it says its network is made of."""
+    """A kind of weights file: the format it names, and the key under which it keeps the network's settings."""
 
     format: str
+    """Value of `format` in the header."""
     settings_key: str
-    """Where the header has the network's settings, as JSON."""
+    """Key in the header of the network's settings, as JSON."""
 
     def save(
         self, network: nn.Module, path: Path, *, model_hash: str, settings: Mapping[str, object], notes: dict[str, str]
     ) -> None:
-        """Write the network for `load`; `notes` go into the header."""
+        """Write a network for `load`.
+
+        Args:
+            network: its floating-point tensors are rounded to float16.
+            path: file to write.
+            model_hash: fingerprint of the face model that the network was trained with.
+            settings: arguments from which the network can be built again, JSON values.
+            notes: further entries of the header.
+        """
         metadata = {"format": self.format, "model_hash": model_hash, self.settings_key: json.dumps(settings), **notes}
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
 
-    def load(self, path: Path, *, model: MorphableModel, build: Callable[[Any], N]) -> N:
-        """The network that `build` makes of the settings in the file, with the file's weights, frozen.
+    def load(self, path: Path, *, model: MorphableModel, build: Callable[[dict[str, Any]], N]) -> N:
+        """Read a network; it is returned in evaluation mode, and its parameters need no gradient.
 
-        FormatError for another kind of file or a damaged one, ModelMismatch where it was trained with another model.
+        Args:
+            path: file that `save` wrote, in this version of mien or in 0.1.
+            model: face model that the network must have been trained with.
+            build: makes the network from the settings in the file.
+
+        Raises:
+            FormatError: the file is damaged or of another kind.
+            ModelMismatch: the network was trained with another face model.
         """
         metadata, tensors = _read(path)
         if metadata.get("format") != self.format:
             raise FormatError(
-                f"{path} says format {metadata.get('format')!r}; this version of mien reads {self.format!r}."
+                f"{path} has format {metadata.get('format')!r}; this version of mien reads {self.format!r}."
             )
         try:
             check_model(model, metadata["model_hash"], whose=str(path))
-            network = build(json.loads(metadata[self.settings_key]))
+            settings: dict[str, Any] = json.loads(metadata[self.settings_key])
+            network = build({str(OLD_SETTINGS.get(name, name)): value for name, value in settings.items()})
             network.load_state_dict(current_names(tensors))
-        except (ConfigError, RuntimeError, TypeError, ValueError, KeyError) as error:
+        except (AttributeError, ConfigError, RuntimeError, TypeError, ValueError, KeyError) as error:
             raise FormatError(f"{path} does not hold a network of format {self.format}: {error}") from error
         return network.eval().requires_grad_(False)
 
@@ -64,7 +97,16 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> None:
-    """Raise ModelMismatch unless the model is the one with the expected hash."""
+    """Check that a file belongs to a face model.
+
+    Args:
+        model: the face model in use.
+        expected_hash: fingerprint of the face model that the file was made with.
+        whose: the file, for the message.
+
+    Raises:
+        ModelMismatch: the fingerprints differ.
+    """
     if model.fingerprint != expected_hash:
         raise ModelMismatch(
             f"{whose} was made with another face model (hash {expected_hash[:12]}) than {model.name!r} "
@@ -72,9 +114,32 @@ def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> Non
         )
 
 
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 of a network's tensors and their names in mien 0.1, so that hashes in older runs stay valid."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(_name_of_0_1(name).encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _name_of_0_1(name: str) -> str:
+    for old, new in reversed(OLD_MODULES):
+        if name.startswith(new):
+            name = old + name.removeprefix(new)
+    return name
+
+
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors under today's names: mien 0.1 called the refiner "look"."""
-    return {
-        re.sub(r"^((?:network|average|optimizer)\.(?:module\.)?)?look\.", r"\1refiner.", name): value
-        for name, value in tensors.items()
-    }
+    """Translate the tensor names of a weights file or checkpoint of mien 0.1; today's names stay as they are."""
+    return {_current_name(name): value for name, value in tensors.items()}
+
+
+def _current_name(name: str) -> str:
+    prefix = CHECKPOINT_PARTS.match(name)
+    start = 0 if prefix is None else prefix.end()
+    rest = name[start:]
+    for old, new in OLD_MODULES:
+        if rest.startswith(old):
+            rest = new + rest.removeprefix(old)
+    return name[:start] + rest
