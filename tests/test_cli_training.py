@@ -33,41 +33,71 @@ def test_drawn_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[st
     model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
     options = ("--size", 32, "--model", model, "--processes", 1)
     assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, *options) == 0
-    assert f"--set data.drawn={tmp_path / 'drawn'}" in capsys.readouterr().out.replace("\n", "")
+    assert f"--set data.synthetic={tmp_path / 'drawn'}" in capsys.readouterr().out.replace("\n", "")
     assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, "--seed", 1, *options) == 1
     assert "begun with other settings" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["train", "base", "--set", "loop.stepps=3"], "did you mean 'loop.steps'"),
-        (["train", "base", "--config", "none.toml"], "none.toml cannot be read"),
-        (["report", "base", "no-such-run"], "holds no finished run"),
+        (["train", "coarse", "--set", "loop.stepps=3"], "did you mean 'loop.steps'"),
+        (["train", "coarse", "--config", "none.toml"], "none.toml cannot be read"),
+        (["report", "coarse", "no-such-run"], "holds no finished run"),
         (["data", "prepare", "no-such-photos", "-o", "store"], "no-such-photos"),
         (["data", "skins", "no-such-store"], "is not a store"),
         (["data", "draw", "-o", "drawn", "--skins", "no-such-file"], "no-such-file"),
-        (["train", "base", "--set", "data.synthetic_share=1", "--set", "data.drawn=no-such-store"], "mien data draw"),
-        (["train", "base", "--set", "data.drawn=store", "--set", "data.drawn_faces=9"], "has no use with data.drawn"),
-        (["train", "detail", "--set", "data.drawn=store"], "for the base branch"),
-        (["train", "base", "--set", "data.synthetic_share=1", "--set", "loop.device=cuda"], "sees no CUDA device"),
+        (["train", "coarse", "--set", "data.synthetic_share=1", "--set", "data.synthetic=no-such-store"], "mien data"),
+        (
+            ["train", "coarse", "--set", "data.synthetic=store", "--set", "data.synthetic_faces=9"],
+            "has no effect with data.synthetic",
+        ),
+        (["train", "detail", "--set", "data.synthetic=store"], "for `mien train coarse` only"),
+        (["train", "coarse", "--set", "data.synthetic_share=1", "--set", "loop.device=cuda"], "sees no CUDA device"),
+        (["train", "recipe", "no-such-recipe.toml"], "no-such-recipe.toml cannot be read"),
     ],
 )
 def test_mistakes_end_as_one_line(
-    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert said in " ".join(error.split())
+    assert message in " ".join(error.split())
 
 
 def test_photos_are_needed_where_the_configuration_wants_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
-    changes = (f'model="{model}"', "encoder.weights=random", "encoder.image_size=32", "loss.recognition=0.0")
+    changes = (f'model="{model}"', "encoder.weights=random", "encoder.image_size=32", "loss.identity=0.0")
     options = [word for change in changes for word in ("--set", change)]
-    assert run("train", "base", "-o", tmp_path / "run", *options) == 1
+    assert run("train", "coarse", "-o", tmp_path / "run", *options) == 1
     assert "give a store with --data" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("command", ["train", "report"])
+def test_old_command_names_work_with_a_warning(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--set", "loop.stepps=3"] if command == "train" else ["no-such-run"]
+    assert run(command, "base", *arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"warning: `mien {command} base` is now called `mien {command} coarse`")
+    assert lines[1].startswith("error: ")
+
+
+def test_old_setting_names_are_printed_once_as_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "old.toml"
+    config.write_text("[loss]\npixel = 1.0\n", encoding="utf-8")
+    options = ("--config", config, "--set", "loss.pixel=0.0", "--set", "loop.steps=0", "-o", tmp_path / "run")
+    assert run("train", "coarse", *options) == 1
+    warned, error = capsys.readouterr().err.splitlines()[:2]
+    assert warned.startswith("warning: setting 'loss.pixel' is now called 'loss.photometric'")
+    assert error.startswith("error: loop.steps")

@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps for matrices, Adam's for everything else."""
+"""Muon: orthogonal steps for matrices, AdamW for everything else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Network(nn.Module):
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6), (1, 7)])
-def test_directions_count_the_same(shape: tuple[int, int]) -> None:
+def test_all_directions_get_the_same_length(shape: tuple[int, int]) -> None:
     """Singular values that span one and a half orders of magnitude end near 1, and the singular vectors stay."""
     generator = torch.Generator().manual_seed(3)
     u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
@@ -45,7 +45,7 @@ def test_directions_count_the_same(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(half.float(), orthogonal(matrix), atol=0.06, rtol=0)
 
 
-def test_matrices_are_muons_and_the_rest_is_adams() -> None:
+def test_muon_takes_matrices_and_adamw_the_rest() -> None:
     torch.manual_seed(0)
     network = Network()
     assert [name for name, p in network.named_parameters() if is_matrix(name, p)] == ["wide.weight", "mix.weight"]
@@ -63,13 +63,30 @@ def test_matrices_are_muons_and_the_rest_is_adams() -> None:
         if not is_matrix(name, weight):
             assert torch.equal(weight, dict(twin.named_parameters())[name]), name
     step = (network.mix.weight - (1 - 0.01 * 0.1) * before["mix.weight"]).flatten(1)
-    # As long as a step of Adam, 0.2 of the rate; less, as the gradient's eight rows hold few directions.
+    # About as long as a step of Adam, 0.2 of the rate; shorter, since the gradient's eight rows hold few directions.
     assert float(step.detach().square().mean().sqrt()) == pytest.approx(0.01 * MATCH_ADAM, rel=0.4)
     assert network.mix.weight.grad is None
 
 
+def test_steps_follow_the_gradient_ahead_of_the_momentum() -> None:
+    """Nesterov: the step is 0.05 of the gradient plus 0.95 of the momentum that already includes it."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4, bias=False)
+    muon = Muon(layer, lr=0.01, betas=BETAS, weight_decay=0.0)
+    first, second = torch.randn(4, 6), torch.randn(4, 6)
+    for gradient in (first, second):
+        before = layer.weight.detach().clone()
+        layer.weight.grad = gradient.clone()
+        muon.step()
+    momentum = 0.95 * 0.05 * first + 0.05 * second
+    expected = orthogonal(0.05 * second + 0.95 * momentum)
+    step = (before - layer.weight.detach()) / (0.01 * MATCH_ADAM * 6**0.5)
+    torch.testing.assert_close(step, expected, atol=1e-4, rtol=1e-3)
+    assert (orthogonal(momentum) - expected).abs().max() > 0.02  # the step without Nesterov differs
+
+
 def test_several_steps_are_those_of_torchs_own() -> None:
-    """torch's class (since 2.9) knows matrices only, and iterates in bfloat16."""
+    """`torch.optim.Muon` (since 2.9) accepts matrices only, and iterates in bfloat16."""
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon to compare with")
     torch.manual_seed(0)
@@ -89,7 +106,7 @@ def test_several_steps_are_those_of_torchs_own() -> None:
         assert (weight - twin.get_parameter(name)).norm() < 0.03 * moved, name
 
 
-def test_it_learns_and_leaves_what_is_frozen() -> None:
+def test_it_learns_and_leaves_frozen_weights() -> None:
     torch.manual_seed(0)
     network, x = Network(), torch.randn(64, 6)
     goal = torch.stack([x[:, 0] * x[:, 1], x[:, 2]], dim=1)
@@ -107,7 +124,7 @@ def test_it_learns_and_leaves_what_is_frozen() -> None:
     assert torch.equal(network.mix.weight, before)
 
 
-def test_copies_and_loaded_states_go_on_alike() -> None:
+def test_copies_and_loaded_states_continue_equally() -> None:
     torch.manual_seed(0)
     network, x = Network(), torch.randn(16, 6)
 

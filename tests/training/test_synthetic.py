@@ -15,13 +15,14 @@ from mien.morphable.symmetry import MIRROR_LANDMARKS, mirror_mesh
 from mien.perception import FaceMesh
 from mien.perception.facemesh import MESH_SIZE
 from mien.training.coarse import landmarks68
-from mien.training.config import BaseConfig, load_config
+from mien.training.config import CoarseConfig
+from mien.training.config_file import load_config
 from mien.training.data.augment import FaceFrame, elsewhere
 from mien.training.data.camera_simulation import simulate_camera
 from mien.training.data.photos import PhotoFaces
 from mien.training.data.source import FaceSource, Shard, stream
 from mien.training.data.store import FaceStore
-from mien.training.run import held_out_faces
+from mien.training.sources import held_out_faces
 from mien.training.synthetic.faces import SyntheticFaces
 from mien.training.synthetic.population import SkinBank
 from mien.training.synthetic.samples import write_samples
@@ -160,7 +161,7 @@ def test_a_batch_that_cannot_be_made_is_told_in_one_line(tiny: MorphableModel, w
 
 
 def test_faces_to_test_on_are_not_those_of_validation(tiny: MorphableModel) -> None:
-    config = load_config(BaseConfig, None, changes=["data.synthetic_share=1.0", "encoder.image_size=32"])
+    config = load_config(CoarseConfig, None, changes=["data.synthetic_share=1.0", "encoder.image_size=32"])
     batches = {split: held_out_faces(config, tiny, store=None, split=split) for split in ("validation", "test")}
     assert not set(batches["validation"].names) & set(batches["test"].names)
     assert not torch.equal(batches["validation"].images, batches["test"].images)

@@ -1,20 +1,22 @@
-"""The commands of `mien` around training: data, train, report. As in `cli`, heavy imports wait for their command."""
+"""The commands `mien data`, `mien train` and `mien report`. As in `cli.app`, each command imports what it needs."""
 # ruff: noqa: PLC0415 (imports inside commands), PLR0917 (options are named by typer, not by position)
 
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mien.cli.options import ModelOption
-from mien.errors import BackendUnavailable
+from mien.errors import BackendUnavailable, RenamedSetting
 from mien.io.files import write_whole, writing
 
 data_app = typer.Typer(help="Prepare and draw training data.", no_args_is_help=True)
@@ -94,13 +96,13 @@ def draw_store_of_faces(
     processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
     model: ModelOption = "mien-face",
 ) -> None:
-    """Draw faces with their truth for training runs (data.drawn). Run it again to go on where it was stopped."""
+    """Draw faces with their ground truth for training runs (data.synthetic). Run it again to continue."""
     from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
 
     plan = SyntheticStorePlan(faces, size=size, seed=seed, jitter=jitter, model=model, skins=str(skins or ""))
     with _progress("faces") as update:
         sheet = write_synthetic_store(plan, out, processes=processes or os.cpu_count() or 1, progress=update)
-    print(f"{faces} faces in {out}; look at {sheet}, and train on them with --set data.drawn={out}.")
+    print(f"{faces} faces in {out}; look at {sheet}, and train on them with --set data.synthetic={out}.")
 
 
 @data_app.command("skins")
@@ -124,81 +126,170 @@ def collect_skin_colours(
     print(f"{len(bank.albedo)} skins in {out}")
 
 
-@train_app.command("base")
-def train_base_branch(
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, e.g. from configs/.")]
+RunOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
+ChangesOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting as section.key=value; replaces the file's.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
+ReportOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report. Default: RUN/report.")]
+
+
+@train_app.command("coarse")
+def train_coarse_command(
     *,
-    config: Annotated[Path | None, typer.Option(help="TOML file; see configs/.")] = None,
+    config: ConfigOption = None,
     data: StoreOption = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/base"),
-    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the file's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    out: RunOption = Path("runs/coarse"),
+    changes: ChangesOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Train the encoder. Under torchrun every process takes its part of each batch."""
-    from mien.training.config import BaseConfig, load_config
+    from mien.training.config import CoarseConfig
+    from mien.training.config_file import load_config
 
-    settings = load_config(BaseConfig, config, changes=changes or [])
-    with _training_packages():
-        from mien.training.run import train_base
-    path = train_base(settings, store=data, run=out, resume=resume)
+    with _renamed_settings():
+        settings = load_config(CoarseConfig, config, changes=changes or [])
+        with _training_packages():
+            from mien.training.run import train_coarse
+        path = train_coarse(settings, store=data, run=out, resume=resume)
     if path is not None:
-        print(f"The encoder is {path}; `mien report base {out}` shows what it does.")
+        print(f"The encoder is {path}; `mien report coarse {out}` shows its results.")
+
+
+@train_app.command("base", hidden=True)
+def train_base_command(
+    *,
+    config: ConfigOption = None,
+    data: StoreOption = None,
+    out: RunOption = Path("runs/base"),
+    changes: ChangesOption = None,
+    resume: ResumeOption = False,
+) -> None:
+    """Old name of `mien train coarse`."""
+    _print_warning("`mien train base` is now called `mien train coarse`; version 0.3 will not know the old name.")
+    train_coarse_command(config=config, data=data, out=out, changes=changes, resume=resume)
 
 
 @train_app.command("detail")
-def train_detail_branch(
+def train_detail_command(
     *,
-    base: Annotated[
-        str, typer.Option("--base", help="Run of `mien train base`, or an encoder's file; default: the packaged one.")
+    coarse: Annotated[
+        str,
+        typer.Option("--coarse", help="Run of `mien train coarse`, or an encoder's file. Default: the packaged one."),
     ] = "encoder-lite0.safetensors",
-    config: Annotated[Path | None, typer.Option(help="TOML file; see configs/.")] = None,
+    base: Annotated[str | None, typer.Option("--base", hidden=True, help="Old name of --coarse.")] = None,
+    config: ConfigOption = None,
     data: StoreOption = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/detail"),
-    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the file's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    out: RunOption = Path("runs/detail"),
+    changes: ChangesOption = None,
+    resume: ResumeOption = False,
 ) -> None:
-    """Train the U-Net for texture offset and displacement over a frozen encoder."""
-    from mien.training.config import DetailConfig, load_config
+    """Train the detail network (texture offset and displacement) over a frozen encoder."""
+    from mien.training.config import DetailConfig
+    from mien.training.config_file import load_config
 
-    settings = load_config(DetailConfig, config, changes=changes or [])
-    with _training_packages():
-        from mien.training.run import train_detail
-    path = train_detail(settings, base=base, store=data, run=out, resume=resume)
+    if base is not None:
+        _print_warning("--base is now called --coarse; version 0.3 will not know the old name.")
+    with _renamed_settings():
+        settings = load_config(DetailConfig, config, changes=changes or [])
+        with _training_packages():
+            from mien.training.run import train_detail
+        path = train_detail(settings, encoder=base or coarse, store=data, run=out, resume=resume)
     if path is not None:
-        print(f"The detail network is {path}; `mien report detail {out}` shows what it does.")
+        print(f"The detail network is {path}; `mien report detail {out}` shows its results.")
 
 
-@report_app.command("base")
-def report_base_branch(
+@train_app.command("recipe")
+def train_recipe_command(
+    recipe: Annotated[Path, typer.Argument(help="TOML file with stages, e.g. configs/packaged_encoder.toml.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the stages and the result.")] = Path(
+        "runs/packaged"
+    ),
+    data: StoreOption = None,
+    stage: Annotated[str | None, typer.Option(help="Run this stage only; those before it must be finished.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes that synthesize faces. Default: one per core.")
+    ] = None,
+) -> None:
+    """Run the stages of a recipe one after another. Run it again to continue after an interruption."""
+    with _training_packages():
+        from mien.training.recipe import load_recipe
+        from mien.training.recipe_run import run_recipe
+    with _renamed_settings():
+        loaded = load_recipe(recipe)
+        path = run_recipe(loaded, out, store=data, only=stage, processes=processes or os.cpu_count() or 1, report=print)
+    if path is not None:
+        print(f"The result is {path}.")
+
+
+@report_app.command("coarse")
+def report_coarse_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     *,
     data: StoreOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: RUN/report.")] = None,
+    out: ReportOption = None,
 ) -> None:
     """Write the paper's figure 2, loss curves and a table of test losses."""
     with _training_packages():
-        from mien.training.report import report_base
+        from mien.training.report import report_coarse
     folder = out or run / "report"
-    with writing(folder):
-        report = report_base(run, store=data, out=folder)
+    with writing(folder), _renamed_settings():
+        report = report_coarse(run, store=data, out=folder)
     print(report.text(), end="")
-    print(f"The pictures are in {folder}.")
+    print(f"The figures are in {folder}.")
 
 
-@report_app.command("detail")
-def report_detail_branch(
+@report_app.command("base", hidden=True)
+def report_base_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     *,
     data: StoreOption = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: RUN/report.")] = None,
+    out: ReportOption = None,
+) -> None:
+    """Old name of `mien report coarse`."""
+    _print_warning("`mien report base` is now called `mien report coarse`; version 0.3 will not know the old name.")
+    report_coarse_command(run, data=data, out=out)
+
+
+@report_app.command("detail")
+def report_detail_command(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    *,
+    data: StoreOption = None,
+    out: ReportOption = None,
 ) -> None:
     """Write the paper's figures 4 and 5, loss curves and a table of test losses."""
     with _training_packages():
         from mien.training.report import report_detail
     folder = out or run / "report"
-    with writing(folder):
+    with writing(folder), _renamed_settings():
         report = report_detail(run, store=data, out=folder)
     print(report.text(), end="")
-    print(f"The pictures are in {folder}.")
+    print(f"The figures are in {folder}.")
+
+
+def _print_warning(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _renamed_settings() -> Iterator[None]:
+    """Print a `RenamedSetting` warning as one line on stderr, each once; other warnings stay as they are."""
+    show, printed = warnings.showwarning, set[str]()
+
+    def show_line(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+        if not issubclass(category, RenamedSetting):
+            show(message, category, *rest, **options)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            _print_warning(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RenamedSetting)
+        warnings.showwarning = show_line
+        yield
 
 
 @contextmanager
@@ -206,7 +297,7 @@ def _training_packages() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise BackendUnavailable(f"training needs {error.name}: pip install 'mien[train]'") from error
+        raise BackendUnavailable(f"training needs the package {error.name}; run pip install 'mien[train]'.") from error
 
 
 @contextmanager

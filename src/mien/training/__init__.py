@@ -1,7 +1,10 @@
-"""Training the networks: data, losses, the loop and its checkpoints, reports.
+"""Training of the networks: losses, the loop with its checkpoints, recipes, reports.
 
-    photos ── prepare ──► store ──┐
-    face model ── synthetic ──────┴► source ──► batches ── loop (objective, checkpoint, monitor) ──► encoder ── report
+    photos ── data.prepare ──► store ──┐
+    face model ── synthetic ───────────┴► sources ──► batches ── loop ──► weights file ── report
+                                                                  │
+                 objective (coarse | detail), optimization, checkpoint, monitor
 
-`loop.train` is the page to read first; `base` is what it trains. Needs the packages of `mien[train]`.
+Start reading at `loop.train`. `coarse` and `detail` are the objectives of the two networks, `run` goes from a
+configuration to a weights file, and `recipe_run` runs the stages of a recipe. Needs the packages of `mien[train]`.
 """

@@ -1,10 +1,10 @@
-"""Checkpoints that survive a kill at any instant: safetensors and JSON, written aside and renamed when whole.
+"""Checkpoints that survive a kill at any moment: safetensors and JSON, written to another place and then renamed.
 
     RUN/checkpoints/step-00000200/tensors.safetensors    network.*, average.*, optimizer.NAME.*
     RUN/checkpoints/step-00000200/state.json             step, face model, format
 
-Batches, learning rate and random numbers are functions of the step (`source`, `loop`), so nothing else is needed to
-go on exactly.
+Batches, learning rate and random numbers are functions of the step (`source`, `loop`), so this is all that an exact
+continuation needs.
 """
 
 from __future__ import annotations
@@ -33,15 +33,30 @@ PARTIAL = ".partial-"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that changes in the course of a run."""
+    """Everything that changes during a run."""
 
     network: nn.Module
     average: AveragedModel | None
+    """Moving average of the weights; None if the run has none."""
     optimizer: Optimizer
 
 
-def save_checkpoint(run: Path, trained: TrainState, *, step: int, model_hash: str, keep: int) -> Path:
-    """Write the state before a step and remove all but the newest `keep`; OutputError where it cannot be written."""
+def save_checkpoint(run: Path, state: TrainState, *, step: int, model_hash: str, keep: int) -> Path:
+    """Write a checkpoint and remove older ones.
+
+    Args:
+        run: folder of the run.
+        state: state to save.
+        step: number of steps taken, with which the run continues.
+        model_hash: fingerprint of the face model.
+        keep: number of checkpoints to keep, the newest ones.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OutputError: the checkpoint cannot be written.
+    """
     folder = run / FOLDER
     target = folder / f"step-{step:08d}"
     partial = folder / f"{PARTIAL}{target.name}-{os.getpid()}"
@@ -52,9 +67,9 @@ def save_checkpoint(run: Path, trained: TrainState, *, step: int, model_hash: st
         if target.exists():
             return target
         partial.mkdir()
-        save_file(_tensors(trained), partial / TENSORS_FILE)
-        state = {"format": FORMAT, "step": step, "model_hash": model_hash}
-        (partial / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        save_file(_tensors(state), partial / TENSORS_FILE)
+        header = {"format": FORMAT, "step": step, "model_hash": model_hash}
+        (partial / STATE_FILE).write_text(json.dumps(header), encoding="utf-8")
         for file in partial.iterdir():
             _flush(file)
         partial.replace(target)
@@ -66,52 +81,62 @@ def save_checkpoint(run: Path, trained: TrainState, *, step: int, model_hash: st
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     return sorted((run / FOLDER).glob("step-*"))
 
 
-def load_checkpoint(path: Path, trained: TrainState, *, model_hash: str) -> int:
-    """Fill network, average and optimizer, and return the step to go on with.
+def load_checkpoint(path: Path, state: TrainState, *, model_hash: str) -> int:
+    """Load network, average and optimiser in place.
 
-    FormatError for a damaged checkpoint, ModelMismatch for one that was trained with another face model.
+    Args:
+        path: folder of the checkpoint; those of mien 0.1 are read too.
+        state: state to fill.
+        model_hash: fingerprint of the face model in use.
+
+    Returns:
+        The step to continue with.
+
+    Raises:
+        FormatError: the checkpoint is damaged or belongs to another network.
+        ModelMismatch: the checkpoint belongs to another face model.
     """
     try:
-        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        header = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
         tensors = load_file(path / TENSORS_FILE)
-        if state["format"] != FORMAT:
-            raise FormatError(f"{path} says format {state['format']!r}; this version of mien reads {FORMAT!r}.")
-        if state["model_hash"] != model_hash:
+        if header["format"] != FORMAT:
+            raise FormatError(f"{path} has format {header['format']!r}; this version of mien reads {FORMAT!r}.")
+        if header["model_hash"] != model_hash:
             raise ModelMismatch(
-                f"{path} was trained with another face model (hash {state['model_hash'][:12]}, now {model_hash[:12]}); "
-                "resume with that model, or start anew."
+                f"{path} was trained with another face model (hash {header['model_hash'][:12]}, now "
+                f"{model_hash[:12]}); resume with that model, or start a new run."
             )
         tensors = current_names(tensors)
-        trained.network.load_state_dict(_below(tensors, "network."))
-        if trained.average is not None:
-            trained.average.load_state_dict(_below(tensors, "average."))
-        _load_optimizer(trained, _below(tensors, "optimizer."))
-        return int(state["step"])
+        state.network.load_state_dict(_below(tensors, "network."))
+        if state.average is not None:
+            state.average.load_state_dict(_below(tensors, "average."))
+        _load_optimizer(state, _below(tensors, "optimizer."))
+        return int(header["step"])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise FormatError(f"{path} is no whole checkpoint of this network: {error}") from error
+        raise FormatError(f"{path} is damaged or belongs to another network: {error}") from error
 
 
-def _tensors(trained: TrainState) -> dict[str, Tensor]:
-    tensors = {f"network.{k}": v for k, v in trained.network.state_dict().items()}
-    if trained.average is not None:
-        tensors |= {f"average.{k}": v for k, v in trained.average.state_dict().items()}
-    for name, parameter in trained.network.named_parameters():
-        for key, value in trained.optimizer.state.get(parameter, {}).items():
+def _tensors(state: TrainState) -> dict[str, Tensor]:
+    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
+    if state.average is not None:
+        tensors |= {f"average.{k}": v for k, v in state.average.state_dict().items()}
+    for name, parameter in state.network.named_parameters():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
 
-def _load_optimizer(trained: TrainState, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in trained.network.named_parameters():
-        state = _below(tensors, f"{name}.")
-        # Adam counts steps on the CPU; the moments live with their parameters.
-        moved = {k: v.to(parameter.device) if v.ndim else v for k, v in state.items() if "." not in k}
+def _load_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in state.network.named_parameters():
+        moments = _below(tensors, f"{name}.")
+        # Adam's step counts stay on the CPU; the moments belong on the device of their parameter.
+        moved = {k: v.to(parameter.device) if v.ndim else v for k, v in moments.items() if "." not in k}
         if moved:
-            trained.optimizer.state[parameter] = moved
+            state.optimizer.state[parameter] = moved
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

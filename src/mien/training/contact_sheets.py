@@ -1,4 +1,4 @@
-"""Sheets of crops and what a network made of them: the paper's figure 2, for any number of faces."""
+"""Contact sheets of crops and their reconstructions: the paper's figures 2, 4 and 5, for any number of faces."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mien.camera import Camera
 from mien.lighting import ambient_lighting, directional_lighting
-from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
+from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import VertexDetail, build_surface, draw_texture, render
 from mien.texture import DetailMaps, TexelAtlas, texel_face
 from mien.training.data.batch import FaceBatch, resized
+from mien.training.image_terms import landmarks_of_vertices
 from mien.typing import Float, Tensor, UInt8
 
 SHEET_FACES = 6
@@ -23,7 +24,7 @@ LABEL_HEIGHT = 22
 CLAY, INK, PAPER = 0.68, (60, 58, 55), (250, 249, 247)
 DETAIL_CELL = 224
 SHOWN_DEPTH_M = 1e-3
-"""Displacement that is drawn white; its negative is black."""
+"""Displacement shown as white; its negative is black."""
 DETAIL_LABELS = ("photo", "base", "augmented", "base geometry", "with displacement", "texture offset", "displacement")
 LABELS = ("photo", "points", "reconstruction", "geometry", "albedo", "shading")
 
@@ -31,25 +32,31 @@ LABELS = ("photo", "points", "reconstruction", "geometry", "albedo", "shading")
 def coarse_sheet(
     model: MorphableModel, batch: FaceBatch, coefficients: FaceCoefficients, *, faces: int = SHEET_FACES
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """One row a face: crop, its points and the model's, the drawing over it, geometry, albedo, shading."""
+    """Draw one row per face: crop, landmarks, reconstruction over the crop, geometry, albedo, shading.
+
+    Args:
+        model: face model of the coefficients.
+        batch: the faces; target landmarks are green, those of the reconstruction red.
+        coefficients: their reconstruction.
+        faces: number of rows; the first faces of the batch are drawn.
+    """
     shown = slice(0, faces)
     photos = resized(batch, CELL)
     camera, coefficients = photos.camera[shown], coefficients[shown]
     images = photos.images[shown]
-    drawn = render(model, coefficients, camera)
-    chosen = landmark_vertices(model, drawn.vertices_px, coefficients.pose.rotmat())
-    found = drawn.vertices_px.gather(1, chosen[..., None].expand(-1, -1, 2))
-    pictures = [
+    rendered = render(model, coefficients, camera)
+    landmarks = landmarks_of_vertices(model, rendered.vertices_px, coefficients.pose.rotmat())
+    columns_of_images = [
         images,
         images,
-        _over(images, drawn.image, drawn.coverage),
+        _over(images, rendered.image, rendered.coverage),
         _over(torch.full_like(images, 0.93), *_geometry(model, coefficients, camera)),
         _over(torch.full_like(images, 0.93), *_recoloured(model, coefficients, camera, albedo=True)),
         _over(torch.full_like(images, 0.93), *_recoloured(model, coefficients, camera, albedo=False)),
     ]
-    columns = [_bytes(picture) for picture in pictures]
-    for k, picture in enumerate(columns[1]):
-        columns[1][k] = _with_points(picture, photos.landmarks68_px[k], found[k])
+    columns = [_bytes(images) for images in columns_of_images]
+    for k, image in enumerate(columns[1]):
+        columns[1][k] = _with_points(image, photos.landmarks68_px[k], landmarks[k])
     return arrange(columns, LABELS)
 
 
@@ -60,48 +67,61 @@ def detail_sheet(
     batch: FaceBatch,
     coefficients: FaceCoefficients,
     maps: DetailMaps,
-    worn: DetailMaps,
+    sampled: DetailMaps,
     faces: int = SHEET_FACES,
     labels: Sequence[str] = DETAIL_LABELS,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """One row a face with the pictures of DETAIL_LABELS, or with some of them: `labels`.
+    """Draw one row per face with the columns of `DETAIL_LABELS`, or with some of them.
 
-    The faces wear the maps of `worn`: `maps` themselves, or what is left of them between the vertices that sample them.
+    Args:
+        model: face model of the coefficients.
+        atlas: UV map of the detail maps.
+        batch: the faces.
+        coefficients: their coarse reconstruction.
+        maps: the maps of the last two columns.
+        sampled: the maps with which the faces are drawn: `maps`, or `maps` as the vertices sample them.
+        faces: number of rows; the first faces of the batch are drawn.
+        labels: columns, from `DETAIL_LABELS`.
     """
     shown = slice(0, faces)
     photos = resized(batch, DETAIL_CELL)
     camera, coefficients, images = photos.camera[shown], coefficients[shown], photos.images[shown]
-    maps, worn = maps[shown], worn[shown]
+    maps, sampled = maps[shown], sampled[shown]
     surface = build_surface(model, coefficients)
     texels = texel_face(atlas, model, coefficients, surface)
     clay = replace(coefficients, lighting=_side_light(coefficients))
-    moulded = texel_face(atlas, model, clay, replace(surface, albedo=torch.full_like(surface.albedo, CLAY)))
+    clay_texels = texel_face(atlas, model, clay, replace(surface, albedo=torch.full_like(surface.albedo, CLAY)))
     flat, nothing = torch.zeros_like(maps.displacement), torch.zeros_like(maps.texture_offset)
 
-    def drawn(back: Tensor, colours: Tensor) -> Tensor:
+    def textured(back: Tensor, colours: Tensor) -> Tensor:
         image, covered = draw_texture(model, surface.vertices_camera, camera, texture=atlas.dilate(colours))
         return _over(back, image, covered)
 
     paper = torch.full_like(images, 0.93)
-    side = (DETAIL_CELL, DETAIL_CELL)
-    charts = [
-        0.5 + maps.texture_offset * atlas.valid,
-        (0.5 + maps.displacement / (2 * SHOWN_DEPTH_M)).expand_as(maps.texture_offset),
-    ]
     columns = [
         images,
-        drawn(images, texels.colours(nothing, flat)),
-        drawn(images, texels.colours(worn.texture_offset, worn.displacement)),
-        drawn(paper, moulded.colours(nothing, flat)),
-        drawn(paper, moulded.colours(nothing, worn.displacement)),
-        *(torch.nn.functional.interpolate(chart, size=side, mode="bilinear", align_corners=False) for chart in charts),
+        textured(images, texels.colours(nothing, flat)),
+        textured(images, texels.colours(sampled.texture_offset, sampled.displacement)),
+        textured(paper, clay_texels.colours(nothing, flat)),
+        textured(paper, clay_texels.colours(nothing, sampled.displacement)),
+        *_map_images(maps, atlas),
     ]
     known: dict[str, Tensor] = dict(zip(DETAIL_LABELS, columns, strict=True))
     return arrange([_bytes(known[label]) for label in labels], labels)
 
 
+def _map_images(maps: DetailMaps, atlas: TexelAtlas) -> list[Float[Tensor, "B 3 S S"]]:
+    """Texture offset and displacement as images, grey where a map is zero."""
+    images = (
+        0.5 + maps.texture_offset * atlas.valid,
+        (0.5 + maps.displacement / (2 * SHOWN_DEPTH_M)).expand_as(maps.texture_offset),
+    )
+    size = (DETAIL_CELL, DETAIL_CELL)
+    return [torch.nn.functional.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in images]
+
+
 def _side_light(coefficients: FaceCoefficients) -> Float[Tensor, "B 9 3"]:
-    """A raking light from the upper left, which shows relief."""
+    """A grazing light from the upper left, which shows relief."""
     count = len(coefficients.identity)
     light = ambient_lighting(count, level=0.15).to(coefficients.identity)
     direction = torch.nn.functional.normalize(light.new_tensor([[-0.8, 0.5, 0.45]]), dim=-1).expand(count, -1)
@@ -115,12 +135,12 @@ def _over(
 
 
 def _geometry(model: MorphableModel, coefficients: FaceCoefficients, camera: Camera) -> tuple[Tensor, Tensor]:
-    """Grey clay, lit from the upper left."""
+    """Rendering in grey, lit from the upper left."""
     count = len(coefficients.identity)
     light = ambient_lighting(count, level=0.25).to(coefficients.identity)
     direction = torch.nn.functional.normalize(light.new_tensor([[-0.5, 0.6, 0.7]]), dim=-1).expand(count, -1)
     lit = replace(coefficients, lighting=light + directional_lighting(direction, light.new_full((count, 3), 0.9)))
-    return _drawn(model, lit, camera, colour=CLAY)
+    return _rendered(model, lit, camera, colour=CLAY)
 
 
 def _recoloured(
@@ -130,14 +150,14 @@ def _recoloured(
     *,
     albedo: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The albedo under white light, or white clay under the found light."""
+    """Rendering of the albedo under white light, or of a grey face under the reconstructed light."""
     if albedo:
         white = ambient_lighting(len(coefficients.identity)).to(coefficients.identity)
-        return _drawn(model, replace(coefficients, lighting=white), camera, colour=None)
-    return _drawn(model, coefficients, camera, colour=CLAY)
+        return _rendered(model, replace(coefficients, lighting=white), camera, colour=None)
+    return _rendered(model, coefficients, camera, colour=CLAY)
 
 
-def _drawn(
+def _rendered(
     model: MorphableModel,
     coefficients: FaceCoefficients,
     camera: Camera,
@@ -148,21 +168,21 @@ def _drawn(
     if colour is not None:
         albedo = model.albedo(coefficients.albedo)
         detail = VertexDetail(None, albedo_offset=colour - albedo)
-    drawn = render(model, coefficients, camera, detail=detail)
-    return drawn.image, drawn.coverage
+    rendered = render(model, coefficients, camera, detail=detail)
+    return rendered.image, rendered.coverage
 
 
-def _bytes(pictures: Float[Tensor, "B 3 S S"]) -> list[UInt8[np.ndarray, "S S 3"]]:
-    clipped = (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
+def _bytes(images: Float[Tensor, "B 3 S S"]) -> list[UInt8[np.ndarray, "S S 3"]]:
+    clipped = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     return list(clipped.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def _with_points(
-    picture: UInt8[np.ndarray, "S S 3"], target: Float[Tensor, "68 2"], found: Float[Tensor, "68 2"]
+    crop: UInt8[np.ndarray, "S S 3"], target: Float[Tensor, "68 2"], predicted: Float[Tensor, "68 2"]
 ) -> UInt8[np.ndarray, "S S 3"]:
-    image = Image.fromarray(picture)
+    image = Image.fromarray(crop)
     draw = ImageDraw.Draw(image)
-    for points, colour in ((target, (40, 220, 90)), (found, (255, 60, 60))):
+    for points, colour in ((target, (40, 220, 90)), (predicted, (255, 60, 60))):
         for x, y in points.tolist():
             draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colour)
     return np.array(image)

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: CSV, TensorBoard, picture sheets, and a progress bar."""
+"""Records of a run: CSV tables, TensorBoard, contact sheets, and a progress bar."""
 
 from __future__ import annotations
 
@@ -19,11 +19,21 @@ from mien.typing import UInt8
 
 METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"
 METRICS_HEADER, VALIDATION_HEADER = ["step", "name", "value"], ["step", "name", "value", "unit"]
-ADVICE = "free some space and go on with --resume"
+ADVICE = "free some space and continue with --resume"
 
 
 class Monitor:
-    """Writes what happens; on all processes but the first it does nothing."""
+    """Writes the records of a run.
+
+    Args:
+        run: folder of the run.
+        first_step: number of steps taken before; later rows of an interrupted run are removed.
+        steps: length of the run.
+        active: whether this process writes; only the first process does.
+
+    Raises:
+        OutputError: the folder cannot be written. All methods that write raise it too.
+    """
 
     def __init__(self, run: Path, *, first_step: int, steps: int, active: bool) -> None:
         self.run, self.active, self.steps = run, active, steps
@@ -48,13 +58,18 @@ class Monitor:
         self.progress.start()
         self.task = self.progress.add_task("training", total=steps, completed=first_step)
 
-    def waited(self, seconds: float, faces: int) -> None:
-        """Note how long a step waited for its batch, and how many faces it trains on."""
+    def add_wait(self, seconds: float, faces: int) -> None:
+        """Add a step to the throughput.
+
+        Args:
+            seconds: time that the step waited for its batch.
+            faces: number of faces in the batch, over all processes.
+        """
         self._waited += seconds
         self._faces += faces
 
     def log(self, step: int, terms: Sequence[LossTerm], *, rate: float, gradient_norm: float) -> None:
-        """Write the losses of a step, and the speed since the last call."""
+        """Write losses, gradient norm and learning rate of a step, and the throughput since the last call."""
         now = time.perf_counter()
         seconds, faces, waited = now - self._mark, self._faces, self._waited
         self._mark, self._faces, self._waited = now, 0, 0.0
@@ -69,7 +84,7 @@ class Monitor:
             "images_per_second": speed,
             "data_wait_share": share,
         }
-        # The terms of a run may change (the renderer joins late), a table's columns may not: one row a value.
+        # The losses of a run may change (rendering starts late), the columns of a table may not: one row per value.
         rows = [[step, name, f"{value:.6g}"] for name, value in values.items()]
         with writing(self.run, advice=ADVICE):
             _append(self.run / METRICS_FILE, METRICS_HEADER, rows)
@@ -78,29 +93,29 @@ class Monitor:
         label = f"loss {values['loss']:.3f}, {speed:.1f} img/s, {100 * share:.0f} % waiting"
         self.progress.update(self.task, completed=step, description=label)
 
-    def validated(self, step: int, figures: Sequence[Metric]) -> None:
-        """Write the figures of a validation."""
+    def validated(self, step: int, metrics: Sequence[Metric]) -> None:
+        """Write and print the metrics of a validation."""
         if not self.active:
             return
-        rows = [[step, figure.name, f"{figure.value:.6g}", figure.unit] for figure in figures]
+        rows = [[step, metric.name, f"{metric.value:.6g}", metric.unit] for metric in metrics]
         with writing(self.run, advice=ADVICE):
             _append(self.run / VALIDATION_FILE, VALIDATION_HEADER, rows)
-            for figure in figures:
-                self.board.add_scalar(f"validation/{figure.name}", figure.value, step)
-        text = ", ".join(f"{f.name} {f.value:.2f} {f.unit}" for f in figures)
+            for metric in metrics:
+                self.board.add_scalar(f"validation/{metric.name}", metric.value, step)
+        text = ", ".join(f"{m.name} {m.value:.2f} {m.unit}" for m in metrics)
         self.progress.console.print(f"step {step}: {text}", highlight=False, markup=False)
 
-    def sheet(self, step: int, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Keep a sheet of pictures."""
+    def sheet(self, step: int, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Write a contact sheet."""
         if not self.active:
             return
         with writing(self.run, advice=ADVICE):
             (self.run / SHEETS).mkdir(exist_ok=True)
-            Image.fromarray(picture).save(self.run / SHEETS / f"step-{step:08d}.png")
-            self.board.add_image("sheet", picture, step, dataformats="HWC")
+            Image.fromarray(image).save(self.run / SHEETS / f"step-{step:08d}.png")
+            self.board.add_image("sheet", image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flush everything."""
+        """Write everything that is still buffered."""
         if self.active:
             self.progress.stop()
             with writing(self.run, advice=ADVICE):
@@ -108,7 +123,7 @@ class Monitor:
 
 
 def _forget_from(path: Path, step: int, *, header: list[str]) -> None:
-    """Remove what an interrupted run wrote after the checkpoint that is gone on from."""
+    """Remove the rows after the checkpoint that the run continues from."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", newline="") as file:

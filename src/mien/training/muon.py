@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024): a step for every matrix whose directions all count the same.
+"""Muon (Jordan et al. 2024): steps for matrices in which all directions have the same length.
 
-Adam scales each weight's step on its own. A matrix's gradient has a few strong directions and many weak ones, and the
-weak ones hold what is learnt slowly; Muon puts the nearest orthogonal matrix in the gradient's place.
+Adam scales the step of each weight separately. The gradient of a matrix has a few strong directions and many weak ones,
+and what is learnt slowly lies in the weak ones. Muon replaces the gradient by the nearest orthogonal matrix.
 """
 
 from __future__ import annotations
@@ -17,20 +17,28 @@ from mien.typing import Float, Tensor
 
 MOMENTUM = 0.95
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Of the Newton-Schulz iteration, chosen by its authors to be steep at 0: singular values end between 0.7 and 1.2."""
+"""Coefficients of the Newton-Schulz iteration, chosen by Muon's authors to be steep at 0: singular values end between
+0.7 and 1.2."""
 ITERATIONS = 5
 MATCH_ADAM = 0.2
-"""Root mean square of a step, in learning rates: what Adam's usually is (Liu et al. 2025), so that one rate does."""
+"""Root mean square of a step, in learning rates: about that of Adam (Liu et al. 2025), so that both use one rate."""
 LEAST_NORM = 1e-12
-ANSWERS = frozenset({"head", "heads"})
-"""Layers of or under these names write the answer; their rows are told apart by their units, and Adam keeps these."""
+OUTPUT_LAYERS = frozenset({"head", "heads"})
+"""Names of output layers. Their rows have different units, which AdamW keeps apart."""
 
 
 class Muon(AdamW):
     """Muon for the matrices of a network, AdamW for everything else, with one learning rate and weight decay.
 
-    A convolution's weight is a matrix of one row per output. Depthwise ones, biases, norms and heads are AdamW's.
-    torch's own class, which torch 2.9 began with, takes no convolutions.
+    A convolution's weight counts as a matrix with one row per output. Depthwise convolutions, biases, norms and output
+    layers belong to AdamW. `torch.optim.Muon` (since torch 2.9) does not accept convolutions.
+
+    Args:
+        network: its parameters that require a gradient are optimised.
+        lr: learning rate of both methods.
+        betas: AdamW's moment decays.
+        weight_decay: decoupled weight decay of both methods.
+        iterate_in: precision of the orthogonalisation; bfloat16 is exact enough, and on some devices faster.
     """
 
     def __init__(
@@ -42,24 +50,27 @@ class Muon(AdamW):
         weight_decay: float,
         iterate_in: torch.dtype = torch.float32,
     ) -> None:
-        """`iterate_in` is what steps are made orthogonal in; bfloat16 does, where it is faster."""
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         groups = [
             {"params": [p for name, p in named if is_matrix(name, p) == matrices], "matrices": matrices}
             for matrices in (True, False)
         ]
         super().__init__([group for group in groups if group["params"]], lr, betas, weight_decay=weight_decay)
-        self.defaults["iterate_in"] = iterate_in  # defaults are all that a copy keeps besides groups and state
+        self.defaults["iterate_in"] = iterate_in  # a copy keeps groups, state and defaults only
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fill a copy or a loaded state in; Adam's would ask for a number of steps of the matrices too."""
+        """Restore a copy or a loaded state; AdamW's version requires a step count for the matrices too."""
         Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step and leave no gradient on the matrices; without a closure."""
+        """Take a step; afterwards the matrices have no gradient.
+
+        Raises:
+            TypeError: a closure is given.
+        """
         if closure is not None:
-            raise TypeError("Muon takes no closure")
+            raise TypeError("Muon.step does not accept a closure; call it without arguments")
         for weight, group in self._matrices():
             if weight.grad is None:
                 continue
@@ -70,7 +81,7 @@ class Muon(AdamW):
             direction = orthogonal(wanted).to(weight).view_as(weight)
             length = group["lr"] * MATCH_ADAM * max(direction.flatten(1).shape) ** 0.5
             weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-length)
-            weight.grad = None  # AdamW passes over what has none
+            weight.grad = None  # AdamW skips parameters without gradient
         return super().step()
 
     def _matrices(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
@@ -80,12 +91,12 @@ class Muon(AdamW):
 
 
 def is_matrix(name: str, weight: Tensor) -> bool:
-    """Whether a parameter is Muon's."""
-    return weight.ndim >= 2 and weight.shape[1] > 1 and ANSWERS.isdisjoint(name.split("."))
+    """Whether Muon optimises a parameter, given its name in the network."""
+    return weight.ndim >= 2 and weight.shape[1] > 1 and OUTPUT_LAYERS.isdisjoint(name.split("."))
 
 
 def orthogonal(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
-    """About the nearest matrix whose singular values are all 1, by Newton and Schulz's iteration; 0 stays 0."""
+    """Approximate the nearest matrix whose singular values are all 1, by a Newton-Schulz iteration; 0 stays 0."""
     a, b, c = QUINTIC
     wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
     found = wide / wide.norm().clamp(min=LEAST_NORM)

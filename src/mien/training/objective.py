@@ -1,9 +1,9 @@
-"""What the training loop asks of a branch: losses of a batch, figures, and a picture to look at."""
+"""Interface between the training loop and what is trained: predictions, losses, metrics and a contact sheet."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import nn
@@ -17,8 +17,10 @@ class LossTerm:
     """One loss of a step."""
 
     name: str
+    """Name of its weight in the configuration's [loss] section."""
     weight: float
     value: Float[Tensor, ""]
+    """Value before weighting."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Metric:
     name: str
     value: float
     unit: str
+    """Empty for a number without unit."""
 
 
 @runtime_checkable
@@ -36,7 +39,7 @@ class Prepared(Protocol):
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What the network's `forward` takes."""
+        """The arguments of the network's `forward`."""
         ...
 
 
@@ -45,25 +48,63 @@ P = TypeVar("P", bound=Prepared)
 
 @runtime_checkable
 class Objective(Protocol[P]):
-    """A branch of the system as the loop sees it."""
+    """One network to train, with its losses and metrics.
+
+    An objective uses the modules that it is given and neither moves nor copies them: the caller puts all of them on one
+    device. It trains `network` and changes nothing else.
+    """
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The network that is trained."""
+        ...
+
+    def train_mode(self) -> None:
+        """Put the network into training mode, and its frozen parts into evaluation mode."""
         ...
 
     def prepare(self, batch: FaceBatch) -> P:
-        """What the network sees of a batch, and what its answer is held against; no gradient."""
+        """Compute the network's inputs and the targets of its losses; without gradient.
+
+        Raises:
+            FitDiverged: the coarse reconstruction of a face is not finite.
+        """
         ...
 
-    def losses(self, said: dict[str, Tensor], prepared: P, *, progress: float) -> list[LossTerm]:
-        """The losses of what the network said of a batch, `progress` (0 to 1) into the run."""
+    def predict(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+        """Run the network as in training.
+
+        Args:
+            network: `self.network`, possibly wrapped for several processes.
+            inputs: `Prepared.inputs`, possibly in another memory format.
+
+        Returns:
+            The argument of `losses`: float32 tensors, even under autocast.
+        """
         ...
 
-    def evaluate(self, network: nn.Module) -> list[Metric]:
-        """Figures on faces that are not trained on."""
+    def losses(self, prediction: Any, prepared: P, *, progress: float) -> list[LossTerm]:
+        """Compute all losses of non-zero weight; differentiable.
+
+        Args:
+            prediction: result of `predict`.
+            prepared: the batch that was predicted.
+            progress: share of the run that is done, 0 to 1.
+
+        Raises:
+            FitDiverged: a predicted face cannot be rendered because it is not finite.
+        """
         ...
 
-    def visualize(self, network: nn.Module) -> UInt8[np.ndarray, "H W 3"]:
-        """A sheet of held-out faces and what the network makes of them."""
+    def evaluate(self, network: nn.Module, faces: FaceBatch) -> list[Metric]:
+        """Measure a network on faces.
+
+        Args:
+            network: the network in evaluation mode.
+            faces: faces that were not trained on, on the objective's device.
+        """
+        ...
+
+    def visualize(self, network: nn.Module, faces: FaceBatch) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw a contact sheet of faces and their reconstructions; arguments as for `evaluate`."""
         ...

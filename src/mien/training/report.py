@@ -1,10 +1,10 @@
-"""`mien report`: the paper's figures on test faces (2 of the base, 4 and 5 of the augmented branch), curves, losses."""
+"""`mien report`: the paper's figures on test faces (2: encoder; 4 and 5: detail network), loss curves, test losses."""
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,34 +17,29 @@ from mien.training.contact_sheets import coarse_sheet
 from mien.training.data.batch import FaceBatch
 from mien.training.monitor import METRICS_FILE
 from mien.training.objective import LossTerm, Metric, Objective, P
-from mien.training.run import (
-    held_out_detail_faces,
-    held_out_faces,
-    load_detail_run,
-    load_run,
-    make_detail_objective,
-    make_objective,
-)
+from mien.training.run import load_detail_run, load_run, make_coarse_objective, make_detail_objective
+from mien.training.sources import held_out_detail_faces, held_out_faces
 
 FIGURE_FACES = 8
 DETAIL_FIGURES = {
     "figure4.png": ("photo", "augmented", "texture offset", "displacement"),
     "figure5.png": ("photo", "base", "augmented", "base geometry", "with displacement"),
 }
-"""The paper's: what the maps are, and what they change."""
+"""Columns of the paper's figures: the maps, and what they change."""
 NOT_LOSSES = ("learning_rate", "images_per_second", "data_wait_share", "gradient_norm")
 CURVE_COLUMNS, CURVE_INCHES = 3, (4.2, 2.8)
 SMOOTHED_OVER = 10
-"""Logged steps that one point of a curve is averaged over."""
+"""Number of logged steps that each point of a curve averages."""
 
 
 @dataclass(frozen=True)
-class BranchReport:
-    """What a trained branch does on faces that it has not seen."""
+class NetworkReport:
+    """Losses and metrics of a trained network on test faces."""
 
     losses: tuple[LossTerm, ...]
-    figures: tuple[Metric, ...]
+    metrics: tuple[Metric, ...]
     faces: int
+    """Number of test faces."""
 
     def text(self) -> str:
         """The tables as Markdown."""
@@ -52,19 +47,29 @@ class BranchReport:
             ["test loss", "weight", "value"],
             [[term.name, f"{term.weight:g}", f"{float(term.value):.5f}"] for term in self.losses],
         )
-        figures = markdown_table(
-            ["figure", "value", "unit"], [[f.name, f"{f.value:.3f}", f.unit] for f in self.figures]
+        metrics = markdown_table(
+            ["metric", "value", "unit"], [[m.name, f"{m.value:.3f}", m.unit] for m in self.metrics]
         )
-        return f"{self.faces} test faces\n\n{losses}\n\n{figures}\n"
+        return f"{self.faces} test faces\n\n{losses}\n\n{metrics}\n"
 
 
-def report_base(run: Path, *, store: str | None, out: Path) -> BranchReport:
-    """Write figure2.png, curves.png and report.md into `out`; FormatError for a run that is not finished."""
+def report_coarse(run: Path, *, store: str | None, out: Path) -> NetworkReport:
+    """Write figure2.png, curves.png and report.md for a finished run of `mien train coarse`.
+
+    Args:
+        run: folder of the run.
+        store: store of photos whose test split is used; None takes synthetic faces alone.
+        out: folder for the files.
+
+    Raises:
+        FormatError: the folder holds no finished run.
+    """
     finished = load_run(run)
     faces = held_out_faces(finished.config, finished.model, store=store, split="test")
-    objective = make_objective(finished.config, finished.encoder, finished.model, store=store)
-    objective.validation = faces
-    report = _measure(objective, finished.encoder, faces)
+    # A report measures one refinement step, as validation does.
+    config = replace(finished.config, encoder=replace(finished.config.encoder, refine_steps=1))
+    objective = make_coarse_objective(config, finished.encoder, finished.model)
+    report = _report(objective, finished.encoder, faces, losses_of=faces)
     out.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         coefficients = finished.encoder.encode(faces.images, faces.camera, landmarks468_px=faces.detected_px)
@@ -75,33 +80,42 @@ def report_base(run: Path, *, store: str | None, out: Path) -> BranchReport:
     return report
 
 
-def report_detail(run: Path, *, store: str | None, out: Path) -> BranchReport:
-    """Write figure4.png, figure5.png, curves.png and report.md into `out`; FormatError for a run that is not finished.
+def report_detail(run: Path, *, store: str | None, out: Path) -> NetworkReport:
+    """Write figure4.png, figure5.png, curves.png and report.md for a finished run of `mien train detail`.
 
-    The base under the maps is the one that the run was trained over.
+    The coarse reconstruction below the maps is that of the training; arguments and errors are those of `report_coarse`.
     """
     finished = load_detail_run(run)
-    objective = make_detail_objective(finished.config, finished.network, finished.encoder, finished.model, store=store)
-    objective.validation = held_out_detail_faces(finished.config, finished.model, store=store, split="test")
-    report = _measure(objective, finished.network, objective.validation.first(FIGURE_FACES))
+    objective = make_detail_objective(finished.config, finished.network, finished.encoder, finished.model)
+    faces = held_out_detail_faces(finished.config, finished.model, store=store, split="test")
+    report = _report(objective, finished.network, faces, losses_of=faces.first(FIGURE_FACES))
     out.mkdir(parents=True, exist_ok=True)
     for name, labels in DETAIL_FIGURES.items():
-        Image.fromarray(objective.sheet(finished.network, labels=labels)).save(out / name)
+        Image.fromarray(objective.sheet(finished.network, faces, labels=labels)).save(out / name)
     (out / "report.md").write_text(report.text(), encoding="utf-8")
     draw_curves(run / METRICS_FILE, out / "curves.png")
     return report
 
 
-def _measure(objective: Objective[P], network: nn.Module, faces: FaceBatch) -> BranchReport:
+def _report(objective: Objective[P], network: nn.Module, faces: FaceBatch, *, losses_of: FaceBatch) -> NetworkReport:
+    """Metrics of all faces, and the losses of some of them."""
     with torch.no_grad():
-        prepared = objective.prepare(faces)
-        terms = objective.losses(network(*prepared.inputs), prepared, progress=1.0)
-    return BranchReport(tuple(terms), tuple(objective.evaluate(network)), len(faces.images))
+        prepared = objective.prepare(losses_of)
+        terms = objective.losses(objective.predict(network, prepared.inputs), prepared, progress=1.0)
+    return NetworkReport(tuple(terms), tuple(objective.evaluate(network, faces)), len(losses_of.images))
 
 
 def draw_curves(metrics: Path, out: Path) -> None:
-    """One small curve for each loss of a run's metrics.csv; FormatError where the table is missing or damaged."""
-    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415  (half a second that only this needs)
+    """Plot one curve per loss of a run.
+
+    Args:
+        metrics: the run's metrics.csv.
+        out: PNG file to write.
+
+    Raises:
+        FormatError: the table is missing or damaged.
+    """
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415  (its import takes half a second)
 
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
     try:
@@ -110,7 +124,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
                 if row["name"] not in NOT_LOSSES:
                     curves[row["name"]].append((int(row["step"]), float(row["value"])))
     except (OSError, KeyError, ValueError) as error:
-        raise FormatError(f"{metrics} is not a table of a run: {error}") from error
+        raise FormatError(f"{metrics} is not the table of a run: {error}") from error
     rows = -(-len(curves) // CURVE_COLUMNS)
     canvas = Canvas(figsize=(CURVE_COLUMNS * CURVE_INCHES[0], rows * CURVE_INCHES[1]), layout="constrained")
     axes = canvas.subplots(rows, CURVE_COLUMNS, squeeze=False).flatten()

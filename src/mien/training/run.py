@@ -1,8 +1,7 @@
-"""From a configuration to a run and back: what `mien train` and `mien report` do, for either branch."""
+"""Training runs: from a configuration to a weights file (`mien train`), and finished runs (`mien report`)."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,84 +9,150 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from mien.errors import BackendUnavailable, ConfigError, FormatError
 from mien.io.files import write_whole, writing
 from mien.morphable import MorphableModel, load_model
 from mien.networks import DetailNetwork, FaceEncoder, load_detail, load_encoder, save_detail, save_encoder
-from mien.perception import FaceMesh, IdentityNetwork
-from mien.training.coarse import CoarseObjective, make_encoder
-from mien.training.config import BaseConfig, DataSettings, DetailConfig, LoopSettings, dump, load_config
-from mien.training.data.batch import FaceBatch, join_batches
-from mien.training.data.photos import PhotoFaces
-from mien.training.data.source import FaceSource, SyntheticStream
-from mien.training.data.store import FaceStore, Split
-from mien.training.detail import DetailObjective, make_detail_network
-from mien.training.loop import RunSettings, steps_of, train
-from mien.training.run_folder import CONFIG_FILE, RunInputs
-from mien.training.synthetic.detailed_faces import VIEW, DetailedFaces
-from mien.training.synthetic.faces import SyntheticFaces
-from mien.training.synthetic.population import SkinBank
-from mien.training.synthetic.relief import ReliefSettings
+from mien.networks.weights_file import weights_hash
+from mien.perception import IdentityNetwork
+from mien.training.coarse import CoarseObjective
+from mien.training.config import CoarseConfig, DetailConfig, LoopSettings
+from mien.training.config_file import dump, load_config
+from mien.training.data.source import FaceSource
+from mien.training.detail import DetailObjective
+from mien.training.initial_networks import evaluation_modules, make_detail_network, make_encoder
+from mien.training.loop import RunSettings, step_count, train
+from mien.training.run_record import CONFIG_FILE, RunInputs
+from mien.training.sources import held_out_detail_faces, held_out_faces, make_detail_source, make_source
 from mien.training.synthetic.store import StoredSyntheticFaces
 
 ENCODER_FILE, DETAIL_FILE = "encoder.safetensors", "detail.safetensors"
-HELD_OUT_SEEDS: dict[Split, int] = {"validation": 1_000_003, "test": 2_000_003}
-"""Added to the run's seed for drawn faces that it does not train on, and for which of its photos are shown."""
-VALIDATION_FACES = 48
-C = TypeVar("C", BaseConfig, DetailConfig)
+C = TypeVar("C", CoarseConfig, DetailConfig)
 
 
-def train_base(config: BaseConfig, *, store: str | None, run: Path, resume: bool) -> Path | None:
-    """Train the base branch and write RUN/encoder.safetensors; raises what `train` raises.
+def train_coarse(config: CoarseConfig, *, store: str | None, run: Path, resume: bool) -> Path | None:
+    """Train the encoder and write RUN/encoder.safetensors.
 
-    Of several processes the first returns the file's path, the others None.
+    Args:
+        config: the run.
+        store: store of photos, or None.
+        run: folder of the run.
+        resume: whether to continue from the folder's last checkpoint.
+
+    Returns:
+        The encoder's file. With several processes the first one returns it, the others return None.
+
+    Raises:
+        MienError: whatever `train`, `make_encoder`, `make_source` and `held_out_faces` raise.
     """
     torch.manual_seed(config.loop.seed)
-    model = load_model(config.model)
+    device, model = device_of(config.loop), load_model(config.model)
     encoder = make_encoder(config.encoder, model)
-    objective = make_objective(config, encoder, model, store=store)
-    source = make_source(config, load_model(config.model), store=store)  # the objective's model is on the run's device
-    kept = train(objective, source, _settings(config, model, source, run=run, resume=resume))
-    if not isinstance(kept, FaceEncoder):
+    validation = held_out_faces(config, model, store=store, split="validation")
+    source = make_source(config, model, store=store)
+    objective = make_coarse_objective(config, encoder.to(device), load_model(config.model).to(device))
+    settings = _run_settings(config, model, source, run=run, resume=resume)
+    trained = train(objective, source, settings, validation=validation.to(device))
+    if not isinstance(trained, FaceEncoder):
         return None
-    return _write(run / ENCODER_FILE, lambda path: save_encoder(kept, path, notes=_notes(config.loop, source)))
+    return _write(run / ENCODER_FILE, lambda path: save_encoder(trained, path, notes=_notes(config.loop, source)))
 
 
-def train_detail(config: DetailConfig, *, base: str | Path, store: str | None, run: Path, resume: bool) -> Path | None:
-    """Train the augmented branch over a frozen encoder and write RUN/detail.safetensors; raises what `train` raises.
+def train_detail(
+    config: DetailConfig, *, encoder: str | Path, store: str | None, run: Path, resume: bool
+) -> Path | None:
+    """Train the detail network over a frozen encoder and write RUN/detail.safetensors.
 
-    `base` is a finished run of the base branch, an encoder's file, or the packaged encoder's name. Of several
-    processes the first returns the file's path, the others None.
+    Args:
+        config: the run.
+        encoder: a finished run of `train_coarse`, an encoder's file, or the packaged encoder's name.
+        store: store of photos, or None.
+        run: folder of the run; it also gets a copy of the encoder.
+        resume: whether to continue from the folder's last checkpoint.
+
+    Returns:
+        The network's file. With several processes the first one returns it, the others return None.
+
+    Raises:
+        MienError: whatever `train`, `load_encoder`, `make_detail_network`, `make_detail_source` and
+            `held_out_detail_faces` raise.
     """
     torch.manual_seed(config.loop.seed)
-    model = load_model(config.model)
-    encoder = _base_encoder(model, base)
+    device, model = device_of(config.loop), load_model(config.model)
+    frozen = load_encoder(model, _encoder_file(encoder))
     network = make_detail_network(config.network, model)
-    objective = make_detail_objective(config, network, encoder, model, store=store)
-    source = make_detail_source(config, load_model(config.model), store=store)
-    kept = train(objective, source, _settings(config, model, source, encoder=encoder, run=run, resume=resume))
-    if not isinstance(kept, DetailNetwork):
+    validation = held_out_detail_faces(config, model, store=store, split="validation")
+    source = make_detail_source(config, model, store=store)
+    settings = _run_settings(config, model, source, encoder=frozen, run=run, resume=resume)
+    objective = make_detail_objective(
+        config, network.to(device), frozen.to(device), load_model(config.model).to(device)
+    )
+    trained = train(objective, source, settings, validation=validation.to(device))
+    if not isinstance(trained, DetailNetwork):
         return None
-    # The run keeps the encoder that its maps lie over, whatever becomes of the base run.
-    _write(run / ENCODER_FILE, lambda path: save_encoder(encoder, path, notes={}))
-    return _write(run / DETAIL_FILE, lambda path: save_detail(kept, path, notes=_notes(config.loop, source)))
+    # The run keeps the encoder below its maps, even if the encoder's own run is deleted.
+    _write(run / ENCODER_FILE, lambda path: save_encoder(frozen, path, notes={}))
+    return _write(run / DETAIL_FILE, lambda path: save_detail(trained, path, notes=_notes(config.loop, source)))
+
+
+def make_coarse_objective(config: CoarseConfig, encoder: FaceEncoder, model: MorphableModel) -> CoarseObjective:
+    """Make the objective of a configuration.
+
+    Args:
+        config: the run.
+        encoder: the encoder that is trained, on the device of the run.
+        model: its face model, on the same device.
+    """
+    return CoarseObjective(
+        encoder,
+        model,
+        weights=config.loss,
+        recognition=_recognition(config.loss.identity, model),
+        refine_steps=config.encoder.refine_steps,
+        evaluation_modules=evaluation_modules(encoder, config.encoder),
+    )
+
+
+def make_detail_objective(
+    config: DetailConfig, network: DetailNetwork, encoder: FaceEncoder, model: MorphableModel
+) -> DetailObjective:
+    """Make the objective of a configuration.
+
+    Args:
+        config: the run.
+        network: the network that is trained, on the device of the run.
+        encoder: the frozen encoder, on the same device and in evaluation mode.
+        model: face model, on the same device.
+    """
+    return DetailObjective(
+        network,
+        encoder,
+        model,
+        weights=config.loss,
+        coarse=config.coarse,
+        map_size=config.network.map_size,
+        recognition=_recognition(config.loss.identity, model),
+    )
+
+
+def _recognition(weight: float, model: MorphableModel) -> IdentityNetwork | None:
+    return IdentityNetwork.from_assets().to(model.mean.device) if weight else None
 
 
 def _write(path: Path, save: Callable[[Path], None]) -> Path:
-    with writing(path, advice="free some space and go on with --resume"):
+    with writing(path, advice="free some space and continue with --resume"):
         write_whole(path, save)
     return path
 
 
-def _base_encoder(model: MorphableModel, base: str | Path) -> FaceEncoder:
-    folder = Path(base)
-    return load_encoder(model, folder / ENCODER_FILE if folder.is_dir() else base)
+def _encoder_file(encoder: str | Path) -> str | Path:
+    folder = Path(encoder)
+    return folder / ENCODER_FILE if folder.is_dir() else encoder
 
 
-def _settings(
-    config: BaseConfig | DetailConfig,
+def _run_settings(
+    config: CoarseConfig | DetailConfig,
     model: MorphableModel,
     source: FaceSource,
     *,
@@ -97,8 +162,8 @@ def _settings(
 ) -> RunSettings:
     inputs = RunInputs(
         photos="" if source.photographed is None else source.photographed.store.fingerprint,
-        drawn=source.drawn.fingerprint if isinstance(source.drawn, StoredSyntheticFaces) else "",
-        encoder="" if encoder is None else _fingerprint(encoder),
+        synthetic=source.drawn.fingerprint if isinstance(source.drawn, StoredSyntheticFaces) else "",
+        encoder="" if encoder is None else weights_hash(encoder),
     )
     return RunSettings(
         folder=run,
@@ -111,180 +176,61 @@ def _settings(
     )
 
 
-def _fingerprint(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def device_of(loop: LoopSettings) -> torch.device:
+    """The device of this process.
 
-
-def _device(loop: LoopSettings) -> torch.device:
+    Raises:
+        BackendUnavailable: `loop.device` is cuda, and PyTorch finds no CUDA device.
+    """
     if loop.device == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable("loop.device is cuda, and this PyTorch sees no CUDA device; set it to cpu.")
-    own = int(os.environ.get("LOCAL_RANK", "0"))  # as torchrun says
-    return torch.device("cuda", own) if loop.device == "cuda" else torch.device("cpu")
+        raise BackendUnavailable("loop.device=cuda is not available: this PyTorch sees no CUDA device; set it to cpu.")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # set by torchrun
+    return torch.device("cuda", rank) if loop.device == "cuda" else torch.device("cpu")
 
 
 def _notes(loop: LoopSettings, source: FaceSource) -> dict[str, str]:
-    return {"steps": str(steps_of(loop, source)), "seed": str(loop.seed)}
-
-
-def make_objective(
-    config: BaseConfig, encoder: FaceEncoder, model: MorphableModel, *, store: str | None
-) -> CoarseObjective:
-    """The losses of a configuration, validated on faces that its source does not give."""
-    return CoarseObjective(
-        encoder,
-        model,
-        weights=config.loss,
-        recognition=IdentityNetwork.from_assets() if config.loss.recognition else None,
-        validation=held_out_faces(config, model, store=store, split="validation"),
-        device=_device(config.loop),
-    )
-
-
-def make_detail_objective(
-    config: DetailConfig, network: DetailNetwork, encoder: FaceEncoder, model: MorphableModel, *, store: str | None
-) -> DetailObjective:
-    """The losses of a configuration, validated on faces that its source does not give."""
-    return DetailObjective(
-        network,
-        encoder,
-        model,
-        weights=config.loss,
-        base=config.base,
-        map_size=config.network.map_size,
-        recognition=IdentityNetwork.from_assets() if config.loss.recognition else None,
-        validation=held_out_detail_faces(config, model, store=store, split="validation"),
-        device=_device(config.loop),
-    )
-
-
-def make_source(config: BaseConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
-    """The training batches of a configuration; ConfigError where photos are asked for and no store is given."""
-    share, size, seed = config.data.synthetic_share, config.encoder.crop_size, config.loop.seed
-    drawn: SyntheticStream | None = None
-    if share > 0 and config.data.drawn:
-        drawn = StoredSyntheticFaces(Path(config.data.drawn), model, size=size, seed=seed)
-    elif share > 0:
-        drawn = _drawn(config, model, seed=seed, pool=config.data.drawn_faces)
-    photographed = _photographed(config.data, model, store=store, size=size, seed=seed)
-    return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
-
-
-def make_detail_source(config: DetailConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
-    """The same for the augmented branch, whose drawn faces have relief and marks that are known."""
-    share, size, seed = config.data.synthetic_share, config.network.image_size, config.loop.seed
-    drawn = _detailed(config, model, seed=seed, pool=config.data.drawn_faces) if share > 0 else None
-    photographed = _photographed(config.data, model, store=store, size=size, seed=seed)
-    return FaceSource(photographed, drawn, batch_size=config.loop.batch_size, drawn_share=share)
-
-
-def held_out_faces(config: BaseConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
-    """Faces that no step sees: photographed ones of a split, and drawn ones of another seed."""
-    size, seed = config.encoder.crop_size, config.loop.seed + HELD_OUT_SEEDS[split]
-    photos = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
-    if config.data.synthetic_share > 0 or not photos:
-        photos.append(_drawn(config, model, seed=seed, pool=0).batch(range(VALIDATION_FACES)))
-    return join_batches(photos)
-
-
-def held_out_detail_faces(config: DetailConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
-    """The same for the augmented branch."""
-    size, seed = config.network.image_size, config.loop.seed + HELD_OUT_SEEDS[split]
-    photos = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
-    if config.data.synthetic_share > 0 or not photos:
-        photos.append(_detailed(config, model, seed=seed, pool=0).batch(range(VALIDATION_FACES)))
-    return join_batches(photos)
-
-
-def _photographed(
-    data: DataSettings, model: MorphableModel, *, store: str | None, size: int, seed: int
-) -> PhotoFaces | None:
-    if store is None or data.synthetic_share == 1:
-        return None
-    faces = FaceStore(store, split="train")
-    return PhotoFaces(faces, model, size=size, seed=seed, augment=data.augment, jitter=data.jitter)
-
-
-def _held_out_photos(
-    model: MorphableModel, *, store: str | None, split: Split, size: int, seed: int
-) -> list[FaceBatch]:
-    faces = None if store is None else FaceStore(store, split=split)
-    if faces is None or not len(faces):
-        return []
-    photographed = PhotoFaces(faces, model, size=size, seed=seed, augment=False)
-    return [photographed.batch(range(min(VALIDATION_FACES, len(faces))))]
-
-
-def _drawn(config: BaseConfig, model: MorphableModel, *, seed: int, pool: int) -> SyntheticFaces:
-    data = config.data
-    size, skins = config.encoder.crop_size, _skins(data, model)
-    mesh = FaceMesh.from_assets() if config.encoder.points else None
-    return SyntheticFaces(model, size=size, seed=seed, skins=skins, pool=pool, jitter=data.jitter, mesh=mesh)
-
-
-def _detailed(config: DetailConfig, model: MorphableModel, *, seed: int, pool: int) -> DetailedFaces:
-    data, network, shown = config.data, config.network, config.relief
-    usual = ReliefSettings()
-    least, most = usual.texture_mm
-    relief = replace(
-        usual,
-        fold_strength=shown.fold_strength,
-        fullness_mm=shown.fullness_mm,
-        young_share=shown.young_share,
-        texture_mm=(least * shown.texture_share, most * shown.texture_share),
-    )
-    return DetailedFaces(
-        model,
-        size=network.image_size,
-        map_size=network.map_size,
-        seed=seed,
-        skins=_skins(data, model),
-        pool=pool,
-        jitter=data.jitter,
-        relief=relief,
-        view=replace(VIEW, directed_share=shown.directed_share),
-        # Otherwise the encoder sees photographs only.
-        mesh=FaceMesh.from_assets() if config.base.source == "encoder" else None,
-    )
-
-
-def _skins(data: DataSettings, model: MorphableModel) -> SkinBank | None:
-    return SkinBank.load(Path(data.skins), model) if data.skins else None
+    return {"steps": str(step_count(loop, source)), "seed": str(loop.seed)}
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run to be reported on."""
+    """A finished run of `mien train coarse`."""
 
     folder: Path
-    config: BaseConfig
+    config: CoarseConfig
     model: MorphableModel
     encoder: FaceEncoder
 
 
 def load_run(folder: Path) -> FinishedRun:
-    """Read a run that `train_base` finished; FormatError where there is none."""
-    config = _finished_config(folder, BaseConfig, ENCODER_FILE, verb="base")
+    """Read a finished run of `mien train coarse`.
+
+    Raises:
+        FormatError: the folder holds no finished run, or one of another version of mien.
+    """
+    config = _finished_config(folder, CoarseConfig, ENCODER_FILE, verb="coarse")
     model = load_model(config.model)
     return FinishedRun(folder, config, model, load_encoder(model, folder / ENCODER_FILE))
 
 
 @dataclass(frozen=True)
 class FinishedDetailRun:
-    """A run of the augmented branch to be reported on."""
+    """A finished run of `mien train detail`."""
 
     folder: Path
     config: DetailConfig
     model: MorphableModel
     network: DetailNetwork
     encoder: FaceEncoder
+    """The frozen encoder below the maps."""
 
 
 def load_detail_run(folder: Path) -> FinishedDetailRun:
-    """Read a run that `train_detail` finished; FormatError where there is none."""
+    """Read a finished run of `mien train detail`.
+
+    Raises:
+        FormatError: the folder holds no finished run, or one of another version of mien.
+    """
     config = _finished_config(folder, DetailConfig, DETAIL_FILE, verb="detail")
     model = load_model(config.model)
     encoder = load_encoder(model, folder / ENCODER_FILE)
@@ -298,6 +244,6 @@ def _finished_config(folder: Path, kind: type[C], file: str, *, verb: str) -> C:
     try:
         config = load_config(kind, path)
     except ConfigError as error:
-        raise FormatError(f"{path} is of another version of mien: {error}") from error
-    # A few faces take no GPU, and the run may have been made on another machine.
+        raise FormatError(f"{path} belongs to another version of mien: {error}") from error
+    # A report needs no GPU, and the run may come from another machine.
     return replace(config, loop=replace(config.loop, device="cpu"))

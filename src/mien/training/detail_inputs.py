@@ -1,0 +1,156 @@
+"""Inputs of the detail network in training: the coarse reconstruction of each face, and the photo on the UV map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional as F
+
+from mien.errors import ConfigError
+from mien.fitting import FitSettings, FitTargets, fit
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.networks import FaceEncoder
+from mien.networks.crop_space import HEAD_UNITS
+from mien.networks.detail_unet import Layout, texture_inputs
+from mien.rendering import FaceSurface, build_surface, render, vertex_visibility
+from mien.texture import TexelAtlas, TexelFace, Unwrapped, texel_face, unwrap_photo
+from mien.training.config import CoarseInputSettings
+from mien.training.data.batch import FaceBatch, resized
+from mien.typing import Float, Tensor
+
+CLOSING_SHARE = 1 / 16
+"""Gaps in the skin mask up to this share of the crop's side are eyes, lips or eyebrows: part of the face, but not
+skin."""
+
+
+@dataclass(frozen=True)
+class DetailBatch:
+    """Faces with their coarse reconstruction, and the detail network's input."""
+
+    faces: FaceBatch
+    inputs: tuple[Float[Tensor, "B C S S"]]
+    coefficients: FaceCoefficients
+    """The coarse reconstruction."""
+    surface: FaceSurface
+    """Its mesh."""
+    texels: TexelFace
+    """Its appearance on the UV map."""
+    unwrapped: Unwrapped
+    """The photo on the UV map."""
+
+
+class CoarseReconstruction:
+    """Reconstructs faces coarsely with a frozen encoder.
+
+    Args:
+        encoder: the frozen encoder, in evaluation mode.
+        model: its face model, on the same device.
+        settings: where the reconstruction comes from.
+
+    Raises:
+        ConfigError: the encoder is in training mode.
+    """
+
+    def __init__(self, encoder: FaceEncoder, model: MorphableModel, settings: CoarseInputSettings) -> None:
+        if encoder.training:
+            raise ConfigError("the encoder below the detail maps is in training mode; call encoder.eval() first.")
+        self.encoder, self.model, self.settings = encoder, model, settings
+
+    @torch.no_grad()
+    def __call__(self, batch: FaceBatch) -> FaceCoefficients:
+        """Reconstruct the faces of a batch.
+
+        Raises:
+            FitDiverged: the fit of a photo met a number that is not finite.
+        """
+        if self.settings.source == "encoder" or batch.gt is None:
+            return self._of_photos(batch)
+        synthetic = self._of_synthetic_faces(batch)
+        if not batch.photographed:
+            return synthetic
+        return FaceCoefficients.join([self._of_photos(batch.photos()), synthetic])
+
+    def _of_photos(self, batch: FaceBatch) -> FaceCoefficients:
+        """The encoder's prediction; with source "refined" after the linear part of the fit."""
+        pred = self.encoder.encode(batch.images, batch.camera, landmarks468_px=batch.detected_px)
+        if self.settings.source == "encoder":
+            return pred
+        targets = FitTargets(
+            crops=batch.images,
+            mask=batch.mask,
+            outline=close_mask(batch.mask),
+            exposure=torch.ones_like(batch.mask[:, 0, 0]),
+            camera=batch.camera,
+            landmarks468_px=batch.gt_px,
+            landmarks68_px=batch.landmarks68_px,
+        )
+        return fit(self.model, targets, settings=FitSettings(warm_photometric_steps=0), start=pred).coefficients
+
+    def _of_synthetic_faces(self, batch: FaceBatch) -> FaceCoefficients:
+        """The ground truth plus random errors of about the size of a fit's errors."""
+        if batch.gt is None:
+            raise ConfigError("the batch has no ground truth; synthetic faces need it.")
+        settings = self.settings
+        errors = {
+            "identity": settings.identity_error,
+            "expression": settings.expression_error,
+            "albedo": settings.albedo_error,
+            "lighting": settings.lighting_error,
+            **dict.fromkeys(("rotation", "translation", "scale"), settings.pose_error),
+        }
+        disturbed = {
+            name: (value := getattr(batch.gt, name)) + HEAD_UNITS[name] * error * torch.randn_like(value)
+            for name, error in errors.items()
+        }
+        return replace(batch.gt, **disturbed).coefficients(batch.camera[slice(batch.photographed, None)])
+
+
+@torch.no_grad()
+def detail_batch(
+    batch: FaceBatch, coefficients: FaceCoefficients, model: MorphableModel, atlas: TexelAtlas, *, layout: Layout
+) -> DetailBatch:
+    """Compute everything about a batch that does not depend on the detail network.
+
+    Args:
+        batch: the faces.
+        coefficients: their coarse reconstruction.
+        model: face model.
+        atlas: UV map at the size of the detail maps.
+        layout: input layout of the network.
+    """
+    surface = build_surface(model, coefficients)
+    masks = torch.stack([batch.mask, close_mask(batch.mask)], dim=1)
+    unwrapped = unwrap_photo(
+        atlas,
+        surface,
+        photo=torch.cat([batch.images, masks], dim=1),
+        vertices_px=batch.camera.project(surface.vertices_camera),
+        visibility=vertex_visibility(model, surface, batch.camera),
+    )
+    texels = texel_face(atlas, model, coefficients, surface)
+    if layout == "texture":
+        inputs = texture_inputs(texels, unwrapped)
+    else:
+        inputs = _image_inputs(batch, coefficients, model, size=len(atlas.corners))
+    return DetailBatch(batch, (inputs,), coefficients, surface, texels, unwrapped)
+
+
+def _image_inputs(
+    batch: FaceBatch, coefficients: FaceCoefficients, model: MorphableModel, *, size: int
+) -> Float[Tensor, "B 6 S S"]:
+    """Photo and rendering of the coarse reconstruction side by side: the paper's input."""
+    photos = resized(batch, size)
+    return torch.cat([photos.images, render(model, coefficients, photos.camera).image], dim=1)
+
+
+def close_mask(mask: Float[Tensor, "B S S"]) -> Float[Tensor, "B S S"]:
+    """Close the small gaps of a mask (morphological closing with a square of `CLOSING_SHARE` of the side)."""
+    radius = round(mask.shape[-1] * CLOSING_SHARE / 2)
+    return -_dilate(-_dilate(mask[:, None], radius), radius)[:, 0]
+
+
+def _dilate(values: Float[Tensor, "B 1 S S"], radius: int) -> Float[Tensor, "B 1 S S"]:
+    """Largest value within a square around each pixel, along one axis and then the other."""
+    across = F.max_pool2d(values, (1, 2 * radius + 1), stride=1, padding=(0, radius))
+    return F.max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))

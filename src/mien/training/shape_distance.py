@@ -1,0 +1,65 @@
+"""Distances between face shapes and albedos, without building their vertices."""
+
+from __future__ import annotations
+
+import torch
+
+from mien.geometry import align_points
+from mien.morphable import MorphableModel
+from mien.typing import Float, Tensor
+
+CM_PER_M = 100.0
+
+
+def shape_gram(model: MorphableModel) -> Float[Tensor, "K K"]:
+    """Gram matrix of the identity and expression basis on the face, in cm², without its similarity part.
+
+    With it the mean squared distance of the vertices is a quadratic form of the coefficients' difference.
+    """
+    weights = (1 - model.masks.neck).sqrt()[:, None]
+    basis = torch.cat([model.identity_basis, model.expression_basis]) * CM_PER_M
+    return _gram(remove_similarity(basis * weights, model.mean, weights=weights))
+
+
+def albedo_gram(model: MorphableModel) -> Float[Tensor, "K K"]:
+    """Gram matrix of the albedo basis on the face."""
+    return _gram(model.albedo_basis * (1 - model.masks.neck).sqrt()[:, None])
+
+
+def remove_similarity(
+    basis: Float[Tensor, "K V 3"], mean: Float[Tensor, "V 3"], *, weights: Float[Tensor, "V 1"]
+) -> Float[Tensor, "K V 3"]:
+    """Remove from each basis vector its part that is a small translation, rotation or scaling of the whole face.
+
+    One image does not show a face's absolute size, and its position belongs to the pose.
+
+    Args:
+        basis: weighted displacements of the vertices.
+        mean: vertices of the mean face.
+        weights: weight of each vertex, applied to translation, rotation and scaling.
+    """
+    centred = mean - (mean * weights**2).sum(0) / (weights**2).sum()
+    axes = torch.eye(3).to(mean)
+    rotations = [torch.linalg.cross(axis.expand_as(centred), centred) for axis in axes]
+    similarity = torch.stack([*(axis.expand_as(centred) for axis in axes), *rotations, centred]) * weights
+    frame = torch.linalg.qr(similarity.flatten(1).T.double()).Q.to(basis)
+    flat = basis.flatten(1)
+    return (flat - (flat @ frame) @ frame.T).view_as(basis)
+
+
+def _gram(basis: Float[Tensor, "K V 3"]) -> Float[Tensor, "K K"]:
+    flat = basis.flatten(1)
+    return flat @ flat.mT / basis.shape[1]
+
+
+def aligned_distance_mm(pred: Float[Tensor, "B V 3"], gt: Float[Tensor, "B V 3"], *, model: MorphableModel) -> float:
+    """Mean distance of corresponding vertices of the face after the best similarity, millimetres.
+
+    Args:
+        pred: vertices that are aligned to the ground truth, metres.
+        gt: ground-truth vertices, metres.
+        model: face model whose mask excludes the neck.
+    """
+    face = (1 - model.masks.neck) > 0.5
+    pred, gt = pred[:, face], gt[:, face]
+    return float((align_points(pred, gt)(pred) - gt).norm(dim=-1).mean() * 1000)
