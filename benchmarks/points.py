@@ -28,8 +28,8 @@ from mien.networks import DEFAULT_ENCODER, FaceEncoder, load_encoder
 from mien.networks.encoder import REFINE_STEPS
 from mien.perception import FaceMesh, IdentityNetwork
 from mien.pipeline.inputs import FIT_SIZE_PX
-from mien.training.shape_distance import aligned_distance_mm
 from mien.training.data.batch import FaceBatch, join_batches
+from mien.training.shape_distance import aligned_distance_mm
 from mien.training.synthetic.faces import SyntheticFaces
 from mien.training.synthetic.population import SkinBank
 from mien.typing import Float, Tensor
