@@ -216,7 +216,7 @@ def test_model_and_photo_must_belong_to_the_reconstruction(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="load that model"):
         write_reconstruction(replace(reconstruction, model_name="other"), model, tiny_photo(), tmp_path)
     turned = Photo(np.ascontiguousarray(tiny_photo().pixels.transpose(1, 0, 2)), None, Path("turned.png"))
-    with pytest.raises(ConfigError, match="is 90 x 120"):
+    with pytest.raises(ConfigError, match="is 90 × 120"):
         write_reconstruction(reconstruction, model, turned, tmp_path)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from mien.errors import ImageError
+from mien.lighting import LUMA
 from mien.typing import UInt8
 
 MAX_PIXELS = 64_000_000
@@ -27,8 +28,6 @@ MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
 """Shortest side in pixels; below this not even the smallest face the detector finds (30 px) would fit."""
 
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-"""Rec. 601, for encoded colours."""
 WELL_EXPOSED = 0.9
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # a JPEG may turn out to be an MPO of several pictures
@@ -106,7 +105,7 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 def exposure_of(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
     """How bright the brightest hundredth of the photo is, as a share of a well-exposed photo's."""
     stride = max(min(pixels.shape[:2]) // 256, 1)
-    luminance = pixels[::stride, ::stride].astype(np.float32) @ LUMINANCE / 255
+    luminance = pixels[::stride, ::stride].astype(np.float32) @ np.array(LUMA, np.float32) / 255
     return float(np.clip(np.percentile(luminance, 99) / WELL_EXPOSED, 0.1, 1.1))
 
 

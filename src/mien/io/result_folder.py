@@ -12,7 +12,6 @@ None of them is ever unpickled. docs/outputs.md describes every file of a result
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
@@ -25,9 +24,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mien import __version__
 from mien.camera import CAMERA_FROM_MODEL
 from mien.errors import FormatError
 from mien.io.files import writing_folder
+from mien.io.pixels import to_uint8
 
 if TYPE_CHECKING:
     import mien.result  # which imports this module
@@ -36,6 +37,8 @@ FORMAT = "mien-reconstruction-1"
 ARRAYS_FILE, COEFFICIENTS_FILE = "reconstruction.npz", "coefficients.json"
 TEXTURE_FILE, TEXTURE_OFFSET_FILE, DISPLACEMENT_FILE = "texture.png", "texture_offset.png", "displacement.png"
 VERTEX_ALBEDO_FILE = "vertex_albedo.npy"
+GLB_FILE, OBJ_FILE, PLY_FILE = "face.glb", "face.obj", "face.ply"
+ALBEDO_FILE, NORMALS_FILE, OVERLAY_FILE, SHEET_FILE = "albedo.png", "normals.png", "overlay.png", "sheet.png"
 
 ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
     "vertices": (np.float32, ("V", 3)),
@@ -75,12 +78,12 @@ def write_result_files(face: mien.result.Reconstruction, folder: Path) -> None:
     Image.fromarray(steps.astype(np.uint16)).save(folder / DISPLACEMENT_FILE)
     steps = np.rint(face.texture_offset / offset_step) + _OFFSET_ZERO
     Image.fromarray(steps.astype(np.uint8)).save(folder / TEXTURE_OFFSET_FILE)
-    Image.fromarray(np.rint(face.texture.clip(0, 1) * 255).astype(np.uint8)).save(folder / TEXTURE_FILE)
+    Image.fromarray(to_uint8(face.texture)).save(folder / TEXTURE_FILE)
     expression = _numbers(face.expression)
     named = bool(face.expression_names)
     content: dict[str, object] = {
         "format": FORMAT,
-        "mien_version": package_version(),
+        "mien_version": __version__,
         "model": face.model_name,
         "image_size_px": list(face.image_size),
         "camera": {"focal_px": float(face.focal_px), "centre_px": _numbers(face.centre_px)},
@@ -163,14 +166,6 @@ def load_result(
         stage_seconds=written.stage_seconds(),
         expression_names=names,
     )
-
-
-def package_version() -> str:
-    """The installed version of mien."""
-    try:
-        return importlib.metadata.version("mien")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _folder_of(path: str | os.PathLike[str]) -> Path:
