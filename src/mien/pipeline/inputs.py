@@ -20,7 +20,7 @@ from mien.typing import Float, Tensor, UInt8
 FIT_SIZE_PX = 224
 """Side of the crop that the coefficients are fitted in, as in the paper."""
 SHORTEST_FOCAL = 0.1
-"""Smallest focal length over the photo's longer side: a field of view of 157°, wider than any lens without distortion."""
+"""Smallest focal length over the photo's longer side: 157° of view, wider than any lens without distortion."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ UPRIGHT_ROLL = math.radians(30)
 landmark error grew from 2.4 % of the eyes' distance to 4 % at 60° of roll and 36 % at 90°; upside down the encoder
 failed."""
 MODES = ("fit", "net", "auto")
-"""How coefficients are found: by optimisation, by the encoder alone, or by optimisation from the encoder's prediction."""
+"""How coefficients are found: by optimisation, by the encoder, or by optimisation from the encoder's prediction."""
 DETAIL_MODES = ("fit", "net")
 """How the detail maps are found: by optimisation, or by the detail network."""
 
@@ -115,11 +115,11 @@ class Reconstructor:
         refine_focal: Whether the fit may change the focal length. Modes "fit" and "auto".
         settings: Weights and schedule of the fit. Modes "fit" and "auto".
         detail_settings: Weights and schedule of the detail fit. Detail mode "fit".
-        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder alone, about 25 times faster) or "auto"
-            (optimisation from the encoder's prediction).
+        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder alone, about 25 times faster) or
+            "auto" (optimisation from the encoder's prediction).
         encoder: File of the encoder; the packaged one by default. Modes "net" and "auto".
-        detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "fit" in mode
-            "fit" and "net" in the others.
+        detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "fit" in
+            mode "fit" and "net" in the others.
         detail_network: File of the detail network; the packaged one by default. Detail mode "net".
 
     Raises:
@@ -233,7 +233,7 @@ class Reconstructor:
         for k in range(count):
             try:
                 results += self._reconstruct_batch(inputs[slice(k, k + 1)], perception=share)
-            except FitDiverged as error:
+            except FitDiverged as error:  # noqa: PERF203 (a failure here is rare)
                 last = error
                 warnings.warn(FaceLeftOut(f"face {k + 1} of {count} was left out: {error}"), stacklevel=3)
         if not results:
