@@ -423,5 +423,5 @@ def contact_sheet(paths: Sequence[Path], target: Path, *, columns: int = 6, widt
     for path in paths:
         with Image.open(path) as image:
             tiles.append(image.convert("RGB").resize((width, round(width * image.height / image.width))))
-    sheet = grid(in_rows([np.asarray(tile) for tile in tiles], columns), SheetLayout())
+    sheet = grid(in_rows([np.asarray(tile) for tile in tiles], columns), SheetLayout(), columns=columns)
     Image.fromarray(sheet).save(target, quality=90)

@@ -261,7 +261,8 @@ def profiles_picture(rows: Sequence[tuple[Path, Truth, Sequence[Alignment]]], *,
         ):
             draw.text((shown.width + 10, 10 + 14 * k), text, fill=colour)
         tiles.append(tile)
-    sheet = grid(in_rows([np.asarray(tile) for tile in tiles], columns), SheetLayout(background=(255, 255, 255)))
+    layout = SheetLayout(background=(255, 255, 255))
+    sheet = grid(in_rows([np.asarray(tile) for tile in tiles], columns), layout, columns=columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(path, optimize=True)
 

@@ -22,6 +22,12 @@ def test_pictures_fill_rows_from_the_top_left_and_the_rest_is_background() -> No
     assert cells[..., 0].tolist() == [[10, 20, 30], [40, 50, PAPER[0]]]
 
 
+def test_a_sheet_of_few_pictures_can_be_as_wide_as_one_of_many() -> None:
+    sheet = contact_sheet(in_rows(pictures(1), 3), SheetLayout(background=PAPER), columns=3)
+    assert sheet.shape == (30, 60, 3)
+    assert (sheet[:, 20:] == PAPER).all()
+
+
 def test_the_gap_is_around_and_between() -> None:
     sheet = contact_sheet(in_rows(pictures(4), 2), SheetLayout(gap=3, background=PAPER))
     assert sheet.shape == (3 + 2 * 33, 3 + 2 * 23, 3)

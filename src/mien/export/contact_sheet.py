@@ -45,6 +45,7 @@ def contact_sheet(
     *,
     labels: Sequence[Sequence[str]] = (),
     column_labels: Sequence[str] = (),
+    columns: int = 0,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Arrange pictures of one size in a grid.
 
@@ -53,6 +54,7 @@ def contact_sheet(
         layout: Gaps, background and style of the labels.
         labels: A label below each picture, in rows as the pictures.
         column_labels: A label above each column.
+        columns: Minimum number of columns; sheets of few pictures are as wide as those of many.
 
     Returns:
         The sheet.
@@ -61,7 +63,7 @@ def contact_sheet(
     strip = layout.labels.height if layout.labels else 0
     top = layout.gap + (strip if column_labels else 0)
     step_x, step_y = side_x + layout.gap, side_y + layout.gap + (strip if labels else 0)
-    size = layout.gap + max(map(len, rows)) * step_x, top + len(rows) * step_y
+    size = layout.gap + max(columns, *map(len, rows)) * step_x, top + len(rows) * step_y
     sheet = Image.new("RGB", size, layout.background)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):

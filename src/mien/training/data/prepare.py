@@ -360,4 +360,4 @@ def contact_sheet(store: FaceStore) -> UInt8[np.ndarray, "H W 3"]:
         for x, y in record.landmarks68_px.tolist():
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(80, 255, 120))
         pictures.append(np.asarray(picture.resize((CONTACT_SIDE, CONTACT_SIDE), Image.Resampling.LANCZOS)))
-    return grid(in_rows(pictures, CONTACT_COLUMNS), SheetLayout())
+    return grid(in_rows(pictures, CONTACT_COLUMNS), SheetLayout(), columns=CONTACT_COLUMNS)

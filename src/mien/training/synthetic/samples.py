@@ -67,4 +67,4 @@ def _bytes(pictures: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
 
 def sheet_of(pictures: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "R C 3"]:
     """Pictures side by side in rows of eight."""
-    return contact_sheet(in_rows(_bytes(pictures), SHEET_COLUMNS), SheetLayout())
+    return contact_sheet(in_rows(list(_bytes(pictures)), SHEET_COLUMNS), SheetLayout(), columns=SHEET_COLUMNS)
