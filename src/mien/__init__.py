@@ -68,7 +68,7 @@ _HOMES = {
 """The module of each public name, which is imported at the first use: torch takes a second, and `mien --help` does not
 need it."""
 
-__all__ = [*sorted(_HOMES), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
