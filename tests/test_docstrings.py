@@ -1,6 +1,6 @@
 """The docstrings of the public names are complete: parameters, fields, results and errors.
 
-Public are the names of `mien` and of `mien.rasterizer`, the fields of their dataclasses, and the public methods of their
+Public are the names of `mien` and `mien.rasterizer`, the fields of their dataclasses, and the public methods of their
 classes. Docstrings follow the Google style.
 """
 

@@ -276,7 +276,7 @@ def test_the_sheet_shows_the_subjects_left_and_right_side() -> None:
     assert red_share(3) < 0.2  # right side
 
 
-def test_a_face_that_reaches_beyond_the_photo_is_drawn() -> None:
+def test_a_face_that_extends_beyond_the_photo_is_rendered() -> None:
     model, reconstruction = tiny_model(), tiny_reconstruction()
     shifted = replace(reconstruction, centre_px=reconstruction.centre_px - 60, xy=reconstruction.xy - 60)
     sheet = sheet_image(shifted, FacePainter(shifted, model), tiny_photo())

@@ -299,7 +299,7 @@ def test_a_refined_focal_length_is_reported_and_the_errors_are_measured_with_it(
     assert refined.focal_px > 330  # the portrait's lens was longer
     pixels = refined.focal_px * refined.vertices[:, :2] / refined.vertices[:, 2:] + refined.centre_px
     np.testing.assert_allclose(pixels, refined.xy, atol=0.05)
-    # With the camera before the refinement the mesh would be drawn too small: an error of 0.15 instead of 0.03.
+    # With the camera before the refinement the mesh would be rendered too small: an error of 0.15 instead of 0.03.
     assert refined.photometric_error < 1.2 * fixed.photometric_error
     overlay = overlay_image(refined, FacePainter(refined, reconstructor.model), Photo(photo, None, Path("a.png")))
     changed = np.abs(overlay.astype(int) - photo).max(-1) > 8

@@ -32,7 +32,7 @@ EVERYWHERE = {
     "skin blemishes": r"\bMarkPainter\b",
     "wrinkle atlas": r"\banatomy\b",
     "Wrinkle, LandmarkOffset, Metric": r"\bFold\b|\bPlace\b|\bFigure\b(?! \d)",
-    "TrainState": r"\bTrained\b(?! (?:on|with|by|for)\b)",
+    "TrainState": r"\bTrained\b(?! [a-z])",
     "all_ranks_ok, extend_encoder": r"\b_everywhere\b|\bgrown\b",
     "photometric_loss, identity_loss": r"\bpixel_loss\b|\brecognition_loss\b",
     "blendshapes": r"\bmodel\.actions\b",

@@ -17,7 +17,7 @@ from mien.errors import OutputError
 
 SUMMARY_FILE = "summary.csv"
 _LONGEST_TABLE = 60
-"""Rows that are shown in the terminal; of a longer table only the failures are, and the file has all rows."""
+"""Maximum number of rows in the terminal; of a longer table only the failures are printed."""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class FaceView:
             image_size=(height * supersampling, width * supersampling),
         )
         depth = vertices_camera[:, 2]
-        drawn = rasterize_hard(
+        fragments = rasterize_hard(
             fine.to_ndc(vertices_camera[None]),
             triangles,
             image_size=fine.image_size,
@@ -125,9 +125,9 @@ class FaceView:
             far=float(depth.max()) + _DEPTH_SLACK_M,
             cull_backfaces=True,
         )
-        covered = drawn.triangle_ids[0] >= 0
-        corners = triangles[drawn.triangle_ids[0][covered].long()]
-        barycentrics = drawn.barycentrics[0][covered]
+        covered = fragments.triangle_ids[0] >= 0
+        corners = triangles[fragments.triangle_ids[0][covered].long()]
+        barycentrics = fragments.barycentrics[0][covered]
         uv = (torch.from_numpy(reconstruction.uv)[corners] * barycentrics[..., None]).sum(1)
         return cls(covered, corners, barycentrics, uv, supersampling)
 
@@ -143,10 +143,10 @@ class FaceView:
     def over(self, colours: Float[Tensor, "P 3"], background: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """Composite the coloured mesh over a picture of the output size, averaging the supersampled pixels."""
         mask = self.covered.float()[None, None]
-        shown = torch.zeros(*self.covered.shape, 3)
-        shown[self.covered] = colours.clamp(0, 1)
-        shown = shown.permute(2, 0, 1)[None]
-        colour, alpha = (F.avg_pool2d(image, self.supersampling)[0] for image in (shown, mask))
+        fine_colours = torch.zeros(*self.covered.shape, 3)
+        fine_colours[self.covered] = colours.clamp(0, 1)
+        fine_colours = fine_colours.permute(2, 0, 1)[None]
+        colour, alpha = (F.avg_pool2d(image, self.supersampling)[0] for image in (fine_colours, mask))
         behind = torch.from_numpy(background).permute(2, 0, 1) / 255
         mixed = colour + behind * (1 - alpha)
         return to_uint8(mixed.permute(1, 2, 0))

@@ -288,11 +288,11 @@ def _on_device(model: MorphableModel, device: torch.device) -> MorphableModel:
 
 def _checked_device(device: str) -> torch.device:
     try:
-        wanted = torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"device={device!r} is not a device; use cpu or cuda.") from error
-    if wanted.type not in {"cpu", "cuda"}:
+    if found.type not in {"cpu", "cuda"}:
         raise ConfigError(f"device={device!r} is not supported; use cpu or cuda.")
-    if wanted.type == "cuda" and not torch.cuda.is_available():
+    if found.type == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(f"device={device!r} needs a CUDA device, and PyTorch finds none here; use cpu.")
-    return wanted
+    return found
