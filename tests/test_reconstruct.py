@@ -271,7 +271,7 @@ def test_the_identity_network_is_loaded_once_and_given_to_the_fit(
         loads.append(1)
         return load()
 
-    def diverging(*_: Any, recognition: IdentityNetwork, **__: Any) -> FitTargets:
+    def diverging(*_: Any, recognition: IdentityNetwork | None, **__: Any) -> FitTargets:
         given.append(recognition)
         raise FitDiverged("diverged on purpose")
 
@@ -284,6 +284,11 @@ def test_the_identity_network_is_loaded_once_and_given_to_the_fit(
             plain(astronaut)
     assert len(loads) == 1
     assert given == [plain.identity_network] * 2
+    without = Reconstructor(reconstructor.model, detail=False, settings=FitSettings(recognition_weight=0.0))
+    with pytest.raises(FitDiverged):
+        without(astronaut)
+    assert len(loads) == 1
+    assert given[2] is None
 
 
 def test_a_refined_focal_length_is_reported_and_the_errors_are_measured_with_it(

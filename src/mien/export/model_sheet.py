@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
@@ -21,7 +19,7 @@ _LONGEST_LABEL = 32
 _EMPTY_SHARE = 1.2
 """Width of the view over that of the mean face."""
 
-Setting = Mapping[str, tuple[int, float]]
+Setting = dict[str, tuple[int, float]]
 """Component and value, by "identity", "expression" or "albedo"."""
 
 
@@ -37,10 +35,7 @@ def model_picture(model: MorphableModel) -> UInt8[np.ndarray, "H W 3"]:
     rows: list[list[tuple[str, Setting]]] = [[("mean", {})]]
     identity, expression, albedo = model.counts
     for part, count in (("identity", identity), ("albedo", albedo)):
-        rows += [
-            [(f"{part} {k + 1}: {s:+.0f} SD", {part: (k, s)}) for k in range(min(COMPONENTS, count))]
-            for s in (-SIGMAS, SIGMAS)
-        ]
+        rows += [_component_row(part, min(COMPONENTS, count), deviation) for deviation in (-SIGMAS, SIGMAS)]
     amount = 1.0 if model.expression_kind == "strength" else SIGMAS
     largest = _largest(model.expression_basis, min(COMPONENTS, expression))
     rows.append([(model.expression_names[k], {"expression": (k, amount)}) for k in largest])
@@ -50,6 +45,11 @@ def model_picture(model: MorphableModel) -> UInt8[np.ndarray, "H W 3"]:
         _LAYOUT,
         labels=[[label[:_LONGEST_LABEL] for label, _ in row] for row in rows],
     )
+
+
+def _component_row(part: str, count: int, deviation: float) -> list[tuple[str, Setting]]:
+    """The first components of a part, each alone at this deviation."""
+    return [(f"{part} {k + 1}: {deviation:+.0f} SD", {part: (k, deviation)}) for k in range(count)]
 
 
 def _largest(basis: Float[Tensor, "E V 3"], count: int) -> list[int]:

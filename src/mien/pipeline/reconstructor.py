@@ -179,7 +179,7 @@ class Reconstructor:
 
     @functools.cached_property
     def identity_network(self) -> IdentityNetwork:
-        """The recognition network of the fit's identity loss, loaded at its first use; mode "net" never loads it."""
+        """The recognition network of the fit's identity loss, loaded at its first use: never in mode "net"."""
         return IdentityNetwork.from_assets().to(self.device)
 
     def __call__(
@@ -263,7 +263,8 @@ class Reconstructor:
                 )
         if start is not None and self.mode == "net":
             return _Coefficients(start, targets.camera, tuple(clock.times))
-        result = fit(self.model, targets, settings=self.settings, recognition=self.identity_network, start=start)
+        recognition = self.identity_network if self.settings.recognition_weight else None
+        result = fit(self.model, targets, settings=self.settings, recognition=recognition, start=start)
         return _Coefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
 
     def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
