@@ -102,7 +102,7 @@ def model_convert(
 def _make_place(out: Path) -> None:
     """Make the folder of the model before the work starts, so that errors come early."""
     if out.suffix != ".safetensors":
-        raise ConfigError(f"-o {out}: a model file must end in .safetensors; choose such a name")
+        raise ConfigError(f"-o {out}: is not a model file; choose a name that ends in .safetensors")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
