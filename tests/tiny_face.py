@@ -1,6 +1,6 @@
 """A face model and a reconstruction small enough to reason about, for tests of everything that writes files.
 
-The mesh is a bulged grid of 5 × 6 vertices that looks along +z; its UV layout is the grid.
+The mesh is a bulged grid of 5 × 6 vertices that looks along +z; its chart is the grid itself.
 """
 
 from __future__ import annotations

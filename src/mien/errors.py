@@ -12,7 +12,8 @@
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
-and one warning, FaceLeftOut: one face of a photo could not be fitted; the others are returned.
+and two warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it, and
+RenamedSetting, if a configuration uses the name of a setting from an earlier version.
 
 A message says what is wrong, where, and what to do.
 """
@@ -54,6 +55,10 @@ class FitDiverged(MienError):
 
 class FaceLeftOut(UserWarning):
     """One of several faces of a photo could not be fitted and is missing from the result."""
+
+
+class RenamedSetting(FutureWarning):
+    """A configuration uses the name or value of a setting from an earlier version; the message has the new one."""
 
 
 class ModelMismatch(MienError):
