@@ -20,8 +20,11 @@ class Check:
     """One checked part of the installation."""
 
     subject: str
+    """Name of the part."""
     state: str
+    """Version, or what was found."""
     passed: bool = True
+    """Whether a reconstruction works with it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class AssetCheck:
     """One packaged file."""
 
     record: AssetRecord
+    """Its row of the manifest."""
     problem: str
     """What is wrong with it; empty if nothing is."""
 
@@ -38,7 +42,9 @@ class Diagnosis:
     """All checks of `mien doctor`."""
 
     checks: tuple[Check, ...]
+    """Versions, device and native code."""
     assets: tuple[AssetCheck, ...]
+    """The packaged files."""
 
     @property
     def passed(self) -> bool:

@@ -31,7 +31,9 @@ class PhotoRow:
     seconds: float
     """From reading the photo to writing the last file."""
     landmark_error: float | None
+    """None if the photo failed."""
     photometric_error: float | None
+    """None if the photo failed."""
     results: str
     """Folder of the photo's faces."""
     reason: str

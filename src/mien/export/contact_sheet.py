@@ -21,11 +21,13 @@ class LabelStyle:
     height: int
     """Height of the strip that a row of labels takes."""
     font_size: int
+    """Size of Pillow's default font."""
     offset: tuple[int, int]
     """Position of the text from the top-left corner of its strip, across and down."""
     centred: bool = False
     """Whether `offset` is the middle of the text; otherwise it is its top-left corner."""
     ink: tuple[int, int, int] = INK
+    """Colour of the text."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class SheetLayout:
     gap: int = 0
     """Pixels around and between the pictures."""
     background: tuple[int, int, int] = (0, 0, 0)
+    """Colour of the empty space."""
     labels: LabelStyle | None = None
     """Style of all labels; required where there are any."""
 

@@ -93,9 +93,13 @@ class FaceView:
     """The mesh rasterized for one camera, supersampled: its P covered pixels, to be coloured."""
 
     covered: Bool[Tensor, "H W"]
+    """Whether a supersampled pixel shows the mesh."""
     corners: Int[Tensor, "P 3"]
+    """Vertices of the triangle at each covered pixel."""
     barycentrics: Float[Tensor, "P 3"]
+    """Weights of these vertices."""
     uv: Float[Tensor, "P 2"]
+    """Texture coordinates at each covered pixel."""
     supersampling: int
     """Rendered pixels per side of an output pixel."""
 
@@ -108,7 +112,17 @@ class FaceView:
         camera: Camera,
         supersampling: int,
     ) -> FaceView:
-        """Rasterize a mesh with hard edges and without back faces; vertices in camera space, metres."""
+        """Rasterize a mesh with hard edges and without back faces.
+
+        Args:
+            reconstruction: Triangles and texture coordinates of the mesh.
+            vertices_camera: Its vertices in camera space, metres.
+            camera: The camera, of the output size.
+            supersampling: Rendered pixels per side of an output pixel.
+
+        Returns:
+            The covered pixels.
+        """
         triangles = torch.from_numpy(reconstruction.triangles.astype(np.int64))
         height, width = camera.image_size
         fine = camera.cropped(

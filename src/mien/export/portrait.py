@@ -26,9 +26,13 @@ class Portrait:
     """A rendered face with everything that it was rendered from."""
 
     face: FaceCoefficients
+    """The coefficients with pose and lighting."""
     camera: Camera
+    """The camera of the picture."""
     rendered: RenderOutput
+    """What `mien.render` returned."""
     pixels: UInt8[np.ndarray, "S S 3"]
+    """The picture on its background."""
 
 
 def render_portrait(

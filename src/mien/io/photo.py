@@ -114,7 +114,14 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def exposure_of(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
-    """Brightness of a photo: its 99th percentile over that of a well-exposed photo, limited to [0.1, 1.1]."""
+    """Measure the brightness of a photo.
+
+    Args:
+        pixels: sRGB.
+
+    Returns:
+        99th percentile of the luma over that of a well-exposed photo, limited to [0.1, 1.1].
+    """
     stride = max(min(pixels.shape[:2]) // 256, 1)
     luminance = pixels[::stride, ::stride].astype(np.float32) @ np.array(LUMA, np.float32) / 255
     return float(np.clip(np.percentile(luminance, 99) / WELL_EXPOSED, 0.1, 1.1))

@@ -28,11 +28,21 @@ class FaceInput:
     """One face of a photo and its crop."""
 
     detection: FaceDetection
+    """Landmarks in photo pixels."""
     crop: Crop
+    """Square of 224 pixels around the face."""
 
     @classmethod
     def of(cls, detection: FaceDetection, *, roll: float = 0.0) -> FaceInput:
-        """Crop a face, with the sides of the crop along those of the photo or turned by `roll` radians."""
+        """Crop a face.
+
+        Args:
+            detection: The face.
+            roll: Angle between the sides of the crop and those of the photo, radians.
+
+        Returns:
+            The face with its crop.
+        """
         points = torch.from_numpy(detection.landmarks468_px[:, :2])
         return cls(detection, face_crop(points, size=FIT_SIZE_PX, angle=roll))
 
@@ -50,6 +60,7 @@ class PhotoInputs:
     pixels: UInt8[np.ndarray, "H W 3"]
     """The whole photo, sRGB."""
     faces: tuple[FaceInput, ...]
+    """The most prominent face first."""
     camera: Camera
     """The camera of the whole photo, repeated for each face."""
     targets: FitTargets
@@ -90,7 +101,14 @@ class PhotoInputs:
         return len(self.faces)
 
     def rolled(self, rolls: Sequence[float]) -> EncoderInputs:
-        """The inputs of the encoder in crops that are turned by an angle per face, radians."""
+        """Make inputs of the encoder from turned crops.
+
+        Args:
+            rolls: Angle of each face's crop, radians.
+
+        Returns:
+            The inputs, on the device of `targets`.
+        """
         device = self.targets.crops.device
         turned = [FaceInput.of(face.detection, roll=roll) for face, roll in zip(self.faces, rolls, strict=True)]
         crops = torch.cat([sample_pixels(self.pixels, face.crop) for face in turned]).to(device)
@@ -99,11 +117,14 @@ class PhotoInputs:
 
 @dataclass(frozen=True)
 class EncoderInputs:
-    """Crops, their cameras, and the 468 landmarks in crop pixels."""
+    """What the encoder reads of each face."""
 
     crops: Float[Tensor, "B 3 S S"]
+    """sRGB colours in [0, 1]."""
     camera: Camera
+    """The camera of each crop."""
     landmarks468_px: Float[Tensor, "B 468 2"]
+    """MediaPipe's points in crop pixels."""
 
 
 def _targets(
