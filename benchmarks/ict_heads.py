@@ -19,8 +19,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mien.camera import Camera, Pose
+from mien.export.contact_sheet import SheetLayout, in_rows
+from mien.export.contact_sheet import contact_sheet as grid
 from mien.geometry import Surface, align_points, rotmat_to_rotvec, rotvec_to_rotmat, submesh, vertex_normals
-from mien.lighting import shading
+from mien.lighting import LUMA, shading
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
 from mien.typing import Float, Int, Tensor
@@ -403,7 +405,7 @@ def _background(size: tuple[int, int], generator: torch.Generator) -> Float[Tens
 
 def _developed(image: Tensor, *, grey: bool, generator: torch.Generator) -> np.ndarray:
     if grey:
-        image = (image * torch.tensor([0.299, 0.587, 0.114])).sum(-1, keepdim=True).expand_as(image)
+        image = (image * torch.tensor(LUMA)).sum(-1, keepdim=True).expand_as(image)
     noise = torch.randn(image.shape, generator=generator) * 0.008
     return ((image + (noise.mean(-1, keepdim=True) if grey else noise)).clamp(0, 1) * 255).round().byte().numpy()
 
@@ -421,8 +423,5 @@ def contact_sheet(paths: Sequence[Path], target: Path, *, columns: int = 6, widt
     for path in paths:
         with Image.open(path) as image:
             tiles.append(image.convert("RGB").resize((width, round(width * image.height / image.width))))
-    rows = math.ceil(len(tiles) / columns)
-    sheet = Image.new("RGB", (columns * width, rows * tiles[0].height))
-    for k, tile in enumerate(tiles):
-        sheet.paste(tile, (k % columns * width, k // columns * tile.height))
-    sheet.save(target, quality=90)
+    sheet = grid(in_rows([np.asarray(tile) for tile in tiles], columns), SheetLayout(), columns=columns)
+    Image.fromarray(sheet).save(target, quality=90)

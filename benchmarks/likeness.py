@@ -78,7 +78,7 @@ class SeenPortrait:
 def see_portrait(portrait: Portrait, reconstructor: Reconstructor) -> SeenPortrait:
     pixels = read_photo(portrait.path).pixels
     face = reconstructor(pixels)[0]
-    observed = reconstructor.perception.detect(pixels)
+    observed = reconstructor.detector.detect(pixels)
     best = matching_face([o.landmarks68_px for o in observed], face.landmarks68.astype(np.float64))
     observation = observed[0 if best is None else best]
     crop = face_crop(torch.from_numpy(observation.landmarks468_px[:, :2]), size=MASK_SIZE_PX)
@@ -88,7 +88,7 @@ def see_portrait(portrait: Portrait, reconstructor: Reconstructor) -> SeenPortra
 
 def measure_portrait(seen: SeenPortrait, reconstructor: Reconstructor, drawer: Drawer) -> LikenessRow:
     return measure_likeness(
-        drawer, reconstructor.recognition, seen.face,
+        drawer, reconstructor.identity_network, seen.face,
         pixels=seen.pixels, landmarks68_px=seen.landmarks68_px, mask=seen.mask,
     )  # fmt: skip
 

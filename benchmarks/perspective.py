@@ -65,7 +65,7 @@ def estimated_focals(paths: Sequence[Path], reconstructor: Reconstructor) -> lis
     """The focal length that each photo's pupils and distance imply, pixels."""
     focals = []
     for path in paths:
-        observation = reconstructor.perception.detect(read_photo(path).pixels, max_faces=1)[0]
+        observation = reconstructor.detector.detect(read_photo(path).pixels, max_faces=1)[0]
         right, left = observation.irises_px[:, 0]
         focals.append(float(np.linalg.norm(left - right)) * DISTANCES_M[path.stem] / PUPIL_DISTANCE_M)
     return focals

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from mien.evaluation.report import Environment, markdown_table, write_json
+from mien.export.contact_sheet import SheetLayout, contact_sheet, in_rows
 
 if TYPE_CHECKING:
     from mien.pipeline import Reconstructor
@@ -96,12 +97,8 @@ def group_photo(portrait: Path, count: int) -> np.ndarray:
     """One picture of `count` portraits in rows of up to four."""
     with Image.open(portrait) as image:
         side = min(image.size)
-        tile = image.convert("RGB").crop((0, 0, side, side)).resize(_TILE)
-    columns = min(count, 4)
-    sheet = Image.new("RGB", (columns * _TILE[0], -(-count // columns) * _TILE[1]), (128, 128, 128))
-    for k in range(count):
-        sheet.paste(tile, (k % columns * _TILE[0], k // columns * _TILE[1]))
-    return np.array(sheet)
+        tile = np.asarray(image.convert("RGB").crop((0, 0, side, side)).resize(_TILE))
+    return contact_sheet(in_rows([tile] * count, min(count, 4)), SheetLayout(background=(128, 128, 128)))
 
 
 def timed(reconstructor: Reconstructor, picture: np.ndarray) -> tuple[float, list[Reconstruction]]:

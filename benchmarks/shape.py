@@ -37,6 +37,8 @@ from rich.progress import track
 from mien.errors import MienError
 from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.evaluation.shape import Alignment, DistanceSummary, align_surface
+from mien.export.contact_sheet import SheetLayout, in_rows
+from mien.export.contact_sheet import contact_sheet as grid
 from mien.fitting import FitSettings
 from mien.geometry import Surface, submesh, vertex_areas
 from mien.morphable import MorphableModel
@@ -259,11 +261,10 @@ def profiles_picture(rows: Sequence[tuple[Path, Truth, Sequence[Alignment]]], *,
         ):
             draw.text((shown.width + 10, 10 + 14 * k), text, fill=colour)
         tiles.append(tile)
-    sheet = Image.new("RGB", (columns * tiles[0].width, -(-len(tiles) // columns) * side), "white")
-    for k, tile in enumerate(tiles):
-        sheet.paste(tile, (k % columns * tile.width, k // columns * side))
+    layout = SheetLayout(background=(255, 255, 255))
+    sheet = grid(in_rows([np.asarray(tile) for tile in tiles], columns), layout, columns=columns)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    Image.fromarray(sheet).save(path, optimize=True)
 
 
 def _profile(surface: Surface, nose: Tensor, *, scale: float, rows: int) -> list[tuple[float, float]]:

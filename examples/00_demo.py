@@ -1,4 +1,4 @@
-"""Reconstruct the face of a public-domain photograph: NASA's portrait of Eileen Collins, which scikit-image packs.
+"""Reconstruct the face in a public-domain photo, NASA's portrait of Eileen Collins, which scikit-image contains.
 
 Usage: python examples/00_demo.py [FOLDER]
 """

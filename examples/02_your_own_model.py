@@ -1,9 +1,10 @@
-"""A face model of your own, from NumPy arrays to a fitted photograph.
+"""Use your own face model: from NumPy arrays to a fitted photo.
 
     python examples/02_your_own_model.py PHOTO OUT
 
-Here the arrays are a coarser cut of the packaged model, as a stand-in: its vertices, ten identity components, no
-colours, no chart. Put your own in their place; docs/formats.md lists what the file may hold.
+The arrays here are an example: vertices and ten identity components of the packaged model, without colours and UV
+layout.
+Replace them by your own; docs/formats.md lists the arrays that the file may contain.
 """
 
 from __future__ import annotations

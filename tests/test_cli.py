@@ -17,12 +17,13 @@ from mien import assets
 from mien.cli import app as cli
 from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
 from mien.io.photo import Photo
+from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 from mien.result import Reconstruction
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
 
 
 class FakeReconstructor:
-    """As many faces as the brightness of the top-left pixel says; no weights, no time."""
+    """Returns as many faces as the brightness of the top-left pixel; loads no weights."""
 
     made: list[dict[str, Any]] = []  # noqa: RUF012 (shared on purpose: the commands make their own instance)
 
@@ -122,7 +123,7 @@ def test_a_face_that_is_left_out_is_named_beside_the_others(tmp_path: Path) -> N
     assert (out / "two" / "face0" / "face.glb").is_file()
 
 
-def test_faces_of_an_earlier_run_do_not_linger(tmp_path: Path) -> None:
+def test_faces_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("reconstruct", photo_with(tmp_path / "a.png", 3), "-o", out)
     (out / "a" / "face_notes").mkdir()
@@ -147,7 +148,7 @@ def test_options_reach_the_reconstructor(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_place_that_cannot_be_written_is_one_line_before_any_work(
+def test_a_folder_that_cannot_be_written_is_one_line_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").write_text("a file")
@@ -204,7 +205,7 @@ def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_names_that_are_no_valid_text_are_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_not_valid_text_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = photo_with(tmp_path / "a.png", 1)
     odd = photo.rename(tmp_path / "[red]\x1b[31m\udcff\n.png")
     assert run("reconstruct", odd, "-o", tmp_path / "out") == 0
@@ -215,7 +216,7 @@ def test_names_that_are_no_valid_text_are_shown_escaped(tmp_path: Path, capsys: 
 
 def test_long_tables_show_the_failures_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [cli.PhotoRow(f"p{i}.jpg", int(i > 0), 1.0, 0.1, 0.1, "x", "" if i else "bad") for i in range(100)]
-    cli._show_rows(cli._stdout(), rows, tmp_path)
+    cli.show_rows(cli.stdout(), rows, tmp_path)
     shown = capsys.readouterr().out
     assert "p0.jpg" in shown
     assert "p50.jpg" not in shown
@@ -244,7 +245,7 @@ def test_doctor_lists_assets_and_finds_damage(
     monkeypatch.setattr(assets, "MANIFEST", manifest)
     assert run("doctor") == 0
     shown = capsys.readouterr().out
-    for word in ("python", "torch", "native rasterizer", "good.safetensors", "CC0-1.0", "whole"):
+    for word in ("python", "torch", "native rasterizer", "good.safetensors", "CC0-1.0", "ok"):
         assert word in shown
     manifest.write_text(f"[{row.format('bad', empty)}]")
     assert run("doctor") == 1
@@ -289,10 +290,29 @@ def test_the_command_line_itself_loads_neither_torch_nor_numpy() -> None:
 
 
 @pytest.mark.parametrize("chosen", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
-def test_how_threads_wait_stays_as_the_user_chose(chosen: dict[str, str]) -> None:
+def test_the_users_setting_of_waiting_threads_is_kept(chosen: dict[str, str]) -> None:
     environment = dict(chosen)
     cli._share_processors(environment)
     assert environment == chosen
+
+
+def test_modes_are_choices_and_the_same_as_the_reconstructors(capsys: pytest.CaptureFixture[str]) -> None:
+    from mien.pipeline.reconstructor import DETAIL_MODES, MODES
+
+    assert tuple(mode.value for mode in cli.Mode) == MODES
+    assert tuple(mode.value for mode in cli.DetailMode) == DETAIL_MODES
+    assert run("reconstruct", "a.jpg", "--mode", "guess") == 2
+    assert "guess" in capsys.readouterr().err
+
+
+def test_without_options_the_packaged_networks_are_used(tmp_path: Path) -> None:
+    run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out")
+    (made,) = FakeReconstructor.made
+    assert made == {
+        "model": "mien-face", "device": "cpu", "detail": True, "resolution": 224, "seed": 0, "max_faces": None,
+        "refine_focal": False, "mode": "fit", "encoder": DEFAULT_ENCODER, "focal_px": None,
+        "detail_mode": None, "detail_network": DEFAULT_DETAIL,
+    }  # fmt: skip
 
 
 def test_wrong_usage_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

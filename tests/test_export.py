@@ -216,7 +216,7 @@ def test_model_and_photo_must_belong_to_the_reconstruction(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="load that model"):
         write_reconstruction(replace(reconstruction, model_name="other"), model, tiny_photo(), tmp_path)
     turned = Photo(np.ascontiguousarray(tiny_photo().pixels.transpose(1, 0, 2)), None, Path("turned.png"))
-    with pytest.raises(ConfigError, match="is 90 x 120"):
+    with pytest.raises(ConfigError, match="is 90 × 120"):
         write_reconstruction(reconstruction, model, turned, tmp_path)
 
 
@@ -276,7 +276,7 @@ def test_the_sheet_shows_the_subjects_left_and_right_side() -> None:
     assert red_share(3) < 0.2  # right side
 
 
-def test_a_face_that_reaches_beyond_the_photo_is_drawn() -> None:
+def test_a_face_that_extends_beyond_the_photo_is_rendered() -> None:
     model, reconstruction = tiny_model(), tiny_reconstruction()
     shifted = replace(reconstruction, centre_px=reconstruction.centre_px - 60, xy=reconstruction.xy - 60)
     sheet = sheet_image(shifted, FacePainter(shifted, model), tiny_photo())

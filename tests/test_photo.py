@@ -96,7 +96,7 @@ def test_float_pictures(tmp_path: Path) -> None:
         read_photo(tmp_path / "nan.tif")
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     rgba = np.zeros((40, 40, 4), np.uint8)
     rgba[:, 20:, 3] = 255
     Image.fromarray(rgba).save(tmp_path / "a.png")
@@ -143,6 +143,33 @@ def test_focal_length_from_exif(tmp_path: Path) -> None:
     assert focal_of(tmp_path, {0xA405: 50, 0xA002: 240, 0xA003: 360}) == pytest.approx(500)
 
 
+# The 35 mm equivalent is defined by the diagonal: a full frame has 43.27 mm of it, whatever the photo's aspect ratio.
+@pytest.mark.parametrize(
+    ("size", "diagonal_px"),
+    [
+        ((360, 240), 432.67),
+        ((240, 360), 432.67),  # portrait
+        ((400, 300), 500.0),  # 4:3, as phones take
+        ((300, 400), 500.0),
+        ((300, 300), 424.26),  # square
+        ((320, 180), 367.15),  # 16:9
+    ],
+)
+def test_focal_length_of_the_35_mm_equivalent_goes_by_the_diagonal(
+    tmp_path: Path, size: tuple[int, int], diagonal_px: float
+) -> None:
+    assert focal_of(tmp_path, {0xA405: 28}, size) == pytest.approx(28 / 43.2666 * diagonal_px, rel=1e-4)
+
+
+@pytest.mark.parametrize(("size", "focal_px"), [((400, 300), 500.0), ((300, 400), 500.0), ((200, 150), 250.0)])
+def test_focal_length_of_a_phone_photo_from_the_sensors_resolution(
+    tmp_path: Path, size: tuple[int, int], focal_px: float
+) -> None:
+    # 5 mm on a sensor of 100 pixels per millimetre and 400 × 300 pixels, stored upright or turned, or resized to half.
+    tags = {0x920A: rational(5), 0xA20E: rational(2540), 0xA210: 2, 0xA002: 400, 0xA003: 300}
+    assert focal_of(tmp_path, tags, size) == pytest.approx(focal_px)
+
+
 @pytest.mark.parametrize(
     "tags",
     [
@@ -156,7 +183,7 @@ def test_focal_length_from_exif(tmp_path: Path) -> None:
         {0x920A: rational(50), 0xA20E: rational(254000)},
     ],
 )
-def test_focal_length_that_cannot_be_believed_is_none(tmp_path: Path, tags: dict[int, object]) -> None:
+def test_a_missing_or_wrong_focal_length_is_none(tmp_path: Path, tags: dict[int, object]) -> None:
     assert focal_of(tmp_path, tags) is None
 
 
@@ -198,9 +225,9 @@ def refused_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "text": (write("text.jpg", b"Dear diary, today I took no photo."), "holds text"),
         "noise": (write("noise.jpg", bytes(range(255, 0, -1))), "known format"),
         "truncated": (write("cut.jpg", jpeg.getvalue()[:2000]), "damaged or cut off"),
-        "gif": (write("moving.gif", gif.getvalue()), "GIF is not"),
+        "gif": (write("moving.gif", gif.getvalue()), "GIF is not supported"),
         "animated webp": (write("moving.webp", webp.getvalue()), "animation of 2 frames"),
-        "heic": (write("phone.heic", b"\0\0\0\x18ftypheic" + bytes(40)), "HEIC is not read"),
+        "heic": (write("phone.heic", b"\0\0\0\x18ftypheic" + bytes(40)), "HEIC is not supported"),
         "pdf": (write("scan.pdf", b"%PDF-1.7\n"), "a PDF"),
         "1x1": (write("pixel.png", pixel.getvalue()), "too small"),
         "100 MP": (write("huge.png", png_bytes(tiny, (10_000, 10_000))), "100 megapixels.*resize"),

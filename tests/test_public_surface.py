@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import os
 import subprocess
 import sys
 import textwrap
@@ -36,6 +38,7 @@ PUBLIC = [
 
 def test_the_public_names_are_these_and_no_others() -> None:
     assert sorted(mien._HOMES) == PUBLIC
+    assert sorted(mien.__all__) == sorted([*PUBLIC, "__version__"])
     for name in PUBLIC:
         assert name in dir(mien)
         assert getattr(mien, name).__name__ == name
@@ -43,21 +46,21 @@ def test_the_public_names_are_these_and_no_others() -> None:
         _ = mien.reconstructor
 
 
-def test_names_are_the_same_for_readers_of_types() -> None:
-    """What a type checker sees is imported under TYPE_CHECKING; the table is what runs."""
+def test_type_checkers_see_the_same_names() -> None:
+    """Type checkers read the imports under TYPE_CHECKING; the program reads the table."""
     tree = ast.parse(Path(mien.__file__).read_text(encoding="utf-8"))
     (checked,) = (node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
     assert {alias.name: node.module for node in imports for alias in node.names} == mien._HOMES
 
 
-def test_import_waits_for_torch_until_it_is_needed() -> None:
+def test_importing_mien_does_not_import_torch() -> None:
     program = "import sys, mien; assert 'torch' not in sys.modules; mien.Camera; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_import_is_light() -> None:
-    """No compiler, no web server, no Triton, and nothing of scipy or OpenCV by accident."""
+    """The public names import no compiler, no web server, no Triton, no scipy and no OpenCV."""
     program = """
         import sys
         import torch
@@ -73,3 +76,28 @@ def test_import_is_light() -> None:
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "AUTO"), ("COMPATIBLE", "COMPATIBLE")])
+def test_importing_mien_sets_mkl_cbwr_unless_it_is_set_and_nothing_else(before: str | None, after: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"}
+    environment |= {} if before is None else {"MKL_CBWR": before}
+    program = """
+        import os
+        before = dict(os.environ)
+        import mien
+        print({key: value for key, value in os.environ.items() if before.get(key) != value})
+        print(os.environ["MKL_CBWR"], before.keys() - os.environ.keys())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split("\n")[:2] == ["{}" if before else "{'MKL_CBWR': 'AUTO'}", f"{after} set()"]
+
+
+def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    from mien.cli import main
+
+    assert mien.__version__ == importlib.metadata.version("mien")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"mien {mien.__version__}\n"

@@ -61,7 +61,7 @@ def test_large_displacements_widen_the_step_instead_of_clipping(tmp_path: Path) 
     np.testing.assert_allclose(Reconstruction.load(tmp_path).displacement, large.displacement, atol=2e-6)
 
 
-def test_errors_that_are_not_finite_survive(tmp_path: Path) -> None:
+def test_errors_that_are_not_finite_are_kept(tmp_path: Path) -> None:
     replace(tiny_reconstruction(), landmark_error=float("nan")).save(tmp_path)
     assert np.isnan(Reconstruction.load(tmp_path).landmark_error)
 
@@ -71,6 +71,12 @@ def test_a_list_of_expressions_without_names(tmp_path: Path) -> None:
     loaded = Reconstruction.load(tmp_path)
     assert loaded.expression_names == ()
     assert loaded.expression.tolist() == [0.5, 0.25, 0.0]
+
+
+def test_repr_is_one_short_line() -> None:
+    assert repr(tiny_reconstruction()) == (
+        "Reconstruction(model_name='tiny', image_size=(120, 90), landmark_error=0.031, photometric_error=0.022)"
+    )
 
 
 class Trap:
@@ -168,7 +174,7 @@ def break_file(folder: Path, case: str) -> None:
         ("shape", "xy is float32"),
         ("dtype", "uv is float64"),
         ("nan", "not finite"),
-        ("index", "triangles points at vertices"),
+        ("index", "triangles contains indices of vertices"),
         ("json cut", "damaged"),
         ("version", "mien-reconstruction-99"),
         ("json key", "lacks 'pose.scale'"),
@@ -183,7 +189,7 @@ def break_file(folder: Path, case: str) -> None:
         ("texture size", "differ in size"),
     ],
 )
-def test_damage_is_a_format_error_that_names_the_place(tmp_path: Path, case: str, message: str) -> None:
+def test_damage_is_a_format_error_that_names_the_file(tmp_path: Path, case: str, message: str) -> None:
     tiny_reconstruction().save(tmp_path)
     break_file(tmp_path, case)
     with pytest.raises(FormatError, match=message) as caught:
@@ -217,7 +223,7 @@ def test_a_failed_second_save_keeps_the_first(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["face0"]
 
 
-def test_saving_again_replaces_files_and_keeps_strangers(tmp_path: Path) -> None:
+def test_saving_again_replaces_its_files_and_keeps_others(tmp_path: Path) -> None:
     folder = tmp_path / "face0"
     tiny_reconstruction().save(folder)
     (folder / "notes.txt").write_text("mine")

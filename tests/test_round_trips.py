@@ -1,4 +1,4 @@
-"""A face of the packaged model through every format that mien writes, and back: at most a millionth is lost.
+"""Every format that mien writes gives a face of the packaged model back, with an error of at most a millionth.
 
 The model itself, as .safetensors and as generic .npz, is in test_model_file.py.
 """
@@ -27,13 +27,13 @@ from mien.registration.transfer_files import write_transfer
 from mien.result import Reconstruction
 from tests.test_export import Glb
 
-LOST = 1e-6
+TOLERANCE = 1e-6
 
 
-def lost(again: np.ndarray, whole: np.ndarray) -> float:
-    """Largest difference as a part of the largest value."""
-    assert again.shape == whole.shape
-    return float(np.abs(again.astype(np.float64) - whole).max() / np.abs(whole).max())
+def relative_error(again: np.ndarray, original: np.ndarray) -> float:
+    """Largest difference over the largest value."""
+    assert again.shape == original.shape
+    return float(np.abs(again.astype(np.float64) - original).max() / np.abs(original).max())
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_result_folder(tmp_path: Path, face: Reconstruction) -> None:
     face.save(tmp_path / "face0")
     again = Reconstruction.load(tmp_path / "face0")
     for name in ("vertices", "vertices_model", "identity", "expression", "lighting", "translation", "uv"):
-        whole = getattr(face, name)
-        assert lost(getattr(again, name), whole) <= LOST, name
+        original = getattr(face, name)
+        assert relative_error(getattr(again, name), original) <= TOLERANCE, name
 
 
 def test_glb(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
@@ -79,30 +79,30 @@ def test_glb(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> Non
     shown = glb.accessor(primitive["attributes"]["POSITION"]).astype(np.float64)
     for weight, target in zip(weights, primitive["targets"], strict=True):
         shown += weight * glb.accessor(target["POSITION"])
-    assert lost(shown, face.vertices_model) <= LOST
-    assert lost(np.array(weights), face.expression) <= LOST
-    assert lost(np.array(glb.document["asset"]["extras"]["identity"]), face.identity) <= LOST
+    assert relative_error(shown, face.vertices_model) <= TOLERANCE
+    assert relative_error(np.array(weights), face.expression) <= TOLERANCE
+    assert relative_error(np.array(glb.document["asset"]["extras"]["identity"]), face.identity) <= TOLERANCE
 
 
 def test_obj(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
     write_obj(face, model, tmp_path / "face.obj")
-    assert lost(obj_vertices(tmp_path / "face.obj"), face.vertices_model) <= LOST
+    assert relative_error(obj_vertices(tmp_path / "face.obj"), face.vertices_model) <= TOLERANCE
 
 
 def test_ply(tmp_path: Path, face: Reconstruction) -> None:
     write_ply(face, tmp_path / "face.ply")
     body = (tmp_path / "face.ply").read_bytes().split(b"end_header\n", 1)[1]
     count = len(face.vertices_model)
-    assert lost(np.frombuffer(body[: 27 * count], "<3f4, <3f4, 3u1")["f0"], face.vertices_model) == 0
+    assert relative_error(np.frombuffer(body[: 27 * count], "<3f4, <3f4, 3u1")["f0"], face.vertices_model) == 0
 
 
 def test_transferred_mesh(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
     vertices = torch.from_numpy(face.vertices_model)
-    none = DistanceSummary(0.0, 0.0, 0.0)
+    zero = DistanceSummary(0.0, 0.0, 0.0)
     identity, expression = torch.from_numpy(face.identity), torch.from_numpy(face.expression)
-    carried = Transfer(model, vertices, identity, expression, landmark_error_m=0.0, surface_error=none)
-    write_transfer(carried, tmp_path / "carried")
-    assert lost(obj_vertices(tmp_path / "carried" / "mesh.obj"), face.vertices_model) <= LOST
+    transferred = Transfer(model, vertices, identity, expression, landmark_error_m=0.0, surface_error=zero)
+    write_transfer(transferred, tmp_path / "transferred")
+    assert relative_error(obj_vertices(tmp_path / "transferred" / "mesh.obj"), face.vertices_model) <= TOLERANCE
 
 
 def test_deep3d_mat(tmp_path: Path) -> None:
@@ -129,4 +129,4 @@ def test_3ddfa_vector() -> None:
     again = TddfaCoefficients.of_vector(vector, mean=mean[0], deviation=deviation).vector(
         mean=mean[0], deviation=deviation
     )
-    assert lost(again.numpy(), vector.numpy()) <= LOST
+    assert relative_error(again.numpy(), vector.numpy()) <= TOLERANCE

@@ -1,7 +1,12 @@
-"""mien: one photograph in, a 3D human face out, and the networks that do it.
+"""3D human faces from photos, and the networks that reconstruct them.
 
 >>> import mien
 >>> faces = mien.Reconstructor()("photo.jpg")
+
+Importing mien sets the environment variable MKL_CBWR to "AUTO", unless it is set already. MKL reads it at its first
+matrix product, so import mien before you compute with torch. Without it, on some Xeons, the last bits of a sum depend
+on memory addresses and on the load of the processor, and the same photo gives slightly different faces. Set MKL_CBWR
+yourself to choose otherwise. Nothing else is changed; torch is imported when the first name of mien is used.
 """
 
 from __future__ import annotations
@@ -33,8 +38,7 @@ if TYPE_CHECKING:
     from mien.rendering import render as render
     from mien.result import Reconstruction as Reconstruction
 
-# MKL reads this at its first product. Without it, on some Xeons, the last bits of a sum depend on where in memory its
-# terms lie and how busy the cores are, and the same photo gives another face.
+# For reproducible sums, see above.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = importlib.metadata.version("mien")
@@ -61,8 +65,10 @@ _HOMES = {
     "RenderOutput": "mien.rendering",
     "render": "mien.rendering",
 }
-"""Where each public name lives. It is imported when it is first asked for: torch takes a second, and `mien --help`
-needs none of it."""
+"""The module of each public name, which is imported at the first use: torch takes a second, and `mien --help` does not
+need it."""
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

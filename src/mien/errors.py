@@ -1,60 +1,60 @@
-"""Every error that mien raises on purpose.
+"""All errors that mien raises on purpose.
 
     MienError
     ├── ImageError            a photo cannot be read or is refused
-    ├── NoFaceFound           a photo was read but holds no face
-    ├── AssetError            a packaged or given weight file is missing or damaged
+    ├── NoFaceFound           a photo shows no face
+    ├── AssetError            a packaged file is missing or damaged
     ├── FormatError           a file does not follow its format
-    ├── BackendUnavailable    the asked-for device or native kernel is not there
-    ├── ConfigError           a setting is unknown or out of its range
+    ├── BackendUnavailable    the requested device or native kernel is missing
+    ├── ConfigError           a setting is unknown or out of range
     ├── ModelMismatch         trained weights belong to another face model
-    ├── FitDiverged           an optimisation met a number that is not finite
-    ├── TrainingDiverged      a training step met a number that is not finite
+    ├── FitDiverged           an optimisation reached a number that is not finite
+    ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
 and two warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it, and
 RenamedSetting, if a configuration uses the name of a setting from an earlier version.
 
-A message says what was wrong, where, and what to do about it.
+A message says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
 
 
 class MienError(Exception):
-    """Base of every error that mien raises on purpose."""
+    """Base class of all errors that mien raises on purpose."""
 
 
 class ImageError(MienError):
-    """A photo cannot be read, or is refused for its size or format."""
+    """A photo cannot be read, or its size or format is refused."""
 
 
 class NoFaceFound(MienError):
-    """A photo was read, and no face was found in it."""
+    """The detector found no face in a photo."""
 
 
 class AssetError(MienError):
-    """A packaged or given weight file is missing, damaged or of another version."""
+    """A packaged file is missing, damaged or of another version."""
 
 
 class FormatError(MienError):
-    """A file does not follow the format it claims to have."""
+    """A file does not follow the format that it should have."""
 
 
 class BackendUnavailable(MienError):
-    """The asked-for device, or the native kernel, is not available here."""
+    """The requested device or native kernel is missing here."""
 
 
 class ConfigError(MienError):
-    """A setting is unknown, of the wrong kind or outside its range."""
+    """A setting is unknown, of the wrong type or out of range."""
 
 
 class FitDiverged(MienError):
-    """An optimisation met a number that is not finite."""
+    """An optimisation reached a number that is not finite."""
 
 
 class FaceLeftOut(UserWarning):
-    """One of a photo's faces could not be fitted and is missing from the result."""
+    """One of several faces of a photo could not be fitted and is missing from the result."""
 
 
 class RenamedSetting(FutureWarning):
@@ -62,11 +62,11 @@ class RenamedSetting(FutureWarning):
 
 
 class ModelMismatch(MienError):
-    """Trained weights belong to another face model than the one at hand."""
+    """Trained weights belong to another face model than the given one."""
 
 
 class TrainingDiverged(MienError):
-    """A training step met a number that is not finite."""
+    """A training step reached a number that is not finite."""
 
 
 class OutputError(MienError):

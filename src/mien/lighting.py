@@ -15,6 +15,9 @@ from mien.typing import Float, Tensor
 
 SH_COUNT = 9
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of encoded red, green and blue in the brightness of a pixel, Rec. 601."""
+
 # Lambert's kernel is (1, 2/3, 1/4) for orders 0, 1, 2; the harmonics over Y00 bring √3, √15 and √5/2.
 _LINEAR = 2 / 3 * math.sqrt(3)
 _QUADRATIC = 1 / 4 * math.sqrt(15)

@@ -11,62 +11,85 @@ from mien.io.result_folder import load_result, save_result
 from mien.typing import Bool, Float, Int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reconstruction:
-    """One face of one photo. Lengths in metres, colours sRGB-encoded in [0, 1], maps with v = 1 in row 0.
+    """One face of one photo, as NumPy arrays.
 
-    x_camera = diag(1, -1, -1) @ (scale · rotation @ x_model) + translation;
-    x_pixel = focal_px · x_camera / z_camera + centre_px.
+    Lengths are metres, colours sRGB-encoded in [0, 1], pixel positions those of the upright photo. Row 0 of a UV map is
+    v = 1. With the model's axes x to the subject's left, y up and z out of the face:
+
+        x_camera = diag(1, -1, -1) @ (scale · rotation @ x_model) + translation
+        x_pixel = focal_px · x_camera / z_camera + centre_px
+
+    Example:
+        >>> face = mien.Reconstruction.load("out/photo/face0")
+        >>> face.vertices.shape, face.landmark_error
     """
 
     model_name: str
+    """Name of the face model."""
     image_size: tuple[int, int]
-    """Width and height of the photo, upright as EXIF says; all pixel positions refer to it."""
+    """Width and height of the photo, upright according to EXIF."""
     focal_px: float
+    """Focal length of the camera in pixels."""
     centre_px: Float[np.ndarray, "2"]
+    """Principal point of the camera in pixels."""
     scale: float
+    """Size of the face relative to the model's metres."""
     rotation: Float[np.ndarray, "3 3"]
+    """Rotation of the head, in model axes."""
     translation: Float[np.ndarray, "3"]
+    """Position of the model's origin in camera space."""
     identity: Float[np.ndarray, "I"]
-    """Standard deviations of the population."""
+    """Identity coefficients, standard deviations of the population."""
     expression: Float[np.ndarray, "E"]
-    """Strength of each action, 0 to 1."""
+    """Expression coefficients: strengths of the blendshapes, 0 to 1, for the packaged model."""
     albedo: Float[np.ndarray, "A"]
-    """Standard deviations of the population."""
+    """Albedo coefficients, standard deviations of the population."""
     lighting: Float[np.ndarray, "9 3"]
     """Spherical harmonics per colour channel in view axes, see `mien.lighting`."""
     vertices_model: Float[np.ndarray, "V 3"]
-    """Model space, with identity, expression and displacement, before the pose."""
+    """Vertices in model space, with identity, expression and displacement, before the pose."""
     vertices: Float[np.ndarray, "V 3"]
-    """Camera space: x right, y down, z forward."""
+    """Vertices in camera space: x right, y down, z forward."""
     triangles: Int[np.ndarray, "T 3"]
+    """Vertex indices, counter-clockwise seen from outside."""
     uv: Float[np.ndarray, "V 2"]
-    """v grows upwards."""
+    """Texture coordinates; v grows upwards."""
     xy: Float[np.ndarray, "V 2"]
-    """Where each vertex lies in the photo, pixels."""
+    """Position of each vertex in the photo, pixels."""
     visible: Bool[np.ndarray, "V"]
-    """Vertices that the camera sees."""
+    """Whether the camera sees the vertex."""
     landmarks68: Float[np.ndarray, "68 2"]
-    """The model's 68 points in the photo, pixels."""
+    """The model's 68 landmarks in the photo, pixels, in iBUG order."""
     landmarks68_vertices: Int[np.ndarray, "68"]
+    """The vertices at these landmarks."""
     vertex_albedo: Float[np.ndarray, "V 3"]
-    """Colour without light, of the linear model."""
+    """Colour without lighting, of the linear model."""
     texture: Float[np.ndarray, "S S 3"]
-    """The face's colours as the photo shows them, completed where it does not."""
+    """Colours as in the photo, lighting included, completed where the photo does not show the face."""
     texture_offset: Float[np.ndarray, "D D 3"]
     """Added to the albedo by the detail step; zeros without it."""
     displacement: Float[np.ndarray, "D D"]
-    """Along the normal, by the detail step; zeros without it."""
+    """Displacement along the normal by the detail step, metres; zeros without it."""
     landmark_error: float
-    """Mean distance between the 51 inner landmarks, found and modelled, over that of the outer eye corners."""
+    """Mean distance of the 51 inner landmarks, detected and modelled, over that of the outer eye corners."""
     photometric_error: float
     """Root mean squared colour error of the textured mesh inside the face's mask, [0, 1]."""
     stage_seconds: tuple[tuple[str, float], ...]
+    """Name and seconds of each stage of the computation."""
     expression_names: tuple[str, ...] = ()
-    """Names of the expression coefficients; empty where the maker did not say."""
+    """Names of the expression coefficients; empty if the model has none."""
+
+    def __repr__(self) -> str:
+        width, height = self.image_size
+        return (
+            f"Reconstruction(model_name={self.model_name!r}, image_size=({width}, {height}), "
+            f"landmark_error={self.landmark_error:.3f}, photometric_error={self.photometric_error:.3f})"
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result into a folder that `load` reads; the format is described in `mien.io.result_folder`.
+        """Write the result into a folder that `load` reads; docs/outputs.md describes the files.
 
         Precision: float32 for arrays and coefficients, 1 µm for the displacement map, 1/255 for the texture, 1/508 for
         its offset map.
@@ -75,13 +98,13 @@ class Reconstruction:
             path: The folder, or the `reconstruction.npz` in it.
 
         Raises:
-            OutputError: The folder cannot be written; nothing is left half-written.
+            OutputError: The folder cannot be written; it is unchanged.
         """
         save_result(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reconstruction:
-        """Read a folder written by `save` or `mien reconstruct`.
+        """Read a folder that `save`, `write_reconstruction` or `mien reconstruct` wrote.
 
         Args:
             path: The folder, or the `reconstruction.npz` in it.

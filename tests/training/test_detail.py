@@ -274,7 +274,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     train_detail(config, encoder=packaged, store=None, run=tmp_path / "whole", resume=False)
     train_detail(config, encoder=packaged, store=None, run=tmp_path / "cut", resume=False)
     newest = checkpoints(tmp_path / "cut")[-1]
-    newest.rename(newest.with_name(".partial-step-00000004-1"))  # as a kill would leave it
+    newest.rename(newest.with_name(".step-00000004.partial-1"))  # as a kill would leave it
     train_detail(config, encoder=packaged, store=None, run=tmp_path / "cut", resume=True)
     one, other = last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -116,7 +116,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tm
     train_coarse(config, store=None, run=tmp_path / "cut", resume=False)
     newest = checkpoints(tmp_path / "cut")[-1]
     assert newest.name == "step-00000006"
-    newest.rename(newest.with_name(".partial-step-00000006-1"))  # as a kill would leave it
+    newest.rename(newest.with_name(".step-00000006.partial-1"))  # as a kill would leave it
     train_coarse(config, store=None, run=tmp_path / "cut", resume=True)
     assert_same_state(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut"))
     for name in ("loss", "gradient_norm"):

@@ -1,7 +1,7 @@
-"""Packaged weights: where they lie, what they must hash to, and reading them without unpickling.
+"""Packaged weights: their paths, their hashes, and reading them without unpickling.
 
-`manifest.json` beside this file is the table of every asset; `PROVENANCE.md` tells where each came from. A file
-that is not in the table is never read, and one whose SHA-256 differs is refused.
+`manifest.json` in this folder lists all assets; `PROVENANCE.md` names their sources. A file that is not in the list is
+never read, and one with another SHA-256 is refused.
 """
 
 from __future__ import annotations
@@ -25,17 +25,29 @@ MANIFEST = FOLDER / "manifest.json"
 
 @dataclass(frozen=True)
 class AssetRecord:
-    """One row of the manifest: what a packaged file is, and what it must hash to."""
+    """One row of the manifest."""
 
     name: str
+    """Name of the file."""
     bytes: int
+    """Size of the file."""
     sha256: str
+    """Hash of the file, hexadecimal."""
     licence: str
+    """SPDX identifiers."""
     source: str
+    """What the file was made from."""
 
 
 def asset_records() -> tuple[AssetRecord, ...]:
-    """List every packaged asset, sorted by name; raises AssetError where the manifest is damaged."""
+    """List all packaged assets.
+
+    Returns:
+        One record per file, sorted by name.
+
+    Raises:
+        AssetError: The manifest is damaged.
+    """
     try:
         rows = json.loads(MANIFEST.read_text(encoding="utf-8"))
         return tuple(AssetRecord(**row) for row in sorted(rows, key=lambda row: row["name"]))
@@ -52,15 +64,21 @@ def _verified(path: Path, record: AssetRecord, _modified_ns: int) -> Path:
 
 
 def asset_path(name: str) -> Path:
-    """Locate one packaged file and verify it against the manifest.
+    """Locate one packaged file and verify its hash, once per process and again after a change.
 
-    `name` is the file name, e.g. "facemesh.safetensors". Each file is hashed once per process (and again when it
-    was changed). Raises AssetError if it is not in the manifest, is missing, or is damaged.
+    Args:
+        name: Name of the file, for example "facemesh.safetensors".
+
+    Returns:
+        Its path.
+
+    Raises:
+        AssetError: The file is not in the manifest, is missing or is damaged.
     """
     record = next((record for record in asset_records() if record.name == name), None)
     if record is None:
         known = ", ".join(record.name for record in asset_records())
-        raise AssetError(f"there is no packaged asset {name!r}; there are: {known}")
+        raise AssetError(f"name={name!r} is no packaged asset; use one of {known}")
     path = FOLDER / name
     try:
         return _verified(path, record, path.stat().st_mtime_ns)
@@ -69,26 +87,43 @@ def asset_path(name: str) -> Path:
 
 
 def load_tensors(name: str) -> dict[str, Tensor]:
-    """Read every tensor of a packaged safetensors file, in the types it is stored in, on the CPU.
+    """Read all tensors of a packaged safetensors file.
 
-    Raises AssetError as `asset_path` does, and where the file is no safetensors file.
+    Args:
+        name: Name of the file.
+
+    Returns:
+        The tensors by name, in their stored types, on the CPU.
+
+    Raises:
+        AssetError: As `asset_path`, or the file is not a safetensors file.
     """
     path = asset_path(name)
     try:
         with safe_open(path, framework="pt") as stream:
             return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
-        raise AssetError(f"{path} is no valid safetensors file: {error}") from error
+        raise AssetError(f"{path} is not a valid safetensors file: {error}") from error
 
 
 def load_metadata(name: str) -> dict[str, str]:
-    """Read the text metadata of a packaged safetensors file; raises AssetError as `asset_path` does."""
+    """Read the metadata of a packaged safetensors file.
+
+    Args:
+        name: Name of the file.
+
+    Returns:
+        Texts by key.
+
+    Raises:
+        AssetError: As `load_tensors`.
+    """
     path = asset_path(name)
     try:
         with safe_open(path, framework="pt") as stream:
             return dict(stream.metadata() or {})
     except SafetensorError as error:
-        raise AssetError(f"{path} is no valid safetensors file: {error}") from error
+        raise AssetError(f"{path} is not a valid safetensors file: {error}") from error
 
 
 def load_weights(
@@ -97,11 +132,17 @@ def load_weights(
     *,
     arrange: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda stored: stored,
 ) -> None:
-    """Fill a module with a packaged weight file, in the module's own types; raises AssetError on any mismatch.
+    """Load a packaged weight file into a module, in the module's own types.
 
-    `arrange` makes the module's tensors of the file's, where it keeps them otherwise.
+    Args:
+        module: The network.
+        name: Name of the file.
+        arrange: Converts the tensors of the file to those of the module, if they differ.
+
+    Raises:
+        AssetError: As `load_tensors`, or names or shapes do not match.
     """
     try:
         module.load_state_dict(arrange(load_tensors(name)))
     except (KeyError, RuntimeError) as error:
-        raise AssetError(f"{name} does not fit {type(module).__name__}: {error}") from error
+        raise AssetError(f"{name} does not fit {type(module).__name__}: {error}; reinstall mien") from error

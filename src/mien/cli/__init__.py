@@ -1,3 +1,3 @@
-"""The command line."""
+"""The command `mien`."""
 
 from mien.cli.app import main as main

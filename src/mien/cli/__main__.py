@@ -1,4 +1,4 @@
-"""`python -m mien.cli`, for launchers that start modules, as torchrun does."""
+"""`python -m mien.cli`, for launchers that start modules, such as torchrun."""
 
 from mien.cli.app import main
 

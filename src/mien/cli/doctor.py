@@ -1,5 +1,4 @@
-"""What `mien doctor` looks at: versions, device, native kernels, and whether the packaged assets are
-whole."""
+"""The checks of `mien doctor`: versions, device, native kernels and the packaged files."""
 
 from __future__ import annotations
 
@@ -17,75 +16,88 @@ _PACKAGES = ("mien", "torch", "numpy", "safetensors", "pillow", "jaxtyping", "ty
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the examination."""
+class Check:
+    """One checked part of the installation."""
 
     subject: str
+    """Name of the part."""
     state: str
-    healthy: bool = True
+    """Version, or what was found."""
+    passed: bool = True
+    """Whether a reconstruction works with it."""
 
 
 @dataclass(frozen=True)
-class AssetFinding:
-    """One packaged file: its row of the manifest, and what is wrong with it (empty if nothing is)."""
+class AssetCheck:
+    """One packaged file."""
 
     record: AssetRecord
+    """Its row of the manifest."""
     problem: str
+    """What is wrong with it; empty if nothing is."""
 
 
 @dataclass(frozen=True)
-class Examination:
-    """Everything `mien doctor` found."""
+class Diagnosis:
+    """All checks of `mien doctor`."""
 
-    findings: tuple[Finding, ...]
-    assets: tuple[AssetFinding, ...]
+    checks: tuple[Check, ...]
+    """Versions, device and native code."""
+    assets: tuple[AssetCheck, ...]
+    """The packaged files."""
 
     @property
-    def healthy(self) -> bool:
-        """Whether a reconstruction can be expected to work."""
-        return all(finding.healthy for finding in self.findings) and not any(a.problem for a in self.assets)
+    def passed(self) -> bool:
+        """Whether a reconstruction should work here."""
+        return all(check.passed for check in self.checks) and not any(a.problem for a in self.assets)
 
 
-def examine() -> Examination:
-    """Look at this installation; raises AssetError only where the list of assets itself cannot be read."""
-    findings = [
-        Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        Finding("python", platform.python_version()),
+def diagnose() -> Diagnosis:
+    """Check this installation.
+
+    Returns:
+        What was found, damaged files included.
+
+    Raises:
+        AssetError: The list of packaged files cannot be read.
+    """
+    checks = [
+        Check("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+        Check("python", platform.python_version()),
         *(_package(name) for name in _PACKAGES),
-        Finding("processor threads", str(torch.get_num_threads())),
-        Finding("cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; the CPU is used"),
+        Check("processor threads", str(torch.get_num_threads())),
+        Check("cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "not available; the CPU is used"),
         _rasterizer(),
     ]
-    return Examination(tuple(findings), tuple(_asset(record) for record in asset_records()))
+    return Diagnosis(tuple(checks), tuple(_asset(record) for record in asset_records()))
 
 
-def _package(name: str) -> Finding:
+def _package(name: str) -> Check:
     try:
-        return Finding(name, importlib.metadata.version(name))
+        return Check(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "not installed", healthy=False)
+        return Check(name, "not installed", passed=False)
 
 
-def _rasterizer() -> Finding:
+def _rasterizer() -> Check:
     triangle = torch.tensor([[[-0.5, -0.5, 1.0], [0.0, 0.5, 1.0], [0.5, -0.5, 1.0]]])
     corners = torch.tensor([[0, 1, 2]])
     try:
-        drawn = rasterize_hard(triangle, corners, image_size=(8, 8), near=0.5, far=2.0)
+        rendered = rasterize_hard(triangle, corners, image_size=(8, 8), near=0.5, far=2.0)
         from mien.rasterizer import _native  # pyright: ignore[reportAttributeAccessIssue]  # noqa: PLC0415
     except (BackendUnavailable, ImportError) as error:
-        return Finding("native rasterizer", str(error), healthy=False)
-    covered = int((drawn.triangle_ids >= 0).sum())
-    # 1 × 1 in NDC is a half of the picture's area halved again: 8 of 64 pixels, whichever way edges are
-    # rounded.
-    drawn_right = 6 <= covered <= 10
+        return Check("native rasterizer", str(error), passed=False)
+    covered = int((rendered.triangle_ids >= 0).sum())
+    # The triangle covers an eighth of the picture, 8 of 64 pixels; up to 2 more or less by rounding at the edges.
+    correct = 6 <= covered <= 10
     others = [isa for isa in _native.available_isas().split() if isa != _native.current_isa()]
     state = _native.current_isa() + (f" (also {', '.join(others)})" if others else "")
-    return Finding("native rasterizer", state if drawn_right else f"{state}, but it draws wrongly", drawn_right)
+    return Check("native rasterizer", state if correct else f"{state}, but it renders wrongly", correct)
 
 
-def _asset(record: AssetRecord) -> AssetFinding:
+def _asset(record: AssetRecord) -> AssetCheck:
     try:
         asset_path(record.name)
     except AssetError as error:
-        return AssetFinding(record, str(error))
-    return AssetFinding(record, "")
+        return AssetCheck(record, str(error))
+    return AssetCheck(record, "")

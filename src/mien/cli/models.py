@@ -1,10 +1,10 @@
-"""The commands of `mien model`. As in `cli`, heavy imports wait for their command."""
+"""The commands of `mien model`; heavy packages are imported inside the commands."""
 # ruff: noqa: PLC0415 (imports inside commands), PLR0917 (options are named by typer, not by position)
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -13,18 +13,19 @@ from mien.cli.options import model_path
 from mien.cli.terminal import plain_table, printable, stdout
 from mien.errors import ConfigError, OutputError
 
-model_app = typer.Typer(help="Look at face models.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from mien.morphable import MorphableModel
+
+model_app = typer.Typer(help="List, show, convert and use face models.", no_args_is_help=True)
 
 
 @model_app.command("info")
 def model_info(
-    name: Annotated[str, typer.Argument(help="A model's name, or path of a .safetensors.")] = "mien-face",
+    name: Annotated[str, typer.Argument(help="Face model: a name, or the path of a .safetensors file.")] = "mien-face",
     *,
-    picture: Annotated[
-        Path | None, typer.Option(help="Write a picture of the mean and of ±3 standard deviations here.")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG to write: the mean and ±3 standard deviations.")] = None,
 ) -> None:
-    """Show what a face model holds."""
+    """Show the contents of a face model."""
     from mien.morphable import load_model
 
     model = load_model(model_path(name))
@@ -36,42 +37,46 @@ def model_info(
             save_image(model_picture(model), picture)
         except (OSError, ValueError) as error:
             raise OutputError(f"{picture}: cannot be written ({error}); name a .png in an existing folder") from error
-    low, high = model.mean.amin(0) * 1000, model.mean.amax(0) * 1000
-    counts, kind = model.counts, model.expression_kind
     table = plain_table()
-    for subject, state in (
-        ("model", model.name),
-        ("licence", model.licence),
-        ("mesh", f"{len(model.mean)} vertices, {len(model.triangles)} triangles"),
-        ("size of the mean", " x ".join(f"{side:.0f}" for side in (high - low).tolist()) + " mm"),
-        ("units", "metres; +x the subject's left, +y up, +z out of the face; sRGB 0 to 1"),
-        ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
-        ("of these", f"identity and albedo in standard deviations, expression in {_EXPRESSION_KINDS[kind]}"),
-        ("expressions", ", ".join(model.expression_names)),
-        ("actions for animation", f"{len(model.actions[0])}"),
-        ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
-        *(("converted", note) for note in model.notes),
-    ):
+    for subject, state in _description(model):
         table.add_row(Text(subject), Text(printable(state)))
     stdout().print(table)
 
 
-_EXPRESSION_KINDS = {"strength": "strengths 0 to 1", "deviation": "standard deviations"}
+def _description(model: MorphableModel) -> list[tuple[str, str]]:
+    low, high = model.mean.amin(0) * 1000, model.mean.amax(0) * 1000
+    counts, units = model.counts, _EXPRESSION_UNITS[model.expression_kind]
+    return [
+        ("model", model.name),
+        ("licence", model.licence),
+        ("mesh", f"{len(model.mean)} vertices, {len(model.triangles)} triangles"),
+        ("size of the mean", " x ".join(f"{side:.0f}" for side in (high - low).tolist()) + " mm"),
+        ("axes and units", "metres; +x the subject's left, +y up, +z out of the face; sRGB 0 to 1"),
+        ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
+        ("units of coefficients", f"identity and albedo in standard deviations, expression in {units}"),
+        ("expressions", ", ".join(model.expression_names)),
+        ("blendshapes for animation", f"{len(model.actions[0])}"),
+        ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
+        *(("converted", note) for note in model.notes),
+    ]
+
+
+_EXPRESSION_UNITS = {"strength": "strengths 0 to 1", "deviation": "standard deviations"}
 
 
 @model_app.command("convert")
 def model_convert(
-    source: Annotated[Path, typer.Argument(help="File or folder of a face model; `mien model list` names them.")],
+    source: Annotated[Path, typer.Argument(help="File or folder of a face model; see `mien model list`.")],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     landmarks: Annotated[
         Path | None,
-        typer.Option(help="Lines of 'iBUG-number vertex', both from 0; for FLAME also its landmark embedding."),
+        typer.Option(help="Lines of 'iBUG-number vertex', both from 0. For FLAME also its landmark embedding."),
     ] = None,
     blendshapes: Annotated[Path | None, typer.Option(help="Blendshape file of an eos model.")] = None,
     front: Annotated[bool, typer.Option("--front", help="Cut BFM 2009 to Deep3DFaceRecon's 35,709 vertices.")] = False,
 ) -> None:
-    """Convert a face model of another project, once, into one that all of mien works with."""
+    """Convert a face model of another project into a file that all of mien can use."""
     from mien.morphable import load_model, save_model
     from mien.morphable.formats import read_model
     from mien.registration import complete
@@ -95,9 +100,9 @@ def model_convert(
 
 
 def _make_place(out: Path) -> None:
-    """The folder of the model to be written: what is wrong with the place is said before the work is done."""
+    """Make the folder of the model before the work starts, so that errors come early."""
     if out.suffix != ".safetensors":
-        raise ConfigError(f"-o {out}: expected a name that ends in .safetensors, by which model files are known")
+        raise ConfigError(f"-o {out}: is not a model file; choose a name that ends in .safetensors")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,7 +111,7 @@ def _make_place(out: Path) -> None:
 
 @model_app.command("list")
 def model_list() -> None:
-    """List the face models that can be used: those at hand, and those to obtain from their makers."""
+    """List the face models that mien can use: those here, and those that can be obtained from their authors."""
     from mien.morphable.formats import FAMILIES
     from mien.morphable.registry import converted_models, models_folder
 
@@ -121,22 +126,23 @@ def model_list() -> None:
     console = stdout()
     console.print(table)
     folder = printable(str(models_folder()))
-    console.print(Text("\nmien downloads none of them: obtain a file from its page, then run `mien model convert`."))
-    console.print(Text(f"Models in {folder} ($MIEN_MODELS) go by their names, as --model and --to."), soft_wrap=True)
+    console.print(Text("\nmien downloads no models: obtain a file from its page, then run `mien model convert`."))
+    console.print(Text(f"Models in {folder} ($MIEN_MODELS) can be given by name to --model and --to."), soft_wrap=True)
 
 
 @model_app.command("phenotype")
 def model_phenotype(
-    file: Annotated[Path | None, typer.Argument(help="JSON of anny's phenotypes.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Argument(help="JSON file with a phenotype of anny.", show_default=False)] = None,
     *,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One phenotype from 0 to 1, e.g. age=0.7; goes before FILE's.")
+        list[str] | None, typer.Option("--set", help="One value from 0 to 1, for example age=0.7; overrides FILE.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for coefficients.json, face.glb, picture.png …")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of face.glb, coefficients.json and more.")],
 ) -> None:
-    """Make the packaged model's face of a MakeHuman or anny phenotype: gender, age, muscle, weight, ancestry …
+    """Make a face of the packaged model from a MakeHuman or anny phenotype: gender, age, muscle, weight, ancestry …
 
-    Scales are anny's: gender 0 is male and 1 female; age 1/3 is 12, 2/3 is 25 and 1 is 90 years; the default is 0.5.
+    The scales are those of anny: gender 0 is male and 1 female; age 1/3 is 12, 2/3 is 25 and 1 is 90 years. The default
+    of all values is 0.5.
     """
     from mien.export.model_face import write_model_face
     from mien.morphable import load_model

@@ -1,5 +1,5 @@
 """Options that several commands of `mien` share."""
-# ruff: noqa: PLC0415 (as in `cli`, heavy imports wait for their command)
+# ruff: noqa: PLC0415 (heavy packages are imported inside the commands)
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 
 
 def model_path(name: str) -> str:
-    """What `load_model` reads for a --model: names of converted models stand for their files."""
+    """The argument of `load_model` for a --model: the name of a converted model becomes its path."""
     if name == "mien-face" or name.endswith(".safetensors"):
-        return name  # without the heavy imports
+        return name  # before the heavy imports
     from mien.morphable.registry import converted_model_path
 
     return converted_model_path(name)
 
 
 ModelOption = Annotated[
-    str, typer.Option("--model", callback=model_path, help="A model's name, or path of a .safetensors.")
+    str, typer.Option("--model", callback=model_path, help="Face model: a name, or the path of a .safetensors file.")
 ]

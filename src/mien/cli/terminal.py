@@ -1,4 +1,4 @@
-"""How the commands of `mien` write into a terminal."""
+"""Text and tables in a terminal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from rich.table import Table
 
 
 def printable(text: str) -> str:
-    """One line without control characters or broken Unicode, whatever a file is called."""
+    """Escape control characters, line breaks and invalid Unicode, which file names may contain."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def plain_table() -> Table:
-    """A table of subjects and states without borders."""
+    """A table of names and values without borders."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -21,10 +21,10 @@ def plain_table() -> Table:
 
 
 def stdout() -> Console:
-    """For results."""
+    """The console for results."""
     return Console(highlight=False)
 
 
 def stderr() -> Console:
-    """For what must not mix with results."""
+    """The console for progress and errors."""
     return Console(stderr=True, highlight=False)

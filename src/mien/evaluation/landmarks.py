@@ -237,7 +237,7 @@ def evaluate_landmarks(
     photos = read_annotated(folder)
     if limit is not None:
         photos = spread_over_groups(photos, limit=limit)
-    perception = FaceDetector() if reconstructor is None else reconstructor.perception
+    perception = FaceDetector() if reconstructor is None else reconstructor.detector
     rows = []
     for done, photo in enumerate(photos):
         rows.append(_measure(photo, perception, reconstructor))

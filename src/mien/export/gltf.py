@@ -1,9 +1,8 @@
-"""face.glb: the face as binary glTF 2.0 with the expressions as named morph targets.
+"""face.glb: the face as binary glTF 2.0, with the expressions as named morph targets.
 
-The base mesh is the person's neutral face with its fine relief; the weights are those of the photo's
-expression, so that a viewer shows the photo's face and an animator can move it. Model space is glTF's own:
-metres, +Y up, the face towards +Z. The writer is a page long because only what a face needs is written: one
-mesh, one texture, and morph targets as sparse accessors, which no library at hand writes
+The base mesh is the person's neutral face with its fine relief. The weights are those of the photo's expression, so a
+viewer shows the photo's face and an animator can move it. Model space is glTF's own: metres, +Y up, the face towards
++Z. The writer is our own because it needs sparse accessors for the morph targets, which no library that we found writes
 (docs/dependencies.md).
 """
 
@@ -18,19 +17,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mien import __version__
 from mien.export.surface import eye_triangles, unit_normals
-from mien.io.result_folder import package_version
+from mien.io.pixels import to_uint8
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
-from mien.typing import Float, Int
+from mien.typing import Bool, Float, Int
 
-# Changes below these are not stored: a micrometre, and 0.06° of a normal.
+# Smaller changes are not stored: one micrometre, and 0.06° of a normal.
 _POSITION_EPSILON_M = 1e-6
 _NORMAL_EPSILON = 1e-3
 
 _SKIN_ROUGHNESS = 0.6
 _EYE_ROUGHNESS = 0.15  # wet
-_JPEG_QUALITY = 94  # no difference that an eye finds, at a quarter of the PNG's size
+_JPEG_QUALITY = 94  # no visible difference, at a quarter of the PNG's size
 
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
@@ -39,62 +39,52 @@ _GLB_MAGIC, _CHUNK_JSON, _CHUNK_BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 
 
 def write_glb(reconstruction: Reconstruction, model: MorphableModel, path: Path) -> None:
-    """Write face.glb; raises OSError."""
+    """Write a face as a GLB file, see `glb_bytes`.
+
+    Args:
+        reconstruction: The face.
+        model: The face's model.
+        path: The file to write.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     path.write_bytes(glb_bytes(reconstruction, model))
 
 
 def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
-    """The face as the bytes of a GLB file.
+    """Encode a face as a GLB file.
 
-    Morph weights are the fitted coefficients clamped to [0, 1]; what the clamp takes away stays in the base
-    mesh, so the default view is exactly `vertices_model`.
+    Morph weights are the fitted coefficients clamped to [0, 1]. The base mesh keeps what the clamp removes, so the
+    default view is exactly `vertices_model`.
+
+    Args:
+        reconstruction: The face.
+        model: The face's model, which gives the morph targets and the eye triangles.
+
+    Returns:
+        The content of the file.
     """
     names, basis, weights = _morphs(reconstruction, model)
-    # What no target stores must not be missing from the view either: it stays in the base.
+    # The base also keeps the movements that no target stores.
     basis = basis * (np.abs(basis).max(axis=2, keepdims=True) > _POSITION_EPSILON_M)
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
-    triangles = reconstruction.triangles
-    normals = unit_normals(base, triangles)
-    moved_normals = _MovedNormals(base, triangles)
-    uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
-
-    glb = _Glb()
-    attributes = {
-        "POSITION": glb.add_vectors(base),
-        "NORMAL": glb.add_vectors(normals),
-        "TEXCOORD_0": glb.add_vectors(uv),
-    }
-    targets = [
-        {
-            "POSITION": glb.add_morph(delta, epsilon=_POSITION_EPSILON_M),
-            "NORMAL": glb.add_morph(moved_normals(delta) - normals, epsilon=_NORMAL_EPSILON),
-        }
-        for delta in basis
-    ]
     eyes = eye_triangles(model)
-    primitives = [
-        {"attributes": attributes, "indices": glb.add_indices(part), "material": material, "targets": targets}
-        for material, part in enumerate((triangles[~eyes], triangles[eyes]))
-        if len(part)
-    ]
+    glb = _Glb()
+    primitives = _primitives(glb, reconstruction, base, basis, eyes=eyes)
     image = glb.add_image(reconstruction.texture)
+    mesh = {
+        "name": "face",
+        "primitives": primitives,
+        "weights": [float(weight) for weight in weights],
+        "extras": {"targetNames": names},
+    }
     document = {
-        "asset": {
-            "version": "2.0",
-            "generator": f"mien {package_version()}",
-            "extras": _extras(reconstruction),
-        },
+        "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": _extras(reconstruction)},
         "scene": 0,
         "scenes": [{"name": "face", "nodes": [0]}],
         "nodes": [{"name": "face", "mesh": 0}],
-        "meshes": [
-            {
-                "name": "face",
-                "primitives": primitives,
-                "weights": [float(weight) for weight in weights],
-                "extras": {"targetNames": names},
-            }
-        ],
+        "meshes": [mesh],
         "materials": [
             _material("skin", roughness=_SKIN_ROUGHNESS),
             *([_material("eyes", roughness=_EYE_ROUGHNESS)] if eyes.any() else []),
@@ -116,8 +106,40 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     return _pack(document, bytes(glb.data))
 
 
+def _primitives(
+    glb: _Glb,
+    reconstruction: Reconstruction,
+    base: Float[np.ndarray, "V 3"],
+    basis: Float[np.ndarray, "N V 3"],
+    *,
+    eyes: Bool[np.ndarray, "T"],
+) -> list[dict[str, object]]:
+    """Skin and eyes, which share the vertices and their morph targets."""
+    triangles = reconstruction.triangles
+    normals = unit_normals(base, triangles)
+    moved_normals = _MovedNormals(base, triangles)
+    uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
+    attributes = {
+        "POSITION": glb.add_vectors(base),
+        "NORMAL": glb.add_vectors(normals),
+        "TEXCOORD_0": glb.add_vectors(uv),
+    }
+    targets = [
+        {
+            "POSITION": glb.add_morph(delta, epsilon=_POSITION_EPSILON_M),
+            "NORMAL": glb.add_morph(moved_normals(delta) - normals, epsilon=_NORMAL_EPSILON),
+        }
+        for delta in basis
+    ]
+    return [
+        {"attributes": attributes, "indices": glb.add_indices(part), "material": material, "targets": targets}
+        for material, part in enumerate((triangles[~eyes], triangles[eyes]))
+        if len(part)
+    ]
+
+
 OWN_EXPRESSION = "expression"
-"""Morph target of the photo's expression, where the model's coefficients are no actions to animate."""
+"""Morph target of the photo's expression, for models whose expression coefficients are not blendshapes."""
 
 
 def _morphs(
@@ -125,8 +147,9 @@ def _morphs(
 ) -> tuple[list[str], Float[np.ndarray, "N V 3"], Float[np.ndarray, "N"]]:
     """Names, offsets and weights of the morph targets.
 
-    A model whose own expressions are the named actions has their weights. One with components has the actions at
-    weight zero, and the photo's expression as one target more at weight one: the base is neutral, the view the photo's.
+    If the model's expression coefficients are the named blendshapes, they are the weights. If they are principal
+    components, all blendshapes have weight zero, and one more target of weight one holds the photo's expression: the
+    base is neutral and the default view shows the photo's face.
     """
     names, actions = model.actions
     offsets = actions.detach().cpu().numpy()
@@ -138,7 +161,7 @@ def _morphs(
 
 
 def _material(name: str, *, roughness: float) -> dict[str, object]:
-    # A face is an open surface: without doubleSided it would vanish when seen from behind.
+    # A face is an open surface: without doubleSided it would be invisible from behind.
     surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": roughness}
     return {"name": name, "doubleSided": True, "pbrMetallicRoughness": surface}
 
@@ -158,7 +181,7 @@ def _plain(values: np.ndarray) -> list[float]:
 
 
 class _MovedNormals:
-    """Unit normals after small parts of the surface moved, at the cost of those parts."""
+    """Computes unit normals after a part of the surface moved; the cost is proportional to that part."""
 
     def __init__(self, base: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "T 3"]) -> None:
         self._base, self._triangles = base, triangles
@@ -185,7 +208,7 @@ def _cross_products(corners: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T
 
 @dataclass
 class _Glb:
-    """The binary chunk under construction, with the accessors and views that describe it."""
+    """The binary chunk as it grows, with the accessors and buffer views that describe it."""
 
     data: bytearray = field(default_factory=bytearray)
     accessors: list[dict[str, object]] = field(default_factory=list)
@@ -219,7 +242,7 @@ class _Glb:
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
     def add_morph(self, delta: Float[np.ndarray, "V 3"], *, epsilon: float) -> int:
-        """Offsets of a morph target, stored only where they are above epsilon."""
+        """Add the offsets of a morph target as a sparse accessor of those above `epsilon`."""
         moved = np.flatnonzero(np.abs(delta).max(axis=1) > epsilon)
         stored = np.zeros(delta.shape, "<f4")
         stored[moved] = delta[moved]
@@ -234,11 +257,10 @@ class _Glb:
         return self.add_accessor(accessor)
 
     def add_image(self, texture: Float[np.ndarray, "S S 3"]) -> int:
-        image = Image.fromarray(np.rint(texture.clip(0, 1) * 255).astype(np.uint8))
+        image = Image.fromarray(to_uint8(texture))
         side = image.width
         if side & (side - 1):
-            # Older engines build mip levels for powers of two only; twice as fine, resampling costs no
-            # sharpness.
+            # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
             side = 1 << (2 * side - 1).bit_length()
             image = image.resize((side, side), Image.Resampling.BICUBIC)
         encoded = io.BytesIO()
@@ -257,7 +279,7 @@ def _described(vectors: np.ndarray) -> dict[str, object]:
 
 
 def _index_type(largest: int) -> tuple[str, int]:
-    # The greatest value of the type itself is reserved for primitive restart.
+    # The largest value of the type is reserved for primitive restart.
     return ("<u2", _UINT16) if largest < 65535 else ("<u4", _UINT32)
 
 

@@ -1,5 +1,4 @@
-"""The pictures of a result: maps over the UV chart, the overlay, and the sheet that shows a face at a
-glance."""
+"""The pictures of a result: maps in UV space, the overlay on the photo, and the contact sheet."""
 
 from __future__ import annotations
 
@@ -8,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch.nn import functional as F
 
 from mien.camera import CAMERA_FROM_MODEL, Camera
+from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet, in_rows
 from mien.export.surface import unit_normals
 from mien.geometry import rotvec_to_rotmat
 from mien.io.photo import Photo
+from mien.io.pixels import to_uint8
 from mien.lighting import shading
 from mien.morphable import MorphableModel
 from mien.rasterizer import rasterize_hard
@@ -26,40 +27,55 @@ from mien.typing import Bool, Float, Int, Tensor, UInt8
 OVERLAY_SIDE = 1024
 """Longest side of overlay.png, pixels."""
 PANEL_SIDE = 320
-_GAP, _LABEL_HEIGHT, _FONT_SIZE = 16, 26, 16
+"""Side of a picture in sheet.png, pixels."""
 _COLUMNS = 4
-_PAPER, _PANEL, _INK = (250, 249, 247), (229, 227, 223), (62, 60, 57)
+_PANEL = (229, 227, 223)
+"""Background of the panels that do not show the photo."""
 
-# Pixels of a side that one pixel is averaged from; the overlay is large, so it makes do with fewer.
-_SHEET_FINENESS, _OVERLAY_FINENESS = 3, 2
-_CROP_MARGIN = 0.2  # of the face's larger side, added around it
+# Supersampling: rendered pixels per side of an output pixel. The overlay is large, so 2 suffice.
+_SHEET_SUPERSAMPLING, _OVERLAY_SUPERSAMPLING = 3, 2
+_CROP_MARGIN = 0.2  # space around the face, as a share of its larger side
 _TURNED_FOV_DEG = 20.0
 _TURNED_YAW_DEG = 60.0
 _DEPTH_SLACK_M = 0.02
 
 _CLAY_ALBEDO = (0.62, 0.58, 0.535)  # linear light
-# Directions to the lights in view axes (+x right, +y up, +z to the viewer), and their strengths: a key from
-# the upper left models the form, a weak fill keeps the other side readable, a light from behind draws the
-# outline.
+# Directions to the lights in view axes (+x right, +y up, +z to the viewer), and their strengths: a key light from the
+# upper left shows the form, a weak fill light the other side, a light from behind the outline.
 _CLAY_LIGHTS = (((-0.75, 0.65, 0.55), 0.85), ((0.85, 0.0, 0.5), 0.2), ((0.6, 0.3, -0.75), 0.5))
 _CLAY_AMBIENT = (0.06, 0.17)  # from below, from above
 _CLAY_GLOSS, _CLAY_GLOSS_POWER = 0.06, 24
 
 
 def albedo_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "S S 3"]:
-    """The linear model's colour without light over the chart."""
+    """The linear model's colour without lighting, as a UV map of the texture's size.
+
+    Args:
+        reconstruction: The face, with its colour per vertex.
+        model: The face's model.
+
+    Returns:
+        sRGB-encoded colours; row 0 is v = 1.
+    """
     atlas = TexelAtlas.of(model, len(reconstruction.texture))
     colours = torch.from_numpy(reconstruction.vertex_albedo)
-    spread = atlas.dilate(atlas.interpolate(colours[None]))[0]
-    # Beyond the dilated border lies the mean colour, so that the smallest mip level has no dark rim either.
-    empty = (spread == 0).all(0)
-    spread = torch.where(empty, colours.mean(0)[:, None, None], spread)
-    return spread.permute(1, 2, 0).clamp(0, 1).numpy()
+    albedo = atlas.dilate(atlas.interpolate(colours[None]))[0]
+    # The mean colour fills the rest, so that even the smallest mip level has no dark border.
+    empty = (albedo == 0).all(0)
+    albedo = torch.where(empty, colours.mean(0)[:, None, None], albedo)
+    return albedo.permute(1, 2, 0).clamp(0, 1).numpy()
 
 
 def normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "S S 3"]:
-    """Unit normals in model space over the chart, with the relief of the displacement map; zeros far
-    outside."""
+    """Unit normals in model space, with the relief of the displacement map, as a UV map of that map's size.
+
+    Args:
+        reconstruction: The face.
+        model: The face's model.
+
+    Returns:
+        Normals; zeros where the map lies far from every triangle. Row 0 is v = 1.
+    """
     displacement = torch.from_numpy(reconstruction.displacement)
     atlas = TexelAtlas.of(model, len(displacement))
     with torch.no_grad():
@@ -68,19 +84,24 @@ def normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[n
         )
         normals = torch.from_numpy(unit_normals(smooth[0].numpy(), reconstruction.triangles))[None]
         displaced = DisplacedNormals(atlas, model, vertices=smooth, normals=normals, rotmat=torch.eye(3)[None])
-        spread = displaced(displacement[None, None]).permute(0, 3, 1, 2)
-        return F.normalize(atlas.dilate(spread), dim=1)[0].permute(1, 2, 0).numpy()
+        texels = displaced(displacement[None, None]).permute(0, 3, 1, 2)
+        return F.normalize(atlas.dilate(texels), dim=1)[0].permute(1, 2, 0).numpy()
 
 
 @dataclass(frozen=True)
 class FaceView:
-    """The mesh rasterised for one camera, supersampled: the P pixels that show it, ready to be coloured."""
+    """The mesh rasterized for one camera, supersampled: its P covered pixels, to be coloured."""
 
     covered: Bool[Tensor, "H W"]
+    """Whether a supersampled pixel shows the mesh."""
     corners: Int[Tensor, "P 3"]
+    """Vertices of the triangle at each covered pixel."""
     barycentrics: Float[Tensor, "P 3"]
+    """Weights of these vertices."""
     uv: Float[Tensor, "P 2"]
-    fineness: int
+    """Texture coordinates at each covered pixel."""
+    supersampling: int
+    """Rendered pixels per side of an output pixel."""
 
     @classmethod
     def of(
@@ -89,18 +110,28 @@ class FaceView:
         vertices_camera: Float[Tensor, "V 3"],
         *,
         camera: Camera,
-        fineness: int,
+        supersampling: int,
     ) -> FaceView:
-        """Draw the mesh with vertices in camera space, hard edges, back faces left out."""
+        """Rasterize a mesh with hard edges and without back faces.
+
+        Args:
+            reconstruction: Triangles and texture coordinates of the mesh.
+            vertices_camera: Its vertices in camera space, metres.
+            camera: The camera, of the output size.
+            supersampling: Rendered pixels per side of an output pixel.
+
+        Returns:
+            The covered pixels.
+        """
         triangles = torch.from_numpy(reconstruction.triangles.astype(np.int64))
         height, width = camera.image_size
         fine = camera.cropped(
-            scale=torch.full((1,), float(fineness)),
+            scale=torch.full((1,), float(supersampling)),
             shift_px=torch.zeros(1, 2),
-            image_size=(height * fineness, width * fineness),
+            image_size=(height * supersampling, width * supersampling),
         )
         depth = vertices_camera[:, 2]
-        drawn = rasterize_hard(
+        fragments = rasterize_hard(
             fine.to_ndc(vertices_camera[None]),
             triangles,
             image_size=fine.image_size,
@@ -108,35 +139,40 @@ class FaceView:
             far=float(depth.max()) + _DEPTH_SLACK_M,
             cull_backfaces=True,
         )
-        covered = drawn.triangle_ids[0] >= 0
-        corners = triangles[drawn.triangle_ids[0][covered].long()]
-        barycentrics = drawn.barycentrics[0][covered]
+        covered = fragments.triangle_ids[0] >= 0
+        corners = triangles[fragments.triangle_ids[0][covered].long()]
+        barycentrics = fragments.barycentrics[0][covered]
         uv = (torch.from_numpy(reconstruction.uv)[corners] * barycentrics[..., None]).sum(1)
-        return cls(covered, corners, barycentrics, uv, fineness)
+        return cls(covered, corners, barycentrics, uv, supersampling)
 
     def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "P C"]:
-        """Values given per vertex, at every pixel."""
+        """Interpolate values per vertex at the covered pixels."""
         return (torch.from_numpy(values)[self.corners] * self.barycentrics[..., None]).sum(1)
 
     def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "P C"]:
-        """Values given by a map over the chart, at every pixel."""
+        """Sample a UV map at the covered pixels."""
         maps = torch.from_numpy(values).permute(2, 0, 1)[None]
         return sample_map(maps, self.uv)[0]
 
     def over(self, colours: Float[Tensor, "P 3"], background: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """Lay the coloured mesh over a picture, averaging the fine pixels."""
+        """Composite the coloured mesh over a picture of the output size, averaging the supersampled pixels."""
         mask = self.covered.float()[None, None]
-        shown = torch.zeros(*self.covered.shape, 3)
-        shown[self.covered] = colours.clamp(0, 1)
-        shown = shown.permute(2, 0, 1)[None]
-        colour, alpha = (F.avg_pool2d(image, self.fineness)[0] for image in (shown, mask))
+        fine_colours = torch.zeros(*self.covered.shape, 3)
+        fine_colours[self.covered] = colours.clamp(0, 1)
+        fine_colours = fine_colours.permute(2, 0, 1)[None]
+        colour, alpha = (F.avg_pool2d(image, self.supersampling)[0] for image in (fine_colours, mask))
         behind = torch.from_numpy(background).permute(2, 0, 1) / 255
         mixed = colour + behind * (1 - alpha)
-        return (mixed * 255).round().byte().permute(1, 2, 0).numpy()
+        return to_uint8(mixed.permute(1, 2, 0))
 
 
 class FacePainter:
-    """Colours one reconstruction in any view."""
+    """Colours one reconstruction in any view.
+
+    Args:
+        reconstruction: The face.
+        model: The face's model.
+    """
 
     def __init__(self, reconstruction: Reconstruction, model: MorphableModel) -> None:
         self.reconstruction = reconstruction
@@ -144,24 +180,24 @@ class FacePainter:
         self.normals_map = normal_map(reconstruction, model) if reconstruction.displacement.any() else None
 
     def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "P 3"]:
-        """Unit normals in view axes, turned by a rotation of model space."""
+        """Unit normals in view axes; `rotation` takes model axes to view axes."""
         smooth = view.vertex_values(self.normals_vertex)
         if self.normals_map is not None:
             smooth = view.map_values(self.normals_map)
         return F.normalize(smooth @ rotation.T, dim=-1)
 
     def albedo(self, view: FaceView) -> Float[Tensor, "P 3"]:
-        """Colour without light, of the linear model."""
+        """Colour without lighting, of the linear model."""
         return view.vertex_values(self.reconstruction.vertex_albedo)
 
     def shaded(self, view: FaceView) -> Float[Tensor, "P 3"]:
-        """Albedo with the offset of the detail step, in the light of the photo."""
+        """Albedo with the offset of the detail step, in the lighting of the photo."""
         rotation = torch.from_numpy(self.reconstruction.rotation)
         light = shading(self.normals(view, rotation)[None], torch.from_numpy(self.reconstruction.lighting)[None])[0]
         return (self.albedo(view) + view.map_values(self.reconstruction.texture_offset)) * light
 
     def clay(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "P 3"]:
-        """Grey clay in studio light, which shows the shape alone."""
+        """Grey clay under three lamps, which shows the shape alone."""
         normals = self.normals(view, rotation)
         low, high = _CLAY_AMBIENT
         light = low + (high - low) * (0.5 + 0.5 * normals[..., 1:2])
@@ -175,12 +211,21 @@ class FacePainter:
         return _encode_srgb(linear)
 
     def textured(self, view: FaceView) -> Float[Tensor, "P 3"]:
-        """The texture as it is: it already holds the light of the photo."""
+        """The texture, unlit: it contains the lighting of the photo."""
         return view.map_values(self.reconstruction.texture)
 
 
 def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
-    """The whole photo, at most 1024 pixels long, with the shaded face laid over it."""
+    """The whole photo, at most 1024 pixels long, with the shaded face composited over it.
+
+    Args:
+        reconstruction: The face.
+        painter: The same face, ready to be coloured.
+        photo: The photo of the reconstruction.
+
+    Returns:
+        The picture.
+    """
     width, height = reconstruction.image_size
     scale = min(1.0, OVERLAY_SIDE / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -189,14 +234,22 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
         scale=torch.full((1,), scale), shift_px=torch.zeros(1, 2), image_size=(size[1], size[0])
     )
     view = FaceView.of(
-        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, fineness=_OVERLAY_FINENESS
+        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_OVERLAY_SUPERSAMPLING
     )
     return view.over(painter.shaded(view), picture)
 
 
 def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
-    """Eight labelled panels: photo, overlay, geometry, albedo; shaded, and the textured face from three
-    sides."""
+    """Eight labelled panels: photo, overlay, geometry and albedo; shaded, and the textured face from three sides.
+
+    Args:
+        reconstruction: The face.
+        painter: The same face, ready to be coloured.
+        photo: The photo of the reconstruction.
+
+    Returns:
+        The picture.
+    """
     crop = _square_crop(reconstruction)
     left, top, side = crop
     camera = _camera(reconstruction).cropped(
@@ -205,7 +258,7 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         image_size=(PANEL_SIDE, PANEL_SIDE),
     )
     view = FaceView.of(
-        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, fineness=_SHEET_FINENESS
+        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_SHEET_SUPERSAMPLING
     )
     picture = _crop_photo(photo.pixels, crop)
     plain = np.full((PANEL_SIDE, PANEL_SIDE, 3), _PANEL, np.uint8)
@@ -221,17 +274,19 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
     for label, yaw in (("left side", -_TURNED_YAW_DEG), ("front", 0.0), ("right side", _TURNED_YAW_DEG)):
         turned = _turned_view(reconstruction, yaw)
         panels.append((label, turned.over(painter.textured(turned), plain)))
-    return _arrange(panels)
+    gap, label_height = 16, 26
+    style = LabelStyle(label_height, font_size=16, offset=(PANEL_SIDE // 2, label_height // 2 + 2), centred=True)
+    labels = [label for label, _ in panels]
+    return contact_sheet(
+        in_rows([pixels for _, pixels in panels], _COLUMNS),
+        SheetLayout(gap, PAPER, style),
+        labels=[labels[:_COLUMNS], labels[_COLUMNS:]],
+    )
 
 
 def save_image(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
     """Write a PNG; raises OSError."""
     Image.fromarray(pixels).save(path)
-
-
-def to_bytes(colours: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """[0, 1] as 8 bits."""
-    return np.rint(colours.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _encode_srgb(linear: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s 3"]:
@@ -250,7 +305,7 @@ def _camera(reconstruction: Reconstruction) -> Camera:
 
 
 def _square_crop(reconstruction: Reconstruction) -> tuple[int, int, int]:
-    """Left, top and side, in whole pixels, of the square around the face; it may reach beyond the photo."""
+    """Left, top and side of the square around the face, in whole pixels; it may extend beyond the photo."""
     low, high = reconstruction.xy.min(0), reconstruction.xy.max(0)
     side = max(float((high - low).max()) * (1 + _CROP_MARGIN), 8.0)
     left, top = (low + high) / 2 - side / 2
@@ -272,18 +327,4 @@ def _turned_view(reconstruction: Reconstruction, yaw_deg: float) -> FaceView:
     distance = radius / np.sin(np.deg2rad(_TURNED_FOV_DEG / 2))
     placed = centred @ rotation.T * torch.tensor(CAMERA_FROM_MODEL) + torch.tensor([0.0, 0.0, distance])
     camera = Camera.from_fov(_TURNED_FOV_DEG, image_size=(PANEL_SIDE, PANEL_SIDE))
-    return FaceView.of(reconstruction, placed.float(), camera=camera, fineness=_SHEET_FINENESS)
-
-
-def _arrange(panels: list[tuple[str, UInt8[np.ndarray, "h w 3"]]]) -> UInt8[np.ndarray, "H W 3"]:
-    rows = -(-len(panels) // _COLUMNS)
-    step_x, step_y = PANEL_SIDE + _GAP, PANEL_SIDE + _LABEL_HEIGHT + _GAP
-    sheet = Image.new("RGB", (_GAP + _COLUMNS * step_x, _GAP + rows * step_y), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(_FONT_SIZE)
-    for index, (label, pixels) in enumerate(panels):
-        left, top = _GAP + index % _COLUMNS * step_x, _GAP + index // _COLUMNS * step_y
-        sheet.paste(Image.fromarray(pixels), (left, top))
-        middle = left + PANEL_SIDE // 2, top + PANEL_SIDE + _LABEL_HEIGHT // 2 + 2
-        draw.text(middle, label, fill=_INK, font=font, anchor="mm")
-    return np.array(sheet)
+    return FaceView.of(reconstruction, placed.float(), camera=camera, supersampling=_SHEET_SUPERSAMPLING)

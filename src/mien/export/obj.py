@@ -1,4 +1,4 @@
-"""face.obj with its material: the photo's expression in model space, coloured by texture.png beside it."""
+"""face.obj with its material file: the face with the photo's expression in model space, with texture.png."""
 
 from __future__ import annotations
 
@@ -32,8 +32,16 @@ map_Kd {TEXTURE_FILE}
 
 
 def write_obj(reconstruction: Reconstruction, model: MorphableModel, path: Path) -> None:
-    """Write the OBJ and, under the same name, its .mtl; texture.png is expected beside them. Raises
-    OSError."""
+    """Write the OBJ and its material file, which has the same name with the ending .mtl and refers to texture.png.
+
+    Args:
+        reconstruction: The face.
+        model: The face's model, which says which triangles are eyes.
+        path: The OBJ file to write; texture.png belongs into the same folder.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     normals = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
     eyes = eye_triangles(model)
     materials = path.with_suffix(".mtl")

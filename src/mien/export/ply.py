@@ -1,4 +1,4 @@
-"""face.ply: the photo's expression in model space with normals and a colour at each vertex."""
+"""face.ply: the face with the photo's expression in model space, with a normal and a colour per vertex."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.export.surface import texture_at_vertices, unit_normals
+from mien.io.pixels import to_uint8
 from mien.result import Reconstruction
 
 _VERTEX = np.dtype([*((name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")),
@@ -15,10 +16,18 @@ _FACE = np.dtype([("count", "u1"), ("corners", "<i4", (3,))])
 
 
 def write_ply(reconstruction: Reconstruction, path: Path) -> None:
-    """Write a binary little-endian PLY; raises OSError."""
+    """Write a binary little-endian PLY with float positions and normals and 8-bit colours, sampled from the texture.
+
+    Args:
+        reconstruction: The face.
+        path: The file to write.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     vertices = np.empty(len(reconstruction.vertices_model), _VERTEX)
     normals = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
-    colours = np.rint(texture_at_vertices(reconstruction).clip(0, 1) * 255)
+    colours = to_uint8(texture_at_vertices(reconstruction))
     for axis, name in enumerate("xyz"):
         vertices[name] = reconstruction.vertices_model[:, axis]
         vertices[f"n{name}"] = normals[:, axis]

@@ -1,4 +1,4 @@
-"""What every exporter asks of the surface: normals, the eyes, colours at the vertices."""
+"""Properties of a mesh that several exporters need: normals, eye triangles, colours at the vertices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mien.typing import Bool, Float, Int
 
 
 def unit_normals(vertices: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "T 3"]) -> Float[np.ndarray, "V 3"]:
-    """Unit normals of the vertices; +z for a vertex without area around it."""
+    """Unit normals of the vertices; (0, 0, 1) for a vertex whose triangles have no area."""
     corners = torch.from_numpy(triangles.astype(np.int64))
     normals = vertex_normals(torch.from_numpy(vertices.astype(np.float32))[None], corners)[0].numpy()
     normals[np.linalg.norm(normals, axis=-1) < 0.5] = (0, 0, 1)
@@ -21,12 +21,12 @@ def unit_normals(vertices: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, 
 
 
 def eye_triangles(model: MorphableModel) -> Bool[np.ndarray, "T"]:
-    """Triangles of the eyeballs: those with all corners on them."""
+    """Which triangles belong to the eyeballs: all three corners do."""
     on_eye = model.masks.eyes.detach().cpu().numpy() > 0.5
     return np.all(on_eye[model.triangles.cpu().numpy()], axis=1)
 
 
 def texture_at_vertices(reconstruction: Reconstruction) -> Float[np.ndarray, "V 3"]:
-    """The texture's colour at each vertex."""
+    """The colour of the texture at each vertex, sampled bilinearly."""
     texture = torch.from_numpy(reconstruction.texture.astype(np.float32)).permute(2, 0, 1)[None]
     return sample_map(texture, torch.from_numpy(reconstruction.uv))[0].numpy()

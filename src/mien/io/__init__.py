@@ -1,1 +1,1 @@
-"""Photos in, result folders out; whole files or none."""
+"""Input and output: photos, result folders, atomic writing, 8-bit pixels."""

@@ -1,9 +1,10 @@
-"""Files that are whole or not there, and a typed error where one cannot be written."""
+"""Atomic output: a file or folder is there in full or not at all, and a failure is an `OutputError`."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,15 @@ T = TypeVar("T")
 
 @contextmanager
 def writing(place: Path, *, advice: str = "free some space, or choose another place") -> Iterator[None]:
-    """Turn what a full disk or a forbidden folder raises into OutputError with this advice."""
+    """Turn the exceptions of a full disk or a read-only place into `OutputError`.
+
+    Args:
+        place: The file or folder that the message names.
+        advice: What the user can do, the end of the message.
+
+    Raises:
+        OutputError: The block raised OSError or SafetensorError.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -28,15 +37,23 @@ def writing(place: Path, *, advice: str = "free some space, or choose another pl
 
 
 def write_whole(path: Path, save: Callable[[Path], T]) -> T:
-    """Let `save` write a file beside, then rename it, and return what `save` does.
+    """Write a file atomically: `save` writes a temporary file beside it, which is flushed and renamed.
 
-    Whatever stops that, `path` is as it was or whole.
+    If anything fails, `path` is unchanged. The file gets the permissions that the umask gives new files; safetensors
+    0.8 would leave it readable for its owner alone.
+
+    Args:
+        path: The file to write or replace.
+        save: Writes the content to the path that it is given.
+
+    Returns:
+        What `save` returns.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
+        mode = _new_file_mode(partial)
         result = save(partial)
-        with partial.open("rb+") as file:  # Windows flushes what is open for writing
-            os.fsync(file.fileno())
+        _finish(partial, mode)
         partial.replace(path)
         return result
     except BaseException:
@@ -45,39 +62,82 @@ def write_whole(path: Path, save: Callable[[Path], T]) -> T:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_whole` for text."""
+    """Write a UTF-8 text file atomically, see `write_whole`."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def remove_partial(folder: Path, names: str) -> None:
-    """Remove what killed processes left half written of the files of a folder that match a pattern."""
+    """Remove the temporary files of killed processes.
+
+    Args:
+        folder: Where `write_whole` wrote.
+        names: Glob pattern of the names of the finished files.
+    """
     for left in folder.glob(f"{names}.*{PARTIAL}"):
         left.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing_folder(folder: Path) -> Iterator[Path]:
-    """Collect files in a hidden folder beside `folder` and move them there once all are written.
+def writing_folder(
+    folder: Path,
+    *,
+    flush: bool = False,
+    advice: str = "free some space or choose another place with write permission",
+) -> Iterator[Path]:
+    """Write a folder atomically: yield a hidden folder beside it, whose files move there at the end of the block.
 
-    Whatever goes wrong, the hidden folder is removed and `folder` is as it was; files of the same names are
-    replaced whole. An OSError inside becomes an `OutputError`.
+    If anything fails, the hidden folder is removed and `folder` is unchanged. Files of the same names are replaced,
+    other files in `folder` stay.
+
+    Args:
+        folder: The folder to make or to add to; missing parents are made.
+        flush: Flush the files to the disk before they move, so that a power cut leaves no empty file.
+        advice: What the user can do, the end of the error message.
+
+    Raises:
+        OutputError: The block or the move raised OSError or SafetensorError.
     """
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    partial = folder.parent / f".{folder.name}{PARTIAL}-{os.getpid()}"
     created = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        _move_into_place(partial, folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in created:
-            _remove_if_empty(parent)
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{folder}: cannot be written ({error.strerror or error}); "
-                "free some space or choose another place with write permission"
-            ) from error
-        raise
+    with writing(folder, advice=advice):
+        try:
+            partial.mkdir(parents=True)
+            mode = _new_file_mode(partial / PARTIAL)
+            yield partial
+            for file in partial.iterdir():
+                _finish(file, mode, flush=flush)
+            _move_into_place(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in created:
+                _remove_if_empty(parent)
+            raise
+
+
+def remove_partial_folders(folder: Path, names: str) -> None:
+    """Remove the hidden folders of killed processes.
+
+    Args:
+        folder: The parent of the folders that `writing_folder` made.
+        names: Glob pattern of the names of the finished folders.
+    """
+    for left in folder.glob(f".{names}{PARTIAL}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _new_file_mode(path: Path) -> int:
+    """Permissions of a new file; asking for the umask itself would change it for other threads."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
+
+
+def _finish(file: Path, mode: int, *, flush: bool = True) -> None:
+    file.chmod(mode)
+    if flush:
+        with file.open("rb+") as stream:  # Windows flushes only files that are open for writing
+            os.fsync(stream.fileno())
 
 
 def _move_into_place(partial: Path, folder: Path) -> None:
@@ -93,4 +153,4 @@ def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()
     except OSError:
-        return  # not empty or never made; either way it is not ours to clear
+        return  # not empty, or not made by us

@@ -1,18 +1,17 @@
-"""The folder of a result.
+"""The files of a result folder.
 
-    reconstruction.npz    the geometry, exactly the arrays of `ARRAYS`
-    coefficients.json     coefficients, camera, pose, light, errors, times, and the scales of the maps
+    reconstruction.npz    the geometry: the arrays of `ARRAYS`
+    coefficients.json     coefficients, camera, pose, lighting, errors, times and the scales of the maps
     texture.png           8 bits, sRGB
-    texture_offset.png    8 bits; steps of `texture_offset_per_step` around 128
-    displacement.png      16 bits; steps of `displacement_m_per_step` around 32768
+    texture_offset.png    8 bits, steps of `texture_offset_per_step` around 128
+    displacement.png      16 bits, steps of `displacement_m_per_step` around 32768
     vertex_albedo.npy     (V, 3) float32
 
-None of them is ever unpickled. docs/outputs.md describes every file of a result folder.
+Reading never unpickles. docs/outputs.md describes all files of a result folder.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
@@ -25,9 +24,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mien import __version__
 from mien.camera import CAMERA_FROM_MODEL
 from mien.errors import FormatError
 from mien.io.files import writing_folder
+from mien.io.pixels import to_uint8
 
 if TYPE_CHECKING:
     import mien.result  # which imports this module
@@ -36,6 +37,8 @@ FORMAT = "mien-reconstruction-1"
 ARRAYS_FILE, COEFFICIENTS_FILE = "reconstruction.npz", "coefficients.json"
 TEXTURE_FILE, TEXTURE_OFFSET_FILE, DISPLACEMENT_FILE = "texture.png", "texture_offset.png", "displacement.png"
 VERTEX_ALBEDO_FILE = "vertex_albedo.npy"
+GLB_FILE, OBJ_FILE, PLY_FILE = "face.glb", "face.obj", "face.ply"
+ALBEDO_FILE, NORMALS_FILE, OVERLAY_FILE, SHEET_FILE = "albedo.png", "normals.png", "overlay.png", "sheet.png"
 
 ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
     "vertices": (np.float32, ("V", 3)),
@@ -49,7 +52,7 @@ ARRAYS: dict[str, tuple[type[np.generic], tuple[str | int, ...]]] = {
 }
 """Keys, types and shapes of reconstruction.npz."""
 
-# One micrometre: far below what a photo can show, and ±32 mm is far beyond what a displacement reaches.
+# One micrometre is far below what a photo shows, and ±32 mm far above any displacement.
 _DISPLACEMENT_STEP_M = 1e-6
 _DISPLACEMENT_ZERO = 32768
 _OFFSET_STEP = 1 / 254
@@ -59,13 +62,29 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def save_result(face: mien.result.Reconstruction, path: str | os.PathLike[str]) -> None:
-    """Write a result into a folder; OutputError where that cannot be written, with nothing left half-written."""
+    """Write a result folder atomically.
+
+    Args:
+        face: The result.
+        path: The folder, or the `reconstruction.npz` in it.
+
+    Raises:
+        OutputError: The folder cannot be written; it is unchanged.
+    """
     with writing_folder(_folder_of(path)) as folder:
         write_result_files(face, folder)
 
 
 def write_result_files(face: mien.result.Reconstruction, folder: Path) -> None:
-    """Write the files of this module's table into an existing folder; raises OSError."""
+    """Write the files of this module's table into an existing folder.
+
+    Args:
+        face: The result.
+        folder: Where the files go.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     arrays = {key: np.asarray(getattr(face, key)).astype(dtype, copy=False) for key, (dtype, _) in ARRAYS.items()}
     np.savez_compressed(folder / ARRAYS_FILE, **arrays)  # pyright: ignore[reportArgumentType]
     np.save(folder / VERTEX_ALBEDO_FILE, face.vertex_albedo.astype(np.float32), allow_pickle=False)
@@ -75,12 +94,26 @@ def write_result_files(face: mien.result.Reconstruction, folder: Path) -> None:
     Image.fromarray(steps.astype(np.uint16)).save(folder / DISPLACEMENT_FILE)
     steps = np.rint(face.texture_offset / offset_step) + _OFFSET_ZERO
     Image.fromarray(steps.astype(np.uint8)).save(folder / TEXTURE_OFFSET_FILE)
-    Image.fromarray(np.rint(face.texture.clip(0, 1) * 255).astype(np.uint8)).save(folder / TEXTURE_FILE)
+    Image.fromarray(to_uint8(face.texture)).save(folder / TEXTURE_FILE)
+    maps = {
+        "displacement_m_per_step": displacement_step,
+        "displacement_zero": _DISPLACEMENT_ZERO,
+        "texture_offset_per_step": offset_step,
+        "texture_offset_zero": _OFFSET_ZERO,
+    }
+    content = {**_coefficients(face), "maps": maps}
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    (folder / COEFFICIENTS_FILE).write_text(text, encoding="utf-8")
+
+
+def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
+    """The content of coefficients.json, without the scales of the maps."""
     expression = _numbers(face.expression)
     named = bool(face.expression_names)
-    content: dict[str, object] = {
+    return {
         "format": FORMAT,
-        "mien_version": package_version(),
+        "mien_version": __version__,
         "model": face.model_name,
         "image_size_px": list(face.image_size),
         "camera": {"focal_px": float(face.focal_px), "centre_px": _numbers(face.centre_px)},
@@ -98,79 +131,75 @@ def write_result_files(face: mien.result.Reconstruction, folder: Path) -> None:
             "photometric": _finite_or_none(face.photometric_error),
         },
         "stage_seconds": [[name, round(seconds, 4)] for name, seconds in face.stage_seconds],
-        "maps": {
-            "displacement_m_per_step": displacement_step,
-            "displacement_zero": _DISPLACEMENT_ZERO,
-            "texture_offset_per_step": offset_step,
-            "texture_offset_zero": _OFFSET_ZERO,
-        },
     }
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-    text = "{\n" + ",\n".join(lines) + "\n}\n"
-    (folder / COEFFICIENTS_FILE).write_text(text, encoding="utf-8")
 
 
 def load_result(
     path: str | os.PathLike[str], *, build: Callable[..., mien.result.Reconstruction]
 ) -> mien.result.Reconstruction:
-    """Read a result folder; FormatError names the file that is missing, damaged or of another version."""
+    """Read a result folder.
+
+    Args:
+        path: The folder, or the `reconstruction.npz` in it.
+        build: The class of the result; this module does not import it, since that class imports this module.
+
+    Returns:
+        The result.
+
+    Raises:
+        FormatError: A file is missing, damaged or of another version; the message names it.
+    """
     folder = _folder_of(path)
     arrays = _read_arrays(folder / ARRAYS_FILE)
-    written = _Coefficients(folder / COEFFICIENTS_FILE)
-    rotation, scale = written.array("pose", "rotation", shape=(3, 3)), written.number("pose", "scale")
-    translation = written.array("pose", "translation_m", shape=(3,))
+    stored = _Coefficients(folder / COEFFICIENTS_FILE)
+    rotation, scale = stored.array("pose", "rotation", shape=(3, 3)), stored.number("pose", "scale")
+    translation = stored.array("pose", "translation_m", shape=(3,))
     if scale <= 0:
-        raise FormatError(f"{written.path}: pose.scale is {scale:g} and must be positive")
+        raise FormatError(f"{stored.path}: pose.scale={scale:g} is out of range; it must be positive")
     turned = (arrays["vertices"] - translation) * np.array(CAMERA_FROM_MODEL, np.float32)
     vertex_albedo = _read_npy(folder / VERTEX_ALBEDO_FILE, shape=(len(turned), 3))
-    texture = _read_map(folder / TEXTURE_FILE, channels=3) / np.float32(255)
-    offset = _read_map(folder / TEXTURE_OFFSET_FILE, channels=3) - np.float32(
-        written.number("maps", "texture_offset_zero")
-    )
-    displacement = _read_map(folder / DISPLACEMENT_FILE, channels=1) - np.float32(
-        written.number("maps", "displacement_zero")
-    )
-    if offset.shape[:2] != displacement.shape:
-        raise FormatError(f"{folder}: {TEXTURE_OFFSET_FILE} and {DISPLACEMENT_FILE} differ in size; write it again")
-    names, expression = written.expression()
-    width, height = arrays["image_size"].tolist()
+    texture, texture_offset, displacement = _read_maps(folder, stored)
+    names, expression = stored.expression()
+    width, height = arrays.pop("image_size").tolist()
     return build(
-        model_name=written.text("model"),
+        model_name=stored.text("model"),
         image_size=(width, height),
-        focal_px=written.number("camera", "focal_px"),
-        centre_px=written.array("camera", "centre_px", shape=(2,)),
+        focal_px=stored.number("camera", "focal_px"),
+        centre_px=stored.array("camera", "centre_px", shape=(2,)),
         scale=scale,
         rotation=rotation,
         translation=translation,
-        identity=written.array("identity", shape=(None,)),
+        identity=stored.array("identity", shape=(None,)),
         expression=expression,
-        albedo=written.array("albedo", shape=(None,)),
-        lighting=written.array("lighting", shape=(9, 3)),
+        albedo=stored.array("albedo", shape=(None,)),
+        lighting=stored.array("lighting", shape=(9, 3)),
         vertices_model=(turned @ rotation / np.float32(scale)).astype(np.float32),
-        vertices=arrays["vertices"],
-        triangles=arrays["triangles"],
-        uv=arrays["uv"],
-        xy=arrays["xy"],
-        visible=arrays["visible"],
-        landmarks68=arrays["landmarks68"],
-        landmarks68_vertices=arrays["landmarks68_vertices"],
+        **arrays,
         vertex_albedo=vertex_albedo,
         texture=texture,
-        texture_offset=offset * np.float32(written.number("maps", "texture_offset_per_step")),
-        displacement=displacement * np.float32(written.number("maps", "displacement_m_per_step")),
-        landmark_error=written.number_or_nan("errors", "landmark"),
-        photometric_error=written.number_or_nan("errors", "photometric"),
-        stage_seconds=written.stage_seconds(),
+        texture_offset=texture_offset,
+        displacement=displacement,
+        landmark_error=stored.number_or_nan("errors", "landmark"),
+        photometric_error=stored.number_or_nan("errors", "photometric"),
+        stage_seconds=stored.stage_seconds(),
         expression_names=names,
     )
 
 
-def package_version() -> str:
-    """The installed version of mien."""
-    try:
-        return importlib.metadata.version("mien")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _read_maps(folder: Path, stored: _Coefficients) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Texture, its offset, and the displacement in metres."""
+    texture = _read_map(folder / TEXTURE_FILE, channels=3) / np.float32(255)
+    offset = _read_map(folder / TEXTURE_OFFSET_FILE, channels=3) - np.float32(
+        stored.number("maps", "texture_offset_zero")
+    )
+    displacement = _read_map(folder / DISPLACEMENT_FILE, channels=1) - np.float32(
+        stored.number("maps", "displacement_zero")
+    )
+    if offset.shape[:2] != displacement.shape:
+        raise FormatError(f"{folder}: {TEXTURE_OFFSET_FILE} and {DISPLACEMENT_FILE} differ in size; write it again")
+    offset *= np.float32(stored.number("maps", "texture_offset_per_step"))
+    displacement *= np.float32(stored.number("maps", "displacement_m_per_step"))
+    return texture, offset, displacement
 
 
 def _folder_of(path: str | os.PathLike[str]) -> Path:
@@ -179,7 +208,7 @@ def _folder_of(path: str | os.PathLike[str]) -> Path:
 
 
 def _numbers(values: np.ndarray) -> list[float] | list[list[float]]:
-    """Nested lists with the fewest digits that give the same float32 back."""
+    """Nested lists of numbers, with the fewest digits that give the same float32 values."""
     if values.ndim > 1:
         return [_numbers(row) for row in values]  # pyright: ignore[reportReturnType]
     return [float(str(np.float32(value))) for value in values]
@@ -194,27 +223,32 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise FormatError(f"{path}: no such file; give a folder that `mien reconstruct` or `save` wrote")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {key: stored[key] for key in ARRAYS if key in stored}
+            arrays = {key: stored[key] for key in ARRAYS if key in stored}
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{path}: damaged ({error}); write the reconstruction again") from error
+    for key in ARRAYS:
+        if key not in arrays:
+            raise FormatError(f"{path}: lacks the array {key!r}; write the reconstruction again")
+    _check_arrays(arrays, path)
+    return arrays
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
     sizes: dict[str | int, int] = {}
     for key, (dtype, shape) in ARRAYS.items():
-        if key not in found:
-            raise FormatError(f"{path}: lacks the array {key!r}; write the reconstruction again")
-        array = found[key]
+        array = arrays[key]
         fits = array.ndim == len(shape) and all(
             size == (sizes.setdefault(name, size) if isinstance(name, str) else name)
             for size, name in zip(array.shape, shape, strict=False)
         )
         if array.dtype != dtype or not fits:
-            wanted = f"{np.dtype(dtype)} {shape}".replace("'", "")
-            raise FormatError(f"{path}: {key} is {array.dtype} {array.shape} and must be {wanted}")
+            expected = f"{np.dtype(dtype)} {shape}".replace("'", "")
+            raise FormatError(f"{path}: {key} is {array.dtype} {array.shape} and must be {expected}")
         if not np.isfinite(array).all():
-            raise FormatError(f"{path}: {key} holds values that are not finite")
+            raise FormatError(f"{path}: {key} contains values that are not finite")
     for key in ("triangles", "landmarks68_vertices"):
-        if found[key].size and not 0 <= found[key].min() <= found[key].max() < sizes["V"]:
-            raise FormatError(f"{path}: {key} points at vertices that are not there")
-    return found
+        if arrays[key].size and not 0 <= arrays[key].min() <= arrays[key].max() < sizes["V"]:
+            raise FormatError(f"{path}: {key} contains indices of vertices that do not exist")
 
 
 def _read_npy(path: Path, *, shape: tuple[int, ...]) -> np.ndarray:
@@ -238,14 +272,14 @@ def _read_map(path: Path, *, channels: int) -> np.ndarray:
             width, height = image.size
             right_mode = image.mode == "RGB" if channels == 3 else image.mode.startswith("I")
             if width != height or width > _LARGEST_MAP or not right_mode:
-                raise FormatError(f"{path}: {width} x {height} {image.mode} is not a map that mien wrote")
+                raise FormatError(f"{path}: {width} x {height} {image.mode} is not a map that mien writes")
             return np.asarray(image).astype(np.float32)
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
         raise FormatError(f"{path}: damaged ({error}); write the reconstruction again") from error
 
 
 class _Coefficients:
-    """coefficients.json, every access checked."""
+    """coefficients.json; every access is checked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -269,12 +303,12 @@ class _Coefficients:
     def text(self, *keys: str) -> str:
         value = self._get(*keys)
         if not isinstance(value, str):
-            raise FormatError(f"{self.path}: {'.'.join(keys)} must be a text")
+            raise FormatError(f"{self.path}: {'.'.join(keys)} must be a string")
         return value
 
     def number(self, *keys: str) -> float:
         value = self._get(*keys)
-        # Compared as it stands: JSON's whole numbers may be too large for a float.
+        # Compared before the conversion: integers of JSON may be too large for a float.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             raise FormatError(f"{self.path}: {'.'.join(keys)} must be a finite number")
         return float(value)
@@ -287,14 +321,14 @@ class _Coefficients:
 
     def _as_array(self, value: object, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
         try:
-            with np.errstate(over="ignore"):  # infinite then, and refused below
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused below
                 array = np.array(value, dtype=np.float32)
         except (TypeError, ValueError, OverflowError):
             raise FormatError(f"{self.path}: {name} must be an array of numbers") from None
-        right = array.ndim == len(shape) and all(b in (a, None) for a, b in zip(array.shape, shape, strict=False))
-        if not right or not np.isfinite(array).all():
-            wanted = " x ".join("n" if size is None else str(size) for size in shape)
-            raise FormatError(f"{self.path}: {name} must be {wanted} finite numbers")
+        fits = array.ndim == len(shape) and all(b in (a, None) for a, b in zip(array.shape, shape, strict=False))
+        if not fits or not np.isfinite(array).all():
+            expected = " x ".join("n" if size is None else str(size) for size in shape)
+            raise FormatError(f"{self.path}: {name} must be {expected} finite numbers")
         return array
 
     def expression(self) -> tuple[tuple[str, ...], np.ndarray]:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mien.errors import ConfigError, FormatError, ModelMismatch
+from mien.io.files import write_whole
 from mien.morphable import MorphableModel
 from mien.typing import Tensor
 
@@ -59,7 +60,8 @@ class NetworkKind:
         """
         metadata = {"format": self.format, "model_hash": model_hash, self.settings_key: json.dumps(settings), **notes}
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
+        stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        write_whole(path, lambda partial: save_file(stored, partial, metadata=metadata))
 
     def load(self, path: Path, *, model: MorphableModel, build: Callable[[dict[str, Any]], N]) -> N:
         """Read a network; it is returned in evaluation mode, and its parameters need no gradient.

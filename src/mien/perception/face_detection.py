@@ -31,7 +31,7 @@ class FaceDetection(FaceBox):
     """A face with its mesh.
 
     landmarks468_px (468,3): x, y in photo pixels; z in the same unit, smaller towards the camera, relative to the
-    centre of the head. irises_px (2,5,2): right, left; centre, then four ring points. landmarks68_px (68,2): iBUG order.
+    centre of the head. irises_px (2,5,2): right, left; centre, then four ring points. landmarks68_px (68,2): iBUG.
     confidence: the mesh network's belief in [0,1] that a face is there.
     """
 

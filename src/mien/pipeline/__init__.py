@@ -1,4 +1,4 @@
-"""From a photo to a list of results."""
+"""From a photo to a list of results: inputs, coefficients, textures."""
 
 from mien.pipeline.inputs import FaceInput as FaceInput
 from mien.pipeline.inputs import PhotoInputs as PhotoInputs

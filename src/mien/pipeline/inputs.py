@@ -1,4 +1,4 @@
-"""What perception says of the faces of a photo, in the crops and the camera that fit and networks take."""
+"""The inputs of fit and networks: what perception found in a photo, in crop pixels, with the camera of each crop."""
 
 from __future__ import annotations
 
@@ -18,99 +18,134 @@ from mien.perception.crops import sample_pixels
 from mien.typing import Float, Tensor, UInt8
 
 FIT_SIZE_PX = 224
-"""Side of the crop that the coefficients are fitted in, the paper's."""
+"""Side of the crop that the coefficients are fitted in, as in the paper."""
 SHORTEST_FOCAL = 0.1
-"""Least focal length in longer sides of the photo: a view of 157°, wider than any lens without distortion."""
+"""Smallest focal length over the photo's longer side: 157° of view, wider than any lens without distortion."""
 
 
 @dataclass(frozen=True)
 class FaceInput:
-    """One face's place in the photo."""
+    """One face of a photo and its crop."""
 
-    observation: FaceDetection
+    detection: FaceDetection
+    """Landmarks in photo pixels."""
     crop: Crop
+    """Square of 224 pixels around the face."""
 
     @classmethod
-    def of(cls, observation: FaceDetection, *, roll: float = 0.0) -> FaceInput:
-        """In its upright crop, or in one that is turned by `roll` radians."""
-        points = torch.from_numpy(observation.landmarks468_px[:, :2])
-        return cls(observation, face_crop(points, size=FIT_SIZE_PX, angle=roll))
+    def of(cls, detection: FaceDetection, *, roll: float = 0.0) -> FaceInput:
+        """Crop a face.
+
+        Args:
+            detection: The face.
+            roll: Angle between the sides of the crop and those of the photo, radians.
+
+        Returns:
+            The face with its crop.
+        """
+        points = torch.from_numpy(detection.landmarks468_px[:, :2])
+        return cls(detection, face_crop(points, size=FIT_SIZE_PX, angle=roll))
 
     @property
     def roll(self) -> float:
-        """How far the line of the eyes is turned in the photo, radians clockwise to the eye."""
-        right, left = self.observation.landmarks68_px[[36, 45]]
+        """Angle of the line through the outer eye corners, radians, clockwise as one sees the photo."""
+        right, left = self.detection.landmarks68_px[[36, 45]]
         return math.atan2(left[1] - right[1], left[0] - right[0])
 
 
 @dataclass(frozen=True)
 class PhotoInputs:
-    """Some faces of one photo."""
+    """The faces of one photo, as one batch."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
-    """The whole photo."""
+    """The whole photo, sRGB."""
     faces: tuple[FaceInput, ...]
+    """The most prominent face first."""
     camera: Camera
-    """The photo's, once for each face."""
+    """The camera of the whole photo, repeated for each face."""
     targets: FitTargets
+    """The same faces in their crops."""
 
     @classmethod
     def of(
         cls,
         pixels: UInt8[np.ndarray, "H W 3"],
-        observations: Sequence[FaceDetection],
+        detections: Sequence[FaceDetection],
         *,
         focal_px: float | None,
         device: torch.device,
     ) -> PhotoInputs:
-        """With 30° of view where no focal length (pixels) is given; ConfigError for one that is none."""
-        faces = tuple(FaceInput.of(observation) for observation in observations)
+        """Crop the faces and compute their masks.
+
+        Args:
+            pixels: The whole photo, sRGB.
+            detections: Its faces.
+            focal_px: Focal length of the photo in pixels; None stands for a field of view of 30°.
+            device: Device of `targets`.
+
+        Returns:
+            The inputs.
+
+        Raises:
+            ConfigError: `focal_px` is out of range.
+        """
+        faces = tuple(FaceInput.of(detection) for detection in detections)
         camera = _camera(pixels, focal_px, len(faces))
         return cls(pixels, faces, camera, _targets(pixels, faces, camera, device=device))
 
     def __getitem__(self, index: slice) -> PhotoInputs:
-        """Some of the faces."""
+        """A part of the batch."""
         return PhotoInputs(self.pixels, self.faces[index], self.camera[index], self.targets[index])
 
     def __len__(self) -> int:
         return len(self.faces)
 
-    def turned(self, rolls: Sequence[float]) -> NetworkView:
-        """What an encoder is shown of each face where its crop is turned by its roll, radians."""
+    def rolled(self, rolls: Sequence[float]) -> EncoderInputs:
+        """Make inputs of the encoder from turned crops.
+
+        Args:
+            rolls: Angle of each face's crop, radians.
+
+        Returns:
+            The inputs, on the device of `targets`.
+        """
         device = self.targets.crops.device
-        turned = [FaceInput.of(face.observation, roll=roll) for face, roll in zip(self.faces, rolls, strict=True)]
+        turned = [FaceInput.of(face.detection, roll=roll) for face, roll in zip(self.faces, rolls, strict=True)]
         crops = torch.cat([sample_pixels(self.pixels, face.crop) for face in turned]).to(device)
-        return NetworkView(crops, _through_crops(self.camera, turned).to(device), _mesh_px(turned).to(device))
+        return EncoderInputs(crops, _crop_cameras(self.camera, turned).to(device), _landmarks468_px(turned).to(device))
 
 
 @dataclass(frozen=True)
-class NetworkView:
-    """Crops, the camera seen through them, and the 468 points in them, pixels."""
+class EncoderInputs:
+    """What the encoder reads of each face."""
 
     crops: Float[Tensor, "B 3 S S"]
+    """sRGB colours in [0, 1]."""
     camera: Camera
+    """The camera of each crop."""
     landmarks468_px: Float[Tensor, "B 468 2"]
+    """MediaPipe's points in crop pixels."""
 
 
 def _targets(
     pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[FaceInput], camera: Camera, *, device: torch.device
 ) -> FitTargets:
     crops = torch.cat([sample_pixels(pixels, face.crop) for face in faces]).to(device)
-    parts = [face_parts(pixels, face.observation, face.crop) for face in faces]
+    parts = [face_parts(pixels, face.detection, face.crop) for face in faces]
     exposure = torch.full((len(faces),), exposure_of(pixels), device=device)
     return FitTargets(
         crops=crops,
         mask=torch.stack([part.skin for part in parts]).to(device),
         outline=torch.stack([part.face for part in parts]).to(device),
         exposure=exposure,
-        camera=_through_crops(camera, faces).to(device),
-        landmarks468_px=_mesh_px(faces).to(device),
-        landmarks68_px=_in_crops(faces, [f.observation.landmarks68_px for f in faces]).to(device),
+        camera=_crop_cameras(camera, faces).to(device),
+        landmarks468_px=_landmarks468_px(faces).to(device),
+        landmarks68_px=_in_crops(faces, [f.detection.landmarks68_px for f in faces]).to(device),
     )
 
 
-def _mesh_px(faces: Sequence[FaceInput]) -> Float[Tensor, "B 468 2"]:
-    return _in_crops(faces, [f.observation.landmarks468_px[:, :2] for f in faces])
+def _landmarks468_px(faces: Sequence[FaceInput]) -> Float[Tensor, "B 468 2"]:
+    return _in_crops(faces, [f.detection.landmarks468_px[:, :2] for f in faces])
 
 
 def _in_crops(faces: Sequence[FaceInput], points: Sequence[np.ndarray]) -> Float[Tensor, "B L 2"]:
@@ -122,15 +157,15 @@ def _camera(pixels: UInt8[np.ndarray, "H W 3"], focal_px: float | None, batch: i
     height, width = pixels.shape[:2]
     if focal_px is not None and not SHORTEST_FOCAL * max(height, width) <= focal_px < math.inf:
         raise ConfigError(
-            f"a focal length of {focal_px:g} pixels is none of a {width} × {height} photo; it has to be finite and at "
-            f"least {SHORTEST_FOCAL * max(height, width):g}."
+            f"focal_px={focal_px:g} is out of range for a {width} × {height} photo; use a finite value of at least "
+            f"{SHORTEST_FOCAL * max(height, width):g}."
         )
     camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(height, width), batch=batch)
     return camera if focal_px is None else replace(camera, focal_px=torch.full((batch,), float(focal_px)))
 
 
-def _through_crops(camera: Camera, faces: Sequence[FaceInput]) -> Camera:
-    """The photo's camera as each face's crop shows it, turned where the crop is."""
+def _crop_cameras(camera: Camera, faces: Sequence[FaceInput]) -> Camera:
+    """The camera of each crop: that of the photo, scaled, shifted and turned as the crop is."""
     scale = torch.tensor([1 / face.crop.scale for face in faces])
     centres = [face.crop.to_crop(centre.double()) for face, centre in zip(faces, camera.centre_px, strict=True)]
     return Camera(camera.focal_px * scale, torch.stack(centres).float(), image_size=(FIT_SIZE_PX, FIT_SIZE_PX))

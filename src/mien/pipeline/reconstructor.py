@@ -1,15 +1,18 @@
 """From one photo to a list of faces.
 
-photo ── perception ──► faces in crops           mien.pipeline.inputs
-crops ── fit or network ──► coefficients         here
-coefficients ── detail, texture ──► results      mien.pipeline.texturing
+photo ─ perception ─► crops and landmarks of each face    mien.pipeline.inputs
+crops ─ fit or network ─► coefficients                    here
+coefficients ─ detail, texture ─► results                 mien.pipeline.texturing
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,23 +33,68 @@ from mien.result import Reconstruction
 from mien.typing import UInt8
 
 TEXTURE_SIZE = 1024
-"""Side of the colour map in texels; a face that fills a 1,000-pixel photo has about as many pixels across."""
+"""Side of the texture in texels; a face that fills a photo of 1,000 pixels has about as many pixels across."""
 NET_TEXTURE_SIZE = 256
-"""The same where the network alone answers: a full map would take ten times as long as everything else."""
+"""Side of the texture in mode "net": one of 1024 texels would take ten times as long as everything else."""
 RESOLUTIONS = (224, 512, 1024)
 UPRIGHT_ROLL = math.radians(30)
-"""A head that lies further on its side than this is turned upright for the encoder, which hardly saw any: on two
-portraits its landmark error grows from 2.4 % of the eyes' distance to 4 % at 60° of roll and 36 % at 90°, and upside
-down it is lost."""
+"""A head with more roll is turned upright for the encoder, which was trained on few such heads. On two portraits the
+landmark error grew from 2.4 % of the eyes' distance to 4 % at 60° of roll and 36 % at 90°; upside down the encoder
+failed."""
 MODES = ("fit", "net", "auto")
-"""How coefficients are found: by optimisation, by the trained network alone, or by optimisation from its guess."""
+"""How coefficients are found: by optimisation, by the encoder, or by optimisation from the encoder's prediction."""
 DETAIL_MODES = ("fit", "net")
-"""How the maps are found: by optimisation, or by the trained U-Net."""
+"""How the detail maps are found: by optimisation, or by the detail network."""
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The coefficients of a batch of faces, however they were found."""
+class _Settings:
+    """The settings of a reconstructor that depend on each other, checked together."""
+
+    mode: str
+    detail: bool
+    detail_mode: str | None
+    refine_focal: bool
+    encoder: str
+    detail_network: str
+    settings: FitSettings | None
+    detail_settings: DetailSettings | None
+
+    @property
+    def detail_by_network(self) -> bool:
+        chosen = self.detail_mode or ("fit" if self.mode == "fit" else "net")
+        return self.detail and chosen == "net"
+
+    def check(self) -> None:
+        """Raise ConfigError for an unknown mode, or for a setting that the chosen modes do not use."""
+        for name, value, choices in (("mode", self.mode, MODES), ("detail_mode", self.detail_mode, DETAIL_MODES)):
+            if value is not None and value not in choices:
+                raise ConfigError(f"{name}={value!r} is not a mode; choose one of {', '.join(choices)}.")
+        fit_detail = self.detail and not self.detail_by_network
+        # The one table of which setting is used when: name, whether it was given, where it is used, what to do.
+        for name, given, used, advice in (
+            ("encoder", self.encoder != DEFAULT_ENCODER, self.mode != "fit", "choose mode net or auto"),
+            ("refine_focal", self.refine_focal, self.mode != "net", "choose mode fit or auto"),
+            ("settings", self.settings not in (None, FitSettings()), self.mode != "net", "choose mode fit or auto"),
+            ("detail_mode", self.detail_mode is not None, self.detail, "turn detail on"),
+            ("detail_network", self.detail_network != DEFAULT_DETAIL, self.detail_by_network, "choose detail_mode net"),
+            (
+                "detail_settings",
+                self.detail_settings not in (None, DetailSettings()),
+                fit_detail,
+                "choose detail_mode fit",
+            ),
+        ):
+            if given and not used:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is not used with mode={self.mode!r}, detail={self.detail}, "
+                    f"detail_mode={self.detail_mode!r}; {advice}, or leave {name} out."
+                )
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """The coefficients of a batch of faces, with their cameras and the time they took."""
 
     coefficients: FaceCoefficients
     camera: Camera
@@ -54,14 +102,37 @@ class _Found:
 
 
 class Reconstructor:
-    """Turns photos into 3D faces; holds the model and the networks, so that further photos cost less than the first.
+    """Turns photos into 3D faces. Keeps the model and the networks, so that they are loaded once for many photos.
 
-    `detail` adds texture offset and displacement maps of `resolution` texels a side, found as `detail_mode` says: "fit"
-    or "net"; None stands for "fit" where the coefficients are fitted from scratch and for "net" in the modes "net"
-    and "auto". `max_faces` keeps the largest faces only; `refine_focal` lets the fit move the focal length;
-    `encoder` is the network of the modes "net" and "auto", `detail_network` that of the detail mode "net". ConfigError
-    for a resolution or mode that is not offered, BackendUnavailable for a device that is not there, ModelMismatch for a
-    network that was trained with another model. ConfigError also for what has no say in the given modes.
+    Args:
+        model: A face model, its name ("mien-face" is packaged) or the path of a model file. A model on another device
+            is copied; the given one stays where it is.
+        device: "cpu" or "cuda".
+        detail: Whether to make displacement and texture offset maps.
+        resolution: Side of these two maps in texels: 224, 512 or 1024.
+        seed: Seed of the fit; equal seeds give equal results.
+        max_faces: Maximum number of faces per photo, the largest first; None for all.
+        refine_focal: Whether the fit may change the focal length. Modes "fit" and "auto".
+        settings: Weights and schedule of the fit. Modes "fit" and "auto".
+        detail_settings: Weights and schedule of the detail fit. Detail mode "fit".
+        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder alone, about 25 times faster) or
+            "auto" (optimisation from the encoder's prediction).
+        encoder: File of the encoder; the packaged one by default. Modes "net" and "auto".
+        detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "fit" in
+            mode "fit" and "net" in the others.
+        detail_network: File of the detail network; the packaged one by default. Detail mode "net".
+
+    Raises:
+        ConfigError: A setting is out of range, or the given modes do not use it.
+        BackendUnavailable: The device does not exist here.
+        ModelMismatch: A network was trained with another face model.
+        FormatError: A model or network file cannot be read.
+        AssetError: A packaged file is missing or damaged.
+
+    Example:
+        >>> reconstructor = mien.Reconstructor(mode="net")
+        >>> for face in reconstructor("photo.jpg"):
+        ...     print(face.landmark_error, face.vertices.shape)
     """
 
     def __init__(
@@ -81,43 +152,57 @@ class Reconstructor:
         detail_mode: str | None = None,
         detail_network: str | Path = DEFAULT_DETAIL,
     ) -> None:
-        _check_settings(resolution, max_faces=max_faces, mode=mode, detail_mode=detail_mode)
-        by_network = detail and (detail_mode or ("fit" if mode == "fit" else "net")) == "net"
-        if mode == "fit" and str(encoder) != DEFAULT_ENCODER:
-            raise ConfigError(f"the encoder {encoder} has no say in the mode 'fit'; choose the mode net or auto.")
-        if mode == "net" and refine_focal:
-            raise ConfigError("refine_focal has no say in the mode 'net'; choose the mode fit or auto.")
-        if not detail and detail_mode is not None:
-            raise ConfigError(f"the detail mode {detail_mode!r} has no say without detail; leave one of them out.")
-        if not by_network and str(detail_network) != DEFAULT_DETAIL:
-            raise ConfigError(f"the detail network {detail_network} has no say here; choose the detail mode net.")
+        chosen = _Settings(
+            mode, detail, detail_mode, refine_focal, str(encoder), str(detail_network), settings, detail_settings
+        )
+        chosen.check()
+        if resolution not in RESOLUTIONS:
+            raise ConfigError(f"resolution={resolution} is not offered; choose one of {RESOLUTIONS}.")
+        if max_faces is not None and max_faces < 1:
+            raise ConfigError(f"max_faces={max_faces} is out of range; use at least 1, or None for all faces.")
         self.device = _checked_device(device)
-        self.model = (model if isinstance(model, MorphableModel) else load_model(model)).to(self.device)
-        self.perception = FaceDetector(device=device)
-        self.recognition = IdentityNetwork.from_assets().to(self.device)
+        self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
+        self.detector = FaceDetector(device=device)
         self.mode, self.max_faces = mode, max_faces
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
         self.encoder = None if mode == "fit" else load_encoder(self.model, encoder).to(self.device)
         maps: DetailNetwork | DetailSettings | None = detail_settings or DetailSettings()
-        if by_network:
+        if chosen.detail_by_network:
             maps = load_detail(self.model, detail_network).to(self.device)
-        sharp_enough = round(CROP_SHARE * resolution) if detail else 0
+        detail_crop_px = round(CROP_SHARE * resolution) if detail else 0
         self.texture_builder = TextureBuilder(
             self.model,
             detail=maps if detail else None,
             resolution=resolution,
-            texture_size=max(NET_TEXTURE_SIZE, sharp_enough) if mode == "net" else TEXTURE_SIZE,
+            texture_size=max(NET_TEXTURE_SIZE, detail_crop_px) if mode == "net" else TEXTURE_SIZE,
         )
+
+    @functools.cached_property
+    def identity_network(self) -> IdentityNetwork:
+        """The recognition network of the fit's identity loss, loaded at its first use: never in mode "net"."""
+        return IdentityNetwork.from_assets().to(self.device)
 
     def __call__(
         self, photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"], *, focal_px: float | None = None
     ) -> list[Reconstruction]:
-        """Reconstruct every face of a photo, the most prominent first.
+        """Reconstruct every face of a photo.
 
-        `focal_px` is the focal length in pixels of the upright photo; without it EXIF decides, and without that a
-        field of view of 30°. NoFaceFound if there is no face, ImageError if the file cannot be read, ConfigError for a
-        focal length of less than a tenth of the photo's longer side. A face among several that cannot be
-        fitted is left out with the warning FaceLeftOut; FitDiverged if that is so of all.
+        Args:
+            photo: A file, a photo that `read_photo` read, or its pixels: sRGB, upright.
+            focal_px: Focal length in pixels of the upright photo; by default that of EXIF, or the focal length of a
+                field of view of 30° if EXIF has none.
+
+        Returns:
+            The faces, the most prominent first.
+
+        Raises:
+            NoFaceFound: The photo shows no face that the detector finds.
+            ImageError: The file cannot be read.
+            ConfigError: `focal_px` is less than a tenth of the photo's longer side, or not finite.
+            FitDiverged: No face of the photo could be fitted.
+
+        Warns:
+            FaceLeftOut: One of several faces could not be fitted and is missing from the list.
         """
         if not isinstance(photo, np.ndarray | Photo):
             photo = read_photo(photo)
@@ -125,92 +210,90 @@ class Reconstructor:
         known_focal = photo.focal_px if focal_px is None and isinstance(photo, Photo) else focal_px
         clock = StageClock()
         with clock.stage("perception"):
-            observations = self.perception.detect(pixels, max_faces=self.max_faces)
-            if not observations:
+            detections = self.detector.detect(pixels, max_faces=self.max_faces)
+            if not detections:
                 raise NoFaceFound(
-                    f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; faces from 30 pixels on "
-                    "are looked for. Crop the photo around the face, or try a sharper one."
+                    f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; a face needs at least 30 "
+                    "pixels. Crop the photo around the face, or use a sharper one."
                 )
-            observed = PhotoInputs.of(pixels, observations, focal_px=known_focal, device=self.device)
-        return self._reconstruct(observed, perception=clock.times[0])
+            inputs = PhotoInputs.of(pixels, detections, focal_px=known_focal, device=self.device)
+        return self._reconstruct(inputs, perception=clock.times[0])
 
-    def _reconstruct(self, observed: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
-        """All faces together; one by one where together they fail, so that one lost face does not cost the others."""
-        count = len(observed)
+    def _reconstruct(self, inputs: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
+        """All faces as one batch; if that fails, one by one, so that one bad face does not cost the others."""
+        count = len(inputs)
         try:
-            return self._together(observed, perception=perception)
+            return self._reconstruct_batch(inputs, perception=perception)
         except FitDiverged as error:
             if count == 1:
                 raise
             last = error
-        done: list[Reconstruction] = []
-        own_share = StageTime(perception.name, perception.seconds / count)
+        results: list[Reconstruction] = []
+        share = StageTime(perception.name, perception.seconds / count)
         for k in range(count):
-            single = observed[slice(k, k + 1)]
             try:
-                done += self._together(single, perception=own_share)
-            except FitDiverged as error:
+                results += self._reconstruct_batch(inputs[slice(k, k + 1)], perception=share)
+            except FitDiverged as error:  # noqa: PERF203 (a failure here is rare)
                 last = error
                 warnings.warn(FaceLeftOut(f"face {k + 1} of {count} was left out: {error}"), stacklevel=3)
-        if not done:
+        if not results:
             raise last
-        return done
+        return results
 
-    def _together(self, observed: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
-        count, clock = len(observed), StageClock()
-        found = self._find(observed)
+    def _reconstruct_batch(self, inputs: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
+        count, clock = len(inputs), StageClock()
+        found = self._coefficients(inputs)
         with clock.stage("maps"):
             singles = [slice(k, k + 1) for k in range(count)]
-            parts = [self.texture_builder(observed[one], found.coefficients[one], found.camera[one]) for one in singles]
+            faces = [self.texture_builder(inputs[one], found.coefficients[one], found.camera[one]) for one in singles]
         times = (perception, *found.stage_times, *clock.times)
-        return [replace(part, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for part in parts]
+        return [replace(face, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for face in faces]
 
-    def _find(self, observed: PhotoInputs) -> _Found:
-        """The coefficients, in the way that was asked for."""
-        guess, clock, targets = None, StageClock(), observed.targets
+    def _coefficients(self, inputs: PhotoInputs) -> _Coefficients:
+        """The coefficients, found as `mode` says."""
+        start, clock, targets = None, StageClock(), inputs.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                guess = placed_on_points(
+                start = placed_on_points(
                     self.model,
-                    self._encoded(self.encoder, observed),
+                    self._predict(self.encoder, inputs),
                     targets.camera,
                     points_px=targets.landmarks468_px,
                     point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
                 )
-        if guess is not None and self.mode == "net":
-            return _Found(guess, targets.camera, tuple(clock.times))
-        found = fit(self.model, targets, settings=self.settings, recognition=self.recognition, start=guess)
-        return _Found(found.coefficients, found.camera, (*clock.times, *found.stage_times))
+        if start is not None and self.mode == "net":
+            return _Coefficients(start, targets.camera, tuple(clock.times))
+        recognition = self.identity_network if self.settings.recognition_weight else None
+        result = fit(self.model, targets, settings=self.settings, recognition=recognition, start=start)
+        return _Coefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
 
-    def _encoded(self, encoder: FaceEncoder, observed: PhotoInputs) -> FaceCoefficients:
-        """What the encoder says, with heads that lie on their side or upside down shown upright to it."""
-        rolls = [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in observed.faces]
+    def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
+        """The encoder's prediction; heads that lie on their side or upside down are turned upright for it."""
+        rolls = self._large_rolls(inputs)
         if not any(rolls):
-            targets = observed.targets
+            targets = inputs.targets
             return encoder.encode(targets.crops, targets.camera, landmarks468_px=targets.landmarks468_px)
-        view = observed.turned(rolls)
-        said = encoder.encode(view.crops, view.camera, landmarks468_px=view.landmarks468_px)
-        return said.rolled(torch.tensor(rolls, device=self.device))
+        upright = inputs.rolled(rolls)
+        prediction = encoder.encode(upright.crops, upright.camera, landmarks468_px=upright.landmarks468_px)
+        return prediction.rolled(torch.tensor(rolls, device=self.device))
+
+    @staticmethod
+    def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
+        return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
 
 
-def _check_settings(resolution: int, *, max_faces: int | None, mode: str, detail_mode: str | None) -> None:
-    if resolution not in RESOLUTIONS:
-        raise ConfigError(f"resolution {resolution} is not offered; choose one of {RESOLUTIONS}.")
-    if max_faces is not None and max_faces < 1:
-        raise ConfigError(f"max_faces must be at least 1, got {max_faces}.")
-    if mode not in MODES:
-        raise ConfigError(f"mode {mode!r} is not offered; choose one of {', '.join(MODES)}.")
-    if detail_mode is not None and detail_mode not in DETAIL_MODES:
-        raise ConfigError(f"detail mode {detail_mode!r} is not offered; choose one of {', '.join(DETAIL_MODES)}.")
+def _on_device(model: MorphableModel, device: torch.device) -> MorphableModel:
+    """The model itself if it is on the device, or a copy there; `Module.to` would move the caller's model."""
+    return model if model.mean.device == torch.empty(0, device=device).device else copy.deepcopy(model).to(device)
 
 
 def _checked_device(device: str) -> torch.device:
     try:
-        wanted = torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
-        raise ConfigError(f"{device!r} is not a device; use cpu or cuda.") from error
-    if wanted.type not in {"cpu", "cuda"}:
-        raise ConfigError(f"the device {device!r} is not supported; use cpu or cuda.")
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable("cuda was asked for, and this PyTorch sees no CUDA device; use --device cpu.")
-    return wanted
+        raise ConfigError(f"device={device!r} is not a device; use cpu or cuda.") from error
+    if found.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"device={device!r} is not supported; use cpu or cuda.")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(f"device={device!r} needs a CUDA device, and PyTorch finds none here; use cpu.")
+    return found

@@ -1,6 +1,8 @@
-"""From the coefficients of a face to what a user gets: detail maps, surface, texture and measures of both."""
+"""From the coefficients of a face to its result: detail maps, surface, texture, and their errors."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,10 +23,13 @@ from mien.typing import Float, Tensor
 
 
 class TextureBuilder:
-    """Makes the maps, surface and texture of one face at a time; keeps the texels' places between faces.
+    """Makes the maps, surface and texture of one face at a time; keeps the UV atlases from face to face.
 
-    `detail` finds the maps, a network or optimisation with these settings; without it they are zero. `resolution` is
-    their side, `texture_size` that of the colour map, in texels.
+    Args:
+        model: The face model.
+        detail: The detail network, or the settings of the detail fit; None for maps of zeros.
+        resolution: Side of the detail maps in texels.
+        texture_size: Side of the texture in texels.
     """
 
     def __init__(
@@ -44,17 +49,26 @@ class TextureBuilder:
             self._atlases[size] = TexelAtlas.of(self.model, size)
         return self._atlases[size]
 
-    def __call__(self, observed: PhotoInputs, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
-        """Maps, texture and everything a user gets, without the times; all hold one face, `camera` that of its crop."""
+    def __call__(self, inputs: PhotoInputs, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
+        """Make the result of one face.
+
+        Args:
+            inputs: One face of a photo.
+            coefficients: Its coefficients.
+            camera: The camera of its crop, with the focal length that the fit found.
+
+        Returns:
+            The result, without stage times.
+        """
         model = self.model
-        (face,), targets = observed.faces, observed.targets
+        (face,), targets = inputs.faces, replace(inputs.targets, camera=camera)
         sharp = face_crop(
-            torch.from_numpy(face.observation.landmarks468_px[:, :2]), size=_native_size(face.crop, self.texture_size)
+            torch.from_numpy(face.detection.landmarks468_px[:, :2]), size=_native_size(face.crop, self.texture_size)
         )
         view = camera.resized(sharp.size)
         masks = torch.stack([targets.mask, targets.outline], dim=1)
         masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
-        photo = torch.cat([sample_pixels(observed.pixels, sharp).to(model.mean.device), masks], dim=1)
+        photo = torch.cat([sample_pixels(inputs.pixels, sharp).to(model.mean.device), masks], dim=1)
         with torch.no_grad():
             base = build_surface(model, coefficients)
         maps = self._detail_maps(photo, view, base, coefficients=coefficients)
@@ -62,9 +76,9 @@ class TextureBuilder:
             surface = self._detailed(base, maps, coefficients=coefficients)
             texture = self._texture(photo, view, surface, base=base, maps=maps)
             error = _texture_error(model, surface, targets, texture)
-            return _assembled(
+            return _reconstruction(
                 model,
-                observed,
+                inputs,
                 coefficients,
                 camera,
                 surface=surface,
@@ -90,7 +104,7 @@ class TextureBuilder:
             return DetailMaps(photo.new_zeros(1, 3, size, size), photo.new_zeros(1, 1, size, size))
         atlas = self._atlas(size)
         if isinstance(self.detail, DetailNetwork):
-            # At the scale that the network was trained at; a sharper crop would only alias.
+            # The scale that the network was trained at; a sharper crop would only alias.
             side = min(round(CROP_SHARE * size), photo.shape[-1])
             photo = F.interpolate(photo, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
             view = view.resized(side)
@@ -106,7 +120,7 @@ class TextureBuilder:
         )
 
     def _detailed(self, base: FaceSurface, maps: DetailMaps, *, coefficients: FaceCoefficients) -> FaceSurface:
-        """The surface with its maps; without detail they are zero, and it is the base."""
+        """The surface with its maps: without detail, the base surface."""
         if self.detail is None:
             return base
         detail = VertexDetail(
@@ -118,20 +132,20 @@ class TextureBuilder:
     def _texture(
         self, photo: Tensor, view: Camera, surface: FaceSurface, *, base: FaceSurface, maps: DetailMaps
     ) -> Float[Tensor, "1 3 S S"]:
-        """The completed colour map, dilated over the chart's border."""
+        """The completed texture, dilated beyond the border of the UV layout."""
         atlas = self._atlas(self.texture_size)
         albedo, shade = atlas.interpolate(torch.cat([base.albedo, base.shading], dim=-1)).split(3, dim=1)
         if self.detail is not None:
             size = (self.texture_size, self.texture_size)
             albedo = albedo + F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
-        # Shaded without the displacement: it ends where the photo does, and its border must not show.
+        # Shading without the displacement, which ends where the photo does: its border must not show.
         completed = complete_texture(albedo, shade, self._unwrapped(atlas, photo, view, surface))
         return atlas.dilate(completed).clamp(0, 1)
 
 
-def _assembled(
+def _reconstruction(
     model: MorphableModel,
-    observed: PhotoInputs,
+    inputs: PhotoInputs,
     coefficients: FaceCoefficients,
     camera: Camera,
     *,
@@ -140,13 +154,13 @@ def _assembled(
     texture: Float[Tensor, "1 3 S S"],
     photometric_error: float,
 ) -> Reconstruction:
-    (face,) = observed.faces
+    (face,) = inputs.faces
     crop = face.crop
     vertices_crop = camera.project(surface.vertices_camera)
     rotmat = coefficients.pose.rotmat()
     landmarks = landmark_vertices(model, vertices_crop, rotmat)[0]
     xy = crop.to_photo(vertices_crop[0].double().cpu())
-    height, width = observed.pixels.shape[:2]
+    height, width = inputs.pixels.shape[:2]
     seen = vertex_visibility(model, surface, camera.resized(2 * FIT_SIZE_PX))[0] > 0
     inside = (xy >= 0).all(-1) & (xy < torch.tensor([width, height])).all(-1)
     return Reconstruction(
@@ -173,30 +187,30 @@ def _assembled(
         texture=_numpy(texture[0].permute(1, 2, 0)),
         texture_offset=_numpy(maps.texture_offset[0].permute(1, 2, 0)),
         displacement=_numpy(maps.displacement[0, 0]),
-        landmark_error=_landmark_error(face.observation.landmarks68_px, _numpy(xy[landmarks.cpu()])),
+        landmark_error=_landmark_error(face.detection.landmarks68_px, _numpy(xy[landmarks.cpu()])),
         photometric_error=photometric_error,
         stage_seconds=(),
         expression_names=model.expression_names,
     )
 
 
-def _native_size(crop: Crop, most: int) -> int:
-    """Side of the crop at which one of its pixels is one of the photo's, within what the texture can hold."""
-    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), most))
+def _native_size(crop: Crop, largest: int) -> int:
+    """Side of the crop at which its pixels have the size of the photo's, between FIT_SIZE_PX and `largest`."""
+    return int(min(max(crop.size * crop.scale, FIT_SIZE_PX), largest))
 
 
 def _texture_error(model: MorphableModel, surface: FaceSurface, targets: FitTargets, texture: Tensor) -> float:
     """Root mean squared colour error of the textured mesh inside the face's mask."""
-    drawn, covered = draw_texture(model, surface.vertices_camera, targets.camera, texture=texture)
-    weight = covered * targets.mask
-    squared = ((drawn - targets.crops) ** 2).mean(1)
+    rendered, coverage = draw_texture(model, surface.vertices_camera, targets.camera, texture=texture)
+    weight = coverage * targets.mask
+    squared = ((rendered - targets.crops) ** 2).mean(1)
     return float(((squared * weight).sum() / weight.sum().clamp(min=1)).sqrt())
 
 
-def _landmark_error(detected_px: np.ndarray, modelled_px: np.ndarray) -> float:
-    """Mean distance of the 51 inner points over the distance of the outer eye corners."""
+def _landmark_error(detected_px: np.ndarray, model_px: np.ndarray) -> float:
+    """Mean distance of the 51 inner landmarks over the distance of the outer eye corners."""
     distance = np.linalg.norm(detected_px[36] - detected_px[45])
-    return float(np.linalg.norm(detected_px[17:] - modelled_px[17:], axis=1).mean() / max(distance, 1e-6))
+    return float(np.linalg.norm(detected_px[17:] - model_px[17:], axis=1).mean() / max(distance, 1e-6))
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -10,7 +10,6 @@ continuation needs.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from mien.errors import FormatError, ModelMismatch, OutputError
+from mien.errors import FormatError, ModelMismatch
+from mien.io.files import remove_partial_folders, writing_folder
 from mien.networks.weights_file import current_names
 from mien.typing import Tensor
 
 FORMAT = "mien-checkpoint-1"
 FOLDER, TENSORS_FILE, STATE_FILE = "checkpoints", "tensors.safetensors", "state.json"
-PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
@@ -57,26 +56,15 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, model_hash: str,
     Raises:
         OutputError: the checkpoint cannot be written.
     """
-    folder = run / FOLDER
-    target = folder / f"step-{step:08d}"
-    partial = folder / f"{PARTIAL}{target.name}-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{PARTIAL}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        if target.exists():
-            return target
-        partial.mkdir()
-        save_file(_tensors(state), partial / TENSORS_FILE)
-        header = {"format": FORMAT, "step": step, "model_hash": model_hash}
-        (partial / STATE_FILE).write_text(json.dumps(header), encoding="utf-8")
-        for file in partial.iterdir():
-            _flush(file)
-        partial.replace(target)
+    target = run / FOLDER / f"step-{step:08d}"
+    remove_partial_folders(run / FOLDER, "step-*")
+    if not target.exists():
+        with writing_folder(target, flush=True, advice="free some space") as partial:
+            save_file(_tensors(state), partial / TENSORS_FILE)
+            header = {"format": FORMAT, "step": step, "model_hash": model_hash}
+            (partial / STATE_FILE).write_text(json.dumps(header), encoding="utf-8")
         for old in checkpoints(run)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{target}: cannot be written ({error}); free some space.") from error
     return target
 
 
@@ -141,8 +129,3 @@ def _load_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

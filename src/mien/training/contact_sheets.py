@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mien.camera import Camera
+from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet
+from mien.io.pixels import to_uint8
 from mien.lighting import ambient_lighting, directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import VertexDetail, build_surface, draw_texture, render
@@ -20,8 +22,8 @@ from mien.typing import Float, Tensor, UInt8
 
 SHEET_FACES = 6
 CELL = 160
-LABEL_HEIGHT = 22
-CLAY, INK, PAPER = 0.68, (60, 58, 55), (250, 249, 247)
+LAYOUT = SheetLayout(background=PAPER, labels=LabelStyle(height=22, font_size=13, offset=(5, 3), ink=(60, 58, 55)))
+CLAY = 0.68
 DETAIL_CELL = 224
 SHOWN_DEPTH_M = 1e-3
 """Displacement shown as white; its negative is black."""
@@ -57,7 +59,7 @@ def coarse_sheet(
     columns = [_bytes(images) for images in columns_of_images]
     for k, image in enumerate(columns[1]):
         columns[1][k] = _with_points(image, photos.landmarks68_px[k], landmarks[k])
-    return arrange(columns, LABELS)
+    return contact_sheet(list(zip(*columns, strict=True)), LAYOUT, column_labels=LABELS)
 
 
 def detail_sheet(
@@ -107,7 +109,8 @@ def detail_sheet(
         *_map_images(maps, atlas),
     ]
     known: dict[str, Tensor] = dict(zip(DETAIL_LABELS, columns, strict=True))
-    return arrange([_bytes(known[label]) for label in labels], labels)
+    shown_columns = [_bytes(known[label]) for label in labels]
+    return contact_sheet(list(zip(*shown_columns, strict=True)), LAYOUT, column_labels=labels)
 
 
 def _map_images(maps: DetailMaps, atlas: TexelAtlas) -> list[Float[Tensor, "B 3 S S"]]:
@@ -173,8 +176,7 @@ def _rendered(
 
 
 def _bytes(images: Float[Tensor, "B 3 S S"]) -> list[UInt8[np.ndarray, "S S 3"]]:
-    clipped = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    return list(clipped.permute(0, 2, 3, 1).cpu().numpy())
+    return list(to_uint8(images.permute(0, 2, 3, 1)))
 
 
 def _with_points(
@@ -186,18 +188,3 @@ def _with_points(
         for x, y in points.tolist():
             draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colour)
     return np.array(image)
-
-
-def arrange(
-    columns: Sequence[Sequence[UInt8[np.ndarray, "S S 3"]]], labels: Sequence[str]
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Columns of equal cells under their labels."""
-    side = columns[0][0].shape[0]
-    sheet = Image.new("RGB", (len(columns) * side, LABEL_HEIGHT + len(columns[0]) * side), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=13)
-    for x, (column, label) in enumerate(zip(columns, labels, strict=True)):
-        draw.text((x * side + 5, 3), label, fill=INK, font=font)
-        for y, cell in enumerate(column):
-            sheet.paste(Image.fromarray(cell), (x * side, LABEL_HEIGHT + y * side))
-    return np.asarray(sheet)

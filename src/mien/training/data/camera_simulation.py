@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from mien.io.pixels import to_uint8
+from mien.lighting import LUMA
 from mien.typing import Float, Tensor
-
-LUMA = (0.299, 0.587, 0.114)
-"""Rec. 601, for encoded colours."""
 
 
 def simulate_camera(rng: np.random.Generator, picture: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
@@ -41,7 +40,7 @@ def _respond(rng: np.random.Generator, picture: Float[Tensor, "3 S S"]) -> Float
 
 
 def _compressed(picture: Float[Tensor, "3 S S"], *, quality: int) -> Float[Tensor, "3 S S"]:
-    pixels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    pixels = to_uint8(picture.permute(1, 2, 0))
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     decoded = np.array(Image.open(stream), dtype=np.float32)

@@ -22,8 +22,11 @@ from PIL import Image, ImageDraw
 
 from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.errors import ConfigError, FormatError, ImageError, MienError
+from mien.export.contact_sheet import SheetLayout, in_rows
+from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
+from mien.io.pixels import to_uint8
 from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
 from mien.training.data.store import (
@@ -348,15 +351,13 @@ def _finish(
 def contact_sheet(store: FaceStore) -> UInt8[np.ndarray, "H W 3"]:
     """Faces evenly spread over a store with their points; what is not skin is dimmed."""
     chosen = np.unique(np.linspace(0, len(store) - 1, min(CONTACT_FACES, len(store))).round().astype(int))
-    rows = -(-len(chosen) // CONTACT_COLUMNS)
-    sheet = Image.new("RGB", (CONTACT_COLUMNS * CONTACT_SIDE, rows * CONTACT_SIDE))
-    for place, number in enumerate(chosen):
+    pictures = []
+    for number in chosen:
         record = store[int(number)]
         shown = record.crop * (0.45 + 0.55 * record.mask)
-        picture = Image.fromarray((shown.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
+        picture = Image.fromarray(to_uint8(shown.permute(1, 2, 0)))
         draw = ImageDraw.Draw(picture)
         for x, y in record.landmarks68_px.tolist():
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(80, 255, 120))
-        corner = (place % CONTACT_COLUMNS * CONTACT_SIDE, place // CONTACT_COLUMNS * CONTACT_SIDE)
-        sheet.paste(picture.resize((CONTACT_SIDE, CONTACT_SIDE), Image.Resampling.LANCZOS), corner)
-    return np.asarray(sheet)
+        pictures.append(np.asarray(picture.resize((CONTACT_SIDE, CONTACT_SIDE), Image.Resampling.LANCZOS)))
+    return grid(in_rows(pictures, CONTACT_COLUMNS), SheetLayout(), columns=CONTACT_COLUMNS)

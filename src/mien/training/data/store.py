@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from mien.errors import BackendUnavailable, FormatError
+from mien.io.pixels import to_uint8
 from mien.typing import Float, Tensor
 
 FORMAT = "mien-store-1"
@@ -111,7 +112,7 @@ def decode_record(data: bytes) -> FaceRecord:
 
 def _picture_bytes(picture: Float[Tensor, "H W *C"], kind: str, **options: int) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(stream, kind, **options)
+    Image.fromarray(to_uint8(picture)).save(stream, kind, **options)
     return stream.getvalue()
 
 

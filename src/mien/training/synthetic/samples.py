@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
+from mien.export.contact_sheet import SheetLayout, contact_sheet, in_rows
+from mien.io.pixels import to_uint8
 from mien.networks.crop_space import HEAD_UNITS
 from mien.texture import DetailMaps
 from mien.training.data.batch import join_batches
@@ -60,16 +61,10 @@ def _map_pictures(maps: DetailMaps, size: int) -> tuple[Float[Tensor, "B 3 S S"]
     return relief, offset
 
 
-def _bytes(pictures: Float[Tensor, "B 3 H W"]) -> NDArray[np.uint8]:
-    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+def _bytes(pictures: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
+    return to_uint8(pictures.permute(0, 2, 3, 1))
 
 
 def sheet_of(pictures: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "R C 3"]:
     """Pictures side by side in rows of eight."""
-    cells = _bytes(pictures)
-    count, height, width, _ = cells.shape
-    rows = -(-count // SHEET_COLUMNS)
-    sheet = np.zeros((rows * SHEET_COLUMNS, height, width, 3), np.uint8)
-    sheet[:count] = cells
-    sheet = sheet.reshape(rows, SHEET_COLUMNS, height, width, 3).transpose(0, 2, 1, 3, 4)
-    return sheet.reshape(rows * height, SHEET_COLUMNS * width, 3)
+    return contact_sheet(in_rows(list(_bytes(pictures)), SHEET_COLUMNS), SheetLayout(), columns=SHEET_COLUMNS)

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from mien.camera import Camera
 from mien.errors import ConfigError, FormatError
 from mien.io.files import remove_partial, write_text, write_whole, writing
+from mien.io.pixels import to_uint8
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.symmetry import Mirror
 from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters, mean_face_frame
@@ -187,7 +188,7 @@ def _tensors(batch: FaceBatch) -> dict[str, Tensor]:
     if batch.gt is None:
         raise TypeError("drawn faces come with their truth")
     tensors = {DISK_NAMES.get(name, name): getattr(batch, name) for name in TENSORS}
-    tensors |= {name: (tensors[name].clamp(0, 1) * 255).round().to(torch.uint8) for name in IN_BYTES}
+    tensors |= {name: torch.from_numpy(to_uint8(tensors[name])) for name in IN_BYTES}
     tensors |= {"focal_px": batch.camera.focal_px, "centre_px": batch.camera.centre_px}
     tensors |= {f"truth.{name}": getattr(batch.gt, name) for name in HEAD_UNITS}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
