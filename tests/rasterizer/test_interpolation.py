@@ -90,8 +90,8 @@ def test_pixels_without_a_triangle_have_no_texture() -> None:
 @pytest.mark.parametrize(
     ("attributes", "triangles", "message"),
     [
-        ((3, 4, 5), (2, 3), r"attributes must have the shape \(V, C\) or \(2, V, C\), not \(3, 4, 5\)"),
-        ((4, 5), (3, 2, 3), r"triangles must have the shape \(T, 3\) or \(2, T, 3\), not \(3, 2, 3\)"),
+        ((3, 4, 5), (2, 3), r"attributes have the shape \(3, 4, 5\).* use \(V, C\) or \(2, V, C\)"),
+        ((4, 5), (3, 2, 3), r"triangles have the shape \(3, 2, 3\).* use \(T, 3\) or \(2, T, 3\)"),
     ],
 )
 def test_other_batch_sizes_are_refused(attributes: tuple[int, ...], triangles: tuple[int, ...], message: str) -> None:
@@ -100,5 +100,5 @@ def test_other_batch_sizes_are_refused(attributes: tuple[int, ...], triangles: t
 
 
 def test_maps_of_another_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match="maps hold 3 images, uv 2"):
+    with pytest.raises(ValueError, match="maps hold 3 images and uv 2"):
         texture(torch.rand(3, 1, 4, 4), torch.rand(2, 2, 5, 5))

@@ -78,7 +78,7 @@ def texture(
         >>> image = texture(maps, interpolate(uv, triangles, fragments), fragments)
     """
     if len(maps) != len(uv) and 1 not in (len(maps), len(uv)):
-        raise ValueError(f"maps hold {len(maps)} images, uv {len(uv)}; pass equal numbers, or a single one")
+        raise ValueError(f"maps hold {len(maps)} images and uv {len(uv)}; use equal numbers, or a single one")
     batch = len(uv) if len(maps) == 1 else len(maps)
     u, v = uv.to(maps.dtype).unbind(1)
     grid = torch.stack([2 * u - 1, 2 * (1 - v) - 1], dim=-1)
@@ -98,6 +98,6 @@ def _corners(triangles: Tensor, ids: Int[Tensor, "B H W"]) -> Int[Tensor, "P 3"]
 def _check_batch(name: str, tensor: Tensor, shape: str, batch: int) -> None:
     if tensor.ndim == 3 and len(tensor) != batch:
         raise ValueError(
-            f"{name} must have the shape ({shape}) or ({batch}, {shape}), not {tuple(tensor.shape)}: the fragments are "
-            f"those of {batch} images"
+            f"{name} have the shape {tuple(tensor.shape)}, but the fragments are those of {batch} images; use "
+            f"({shape}) or ({batch}, {shape})"
         )
