@@ -34,8 +34,8 @@ def choose(backend: str, vertices: Tensor) -> str:
     home = {"cpu": "cpu", "cuda": "triton"}.get(vertices.device.type)
     if home is None or backend not in ("auto", home):
         raise BackendUnavailable(
-            f'backend={backend!r} cannot rasterize tensors on {vertices.device}: "cpu" takes tensors on the CPU, "triton" '
-            'on CUDA devices. Move the tensors, or pass backend="reference", which is slow but works on every device'
+            f'backend={backend!r} cannot rasterize tensors on {vertices.device}: "cpu" takes tensors on the CPU, '
+            '"triton" on CUDA devices. Move them, or pass backend="reference", which is slow but takes every device'
         )
     kinds = (torch.float32,) if home == "cpu" else (torch.float32, torch.bfloat16, torch.float16)
     if vertices.dtype not in kinds:
@@ -70,7 +70,7 @@ def gpu() -> ModuleType:
         from mien.rasterizer import gpu as module  # noqa: PLC0415
     except ImportError as error:
         raise BackendUnavailable(
-            f"the GPU rasterizer needs Triton ({error}): run `pip install 'mien[gpu]'`, move the tensors to the CPU, or "
-            'pass backend="reference"'
+            f"the GPU rasterizer needs Triton ({error}): run `pip install 'mien[gpu]'`, or move the tensors to the "
+            'CPU, or pass backend="reference"'
         ) from error
     return module

@@ -43,7 +43,7 @@ def check_tensors(vertices: Tensor, triangles: Tensor, attributes: Tensor | None
     named = [("triangles", triangles)]
     if attributes is not None:
         if attributes.dtype != vertices.dtype:
-            raise TypeError(f"attributes are {attributes.dtype} and vertices_ndc {vertices.dtype}; use one dtype for both")
+            raise TypeError(f"attributes are {attributes.dtype} and vertices_ndc {vertices.dtype}; use one dtype")
         if attributes.ndim != 3 or attributes.shape[:2] != vertices.shape[:2] or attributes.shape[2] == 0:
             raise ValueError(
                 f"attributes have the shape {tuple(attributes.shape)}; use ({batch}, {count}, C) with C >= 1"
@@ -51,7 +51,7 @@ def check_tensors(vertices: Tensor, triangles: Tensor, attributes: Tensor | None
         named.append(("attributes", attributes))
     for name, tensor in named:
         if tensor.device != vertices.device:
-            raise ValueError(f"{name} are on {tensor.device} and vertices_ndc on {vertices.device}; move both to one device")
+            raise ValueError(f"{name} are on {tensor.device} and vertices_ndc on {vertices.device}; use one device")
 
 
 def check_values(
@@ -81,7 +81,10 @@ def check_corners(triangles: Tensor, vertices: int) -> None:
     if triangles.numel():
         low, high = (int(bound) for bound in triangles.aminmax())
         if low < 0 or high >= vertices:
-            raise ValueError(f"triangles refer to vertices {low} to {high}, but vertices_ndc has {vertices} vertices; use 0 to {vertices - 1}")
+            raise ValueError(
+                f"triangles refer to vertices {low} to {high}, but vertices_ndc has {vertices} vertices; "
+                f"use 0 to {vertices - 1}"
+            )
 
 
 def as_int32(triangles: Tensor, vertices: int) -> Tensor:
@@ -113,7 +116,7 @@ def check_depth_range(near: float | Tensor, far: float | Tensor, vertices: Tenso
         else:
             tensor = vertices.new_full((), bound)
         if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(vertices)):
-            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}; use a number or the shape ({len(vertices)},)")
+            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}; use a number or ({len(vertices)},)")
         bounds.append(tensor.expand(len(vertices)).contiguous())
     low, high = bounds
     # In the dtype of the kernels. Python numbers can be checked on any device, tensors only on the CPU, where reading
@@ -135,9 +138,7 @@ def check_depth_order(near: Float[Tensor, "B"], far: Float[Tensor, "B"]) -> None
     """
     for low, high in zip(near.tolist(), far.tolist(), strict=True):
         if not 0 < low < high < math.inf:
-            raise ConfigError(
-                f"near={low:.9g}, far={high:.9g} are out of range (as {near.dtype}); use 0 < near < far"
-            )
+            raise ConfigError(f"near={low:.9g}, far={high:.9g} are out of range (as {near.dtype}); use 0 < near < far")
 
 
 def check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
@@ -151,11 +152,11 @@ def check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
     if background is None:
         return attributes.new_zeros(channels)
     if background.shape != (channels,):
-        raise ValueError(f"background has the shape {tuple(background.shape)}; use ({channels},), one number per channel")
+        raise ValueError(f"background has the shape {tuple(background.shape)}; use ({channels},)")
     if not background.is_floating_point():
         raise TypeError(f"background is {background.dtype}; use floats")
     if background.device != attributes.device:
-        raise ValueError(f"background is on {background.device} and attributes on {attributes.device}; move both to one device")
+        raise ValueError(f"background is on {background.device} and attributes on {attributes.device}; use one device")
     return background.detach().to(attributes.dtype)
 
 

@@ -1,16 +1,16 @@
-"""Cutting triangles where they cross the near plane, before any backend draws them.
+"""Cuts triangles at the near plane, before any backend rasterizes them.
 
-A triangle with corners on both sides of z = near is replaced by what lies beyond: one triangle, or two where that has
-four corners. The new corners are points of the old edges. With A on one side and B on the other,
+A triangle with corners on both sides of z = near is replaced by its part beyond the plane: one triangle, or two if that
+part has four corners. The new corners lie on the old edges. For an edge from A to B across the plane,
 
     P = A + t (B - A),    t = (near - z_A) / (z_B - z_A),
 
-taken where edges are straight: in camera space, whose x and y are NDC times z, or on the screen for PyTorch3D's linear
-depth. Attributes are mixed by the same t. So a corner behind the camera, whose NDC mean nothing by themselves, still
-says where its edges leave the picture.
+where edges are straight: in camera space, whose x and y are NDC times z, or on the screen for PyTorch3D's linear depth.
+Attributes are mixed by the same t. The NDC of a corner behind the camera have no meaning on the screen, but they still
+determine where its edges leave the image.
 
-The kernels and the specification draw the same cut mesh; the specification's gradients come from autograd, the kernels'
-from `ClippedMesh.pull_back`.
+The kernels and the specification rasterize the same cut mesh. The specification gets its gradients from autograd, the
+kernels from `ClippedMesh.pull_back`.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = ["ClippedMesh", "clip_near"]
 
 @dataclass(frozen=True)
 class _CutEdges:
-    """Edges from A to B that each get a new corner; positions in float64, where digits are lost in differences."""
+    """Edges from A to B that each get a new corner; positions in float64, because differences lose digits."""
 
     ends: Int[Tensor, "B E 2"]
-    """As vertices."""
+    """Vertex indices of A and B."""
     positions: Float[Tensor, "B E 2 3"]
     attributes: Float[Tensor, "B E 2 C"] | None
     near: Float[Tensor, "B 1"]
     crossing: Float[Tensor, "B E"]
-    """1 where the edge crosses the plane; elsewhere 0, and the corner, which nobody uses, is A."""
+    """1 where the edge crosses the plane, else 0; then the new corner is A, and no triangle uses it."""
     linear_depth: bool
 
     @property
     def fraction(self) -> Float[Tensor, "B E"]:
-        """t."""
+        """t, the position of the new corner between A and B."""
         z = self.positions[..., 2]
         return self.crossing * (self.near - z[..., 0]) / self._rise
 
@@ -50,13 +50,13 @@ class _CutEdges:
         return torch.where(self.crossing > 0, z[..., 1] - z[..., 0], 1.0)
 
     def _scales(self) -> tuple[Tensor, Tensor]:
-        """From NDC to where edges are straight, for both ends, and back, for the new corner."""
+        """Factors from NDC to the space where edges are straight, for both ends, and back, for the new corner."""
         if self.linear_depth:
             return torch.ones_like(self.positions[..., 2:]), torch.ones_like(self.near[..., None])
         return self.positions[..., 2:], 1 / self.near[..., None]
 
     def corners(self, dtype: torch.dtype) -> Float[Tensor, "B E 3"]:
-        """The new corners."""
+        """Positions of the new corners, in NDC."""
         scale, back = self._scales()
         start, end = (self.positions[..., :2] * scale).unbind(2)
         xy = torch.lerp(start, end, self.fraction[..., None]) * back
@@ -64,7 +64,7 @@ class _CutEdges:
         return torch.cat([xy.clamp(-most, most), self.near[..., None].expand(*xy.shape[:2], 1)], -1).to(dtype)
 
     def mixed_attributes(self) -> Float[Tensor, "B E C"]:
-        """The new corners' attributes."""
+        """Attributes of the new corners."""
         assert self.attributes is not None
         start, end = self.attributes.unbind(2)
         return torch.lerp(start, end, self.fraction[..., None].to(self.attributes.dtype))
@@ -72,7 +72,7 @@ class _CutEdges:
     def pull_back(
         self, to_corners: Float[Tensor, "B E 3"], to_mixed: Float[Tensor, "B E C"]
     ) -> tuple[Float[Tensor, "B E 2 3"], Float[Tensor, "B E 2 C"]]:
-        """From the gradients of the new corners and their attributes to those of both ends."""
+        """Gradients of both ends from those of the new corners: positions, then attributes."""
         assert self.attributes is not None
         used = self.crossing[..., None]
         scale, back = self._scales()
@@ -95,25 +95,25 @@ class _CutEdges:
 
 @dataclass(frozen=True)
 class ClippedMesh:
-    """A batch of meshes of which no drawn triangle crosses the near plane.
+    """A batch of meshes in which no triangle with an area crosses the near plane.
 
-    The n triangles that cross it in some image are cut in all images. Triangle `cut[i]` keeps its place for the first
-    part, and T + i is the second; where there is none, all three corners coincide and nothing is drawn.
+    The n triangles that cross it in at least one image are cut in all images. Triangle `cut[i]` keeps its place for the
+    first part; T + i is the second part. If there is no second part, its three corners coincide and it is not visible.
     """
 
     vertices: Float[Tensor, "B N 3"]
-    """The old V, then for each cut triangle its two new corners P and Q."""
+    """The V old vertices, then the two new corners P and Q of each cut triangle."""
     triangles: Int[Tensor, "B S 3"]
     attributes: Float[Tensor, "B N C"] | None
     cut: Int[Tensor, "n"]
     weights: Float[Tensor, "B 2*n 3 3"]
-    """Of the parts' corners in terms of the triangle's own corners: all first parts, then all second ones."""
+    """Barycentrics of the parts' corners in the whole triangle: all first parts, then all second parts."""
     edges: _CutEdges
 
     def restore(
         self, ids: Int[Tensor, "B H W"], barycentrics: Float[Tensor, "B H W 3"]
     ) -> tuple[Int[Tensor, "B H W"], Float[Tensor, "B H W 3"]]:
-        """Ids and barycentrics in terms of the triangles as they were before."""
+        """Ids and barycentrics with respect to the triangles before the cut."""
         count, total = len(self.cut), self.triangles.shape[1]
         part = torch.full((total,), -1, device=ids.device)
         part[self.cut] = torch.arange(count, device=ids.device)
@@ -129,7 +129,7 @@ class ClippedMesh:
     def pull_back(
         self, vertices_grad: Float[Tensor, "B N 3"], attributes_grad: Float[Tensor, "B N C"]
     ) -> tuple[Float[Tensor, "B V 3"], Float[Tensor, "B V C"]]:
-        """Gradients of the old vertices and attributes from those of the new ones: the chain rule through the cuts."""
+        """Gradients of the old vertices and attributes from those of the new ones, by the chain rule."""
         count = vertices_grad.shape[1] - 2 * len(self.cut)
         to_positions, to_attributes = self.edges.pull_back(vertices_grad[:, count:], attributes_grad[:, count:])
         ends = self.edges.ends.flatten(1)[..., None]
@@ -149,11 +149,19 @@ def clip_near(
     *,
     shapes_only: bool = False,
 ) -> ClippedMesh | None:
-    """Cut every triangle that crosses z = near there; None where there is none, or `settings` do not ask for it.
+    """Cut all triangles that cross z = near; differentiable in vertices and attributes.
 
-    `shapes_only` looks at no value, so that nothing waits for a GPU: then all triangles get room for a second part, and
-    corners that are no vertices stay as they are, for the kernels to leave out. Differentiable in vertices and
-    attributes.
+    Args:
+        vertices: NDC and depth.
+        triangles: (T, 3) for all images or (B, T, 3).
+        attributes: C channels per vertex, or None for hard rasterization.
+        near: One depth per image.
+        settings: `near_clipping` and the definition of depth are used.
+        shapes_only: Read no values, so that nothing waits for a GPU. Then all triangles get memory for a second part,
+            and indices out of range stay, for the kernels to leave out.
+
+    Returns:
+        The cut mesh, or None if no triangle crosses the plane or `settings` turn clipping off.
     """
     batch, count, _ = vertices.shape
     if not settings.near_clipping or 0 in (batch, count, triangles.shape[-2]):
@@ -172,12 +180,12 @@ def clip_near(
         return None
     old, corners, before, crosses = (rows[:, cut] for rows in (triangles, corners, before, crosses))
 
-    # Seen from the corner that is alone on its side, A, the new corners lie on the edges to the next two.
+    # A is the corner that is alone on its side; the new corners lie on the edges from A to the other two.
     two_beyond = crosses & (before.sum(-1, keepdim=True) == 1)
     alone = (before == two_beyond).to(torch.uint8).argmax(-1, keepdim=True)
     turned = (alone + torch.arange(3, device=vertices.device)) % 3
     a, b, c = corners.gather(2, turned).unbind(-1)
-    ends = torch.stack([torch.stack([a, b], -1), torch.stack([a, c], -1)], 2).flatten(1, 2)  # P's, then Q's
+    ends = torch.stack([torch.stack([a, b], -1), torch.stack([a, c], -1)], 2).flatten(1, 2)  # all P, then all Q
 
     def of_ends(values: Tensor) -> Tensor:
         flat = ends.flatten(1)[..., None].expand(-1, -1, values.shape[-1])

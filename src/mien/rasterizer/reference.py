@@ -94,7 +94,7 @@ def rasterize_reference(  # noqa: PLR0917
     background: Float[Tensor, "C"],
     settings: RasterSettings,
 ) -> RasterOutput:
-    """Rasterize softly: the definition of `mien.rasterizer.rasterize`, for any float dtype and device, without checks."""
+    """Rasterize softly: the definition of `mien.rasterizer.rasterize`, for any float dtype and device; no checks."""
     mesh = clip_near(vertices_ndc, triangles, attributes, near, settings)
     if mesh is not None and mesh.attributes is not None:
         vertices_ndc, triangles, attributes = mesh.vertices, mesh.triangles, mesh.attributes

@@ -10,7 +10,7 @@ namespace {
 
 // The nearest fragment so far.
 struct Nearest {
-    Floats z, weight0, weight1;  // barycentrics, divided by z where they are to be perspective-correct
+    Floats z, weight0, weight1;  // barycentrics, divided by z if they are perspective-correct
     Ints id;
 };
 
@@ -26,7 +26,7 @@ MIEN_INLINE void keep_nearer(bool linear, Nearest& n, Mask covered, const Triang
     n.id = select(nearer, splat(t.id), n.id);
 }
 
-// Where a block lies in the image, and how much of it.
+// The part of a block that lies in the image, and its place.
 struct Place {
     int x, y, columns, rows;
     int64_t first, stride;
@@ -70,7 +70,7 @@ MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const P
     }
 }
 
-// Channels = 0 stands for any number; then the sums live in `scratch` instead of registers.
+// Channels = 0 means any number; then the sums are in `scratch` instead of registers.
 template <int Channels>
 void soft_band(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
@@ -83,7 +83,7 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
     for (int row = band.first_row; row < band.end_row; ++row) {
         for (int column = band.region_column; column < band.region_column + band.columns; ++column) {
             const Place at = place(frame, row, column);
-            // The background opens the softmax: weight 1 at its own depth.
+            // The softmax starts with the background: weight 1 at its own depth.
             Floats peak_whole = splat(frame.background_whole), peak_rest = splat(frame.background_rest);
             Floats weights = splat(1.0f), transmittance = splat(1.0f);
             for (int c = 0; c < channels; ++c) colour[c] = splat(background[c]);
