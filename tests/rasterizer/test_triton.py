@@ -1,6 +1,6 @@
 """The GPU kernels without a GPU: in Triton's interpreter against the specification, and compiled ahead of time.
 
-On a CUDA device, where there is one, the scenes of all tests run through the compiled kernels as well.
+If there is a CUDA device, the compiled kernels run on all scenes of the tests as well.
 """
 
 from __future__ import annotations

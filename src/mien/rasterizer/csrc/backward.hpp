@@ -122,9 +122,9 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
     add_ends(to_x, start[0], end_x);
     add_ends(to_y, start[1], end_y);
 
-    // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative to barycentric 2,
-    // which is possible because they sum to one, and keeps the digits that they do not share. d zeta / d barycentric k is z² times
-    // zeta_slope[k] / z of corner 2, or zeta_slope[k] alone if linear_depth.
+    // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative to barycentric 2:
+    // they sum to one, and only digits that differ remain. d zeta / d barycentric k is z² times zeta_slope[k] / z of
+    // corner 2, or zeta_slope[k] alone if linear_depth.
     const Floats to_depth = linear ? to_zeta : to_zeta * s.z * s.z;
     const Number tail = linear ? one(t.depth_term[2]) : t.depth_term[2];
     const Floats to_clamped0 = weight * along0 + to_depth * (t.zeta_slope[0] * tail);
@@ -263,7 +263,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     }
 }
 
-// Boxes of up to this many pixels go through backward_small; from 24 to 200 the time hardly changes.
+// Boxes of up to this many pixels go through backward_small; from 24 to 200 the time is almost the same.
 constexpr int kSmallBox = 96;
 constexpr int kChunk = 512;  // number of triangles that are sorted by size together; they stay in the L2 cache
 

@@ -239,7 +239,7 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
             team.parallel_for(threads, [&](int part, int) {
                 const int64_t v = meshes.vertices;
                 const int low = static_cast<int>(v * part / threads), high = static_cast<int>(v * (part + 1) / threads);
-                clear_gradients(one, meshes.channels, low, high);  // by the thread that uses it: the first touch of fresh memory costs time
+                clear_gradients(one, meshes.channels, low, high);  // by the thread that adds to it
                 scatter(frame, 0, meshes.triangles, low, high, corners, one.positions_grad, one.attributes_grad);
             });
         }
