@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from mien.rasterizer.settings import RasterSettings
-from mien.typing import Float, Int, Tensor
+from mien.typing import Bool, Float, Int, Tensor
 
 __all__ = ["ClippedMesh", "clip_near"]
 
@@ -166,25 +166,13 @@ def clip_near(
     batch, count, _ = vertices.shape
     if not settings.near_clipping or 0 in (batch, count, triangles.shape[-2]):
         return None
-    depth = vertices.detach()[..., 2]
-    if not shapes_only and not bool((depth.amin(1) < near).any()):
+    if not shapes_only and not bool((vertices.detach()[..., 2].amin(1) < near).any()):
         return None
     triangles = triangles.long().expand(batch, -1, -1)
-    known = ((triangles >= 0) & (triangles < count)).all(-1, keepdim=True)
-    corners = triangles.clamp(0, count - 1)
-    before = depth.gather(1, corners.flatten(1)).view_as(corners) < near[:, None, None]
-    crosses = before.any(-1, keepdim=True) & ~before.all(-1, keepdim=True) & known
-    everything = torch.arange(triangles.shape[1], device=vertices.device)
-    cut = everything if shapes_only else crosses.any(0)[:, 0].nonzero()[:, 0]
-    if len(cut) == 0:
+    crossing = _find_crossing(vertices, triangles, near, shapes_only=shapes_only)
+    if len(crossing.cut) == 0:
         return None
-    old, corners, before, crosses = (rows[:, cut] for rows in (triangles, corners, before, crosses))
-
-    # A is the corner that is alone on its side; the new corners lie on the edges from A to the other two.
-    two_beyond = crosses & (before.sum(-1, keepdim=True) == 1)
-    alone = (before == two_beyond).to(torch.uint8).argmax(-1, keepdim=True)
-    turned = (alone + torch.arange(3, device=vertices.device)) % 3
-    a, b, c = corners.gather(2, turned).unbind(-1)
+    a, b, c = crossing.from_alone.unbind(-1)
     ends = torch.stack([torch.stack([a, b], -1), torch.stack([a, c], -1)], 2).flatten(1, 2)  # all P, then all Q
 
     def of_ends(values: Tensor) -> Tensor:
@@ -196,29 +184,67 @@ def clip_near(
         positions=of_ends(vertices.double()),
         attributes=None if attributes is None else of_ends(attributes),
         near=near.double()[:, None],
-        crossing=crosses.expand(-1, -1, 2).flatten(1).double(),
+        crossing=crossing.crosses.expand(-1, -1, 2).flatten(1).double(),
         linear_depth=settings.linear_depth,
     )
-    p = (count + 2 * torch.arange(len(cut), device=vertices.device)).expand_as(a)
-    first = torch.where(two_beyond, torch.stack([p, b, c], -1), torch.stack([a, p, p + 1], -1))
-    second = torch.where(two_beyond, torch.stack([p, c, p + 1], -1), a[..., None])
-    cut_triangles = triangles.clone()
-    cut_triangles[:, cut] = torch.where(crosses, first, old)
     return ClippedMesh(
         vertices=torch.cat([vertices, edges.corners(vertices.dtype)], 1),
-        triangles=torch.cat([cut_triangles, second], 1).clamp(-1, 2**31 - 1).int(),
+        triangles=_cut_triangles(triangles, crossing, first_corner=count),
         attributes=None if attributes is None else torch.cat([attributes, edges.mixed_attributes()], 1),
-        cut=cut,
-        weights=_weights(edges.fraction.detach(), turned, crosses, two_beyond).to(vertices.dtype),
+        cut=crossing.cut,
+        weights=_weights(edges.fraction.detach(), crossing).to(vertices.dtype),
         edges=edges,
     )
 
 
-def _weights(fraction: Tensor, turned: Tensor, crosses: Tensor, two_beyond: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Crossing:
+    """The n triangles that are cut."""
+
+    cut: Int[Tensor, "n"]
+    crosses: Bool[Tensor, "B n 1"]
+    """Whether the triangle crosses the plane in this image."""
+    two_beyond: Bool[Tensor, "B n 1"]
+    """Whether two corners are beyond the plane, so that a second part is needed."""
+    turned: Int[Tensor, "B n 3"]
+    """Positions in the triangle of A, the corner that is alone on its side, and of the next two."""
+    from_alone: Int[Tensor, "B n 3"]
+    """The vertices there, A, B and C: the new corners lie on the edges from A to B and from A to C."""
+
+
+def _find_crossing(vertices: Tensor, triangles: Tensor, near: Tensor, *, shapes_only: bool) -> _Crossing:
+    count = vertices.shape[1]
+    known = ((triangles >= 0) & (triangles < count)).all(-1, keepdim=True)
+    corners = triangles.clamp(0, count - 1)
+    depth = vertices.detach()[..., 2]
+    before = depth.gather(1, corners.flatten(1)).view_as(corners) < near[:, None, None]
+    crosses = before.any(-1, keepdim=True) & ~before.all(-1, keepdim=True) & known
+    everything = torch.arange(triangles.shape[1], device=vertices.device)
+    cut = everything if shapes_only else crosses.any(0)[:, 0].nonzero()[:, 0]
+    corners, before, crosses = (rows[:, cut] for rows in (corners, before, crosses))
+    two_beyond = crosses & (before.sum(-1, keepdim=True) == 1)
+    alone = (before == two_beyond).to(torch.uint8).argmax(-1, keepdim=True)
+    turned = (alone + torch.arange(3, device=vertices.device)) % 3
+    return _Crossing(cut, crosses, two_beyond, turned, corners.gather(2, turned))
+
+
+def _cut_triangles(triangles: Tensor, crossing: _Crossing, *, first_corner: int) -> Int[Tensor, "B S 3"]:
+    """The first parts in the places of the cut triangles, then the second parts; new corners from `first_corner` on."""
+    a, b, c = crossing.from_alone.unbind(-1)
+    p = (first_corner + 2 * torch.arange(len(crossing.cut), device=a.device)).expand_as(a)
+    first = torch.where(crossing.two_beyond, torch.stack([p, b, c], -1), torch.stack([a, p, p + 1], -1))
+    second = torch.where(crossing.two_beyond, torch.stack([p, c, p + 1], -1), a[..., None])
+    kept = triangles.clone()
+    kept[:, crossing.cut] = torch.where(crossing.crosses, first, triangles[:, crossing.cut])
+    return torch.cat([kept, second], 1).clamp(-1, 2**31 - 1).int()
+
+
+def _weights(fraction: Tensor, crossing: _Crossing) -> Tensor:
+    """Barycentrics of the parts' corners in the whole triangles."""
     whole = torch.eye(3, dtype=fraction.dtype, device=fraction.device)
-    a, b, c = whole[turned].unbind(2)
+    a, b, c = whole[crossing.turned].unbind(2)
     to_p, to_q = fraction.unflatten(1, (-1, 2))[..., None].unbind(2)
     p, q = torch.lerp(a, b, to_p), torch.lerp(a, c, to_q)
-    first = torch.where(two_beyond[..., None], torch.stack([p, b, c], 2), torch.stack([a, p, q], 2))
-    first = torch.where(crosses[..., None], first, whole)
+    first = torch.where(crossing.two_beyond[..., None], torch.stack([p, b, c], 2), torch.stack([a, p, q], 2))
+    first = torch.where(crossing.crosses[..., None], first, whole)
     return torch.cat([first, torch.stack([p, c, q], 2)], 1)
