@@ -34,6 +34,8 @@ from tests.mutants.suites import SHARES, modules, tests_of
 ROOT = Path(__file__).parents[2]
 PASS_MARK = 0.9
 TIMEOUT_S = 120
+SLOWER = 3
+"""A mutant hangs if it takes TIMEOUT_S and this many times as long as the unchanged tree."""
 COPIED = ("src", "tests", "pyproject.toml", "configs", "docs", "examples", "models", "benchmarks", "README.md")
 # An editable installation finds the original tree before PYTHONPATH; this runs in every Python that the tests start.
 SITECUSTOMIZE = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
@@ -108,12 +110,12 @@ class Tree:
         if not Path(found).is_relative_to(self.folder.resolve()):
             raise RuntimeError(f"the tests would import {found}, not the copy in {self.folder}")
 
-    def try_mutant(self, candidate: Candidate, tests: Sequence[str]) -> tuple[str, str]:
+    def try_mutant(self, candidate: Candidate, tests: Sequence[str], *, timeout_s: float) -> tuple[str, str]:
         path = self.folder / candidate.module
         original = path.read_text()
         try:
             self._write(path, candidate.mutant.source)
-            return self.run(tests, timeout_s=TIMEOUT_S)
+            return self.run(tests, timeout_s=timeout_s)
         finally:
             self._write(path, original)
 
@@ -151,13 +153,14 @@ def run(candidates: Sequence[Candidate], *, jobs: int) -> list[tuple[Candidate, 
             tree = Tree(Path(folder) / str(number))
             tree.check()
             free.put(tree)
-        _check_unchanged(free, sorted({name for suite in suites for name in suite}))
+        usual_s = _run_unchanged(free, sorted({name for suite in suites for name in suite}), pool)
 
         def one(candidate: Candidate, suite: Sequence[str]) -> None:
             tree = free.get()
             start = time.monotonic()
             try:
-                outcome, output = tree.try_mutant(candidate, suite)
+                timeout_s = max(TIMEOUT_S, SLOWER * sum(usual_s[name] for name in suite))
+                outcome, output = tree.try_mutant(candidate, suite, timeout_s=timeout_s)
             finally:
                 free.put(tree)
             results.append((candidate, outcome, output))
@@ -169,14 +172,21 @@ def run(candidates: Sequence[Candidate], *, jobs: int) -> list[tuple[Candidate, 
     return results
 
 
-def _check_unchanged(free: queue.SimpleQueue[Tree], tests: Sequence[str]) -> None:
-    tree = free.get()
-    start = time.monotonic()
-    outcome, output = tree.run(tests, timeout_s=None)
-    if outcome != "passed":
-        sys.exit(f"{output}\nthe unchanged tree does not pass its tests")
-    print(f"unchanged: {len(tests)} test files passed in {time.monotonic() - start:.0f} s", flush=True)
-    free.put(tree)
+def _run_unchanged(free: queue.SimpleQueue[Tree], tests: Sequence[str], pool: ThreadPoolExecutor) -> dict[str, float]:
+    """Seconds that each test file takes; exits if one of them fails."""
+
+    def seconds(name: str) -> float:
+        tree = free.get()
+        start = time.monotonic()
+        outcome, output = tree.run([name], timeout_s=None)
+        free.put(tree)
+        if outcome != "passed":
+            sys.exit(f"{output}\n{name} does not pass in the unchanged tree")
+        return time.monotonic() - start
+
+    usual_s = dict(zip(tests, pool.map(seconds, tests), strict=True))
+    print(f"unchanged: {len(tests)} test files passed in {sum(usual_s.values()):.0f} s", flush=True)
+    return usual_s
 
 
 def report(results: Sequence[tuple[Candidate, str, str]], folder: Path) -> float:
