@@ -32,8 +32,12 @@ def interpolate(
         ValueError: The batch sizes differ.
 
     Example:
-        >>> fragments = rasterize_hard(vertices_ndc, triangles, image_size=(256, 256), near=0.1, far=10.0)
-        >>> normals = interpolate(vertex_normals, triangles, fragments)  # B 3 256 256
+        >>> from mien.rasterizer import rasterize_hard
+        >>> vertices_ndc = torch.tensor([[[-0.6, 0.5, 2.0], [0.0, -0.7, 2.0], [0.6, 0.5, 3.0]]])
+        >>> triangles = torch.tensor([[0, 1, 2]])
+        >>> fragments = rasterize_hard(vertices_ndc, triangles, image_size=(64, 96), near=1.0, far=4.0)
+        >>> interpolate(vertices_ndc, triangles, fragments).shape
+        torch.Size([1, 3, 64, 96])
     """
     ids = fragments.triangle_ids
     batch = len(ids)
@@ -75,7 +79,9 @@ def texture(
         ValueError: The batch sizes differ, and neither is 1.
 
     Example:
-        >>> image = texture(maps, interpolate(uv, triangles, fragments), fragments)
+        >>> checkerboard = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
+        >>> texture(checkerboard, torch.tensor([0.25, 0.75]).view(1, 2, 1, 1))
+        tensor([[[[0.]]]])
     """
     if len(maps) != len(uv) and 1 not in (len(maps), len(uv)):
         raise ValueError(f"maps hold {len(maps)} images and uv {len(uv)}; use equal numbers, or a single one")

@@ -69,9 +69,13 @@ def rasterize(
         BackendUnavailable: The backend has no kernel for the tensors' device, or its kernel is not installed.
 
     Example:
-        >>> out = rasterize(vertices_ndc, triangles, colours, image_size=(256, 256), near=0.1, far=10.0)
-        >>> loss = (out.image - photo).square().mean() + (out.alpha - mask).square().mean()
-        >>> loss.backward()
+        >>> import torch
+        >>> vertices_ndc = torch.tensor([[[-0.6, 0.5, 2.0], [0.0, -0.7, 2.0], [0.6, 0.5, 3.0]]], requires_grad=True)
+        >>> triangles, colours = torch.tensor([[0, 1, 2]]), torch.rand(1, 3, 3)
+        >>> out = rasterize(vertices_ndc, triangles, colours, image_size=(64, 96), near=1.0, far=4.0)
+        >>> out.image.square().mean().backward()
+        >>> vertices_ndc.grad.shape
+        torch.Size([1, 3, 3])
     """
     chosen = choose(backend, vertices_ndc)
     settings = RasterSettings(image_size, sigma, gamma, dist_eps, cull_backfaces, near_clipping, barycentric_clip)
@@ -136,8 +140,11 @@ def rasterize_hard(
         BackendUnavailable: The backend has no kernel for the tensors' device, or its kernel is not installed.
 
     Example:
-        >>> fragments = rasterize_hard(vertices_ndc, triangles, image_size=(256, 256), near=0.1, far=10.0)
-        >>> covered = fragments.triangle_ids >= 0
+        >>> import torch
+        >>> vertices_ndc = torch.tensor([[[-0.6, 0.5, 2.0], [0.0, -0.7, 2.0], [0.6, 0.5, 3.0]]])
+        >>> fragments = rasterize_hard(vertices_ndc, torch.tensor([[0, 1, 2]]), image_size=(64, 96), near=1.0, far=4.0)
+        >>> fragments.triangle_ids.unique()
+        tensor([-1,  0], dtype=torch.int32)
     """
     chosen = choose(backend, vertices_ndc)
     settings = RasterSettings(image_size, cull_backfaces=cull_backfaces, near_clipping=near_clipping)
