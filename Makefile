@@ -6,6 +6,7 @@
 #   make docs    the documentation site, in build/site; links and docstrings with faults are errors
 #   make wheel-test    build a wheel, install it without a compiler, reconstruct a face with it
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
+#   make mutants small changes of the source, and how many of them the tests notice (SEED=0 COUNT=80, half an hour)
 #   make bench   the benchmarks, on the photos and heads in DATA
 #   make format  what lint would ask for        make clean   remove everything that was made
 #
@@ -27,7 +28,10 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH := torch==$(TORCH_VERSION)$(if $(filter Linux,$(shell uname -s)),+cpu)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test docs wheel wheel-test asan bench lint format clean
+SEED ?= 0
+COUNT ?= 80
+
+.PHONY: demo test docs wheel wheel-test asan mutants bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -60,6 +64,9 @@ asan: $(INSTALLED)
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -p no:cacheprovider tests/rasterizer/test_fuzz.py
 	sh tests/rasterizer/sanitizer/run.sh
+
+mutants: $(INSTALLED)
+	$(BIN)/python -m tests.mutants --seed $(SEED) --count $(COUNT)
 
 bench: $(INSTALLED)
 	PYTHON=$(BIN)/python sh benchmarks/run_all.sh $(DATA)

@@ -8,7 +8,6 @@ import torch
 from mien.geometry import (
     align_points,
     compose_rotations,
-    mix_corners,
     rim_vertices,
     rotmat_to_rotvec,
     rotvec_to_rotmat,
@@ -55,15 +54,6 @@ def test_vertex_normals_of_a_batch_are_the_summed_normals_of_the_triangles_aroun
         torch.testing.assert_close(
             vertex_normals(batch, FACES)[:, vertex], torch.nn.functional.normalize(summed, dim=1)
         )
-
-
-def test_mixed_corners_are_the_weighted_sum_and_differentiable() -> None:
-    values, weights = torch.rand(4, 5, dtype=torch.float64), torch.rand(2, 2, 3, dtype=torch.float64)
-    corners = torch.tensor([[[0, 2, 1], [3, 3, 1]], [[1, 2, 3], [0, 0, 0]]])
-    plain = (values[corners] * weights[..., None]).sum(-2)
-    torch.testing.assert_close(mix_corners(values, corners, weights), plain)
-    leaves = values.requires_grad_(), weights.requires_grad_()
-    assert torch.autograd.gradcheck(lambda v, w: mix_corners(v, corners, w), leaves)
 
 
 def test_the_gradient_of_normals_does_not_depend_on_how_threads_share_the_work() -> None:

@@ -1,4 +1,4 @@
-"""How far two rasterizers are apart on one scene."""
+"""Differences between two rasterizers on one scene."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def natural_z_gradient(scene: Scene) -> float:
 
 
 def differences(scene: Scene, found, gradients, expected, expected_gradients) -> dict[str, float]:
-    """To be held against TOLERANCE; fails by itself if the pictures show different triangles."""
+    """Differences to compare with TOLERANCE. Raises AssertionError if the images show different triangles."""
     found, expected = (RasterOutput(*(plane.detach() for plane in vars(out).values())) for out in (found, expected))
     same = found.triangle_ids == expected.triangle_ids
     # A pixel centre on an edge, or between two equally near triangles, may go to either by rounding.

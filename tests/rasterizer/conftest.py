@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tensors are small here: handing them to threads would take longer than the work."""
+    """The tensors are small: starting threads would take longer than the work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Small meshes, each with one thing that goes wrong in rasterizers; in float64, NDC and metres."""
+"""Small meshes, each with one difficulty for rasterizers; in float64, NDC and metres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `rasterize` promises beside its numbers: errors, defaults, torch integration, golden picture."""
+"""Errors, defaults and torch integration of `rasterize`, and its golden image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def with_value(value: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "says"),
+    ("changes", "error", "message"),
     [
         ({"vertices_ndc": with_value(float("nan"))}, ValueError, "vertices_ndc holds 1 numbers"),
         ({"vertices_ndc": with_value(float("inf"))}, ValueError, "vertices_ndc holds 1 numbers"),
@@ -66,12 +66,12 @@ def with_value(value: float) -> torch.Tensor:
         ({"background": torch.zeros(3, device="meta")}, ValueError, "background is on meta"),
     ],
 )
-def test_bad_input_is_refused_in_words(changes, error, says):
-    with pytest.raises(error, match=says):
+def test_errors_name_the_bad_argument(changes, error, message):
+    with pytest.raises(error, match=message):
         call(**changes)
 
 
-# Under the tests' shape checks a wrong shape never reaches these; for users, without them, it does.
+# The shape checks of the test run reject wrong shapes earlier; users do not have them.
 @pytest.mark.parametrize(
     ("vertices", "triangles", "attributes", "error"),
     [
@@ -127,14 +127,14 @@ def op_arguments(**changes):
         ({"sigma": -1.0}, ConfigError),
     ],
 )
-def test_the_op_itself_believes_nobody(changes, error):
+def test_the_op_checks_its_arguments(changes, error):
     torch.ops.mien.soft_rasterize(**op_arguments())
     with pytest.raises(error):
         torch.ops.mien.soft_rasterize(**op_arguments(**changes))
 
 
 @pytest.mark.parametrize("name", ["attributes", "image", "state", "image_grad", "alpha_grad"])
-def test_the_backward_op_itself_believes_nobody(name):
+def test_the_backward_op_checks_its_arguments(name):
     arguments = op_arguments()
     image, alpha, *_, state = torch.ops.mien.soft_rasterize(**arguments)
     for forward_only in ("background", "height", "width"):
@@ -267,18 +267,18 @@ try:
 except ConfigError:
     pass
 else:
-    raise AssertionError("near is not looked at")
+    raise AssertionError("near is not checked")
 """
 
 
 @pytest.mark.slow
 def test_compiled_programs_hold_the_op_in_one_graph():
-    # In a process of its own: the tests' shape checks are not made for tracing.
+    # In a separate process: the shape checks of the test run cannot be traced.
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=120)
 
 
 IN_PROCESSES = """
-import multiprocessing, sys
+import multiprocessing
 import torch
 from mien.rasterizer import rasterize
 
@@ -293,18 +293,18 @@ def gradient(seed):
     return torch.autograd.grad(out.image.square().sum() + out.alpha.sum(), vertices)[0].tolist()
 
 if __name__ == "__main__":
-    here = [gradient(seed) for seed in range(4)]  # threads have lived and ended in the parent before it forks
-    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-        assert pool.map(gradient, range(4)) == here
+    here = [gradient(seed) for seed in range(4)]  # the parent has used threads before it forks
+    for method in {"fork", "spawn"} & set(multiprocessing.get_all_start_methods()):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.map(gradient, range(4)) == here, method
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes(method, tmp_path):
+def test_forked_and_spawned_processes_compute_the_same(tmp_path):
     script = tmp_path / "in_processes.py"
     script.write_text(IN_PROCESSES)
-    subprocess.run([sys.executable, str(script), method], check=True, timeout=120)
+    subprocess.run([sys.executable, str(script)], check=True, timeout=120)
 
 
 DISTRIBUTED = """
@@ -350,7 +350,7 @@ def test_distributed_data_parallel(tmp_path):
 
 
 def test_golden_picture():
-    """Regenerate with `python -m tests.rasterizer.make_golden` when the definition changes, and look at it."""
+    """Regenerate with `python -m tests.rasterizer.make_golden` when the definition changes, and check it by eye."""
     golden = np.load(GOLDEN)
     found = golden_arrays("auto")
     assert set(golden.files) == set(found)

@@ -1,7 +1,7 @@
-"""Anything that passes the op's checks draws without harm, and anything else is refused before native code runs.
+"""Calls that pass the checks of the op run without memory errors; all others are refused before native code runs.
 
-`make asan` runs this with kernels built under AddressSanitizer and UndefinedBehaviorSanitizer (MIEN_NATIVE_MODULE is
-their file) and many more examples.
+`make asan` runs this with kernels built with AddressSanitizer and UndefinedBehaviorSanitizer (in the file
+MIEN_NATIVE_MODULE) and many more examples.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradients by the strongest evidence there is: finite differences, of the specification and of the rendered area."""
+"""Gradients against finite differences, of the specification and of the rendered area."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.rasterizer.raster_scenes import bumpy_sphere, mesh
 
 @pytest.mark.parametrize("clip", ["softras", "pytorch3d"])
 def test_gradcheck_of_the_specification(clip):
-    # Two triangles that share an edge, behind a third; nothing degenerate, as it would appear when it is moved.
+    # Two triangles that share an edge, behind a third. No degenerate triangle: it would appear when its corners move.
     vertices, _ = mesh(
         (-0.71, -0.52, 2.0), (0.63, -0.57, 2.2), (0.52, 0.66, 2.4), (-0.59, 0.61, 2.1),
         (-0.31, -0.83, 1.9), (0.77, 0.13, 2.3),

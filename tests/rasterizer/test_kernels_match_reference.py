@@ -53,7 +53,7 @@ def test_hard_mode(scene, isa):
     attributes, _ = attributes_of(scene)
     soft = rasterize(vertices, scene.triangles, attributes.float(), **scene.kwargs)
     if scene.barycentric_clip == "pytorch3d":
-        return  # has depths of its own
+        return  # its depth has another definition
     assert torch.equal(soft.triangle_ids, found.triangle_ids)
     assert torch.equal(soft.depth, found.depth)
 
@@ -112,7 +112,7 @@ def test_torchs_threads_and_our_own_draw_the_same():
 
 
 def test_two_hundred_thousand_triangles():
-    """Against the specification on a window of the picture, where few of them are."""
+    """Against the specification in a window of the image that contains few of them."""
     vertices, triangles = bumpy_sphere(317)
     assert len(triangles) > 200_000
     colours = (0.5 + 0.5 * torch.sin(7 * vertices)).float()
@@ -143,7 +143,7 @@ def test_two_hundred_thousand_triangles():
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("images", [1, 3])
 def test_drawing_an_image_in_pieces_changes_nothing(images, threads, isa):
-    """Lists of blocks are cut where they grow long: by rows, by columns, down to single blocks."""
+    """Long lists of blocks are divided by rows and columns, down to single blocks."""
     vertices = torch.cat([bumpy_sphere(12, seed=seed)[0] for seed in range(images)])
     scene = Scene("pieces", vertices, bumpy_sphere(12)[1], image_size=(43, 61), sigma=1e-4)
     before = torch.get_num_threads()
@@ -159,7 +159,7 @@ def test_drawing_an_image_in_pieces_changes_nothing(images, threads, isa):
         torch.set_num_threads(before)
 
 
-def test_memory_is_bounded_however_many_triangles_lie_over_one_another():
+def test_memory_is_bounded_for_any_number_of_triangles_per_pixel():
     """As one list of (triangle, block), these 4,000 triangles that fill 256² pixels would take 65 MB and more."""
     vertices = torch.tensor([[[-5.0, -5.0, 2.0], [5.0, -5.0, 2.0], [0.0, 8.0, 2.0]]])
     triangles = torch.tensor([[0, 1, 2]], dtype=torch.int32)

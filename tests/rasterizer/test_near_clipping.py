@@ -1,4 +1,4 @@
-"""Triangles that cross the near plane: against rays through the scene in space, finite differences, and themselves."""
+"""Triangles that cross the near plane, against ray casting, finite differences and autograd."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def to_ndc(points: torch.Tensor) -> torch.Tensor:
 
 
 def soup(triangles: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Triangles in space around a camera that stands among them: in front, behind, and through all planes."""
+    """Triangles in space on all sides of the camera: in front, behind, and across all planes."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.rand(1, 3 * triangles, 3, generator=generator, dtype=torch.float64)
     points = (points - 0.5) * torch.tensor([6.0, 6.0, 7.0]) + torch.tensor([0.0, 0.0, 1.5])
@@ -126,8 +126,8 @@ def test_pulling_gradients_back_is_what_autograd_does(clip, shapes_only):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_looking_at_shapes_only_draws_the_same():
-    """What happens on a GPU, where nobody may look whether anything crosses."""
+def test_clipping_by_shapes_only_gives_the_same_image():
+    """As on a GPU, where reading values to find out what crosses would wait for the device."""
     points, triangles = soup(40, 7)
     vertices = to_ndc(points).float()
     near = torch.tensor([NEAR])
@@ -170,8 +170,8 @@ def test_without_clipping_what_crosses_is_dropped():
 @pytest.mark.parametrize("corner", range(3))
 @pytest.mark.parametrize("step", [1e-4, 1e-8])
 def test_nothing_jumps_as_a_corner_passes_the_plane(corner, step):
-    """But the edge within the triangle that comes into being acts like every edge between two triangles of a mesh:
-    within its reach alpha rises, by a quarter at most, and the outer colours are those of a sliver."""
+    """Except near the new edge within the triangle, which acts like every edge between two triangles of a mesh: alpha
+    rises there by a quarter at most, and the outer colours are those of a sliver."""
     size, sigma = 48, 1e-3
     triangle = torch.tensor([[[-0.61, 0.55, 2.0], [0.03, -0.72, 1.6], [0.58, 0.41, 3.1]]], dtype=torch.float64)
 

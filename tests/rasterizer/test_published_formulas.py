@@ -1,4 +1,4 @@
-"""SoftRas's and PyTorch3D's formulas, written here from what they published, pixel by pixel and pair by pair."""
+"""The published formulas of SoftRas and PyTorch3D, written out again, pixel by pixel and pair by pair."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def published(vertices, triangles, colours, *, fragment, background_depth: float
 
 
 def without_batch(vertices: torch.Tensor, triangles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Also without triangles whose corners coincide, at the poles of the sphere, by which the formulas would divide."""
+    """Also without the triangles of zero area at the poles of the sphere: the formulas would divide by zero."""
     x, y = vertices[0, triangles.long(), :2].unbind(-1)
     area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
     return vertices[0], triangles[area.abs() > 1e-6]
@@ -130,7 +130,7 @@ def test_pictures_are_those_of_the_published_formulas(shape, clip, fragment, bac
 
 
 def test_the_two_definitions_differ():
-    """Else the tests above could not tell them apart."""
+    """Otherwise the tests above could not distinguish them."""
     vertices, triangles = MESHES["steep triangle"]
     colours = (0.5 + 0.5 * torch.sin(7 * vertices))[None]
     softras, pytorch3d = (

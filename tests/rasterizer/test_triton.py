@@ -1,6 +1,6 @@
 """The GPU kernels without a GPU: in Triton's interpreter against the specification, and compiled ahead of time.
 
-On a CUDA device, where there is one, the scenes of all tests run through the compiled kernels as well.
+If there is a CUDA device, the compiled kernels run on all scenes of the tests as well.
 """
 
 from __future__ import annotations
@@ -51,18 +51,20 @@ def test_interpreted_kernels_agree_with_the_specification():
 @pytest.mark.slow
 def test_kernels_compile_for_the_gpus_that_they_are_made_for(tmp_path):
     report = tmp_path / "resources.json"
-    run("benchmarks/triton_resources.py", "--channels", "3", "16", "--json", str(report))
+    run("benchmarks/triton_resources.py", "--channels", "3", "--json", str(report))
     resources = json.loads(report.read_text())
     assert {(r["kernel"], r["capability"]) for r in resources} == {
         (kernel, capability)
         for kernel in ("set_up", "bin_chunks", "draw", "pack", "push_back")
         for capability in (80, 90)
     }
-    for capability in (80, 90):  # all modes; `benchmarks/triton_resources.py --all` compiles all numbers of channels
+    # All modes for three channels, which need the most registers; `benchmarks/triton_resources.py --all` compiles the
+    # other numbers of channels.
+    for capability in (80, 90):
         modes = {(r["kernel"], r["constants"]) for r in resources if r["capability"] == capability}
         assert sum(kernel == "set_up" for kernel, _ in modes) == 4
-        assert sum(kernel == "draw" for kernel, _ in modes) == 5  # hard, and soft in both definitions
-        assert sum(kernel == "push_back" for kernel, _ in modes) == 4
+        assert sum(kernel == "draw" for kernel, _ in modes) == 3  # hard, and soft in both definitions
+        assert sum(kernel == "push_back" for kernel, _ in modes) == 2
     assert all(r["spilled_bytes"] == 0 for r in resources)
 
 

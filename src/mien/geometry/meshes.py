@@ -39,17 +39,6 @@ def _normals_at(vertices: Float[Tensor, "B V 3"], places: Int[Tensor, "B 3 T 3"]
     return torch.cross(b - a, c - a, dim=-1)
 
 
-def mix_corners(
-    values: Float[Tensor, "V C"], corners: Int[Tensor, "*P 3"], weights: Float[Tensor, "*P 3"]
-) -> Float[Tensor, "*P C"]:
-    """The weighted sum of three vertices' values at each point, as barycentrics interpolate them; differentiable."""
-    # One pass over the points, where an indexed read of each corner takes three and memory for all of them.
-    mixed = torch.nn.functional.embedding_bag(
-        corners.reshape(-1, 3), values, per_sample_weights=weights.reshape(-1, 3), mode="sum"
-    )
-    return mixed.view(*corners.shape[:-1], -1)
-
-
 def vertex_areas(vertices: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "V"]:
     """A third of the area of the triangles around each vertex."""
     thirds = triangle_normals(vertices[None], triangles)[0].norm(dim=-1) / 6

@@ -4,6 +4,8 @@
 See docs/rasterizer.md.
 """
 
+from mien.rasterizer.interpolation import interpolate as interpolate
+from mien.rasterizer.interpolation import texture as texture
 from mien.rasterizer.rasterization import rasterize as rasterize
 from mien.rasterizer.rasterization import rasterize_hard as rasterize_hard
 from mien.rasterizer.reference import Fragments as Fragments

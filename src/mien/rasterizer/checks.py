@@ -1,8 +1,8 @@
-"""What callers may get wrong, found before native code runs.
+"""Checks of all arguments before native code runs.
 
-Wrong types raise TypeError, wrong shapes, indices out of range and numbers that are not finite ValueError, settings
-outside their range ConfigError. On a GPU, looking at values would mean waiting for the device: there the kernels
-themselves leave out triangles whose corners are no vertices or not finite.
+Wrong dtypes raise TypeError. Wrong shapes, indices out of range and numbers that are not finite raise ValueError.
+Settings outside their range raise ConfigError. On a GPU, reading values would mean waiting for the device; there the
+kernels leave out triangles with an index out of range or a corner that is not finite.
 """
 
 from __future__ import annotations
@@ -27,53 +27,72 @@ __all__ = [
 
 
 def check_tensors(vertices: Tensor, triangles: Tensor, attributes: Tensor | None) -> None:
-    """Refuse wrong shapes, types and devices of a scene."""
+    """Check shapes, dtypes and devices of a scene.
+
+    Raises:
+        TypeError: A dtype is not supported, or dtypes differ.
+        ValueError: A shape is wrong, or devices differ.
+    """
     if vertices.ndim != 3 or vertices.shape[2] != 3:
-        raise ValueError(f"vertices_ndc must have the shape (B, V, 3), not {tuple(vertices.shape)}")
+        raise ValueError(f"vertices_ndc has the shape {tuple(vertices.shape)}; use (B, V, 3)")
     batch, count, _ = vertices.shape
     if triangles.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"triangles must be int32 or int64, not {triangles.dtype}")
+        raise TypeError(f"triangles are {triangles.dtype}; use int32 or int64")
     if triangles.ndim not in (2, 3) or triangles.shape[-1] != 3 or (triangles.ndim == 3 and len(triangles) != batch):
-        raise ValueError(f"triangles must have the shape (T, 3) or ({batch}, T, 3), not {tuple(triangles.shape)}")
+        raise ValueError(f"triangles have the shape {tuple(triangles.shape)}; use (T, 3) or ({batch}, T, 3)")
     named = [("triangles", triangles)]
     if attributes is not None:
         if attributes.dtype != vertices.dtype:
-            raise TypeError(f"attributes are {attributes.dtype}, vertices_ndc {vertices.dtype}: they must agree")
+            raise TypeError(f"attributes are {attributes.dtype} and vertices_ndc {vertices.dtype}; use one dtype")
         if attributes.ndim != 3 or attributes.shape[:2] != vertices.shape[:2] or attributes.shape[2] == 0:
             raise ValueError(
-                f"attributes must have the shape ({batch}, {count}, C) with C >= 1, not {tuple(attributes.shape)}"
+                f"attributes have the shape {tuple(attributes.shape)}; use ({batch}, {count}, C) with C >= 1"
             )
         named.append(("attributes", attributes))
     for name, tensor in named:
         if tensor.device != vertices.device:
-            raise ValueError(f"{name} are on {tensor.device}, vertices_ndc on {vertices.device}: they must agree")
+            raise ValueError(f"{name} are on {tensor.device} and vertices_ndc on {vertices.device}; use one device")
 
 
 def check_values(
     vertices: Tensor, triangles: Tensor, attributes: Tensor | None = None, background: Tensor | None = None
 ) -> None:
-    """Refuse numbers that are not finite and corners that are not vertices.
+    """Check that all numbers are finite and that all corners are vertices.
 
-    The native ops call this themselves, last before native code, so that it holds for compiled programs too.
+    The native ops call this directly before native code, so that compiled programs are checked, too.
+
+    Raises:
+        ValueError: A number is not finite, or an index is out of range.
     """
-    # A sum is finite if and only if (overflow aside) all terms are: one pass, without a temporary array.
+    # Except for overflow, a sum is finite if and only if all its terms are: one pass, without a temporary array.
     for name, tensor in (("vertices_ndc", vertices), ("attributes", attributes), ("background", background)):
         if tensor is not None and not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
-            raise ValueError(f"{name} holds {bad} numbers that are not finite; find out where they come from")
+            raise ValueError(f"{name} holds {bad} numbers that are not finite; check the computation that made it")
     check_corners(triangles, vertices.shape[1])
 
 
 def check_corners(triangles: Tensor, vertices: int) -> None:
-    """Refuse corners that are not among so many vertices."""
+    """Check that all corners are in [0, vertices).
+
+    Raises:
+        ValueError: An index is out of range.
+    """
     if triangles.numel():
         low, high = (int(bound) for bound in triangles.aminmax())
         if low < 0 or high >= vertices:
-            raise ValueError(f"triangles refer to vertices {low} to {high}, but vertices_ndc has {vertices} vertices")
+            raise ValueError(
+                f"triangles refer to vertices {low} to {high}, but vertices_ndc has {vertices} vertices; "
+                f"use 0 to {vertices - 1}"
+            )
 
 
 def as_int32(triangles: Tensor, vertices: int) -> Tensor:
-    """Corners as the kernels take them; looked at before int64 numbers lose their upper halves."""
+    """Corners as int32 for the kernels, checked before int64 numbers lose their upper halves.
+
+    Raises:
+        ValueError: An index is out of range; CPU only.
+    """
     if triangles.dtype == torch.int32:
         return triangles
     if triangles.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -82,21 +101,26 @@ def as_int32(triangles: Tensor, vertices: int) -> Tensor:
 
 
 def check_depth_range(near: float | Tensor, far: float | Tensor, vertices: Tensor) -> tuple[Tensor, Tensor]:
-    """Near and far as tensors (B,) beside the vertices."""
+    """Near and far as tensors (B,) with the dtype and device of the vertices.
+
+    Raises:
+        ConfigError: Not 0 < near < far; values of CUDA tensors are not checked.
+        ValueError: A shape is wrong.
+    """
     bounds = []
     for name, bound in (("near", near), ("far", far)):
         if isinstance(bound, Tensor):
             tensor = bound.detach().to(vertices.device, vertices.dtype)
         elif not 0 < bound <= torch.finfo(vertices.dtype).max:
-            raise ConfigError(f"near and far must satisfy 0 < near < far, not {name}={bound} (as {vertices.dtype})")
+            raise ConfigError(f"{name}={bound} is out of range (as {vertices.dtype}); use 0 < near < far")
         else:
             tensor = vertices.new_full((), bound)
         if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(vertices)):
-            raise ValueError(f"{name} must be a number or have the shape ({len(vertices)},), not {tuple(tensor.shape)}")
+            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}; use a number or ({len(vertices)},)")
         bounds.append(tensor.expand(len(vertices)).contiguous())
     low, high = bounds
-    # As the kernels will see them. Numbers can be looked at anywhere, tensors only where that waits for nobody; in
-    # compiled programs the native op looks.
+    # In the dtype of the kernels. Python numbers can be checked on any device, tensors only on the CPU, where reading
+    # them does not wait; in compiled programs the native op checks them.
     if torch.compiler.is_compiling():
         return low, high
     if not (isinstance(near, Tensor) or isinstance(far, Tensor)):
@@ -107,30 +131,43 @@ def check_depth_range(near: float | Tensor, far: float | Tensor, vertices: Tenso
 
 
 def check_depth_order(near: Float[Tensor, "B"], far: Float[Tensor, "B"]) -> None:
-    """Refuse depth ranges unless 0 < near < far."""
+    """Check that 0 < near < far for every image.
+
+    Raises:
+        ConfigError: It is not so for at least one image.
+    """
     for low, high in zip(near.tolist(), far.tolist(), strict=True):
         if not 0 < low < high < math.inf:
-            raise ConfigError(
-                f"near and far must satisfy 0 < near < far, not near={low:.9g}, far={high:.9g} (as {near.dtype})"
-            )
+            raise ConfigError(f"near={low:.9g}, far={high:.9g} are out of range (as {near.dtype}); use 0 < near < far")
 
 
 def check_background(background: Tensor | None, attributes: Tensor) -> Tensor:
-    """The background colour (C,), black if None."""
+    """The background (C,) in the dtype of the attributes, zeros if None.
+
+    Raises:
+        TypeError: It does not hold floats.
+        ValueError: Its shape or device is wrong.
+    """
     channels = attributes.shape[2]
     if background is None:
         return attributes.new_zeros(channels)
     if background.shape != (channels,):
-        raise ValueError(f"background must have the shape ({channels},), not {tuple(background.shape)}")
+        raise ValueError(f"background has the shape {tuple(background.shape)}; use ({channels},)")
     if not background.is_floating_point():
-        raise TypeError(f"background must hold floats, not {background.dtype}")
+        raise TypeError(f"background is {background.dtype}; use floats")
     if background.device != attributes.device:
-        raise ValueError(f"background is on {background.device}, attributes on {attributes.device}: they must agree")
+        raise ValueError(f"background is on {background.device} and attributes on {attributes.device}; use one device")
     return background.detach().to(attributes.dtype)
 
 
 def check_call(vertices: Tensor, triangles: Tensor, near: Tensor, far: Tensor, attributes: Tensor | None) -> None:
-    """What `rasterize` has checked, for those who call the ops themselves: native code believes every shape."""
+    """Check the tensors of a direct call of the ops, which `rasterize` has not checked: native code trusts all shapes.
+
+    Raises:
+        TypeError: A dtype is wrong.
+        ValueError: A shape or device is wrong.
+        ConfigError: Not 0 < near < far.
+    """
     check_tensors(vertices, triangles, attributes)
     for name, tensor, dtype in (("vertices", vertices, torch.float32), ("triangles", triangles, torch.int32)):
         if tensor.dtype != dtype:
@@ -142,7 +179,11 @@ def check_call(vertices: Tensor, triangles: Tensor, near: Tensor, far: Tensor, a
 
 
 def check_planes(planes: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
-    """Refuse named tensors that are not float32 of the shape beside them."""
+    """Check that each tensor is float32 and has the shape given with it.
+
+    Raises:
+        ValueError: It is not so.
+    """
     for name, (plane, shape) in planes.items():
         if plane.shape != shape or plane.dtype != torch.float32:
             raise ValueError(f"{name} must be float32 {tuple(shape)}, not {plane.dtype} {tuple(plane.shape)}")

@@ -1,8 +1,8 @@
-"""Calls the native kernels: the border between torch and csrc/bindings.cpp, the twin of gpu.py for tensors on the CPU.
+"""Calls the native kernels of csrc/ for tensors on the CPU; gpu.py has the same functions for CUDA tensors.
 
-Nothing is checked here; ops.py has.
+Nothing is checked here: ops.py has checked all arguments.
 """
-# Arguments are the native functions', in their order.
+# The arguments are those of the native functions, in the same order.
 # ruff: noqa: PLR0917
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def soft_backward(
     settings: RasterSettings,
     gradients: tuple[Tensor, Tensor],
 ) -> None:
-    """Fill `gradients`: of the vertices and of the attributes."""
+    """Fill `gradients`: those of the vertices and of the attributes."""
     native().soft_backward(
         *_arrays(vertices, triangles, attributes, near, far),
         *_softness(settings),
@@ -93,12 +93,16 @@ def _arrays(*tensors: Tensor):
 
 @functools.cache
 def native() -> ModuleType:
-    """The compiled module, loaded at first use: importing mien stays light, and the reference works without it."""
+    """The compiled module, imported at first use: importing mien stays fast, and the reference works without it.
+
+    Raises:
+        BackendUnavailable: The module cannot be imported.
+    """
     try:
         from mien.rasterizer import _native as module  # noqa: PLC0415  # pyright: ignore[reportMissingModuleSource]
     except ImportError as error:
         raise BackendUnavailable(
-            f"the native rasterizer cannot be loaded ({error}): reinstall mien (`pip install --force-reinstall mien`,"
+            f"the native rasterizer cannot be imported ({error}): reinstall mien (`pip install --force-reinstall mien`,"
             ' or `pip install -e .` in a clone), or pass backend="reference"'
         ) from error
     module.use_openmp(gomp_parallel())
@@ -106,7 +110,7 @@ def native() -> ModuleType:
 
 
 def gomp_parallel() -> int:
-    """Address of GOMP_parallel in the OpenMP library that torch brought, 0 where it brought none of GNU's kind."""
+    """Address of GOMP_parallel in the GNU OpenMP library in torch's folder, 0 if there is none."""
     libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
-    # Torch has loaded it: this finds that instance, whose threads are already there.
+    # Torch has already loaded the library: this returns the same instance, with its threads.
     return ctypes.cast(ctypes.CDLL(str(libraries[0])).GOMP_parallel, ctypes.c_void_p).value or 0 if libraries else 0

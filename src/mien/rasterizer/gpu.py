@@ -1,12 +1,12 @@
-"""Launches the Triton kernels: the twin of csrc/soft_raster.cpp for CUDA tensors.
+"""Launches the Triton kernels for CUDA tensors; csrc/soft_raster.cpp does the same for tensors on the CPU.
 
 Nothing here waits for the device or reads from it, and all sizes follow from shapes, so that calls can be captured in a
-CUDA graph. Forward passes are deterministic; backward passes add the gradients of triangles to their vertices
+CUDA graph. Forward passes are deterministic. Backward passes add the gradients of triangles to their vertices
 atomically, in any order, so that repeated runs differ by rounding: at most (n - 1) · 2⁻²³ times the sum of the absolute
-contributions of the n triangles around a vertex. Corners outside the mesh and triangles that are not finite are not
-drawn.
+contributions of the n triangles around a vertex. Triangles with an index out of range or a corner that is not finite
+are left out.
 """
-# Kernels are launched by position, as their arguments are the launchers' own.
+# Kernels are launched with positional arguments, in the order of the launchers.
 # ruff: noqa: PLR0917
 # pyright: reportCallIssue=false
 
@@ -32,25 +32,25 @@ __all__ = [
 ]
 
 _BINS_ACROSS = 8
-_MOST_CHANNELS = 4  # of one backward pass: with more, push_back runs out of registers
-_MOST_IMAGES = 65_535  # CUDA's limit of a grid's second axis
+_MOST_CHANNELS = 4  # per backward pass: with more, push_back runs out of registers
+_MOST_IMAGES = 65_535  # CUDA's limit for the second axis of a grid
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How work is cut into programs; powers of two. The picture does not depend on it."""
+    """How the work is divided into programs; all numbers are powers of two. The image does not depend on them."""
 
     tile_width: int = 8
     tile_height: int = 8
     draw_warps: int = 2
     lanes: int = 32
-    """Triangles of a program of the backward pass."""
+    """Triangles per program of the backward pass."""
     back_warps: int = 1
     small_box: int = 256
-    """Pixels of a box that one lane walks through alone."""
+    """Maximum number of pixels of a box that one lane walks through alone."""
 
     def bins(self, height: int, width: int) -> tuple[int, int, int]:
-        """Size of a bin in pixels, a multiple of a tile's, so that a tile lies in one bin; columns and rows of bins."""
+        """Size of a bin in pixels, and numbers of columns and rows. A tile lies in one bin: sizes are multiples."""
         size = max(self.tile_width, self.tile_height)
         while size * _BINS_ACROSS < max(height, width):
             size *= 2
@@ -100,12 +100,15 @@ def soft_backward(
     gradients: tuple[Tensor, Tensor],
     launch: Launch = Launch(),
 ) -> None:
-    """Fill `gradients`: of the vertices and of the attributes. Raises RuntimeError where torch is asked to be
-    deterministic, as its own atomic operations do."""
+    """Fill `gradients`: those of the vertices and of the attributes.
+
+    Raises:
+        RuntimeError: torch.use_deterministic_algorithms is on, as for torch's own atomic operations.
+    """
     if torch.are_deterministic_algorithms_enabled():
         raise RuntimeError(
             "the GPU rasterizer's backward pass adds atomically and is not deterministic: call "
-            "torch.use_deterministic_algorithms(False), or draw on the CPU"
+            "torch.use_deterministic_algorithms(False), or move the tensors to the CPU"
         )
     for gradient in gradients:
         gradient.zero_()
@@ -179,12 +182,16 @@ def _draw(
     outputs: tuple[Tensor | None, ...],
     launch: Launch,
 ) -> None:
-    """Soft if there are attributes."""
+    """Rasterize softly if there are attributes, else hard.
+
+    Raises:
+        ValueError: The batch is too large for a grid.
+    """
     soft = attributes is not None
     batch, count, _ = vertices.shape
     if batch > _MOST_IMAGES:
         raise ValueError(
-            f"a GPU draws at most {_MOST_IMAGES} images at once, not {batch}: draw them in several batches"
+            f"a batch of {batch} images is too large for a GPU; use several batches of at most {_MOST_IMAGES}"
         )
     faces = triangles.shape[-2]
     channels = attributes.shape[2] if soft else 1
@@ -256,23 +263,23 @@ def _draw(
 
 
 def _in_pixels(settings: RasterSettings) -> tuple[float, float]:
-    """Squared reach, and one over sigma, in square pixels."""
+    """Squared reach in square pixels, and 1 / sigma per square pixel."""
     per_ndc_sq = (0.5 * min(settings.image_size)) ** 2
     return settings.reach_sq * per_ndc_sq, 1 / (settings.sigma * per_ndc_sq)
 
 
 def channel_blocks(channels: int) -> list[tuple[int, int]]:
-    """First and end of the channels that the backward pass works through together: as few blocks as possible, of equal
-    length except for the last."""
+    """First and end of the channels of each backward pass: as few blocks as possible, of equal length except for the
+    last."""
     length = math.ceil(channels / math.ceil(channels / _MOST_CHANNELS))
     return [(first, min(first + length, channels)) for first in range(0, channels, length)]
 
 
 def padded_channels(channels: int) -> int:
-    """The power of two that holds them, as vectors are of such lengths."""
+    """The next power of two, which Triton wants as the length of a vector."""
     return 1 << (channels - 1).bit_length()
 
 
 def record_size(channels: int) -> int:
-    """Numbers that the backward pass stores per pixel: whole sectors of memory, which are 32 bytes."""
+    """Numbers that the backward pass stores per pixel, in whole memory sectors of 32 bytes."""
     return 8 * math.ceil((kernels.PIXEL_HEAD.value + channels) / 8)

@@ -1,9 +1,10 @@
 """The rasterizer as torch operators: torch.ops.mien.soft_rasterize, its backward pass, and hard_rasterize.
 
-One implementation serves both devices: it checks what may be checked there, cuts the mesh at the near plane, and calls
-the kernels of cpu.py or gpu.py, which have the same functions. Fake kernels and autograd follow below.
+One implementation serves both devices: it checks the arguments as far as the device allows, cuts the mesh at the near
+plane, and calls the kernels of cpu.py or gpu.py, which have the same functions. Fake kernels (for torch.compile) and
+autograd follow below.
 """
-# Arguments are the schemas', in the schemas' order.
+# The arguments are those of the schemas, in the same order.
 # ruff: noqa: PLR0917
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _library.define(
 
 
 def new_fragments(like: Tensor, batch: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Triangle ids, barycentrics and depth."""
+    """Memory for triangle ids, barycentrics and depth."""
     return (
         like.new_empty((batch, height, width), dtype=torch.int32),
         like.new_empty((batch, height, width, 3)),
@@ -45,18 +46,18 @@ def new_fragments(like: Tensor, batch: int, height: int, width: int) -> tuple[Te
 
 
 def new_images(attributes: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
-    """Image, alpha, fragments and state."""
+    """Memory for image, alpha, fragments and the state that the backward pass needs."""
     batch, _, channels = attributes.shape
     return (
         attributes.new_empty((batch, channels, height, width)),
         attributes.new_empty((batch, height, width)),
         *new_fragments(attributes, batch, height, width),
-        attributes.new_empty((batch, 4, height, width)),  # what the backward pass needs; see csrc/soft_raster.hpp
+        attributes.new_empty((batch, 4, height, width)),  # see StatePlane in csrc/soft_raster.hpp
     )
 
 
 def new_gradients(vertices: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the vertices and of the attributes."""
+    """Memory for the gradients of the vertices and of the attributes."""
     return (
         torch.empty_like(vertices, memory_format=torch.contiguous_format),
         torch.empty_like(attributes, memory_format=torch.contiguous_format),

@@ -1,4 +1,4 @@
-"""`rasterize` and `rasterize_hard`: the two verbs of the package, over all backends."""
+"""`rasterize` and `rasterize_hard`: check the arguments, choose a backend, call it."""
 
 from __future__ import annotations
 
@@ -31,25 +31,51 @@ def rasterize(
     barycentric_clip: BarycentricClip = "softras",
     backend: Backend = "auto",
 ) -> RasterOutput:
-    """Draw a batch of meshes softly: differentiable images of any number of channels, and alpha.
+    """Rasterize a batch of triangle meshes softly, with gradients for vertices and attributes.
 
-    The definition is SoftRas (Liu et al. 2019, arXiv 1901.05567) as written down in `mien.rasterizer.reference`.
+    Soft Rasterizer (Liu et al. 2019, arXiv 1901.05567); `mien.rasterizer.reference` holds the exact definition.
+    Differentiable once, in `vertices_ndc` (x, y and z) and `attributes`, through `image` and `alpha`. Not
+    differentiable in `near`, `far` and `background`.
 
-    `vertices_ndc`: x to the right and y DOWN, where the shorter side of the image spans [-1, 1] and pixels are
-    square, so `x = (2 u - W) / min(H, W)` for a position u in pixels; z is the depth along the camera's axis, > 0,
-    in any unit. `triangles`: corners as vertex indices, (T, 3) for all images or (B, T, 3); int32 avoids a copy.
-    `attributes`: what is drawn, C channels at each vertex. `near` and `far`, in the unit of z, scale the depth;
-    triangles that cross `near` are cut there, those that cross `far` pixel by pixel. `background`: colour
-    behind everything, zeros if None. The other numbers are explained at `mien.rasterizer.RasterSettings`.
+    Args:
+        vertices_ndc: x to the right and y DOWN; the shorter side of the image spans [-1, 1] and pixels are square, so
+            `x = (2 u - W) / min(H, W)` for a position u in pixels. z is the depth along the camera's axis, > 0, in any
+            unit.
+        triangles: Vertex indices of the corners, (T, 3) for all images or (B, T, 3). int32 avoids a copy.
+        attributes: C channels at each vertex, for example colours. Same dtype as `vertices_ndc`.
+        image_size: Height and width in pixels, each in 1 … 16384.
+        sigma: Softness of edges in NDC², > 0. 1e-5 reaches about one pixel beyond an edge at 224 × 224.
+        gamma: Softness of the choice between surfaces, > 0, in units of (far - z) / (far - near).
+        dist_eps: A triangle has no effect where its coverage is below this; in (0, 0.5].
+        near: Nearest depth, > 0, in the unit of z; a number, or one per image. Triangles that cross it are cut there.
+        far: Farthest depth, > near. Triangles that cross it are cut pixel by pixel.
+        background: Attributes behind all surfaces; zeros if None.
+        cull_backfaces: Drop triangles whose corners do not run counter-clockwise for the viewer.
+        near_clipping: Cut triangles that cross `near`; if False, drop them whole.
+        barycentric_clip: "softras" or "pytorch3d", see `RasterSettings.barycentric_clip`.
+        backend: "cpu" is the native kernel: float32 on the CPU, `torch.get_num_threads()` threads, the same bits for
+            any number of them. "triton" is the kernel for CUDA devices: float32, or bfloat16 and float16, which are
+            cast to float32. "reference" is slow PyTorch for any float dtype and device. "auto" is the kernel of the
+            tensors' device, never the reference.
 
-    Differentiable in `vertices_ndc` (x, y and z) and `attributes`, once; not in `background`.
+    Returns:
+        Soft image and alpha, and the nearest triangle under each pixel centre.
 
-    Backends: "cpu" is the native kernel (float32, on the CPU; `torch.get_num_threads()` threads, the same result to
-    the last bit for any number of them), "triton" the one for CUDA devices (float32, or bfloat16 and float16 that are
-    cast to it; float32 images), "reference" the slow PyTorch twin for any float dtype and device, and "auto" the kernel
-    of the tensors' device: it never falls back to the reference.
+    Raises:
+        TypeError: A dtype is not supported by the backend, or dtypes differ.
+        ValueError: A shape or device does not fit, an index is not that of a vertex, or a number is not finite. On CUDA
+            devices values are not checked: triangles with such corners are left out.
+        ConfigError: A setting is outside its range, or `backend` is unknown.
+        BackendUnavailable: The backend has no kernel for the tensors' device, or its kernel is not installed.
 
-    Raises TypeError, ValueError, ConfigError or BackendUnavailable; see `mien.rasterizer.checks`.
+    Example:
+        >>> import torch
+        >>> vertices_ndc = torch.tensor([[[-0.6, 0.5, 2.0], [0.0, -0.7, 2.0], [0.6, 0.5, 3.0]]], requires_grad=True)
+        >>> triangles, colours = torch.tensor([[0, 1, 2]]), torch.rand(1, 3, 3)
+        >>> out = rasterize(vertices_ndc, triangles, colours, image_size=(64, 96), near=1.0, far=4.0)
+        >>> out.image.square().mean().backward()
+        >>> vertices_ndc.grad.shape
+        torch.Size([1, 3, 3])
     """
     chosen = choose(backend, vertices_ndc)
     settings = RasterSettings(image_size, sigma, gamma, dist_eps, cull_backfaces, near_clipping, barycentric_clip)
@@ -92,7 +118,33 @@ def rasterize_hard(
 ) -> Fragments:
     """Find the nearest triangle under each pixel centre, with perspective-correct barycentrics and depth.
 
-    Arguments, conventions and errors are those of `rasterize`. Not differentiable.
+    Not differentiable; `interpolate` turns the result into images of vertex attributes, which are.
+
+    Args:
+        vertices_ndc: As in `rasterize`: x to the right, y down, the shorter side spans [-1, 1]; z is the depth.
+        triangles: Vertex indices of the corners, (T, 3) for all images or (B, T, 3).
+        image_size: Height and width in pixels, each in 1 … 16384.
+        near: Nearest depth, > 0, in the unit of z; a number, or one per image.
+        far: Farthest depth, > near.
+        cull_backfaces: Drop triangles whose corners do not run counter-clockwise for the viewer.
+        near_clipping: Cut triangles that cross `near`; if False, drop them whole.
+        backend: "auto", "cpu", "triton" or "reference", as in `rasterize`.
+
+    Returns:
+        Triangle index, barycentrics and depth of every pixel.
+
+    Raises:
+        TypeError: A dtype is not supported by the backend.
+        ValueError: A shape or device does not fit, an index is not that of a vertex, or a number is not finite.
+        ConfigError: A setting is outside its range, or `backend` is unknown.
+        BackendUnavailable: The backend has no kernel for the tensors' device, or its kernel is not installed.
+
+    Example:
+        >>> import torch
+        >>> vertices_ndc = torch.tensor([[[-0.6, 0.5, 2.0], [0.0, -0.7, 2.0], [0.6, 0.5, 3.0]]])
+        >>> fragments = rasterize_hard(vertices_ndc, torch.tensor([[0, 1, 2]]), image_size=(64, 96), near=1.0, far=4.0)
+        >>> fragments.triangle_ids.unique()
+        tensor([-1,  0], dtype=torch.int32)
     """
     chosen = choose(backend, vertices_ndc)
     settings = RasterSettings(image_size, cull_backfaces=cull_backfaces, near_clipping=near_clipping)

@@ -1,7 +1,7 @@
-"""The soft rasterizer in plain PyTorch: the specification that every kernel is held to.
+"""The soft rasterizer in plain PyTorch: the specification that every kernel is tested against.
 
-Liu et al. 2019, "Soft Rasterizer" (arXiv 1901.05567). For a pixel centre p and a triangle with
-squared screen distance d² (to its boundary) the coverage is
+Liu et al. 2019, "Soft Rasterizer" (arXiv 1901.05567). For a pixel centre and a triangle at squared screen distance d²
+(to the triangle's boundary) the coverage is
 
     D = sigmoid(+d²/sigma) inside,  sigmoid(-d²/sigma) outside,      pairs with D < dist_eps are dropped
     alpha = 1 - product over pairs of (1 - D)
@@ -11,18 +11,21 @@ and colours blend by a softmax over normalised depth, in which the background ta
     z_norm = (far - z) / (far - near)
     weight = D exp(z_norm / gamma) / (sum over pairs of D exp(z_norm / gamma) + exp(BACKGROUND_DEPTH / gamma))
 
-Outside a triangle its barycentric coordinates are clamped to [0, 1] and renormalised; with them the depth is
-interpolated perspectively (1/z is linear on the screen) and the attributes linearly, as in the paper's code. With
-`barycentric_clip="pytorch3d"` they are clamped at 0 only, and the depth too is interpolated linearly, as PyTorch3D does
-without `perspective_correct`; this holds for the fragments as well, whose barycentrics are then those of the screen.
+Outside a triangle its barycentric coordinates are clamped to [0, 1] and renormalised. They interpolate the depth
+perspectively (1/z is linear on the screen) and the attributes linearly, as in the paper's code. With
+`barycentric_clip="pytorch3d"` barycentrics are clamped at 0 only and the depth, too, is interpolated linearly, as in
+PyTorch3D without `perspective_correct`. The fragments follow the same rule: their barycentrics are then linear on the
+screen.
 
-Clarifications where the paper is silent: a triangle that crosses `near` is first cut there, into one or two triangles
-(see `mien.rasterizer.clipping`); one that crosses `far` is clipped pixel by pixel, for alpha as well as for colour; a
-triangle of less than MINIMUM_AREA is dropped; equal depths are won by the lower triangle index, and second parts of cut
-triangles come last.
+Where the paper leaves a choice:
 
-Written to be read and differentiated (any float dtype, any device), not to be fast: each square of pixels meets
-the triangles whose bounding box reaches it, which is exact because all others are dropped by `dist_eps`.
+- A triangle that crosses `near` is first cut there, into one or two triangles (see `mien.rasterizer.clipping`).
+- A triangle that crosses `far` is clipped pixel by pixel, for alpha as well as for colour.
+- A triangle of less than MINIMUM_AREA is dropped.
+- Of equal depths the lower triangle index wins; second parts of cut triangles come last.
+
+The code is written to be read and differentiated (any float dtype, any device), not to be fast. Each square of pixels
+meets only the triangles whose bounding box reaches it. This is exact, because `dist_eps` drops all others.
 """
 
 from __future__ import annotations
@@ -52,30 +55,32 @@ _SQUARE = 16  # pixels; the side of the squares that the image is cut into
 
 @dataclass(frozen=True)
 class RasterOutput:
-    """What `rasterize` gives: soft image and alpha, and the hard fragment under each pixel centre.
+    """Result of `rasterize`: soft image and alpha, and the nearest triangle under each pixel centre.
 
-    Gradients flow through `image` and `alpha`. The other three describe the nearest triangle that covers the pixel
-    centre; barycentrics are perspective-correct (they interpolate what is linear on the surface).
+    `image` and `alpha` are differentiable, the others are not.
     """
 
     image: Float[Tensor, "B C H W"]
+    """Attributes blended over all surfaces near the pixel and over the background."""
     alpha: Float[Tensor, "B H W"]
+    """Coverage of the pixel by any surface, 0 to 1; lower along inner edges, where two coverages of 0.5 meet."""
     triangle_ids: Int[Tensor, "B H W"]
     """int32; -1 where no triangle covers the pixel centre."""
     barycentrics: Float[Tensor, "B H W 3"]
-    """In the triangle's own corner order; zeros where empty."""
+    """Weights of the triangle's corners, in the order of its indices; zeros where empty. Perspective-correct (they
+    interpolate what is linear on the surface), unless `barycentric_clip` is "pytorch3d"."""
     depth: Float[Tensor, "B H W"]
     """Camera depth in the unit of the vertices; 0 where empty."""
 
 
 @dataclass(frozen=True)
 class Fragments:
-    """What `rasterize_hard` gives: the nearest triangle under each pixel centre."""
+    """Result of `rasterize_hard`: the nearest triangle under each pixel centre. Not differentiable."""
 
     triangle_ids: Int[Tensor, "B H W"]
     """int32; -1 where no triangle covers the pixel centre."""
     barycentrics: Float[Tensor, "B H W 3"]
-    """Perspective-correct, in the triangle's own corner order; zeros where empty."""
+    """Weights of the triangle's corners, in the order of its indices; perspective-correct, zeros where empty."""
     depth: Float[Tensor, "B H W"]
     """Camera depth in the unit of the vertices; 0 where empty."""
 
@@ -89,10 +94,7 @@ def rasterize_reference(  # noqa: PLR0917
     background: Float[Tensor, "C"],
     settings: RasterSettings,
 ) -> RasterOutput:
-    """Draw a batch of meshes softly; the slow, exact twin of `mien.rasterizer.rasterize`.
-
-    Takes what `rasterize` takes, in any float dtype and on any device, and checks nothing.
-    """
+    """Rasterize softly: the definition of `mien.rasterizer.rasterize`, for any float dtype and device; no checks."""
     mesh = clip_near(vertices_ndc, triangles, attributes, near, settings)
     if mesh is not None and mesh.attributes is not None:
         vertices_ndc, triangles, attributes = mesh.vertices, mesh.triangles, mesh.attributes
@@ -133,7 +135,7 @@ def rasterize_hard_reference(
     far: Float[Tensor, "B"],
     settings: RasterSettings,
 ) -> Fragments:
-    """Find the nearest triangle under each pixel centre; the slow twin of `mien.rasterizer.rasterize_hard`."""
+    """Find the nearest triangle under each pixel centre: the definition of `mien.rasterizer.rasterize_hard`."""
     mesh = clip_near(vertices_ndc, triangles, None, near, settings)
     if mesh is not None:
         vertices_ndc, triangles = mesh.vertices, mesh.triangles
@@ -157,7 +159,7 @@ def _triangles_of(triangles: Tensor, b: int) -> Tensor:
 
 
 def _drawable(vertices: Tensor, triangles: Tensor, near: float, cull_backfaces: bool) -> tuple[Tensor, Tensor]:
-    """Corners (K,3,3) of the triangles that can be drawn at all, and their indices (K,)."""
+    """Corners (K,3,3) of the triangles that can be visible, and their indices (K,)."""
     corners = vertices[triangles]
     with torch.no_grad():
         area = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -273,7 +275,7 @@ def _hard_square(
     depth = _depth(clamped, corners, settings)
     depth = torch.where(inside & (depth <= far), depth, torch.inf)
     nearest = depth.amin(-1, keepdim=True)
-    # The first of equals: amin says how near, argmax of the booleans says who was first.
+    # The first of equal depths: amin finds the depth, argmax of the booleans its first triangle.
     winner = (depth == nearest).to(torch.uint8).argmax(-1, keepdim=True)
     hit = nearest.isfinite()
     if not settings.linear_depth:
@@ -287,7 +289,7 @@ def _hard_square(
 
 
 def _assemble(squares: list[Tensor], image_size: tuple[int, int]) -> Tensor:
-    """Put the squares (P,N) of one image back together: (N,H,W)."""
+    """Join the squares (P,N) of one image: (N,H,W)."""
     height, width = image_size
     columns = math.ceil(width / _SQUARE)
     rows = []

@@ -1,4 +1,4 @@
-"""How softly, and in which variant, triangles are drawn: one place for all backends."""
+"""The settings of the rasterizer and their ranges, for all backends."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ LONGEST_SIDE = 16384
 
 @dataclass(frozen=True)
 class RasterSettings:
-    """The numbers of `rasterize` that are not tensors. Raises ConfigError where one lies outside its range."""
+    """The arguments of `rasterize` that are not tensors.
+
+    Raises:
+        ConfigError: A value is outside its range.
+    """
 
     image_size: tuple[int, int]
     """Height and width in pixels."""
     sigma: float = 1e-5
-    """Softness of edges, NDC²: coverage is sigmoid(± distance² / sigma)."""
+    """Softness of edges in NDC²: coverage is sigmoid(± distance² / sigma), + inside and - outside."""
     gamma: float = 1e-4
-    """Softness of the choice of the nearest surface, in units of the depth normalised by near and far."""
+    """Softness of the choice between surfaces, in units of the normalised depth (far - z) / (far - near)."""
     dist_eps: float = 1e-4
-    """A triangle does not act where it would cover less than this; at most 0.5, the coverage on its boundary."""
+    """A triangle has no effect where its coverage is below this; at most 0.5, the coverage on its boundary."""
     cull_backfaces: bool = False
     """Drop triangles whose corners do not run counter-clockwise for the viewer."""
     near_clipping: bool = True
-    """Cut triangles where they cross the near plane; False drops them whole, which spares a GPU the room for twice the
-    triangles (a CPU looks whether there are any)."""
+    """Cut triangles where they cross the near plane. False drops them whole and saves a GPU the memory for twice the
+    number of triangles; a CPU first checks whether any triangle crosses."""
     barycentric_clip: BarycentricClip = "softras"
     """Outside a triangle, barycentrics are clamped to [0, 1] ("softras") or at 0 only ("pytorch3d"), and divided by
     their sum; depth is interpolated with them perspectively ("softras") or linearly ("pytorch3d")."""
@@ -41,15 +45,15 @@ class RasterSettings:
         height, width = self.image_size
         if not (1 <= height <= LONGEST_SIDE and 1 <= width <= LONGEST_SIDE):
             raise ConfigError(
-                f"image_size is (height, width), each in 1 … {LONGEST_SIDE} pixels, not {self.image_size}"
+                f"image_size={self.image_size} is out of range; use (height, width), each in 1 … {LONGEST_SIDE} pixels"
             )
         for name, value in (("sigma", self.sigma), ("gamma", self.gamma)):
             if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{name} must be a positive number, not {value}")
-        if not 0 < self.dist_eps <= 0.5:  # coverage is 0.5 on the boundary, so that more would cut into the inside
-            raise ConfigError(f"dist_eps must lie in (0, 0.5], not {self.dist_eps}")
+                raise ConfigError(f"{name}={value} is out of range; use a finite number greater than 0")
+        if not 0 < self.dist_eps <= 0.5:  # coverage is 0.5 on the boundary: a larger value would remove pixels inside
+            raise ConfigError(f"dist_eps={self.dist_eps} is out of range; use a number in (0, 0.5]")
         if self.barycentric_clip not in get_args(BarycentricClip):
-            raise ConfigError(f'barycentric_clip is "softras" or "pytorch3d", not {self.barycentric_clip!r}')
+            raise ConfigError(f'barycentric_clip={self.barycentric_clip!r} is unknown; use "softras" or "pytorch3d"')
 
     @property
     def reach_sq(self) -> float:

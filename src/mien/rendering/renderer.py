@@ -17,11 +17,11 @@ import torch
 
 from mien.camera import Camera
 from mien.errors import FitDiverged
-from mien.geometry import mix_corners, vertex_normals
+from mien.geometry import vertex_normals
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel
-from mien.rasterizer import rasterize, rasterize_hard
-from mien.rendering.sampling import sample_image
+from mien.rasterizer import interpolate, rasterize, rasterize_hard
+from mien.rasterizer import texture as sample_texture
 from mien.typing import Float, Int, Tensor
 
 DEPTH_REACH_M = 0.25
@@ -178,9 +178,5 @@ def draw_texture(
         near=(depth.amin(1) - DEPTH_REACH_M / 10).clamp(min=NEAREST_M),
         far=depth.amax(1) + DEPTH_REACH_M / 10,
     )
-    covered = drawn.triangle_ids >= 0
-    corners = model.triangles[drawn.triangle_ids.clamp(min=0)]
-    u, v = mix_corners(model.uv, corners, drawn.barycentrics).unbind(-1)
-    points = torch.stack([u, 1 - v], dim=-1) * texture.shape[-1]
-    image = sample_image(texture, points.flatten(1, 2)).mT.unflatten(-1, covered.shape[1:])
-    return image * covered[:, None], covered.to(image)
+    image = sample_texture(texture, interpolate(model.uv, model.triangles, drawn), drawn)
+    return image, (drawn.triangle_ids >= 0).to(image)

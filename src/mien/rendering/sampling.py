@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from mien.rasterizer import texture
 from mien.typing import Float, Shaped, Tensor
 
 
@@ -25,9 +26,7 @@ def sample_nearest(values: Shaped[Tensor, "B H W"], points_px: Float[Tensor, "B 
 
 def sample_map(maps: Float[Tensor, "B C S S"], uv: Float[Tensor, "V 2"]) -> Float[Tensor, "B V C"]:
     """Bilinear samples of UV maps at each vertex's UV, v upwards; the paper's sampling of its offset maps."""
-    size = maps.shape[-1]
-    points = torch.stack([uv[:, 0], 1 - uv[:, 1]], dim=-1) * size
-    return sample_image(maps, points.expand(len(maps), -1, 2))
+    return texture(maps, uv.T[None, :, None])[:, :, 0].mT
 
 
 def sample_map_hyperbolic(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
 
-from mien.geometry import mix_corners, vertex_normals
+from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
-from mien.rasterizer import rasterize_hard
+from mien.rasterizer import Fragments, interpolate, rasterize_hard
 from mien.texture.fill import _pull_push
 from mien.typing import Bool, Float, Int, Tensor
 
@@ -27,11 +27,9 @@ _FLAT_UV = 1e-12
 class TexelAtlas:
     """For every texel of a square map the triangle it lies in and where in it; row 0 is v = 1."""
 
-    triangle_ids: Int[Tensor, "S S"]
-    """-1 outside the chart."""
-    barycentrics: Float[Tensor, "S S 3"]
-    corners: Int[Tensor, "S S 3"]
-    """Vertices of the texel's triangle; those of triangle 0 outside the chart."""
+    fragments: Fragments
+    """Triangle and barycentrics of each texel, a batch of one; barycentrics are linear in u and v."""
+    triangles: Int[Tensor, "T 3"]
 
     @classmethod
     def of(cls, model: MorphableModel, size: int) -> TexelAtlas:
@@ -40,11 +38,15 @@ class TexelAtlas:
         depth = 1 + _LAYERS * _layers(model)
         flat = torch.stack([2 * u - 1, 1 - 2 * v, depth], dim=-1)[None]
         drawn = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
-        ids = drawn.triangle_ids[0].long()
-        corners = model.triangles[ids.clamp(min=0)]
         # The rasterizer's barycentrics are perspective-correct; those of the flat chart are these times the depth.
-        weights = drawn.barycentrics[0] * depth[corners]
-        return cls(ids, weights / weights.sum(-1, keepdim=True).clamp(min=1e-9), corners)
+        weights = drawn.barycentrics * depth[model.triangles[drawn.triangle_ids.clamp(min=0)]]
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+        return cls(replace(drawn, barycentrics=weights), model.triangles)
+
+    @property
+    def triangle_ids(self) -> Int[Tensor, "S S"]:
+        """-1 outside the chart."""
+        return self.fragments.triangle_ids[0]
 
     @property
     def valid(self) -> Bool[Tensor, "S S"]:
@@ -54,9 +56,7 @@ class TexelAtlas:
     def interpolate(self, values: Float[Tensor, "B V C"]) -> Float[Tensor, "B C S S"]:
         """Spread vertex values over the chart, linearly in each triangle; zero outside; differentiable."""
         table = values.transpose(0, 1).flatten(1)
-        weights = (self.barycentrics * self.valid[..., None]).to(values)
-        mixed = mix_corners(table, self.corners, weights)
-        return mixed.unflatten(2, (len(values), -1)).permute(2, 3, 0, 1)
+        return interpolate(table, self.triangles, self.fragments)[0].unflatten(0, (len(values), -1))
 
     def tangents(self, model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B S S 3 2"]:
         """∂p/∂u and ∂p/∂v at each texel in metres per unit of u and v; constant within a triangle."""

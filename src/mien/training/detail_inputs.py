@@ -132,7 +132,7 @@ def detail_batch(
     if layout == "texture":
         inputs = texture_inputs(texels, unwrapped)
     else:
-        inputs = _image_inputs(batch, coefficients, model, size=len(atlas.corners))
+        inputs = _image_inputs(batch, coefficients, model, size=len(atlas.triangle_ids))
     return DetailBatch(batch, (inputs,), coefficients, surface, texels, unwrapped)
 
 

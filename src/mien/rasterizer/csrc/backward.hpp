@@ -1,5 +1,5 @@
-// Triangles walk through the pixels that they touch and keep their gradients in registers: large ones take a block of
-// pixels at a time, small ones go one to a lane.
+// Triangles walk through the pixels that they touch and keep their gradients in registers. A large triangle takes a block
+// of pixels at a time; small triangles take one lane each.
 #pragma once
 
 #include "pairs.hpp"
@@ -37,18 +37,18 @@ void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, f
     }
 }
 
-// Channels = 0 stands for any number; then what grows with it lives in the caller's scratch memory.
+// Channels = 0 means any number; then the sums and attributes are in the scratch memory of the caller.
 template <int Channels>
 constexpr int kSums = (9 + 3 * Channels + 3) / 4 * 4;  // a multiple of four, for sum_four
 
-// The attributes of a triangle, or of as many as there are lanes: those of corner 2, and the steps to corners 0 and 1.
+// The attributes of one triangle, or of one per lane: those of corner 2, and the steps from there to corners 0 and 1.
 template <typename Number>
 struct Colours {
     Number *base, *step0, *step1;
 };
 
-// Adds what kLanes pairs of pixel and triangle give to their corners to `sums`: d loss / d x, y and depth term of the three
-// corners, then of their attributes. x and y are relative to the triangle's origin, `pixels` are the records.
+// Adds the gradients of kLanes pairs of pixel and triangle to `sums`: d loss / d x, y and depth term of the three corners,
+// then of their attributes. x and y are relative to the origin of the triangle; `pixels` are the records.
 template <int Channels, typename Number>
 MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Number (&inverse_length)[3],
                            const Colours<Number>& colours, Floats x, Floats y, Mask alive, const float* const* pixels,
@@ -90,7 +90,7 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
         along1 += to_image[c] * colours.step1[c];
         for (int k = 0; k < 3; ++k) to_attribute[k * channels + c] += weighted[k] * to_image[c];
     }
-    // How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
+    // Change of the loss as this pair gains weight in the blend: its colour minus that of the pixel.
     const Floats gain = at_corner2 + s.clamped[0] * along0 + s.clamped[1] * along1;
     const Floats to_zeta = weight * gain;
 
@@ -106,7 +106,7 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
     const Floats normal_x = of_nearest_edge(t.normal_x), normal_y = of_nearest_edge(t.normal_y);
     const Floats distance = of_nearest_edge(e.distance);
     const Floats overshoot = t.winding * of_nearest_edge(e.overshoot);
-    // Of the way from the edge's first end to its second, of the nearest point.
+    // Position of the nearest point between the first end (0) and the second end (1) of the edge.
     const Floats from_start = of_nearest_edge(e.along) - of_nearest_edge(t.start_along);
     const Floats fraction = clamp(from_start * of_nearest_edge(inverse_length), Floats{}, splat(1.0f));
     const Floats pull_x = signed_pull * (distance * normal_x + overshoot * normal_y);
@@ -122,9 +122,9 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
     add_ends(to_x, start[0], end_x);
     add_ends(to_y, start[1], end_y);
 
-    // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative to barycentric 2,
-    // which costs nothing as they sum to one, and saves the digits that they share. d zeta / d barycentric k is z² times
-    // zeta_slope[k] / z of corner 2, or zeta_slope[k] alone if linear_depth.
+    // 2. Through the clamped barycentrics (colour and depth) to all three corners. Everything is relative to barycentric 2:
+    // they sum to one, and only digits that differ remain. d zeta / d barycentric k is z² times zeta_slope[k] / z of
+    // corner 2, or zeta_slope[k] alone if linear_depth.
     const Floats to_depth = linear ? to_zeta : to_zeta * s.z * s.z;
     const Number tail = linear ? one(t.depth_term[2]) : t.depth_term[2];
     const Floats to_clamped0 = weight * along0 + to_depth * (t.zeta_slope[0] * tail);
@@ -192,8 +192,8 @@ void backward_large(const Frame& frame, const Triangle& t, const Box& box, const
     write_corners(frame, is_linear<Channels>(frame), t, channels, [&](int i) { return totals[i]; }, corners);
 }
 
-// kLanes triangles at once, each walking through the pixels of its own box, row by row. Nothing has to be summed over
-// lanes, and a triangle of a few pixels does not leave most of them idle. The boxes should be of similar size.
+// kLanes triangles at once, each walking through the pixels of its own box, row by row. There is no sum over lanes, and
+// a triangle of a few pixels does not leave most lanes idle. The boxes should be of similar size.
 template <int Channels>
 void backward_small(const Frame& frame, const Triangle* triangles, const Box* boxes, const int* chosen, int count,
                     const float* packed, int first, float* corners, float* scratch) {
@@ -247,7 +247,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
         const float* pixels[kLanes];
         for (int lane = 0; lane < kLanes; ++lane) pixels[lane] = first_pixel[lane] + offset[lane];
         add_pairs<Channels>(frame, t, inverse_length, colours, x, y, alive, pixels, pixel, sums);
-        // On to the next pixel; those that have no more stay where they are.
+        // Go to the next pixel; lanes without further pixels stay.
         const Mask on = less(splat((float)(step + 1)), end);
         x = x + 1.0f;
         const Mask wraps = at_most(past, x);
@@ -263,9 +263,9 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     }
 }
 
-// Boxes of up to this many pixels go through backward_small; from 24 to 200 the time hardly changes.
+// Boxes of up to this many pixels go through backward_small; from 24 to 200 the time is almost the same.
 constexpr int kSmallBox = 96;
-constexpr int kChunk = 512;  // triangles among which those of similar size are looked for; they stay in the L2 cache
+constexpr int kChunk = 512;  // number of triangles that are sorted by size together; they stay in the L2 cache
 
 template <int Channels>
 void backward(const Frame& frame, int first, int end, const float* packed, float* corners, float* scratch) {
@@ -276,7 +276,7 @@ void backward(const Frame& frame, int first, int end, const float* packed, float
     int chosen[kChunk], start[kSmallBox + 2];
     for (int chunk = first; chunk < end; chunk += kChunk) {
         const int drawn = prepare(frame, chunk, lesser(chunk + kChunk, end), triangles, boxes);
-        // A counting sort by size: start[n + 1] counts the boxes of n pixels, then is where they are filled in.
+        // Counting sort by size: start[n + 1] first counts the boxes of n pixels, then is their first position.
         memset(start, 0, sizeof(start));
         const auto pixels_of = [&](int i) {
             return (boxes[i].right - boxes[i].left + 1) * (boxes[i].bottom - boxes[i].top + 1);

@@ -1,5 +1,5 @@
-// The border to Python: unpacks arrays into plain structs and lets go of the interpreter while the kernels run.
-// ops.py is the only caller, and has checked shapes, types and ranges.
+// The Python bindings: unpack arrays into plain structs and release the interpreter lock while the kernels run.
+// ops.py is the only caller and has checked shapes, types and ranges.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
@@ -87,7 +87,7 @@ int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, P
 }
 
 void select_isa(const char* name) {
-    if (!mien::select_isa(name)) throw nb::value_error("this machine cannot run that instruction set");
+    if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
 
 }  // namespace
@@ -103,10 +103,10 @@ NB_MODULE(_native, module) {
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
     module.def("use_openmp", [](std::uintptr_t gomp_parallel) {
         mien::openmp() = {reinterpret_cast<mien::GompParallel>(gomp_parallel), mien::process_id()};
-    }, "Share the threads of the OpenMP library whose GOMP_parallel lies at an address; 0 for threads of its own.");
+    }, "Use the threads of the OpenMP library with GOMP_parallel at this address; 0 for own threads.");
     module.def("workspace_bytes", &mien::workspace_bytes, "Bytes that this thread keeps for its next call.");
     module.def("select_list_budget", &mien::select_list_budget, "numbers"_a,
-               "For tests: how long lists of blocks may be before an image is drawn in pieces, 0 for the usual.");
-    module.def("measure_fma_rate", &mien::measure_fma_rate, "GFLOP/s of one thread; takes some 0.1 s.",
+               "For tests: maximum length of the lists of blocks before an image is divided, 0 for the default.");
+    module.def("measure_fma_rate", &mien::measure_fma_rate, "GFLOP/s of one thread; takes about 0.1 s.",
                nb::call_guard<nb::gil_scoped_release>());
 }

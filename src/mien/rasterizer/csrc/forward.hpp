@@ -10,7 +10,7 @@ namespace {
 
 // The nearest fragment so far.
 struct Nearest {
-    Floats z, weight0, weight1;  // barycentrics, divided by z where they are to be perspective-correct
+    Floats z, weight0, weight1;  // barycentrics, divided by z if they are perspective-correct
     Ints id;
 };
 
@@ -26,15 +26,15 @@ MIEN_INLINE void keep_nearer(bool linear, Nearest& n, Mask covered, const Triang
     n.id = select(nearer, splat(t.id), n.id);
 }
 
-// Where a block lies in the image, and how much of it.
-struct Place {
+// The part of a block that lies in the image, and its place.
+struct BlockPosition {
     int x, y, columns, rows;
     int64_t first, stride;
     bool whole() const { return columns == kBlockColumns && rows == kBlockRows; }
 };
 
-MIEN_INLINE Place place(const Frame& frame, int row, int column) {
-    Place p;
+MIEN_INLINE BlockPosition block_position(const Frame& frame, int row, int column) {
+    BlockPosition p;
     p.x = column * kBlockColumns;
     p.y = row * kBlockRows;
     p.columns = lesser(kBlockColumns, frame.width - p.x);
@@ -44,14 +44,14 @@ MIEN_INLINE Place place(const Frame& frame, int row, int column) {
     return p;
 }
 
-MIEN_INLINE void write(float* plane, const Place& at, Floats value) {
+MIEN_INLINE void write(float* plane, const BlockPosition& at, Floats value) {
     if (at.whole()) return store_block(plane + at.first, at.stride, value);
     for (int row = 0; row < at.rows; ++row)
         for (int column = 0; column < at.columns; ++column)
             plane[at.first + row * at.stride + column] = value[row * kBlockColumns + column];
 }
 
-MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const Place& at, const Nearest& n) {
+MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const BlockPosition& at, const Nearest& n) {
     const Mask hit = less(n.z, splat(__builtin_inff()));
     const Floats z = only(hit, n.z), factor = linear ? splat(1.0f) : z;
     const Floats b0 = n.weight0 * factor, b1 = n.weight1 * factor;
@@ -70,7 +70,7 @@ MIEN_INLINE void write_fragments(bool linear, const FragmentArrays& out, const P
     }
 }
 
-// Channels = 0 stands for any number; then the sums live in `scratch` instead of registers.
+// Channels = 0 means any number; then the sums are in `scratch` instead of registers.
 template <int Channels>
 void soft_band(const Frame& frame, const Band& band, const float* background, const SoftPlanes& out, float* scratch) {
     const int channels = Channels ? Channels : frame.channels;
@@ -82,8 +82,8 @@ void soft_band(const Frame& frame, const Band& band, const float* background, co
 
     for (int row = band.first_row; row < band.end_row; ++row) {
         for (int column = band.region_column; column < band.region_column + band.columns; ++column) {
-            const Place at = place(frame, row, column);
-            // The background opens the softmax: weight 1 at its own depth.
+            const BlockPosition at = block_position(frame, row, column);
+            // The softmax starts with the background: weight 1 at its own depth.
             Floats peak_whole = splat(frame.background_whole), peak_rest = splat(frame.background_rest);
             Floats weights = splat(1.0f), transmittance = splat(1.0f);
             for (int c = 0; c < channels; ++c) colour[c] = splat(background[c]);
@@ -150,7 +150,7 @@ void hard_band(const Frame& frame, const Band& band, const FragmentArrays& out) 
     const Lattice within = lattice();
     for (int row = band.first_row; row < band.end_row; ++row) {
         for (int column = band.region_column; column < band.region_column + band.columns; ++column) {
-            const Place at = place(frame, row, column);
+            const BlockPosition at = block_position(frame, row, column);
             Nearest nearest = no_fragment();
             const int64_t block = band.block(row, column);
             for (int32_t i = band.start[block]; i < band.start[block + 1]; ++i) {

@@ -1,11 +1,11 @@
-// The arithmetic of the soft rasterizer. Compiled once per instruction set; see simd.hpp for the rules that follow.
+// The arithmetic of the soft rasterizer. Compiled once per instruction set; simd.hpp explains the rules for that.
 //
-//   setup.hpp     corners -> triangles ready to be drawn
-//   pairs.hpp     one triangle and one block of pixels: what reference.py defines
+//   setup.hpp     corners -> prepared triangles
+//   pairs.hpp     one triangle and one block of pixels, as defined in reference.py
 //   forward.hpp   pixels walk through triangles
 //   backward.hpp  triangles walk through pixels
 //
-// Nothing is written per pair, and every sum has an order that does not depend on the number of threads.
+// Nothing is stored per pair, and the order of every sum does not depend on the number of threads.
 #include "kernels.hpp"
 
 #include "backward.hpp"
@@ -46,7 +46,7 @@ double multiply_adds(int rounds, int* flops_per_round) {
     const auto step = [&](Floats& chain) { chain = chain * factor + factor; };
     for (int round = 0; round < rounds; ++round) {
         step(a), step(b), step(c), step(d), step(e), step(f), step(g), step(h), step(i), step(j);
-        // Else the compiler would see that all chains are the same.
+        // Without this the compiler would see that all chains are equal.
 #if defined(__aarch64__)
         __asm__ volatile("" : "+w"(a), "+w"(b), "+w"(c), "+w"(d), "+w"(e), "+w"(f), "+w"(g), "+w"(h), "+w"(i), "+w"(j));
 #else

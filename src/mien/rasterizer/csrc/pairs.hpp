@@ -1,5 +1,5 @@
-// The physics of one triangle and one block of pixels: distances to edges, barycentrics, depth, coverage. The formulas are
-// those of reference.py.
+// One triangle and one block of pixels: distances to edges, barycentrics, depth, coverage, by the formulas of
+// reference.py.
 #pragma once
 
 #include "kernels.hpp"
@@ -9,7 +9,7 @@ namespace mien {
 namespace MIEN_ISA {
 namespace {
 
-// PyTorch3D's definition is for those who move over, and leaves the fast kernels alone.
+// PyTorch3D's definition runs through the kernels for any number of channels; the fast ones have only that of SoftRas.
 template <int Channels>
 MIEN_INLINE bool is_linear(const Frame& frame) {
     return Channels ? false : frame.linear_depth;
@@ -31,12 +31,12 @@ MIEN_INLINE Lattice lattice() {
 struct Edges {
     Floats distance[3];   // to the line of the edge, positive inside
     Floats along[3];      // position along the edge, from the origin
-    Floats overshoot[3];  // by how much `along` lies beyond the edge's ends; 0 beside the edge
+    Floats overshoot[3];  // distance of `along` beyond the ends of the edge; 0 between them
     Floats distance_sq[3];
     Mask inside;
 };
 
-// Distances to the lines only: what decides inside or outside.
+// Distances to the lines only, which decide between inside and outside.
 template <typename Number>
 MIEN_INLINE void measure_lines(const Shape<Number>& t, Floats x, Floats y, Edges& e) {
     for (int k = 0; k < 3; ++k) e.distance[k] = x * t.normal_x[k] + (y * t.normal_y[k] + t.distance_at_origin[k]);
@@ -72,7 +72,7 @@ template <typename Number>
 MIEN_INLINE void interpolate(const Frame& frame, bool linear, const Shape<Number>& t, const Edges& e, Surface& s) {
     s.raw[0] = e.distance[1] * t.inverse_height[0];
     s.raw[1] = e.distance[2] * t.inverse_height[1];
-    s.raw[2] = 1.0f - s.raw[0] - s.raw[1];  // so that at least one is >= 1/3, however thin the triangle
+    s.raw[2] = 1.0f - s.raw[0] - s.raw[1];  // so that at least one is >= 1/3, even in very thin triangles
     for (int k = 0; k < 3; ++k) s.clamped[k] = linear ? maximum(s.raw[k], Floats{}) : clamp(s.raw[k], Floats{}, splat(1.0f));
     s.scale = reciprocal(s.clamped[0] + s.clamped[1] + s.clamped[2]);
     for (int k = 0; k < 3; ++k) s.clamped[k] *= s.scale;
@@ -83,7 +83,7 @@ MIEN_INLINE void interpolate(const Frame& frame, bool linear, const Shape<Number
     s.in_range = at_most(s.z, splat((float)frame.far_depth));  // no corner is nearer than near
 }
 
-// The rest of zeta at the pixel; add zeta_whole for the whole of it.
+// Zeta at the pixel without its whole number, zeta_whole.
 template <typename Number>
 MIEN_INLINE Floats zeta_rest(bool linear, const Shape<Number>& t, const Surface& s) {
     const Floats slope = s.clamped[0] * t.zeta_slope[0] + s.clamped[1] * t.zeta_slope[1];
@@ -92,7 +92,7 @@ MIEN_INLINE Floats zeta_rest(bool linear, const Shape<Number>& t, const Surface&
 
 struct Coverage {
     Floats covered;      // D
-    Floats uncovered;    // 1 - D, with all its digits where D is near 1
+    Floats uncovered;    // 1 - D, without loss of digits where D is near 1
 };
 
 MIEN_INLINE Coverage coverage(Mask inside, Floats distance_sq, float inverse_sigma) {

@@ -1,10 +1,10 @@
-// One call of the driver is one team of threads that run several loops one after the other. They are torch's own OpenMP
-// threads where those are known, else threads that live for the call. Torch's wait for their next task in a loop: threads
-// of our own beside them would get half a core each. After a fork only the forking thread is left, and OpenMP does not
-// notice: the child starts threads of its own.
+// One call of the driver is one team of threads, which runs several loops one after another. The threads are torch's own
+// OpenMP threads if these are known, else threads that exist during the call only. Torch's threads wait for their next task
+// in a busy loop, so that additional threads would get half a core each. After a fork only the forking thread exists, and
+// OpenMP does not notice; the child process starts its own threads.
 //
-// Between loops the caller waits for tasks that somebody has begun, not for threads: a helper that the system does not let
-// run, on a busy machine, delays nobody until the end of the call.
+// Between loops the caller waits for tasks that have begun, not for threads: on a busy machine, a helper thread that the
+// system does not schedule causes no delay before the end of the call.
 #pragma once
 
 #include <algorithm>
@@ -24,8 +24,8 @@
 
 namespace mien {
 
-// Weights far behind the nearest surface are denormal numbers, on which x86 is a hundred times slower; nobody can see
-// them, so they count as zero while this object lives.
+// Weights far behind the nearest surface are denormal numbers, on which x86 is a hundred times slower. They are not visible,
+// so they count as zero while this object exists.
 class FlushDenormals {
 public:
 #if defined(__SSE2__)
@@ -48,7 +48,7 @@ inline long process_id() {
 #endif
 }
 
-// Torch's OpenMP and the process that it lives in; set once, before the first call.
+// The OpenMP of torch and its process; set once, before the first call.
 struct OpenMp {
     GompParallel parallel = nullptr;
     long process = 0;
@@ -84,7 +84,7 @@ public:
                 try {
                     helpers.emplace_back([&team] { team.help(); });
                 } catch (const std::system_error&) {
-                    break;  // the machine gives no more threads: those there are do the work
+                    break;  // the system gives no more threads: continue with those that exist
                 }
             }
             team.lead(drive);
@@ -127,7 +127,7 @@ public:
     }
 
 private:
-    // Helpers that come late walk through loops that are over, so loops live as long as their team.
+    // Late helpers still walk through finished loops, so loops exist as long as their team.
     struct Loop {
         void (*run)(const void* body, int task, int worker) = nullptr;
         const void* body = nullptr;
@@ -181,7 +181,7 @@ private:
         failed_.store(true);
     }
 
-    // Waits a moment, and in the long run leaves the core to others.
+    // Waits briefly; after many turns it yields the core to other threads.
     static void pause(int turn) {
         if (turn > 1000) return std::this_thread::yield();
 #if defined(__SSE2__)

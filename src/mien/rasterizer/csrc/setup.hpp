@@ -1,4 +1,4 @@
-// From corners to triangles that are ready to be drawn: edges, depths, boxes, and which of them can be seen.
+// Prepares triangles: edges, depths, boxes and visibility.
 #pragma once
 
 #include "kernels.hpp"
@@ -18,7 +18,7 @@ MIEN_INLINE Number greater(Number a, Number b) { return a > b ? a : b; }
 // Setup goes through the triangles in groups, with one array per quantity: loops over these become vector code.
 constexpr int kGroup = 64;
 
-// Positions are in double: this is where digits are lost, when nearby positions are subtracted.
+// Positions are doubles, because the differences of nearby positions lose digits here.
 struct Group {
     double x[3][kGroup], y[3][kGroup], z[3][kGroup];  // NDC and depth; then pixels relative to the origin
     double area[kGroup];                              // twice the signed area, NDC²
@@ -40,14 +40,14 @@ MIEN_INLINE void load_group(const Frame& frame, int first, int count, Group& g) 
             g.z[k][i] = position[2];
         }
     }
-    // What is left over of a group must only be finite.
+    // The unused rest of a group must be finite.
     for (int i = count; i < kGroup; ++i)
         for (int k = 0; k < 3; ++k) g.x[k][i] = g.y[k][i] = g.z[k][i] = 0.0;
 }
 
-// Pixels whose centres lie between the lowest and the highest position, and the whole pixel that is the origin: the
-// triangle's middle, or where that lies outside, the nearest pixel of the image. Positions may be anything finite: everything is
-// bounded before it may become an integer.
+// The pixels whose centres lie between the lowest and the highest position, and the pixel that becomes the origin: the
+// middle of the triangle, or the nearest pixel of the image if the middle is outside. Positions may be any finite number, so
+// that everything is bounded before it becomes an integer.
 MIEN_INLINE void find_span(const Frame& frame, int size, double (&position)[3][kGroup], double (&first)[kGroup],
                            double (&last)[kGroup], double (&origin)[kGroup]) {
     for (int i = 0; i < kGroup; ++i) {
@@ -103,10 +103,10 @@ MIEN_INLINE void find_edges_in(const Frame& frame, Group& g) {
     }
 }
 
-// Of an edge that crosses the image, corners may be far outside, and what the image needs is the small rest of large
-// numbers: those take doubles. Floats do, at half the time, where all corners of a group are near their origins.
+// Corners of an edge that crosses the image may be far outside. Positions in the image are then small differences of large
+// numbers, which need doubles. If all corners of a group are near their origins, floats suffice and take half the time.
 MIEN_INLINE void find_edges(const Frame& frame, Group& g) {
-    constexpr double kNear = 32;  // pixels, of which floats keep 2e-6
+    constexpr double kNear = 32;  // pixels; floats represent them to 2e-6
     int32_t far = 0;
     for (int k = 0; k < 3; ++k)
         for (int i = 0; i < kGroup; ++i)
@@ -121,14 +121,14 @@ MIEN_INLINE void find_depths(const Frame& frame, Group& g) {
         for (int k = 0; k < 2; ++k)
             g.zeta_slope[k][i] = (float)((g.z[2][i] - g.z[k][i]) * frame.zeta_per_depth) *
                                  (frame.linear_depth ? 1.0f : g.depth_term[k][i]);
-        // Above 2^24 the float is no longer zeta's floor, but the rest still knows what it is.
+        // Above 2^24 the float is not the floor of zeta any more, but the rest is the difference to the float.
         const double zeta = (frame.far_depth - g.z[2][i]) * frame.zeta_per_depth;
         g.zeta_whole[i] = (float)__builtin_floor(zeta);
         g.zeta_rest[i] = (float)(zeta - g.zeta_whole[i]);
     }
 }
 
-// Writes those of at most kGroup triangles that can be seen at all, and their boxes, in order; returns how many.
+// Writes the visible ones of at most kGroup triangles, and their boxes, in order; returns their number.
 int prepare_group(const Frame& frame, int first, int count, Triangle* triangles, Box* boxes) {
     Group g;
     load_group(frame, first, count, g);
@@ -170,7 +170,7 @@ int prepare(const Frame& frame, int first, int end, Triangle* triangles, Box* bo
     return drawn;
 }
 
-// Calls body(triangle, box) for those of the triangles [first, end) that can be seen, in order.
+// Calls body(triangle, box) for the visible ones of the triangles [first, end), in order.
 template <typename Body>
 MIEN_INLINE void for_each_drawn(const Frame& frame, int first, int end, const Body& body) {
     Triangle triangles[kGroup];

@@ -1,12 +1,12 @@
 // Vectors of kLanes floats, as wide as the instruction set of this translation unit.
 //
-// kernels.cpp and what it includes is compiled once per instruction set; everything there lives in a namespace of that set's name, so that
-// the linker can never merge an AVX-512 copy of a function with the baseline's. For the same reason nothing here or
-// in the kernels calls an inline function of the standard library.
+// kernels.cpp and its includes are compiled once per instruction set, each time in a namespace with the name of that set, so
+// that the linker cannot merge the AVX-512 copy of a function with that of the baseline. For the same reason nothing here
+// or in the kernels calls an inline function of the standard library.
 //
-// Arithmetic is that of the compiler's vector extension; intrinsics appear only where it has no word (minimum,
-// reciprocal estimate) or a poor one (masks, which AVX-512 keeps in registers of their own). The lane count follows
-// the register width: wider vectors than the target's are lowered badly by GCC.
+// Arithmetic uses the vector extension of the compiler. Intrinsics appear only where the extension has no operation
+// (minimum, reciprocal estimate) or a slow one (masks, which AVX-512 keeps in separate registers). The number of lanes
+// follows the register width, because GCC compiles wider vectors badly.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 // x - 0 is x for every x, which x + 0 is not (-0), so the compiler turns this into a bare broadcast.
 MIEN_INLINE Floats splat(float x) { return x - Floats{}; }
 MIEN_INLINE Ints splat(int32_t x) { return x - Ints{}; }
-// For templates over Shape's Number, which is a float or a vector.
+// For templates in which the Number of Shape is a float or a vector.
 MIEN_INLINE Floats splat(Floats x) { return x; }
 MIEN_INLINE float one(float) { return 1.0f; }
 MIEN_INLINE Floats one(Floats) { return splat(1.0f); }
@@ -102,8 +102,8 @@ MIEN_INLINE int count(Mask m) { return -(m[0] + m[1] + m[2] + m[3]); }
 
 MIEN_INLINE Floats clamp(Floats x, Floats low, Floats high) { return minimum(maximum(x, low), high); }
 
-// 1 / x within about 2 units in the last place, for x that is normal and positive: an estimate and one step of Newton
-// take a fifth of a division's time.
+// 1 / x within about 2 units in the last place, for x that is normal and positive: an estimate and one Newton step
+// take a fifth of the time of a division.
 MIEN_INLINE Floats reciprocal(Floats x) {
 #if defined(__SSE2__)
     const Floats r = reciprocal_estimate(x);
@@ -113,11 +113,11 @@ MIEN_INLINE Floats reciprocal(Floats x) {
 #endif
 }
 
-// exp(x), relative error about 2e-7, for x up to 87, where the float's range ends; below -87 it is 0 or next to it.
-// x = n ln 2 + f with |f| <= ln 2 / 2; a polynomial gives exp(f), and n is added to the exponent's bits.
+// exp(x), relative error about 2e-7, for x up to 87, the end of the range of floats; below -87 it is 0 or almost 0.
+// x = n ln 2 + f with |f| <= ln 2 / 2; a polynomial gives exp(f), and n is added to the bits of the exponent.
 MIEN_INLINE Floats exponential(Floats x) {
 #if defined(__AVX512F__)
-    x = maximum(x, splat(-104.0f));  // far below, x - n ln 2 would keep no digits
+    x = maximum(x, splat(-104.0f));  // for smaller x, x - n ln 2 would keep no digits
     const Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
 #else
     x = maximum(x, splat(-87.0f));

@@ -1,7 +1,7 @@
-// The driver: cuts the work into tasks, has triangles sorted into blocks, and calls the kernels of the best instruction set.
+// The driver: divides the work into tasks, sorts triangles into blocks, and calls the kernels of the best instruction set.
 //
-// With at least as many images as threads every image is one task; otherwise images follow one another, and the
-// threads share each of them. The result is the same to the last bit.
+// With at least as many images as threads every image is one task; otherwise the threads share each image, one image
+// after another. The result is the same to the last bit.
 #include "soft_raster.hpp"
 
 #include <algorithm>
@@ -130,7 +130,7 @@ void draw_bands(const Kernels& isa, const Meshes& meshes, const Settings& settin
             const Frame frame = frame_of(meshes, settings, image, soft);
             for_each_region(frame, team, 0, [&](const Band& region) {
                 const int rows = region.end_row - region.first_row;
-                const int bands = std::min(rows, 32 * threads);  // many, as objects fill the middle
+                const int bands = std::min(rows, 32 * threads);  // many, because objects fill the middle of an image
                 team.parallel_for(bands, [&](int index, int worker) {
                     Band band = region;
                     band.first_row += static_cast<int>(static_cast<int64_t>(rows) * index / bands);
@@ -148,8 +148,8 @@ void clear_gradients(const SoftGradients& of_image, int channels, int low, int h
     std::memset(of_image.attributes_grad + int64_t(channels) * low, 0, sizeof(float) * channels * count);
 }
 
-// Adds the gradients of the triangles [first, end) to those of the vertices [low, high) among their corners: in the order
-// of the triangles, whatever the range.
+// Adds the gradients of the triangles [first, end) to those of their corners among the vertices [low, high), in the order
+// of the triangles for every range.
 void scatter(const Frame& frame, int first, int end, int low, int high, const float* gradient, float* positions_grad,
              float* attributes_grad) {
     for (int64_t corner = 3LL * first; corner < 3LL * end; ++corner, gradient += 3 + frame.channels) {
@@ -239,7 +239,7 @@ void soft_backward(const Meshes& meshes, const Settings& settings, const SoftGra
             team.parallel_for(threads, [&](int part, int) {
                 const int64_t v = meshes.vertices;
                 const int low = static_cast<int>(v * part / threads), high = static_cast<int>(v * (part + 1) / threads);
-                clear_gradients(one, meshes.channels, low, high);  // where they are needed: fresh memory costs its first touch
+                clear_gradients(one, meshes.channels, low, high);  // by the thread that adds to it
                 scatter(frame, 0, meshes.triangles, low, high, corners, one.positions_grad, one.attributes_grad);
             });
         }

@@ -1,8 +1,8 @@
-// The soft rasterizer's CPU side, ignorant of Python and of torch: plain arrays in, plain arrays out.
+// The soft rasterizer on the CPU, independent of Python and torch: plain arrays in, plain arrays out.
 //
-// The definition of what is computed is src/mien/rasterizer/reference.py; this code only does it faster.
-// Nothing is checked here: ops.py has checked every shape, index and number before, and has cut triangles that cross the
-// near plane; those that still have a corner before it are not drawn.
+// src/mien/rasterizer/reference.py is the definition; this code computes the same, faster.
+// Nothing is checked here: ops.py has checked every shape, index and number, and has cut triangles that cross the near
+// plane. Triangles that still have a corner before it are left out.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +28,9 @@ struct Settings {
     int width;
     double sigma;     // NDC²
     double gamma;     // of the normalised depth
-    double dist_eps;  // pairs that cover less are dropped
+    double dist_eps;  // pairs with less coverage are dropped
     bool cull_backfaces;
-    bool linear_depth;  // depth is linear on the screen, and barycentrics are clamped at 0 only: PyTorch3D's definition
+    bool linear_depth;  // PyTorch3D's definition: depth is linear on the screen, barycentrics are clamped at 0 only
     int threads;
 };
 
@@ -41,9 +41,9 @@ struct FragmentArrays {
     float* depth;           // B H W, 0 where empty
 };
 
-// Planes of `state`, B 4 H W: what the backward pass needs of the softmax beside the image itself.
+// Planes of `state`, B 4 H W: the numbers of the softmax that the backward pass needs in addition to the image.
 enum StatePlane : int {
-    kTransmittance = 0,  // product of (1 - D); kept because 1 - alpha has lost its digits where alpha is near 1
+    kTransmittance = 0,  // product of (1 - D); stored because 1 - alpha loses its digits where alpha is near 1
     kPeakWhole = 1,      // the running maximum of zeta = z_norm / gamma, split into a whole number ...
     kPeakRest = 2,       // ... and a rest, see `Triangle` in kernels.hpp
     kWeightSum = 3,      // sum of the softmax weights relative to that maximum
@@ -58,8 +58,8 @@ struct SoftArrays {
 };
 
 struct SoftGradients {
-    const float* image;         // B C H W: the forward pass's result
-    const float* state;         // B 4 H W: the same
+    const float* image;         // B C H W: result of the forward pass
+    const float* state;         // B 4 H W: result of the forward pass
     const float* image_grad;    // B C H W
     const float* alpha_grad;    // B H W
     float* positions_grad;      // B V 3, overwritten
@@ -81,8 +81,8 @@ bool select_isa(const char* name);  // false if this machine cannot run it
 // Bytes of workspace that the calling thread keeps for its next call.
 int64_t workspace_bytes();
 
-// For tests: the numbers that the lists of blocks may hold before an image is drawn in pieces, 0 for the usual; returns
-// what it was. The picture does not depend on it.
+// For tests: maximum length of the lists of blocks before an image is divided into pieces, 0 for the default. Returns the
+// previous value. The image does not depend on it.
 int64_t select_list_budget(int64_t numbers);
 
 // Measured single-thread rate of fused (or, without FMA, separate) multiply-adds, in GFLOP/s.

@@ -14,7 +14,7 @@ namespace mien {
 namespace {
 
 constexpr int kColumnShift = 2;  // blocks are 4 pixels wide
-constexpr int kMostParts = 16;   // stretches of the triangles that are sorted side by side
+constexpr int kMostParts = 16;   // maximum number of parts of the triangles that are sorted in parallel
 
 // A rectangle of blocks, its ends exclusive.
 struct Region {
@@ -24,7 +24,7 @@ struct Region {
     int64_t blocks() const { return static_cast<int64_t>(rows()) * columns(); }
 };
 
-// One image's triangles on their way into blocks.
+// Sorts the triangles of one image into blocks.
 struct Sorting {
     const PreparedTriangles& prepared;
     int pieces, parts, row_shift;
@@ -85,7 +85,7 @@ Band sort_into_blocks(const Sorting& sorting, const Region& region, Team& team, 
         std::fill(count, count + blocks, 0);
         for_each_block(part, [&](int64_t block, int) { ++count[block]; });
     });
-    int32_t filled = 0;  // has room for them: see kListBudget
+    int32_t filled = 0;  // cannot overflow: see kListBudget
     for (size_t block = 0; block < blocks; ++block) {
         start[block] = filled;
         for (int part = 0; part < parts; ++part) {
@@ -105,8 +105,8 @@ Band sort_into_blocks(const Sorting& sorting, const Region& region, Team& team, 
             sorting.prepared.triangles.get()};
 }
 
-// A region whose lists would hold more numbers than this, or twice the number of triangles, is cut in two and sorted half
-// by half: memory stays bounded however many triangles lie over one another.
+// A region whose lists would hold more numbers than this and than twice the number of triangles is divided into halves,
+// which are sorted one after the other: memory stays bounded for any number of triangles per pixel.
 constexpr int64_t kListBudget = 4 << 20;
 std::atomic<int64_t> list_budget{kListBudget};
 

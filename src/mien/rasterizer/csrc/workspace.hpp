@@ -1,4 +1,4 @@
-// Memory that the driver works in and keeps from call to call.
+// The working memory of the driver, kept from call to call.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct FreeAligned {
     void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
 };
 
-// Memory that grows and is not initialised: a vector would write every byte once more.
+// Memory that grows and is not initialised: std::vector would write every byte once more.
 template <typename Item>
 class Buffer {
 public:
@@ -36,7 +36,7 @@ private:
     size_t items_ = 0;
 };
 
-// Triangles are prepared in pieces of this many, each to its own stretch of memory; big enough to be worth a task.
+// Number of triangles that are prepared together, each piece into its own part of the memory; large enough for a task.
 constexpr int kPiece = 1024;
 
 int pieces_of(int triangles) { return (triangles + kPiece - 1) / kPiece; }
@@ -69,7 +69,7 @@ struct Workspace {
     }
 };
 
-// Fresh memory costs a millisecond of page faults, so every thread that calls keeps its workspace up to this size.
+// Fresh memory costs a millisecond of page faults, so every calling thread keeps its workspace up to this size.
 constexpr size_t kKeptBytes = size_t(256) << 20;
 
 thread_local Workspace kept_workspace;
@@ -94,7 +94,7 @@ public:
     Workspace* operator->() { return &lent_; }
 
 private:
-    Workspace& lent_;  // not kept_workspace by its name, which in a worker is the worker's own
+    Workspace& lent_;  // a reference, because the name kept_workspace means another object in a worker thread
 };
 
 }  // namespace

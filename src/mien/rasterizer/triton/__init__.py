@@ -1,13 +1,13 @@
-"""The soft rasterizer for GPUs: what runs on the device. `gpu.py` launches it; csrc/kernels.cpp is its twin.
+"""The soft rasterizer on GPUs: the Triton kernels. `gpu.py` launches them; csrc/kernels.cpp is the CPU version.
 
-    set_up     one lane a triangle: edges, depths and boxes, and the box around every CHUNK triangles
-    bin_chunks one program a bin (at most 64 an image): the chunks whose box touches it, in order
-    draw       one program a tile of pixels: walks through the chunks of its bin, softly or hard
-    pack       one lane a pixel: what the backward pass reads of it, side by side
-    push_back  one lane a triangle: walks through the pixels of its box, or, where that is large, all lanes do
+    set_up     one lane per triangle: edges, depths and boxes, and the box around every CHUNK triangles
+    bin_chunks one program per bin (at most 64 per image): the chunks whose box touches it, in order
+    draw       one program per tile of pixels: walks through the chunks of its bin, softly or hard
+    pack       one lane per pixel: collects the numbers that the backward pass reads
+    push_back  one lane per triangle: walks through the pixels of its box; all lanes share a large box
 
-Chunks, not triangles, are binned: consecutive triangles of a mesh lie together, and a bin's list then has room for all
-chunks at T / CHUNK integers, so that nothing can overflow and no size has to be read back by the host.
+Chunks, not triangles, are binned, because consecutive triangles of a mesh lie together. The list of a bin has T / CHUNK
+integers, enough for all chunks, so that it cannot overflow and the host does not have to read any size back.
 """
 
 from mien.rasterizer.triton.backward import PIXEL_HEAD as PIXEL_HEAD

@@ -1,5 +1,5 @@
-"""Triangles walk through the pixels that they touch; csrc/backward.hpp is its twin."""
-# Names end in numbers where C++ would have an array: Triton has tensors of powers of two, and tuples.
+"""The backward pass: triangles walk through the pixels that they touch, as in csrc/backward.hpp."""
+# Numbered names stand for the arrays of the C++ code: Triton has only tensors with powers of two, and tuples.
 # pyright: basic, reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # ruff: noqa: PLR0915, PLR0917
@@ -51,7 +51,7 @@ def _pair_gradients(
     shape, base, step0, step1, x, y, alive, pixel, slot, in_use, far, reach_sq, inverse_sigma,
     LINEAR: tl.constexpr,
 ):  # fmt: skip
-    """d loss / d x, y and depth term of the three corners, nine numbers a pair, then of their attributes."""
+    """d loss / d x, y and depth term of the three corners, nine numbers per pair, then of their attributes."""
     distance0, along0, over0, sq0 = edge_distance(shape, 0, x, y)
     distance1, along1, over1, sq1 = edge_distance(shape, 1, x, y)
     distance2, along2, over2, sq2 = edge_distance(shape, 2, x, y)
@@ -72,7 +72,7 @@ def _pair_gradients(
     to_image = tl.load(pixel[:, None] + PIXEL_HEAD + slot[None, :], mask=kept[:, None] & in_use[None, :], other=0.0)
     pull0 = tl.sum(to_image * step0, 1)
     pull1 = tl.sum(to_image * step1, 1)
-    # How much the loss rises if this pair gains weight in the blend: its colour less the pixel's.
+    # Change of the loss as this pair gains weight in the blend: its colour minus that of the pixel.
     gain = tl.sum(to_image * base, 1) - tl.load(pixel + 4, mask=kept, other=0.0) + b0 * pull0 + b1 * pull1
 
     # 1. Through the coverage to the distance, and from there to the two ends of the nearest edge.
@@ -149,10 +149,9 @@ def push_back(
     CULL: tl.constexpr, LINEAR: tl.constexpr, CHANNELS: tl.constexpr, RECORD_SIZE: tl.constexpr,
     LANES: tl.constexpr, SMALL_BOX: tl.constexpr,
 ):  # fmt: skip
-    """Adds the gradients of LANES triangles of one image, as far as the channels `first` to `end` cause them, to those
-    of their vertices.
+    """Adds the contribution of the channels `first` to `end` of LANES triangles to the gradients of their vertices.
 
-    Gradients are sums over channels, so passes over a few of them add up; many at once do not fit into the registers.
+    Gradients are sums over channels, so that passes over a few channels add up; more do not fit into the registers.
     """
     image = tl.program_id(1).to(tl.int64)
     lane = tl.arange(0, LANES)
@@ -216,7 +215,7 @@ def push_back(
         colour1 += g[10]
         colour2 += g[11]
 
-    # Large boxes, one triangle after the other: all lanes walk through its pixels, and their sums go to its lane.
+    # Large boxes, one triangle after another: all lanes walk through its pixels, and its own lane gets the sums.
     for mine in range(0, LANES):
         here = lane == mine
         pixels = tl.sum(tl.where(here, size, 0), 0)

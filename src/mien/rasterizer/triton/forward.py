@@ -1,5 +1,5 @@
-"""Tiles of pixels walk through the triangles of their bin; csrc/forward.hpp is its twin."""
-# Names end in numbers where C++ would have an array: Triton has tensors of powers of two, and tuples.
+"""The forward pass: tiles of pixels walk through the triangles of their bin, as in csrc/forward.hpp."""
+# Numbered names stand for the arrays of the C++ code: Triton has only tensors with powers of two, and tuples.
 # pyright: basic, reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # ruff: noqa: PLR0915, PLR0917, RUF059
@@ -21,7 +21,7 @@ def draw(
     SOFT: tl.constexpr, LINEAR: tl.constexpr, CHANNELS: tl.constexpr,
     TILE_WIDTH: tl.constexpr, TILE_HEIGHT: tl.constexpr,
 ):  # fmt: skip
-    """Draws one tile of pixels of one image. CHANNELS is the power of two that holds `channels`."""
+    """Rasterizes one tile of pixels of one image. CHANNELS is `channels` rounded up to a power of two."""
     tile_columns = tl.cdiv(width, TILE_WIDTH)
     left = (tl.program_id(0) % tile_columns) * TILE_WIDTH
     top = (tl.program_id(0) // tile_columns) * TILE_HEIGHT
@@ -37,7 +37,7 @@ def draw(
     hard0 = tl.zeros(lane.shape, tl.float32)
     hard1 = tl.zeros(lane.shape, tl.float32)
     if SOFT:
-        # The background opens the softmax: weight 1 at its own depth.
+        # The softmax starts with the background: weight 1 at its own depth.
         zeta = BACKGROUND_DEPTH / tl.full((), gamma, tl.float64)
         background_whole = tl.floor(zeta).to(tl.float32)
         peak_whole = tl.zeros(lane.shape, tl.float32) + background_whole
@@ -47,7 +47,7 @@ def draw(
         behind = tl.load(background + channel, mask=channel < channels, other=0.0)
         colour = tl.zeros((TILE_WIDTH * TILE_HEIGHT, CHANNELS), tl.float32) + behind[None, :]
 
-    # A tile lies within one bin, as bins are multiples of tiles.
+    # A tile lies within one bin, because the size of a bin is a multiple of that of a tile.
     place = image * bins + (top // bin_size) * bin_columns + left // bin_size
     for index in range(0, tl.load(counts + place)):
         chunk = tl.load(lists + place * chunks + index)
@@ -55,13 +55,13 @@ def draw(
         if boxes_touch(chunk_box, left, left + TILE_WIDTH - 1, top, top + TILE_HEIGHT - 1):
             first = chunk * CHUNK
             t = first + tl.arange(0, CHUNK)
-            box = tl.load(boxes + image * triangles + t, mask=t < triangles, other=32767)  # one that nothing touches
+            box = tl.load(boxes + image * triangles + t, mask=t < triangles, other=32767)  # a box that touches no pixel
             touches = boxes_touch(box, left, left + TILE_WIDTH - 1, top, top + TILE_HEIGHT - 1)
             waiting = tl.sum(touches.to(tl.int64) << tl.arange(0, CHUNK).to(tl.int64), 0)
             while waiting != 0:
                 lowest = waiting & -waiting
                 waiting ^= lowest
-                # The number of its zeros, read off the exponent of the float.
+                # Number of trailing zeros, from the exponent of the float.
                 t_now = first + (lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
                 record = records + (image * triangles + t_now) * RECORD
                 nx0 = tl.load(record)
@@ -133,7 +133,7 @@ def draw(
     tl.store(barycentrics_out + 3 * pixel + 2, tl.where(hit, tl.maximum(1.0 - hard0 - hard1, 0.0), 0.0), mask=exists)
     if SOFT:
         tl.store(alpha_out + pixel, 1.0 - transmittance, mask=exists)
-        state = state_out + image * 3 * pixels + pixel  # 4 planes an image, of which `pixel` has counted one
+        state = state_out + image * 3 * pixels + pixel  # 4 planes per image; `pixel` already counts one
         tl.store(state, transmittance, mask=exists)
         tl.store(state + pixels, peak_whole, mask=exists)
         tl.store(state + 2 * pixels, peak_rest, mask=exists)

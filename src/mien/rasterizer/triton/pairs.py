@@ -1,9 +1,9 @@
-"""The physics of one triangle and one pixel: distances to edges, barycentrics, depth, coverage; as in csrc/pairs.hpp.
+"""One triangle and one pixel: distances to edges, barycentrics, depth, coverage; as in csrc/pairs.hpp.
 
 Numbers of the shape and of the pixel may each be scalars or tensors, so these serve one triangle against many pixels
 as well as many triangles, each against a pixel of its own.
 """
-# Names end in numbers where C++ would have an array: Triton has tensors of powers of two, and tuples.
+# Numbered names stand for the arrays of the C++ code: Triton has only tensors with powers of two, and tuples.
 # pyright: basic, reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def edge_distance(shape, k: tl.constexpr, x, y):
-    """Distance to the line of edge k, position along it, by how much that lies beyond its ends, squared distance."""
+    """Distance to the line of edge k, position along it, overshoot beyond its ends, squared distance to the edge."""
     distance = x * shape[k] + (y * shape[3 + k] + shape[6 + k])
     along = shape[17] * (x * shape[3 + k] - y * shape[k])
     overshoot = along - tl.minimum(tl.maximum(along, shape[9 + k]), shape[12 + k])
@@ -22,7 +22,7 @@ def edge_distance(shape, k: tl.constexpr, x, y):
 
 @triton.jit
 def interpolate(shape, distance1, distance2, LINEAR: tl.constexpr):
-    """Barycentrics raw, and clamped and divided by their sum; one over that sum; the depth."""
+    """Raw barycentrics; clamped ones, divided by their sum; 1 / that sum; the depth."""
     raw0 = distance1 * shape[15]
     raw1 = distance2 * shape[16]
     raw2 = 1.0 - raw0 - raw1
@@ -45,7 +45,7 @@ def interpolate(shape, distance1, distance2, LINEAR: tl.constexpr):
 
 @triton.jit
 def zeta_rest(shape, b0, b1, z, LINEAR: tl.constexpr):
-    """The rest of zeta at the pixel, beside its whole number; see Shape in csrc/kernels.hpp."""
+    """Zeta at the pixel without its whole number; see Shape in csrc/kernels.hpp."""
     slope = b0 * shape[21] + b1 * shape[22]
     if not LINEAR:
         slope *= z
@@ -54,7 +54,7 @@ def zeta_rest(shape, b0, b1, z, LINEAR: tl.constexpr):
 
 @triton.jit
 def coverage(inside, distance_sq, inverse_sigma):
-    """D, and 1 - D with all its digits."""
+    """D, and 1 - D without loss of digits."""
     odds_against = tl.exp(tl.minimum(tl.where(inside, -distance_sq, distance_sq) * inverse_sigma, 87.0))
     covered = 1.0 / (1.0 + odds_against)
     return covered, odds_against * covered

@@ -1,5 +1,5 @@
-"""From corners to triangles that are ready to be drawn, and into bins of the image; csrc/setup.hpp is its twin."""
-# Names end in numbers where C++ would have an array: Triton has tensors of powers of two, and tuples.
+"""Prepares triangles and sorts them into bins of the image, as in csrc/setup.hpp."""
+# Numbered names stand for the arrays of the C++ code: Triton has only tensors with powers of two, and tuples.
 # pyright: basic, reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportReturnType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 # ruff: noqa: PLR0915, PLR0917, RUF059
@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 
 CHUNK = tl.constexpr(32)
-"""Triangles that are binned together; their boxes are tested at once, and the outcome is one word of bits."""
+"""Triangles per chunk; their boxes are tested together, and the result is one 32-bit word."""
 RECORD = tl.constexpr(32)
-"""Numbers stored per triangle: 25 of its shape, 3 corners, and what makes it a cache line."""
+"""Numbers stored per triangle: 25 of its shape, 3 corners, origin, and padding to a cache line."""
 MINIMUM_AREA = tl.constexpr(1e-12)  # twice the area, NDC²; as in reference.py
 
 
@@ -18,12 +18,12 @@ MINIMUM_AREA = tl.constexpr(1e-12)  # twice the area, NDC²; as in reference.py
 def _edge(start_x, start_y, end_x, end_y, winding):
     """Inward normal, distance at the origin, where the ends lie along the edge, and length.
 
-    In float64 until the end, which is the caller's: corners may be far outside the image.
+    Computed in float64, the dtype of the arguments, because corners may be far outside the image.
     """
     edge_x = end_x - start_x
     edge_y = end_y - start_y
     length = tl.sqrt(edge_x * edge_x + edge_y * edge_y)
-    length = tl.where(length > 0, length, 1.0)  # degenerate triangles are not drawn, but here they are in the way
+    length = tl.where(length > 0, length, 1.0)  # avoids a division by zero; degenerate triangles are not visible
     along_x = edge_x / length
     along_y = edge_y / length
     return (
@@ -38,7 +38,7 @@ def _edge(start_x, start_y, end_x, end_y, winding):
 
 @triton.jit
 def _span(p0, p1, p2, size, reach):
-    """First and last pixel between three positions in pixels, and the whole pixel that becomes their origin."""
+    """First and last pixel between three positions in pixels, and the pixel that becomes their origin."""
     low = tl.minimum(p0, tl.minimum(p1, p2))
     high = tl.maximum(p0, tl.maximum(p1, p2))
     first = tl.maximum(tl.ceil(low - reach - 0.5), 0.0)
@@ -54,7 +54,7 @@ def triangle_shapes(
 ):  # fmt: skip
     """Shape, corners, box and visibility of the triangles `t`; see Shape and Triangle in csrc/kernels.hpp.
 
-    A corner that is no vertex, or a position that is not finite, makes a triangle invisible.
+    A triangle with an index out of range or a position that is not finite is not visible.
     """
     exists = t < triangles
     c0 = tl.load(corners + 3 * t, mask=exists, other=0)
@@ -71,7 +71,7 @@ def triangle_shapes(
     y2 = tl.load(positions + 3 * c2 + 1, mask=exists, other=0.0).to(tl.float64)
     z2 = tl.load(positions + 3 * c2 + 2, mask=exists, other=1.0).to(tl.float64)
     sizes = tl.abs(x0) + tl.abs(y0) + tl.abs(z0) + tl.abs(x1) + tl.abs(y1) + tl.abs(z1)
-    exists &= sizes + tl.abs(x2) + tl.abs(y2) + tl.abs(z2) < 1e40  # false for NaN, too
+    exists &= sizes + tl.abs(x2) + tl.abs(y2) + tl.abs(z2) < 1e40  # also false for NaN
 
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
     winding = tl.where(area > 0, 1.0, -1.0)
@@ -89,7 +89,7 @@ def triangle_shapes(
     left, right, origin_x = _span(x0, x1, x2, width, reach)
     top, bottom, origin_y = _span(y0, y1, y2, height, reach)
     visible &= (left <= right) & (top <= bottom)
-    # What is not visible gets a harmless shape, and an empty box.
+    # Triangles that are not visible get finite numbers and an empty box.
     area = tl.where(visible, area, 1.0)
     left = tl.where(visible, left, 32767.0).to(tl.int32)
     top = tl.where(visible, top, 32767.0).to(tl.int32)
@@ -110,7 +110,7 @@ def triangle_shapes(
     zeta_per_depth = 1.0 / ((far - near) * gamma)
     slope0 = ((z2 - z0) * zeta_per_depth).to(tl.float32)
     slope1 = ((z2 - z1) * zeta_per_depth).to(tl.float32)
-    # What is linear on the screen: 1 / z, or by PyTorch3D's definition z.
+    # The quantity that is linear on the screen: 1 / z, or z in PyTorch3D's definition.
     s0 = tl.where(visible, z0, 1.0).to(tl.float32)
     s1 = tl.where(visible, z1, 1.0).to(tl.float32)
     s2 = tl.where(visible, z2, 1.0).to(tl.float32)
@@ -133,7 +133,7 @@ def triangle_shapes(
 
 @triton.jit
 def _packed_box(left, right, top, bottom):
-    """Four pixel numbers of 15 bits in one word; an empty box becomes one that nothing touches."""
+    """Four pixel numbers of 15 bits in one word; an empty box becomes a box that touches no pixel."""
     empty = (right < left) | (bottom < top)
     high = tl.where(empty, 0, right).to(tl.int64) << 16 | tl.where(empty, 0, bottom).to(tl.int64) << 48
     return high | tl.where(empty, 32767, left).to(tl.int64) | tl.where(empty, 32767, top).to(tl.int64) << 32
@@ -154,7 +154,7 @@ def set_up(
     positions, corners, near, far, records, boxes, chunk_boxes,
     triangles, vertices, corner_stride, gamma, height, width, reach, CULL: tl.constexpr, LINEAR: tl.constexpr,
 ):  # fmt: skip
-    """Writes `records` (B,T,RECORD), `boxes` (B,T) and `chunk_boxes` (B,chunks); one program a chunk and image."""
+    """Writes `records` (B,T,RECORD), `boxes` (B,T) and `chunk_boxes` (B,chunks); one program per chunk and image."""
     chunk = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     t = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -179,7 +179,7 @@ def set_up(
 
 @triton.jit
 def bin_chunks(chunk_boxes, counts, lists, chunks, columns, bin_size, BLOCK: tl.constexpr):
-    """Writes the chunks that touch each bin to `lists` (B,bins,chunks), in order, and how many to `counts` (B,bins)."""
+    """Writes the chunks that touch each bin to `lists` (B,bins,chunks), in order, and their number to `counts`."""
     this = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     left = (this % columns) * bin_size
