@@ -8,10 +8,11 @@ pose whose rotation is the identity looks straight into the lens. docs/conventio
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from mien.batched import SHARED, Batched
 from mien.geometry import compose_rotations, rotvec_to_rotmat
 from mien.typing import Float, Tensor
 
@@ -24,7 +25,7 @@ a full-frame camera."""
 
 
 @dataclass(frozen=True)
-class Pose:
+class Pose(Batched):
     """Where the face is: x_camera = flip · (scale · R @ x_model) + translation."""
 
     rotation: Float[Tensor, "B 3"]
@@ -61,7 +62,7 @@ class Pose:
 
 
 @dataclass(frozen=True)
-class Camera:
+class Camera(Batched):
     """A pinhole camera with square pixels for each image of the batch.
 
     Pixel (0, 0) is the top-left corner of the image; the centre of the first pixel is at (0.5, 0.5).
@@ -69,7 +70,7 @@ class Camera:
 
     focal_px: Float[Tensor, "B"]
     centre_px: Float[Tensor, "B 2"]
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] = field(metadata=SHARED)
     """Rows and columns."""
 
     @classmethod
@@ -101,18 +102,6 @@ class Camera:
         """The same view of a square image with `size` pixels a side."""
         factor = size / self.image_size[0]
         return Camera(self.focal_px * factor, self.centre_px * factor, image_size=(size, size))
-
-    def __getitem__(self, index: slice) -> Camera:
-        """Some cameras of the batch, as a batch."""
-        return Camera(self.focal_px[index], self.centre_px[index], image_size=self.image_size)
-
-    def to(self, device: torch.device) -> Camera:
-        """The same cameras on a device."""
-        return Camera(self.focal_px.to(device), self.centre_px.to(device), image_size=self.image_size)
-
-    def double(self) -> Camera:
-        """The same cameras in double precision."""
-        return Camera(self.focal_px.double(), self.centre_px.double(), image_size=self.image_size)
 
     def with_focal_scale(self, factor: Float[Tensor, "B"]) -> Camera:
         """The same camera with its focal length multiplied."""

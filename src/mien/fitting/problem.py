@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mien.batched import SHARED, Batched
 from mien.camera import Camera
 from mien.errors import ConfigError
 from mien.fitting.lighting import LightPriors
@@ -13,7 +14,7 @@ from mien.typing import Float, Tensor
 
 
 @dataclass(frozen=True)
-class FitTargets:
+class FitTargets(Batched):
     """A batch of faces to be explained, each in its own square crop."""
 
     crops: Float[Tensor, "B 3 S S"]
@@ -35,18 +36,6 @@ class FitTargets:
     def extent_px(self) -> Float[Tensor, "B"]:
         """The face's size in its crop: the diagonal of the box of its mesh points, pixels."""
         return (self.landmarks468_px.amax(1) - self.landmarks468_px.amin(1)).norm(dim=-1)
-
-    def __getitem__(self, index: slice) -> FitTargets:
-        """Some faces of the batch, as a batch."""
-        return FitTargets(
-            self.crops[index],
-            self.mask[index],
-            self.outline[index],
-            self.exposure[index],
-            self.camera[index],
-            self.landmarks468_px[index],
-            self.landmarks68_px[index],
-        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +109,7 @@ class StageTime:
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Batched):
     """The coefficients that explain a batch of faces best."""
 
     coefficients: FaceCoefficients
@@ -128,8 +117,4 @@ class FitResult:
     """The given camera, or the refined one."""
     photometric_error: Float[Tensor, "B"]
     """Root mean squared colour error inside the mask and the rendering."""
-    stage_times: tuple[StageTime, ...] = ()
-
-    def __getitem__(self, index: slice) -> FitResult:
-        """Some faces of the batch, as a batch; the times stay those of the whole batch."""
-        return FitResult(self.coefficients[index], self.camera[index], self.photometric_error[index], self.stage_times)
+    stage_times: tuple[StageTime, ...] = field(default=(), metadata=SHARED)

@@ -7,11 +7,11 @@ camera: the same picture through a longer lens is a face farther away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from mien.batched import SHARED, Batched
 from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
 from mien.geometry import compose_rotations
 from mien.lighting import SH_COUNT, ambient_lighting
@@ -36,7 +36,7 @@ SHAPE_HEADS, POSE_HEADS = ("identity", "expression"), ("rotation", "translation"
 
 
 @dataclass(frozen=True)
-class CropSpaceParameters:
+class CropSpaceParameters(Batched):
     """What the network says of a batch of crops, before a camera is known."""
 
     identity: Float[Tensor, "B I"]
@@ -51,28 +51,8 @@ class CropSpaceParameters:
     """Where the model's origin lies, in sides of the crop from its centre; x right, y down."""
     scale: Float[Tensor, "B 1"]
     """Logarithm of the apparent size, 0 where the mean face fills a face crop as it does on average."""
-    sides_per_m: float
+    sides_per_m: float = field(metadata=SHARED)
     """Sides of the crop that a metre spans at scale 0."""
-
-    @classmethod
-    def join(cls, parts: Sequence[CropSpaceParameters]) -> CropSpaceParameters:
-        """One batch of several of one model."""
-        return cls(
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in HEAD_UNITS},
-            sides_per_m=parts[0].sides_per_m,
-        )
-
-    def to(self, device: torch.device) -> CropSpaceParameters:
-        """The same on a device."""
-        return CropSpaceParameters(
-            **{name: getattr(self, name).to(device) for name in HEAD_UNITS}, sides_per_m=self.sides_per_m
-        )
-
-    def __getitem__(self, index: slice) -> CropSpaceParameters:
-        """Some faces of the batch, as a batch."""
-        return CropSpaceParameters(
-            **{name: getattr(self, name)[index] for name in HEAD_UNITS}, sides_per_m=self.sides_per_m
-        )
 
     def mirrored(self, mirror: Mirror) -> CropSpaceParameters:
         """What is said of the crops' mirror images."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from mien.batched import Batched
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.rendering import FaceSurface, VertexDetail, sample_map, sample_map_hyperbolic
@@ -15,26 +15,13 @@ from mien.typing import Float, Tensor
 
 
 @dataclass(frozen=True)
-class DetailMaps:
+class DetailMaps(Batched):
     """What the linear model cannot hold."""
 
     texture_offset: Float[Tensor, "B 3 S S"]
     """Added to the albedo."""
     displacement: Float[Tensor, "B 1 S S"]
     """Metres along the normal."""
-
-    @classmethod
-    def join(cls, parts: Sequence[DetailMaps]) -> DetailMaps:
-        """One batch of several of one size."""
-        return cls(torch.cat([p.texture_offset for p in parts]), torch.cat([p.displacement for p in parts]))
-
-    def to(self, target: torch.device | torch.dtype) -> DetailMaps:
-        """The same on a device, or in another precision."""
-        return DetailMaps(self.texture_offset.to(target), self.displacement.to(target))
-
-    def __getitem__(self, index: slice) -> DetailMaps:
-        """Some faces of the batch, as a batch."""
-        return DetailMaps(self.texture_offset[index], self.displacement[index])
 
 
 def vertex_detail(
