@@ -9,7 +9,7 @@ from mien.geometry import (
     align_points,
     compose_rotations,
     mix_corners,
-    rim_vertices,
+    boundary_vertices,
     rotmat_to_rotvec,
     rotvec_to_rotmat,
     triangle_normals,
@@ -97,10 +97,10 @@ def test_edges_are_listed_once() -> None:
 
 
 def test_the_rim_is_where_one_triangle_ends_and_a_closed_surface_has_none() -> None:
-    assert rim_vertices(FACES).tolist() == []
-    assert rim_vertices(FACES[:1]).tolist() == sorted(FACES[0].tolist())
+    assert boundary_vertices(FACES).tolist() == []
+    assert boundary_vertices(FACES[:1]).tolist() == sorted(FACES[0].tolist())
     fan = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1]])
-    assert rim_vertices(fan).tolist() == [1, 2, 3, 4]
+    assert boundary_vertices(fan).tolist() == [1, 2, 3, 4]
 
 
 def test_alignment_recovers_a_similarity_and_never_reflects() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mien.camera import CAMERA_FROM_MODEL
+from mien.camera import to_camera_axes
 from mien.io.photo import Photo
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
@@ -84,7 +84,7 @@ def tiny_reconstruction(model: MorphableModel | None = None, *, detail: bool = T
     cos, sin = np.cos(0.3), np.sin(0.3)
     rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
     translation = np.array([0.01, -0.005, 0.8], np.float32)
-    vertices = vertices_model @ rotation.T * CAMERA_FROM_MODEL + translation
+    vertices = to_camera_axes(vertices_model @ rotation.T) + translation
     centre, focal = np.array([60, 45], np.float32), 200.0
     xy = focal * vertices[:, :2] / vertices[:, 2:] + centre
     lighting = np.zeros((9, 3), np.float32)

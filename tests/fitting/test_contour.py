@@ -11,7 +11,7 @@ import torch
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets, contour
 from mien.fitting.contour import ContourMesh, contour_energy
-from mien.geometry import rim_vertices, vertex_normals
+from mien.geometry import boundary_vertices, vertex_normals
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import RenderOutput, render
@@ -94,7 +94,7 @@ def test_a_nose_before_its_own_cheek_is_no_outline(tiny: MorphableModel) -> None
 
 def test_the_end_of_the_mesh_is_not_trusted(tiny: MorphableModel) -> None:
     trust = ContourMesh.of(tiny).trust
-    assert (trust[rim_vertices(tiny.triangles)] == 0).all()
+    assert (trust[boundary_vertices(tiny.triangles)] == 0).all()
     assert trust.max() == 1
 
 

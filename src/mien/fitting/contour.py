@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from mien.fitting.problem import FitSettings, FitTargets
-from mien.geometry import rim_vertices, unique_edges, vertex_normals
+from mien.geometry import boundary_vertices, unique_edges, vertex_normals
 from mien.morphable import MorphableModel
 from mien.rendering import (
     VISIBILITY_SLACK_M,
@@ -64,7 +64,7 @@ class ContourMesh:
     def of(cls, model: MorphableModel) -> ContourMesh:
         """Of the mean face."""
         trust = 1 - model.masks.eyes
-        rim = rim_vertices(model.triangles)
+        rim = boundary_vertices(model.triangles)
         if len(rim):
             near, far = RIM_REACH_M
             away = torch.cdist(model.mean, model.mean[rim]).amin(1)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mien.camera import CAMERA_FROM_MODEL
+from mien.camera import to_model_axes
 from mien.errors import FormatError
 from mien.io.files import writing_folder
 
@@ -121,7 +121,7 @@ def load_result(
     translation = written.array("pose", "translation_m", shape=(3,))
     if scale <= 0:
         raise FormatError(f"{written.path}: pose.scale is {scale:g} and must be positive")
-    turned = (arrays["vertices"] - translation) * np.array(CAMERA_FROM_MODEL, np.float32)
+    turned = to_model_axes(arrays["vertices"] - translation)
     vertex_albedo = _read_npy(folder / VERTEX_ALBEDO_FILE, shape=(len(turned), 3))
     texture = _read_map(folder / TEXTURE_FILE, channels=3) / np.float32(255)
     offset = _read_map(folder / TEXTURE_OFFSET_FILE, channels=3) - np.float32(

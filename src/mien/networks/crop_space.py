@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mien.batched import SHARED, Batched
-from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
+from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.geometry import compose_rotations
 from mien.lighting import SH_COUNT, ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -78,9 +78,7 @@ class CropSpaceParameters(Batched):
         side = camera.image_size[0]
         px_per_m = self.sides_per_m * side * self.scale[:, 0].exp()
         distance = camera.focal_px / px_per_m
-        place_px = (0.5 + self.translation) * side
-        ray = (place_px - camera.centre_px) / camera.focal_px[:, None]
-        position = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * distance[:, None]
+        position = camera.ray((0.5 + self.translation) * side) * distance[:, None]
         # First the head turns against the line of sight, then the line of sight against the optical axis.
         rotation = compose_rotations(sight_rotation(camera), self.rotation)
         return Pose(rotation, translation=position, scale=torch.ones_like(distance))
@@ -99,8 +97,7 @@ class CropSpaceParameters(Batched):
 def sight_rotation(camera: Camera) -> Float[Tensor, "B 3"]:
     """The turn, in model axes, from the optical axis to the line of sight through the crop's centre."""
     side = camera.image_size[0]
-    ray = (side / 2 - camera.centre_px) / camera.focal_px[:, None]
-    ray = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * ray.new_tensor(CAMERA_FROM_MODEL)
+    ray = to_model_axes(camera.ray(torch.full_like(camera.centre_px, side / 2)))
     ray = -ray / ray.norm(dim=-1, keepdim=True)  # towards the viewer, who is at +z of the model's axes
     axis = torch.stack([-ray[:, 1], ray[:, 0], torch.zeros_like(ray[:, 0])], dim=-1)
     sine = axis.norm(dim=-1, keepdim=True)
@@ -146,6 +143,7 @@ def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
     low, high = points.amin(0), points.amax(0)
     # `face_crop` takes FACE_CROP_SCALE times the longer side of the points' box, around its centre.
     sides_per_m = 1 / (FACE_CROP_SCALE * float((high - low).max()))
-    to_crop = points.new_tensor(CAMERA_FROM_MODEL[:2]) * sides_per_m
     middle = (low + high) / 2
-    return MeanFaceFrame(sides_per_m, origin=-middle * to_crop, points=(points - middle) * to_crop)
+    return MeanFaceFrame(
+        sides_per_m, to_camera_axes(-middle) * sides_per_m, to_camera_axes(points - middle) * sides_per_m
+    )

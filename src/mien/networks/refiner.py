@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
+from mien.camera import Camera, Pose, to_camera_axes
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.texture import TexelAtlas
@@ -126,7 +126,7 @@ class Refiner(nn.Module):
         even = colours - colours.mean(2, keepdim=True)
         even = even / (even.square().mean((1, 2), keepdim=True).sqrt() + DARKEST)
         # The mean face's normals, turned with the head: an answer's own differ by little and cost as much as all else.
-        normals = (self.normals @ pose.rotmat().mT) * self.normals.new_tensor(CAMERA_FROM_MODEL)
+        normals = to_camera_axes(self.normals @ pose.rotmat().mT)
         facing = -(normals * F.normalize(surface[:, :count], dim=-1)).sum(-1, keepdim=True)
         chart = crops.new_zeros(crops.shape[0], 4, ATLAS_SIZE**2)
         chart = chart.index_copy(2, self.inside, torch.cat([even, facing.transpose(1, 2)], dim=1))
