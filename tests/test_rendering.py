@@ -52,7 +52,7 @@ def test_depth_is_where_the_face_is(tiny: MorphableModel) -> None:
 
 @pytest.mark.parametrize("distance", [-1.0, math.nan, math.inf])
 def test_a_face_behind_the_camera_or_nowhere_is_named(tiny: MorphableModel, distance: float) -> None:
-    with pytest.raises(FitDiverged, match=r"face 0 .* cannot be drawn"):
+    with pytest.raises(FitDiverged, match=r"face 0 .* cannot be rendered"):
         render(tiny, mean_face(tiny, distance), Camera.from_fov(30.0, image_size=SIZE))
 
 

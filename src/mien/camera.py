@@ -1,8 +1,8 @@
 """The perspective camera, the pose of a face in front of it, and the change between model axes and camera axes.
 
 Model space has +x to the subject's left, +y up and +z out of the face. Camera space has +x right, +y down and +z
-forward. The two differ by half a turn about x. With that half turn, a pose whose rotation is the identity looks straight
-into the lens. This is the only module that spells it out; docs/conventions.md describes both frames.
+forward. The two differ by half a turn about x, so that a pose whose rotation is the identity looks straight into the
+lens. This is the only module that spells it out; docs/conventions.md describes both frames.
 """
 
 from __future__ import annotations

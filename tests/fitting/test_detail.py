@@ -10,7 +10,7 @@ from mien.fitting import DetailSettings, fit_detail
 from mien.lighting import ambient_lighting, shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import build_surface, render, visible_vertices
-from mien.texture import DisplacedNormals, TexelAtlas, Unwrapped, complete_texture, extended, unwrap_photo
+from mien.texture import DisplacedNormals, TexelAtlas, Unwrapped, complete_texture, pull_push, unwrap_photo
 
 SIZE = 64
 
@@ -124,14 +124,14 @@ def test_completed_texture_is_the_lit_albedo_where_nothing_is_known() -> None:
 def test_one_known_texel_extends_over_a_map_of_any_side(side: int) -> None:
     values, weights = torch.full((1, 1, side, side), 9.0), torch.zeros(1, 1, side, side)
     values[..., -1, -1], weights[..., -1, -1] = 0.3, 1
-    torch.testing.assert_close(extended(values, weights), torch.full((1, 1, side, side), 0.3))
+    torch.testing.assert_close(pull_push(values, weights), torch.full((1, 1, side, side), 0.3))
 
 
 def test_extension_keeps_what_is_known_and_stays_within_its_range() -> None:
     values = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     weights = torch.zeros(1, 1, 32, 32)
     weights[..., 8:20, 4:12] = 1
-    found = extended(values, weights)
+    found = pull_push(values, weights)
     known = weights[0, 0] > 0
     torch.testing.assert_close(found[..., known], values[..., known])
     assert found.min() >= values[..., known].min() - 1e-6

@@ -7,8 +7,8 @@ from mien.geometry.closest import normal_distances as normal_distances
 from mien.geometry.matching import Matcher as Matcher
 from mien.geometry.matching import Matches as Matches
 from mien.geometry.matching import nearest as nearest
-from mien.geometry.meshes import mix_corners as mix_corners
 from mien.geometry.meshes import boundary_vertices as boundary_vertices
+from mien.geometry.meshes import mix_corners as mix_corners
 from mien.geometry.meshes import submesh as submesh
 from mien.geometry.meshes import triangle_normals as triangle_normals
 from mien.geometry.meshes import unique_edges as unique_edges

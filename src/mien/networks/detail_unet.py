@@ -24,7 +24,7 @@ from mien.assets import asset_path
 from mien.errors import ConfigError
 from mien.morphable import MorphableModel
 from mien.networks.weights_file import NetworkKind
-from mien.texture import DetailMaps, TexelFace, Unwrapped, extended
+from mien.texture import DetailMaps, TexelFace, Unwrapped, pull_push
 from mien.typing import Bool, Float, Tensor
 
 FILE = NetworkKind("mien-detail-1", "network")
@@ -136,7 +136,7 @@ def texture_inputs(face: TexelFace, unwrapped: Unwrapped, *, size: int | None = 
     linear shape from shading at each texel. It is a product of two of the others, which a network of sums and
     thresholds learns slowly; with it, it has to tell relief from marks and integrate.
     """
-    normals = face.normals_of.normals.permute(0, 3, 1, 2)
+    normals = face.displaced_normals.normals.permute(0, 3, 1, 2)
     maps = (unwrapped.colours, unwrapped.weights, unwrapped.skin, face.albedo, face.shading, normals)
     response = face.slope_response()
     if size is not None:
@@ -194,7 +194,7 @@ def where_seen(
     The offset goes on smoothly from where the camera sees the face, the relief fades out.
     """
     seen = unwrapped.weights
-    return DetailMaps(extended(texture_offset, seen) * inside, displacement * seen * unwrapped.skin * inside)
+    return DetailMaps(pull_push(texture_offset, seen) * inside, displacement * seen * unwrapped.skin * inside)
 
 
 def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:
