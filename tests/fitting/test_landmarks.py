@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
-from mien.fitting import placed_on_points
+from mien.fitting import align_to_points
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -118,9 +118,9 @@ def test_a_face_is_moved_and_sized_onto_points(tiny: MorphableModel) -> None:
     weights = torch.ones(1, 468)
     weights[0, 5] = 0.0
     off = replace(face, pose=replace(pose, translation=torch.tensor([[0.02, 0.03, 10.0]])))
-    found = placed_on_points(tiny, off, camera, points_px=points, point_weights=weights)
+    found = align_to_points(tiny, off, camera, points_px=points, point_weights=weights)
     torch.testing.assert_close(found.pose.translation, pose.translation, atol=0.02, rtol=0)
     assert abs(float(found.pose.translation[0, 0]) - 0.05) < 5e-4
     assert torch.equal(found.pose.rotation, pose.rotation)
-    dragged = placed_on_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
+    dragged = align_to_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
     assert float((dragged.pose.translation - pose.translation).norm()) > 0.002

@@ -18,7 +18,7 @@ import torch
 
 from mien.camera import Camera
 from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound
-from mien.fitting import DetailSettings, FitSettings, StageClock, StageTime, fit, mesh_point_weights, placed_on_points
+from mien.fitting import DetailSettings, FitSettings, StageClock, StageTime, align_to_points, fit, mesh_point_weights
 from mien.io.photo import Photo, read_photo
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
@@ -170,7 +170,7 @@ class Reconstructor:
         guess, clock, targets = None, StageClock(), observed.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                guess = placed_on_points(
+                guess = align_to_points(
                     self.model,
                     self._encoded(self.encoder, observed),
                     targets.camera,
