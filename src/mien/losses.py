@@ -62,18 +62,21 @@ def prior_loss(values: Float[Tensor, "B P"]) -> Float[Tensor, ""]:
     return values.square().mean()
 
 
-def geman_mcclure(squared: Float[Tensor, "*P"], *, scale_sq: float) -> Float[Tensor, "*P"]:
+def geman_mcclure(
+    squared: Float[Tensor, "*P"], *, scale_sq: float, weights: Float[Tensor, "*P"] | float = 1.0
+) -> Float[Tensor, "*P"]:
     """Robust squared error of Geman and McClure: e² / (1 + e²/s²), which grows like e² and is bounded by s².
 
     Args:
         squared: Squared errors e², usually in standard deviations of the error.
         scale_sq: Squared scale s², in the unit of `squared`. The pull on an error, the derivative by e, is largest at
             e = s/√3 and vanishes far beyond s.
+        weights: Factors of the robust errors.
 
     Returns:
-        The robust squared errors.
+        The weighted robust squared errors.
     """
-    return squared / (1 + squared / scale_sq)
+    return weights * squared / (1 + squared / scale_sq)
 
 
 def geman_mcclure_weights(squared: Float[Tensor, "*P"], *, scale_sq: float) -> Float[Tensor, "*P"]:

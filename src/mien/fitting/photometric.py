@@ -120,7 +120,7 @@ class PhotometricEnergy:
         predicted = self.targets.camera.project(points)
         sigma_px = self.settings.landmark_sigma * self.targets.extent_px[:, None]
         squared = ((predicted - self.targets.landmarks468_px) ** 2).sum(-1) / sigma_px**2
-        return 0.5 * (self.point_weights * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ)).sum()
+        return 0.5 * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum()
 
     def _light_prior(self, lighting: Float[Tensor, "B 9 3"]) -> Float[Tensor, ""]:
         """Gaussian prior around white light of the photo's exposure."""

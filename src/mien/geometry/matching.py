@@ -11,8 +11,8 @@ from mien.geometry.meshes import boundary_vertices, vertex_normals
 from mien.typing import Bool, Float, Int, Tensor
 
 NORMAL_REACH_M = 0.012
-"""A normal that differs by 60° counts as much as this distance. Upper and lower lip, which must not match each other, are
-closer than this; so are the lids."""
+"""A normal that differs by 60° counts as much as this distance. Upper and lower lip, which must not match each other,
+are closer than this; so are the lids."""
 _CHUNK = 1024
 """Queries per distance matrix."""
 _SLAB_MARGIN = 0.03
