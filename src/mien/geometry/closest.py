@@ -37,7 +37,9 @@ class Surface:
     """A triangle mesh, and the distances to it; in any unit of length."""
 
     vertices: Float[Tensor, "V 3"]
+    """Positions."""
     triangles: Int[Tensor, "T 3"]
+    """Vertex numbers."""
 
     def transformed(self, similarity: Similarity) -> Surface:
         """The surface after a similarity transform of batch size 1."""
