@@ -52,7 +52,7 @@ def test_vertex_normals_are_the_normalised_sums_of_triangle_normals() -> None:
     batch = torch.stack([TETRAHEDRON, TETRAHEDRON + torch.rand(4, 3, dtype=torch.float64)])
     faces = triangle_normals(batch, FACES)
     for vertex in range(4):
-        summed = faces[:, (vertex == FACES).any(1)].sum(1)
+        summed = faces[:, torch.eq(FACES, vertex).any(1)].sum(1)
         torch.testing.assert_close(
             vertex_normals(batch, FACES)[:, vertex], torch.nn.functional.normalize(summed, dim=1)
         )

@@ -34,8 +34,8 @@ class BrightnessNetwork(IdentityNetwork):
     def crop(self, image: Tensor, landmarks68_px: Tensor) -> Tensor:
         return image
 
-    def forward(self, chips: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(chips.mean(1, keepdim=True), (8, 16)).flatten(1)
+    def forward(self, faces: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (8, 16)).flatten(1)
 
 
 def ground_truth(model: MorphableModel) -> FaceCoefficients:

@@ -8,8 +8,10 @@ import torch
 from mien.camera import Camera
 from mien.errors import ConfigError, FitDiverged
 from mien.fitting import FitSettings, FitTargets, fit, mesh_point_weights
+from mien.fitting.lighting import LightFit
 from mien.fitting.optimizer import CosineAdam
-from mien.fitting.photometric import step_length
+from mien.fitting.photometric import PhotometricEnergy, step_length
+from mien.fitting.stages import with_light_and_albedo
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import render
@@ -152,3 +154,46 @@ def test_a_warm_start_takes_fewer_steps(tiny: MorphableModel, monkeypatch: pytes
     fit(tiny, targets, settings=settings)
     fit(tiny, targets, settings=settings, start=gt)
     assert seen == [9, 4]
+
+
+def test_recognition_joins_in_the_second_half_of_the_steps(
+    tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets, _ = targets_of(tiny)
+    asked: list[bool] = []
+    terms = PhotometricEnergy.terms
+
+    def recorded(energy: PhotometricEnergy, face: FaceCoefficients, *, with_recognition: bool) -> object:
+        asked.append(with_recognition)
+        return terms(energy, face, with_recognition=with_recognition)
+
+    monkeypatch.setattr(PhotometricEnergy, "terms", recorded)
+    fit(tiny, targets, settings=replace(SETTINGS, photometric_steps=6))
+    assert asked == [False, False, False, True, True, True]
+
+
+def test_light_is_fitted_to_visible_skin_under_the_exposure_of_the_photo(
+    tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets, gt = targets_of(tiny)
+    targets = replace(targets, exposure=torch.tensor([0.5]))
+    targets.mask[..., : SIZE[1] // 2] = 0
+    seen: dict[str, torch.Tensor] = {}
+
+    def recorded(model: MorphableModel, **given: torch.Tensor) -> LightFit:
+        seen.update(given)
+        return LightFit(gt.lighting, gt.albedo)
+
+    monkeypatch.setattr("mien.fitting.stages.fit_light_and_albedo", recorded)
+    turned = replace(gt, pose=replace(gt.pose, rotation=torch.tensor([[0.0, 0.9, 0.0]])))
+    found = with_light_and_albedo(tiny, targets, turned, settings=SETTINGS)
+    assert found.albedo is gt.albedo
+    assert seen["exposure"].item() == 0.5
+    weights, masks = seen["weights"][0], tiny.masks
+    for part in (masks.eyes, masks.mouth, masks.neck):
+        assert (weights[part > 0] == 0).all()
+    x = render(tiny, turned, targets.camera).vertices_px[0, :, 0]
+    assert (weights[x < SIZE[1] / 2 - 1] == 0).all()
+    hidden = tiny.mean[:, 0] > 0.07  # the left side, which the head turns away
+    assert (weights[hidden] == 0).all()
+    assert weights[masks.lips > 0].max() > 0.5
