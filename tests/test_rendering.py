@@ -169,3 +169,15 @@ def test_displacement_and_shift_add_up(tiny: MorphableModel) -> None:
     found = build_surface(tiny, mean_face(tiny), detail=detail)
     torch.testing.assert_close(found.vertices, base.vertices + 2e-3 * base.normals + shift)
     torch.testing.assert_close(found.albedo, base.albedo + 0.1)
+
+
+def test_vertices_behind_the_z_buffer_are_hidden_beyond_the_slack(tiny: MorphableModel) -> None:
+    rendered = render(tiny, mean_face(tiny), Camera.from_fov(30.0, image_size=SIZE))
+
+    def seen(nearer_m: float) -> int:
+        depth = torch.where(rendered.depth > 0, rendered.depth - nearer_m, 0.0)
+        return int(visible_vertices(rendered.surface, rendered.vertices_px, depth, slack_m=3e-2).sum())
+
+    assert seen(0.0) > 300
+    assert seen(0.1) == 0
+    assert seen(-0.1) >= seen(0.0)

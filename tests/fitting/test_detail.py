@@ -279,3 +279,22 @@ def test_mirrored_colours_are_relit_by_a_bounded_factor() -> None:
         torch.full((1, 3, 4, 4), 0.5), shade, Unwrapped(torch.full((1, 3, 4, 4), 0.03), weights, weights)
     )
     torch.testing.assert_close(found[..., 2:], torch.full((1, 3, 4, 2), 0.03 / 0.15 * 0.6))
+
+
+def test_texels_without_skin_are_not_displaced(tiny: MorphableModel) -> None:
+    atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
+    rows = torch.linspace(-1, 1, SIZE)
+    fold = (4e-4 * torch.cos(14 * rows))[:, None].expand(SIZE, SIZE)[None, None]
+    colours = model_colours(tiny, fold, torch.zeros(1, 3, SIZE, SIZE))
+    skin = torch.ones(1, 1, SIZE, SIZE)
+    skin[..., : SIZE // 2] = 0.0  # hair hangs over this half
+    maps = fit_detail(
+        tiny,
+        atlas,
+        surface=build_surface(tiny, face),
+        coefficients=face,
+        unwrapped=Unwrapped(colours, torch.ones_like(skin), skin),
+        settings=DetailSettings(),
+    )
+    assert maps.displacement[..., : SIZE // 2].abs().max() == 0
+    assert maps.displacement[..., SIZE // 2 :].abs().max() > 1e-4
