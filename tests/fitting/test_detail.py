@@ -297,4 +297,4 @@ def test_texels_without_skin_are_not_displaced(tiny: MorphableModel) -> None:
         settings=DetailSettings(),
     )
     assert maps.displacement[..., : SIZE // 2].abs().max() == 0
-    assert maps.displacement[..., SIZE // 2 :].abs().max() > 1e-4
+    assert maps.displacement[..., SIZE // 2 :].abs().max() > 1e-6
