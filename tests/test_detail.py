@@ -135,7 +135,7 @@ def test_slope_response_predicts_the_brightness_of_a_gentle_relief(tiny: Morphab
         wave = (2e-5 * torch.cos(3 * phase))[None, None]
         change = face.colours(torch.zeros(1, 3, SIZE, SIZE), wave) - face.albedo * face.shading
         brightness = (change / face.albedo.clamp(min=0.05)).mean(1) / face.shading.mean(1).clamp(min=0.15)
-        gradient = face.normals_of.gradient.norm(dim=-2)[..., axis] * SIZE
+        gradient = face.displaced_normals.gradient.norm(dim=-2)[..., axis] * SIZE
         along = torch.gradient(wave[:, 0], dim=2 - axis)[0] * (1 if axis == 0 else -1) * gradient
         predicted = face.slope_response()[:, axis] * along
         inner = torch.zeros(SIZE, SIZE, dtype=torch.bool)

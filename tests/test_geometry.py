@@ -7,8 +7,9 @@ import torch
 
 from mien.geometry import (
     align_points,
+    boundary_vertices,
     compose_rotations,
-    rim_vertices,
+    cross_matrix,
     rotmat_to_rotvec,
     rotvec_to_rotmat,
     triangle_normals,
@@ -46,17 +47,17 @@ def test_normals_point_outwards_and_gradients_are_exact() -> None:
     assert torch.autograd.gradcheck(lambda v: vertex_normals(v, FACES), (vertices,))
 
 
-def test_vertex_normals_of_a_batch_are_the_summed_normals_of_the_triangles_around() -> None:
+def test_vertex_normals_are_the_normalised_sums_of_triangle_normals() -> None:
     batch = torch.stack([TETRAHEDRON, TETRAHEDRON + torch.rand(4, 3, dtype=torch.float64)])
     faces = triangle_normals(batch, FACES)
     for vertex in range(4):
-        summed = faces[:, (vertex == FACES).any(1)].sum(1)
+        summed = faces[:, torch.eq(FACES, vertex).any(1)].sum(1)
         torch.testing.assert_close(
             vertex_normals(batch, FACES)[:, vertex], torch.nn.functional.normalize(summed, dim=1)
         )
 
 
-def test_the_gradient_of_normals_does_not_depend_on_how_threads_share_the_work() -> None:
+def test_the_gradient_of_normals_does_not_depend_on_the_threads() -> None:
     generator = torch.Generator().manual_seed(5)
     triangles = torch.randint(0, 500, (40_000, 3), generator=generator)
     vertices = torch.rand(1, 500, 3, generator=generator, requires_grad=True)
@@ -86,11 +87,11 @@ def test_edges_are_listed_once() -> None:
     assert unique_edges(FACES).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
 
 
-def test_the_rim_is_where_one_triangle_ends_and_a_closed_surface_has_none() -> None:
-    assert rim_vertices(FACES).tolist() == []
-    assert rim_vertices(FACES[:1]).tolist() == sorted(FACES[0].tolist())
+def test_the_boundary_consists_of_edges_with_one_triangle() -> None:
+    assert boundary_vertices(FACES).tolist() == []
+    assert boundary_vertices(FACES[:1]).tolist() == sorted(FACES[0].tolist())
     fan = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1]])
-    assert rim_vertices(fan).tolist() == [1, 2, 3, 4]
+    assert boundary_vertices(fan).tolist() == [1, 2, 3, 4]
 
 
 def test_alignment_recovers_a_similarity_and_never_reflects() -> None:
@@ -104,15 +105,38 @@ def test_alignment_recovers_a_similarity_and_never_reflects() -> None:
     assert (torch.linalg.det(mirrored.rotation) > 0).all()
 
 
-def test_composed_rotations_turn_as_their_matrices_do() -> None:
+def test_composed_rotations_equal_the_product_of_their_matrices() -> None:
     first, second = torch.randn(20, 3, dtype=torch.float64), torch.randn(20, 3, dtype=torch.float64)
     found = compose_rotations(second, first)
     torch.testing.assert_close(rotvec_to_rotmat(found), rotvec_to_rotmat(second) @ rotvec_to_rotmat(first))
     assert found.norm(dim=-1).max() <= math.pi + 1e-9
 
 
-def test_composed_rotations_are_differentiable_at_rest_too() -> None:
+def test_composed_rotations_are_differentiable_at_zero() -> None:
     rest = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
     turned = torch.tensor([[0.1, -0.4, 0.2]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(compose_rotations, (turned, rest))
     assert torch.autograd.gradcheck(compose_rotations, (rest, turned))
+
+
+def test_alignment_ignores_points_without_weight() -> None:
+    source = torch.randn(1, 20, 3, dtype=torch.float64)
+    target = 0.5 * source - 0.2
+    target[0, 3] += 10.0
+    weights = torch.ones(20, dtype=torch.float64)
+    weights[3] = 0.0
+    found = align_points(source, target, weights=weights)
+    assert found.scale.item() == pytest.approx(0.5)
+    torch.testing.assert_close(found.translation, torch.full((1, 3), -0.2, dtype=torch.float64))
+
+
+def test_cross_matrix_takes_the_cross_product() -> None:
+    a, b = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[-2.0, 0.5, 4.0]])
+    torch.testing.assert_close((cross_matrix(a) @ b[..., None])[..., 0], torch.cross(a, b, dim=-1))
+
+
+def test_small_rotations_do_not_lose_digits() -> None:
+    small = torch.tensor([[1e-5, -2e-5, 3e-5], [1e-3, 0.0, 0.0]])
+    expected = rotvec_to_rotmat(small.double())
+    assert (rotvec_to_rotmat(small).double() - expected).abs().max() < 1e-7
+    torch.testing.assert_close(compose_rotations(small, torch.zeros(2, 3)), small, rtol=1e-5, atol=0)

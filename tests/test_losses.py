@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mien.losses import (
+    geman_mcclure,
+    geman_mcclure_weights,
     identity_loss,
     landmark_loss,
     magnitude_loss,
@@ -78,3 +80,17 @@ def test_span_distance_of_equal_coefficients_has_a_gradient() -> None:
     span_distance_loss(difference, torch.eye(2)).backward()
     assert difference.grad is not None
     assert torch.isfinite(difference.grad).all()
+
+
+def test_robust_error_is_quadratic_near_zero_and_bounded_by_its_scale() -> None:
+    squared = torch.tensor([0.0, 1.0, 9.0, 9e6])
+    assert geman_mcclure(squared, scale_sq=9.0).tolist() == pytest.approx([0.0, 0.9, 4.5, 9.0], rel=1e-5)
+    assert geman_mcclure(squared, scale_sq=9.0, weights=2.0).tolist() == pytest.approx([0.0, 1.8, 9.0, 18.0], rel=1e-5)
+
+
+def test_robust_weights_are_the_derivative_of_the_robust_error() -> None:
+    squared = torch.tensor([0.0, 2.0, 4.0, 30.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(geman_mcclure(squared, scale_sq=4.0).sum(), squared)
+    found = geman_mcclure_weights(squared.detach(), scale_sq=4.0)
+    torch.testing.assert_close(found, slope)
+    assert found[2].item() == pytest.approx(0.25)

@@ -13,9 +13,11 @@ from mien.rendering import (
     VertexDetail,
     build_surface,
     draw_texture,
+    facing_camera,
     render,
     sample_image,
     sample_map,
+    sample_map_hyperbolic,
     sample_nearest,
     visible_vertices,
 )
@@ -34,36 +36,36 @@ def test_nearest_samples_are_the_pixels_that_points_lie_in() -> None:
     assert sample_nearest(values, points).tolist() == [[0, 0, 1, 5, 0, 5]]
 
 
-def test_under_ambient_light_the_picture_shows_the_albedo(tiny: MorphableModel) -> None:
-    drawn = render(tiny, mean_face(tiny), Camera.from_fov(30.0, image_size=SIZE))
-    inside = drawn.triangle_ids[0] >= 0
+def test_under_ambient_light_the_image_shows_the_albedo(tiny: MorphableModel) -> None:
+    rendered = render(tiny, mean_face(tiny), Camera.from_fov(30.0, image_size=SIZE))
+    inside = rendered.triangle_ids[0] >= 0
     assert inside.float().mean() > 0.2
-    torch.testing.assert_close(drawn.image[0][:, inside].mean(1), tiny.albedo_mean[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(rendered.image[0][:, inside].mean(1), tiny.albedo_mean[0], atol=1e-3, rtol=0)
 
 
 def test_depth_is_where_the_face_is(tiny: MorphableModel) -> None:
     for distance in (0.3, 3.0, 30.0):
         camera = Camera.from_fov(30.0 * 0.5 / distance, image_size=SIZE)
-        drawn = render(tiny, mean_face(tiny, distance), camera)
-        depth = drawn.depth[0][drawn.triangle_ids[0] >= 0]
+        rendered = render(tiny, mean_face(tiny, distance), camera)
+        depth = rendered.depth[0][rendered.triangle_ids[0] >= 0]
         assert (depth - distance).abs().max() < 0.12
         assert len(depth) > 500
 
 
 @pytest.mark.parametrize("distance", [-1.0, math.nan, math.inf])
-def test_a_face_behind_the_camera_or_nowhere_is_named(tiny: MorphableModel, distance: float) -> None:
-    with pytest.raises(FitDiverged, match=r"face 0 .* cannot be drawn"):
+def test_a_face_without_a_position_in_front_of_the_camera_is_refused(tiny: MorphableModel, distance: float) -> None:
+    with pytest.raises(FitDiverged, match=r"face 0 .* cannot be rendered"):
         render(tiny, mean_face(tiny, distance), Camera.from_fov(30.0, image_size=SIZE))
 
 
-def test_gradient_of_the_picture_reaches_every_coefficient(tiny: MorphableModel) -> None:
+def test_the_gradient_of_the_image_reaches_every_coefficient(tiny: MorphableModel) -> None:
     face = mean_face(tiny)
     leaves = [face.identity, face.expression, face.albedo, face.lighting, face.pose.rotation, face.pose.translation]
     for leaf in leaves:
         leaf.requires_grad_()
-    drawn = render(tiny, face, Camera.from_fov(30.0, image_size=SIZE))
-    # Light from the side, or turning a uniformly lit dome would change nothing.
-    (drawn.image * torch.linspace(0, 1, SIZE[1])).sum().backward()
+    rendered = render(tiny, face, Camera.from_fov(30.0, image_size=SIZE))
+    # The ramp makes every change visible: the sum of a uniformly lit dome does not change when it turns.
+    (rendered.image * torch.linspace(0, 1, SIZE[1])).sum().backward()
     for leaf in leaves:
         assert leaf.grad is not None
         assert torch.isfinite(leaf.grad).all()
@@ -71,7 +73,7 @@ def test_gradient_of_the_picture_reaches_every_coefficient(tiny: MorphableModel)
 
 
 def test_silhouette_gradient_moves_the_face_sideways(tiny: MorphableModel) -> None:
-    """The alpha's centre of mass follows the translation as the projection says: focal / distance pixels a metre."""
+    """The centre of mass of alpha moves by focal / distance pixels per metre of translation."""
     camera = Camera.from_fov(30.0, image_size=SIZE)
     face = mean_face(tiny)
     face.pose.translation.requires_grad_()
@@ -109,14 +111,14 @@ def test_turned_head_hides_its_far_side(tiny: MorphableModel) -> None:
     turned = replace(
         mean_face(tiny), pose=Pose(torch.tensor([[0.0, 0.9, 0.0]]), torch.tensor([[0.0, 0.0, 0.5]]), torch.ones(1))
     )
-    drawn = render(tiny, turned, Camera.from_fov(30.0, image_size=SIZE))
-    seen = visible_vertices(drawn.surface, drawn.vertices_px, drawn.depth, slack_m=3e-3)[0]
-    # The head turns to its left, so that its right side comes to the front.
+    rendered = render(tiny, turned, Camera.from_fov(30.0, image_size=SIZE))
+    seen = visible_vertices(rendered.surface, rendered.vertices_px, rendered.depth, slack_m=3e-3)[0]
+    # The head turns to its left, so that the camera sees its right side.
     right, left = seen[tiny.mean[:, 0] < -0.05].mean(), seen[tiny.mean[:, 0] > 0.05].mean()
     assert right > left + 0.3
 
 
-def test_contour_points_slide_to_the_outline(tiny: MorphableModel) -> None:
+def test_contour_landmarks_slide_to_the_visible_contour(tiny: MorphableModel) -> None:
     pixels = torch.zeros(1, 525, 2)
     candidates = tiny.contour_candidates[3]
     pixels[0, candidates[2], 0] = -50.0
@@ -128,7 +130,7 @@ def test_contour_points_slide_to_the_outline(tiny: MorphableModel) -> None:
     assert landmark_vertices(tiny, pixels, upside_down)[0, 3] == candidates[2]
 
 
-def test_texture_lands_where_its_uv_says(tiny: MorphableModel) -> None:
+def test_texture_is_rendered_at_its_uv(tiny: MorphableModel) -> None:
     texture = torch.zeros(1, 3, 32, 32)
     texture[:, 0, :, 16:] = 1.0  # u > 0.5: the subject's left, the image's right
     camera = Camera.from_fov(30.0, image_size=SIZE)
@@ -137,3 +139,45 @@ def test_texture_lands_where_its_uv_says(tiny: MorphableModel) -> None:
     reds = image[0, 0] * covered[0]
     assert reds[:, 34:].sum() > 20 * max(reds[:, :30].sum().item(), 1e-6)
     assert math.isclose(float(reds.max()), 1.0, abs_tol=1e-5)
+
+
+def test_perspective_correct_samples_weigh_texels_by_their_inverse_depth() -> None:
+    maps, depth = torch.tensor([[[[0.0, 1.0]] * 2]]), torch.tensor([[[[0.5, 1.0]] * 2]])
+    middle = torch.tensor([[0.5, 0.5]])
+    found = sample_map_hyperbolic(maps, middle, depth=depth)[0, 0, 0]
+    assert found.item() == pytest.approx((0 / 0.5 + 1 / 1.0) / (1 / 0.5 + 1 / 1.0))
+    assert sample_map(maps, middle)[0, 0, 0].item() == pytest.approx(0.5)
+
+
+def test_facing_is_the_cosine_to_the_camera_not_to_its_axis(tiny: MorphableModel) -> None:
+    face = mean_face(tiny)
+    face = replace(face, pose=replace(face.pose, translation=torch.tensor([[0.5, 0.0, 0.5]])))
+    surface = build_surface(tiny, face)
+    nose = int(tiny.mean[:, 2].argmax())
+    x, y, z = surface.vertices_camera[0, nose].tolist()
+    normal = surface.normals[0, nose].tolist()  # view axes: y up, z to the viewer
+    expected = (-x * normal[0] + y * normal[1] + z * normal[2]) / math.hypot(x, y, z)
+    assert facing_camera(surface)[0, nose].item() == pytest.approx(expected, abs=1e-5)
+    assert expected < 0.8 < normal[2]
+
+
+def test_displacement_and_shift_add_up(tiny: MorphableModel) -> None:
+    shift = torch.zeros(1, 525, 3)
+    shift[..., 0] = 3e-3
+    base = build_surface(tiny, mean_face(tiny))
+    detail = VertexDetail(torch.full((1, 525), 2e-3), torch.full((1, 525, 3), 0.1), shift=shift)
+    found = build_surface(tiny, mean_face(tiny), detail=detail)
+    torch.testing.assert_close(found.vertices, base.vertices + 2e-3 * base.normals + shift)
+    torch.testing.assert_close(found.albedo, base.albedo + 0.1)
+
+
+def test_vertices_behind_the_z_buffer_are_hidden_beyond_the_slack(tiny: MorphableModel) -> None:
+    rendered = render(tiny, mean_face(tiny), Camera.from_fov(30.0, image_size=SIZE))
+
+    def seen(nearer_m: float) -> int:
+        depth = torch.where(rendered.depth > 0, rendered.depth - nearer_m, 0.0)
+        return int(visible_vertices(rendered.surface, rendered.vertices_px, depth, slack_m=3e-2).sum())
+
+    assert seen(0.0) > 300
+    assert seen(0.1) == 0
+    assert seen(-0.1) >= seen(0.0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mien.camera import CAMERA_FROM_MODEL
+from mien.camera import to_camera_axes
 from mien.evaluation.shape import DistanceSummary
 from mien.export.gltf import write_glb
 from mien.export.model_face import model_face
@@ -52,7 +52,7 @@ def face(model: MorphableModel) -> Reconstruction:
         neutral,
         expression=expression.numpy(),
         vertices_model=vertices,
-        vertices=(vertices * np.array(CAMERA_FROM_MODEL, np.float32) + neutral.translation).astype(np.float32),
+        vertices=(to_camera_axes(vertices) + neutral.translation).astype(np.float32),
     )
 
 

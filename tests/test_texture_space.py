@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 
 from mien.geometry import vertex_normals
-from mien.morphable import MorphableModel
-from mien.texture import DisplacedNormals, TexelAtlas
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import build_surface
+from mien.texture import DisplacedNormals, TexelAtlas, along_normal, vertex_detail
 
 SIZE = 96
 
@@ -18,7 +19,7 @@ def _hollow(atlas: TexelAtlas) -> TexelAtlas:
     return replace(atlas, fragments=replace(atlas.fragments, triangle_ids=ids, barycentrics=barycentrics))
 
 
-def test_interpolated_uv_is_the_texels_own_place(tiny: MorphableModel) -> None:
+def test_interpolated_uv_is_the_position_of_the_texel(tiny: MorphableModel) -> None:
     atlas = TexelAtlas.of(tiny, SIZE)
     assert atlas.valid.float().mean() > 0.95
     u, v = atlas.interpolate(tiny.uv[None])[0]
@@ -37,7 +38,7 @@ def test_interpolation_of_a_batch_is_linear_in_each_triangle_and_zero_outside(ti
 
 
 def test_tangents_are_the_derivatives_of_position(tiny: MorphableModel) -> None:
-    """∂p/∂u by finite differences of the interpolated positions, where both texels lie in one triangle."""
+    """∂p/∂u by finite differences of interpolated positions, where both texels are in one triangle."""
     atlas = TexelAtlas.of(tiny, SIZE)
     positions = atlas.interpolate(tiny.mean[None])[0]
     tangents = atlas.tangents(tiny, tiny.mean[None])[0]
@@ -62,7 +63,7 @@ def test_displaced_normals_are_those_of_the_displaced_mesh(tiny: MorphableModel)
     assert error < 0.35 * change
 
 
-def test_dilation_keeps_the_chart_and_fills_the_rim(tiny: MorphableModel) -> None:
+def test_dilation_keeps_the_layout_and_fills_the_rest(tiny: MorphableModel) -> None:
     atlas = TexelAtlas.of(tiny, SIZE)
     hollow = _hollow(atlas)
     maps = torch.rand(1, 2, SIZE, SIZE) * 0.1 + 0.6
@@ -71,3 +72,46 @@ def test_dilation_keeps_the_chart_and_fills_the_rim(tiny: MorphableModel) -> Non
     assert filled.min() >= 0.6
     assert filled.max() <= 0.7
     assert filled[:, :, :, 40:50].std() < 0.02
+
+
+def test_where_the_layout_overlaps_outer_surfaces_hide_inner_ones_and_the_front_hides_the_back(
+    tiny: MorphableModel,
+) -> None:
+    """Two copies of the dome share one UV layout: one smaller and turned inside out, one behind the first."""
+    count = len(tiny.mean)
+    for copy, triangles in (
+        (tiny.mean * torch.tensor([0.9, 0.9, 1.2]), tiny.triangles.flip(1)),
+        (tiny.mean - torch.tensor([0.0, 0.0, 0.1]), tiny.triangles),
+    ):
+        arrays = {name: array.clone() for name, array in tiny.state_dict().items()}
+        arrays["mean"] = torch.cat([copy, tiny.mean])
+        arrays["uv"] = tiny.uv.repeat(2, 1)
+        arrays["triangles"] = torch.cat([triangles, tiny.triangles + count])
+        arrays["landmarks68"] = tiny.landmarks68 + count
+        for name in ("identity_basis", "expression_basis", "albedo_basis"):
+            arrays[name] = arrays[name].repeat(1, 2, 1)
+        for name in ("albedo_mean", "mirror", *(n for n in arrays if n.startswith("mask_"))):
+            arrays[name] = arrays[name].repeat(2, *[1] * (arrays[name].ndim - 1))
+        arrays["mirror"] = torch.cat([tiny.mirror, tiny.mirror + count])
+        both = MorphableModel("two", arrays, expression_names=tiny.expression_names, licence=tiny.licence)
+        ids = TexelAtlas.of(both, SIZE).triangle_ids[20:-20, 20:-20]
+        assert (ids >= len(tiny.triangles)).float().mean() > 0.95
+
+
+def test_maps_of_three_channels_shift_vertices_and_have_a_part_along_the_normal(tiny: MorphableModel) -> None:
+    offset, shift = torch.full((1, 3, SIZE, SIZE), 0.1), torch.zeros(1, 3, SIZE, SIZE)
+    shift[:, 2] = 1e-3
+    three = vertex_detail(tiny, texture_offset=offset, displacement=shift)
+    assert three.displacement is None
+    assert three.shift is not None
+    torch.testing.assert_close(three.shift[0, :, 2], torch.full((525,), 1e-3))
+    one = vertex_detail(tiny, texture_offset=offset, displacement=shift[:, 2:])
+    assert one.shift is None
+    assert one.displacement is not None
+    torch.testing.assert_close(one.displacement, torch.full((1, 525), 1e-3))
+    torch.testing.assert_close(one.albedo_offset, torch.full((1, 525, 3), 0.1))
+    atlas = TexelAtlas.of(tiny, SIZE)
+    surface = build_surface(tiny, FaceCoefficients.mean(identity=12, expression=4, albedo=5))
+    normals = atlas.interpolate(vertex_normals(surface.vertices, tiny.triangles))
+    torch.testing.assert_close(along_normal(atlas, surface, shift, tiny), 1e-3 * normals[:, 2:])
+    torch.testing.assert_close(along_normal(atlas, surface, shift[:, 2:], tiny), shift[:, 2:])

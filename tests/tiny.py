@@ -1,4 +1,4 @@
-"""A small made-up face model: a dome with a nose, smooth random bases, every array of the real one."""
+"""A small synthetic face model: a dome with a nose and masked parts, smooth random bases, every array of a real one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from mien.morphable import MorphableModel
 
 COLUMNS, ROWS = 21, 25
 IDENTITY, EXPRESSION, ALBEDO = 12, 4, 5
+PARTS = {
+    "brows": (0.24, 0.75, 0.10, 0.03),
+    "eyes": (0.24, 0.63, 0.08, 0.04),
+    "lips": (0.0, 0.29, 0.14, 0.07),
+    "mouth": (0.0, 0.29, 0.10, 0.03),
+    "neck": (0.0, 0.0, 0.5, 0.1),
+}
+"""Distance from the line of symmetry, height, and half width and half height of each part, in units of u and v."""
 
 
 def tiny_model(seed: int = 0) -> MorphableModel:
@@ -34,15 +42,35 @@ def tiny_model(seed: int = 0) -> MorphableModel:
             "albedo_mean": torch.tensor([0.75, 0.58, 0.5]).expand(len(uv), 3).clone(),
             "albedo_basis": _smooth_fields(uv, ALBEDO, generator) * 0.04,
             "landmarks68": torch.linspace(30, len(uv) - 30, 68).long(),
-            "contour_candidates": torch.linspace(30, len(uv) - 30, 51).long().view(17, 3),
+            "contour_candidates": _contour_strips(),
             "mediapipe_triangles": torch.linspace(0, 2 * (ROWS - 1) * (COLUMNS - 1) - 1, 468).long(),
             "mediapipe_barycentrics": torch.rand(468, 3, generator=generator).softmax(-1),
-            "mask_skin": torch.ones(len(uv)),
-            **{f"mask_{part}": torch.zeros(len(uv)) for part in ("lips", "brows", "eyes", "neck", "mouth")},
+            **{f"mask_{part}": mask for part, mask in _masks(uv).items()},
         },
         expression_names=tuple(f"action{k}" for k in range(EXPRESSION)),
         licence="made by a test",
     )
+
+
+def _masks(uv: torch.Tensor) -> dict[str, torch.Tensor]:
+    """1 in the rectangle of each part and in its mirror image; skin includes brows and neck, as in packaged models."""
+    u, v = (uv[:, 0] - 0.5).abs(), uv[:, 1]
+    masks = {
+        part: (((u - side).abs() <= half_width) & ((v - height).abs() <= half_height)).float()
+        for part, (side, height, half_width, half_height) in PARTS.items()
+    }
+    masks["lips"] = masks["lips"] - masks["mouth"]
+    return masks | {"skin": 1 - masks["lips"] - masks["mouth"] - masks["eyes"]}
+
+
+def _contour_strips() -> torch.Tensor:
+    """Three candidates on the subject's right, two on the left, none at the chin."""
+    row = torch.linspace(1, ROWS - 2, 17).long()[:, None]
+    right, left = torch.tensor([1, 2, 3]), torch.tensor([COLUMNS - 2, COLUMNS - 4, -1])
+    strips = torch.where(torch.arange(17)[:, None] < 8, row * COLUMNS + right, row * COLUMNS + left)
+    strips[9:, 2] = -1
+    strips[8] = -1
+    return strips
 
 
 def _grid_triangles() -> torch.Tensor:

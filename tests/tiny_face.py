@@ -1,6 +1,6 @@
-"""A face model and a reconstruction small enough to reason about, for tests of everything that writes files.
+"""A face model and a reconstruction that are small enough to check by hand, for tests of file writers.
 
-The mesh is a bulged grid of 5 × 6 vertices that looks along +z; its chart is the grid itself.
+The mesh is a bulged grid of 5 × 6 vertices that looks along +z; its UV layout is the grid itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mien.camera import CAMERA_FROM_MODEL
+from mien.camera import to_camera_axes
 from mien.io.photo import Photo
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
@@ -18,6 +18,8 @@ from mien.result import Reconstruction
 COLUMNS, ROWS = 5, 6
 EXPRESSION_NAMES = ("jawOpen", "mouthSmileLeft", "tongueOut")
 MAP_SIZE, TEXTURE_SIZE = 16, 20
+PARTS = {"neck": (0, 1, 2, 3, 4), "lips": (6, 8), "mouth": (7,), "eyes": (16, 17, 21, 22), "brows": (23,)}
+"""Vertices of each part; eyes and brows are not symmetric, so that a test sees an exchange of left and right."""
 
 
 def tiny_model() -> MorphableModel:
@@ -46,15 +48,14 @@ def tiny_model() -> MorphableModel:
         "albedo_mean": np.stack([0.5 + 0.4 * u, 0.3 + 0.4 * v, 0.4 + zeros], axis=-1),
         "albedo_basis": rng.normal(size=(2, count, 3)) * 0.02,
         "mediapipe_barycentrics": np.full((468, 3), 1 / 3),
-        **{f"mask_{part}": zeros for part in ("lips", "brows", "neck", "mouth")},
-        "mask_skin": 1 + zeros,
-        "mask_eyes": np.isin(np.arange(count), (16, 17, 21, 22)).astype(float),
+        **{f"mask_{part}": np.isin(np.arange(count), vertices).astype(float) for part, vertices in PARTS.items()},
+        "mask_skin": np.isin(np.arange(count), (*PARTS["lips"], *PARTS["mouth"], *PARTS["eyes"]), invert=True) + 0.0,
     }
     indices = {
         "triangles": triangles,
         "mirror": mirror.copy(),
         "landmarks68": np.arange(68) % count,
-        "contour_candidates": np.full((17, 3), -1),
+        "contour_candidates": np.array([[5, 6], *[[10, -1]] * 7, [-1, -1], *[[14, 13]] * 8]),
         "mediapipe_triangles": np.zeros(468),
     }
     return MorphableModel(
@@ -84,7 +85,7 @@ def tiny_reconstruction(model: MorphableModel | None = None, *, detail: bool = T
     cos, sin = np.cos(0.3), np.sin(0.3)
     rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]], np.float32)
     translation = np.array([0.01, -0.005, 0.8], np.float32)
-    vertices = vertices_model @ rotation.T * CAMERA_FROM_MODEL + translation
+    vertices = to_camera_axes(vertices_model @ rotation.T) + translation
     centre, focal = np.array([60, 45], np.float32), 200.0
     xy = focal * vertices[:, :2] / vertices[:, 2:] + centre
     lighting = np.zeros((9, 3), np.float32)

@@ -1,6 +1,6 @@
-"""The shapes that cross module borders, in jaxtyping's notation.
+"""Array types with shapes, in jaxtyping's notation.
 
-Dimension glossary, used in every annotation of the package:
+Dimension names in all annotations of the package:
 
     B   images, or faces, of a batch        V   vertices of a mesh
     T   triangles of a mesh                 L   landmarks
@@ -8,7 +8,7 @@ Dimension glossary, used in every annotation of the package:
     I   identity coefficients               E   expression coefficients
     A   albedo coefficients                 P   points
 
-Public functions carry these annotations, and the test run executes them (beartype).
+The tests check these annotations at run time (beartype); users pay nothing for them.
 """
 
 from __future__ import annotations

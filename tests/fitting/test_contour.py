@@ -1,4 +1,4 @@
-"""The outline of a drawn face against its background, on a dome with a nose."""
+"""The occluding contour of a face in front of its background, on a dome with a nose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets, contour
 from mien.fitting.contour import ContourMesh, contour_energy
-from mien.geometry import rim_vertices, vertex_normals
+from mien.geometry import boundary_vertices, vertex_normals
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import RenderOutput, render
@@ -19,7 +19,7 @@ from mien.typing import Tensor
 
 SIDE = 160
 YAW = 0.9
-"""Radians: the far side of the dome turns away from the camera before the mesh ends."""
+"""Radians; the far side of the dome turns away from the camera before the mesh ends."""
 BACKGROUND = torch.tensor([0.1, 0.2, 0.5])
 
 
@@ -34,34 +34,34 @@ def turned(model: MorphableModel, *, right_m: float = 0.0) -> FaceCoefficients:
     return replace(mean, pose=pose, lighting=ambient_lighting(1, level=0.85))
 
 
-def photographed(
+def targets_of(
     model: MorphableModel, coefficients: FaceCoefficients, background: Tensor = BACKGROUND
 ) -> tuple[FitTargets, RenderOutput]:
     camera = Camera.from_fov(30.0, image_size=(SIDE, SIDE))
-    drawn = render(model, coefficients, camera)
-    inside = (drawn.triangle_ids >= 0).float()
-    photo = drawn.image.detach() * inside[:, None] + background[:, None, None] * (1 - inside)[:, None]
-    mesh = camera.project(model.mediapipe_points(drawn.surface.vertices_camera)).detach()
-    landmarks = drawn.vertices_px[:, model.landmarks68].detach()
-    return FitTargets(photo, inside, inside, torch.ones(1), camera, mesh, landmarks), drawn
+    rendered = render(model, coefficients, camera)
+    inside = (rendered.triangle_ids >= 0).float()
+    photo = rendered.image.detach() * inside[:, None] + background[:, None, None] * (1 - inside)[:, None]
+    mesh = camera.project(model.mediapipe_points(rendered.surface.vertices_camera)).detach()
+    landmarks = rendered.vertices_px[:, model.landmarks68].detach()
+    return FitTargets(photo, inside, inside, torch.ones(1), camera, mesh, landmarks), rendered
 
 
-def test_the_end_of_the_face_is_found_where_the_photo_shows_it(tiny: MorphableModel) -> None:
-    targets, there = photographed(tiny, turned(tiny))
+def test_the_end_of_the_face_is_found_in_the_photo(tiny: MorphableModel) -> None:
+    targets, there = targets_of(tiny, turned(tiny))
     here = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
     moved = float((there.vertices_px - here.vertices_px)[0, :, 0].mean())
-    outline = contour._occluding_contour(ContourMesh.of(tiny), here, targets)
-    found, sure = contour._search(outline, targets.crops, reach_px=0.06 * targets.extent_px[:, None])
-    chosen = (outline.weights > 0) & (sure > 0.5)
+    found_contour = contour._occluding_contour(ContourMesh.of(tiny), here, targets)
+    found, confidence = contour._search(found_contour, targets.crops, reach_px=0.06 * targets.extent_px[:, None])
+    chosen = (found_contour.weights > 0) & (confidence > 0.5)
     assert chosen.sum() >= 10
-    off = found - moved * outline.normals[..., 0]
+    off = found - moved * found_contour.normals[..., 0]
     # The dome's triangles are large: their edge and the contour of the smooth normals are most of a pixel apart.
     assert off[chosen].abs().median() < 0.8
     assert 2 < moved < 6
 
 
-def test_the_energy_draws_the_face_to_its_outline(tiny: MorphableModel) -> None:
-    targets, _ = photographed(tiny, turned(tiny))
+def test_the_energy_pulls_the_face_to_its_contour(tiny: MorphableModel) -> None:
+    targets, _ = targets_of(tiny, turned(tiny))
     mesh, settings = ContourMesh.of(tiny), FitSettings()
     right = torch.tensor(-0.004, requires_grad=True)
     coefficients = turned(tiny)
@@ -75,30 +75,30 @@ def test_the_energy_draws_the_face_to_its_outline(tiny: MorphableModel) -> None:
     assert at_home < 0.35 * away
 
 
-def test_a_background_of_the_skins_colour_says_nothing(tiny: MorphableModel) -> None:
+def test_a_background_with_the_colour_of_skin_has_no_energy(tiny: MorphableModel) -> None:
     skin = render(tiny, turned(tiny), Camera.from_fov(30.0, image_size=(SIDE, SIDE))).surface.colours.mean((0, 1))
-    targets, drawn = photographed(tiny, turned(tiny, right_m=0.003), background=skin)
-    assert contour_energy(ContourMesh.of(tiny), drawn, targets, FitSettings()).item() == pytest.approx(0, abs=1e-6)
+    targets, rendered = targets_of(tiny, turned(tiny, right_m=0.003), background=skin)
+    assert contour_energy(ContourMesh.of(tiny), rendered, targets, FitSettings()).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_nose_before_its_own_cheek_is_no_outline(tiny: MorphableModel) -> None:
-    targets, drawn = photographed(tiny, turned(tiny))
-    outline = contour._occluding_contour(ContourMesh.of(tiny), drawn, targets)
-    beyond = outline.points_px + outline.normals * (contour.BEHIND_SHARE * targets.extent_px)[:, None, None]
+def test_a_nose_in_front_of_the_cheek_has_no_weight(tiny: MorphableModel) -> None:
+    targets, rendered = targets_of(tiny, turned(tiny))
+    found_contour = contour._occluding_contour(ContourMesh.of(tiny), rendered, targets)
+    beyond = found_contour.points_px + found_contour.normals * (contour.BEHIND_SHARE * targets.extent_px)[:, None, None]
     column, row = beyond.floor().long().clamp(0, SIDE - 1).unbind(-1)
-    behind = drawn.triangle_ids[0, row[0], column[0]] >= 0
+    behind = rendered.triangle_ids[0, row[0], column[0]] >= 0
     assert behind.any()
-    assert (outline.weights[0][behind] == 0).all()
-    assert (outline.weights[0][~behind] > 0).any()
+    assert (found_contour.weights[0][behind] == 0).all()
+    assert (found_contour.weights[0][~behind] > 0).any()
 
 
-def test_the_end_of_the_mesh_is_not_trusted(tiny: MorphableModel) -> None:
+def test_the_boundary_of_the_mesh_is_not_trusted(tiny: MorphableModel) -> None:
     trust = ContourMesh.of(tiny).trust
-    assert (trust[rim_vertices(tiny.triangles)] == 0).all()
+    assert (trust[boundary_vertices(tiny.triangles)] == 0).all()
     assert trust.max() == 1
 
 
-def test_what_looks_down_on_the_neck_is_not_trusted(tiny: MorphableModel) -> None:
+def test_surfaces_above_the_neck_are_not_trusted(tiny: MorphableModel) -> None:
     trust = ContourMesh.of(tiny).trust
     down = -vertex_normals(tiny.mean[None], tiny.triangles)[0, :, 1]
     assert (down > 0.6).any()
@@ -108,20 +108,51 @@ def test_what_looks_down_on_the_neck_is_not_trusted(tiny: MorphableModel) -> Non
     assert ContourMesh.of(upside_down).trust[down > 0.6].max() > 0
 
 
-def test_a_short_outline_weighs_less_than_a_whole_one(tiny: MorphableModel) -> None:
-    targets, _ = photographed(tiny, turned(tiny))
-    drawn = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
+def test_a_short_contour_weighs_less_than_a_whole_one(tiny: MorphableModel) -> None:
+    targets, _ = targets_of(tiny, turned(tiny))
+    rendered = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
     mesh = ContourMesh.of(tiny)
     whole, half, least = (
-        contour_energy(replace(mesh, trust=mesh.trust * share), drawn, targets, FitSettings()).item()
+        contour_energy(replace(mesh, trust=mesh.trust * share), rendered, targets, FitSettings()).item()
         for share in (1.0, 0.5, 1e-3)
     )
-    # The dome's outline is much longer than what counts as whole, so half of the trust is enough.
+    # The contour of the dome is much longer than a whole contour must be, so half of the trust is enough.
     assert half == pytest.approx(whole, rel=1e-3)
     assert 0 < least < 0.1 * whole
 
 
-def test_without_a_trusted_outline_there_is_no_energy(tiny: MorphableModel) -> None:
-    targets, drawn = photographed(tiny, turned(tiny))
+def test_without_a_trusted_contour_there_is_no_energy(tiny: MorphableModel) -> None:
+    targets, rendered = targets_of(tiny, turned(tiny))
     none = replace(ContourMesh.of(tiny), trust=torch.zeros(len(tiny.mean)))
-    assert contour_energy(none, drawn, targets, FitSettings()).item() == 0
+    assert contour_energy(none, rendered, targets, FitSettings()).item() == 0
+
+
+@pytest.mark.parametrize(("sigmas", "expected"), [(1.0, 0.9), (3.0, 4.5), (-3.0, 4.5)])
+def test_the_energy_counts_sixty_points_and_is_robust_beyond_three_sigmas(
+    tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch, sigmas: float, expected: float
+) -> None:
+    targets, rendered = targets_of(tiny, turned(tiny))
+    settings = FitSettings()
+    distance = sigmas * settings.contour_sigma * targets.extent_px[0]
+
+    def search(found: contour._Contour, crops: Tensor, *, reach_px: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(found.weights, float(distance)), torch.ones_like(found.weights)
+
+    monkeypatch.setattr(contour, "_search", search)
+    energy = contour_energy(ContourMesh.of(tiny), rendered, targets, settings)
+    assert energy.item() == pytest.approx(0.5 * 60 * expected, rel=1e-3)
+
+
+def test_contour_normals_point_outwards_in_the_image(tiny: MorphableModel) -> None:
+    targets, rendered = targets_of(tiny, turned(tiny))
+    found = contour._occluding_contour(ContourMesh.of(tiny), rendered, targets)
+    column, row = (found.points_px + 3 * found.normals).floor().long().clamp(0, SIDE - 1).unbind(-1)
+    assert (rendered.triangle_ids[0, row[0], column[0]][found.weights[0] > 0] < 0).all()
+    inside = found.points_px[0] - rendered.vertices_px[0].mean(0)
+    assert ((inside * found.normals[0]).sum(-1)[found.weights[0] > 0] > 0).float().mean() > 0.8
+
+
+def test_eyes_are_not_trusted(tiny: MorphableModel) -> None:
+    trust = ContourMesh.of(tiny).trust
+    assert (trust[tiny.masks.eyes > 0] == 0).all()
+    assert (trust[tiny.masks.brows > 0] > 0).any()

@@ -7,10 +7,20 @@ import torch
 
 from mien.camera import Camera
 from mien.fitting import DetailSettings, fit_detail
+from mien.fitting.maps import _DetailEnergy, _displaceable
 from mien.lighting import ambient_lighting, shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import build_surface, render, visible_vertices
-from mien.texture import DisplacedNormals, TexelAtlas, Unwrapped, complete_texture, extended, unwrap_photo
+from mien.texture import (
+    DisplacedNormals,
+    TexelAtlas,
+    Unwrapped,
+    complete_texture,
+    pull_push,
+    texel_face,
+    unwrap_photo,
+)
+from mien.typing import Tensor
 
 SIZE = 64
 
@@ -23,22 +33,22 @@ def lit_face(model: MorphableModel) -> FaceCoefficients:
     return replace(mean, lighting=lighting)
 
 
-def test_unwrapped_picture_has_the_models_colours(tiny: MorphableModel) -> None:
+def test_an_unwrapped_photo_has_the_colours_of_the_model(tiny: MorphableModel) -> None:
     atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
-    drawn = render(tiny, face, Camera.from_fov(30.0, image_size=(160, 160)))
-    seen = visible_vertices(drawn.surface, drawn.vertices_px, drawn.depth, slack_m=3e-3)
+    rendered = render(tiny, face, Camera.from_fov(30.0, image_size=(160, 160)))
+    seen = visible_vertices(rendered.surface, rendered.vertices_px, rendered.depth, slack_m=3e-3)
     found = unwrap_photo(
         atlas,
-        drawn.surface,
-        photo=torch.cat([drawn.image, torch.ones(1, 2, 160, 160)], dim=1),
-        vertices_px=drawn.vertices_px,
+        rendered.surface,
+        photo=torch.cat([rendered.image, torch.ones(1, 2, 160, 160)], dim=1),
+        vertices_px=rendered.vertices_px,
         visibility=seen,
     )
-    expected = atlas.interpolate(drawn.surface.colours)
+    expected = atlas.interpolate(rendered.surface.colours)
     error = ((found.colours - expected).abs() * (found.weights > 0.9)).amax(1)
     assert (found.weights > 0.9).float().mean() > 0.2
     assert error.mean() < 0.01
-    assert found.weights[0, 0, :, 0].mean() < 0.05  # the rim turns away from the camera
+    assert found.weights[0, 0, :, 0].mean() < 0.05  # the border of the dome faces away from the camera
 
 
 def detail_of(model: MorphableModel, colours: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,10 +73,10 @@ def model_colours(model: MorphableModel, displacement: torch.Tensor, offset: tor
     return (atlas.interpolate(surface.albedo) + offset) * shading(normals, face.lighting).permute(0, 3, 1, 2)
 
 
-def test_a_coloured_mark_goes_into_the_offset(tiny: MorphableModel) -> None:
-    mark = torch.zeros(1, 3, SIZE, SIZE)
-    mark[:, 0, 20:30, 12:22], mark[:, 2, 20:30, 12:22] = 0.08, -0.08
-    colours = model_colours(tiny, torch.zeros(1, 1, SIZE, SIZE), mark)
+def test_a_coloured_blemish_goes_into_the_offset(tiny: MorphableModel) -> None:
+    blemish = torch.zeros(1, 3, SIZE, SIZE)
+    blemish[:, 0, 20:30, 12:22], blemish[:, 2, 20:30, 12:22] = 0.08, -0.08
+    colours = model_colours(tiny, torch.zeros(1, 1, SIZE, SIZE), blemish)
     offset, displacement = detail_of(tiny, colours, torch.ones(1, 1, SIZE, SIZE))
     assert offset[0, 0, 22:28, 14:20].mean() > 0.04
     assert offset[0, 2, 22:28, 14:20].mean() < -0.04
@@ -83,12 +93,12 @@ def test_a_fold_goes_into_the_displacement(tiny: MorphableModel) -> None:
     assert (found * gt).sum() / (found.norm() * gt.norm()) > 0.6
 
 
-def test_unseen_texels_take_their_mirror_image(tiny: MorphableModel) -> None:
-    mark = torch.zeros(1, 3, SIZE, SIZE)
-    mark[:, 0, 20:30, 10:20] = 0.1
+def test_hidden_texels_take_the_offset_of_their_mirror_image(tiny: MorphableModel) -> None:
+    blemish = torch.zeros(1, 3, SIZE, SIZE)
+    blemish[:, 0, 20:30, 10:20] = 0.1
     weights = torch.ones(1, 1, SIZE, SIZE)
     weights[..., SIZE // 2 :] = 0
-    colours = model_colours(tiny, torch.zeros(1, 1, SIZE, SIZE), mark)
+    colours = model_colours(tiny, torch.zeros(1, 1, SIZE, SIZE), blemish)
     offset, _ = detail_of(tiny, colours, weights)
     assert offset[0, 0, 22:28, 46:52].mean() > 0.5 * offset[0, 0, 22:28, 12:18].mean() > 0.01
 
@@ -104,7 +114,7 @@ def test_completed_texture_uses_photo_then_mirror() -> None:
     torch.testing.assert_close(found[..., 2:], torch.full((1, 3, 4, 2), 0.6))
 
 
-def test_completed_texture_has_no_seam_to_what_is_not_seen() -> None:
+def test_completed_texture_has_no_seam_to_hidden_texels() -> None:
     size = 64
     albedo = torch.linspace(0.3, 0.5, size).reshape(1, 1, size, 1).expand(1, 3, size, size)
     weights = torch.zeros(1, 1, size, size)
@@ -113,7 +123,7 @@ def test_completed_texture_has_no_seam_to_what_is_not_seen() -> None:
     torch.testing.assert_close(found, albedo + 0.2, atol=1e-5, rtol=0)
 
 
-def test_completed_texture_is_the_lit_albedo_where_nothing_is_known() -> None:
+def test_completed_texture_is_the_lit_albedo_if_nothing_is_visible() -> None:
     albedo, shade = torch.full((1, 3, 8, 8), 0.8), torch.full((1, 3, 8, 8), 0.5)
     nothing = torch.zeros(1, 1, 8, 8)
     found = complete_texture(albedo, shade, Unwrapped(torch.rand(1, 3, 8, 8), nothing, nothing))
@@ -121,18 +131,170 @@ def test_completed_texture_is_the_lit_albedo_where_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 7, 12, 30])
-def test_one_known_texel_extends_over_a_map_of_any_side(side: int) -> None:
+def test_pull_push_spreads_one_known_texel_over_a_map_of_any_side(side: int) -> None:
     values, weights = torch.full((1, 1, side, side), 9.0), torch.zeros(1, 1, side, side)
     values[..., -1, -1], weights[..., -1, -1] = 0.3, 1
-    torch.testing.assert_close(extended(values, weights), torch.full((1, 1, side, side), 0.3))
+    torch.testing.assert_close(pull_push(values, weights), torch.full((1, 1, side, side), 0.3))
 
 
-def test_extension_keeps_what_is_known_and_stays_within_its_range() -> None:
+def test_pull_push_keeps_known_texels_and_stays_within_their_range() -> None:
     values = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     weights = torch.zeros(1, 1, 32, 32)
     weights[..., 8:20, 4:12] = 1
-    found = extended(values, weights)
+    found = pull_push(values, weights)
     known = weights[0, 0] > 0
     torch.testing.assert_close(found[..., known], values[..., known])
     assert found.min() >= values[..., known].min() - 1e-6
     assert found.max() <= values[..., known].max() + 1e-6
+
+
+def unwrapped_beside_the_axis(model: MorphableModel, photo: Tensor) -> tuple[TexelAtlas, Unwrapped, Tensor]:
+    """A face far to the right, which the camera sees from its side; and the cosine to the camera at each texel."""
+    face, side = lit_face(model), photo.shape[-1]
+    face = replace(face, pose=replace(face.pose, translation=torch.tensor([[0.35, -0.2, 0.5]])))
+    camera = Camera(torch.tensor([300.0]), torch.tensor([[side / 2 - 210.0, side / 2 + 120.0]]), (side, side))
+    surface, atlas = build_surface(model, face), TexelAtlas.of(model, SIZE)
+    to_camera = torch.nn.functional.normalize(-surface.vertices_camera[0], dim=-1)
+    nx, ny, nz = surface.normals[0].unbind(-1)
+    cosine = (torch.stack([nx, -ny, -nz], dim=-1) * to_camera).sum(-1)
+    found = unwrap_photo(
+        atlas,
+        surface,
+        photo=photo,
+        vertices_px=camera.project(surface.vertices_camera),
+        visibility=torch.ones(1, len(model.mean)),
+    )
+    return atlas, found, atlas.interpolate(cosine[None, :, None])[0, 0]
+
+
+def test_texels_fade_out_from_50_to_68_degrees_to_the_direction_of_the_camera(tiny: MorphableModel) -> None:
+    atlas, found, cosine = unwrapped_beside_the_axis(tiny, torch.ones(1, 5, 160, 160))
+    weights = found.weights[0, 0]
+    shrunk = -torch.nn.functional.max_pool2d(-cosine[None], 5, stride=1, padding=2)[0]
+    grown = torch.nn.functional.max_pool2d(cosine[None], 5, stride=1, padding=2)[0]
+    surely, never = (shrunk > 0.66) & atlas.valid, (grown < 0.35) & atlas.valid
+    assert surely.float().mean() > 0.1
+    assert never.float().mean() > 0.1
+    assert weights[surely].min() > 0.9
+    assert weights[never].max() < 0.1
+    between = (shrunk > 0.45) & (grown < 0.56)
+    assert between.any()
+    assert (weights[between] > 0.05).all()
+    assert (weights[between] < 0.95).all()
+
+
+def test_texels_outside_the_outline_have_no_weight_and_the_skin_mask_is_passed_on(tiny: MorphableModel) -> None:
+    photo = torch.ones(1, 5, 160, 160)
+    photo[:, 3] = torch.linspace(0, 1, 160)[:, None]
+    whole = unwrapped_beside_the_axis(tiny, photo)[1]
+    photo[:, 4, :, :80] = 0.0
+    half = unwrapped_beside_the_axis(tiny, photo)[1]
+    torch.testing.assert_close(half.skin, whole.skin)
+    assert half.skin.max() - half.skin.min() > 0.3
+    visible = whole.weights > 0.5
+    assert (half.weights[visible] < 1e-6).float().mean() > 0.2
+    assert (half.weights[visible] > 0.5).float().mean() > 0.1
+
+
+NO_TERMS = {
+    "offset_magnitude": 0.0,
+    "offset_symmetry": 0.0,
+    "offset_smoothness": 0.0,
+    "displacement_magnitude": 0.0,
+    "displacement_symmetry": 0.0,
+    "displacement_smoothness": 0.0,
+    "unseen_symmetry": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # One texel of 3 channels holds 0.1, another 2 mm, of 64 × 64.
+        ("offset_magnitude", 0.1**2 / SIZE**2),
+        ("offset_symmetry", 2 * 0.1**2 / SIZE**2),
+        ("offset_smoothness", 3 * 4 * 0.1**2 / (SIZE * (SIZE - 1))),
+        ("displacement_magnitude", 2.0**2 / SIZE**2),
+        ("displacement_symmetry", 2 * 2.0**2 / SIZE**2),
+        ("displacement_smoothness", 4 * 2.0**2 / (SIZE * (SIZE - 1))),
+    ],
+)
+def test_each_regulariser_has_its_own_weight(tiny: MorphableModel, name: str, expected: float) -> None:
+    offset, displacement = torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, 1, SIZE, SIZE)
+    offset[..., 20, 12], displacement[..., 40, 15] = 0.1, 2.0
+    atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
+    inside = torch.ones(1, 1, SIZE, SIZE)
+    unwrapped = Unwrapped(torch.zeros(1, 3, SIZE, SIZE), torch.zeros_like(inside), inside)
+    settings = DetailSettings(**(NO_TERMS | {name: 7.0}))
+    energy = _DetailEnergy(
+        texel_face(atlas, tiny, face, build_surface(tiny, face)), unwrapped, inside=inside, settings=settings
+    )
+    assert energy(offset, displacement).item() == pytest.approx(7 * expected, rel=1e-5)
+
+
+def test_symmetry_is_stronger_where_only_the_mirror_image_is_visible(tiny: MorphableModel) -> None:
+    offset = torch.zeros(1, 3, SIZE, SIZE)
+    offset[..., 20, 12] = 0.1
+    atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
+    seen = torch.zeros(1, 1, SIZE, SIZE)
+    seen[..., : SIZE // 2] = 1
+    one = torch.ones_like(seen)
+    texels = texel_face(atlas, tiny, face, build_surface(tiny, face))
+    colours = texels.colours(offset, torch.zeros_like(one))
+    settings = DetailSettings(**(NO_TERMS | {"unseen_symmetry": 7.0}))
+    energy = _DetailEnergy(texels, Unwrapped(colours, seen, one), inside=one, settings=settings)
+    # The mirror image of the texel is one of SIZE²/2 hidden ones.
+    expected = 7 * 0.1**2 / (SIZE**2 / 2)
+    assert energy(offset, torch.zeros_like(one)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_detail_energy_counts_colour_errors_of_visible_texels(tiny: MorphableModel) -> None:
+    atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
+    texels = texel_face(atlas, tiny, face, build_surface(tiny, face))
+    zero = torch.zeros(1, 1, SIZE, SIZE)
+    seen = zero.clone()
+    seen[..., 10:20, 10:20] = 1
+    colours = texels.colours(zero.expand(-1, 3, -1, -1), zero)
+    colours = torch.where(seen > 0, colours + 0.1, colours + 0.7)
+    energy = _DetailEnergy(
+        texels, Unwrapped(colours, seen, seen), inside=torch.ones_like(zero), settings=DetailSettings(**NO_TERMS)
+    )
+    assert energy(zero.expand(-1, 3, -1, -1), zero).item() == pytest.approx(3 * 0.1**2, rel=1e-4)
+
+
+def test_only_smooth_skin_is_displaced(tiny: MorphableModel) -> None:
+    found, masks = _displaceable(tiny), tiny.masks
+    for part in (masks.brows, masks.lips, masks.eyes, masks.mouth):
+        assert part.any()
+        assert (found[part > 0] == 0).all()
+    assert found.mean() > 0.8
+
+
+def test_mirrored_colours_are_relit_by_a_bounded_factor() -> None:
+    shade = torch.full((1, 3, 4, 4), 0.6)
+    shade[..., :2] = 0.01  # deep shadow on the visible side
+    weights = torch.zeros(1, 1, 4, 4)
+    weights[..., :2] = 1
+    found = complete_texture(
+        torch.full((1, 3, 4, 4), 0.5), shade, Unwrapped(torch.full((1, 3, 4, 4), 0.03), weights, weights)
+    )
+    torch.testing.assert_close(found[..., 2:], torch.full((1, 3, 4, 2), 0.03 / 0.15 * 0.6))
+
+
+def test_texels_without_skin_are_not_displaced(tiny: MorphableModel) -> None:
+    atlas, face = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
+    rows = torch.linspace(-1, 1, SIZE)
+    fold = (4e-4 * torch.cos(14 * rows))[:, None].expand(SIZE, SIZE)[None, None]
+    colours = model_colours(tiny, fold, torch.zeros(1, 3, SIZE, SIZE))
+    skin = torch.ones(1, 1, SIZE, SIZE)
+    skin[..., : SIZE // 2] = 0.0  # hair hangs over this half
+    maps = fit_detail(
+        tiny,
+        atlas,
+        surface=build_surface(tiny, face),
+        coefficients=face,
+        unwrapped=Unwrapped(colours, torch.ones_like(skin), skin),
+        settings=DetailSettings(),
+    )
+    assert maps.displacement[..., : SIZE // 2].abs().max() == 0
+    assert maps.displacement[..., SIZE // 2 :].abs().max() > 1e-6

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
-from mien.fitting import placed_on_points
-from mien.fitting.landmarks import LandmarkPriors, fit_landmarks, initial_pose
+from mien.fitting import align_to_points
+from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
 
@@ -59,7 +59,7 @@ def test_expressions_stay_in_their_range(tiny: MorphableModel) -> None:
     assert found.expression.max() <= 1
 
 
-def test_a_hidden_part_does_not_bend_the_face(tiny: MorphableModel) -> None:
+def test_outliers_do_not_deform_the_face(tiny: MorphableModel) -> None:
     camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(0.0)
     points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
     points[:, :40] += 60.0
@@ -68,7 +68,7 @@ def test_a_hidden_part_does_not_bend_the_face(tiny: MorphableModel) -> None:
     assert error.mean() < 1e-3
 
 
-def test_focal_length_moves_only_when_asked(tiny: MorphableModel) -> None:
+def test_the_focal_length_is_fitted_only_with_a_prior(tiny: MorphableModel) -> None:
     wrong, right = (Camera.from_fov(fov, image_size=(224, 224)) for fov in (30.0, 50.0))
     pose = Pose(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 0.35]]), torch.ones(1))
     points = right.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
@@ -79,7 +79,38 @@ def test_focal_length_moves_only_when_asked(tiny: MorphableModel) -> None:
     assert free.camera.focal_px.item() == pytest.approx(right.focal_px.item(), rel=0.1)
 
 
-def test_a_batch_is_its_faces_one_by_one(tiny: MorphableModel) -> None:
+@pytest.mark.parametrize(("sigmas", "expected"), [(0.0, 1.0), (3.0, 0.25), (9.0, 0.01)])
+def test_the_weight_of_a_point_falls_to_a_quarter_at_three_sigmas(
+    tiny: MorphableModel, sigmas: float, expected: float
+) -> None:
+    camera = Camera.from_fov(30.0, image_size=(224, 224))
+    points = camera.project(posed(0.0).to_camera(tiny.mediapipe_points(tiny.mean[None])))
+    problem = _Problem(tiny, points, camera, torch.full((1, 468), 0.5), priors=PRIORS, prediction=None)
+    size = (points.amax(1) - points.amin(1)).norm()
+    residuals = torch.zeros(1, 468, 2, dtype=torch.float64)
+    residuals[..., 0] = sigmas * PRIORS.landmark_sigma * size
+    weights = problem._weights(residuals) * (PRIORS.landmark_sigma * size) ** 2
+    torch.testing.assert_close(weights, torch.full((1, 468), 0.5 * expected).double(), rtol=1e-5, atol=0)
+
+
+def test_the_jacobian_is_the_derivative_of_the_residuals(tiny: MorphableModel) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(25.0)
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
+    problem = _Problem(tiny, points, camera, torch.ones(1, 468), priors=PRIORS, prediction=None)
+    state = _State(
+        pose.rotmat().double(), pose.translation.double(), torch.full((1,), 0.1).double(), torch.randn(1, 16).double()
+    )
+    jacobian = problem._linearise(state)[1]
+    # Expressions are held in their range by `_moved`; the derivative is taken without it.
+    problem.least, problem.largest = -torch.inf, torch.inf
+    for unknown in (*range(7), 8, 20):
+        step = torch.zeros(1, 23, dtype=torch.float64)
+        step[0, unknown] = 1e-6
+        ahead, back = (problem._linearise(problem._moved(state, sign * step))[0] for sign in (1, -1))
+        torch.testing.assert_close(jacobian[..., unknown], (ahead - back) / 2e-6, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_gives_the_same_as_its_faces_one_by_one(tiny: MorphableModel) -> None:
     camera = Camera.from_fov(30.0, image_size=(224, 224), batch=2)
     pose = Pose(
         torch.tensor([[0.0, 0.3, 0.0], [0.1, 0.0, 0.2]]), torch.tensor([[0.0, 0, 0.7], [0, 0, 1]]), torch.ones(2)
@@ -92,22 +123,22 @@ def test_a_batch_is_its_faces_one_by_one(tiny: MorphableModel) -> None:
         torch.testing.assert_close(alone.identity, both.identity[one], atol=2e-3, rtol=0)
 
 
-def test_a_guess_is_where_the_search_begins_and_what_the_prior_expects(tiny: MorphableModel) -> None:
+def test_a_prediction_is_the_start_and_the_centre_of_the_prior(tiny: MorphableModel) -> None:
     camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
     identity, expression = torch.randn(1, 12), torch.tensor([[0.0, 0.4, 0.8, 0.0]])
     points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
-    guess = FaceCoefficients(identity, expression, torch.zeros(1, 5), torch.zeros(1, 9, 3), pose)
-    stubborn = replace(PRIORS, landmark_sigma=1.0, identity_sigma=0.01)
+    prediction = FaceCoefficients(identity, expression, torch.zeros(1, 5), torch.zeros(1, 9, 3), pose)
+    strong = replace(PRIORS, landmark_sigma=1.0, identity_sigma=0.01)
     weights = torch.ones(1, 468)
-    alone = fit_landmarks(tiny, points, camera, point_weights=weights, priors=stubborn)
-    guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=stubborn, start=guess)
-    assert alone.identity.abs().max() < 0.1  # landmarks that count for nothing leave the mean
+    alone = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong)
+    guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong, start=prediction)
+    assert alone.identity.abs().max() < 0.1  # landmarks without influence leave the mean
     torch.testing.assert_close(guided.identity, identity, atol=1e-3, rtol=0)
     torch.testing.assert_close(guided.pose.translation, pose.translation, atol=1e-3, rtol=0)
 
 
-def test_a_face_is_moved_and_sized_onto_points(tiny: MorphableModel) -> None:
-    """Far off, so that perspective hardly changes; a point of no weight has no pull, and shape and turn stay."""
+def test_a_face_is_translated_onto_points(tiny: MorphableModel) -> None:
+    """The face is far away, so that the perspective does not change; a point without weight has no influence."""
     camera = Camera.from_fov(3.0, image_size=(224, 224))
     pose = Pose(torch.tensor([[0.1, 0.5, 0.0]]), torch.tensor([[0.05, -0.02, 8.0]]), torch.ones(1))
     face = replace(
@@ -118,9 +149,9 @@ def test_a_face_is_moved_and_sized_onto_points(tiny: MorphableModel) -> None:
     weights = torch.ones(1, 468)
     weights[0, 5] = 0.0
     off = replace(face, pose=replace(pose, translation=torch.tensor([[0.02, 0.03, 10.0]])))
-    found = placed_on_points(tiny, off, camera, points_px=points, point_weights=weights)
+    found = align_to_points(tiny, off, camera, points_px=points, point_weights=weights)
     torch.testing.assert_close(found.pose.translation, pose.translation, atol=0.02, rtol=0)
     assert abs(float(found.pose.translation[0, 0]) - 0.05) < 5e-4
     assert torch.equal(found.pose.rotation, pose.rotation)
-    dragged = placed_on_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
+    dragged = align_to_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
     assert float((dragged.pose.translation - pose.translation).norm()) > 0.002

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mien.camera import CAMERA_FROM_MODEL, Camera
+from mien.camera import Camera, to_camera_axes
 from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet, in_rows
 from mien.export.surface import unit_normals
 from mien.geometry import rotvec_to_rotmat
@@ -325,6 +325,6 @@ def _turned_view(reconstruction: Reconstruction, yaw_deg: float) -> FaceView:
     rotation = rotvec_to_rotmat(torch.tensor([[0.0, np.deg2rad(yaw_deg), 0.0]], dtype=torch.float32))[0]
     radius = float(centred.norm(dim=-1).max())
     distance = radius / np.sin(np.deg2rad(_TURNED_FOV_DEG / 2))
-    placed = centred @ rotation.T * torch.tensor(CAMERA_FROM_MODEL) + torch.tensor([0.0, 0.0, distance])
+    placed = to_camera_axes(centred @ rotation.T) + torch.tensor([0.0, 0.0, distance])
     camera = Camera.from_fov(_TURNED_FOV_DEG, image_size=(PANEL_SIDE, PANEL_SIDE))
     return FaceView.of(reconstruction, placed.float(), camera=camera, supersampling=_SHEET_SUPERSAMPLING)

@@ -1,6 +1,6 @@
-"""Analysis by synthesis: landmarks, light, photometric energy, detail maps."""
+"""Fitting of the face model to photos: landmarks, light, photometric energy, detail maps."""
 
-from mien.fitting.landmarks import placed_on_points as placed_on_points
+from mien.fitting.landmarks import align_to_points as align_to_points
 from mien.fitting.maps import DetailSettings as DetailSettings
 from mien.fitting.maps import fit_detail as fit_detail
 from mien.fitting.photometric import sample_vertex_colours as sample_vertex_colours

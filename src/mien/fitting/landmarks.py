@@ -1,10 +1,10 @@
-"""Pose, identity and expression from landmarks: a closed-form start, then damped Gauss-Newton.
+"""Pose, identity and expression from landmarks: a closed-form start, then damped Gauss-Newton steps.
 
-The unknowns are few (6 + 160 + 52) and the Jacobian of a projected linear model is known exactly, so a second-order
-method finds in a dozen steps what first-order descent does not find in hundreds.
+There are few unknowns (6 + 160 + 52), and the Jacobian of a projected linear model is known exactly. A second-order
+method therefore needs a dozen steps, where first-order descent does not converge in hundreds.
 
-Computed in double precision: BLAS may round differently from call to call, depending on where its operands lie in
-memory, and the photo's result must not.
+All is computed in double precision. BLAS rounds differently from call to call, depending on the position of its
+operands in memory; the result for a photo must not change with it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
+from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
+from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
+from mien.losses import geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.typing import Float, Tensor
 
 ITERATIONS = 14
+"""Steps from the closed-form pose of the mean face."""
 POSE_ITERATIONS = 6
-"""Steps in which only the pose moves, so that the mean face is in place before it deforms."""
+"""The first steps, in which only the pose changes: the mean face is in place before it deforms."""
 WARM_ITERATIONS = 8
-"""Steps from a guess."""
-ROBUST_SCALE = 3.0
-"""Errors beyond this many sigmas lose their pull (Geman-McClure): a hand before the mouth must not bend the face."""
+"""Steps from a given start."""
 
 
 @dataclass(frozen=True)
@@ -32,43 +33,57 @@ class LandmarkPriors:
     """Standard deviations of the landmark fit."""
 
     landmark_sigma: float
+    """Error of a point, as a share of the size of the face in the image."""
     identity_sigma: float
+    """Identity coefficients."""
     expression_sigma: float
+    """Expression coefficients."""
     focal_sigma: float | None
-    """Of the logarithm of the focal length; None holds it."""
+    """Logarithm of the focal length; None keeps the given focal length."""
 
 
 @dataclass(frozen=True)
 class LandmarkFit:
-    """What the landmarks say of a batch of faces."""
+    """Faces that were fitted to landmarks."""
 
     identity: Float[Tensor, "B I"]
+    """Identity coefficients, standard deviations."""
     expression: Float[Tensor, "B E"]
+    """Expression coefficients, in the range of the model."""
     pose: Pose
+    """Poses of scale 1."""
     camera: Camera
+    """The given cameras, with the fitted focal length."""
 
 
 def initial_pose(points: Float[Tensor, "B P 3"], points_px: Float[Tensor, "B P 2"], camera: Camera) -> Pose:
-    """Pose from correspondences in closed form: least squares under scaled orthography, made a rotation by SVD.
+    """Pose from correspondences in closed form.
 
-    The scale becomes the distance at which the pinhole shows the points that large.
+    The least-squares affine map from points to pixels is reduced to a rotation by SVD (scaled orthography). Its scale
+    gives the distance at which the pinhole camera shows the points at that size.
+
+    Args:
+        points: Model space, metres; at least four points that do not lie in one plane.
+        points_px: Projection of each point, pixels.
+        camera: One camera per face.
+
+    Returns:
+        Poses of scale 1.
     """
     centroid, centroid_px = points.mean(1, keepdim=True), points_px.mean(1, keepdim=True)
-    affine = torch.linalg.lstsq(points - centroid, points_px - centroid_px).solution.mT  # B 2 3
-    affine = affine * affine.new_tensor([[1.0], [-1.0]])  # rows of the model's rotation: y is up there
+    solution = torch.linalg.lstsq(points - centroid, points_px - centroid_px).solution  # B 3 2
+    affine = to_model_axes(solution).mT  # the first two rows of the scaled rotation
     row_scale = affine.norm(dim=-1)
     third = torch.cross(affine[:, 0], affine[:, 1], dim=-1)
     U, _, Vh = torch.linalg.svd(torch.stack([*affine.unbind(1), third / row_scale.mean(-1, keepdim=True)], dim=1))
     rotation = U @ Vh
     distance = camera.focal_px / row_scale.mean(-1).clamp(min=1e-9)
-    flip = points.new_tensor(CAMERA_FROM_MODEL)
-    ray = (centroid_px[:, 0] - camera.centre_px) / camera.focal_px[:, None]
-    centre = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * distance[:, None]
-    turned = torch.einsum("bij,bj->bi", rotation, centroid[:, 0]) * flip
-    return Pose(rotmat_to_rotvec(rotation), centre - turned, torch.ones_like(distance))
+    centre = camera.ray(centroid_px[:, 0]) * distance[:, None]
+    rotated = to_camera_axes(torch.einsum("bij,bj->bi", rotation, centroid[:, 0]))
+    return Pose(rotmat_to_rotvec(rotation), centre - rotated, torch.ones_like(distance))
 
 
-def placed_on_points(
+def align_to_points(
     model: MorphableModel,
     coefficients: FaceCoefficients,
     camera: Camera,
@@ -76,21 +91,30 @@ def placed_on_points(
     points_px: Float[Tensor, "B 468 2"],
     point_weights: Float[Tensor, "B 468"],
 ) -> FaceCoefficients:
-    """The same faces moved and sized, shape and turn as they are, so that their points lie on given ones.
+    """Translate faces so that their projected points match given points; shape and rotation are kept.
 
-    Least squares of the projected points; exact but for the change of perspective. Differentiable.
+    The shift and the change of size are a least-squares fit of the projected points; the result is exact except for the
+    change of perspective.
+
+    Args:
+        model: The morphable model.
+        coefficients: The faces.
+        camera: One camera per face.
+        points_px: Target of each of MediaPipe's points, pixels.
+        point_weights: Weight of each point; the sum per face must be positive.
+
+    Returns:
+        The faces with another translation; differentiable.
     """
     pose, share = coefficients.pose, (point_weights / point_weights.sum(1, keepdim=True))[..., None]
     vertices = pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
     own_px = camera.project(model.mediapipe_points(vertices))
     own_centre, centre = (share * own_px).sum(1, keepdim=True), (share * points_px).sum(1, keepdim=True)
-    own, given = own_px - own_centre, points_px - centre
-    growth = (share * own * given).sum((1, 2)) / (share * own.square()).sum((1, 2))
+    own, target = own_px - own_centre, points_px - centre
+    growth = (share * own * target).sum((1, 2)) / (share * own.square()).sum((1, 2))
     origin_px = camera.project(pose.translation[:, None])
     origin_px = (centre + (origin_px - own_centre) * growth[:, None, None])[:, 0]
-    ray = (origin_px - camera.centre_px) / camera.focal_px[:, None]
-    depth = pose.translation[:, 2:] / growth[:, None]
-    translation = torch.cat([ray, torch.ones_like(depth)], dim=-1) * depth
+    translation = camera.ray(origin_px) * (pose.translation[:, 2:] / growth[:, None])
     return replace(coefficients, pose=replace(pose, translation=translation))
 
 
@@ -105,13 +129,23 @@ def fit_landmarks(
 ) -> LandmarkFit:
     """The most probable pose, identity and expression given MediaPipe's points.
 
-    `start` is somebody's guess, a network's: the search begins there, and the priors of shape are centred on it.
+    Args:
+        model: The morphable model.
+        points_px: MediaPipe's points, pixels.
+        camera: One camera per face.
+        point_weights: Weight of each point.
+        priors: Standard deviations.
+        start: Prediction of a network. The search begins there, and the priors of identity and expression are centred
+            on it. None starts from the mean face.
+
+    Returns:
+        The fitted faces; not meant to be differentiated.
     """
-    problem = _Problem(model, points_px, camera, point_weights, priors=priors, guess=start)
+    problem = _Problem(model, points_px, camera, point_weights, priors=priors, prediction=start)
     state = problem.start()
-    alone = start is None
-    for iteration in range(ITERATIONS if alone else WARM_ITERATIONS):
-        state = problem.step(state, pose_only=alone and iteration < POSE_ITERATIONS)
+    cold = start is None
+    for iteration in range(ITERATIONS if cold else WARM_ITERATIONS):
+        state = problem.step(state, pose_only=cold and iteration < POSE_ITERATIONS)
     identity, expression = state.shape.to(points_px).split(model.counts[:2], dim=1)
     translation = state.translation.to(points_px)
     pose = Pose(rotmat_to_rotvec(state.rotation).to(points_px), translation, torch.ones_like(translation[:, 0]))
@@ -140,11 +174,10 @@ class _Problem:
         point_weights: Float[Tensor, "B 468"],
         *,
         priors: LandmarkPriors,
-        guess: FaceCoefficients | None,
+        prediction: FaceCoefficients | None,
     ) -> None:
-        self.guess = guess
+        self.prediction = prediction
         self.camera, self.target = camera.double(), points_px.double()
-        self.flip = self.target.new_tensor(CAMERA_FROM_MODEL)
         corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None].double()
         self.mean = (model.mean[corners] * weights).sum(1)
         bases = [(basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)]
@@ -152,26 +185,19 @@ class _Problem:
         identity_count, expression_count, _ = model.counts
         self.is_expression = torch.arange(identity_count + expression_count, device=points_px.device) >= identity_count
         self.least, self.largest = model.expression_range
-        focal_sigma = priors.focal_sigma or 1e-6
-        self.prior_precision = torch.cat(
-            [
-                torch.zeros(6),
-                torch.tensor([focal_sigma**-2]),
-                torch.full((identity_count,), priors.identity_sigma**-2),
-                torch.full((expression_count,), priors.expression_sigma**-2),
-            ]
-        ).to(self.target)
+        self.prior_precision = _prior_precision(priors, identity_count, expression_count).to(self.target)
         extent = (self.target.amax(1) - self.target.amin(1)).norm(dim=-1)
         self.sigma_px = priors.landmark_sigma * extent
         self.point_weights = point_weights
 
         self.centre = self.target.new_zeros(len(self.target), identity_count + expression_count)
-        if guess is not None:
-            self.centre = torch.cat([guess.identity, guess.expression.clamp(self.least, self.largest)], dim=1).double()
+        if prediction is not None:
+            expression = prediction.expression.clamp(self.least, self.largest)
+            self.centre = torch.cat([prediction.identity, expression], dim=1).double()
 
     def start(self) -> _State:
-        if self.guess is not None:
-            pose = self.guess.pose
+        if self.prediction is not None:
+            pose = self.prediction.pose
             log_focal = torch.zeros_like(pose.scale).double()
             return _State(pose.rotmat().double(), pose.translation.double(), log_focal, self.centre)
         batch = len(self.target)
@@ -180,7 +206,7 @@ class _Problem:
         return _State(rotvec_to_rotmat(pose.rotation), pose.translation, torch.zeros_like(pose.scale), shape)
 
     def step(self, state: _State, *, pose_only: bool) -> _State:
-        """One damped Gauss-Newton step under robust weights, with expression held in the model's range."""
+        """One damped Gauss-Newton step under robust weights, with expressions kept in the range of the model."""
         residuals, jacobian = self._linearise(state)
         weights = self._weights(residuals)
         weighted = jacobian * weights[..., None, None]
@@ -200,8 +226,8 @@ class _Problem:
 
     def _linearise(self, state: _State) -> tuple[Float[Tensor, "B P 2"], Float[Tensor, "B P 2 K"]]:
         shaped = self.mean + torch.einsum("pik,bk->bpi", self.basis, state.shape)
-        turned = torch.einsum("bij,bpj->bpi", state.rotation, shaped)
-        points = turned * self.flip + state.translation[:, None]
+        rotated = torch.einsum("bij,bpj->bpi", state.rotation, shaped)
+        points = to_camera_axes(rotated) + state.translation[:, None]
         focal = (self.camera.focal_px * state.log_focal.exp())[:, None]
         x, y, z = points.unbind(-1)
         from_centre = focal[..., None] * points[..., :2] / z[..., None]
@@ -210,18 +236,19 @@ class _Problem:
         d_projection = torch.stack(
             [focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2], dim=-1
         ).view(*z.shape, 2, 3)
-        d_turned = d_projection * self.flip
+        d_rotated = to_model_axes(d_projection)
         batch, count = z.shape
-        d_rotation = -d_turned @ cross_matrix(turned.reshape(-1, 3)).view(batch, count, 3, 3)
-        d_shape = torch.einsum("bpij,bjl,plk->bpik", d_turned, state.rotation, self.basis)
+        d_rotation = -d_rotated @ cross_matrix(rotated.reshape(-1, 3)).view(batch, count, 3, 3)
+        d_shape = torch.einsum("bpij,bjl,plk->bpik", d_rotated, state.rotation, self.basis)
         return residuals, torch.cat([d_rotation, d_projection, from_centre[..., None], d_shape], dim=-1)
 
     def _weights(self, residuals: Float[Tensor, "B P 2"]) -> Float[Tensor, "B P"]:
         scaled_sq = (residuals**2).sum(-1) / self.sigma_px[:, None] ** 2
-        robust = (1 + scaled_sq / ROBUST_SCALE**2) ** -2
+        robust = geman_mcclure_weights(scaled_sq, scale_sq=ROBUST_SCALE_SQ)
         return self.point_weights * robust / self.sigma_px[:, None] ** 2
 
     def _held(self, state: _State, gradient: Tensor, *, pose_only: bool) -> Tensor:
+        """Unknowns that this step keeps: all of shape, or expressions that the step would move out of their range."""
         held = torch.zeros_like(gradient, dtype=torch.bool)
         shape_gradient = gradient[:, self.RIGID :]
         at_floor = (state.shape <= self.least) & (shape_gradient > 0)
@@ -238,3 +265,16 @@ class _Problem:
             log_focal=state.log_focal + delta[:, 6],
             shape=torch.where(self.is_expression, bounded, shape),
         )
+
+
+def _prior_precision(priors: LandmarkPriors, identity_count: int, expression_count: int) -> Float[Tensor, "K"]:
+    """Inverse variances of the unknowns; rotation and translation have no prior."""
+    focal_sigma = priors.focal_sigma or 1e-6
+    return torch.cat(
+        [
+            torch.zeros(6),
+            torch.tensor([focal_sigma**-2]),
+            torch.full((identity_count,), priors.identity_sigma**-2),
+            torch.full((expression_count,), priors.expression_sigma**-2),
+        ]
+    )

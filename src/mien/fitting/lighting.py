@@ -1,8 +1,8 @@
-"""Light and albedo from the colours under the vertices, by Gauss-Newton on both at once.
+"""Light and albedo from the colours at the vertices, by Gauss-Newton steps on both together.
 
-A Lambertian vertex shows albedo times shading (eq. 3), each linear in its coefficients. Bright light on dark skin looks
-like dim light on light skin, so solving for one and then the other creeps along a valley; together they take a few
-steps. Robust weights drop highlights, cast shadows, hair and glasses.
+The colour of a Lambertian vertex is albedo times shading (eq. 3), each linear in its coefficients. Bright light on dark
+skin looks like dim light on light skin. Solving for one and then the other therefore moves slowly along a valley; both
+together need a few steps. Robust weights remove highlights, cast shadows, hair and glasses.
 """
 
 from __future__ import annotations
@@ -12,36 +12,45 @@ from dataclasses import dataclass
 import torch
 
 from mien.lighting import SH_COUNT, sh_basis
+from mien.losses import geman_mcclure_weights
 from mien.morphable import MorphableModel
 from mien.typing import Float, Tensor
 
 ITERATIONS = 8
 PLAIN_ITERATIONS = 2
-"""Steps before the weights become robust: under the wrong light everything is an outlier."""
+"""Steps before the weights become robust: under the wrong light every vertex is an outlier."""
+ROBUST_SIGMAS = 2.0
+"""Scale of the robust weights, in standard deviations of the colour error."""
 VERTEX_SHARE = 1 / 3
 """A random third of the vertices is enough for 40 + 27 unknowns and takes a third of the time."""
 EFFECTIVE_SAMPLES = 300.0
-"""Colour errors of neighbouring vertices go together; the whole face counts as this many independent samples."""
+"""Number of independent colour errors in a face: those of neighbouring vertices are correlated."""
 SATURATED = 0.97
-"""A channel above this is clipped by the sensor and says only that it was bright."""
+"""The sensor clips a channel above this value. Such a channel is ignored: it shows only that the light was bright."""
 
 
 @dataclass(frozen=True)
 class LightPriors:
-    """Standard deviations of the light and of the colour error; FitSettings says more."""
+    """Standard deviations of the light and of the colour error; see the fields of the same name in `FitSettings`."""
 
     pixel_sigma: float
+    """Colour error of a good fit."""
     light_level_sigma: float
+    """Shading of a surface that faces the camera, around the exposure."""
     light_sigma: float
+    """Each coefficient of the light."""
     light_chroma_sigma: float
+    """Differences between the colour channels of the light."""
 
 
 @dataclass(frozen=True)
 class LightFit:
-    """What the colours say of a batch of faces."""
+    """Light and albedo of a batch of faces."""
 
     lighting: Float[Tensor, "B 9 3"]
+    """Spherical-harmonics coefficients per colour channel."""
     albedo: Float[Tensor, "B A"]
+    """Albedo coefficients, standard deviations."""
 
 
 def fit_light_and_albedo(
@@ -56,44 +65,87 @@ def fit_light_and_albedo(
 ) -> LightFit:
     """The most probable light and albedo of faces whose vertices show the given colours.
 
-    `weights` tell which vertices are seen and show skin; `normals` are in view axes; `exposure`
-    is the expected level of the light; `seed` chooses the vertices that take part.
+    Args:
+        model: Gives mean and basis of the albedo.
+        colours: Colour of the photo at each vertex.
+        weights: 0 for vertices that are hidden or show no skin, 1 for those that count.
+        normals: Unit normals in view axes.
+        exposure: Expected shading.
+        priors: Standard deviations.
+        seed: Selects the vertices that are used.
+
+    Returns:
+        Light and albedo; not meant to be differentiated.
     """
-    count = len(model.mean)
-    rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * VERTEX_SHARE)]
-    rows = rows.to(colours.device)
-    single = colours.dtype
-    # In double precision for the reason given in landmarks.py.
-    colours, weights, basis = colours[:, rows].double(), weights[:, rows].double(), sh_basis(normals[:, rows].double())
-    albedo_mean, albedo_basis = model.albedo_mean[rows].double(), model.albedo_basis[:, rows].double()
-    seen = weights[..., None] * (colours < SATURATED)
-    prior = light_precision(priors).to(colours)
-    white = expected_light(exposure.to(colours))
-    lighting = white.unflatten(1, (3, SH_COUNT))
-    albedo = colours.new_zeros(len(colours), len(albedo_basis))
+    problem = _Problem(model, colours, weights, normals, exposure, priors=priors, seed=seed)
+    lighting = problem.white.unflatten(1, (3, SH_COUNT))
+    albedo = problem.white.new_zeros(len(colours), model.counts[2])
     for iteration in range(ITERATIONS):
-        vertex_albedo = albedo_mean + torch.einsum("ba,avc->bvc", albedo, albedo_basis)
-        shade = basis @ lighting.mT
-        residual = vertex_albedo * shade - colours
-        robust = 1.0
-        if iteration >= PLAIN_ITERATIONS:
-            squared = residual.square().sum(-1, keepdim=True)
-            robust = (1 + squared / (2 * priors.pixel_sigma) ** 2).reciprocal().square()
-        precision = _sample_precision(seen * robust, priors.pixel_sigma)
-        d_light = torch.einsum("bvc,bvk,cd->bvcdk", vertex_albedo, basis, torch.eye(3).to(basis)).flatten(3)
-        d_albedo = shade[..., None] * albedo_basis.permute(1, 2, 0)
-        jacobian = torch.cat([d_light, d_albedo], dim=-1).flatten(1, 2)
-        weighted = jacobian * precision.flatten(1)[..., None]
-        hessian = weighted.mT @ jacobian + torch.block_diag(prior, torch.eye(albedo.shape[1]).to(prior))
+        lighting, albedo = problem.step(lighting, albedo, robust=iteration >= PLAIN_ITERATIONS)
+    return LightFit(lighting.mT.to(colours), albedo.to(colours))
+
+
+class _Problem:
+    """The least-squares problem of one batch, in double precision for the reason given in landmarks.py."""
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        colours: Float[Tensor, "B V 3"],
+        weights: Float[Tensor, "B V"],
+        normals: Float[Tensor, "B V 3"],
+        exposure: Float[Tensor, "B"],
+        *,
+        priors: LightPriors,
+        seed: int,
+    ) -> None:
+        count = len(model.mean)
+        rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * VERTEX_SHARE)]
+        rows = rows.to(colours.device)
+        self.sigma = priors.pixel_sigma
+        self.colours, self.basis = colours[:, rows].double(), sh_basis(normals[:, rows].double())
+        self.weights = weights[:, rows].double()[..., None] * (self.colours < SATURATED)
+        self.albedo_mean = model.albedo_mean[rows].double()
+        self.albedo_basis = model.albedo_basis[:, rows].double()
+        self.light_precision = light_precision(priors).to(self.colours)
+        albedo_precision = torch.eye(len(self.albedo_basis)).to(self.colours)
+        self.prior_precision = torch.block_diag(self.light_precision, albedo_precision)
+        self.white = expected_light(exposure.to(self.colours))
+
+    def step(
+        self, lighting: Float[Tensor, "B 3 9"], albedo: Float[Tensor, "B A"], *, robust: bool
+    ) -> tuple[Float[Tensor, "B 3 9"], Float[Tensor, "B A"]]:
+        """One Gauss-Newton step."""
+        vertex_albedo = self.albedo_mean + torch.einsum("ba,avc->bvc", albedo, self.albedo_basis)
+        shade = self.basis @ lighting.mT
+        residual = vertex_albedo * shade - self.colours
+        weights = self.weights * self._robust_weights(residual) if robust else self.weights
+        jacobian = self._jacobian(vertex_albedo, shade)
+        weighted = jacobian * _sample_precision(weights, self.sigma).flatten(1)[..., None]
+        hessian = weighted.mT @ jacobian + self.prior_precision
         gradient = (weighted * residual.flatten(1)[..., None]).sum(1)
-        gradient = gradient + torch.cat([(lighting.flatten(1) - white) @ prior, albedo], dim=1)
+        off_white = (lighting.flatten(1) - self.white) @ self.light_precision
+        gradient = gradient + torch.cat([off_white, albedo], dim=1)
         delta = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
-        lighting = lighting - delta[:, : 3 * SH_COUNT].unflatten(1, (3, SH_COUNT))
-        albedo = albedo - delta[:, 3 * SH_COUNT :]
-    return LightFit(lighting.mT.to(single), albedo.to(single))
+        d_light, d_albedo = delta[:, : 3 * SH_COUNT].unflatten(1, (3, SH_COUNT)), delta[:, 3 * SH_COUNT :]
+        return lighting - d_light, albedo - d_albedo
+
+    def _robust_weights(self, residual: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 1"]:
+        squared = residual.square().sum(-1, keepdim=True)
+        return geman_mcclure_weights(squared, scale_sq=(ROBUST_SIGMAS * self.sigma) ** 2)
+
+    def _jacobian(
+        self, vertex_albedo: Float[Tensor, "B N 3"], shade: Float[Tensor, "B N 3"]
+    ) -> Float[Tensor, "B 3*N K"]:
+        """Derivative of the colours by light (channel, harmonic) and albedo."""
+        channels = torch.eye(3).to(self.basis)
+        d_light = torch.einsum("bvc,bvk,cd->bvcdk", vertex_albedo, self.basis, channels).flatten(3)
+        d_albedo = shade[..., None] * self.albedo_basis.permute(1, 2, 0)
+        return torch.cat([d_light, d_albedo], dim=-1).flatten(1, 2)
 
 
-def _sample_precision(weights: Float[Tensor, "B V 3"], sigma: float) -> Float[Tensor, "B V 3"]:
+def _sample_precision(weights: Float[Tensor, "B N 3"], sigma: float) -> Float[Tensor, "B N 3"]:
+    """Inverse variance of each sample: together they count as `EFFECTIVE_SAMPLES` colours."""
     total = weights.sum((1, 2), keepdim=True).clamp(min=1.0)
     return weights * (3 * EFFECTIVE_SAMPLES / total / sigma**2)
 
@@ -101,20 +153,23 @@ def _sample_precision(weights: Float[Tensor, "B V 3"], sigma: float) -> Float[Te
 def light_precision(priors: LightPriors) -> Float[Tensor, "27 27"]:
     """Inverse covariance of the light, in the order channel, harmonic.
 
-    What is expected is the shading of a surface that faces the camera, not the constant term: most photos are lit from
-    somewhere near the camera, and with the constant alone held, the linear terms would brighten every face and darken
-    its skin. The channels' mean and their differences are independent.
+    The prior is on the shading of a surface that faces the camera, not on the constant term. Most photos are lit from
+    near the camera; with a prior on the constant alone, the linear terms would brighten every face and darken its skin.
+    The mean of the channels and their differences are independent.
+
+    Args:
+        priors: Standard deviations.
     """
     facing = sh_basis(torch.tensor([0.0, 0.0, 1.0]))
     grey = torch.outer(facing, facing) / priors.light_level_sigma**2 + torch.eye(SH_COUNT) / priors.light_sigma**2
     chroma = torch.eye(SH_COUNT) / priors.light_chroma_sigma**2
     mixing = torch.full((3, 3), 1 / 3)
-    # The square of the mean of three channels is a third of `mixing`'s quadratic form.
+    # The square of the mean of three channels is a third of the quadratic form of `mixing`.
     return torch.kron(mixing, grey) / 3 + torch.kron(torch.eye(3) - mixing, chroma)
 
 
 def expected_light(exposure: Float[Tensor, "B"]) -> Float[Tensor, "B 27"]:
-    """The prior's mean: white light from everywhere that shades every surface as the photo is exposed."""
+    """Mean of the light prior: white light from all directions whose shading is the exposure of the photo."""
     lighting = exposure.new_zeros(len(exposure), 3, SH_COUNT)
     lighting[..., 0] = exposure[:, None]
     return lighting.flatten(1)

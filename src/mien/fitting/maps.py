@@ -1,11 +1,11 @@
-"""Texture offset and displacement maps of one photo, fitted in texture space with the paper's regularisers.
+"""Maps of texture offset and displacement, fitted to one photo in UV space with the regularisers of the paper.
 
-With pose, shape and light fixed, each texel that the camera sees has one colour in the photo and one in the model:
-(albedo + offset) · shading(normal of the displaced surface). Fitting there instead of on screen needs no rasterizer
-in the loop, gives every texel the same say whatever its size on screen, and makes eq. 8 to 11 local operations.
+With pose, shape and light fixed, each visible texel has one colour in the photo and one in the model:
+(albedo + offset) · shading(normal of the displaced surface). The fit in UV space needs no rasterizer, gives every texel
+the same weight whatever its size in the image, and makes eq. 8 to 11 local operations.
 
-Which of the two maps explains a difference is decided by their priors: displacement is cheap for the fine grey
-variations that folds make and impossible in brows, eyes and lips; the offset is cheap for what is broad or coloured.
+The priors decide which of the two maps explains a difference. Displacement is cheap for the fine grey variations of
+folds, and impossible in brows, eyes and lips. The offset is cheap for broad or coloured differences.
 """
 
 from __future__ import annotations
@@ -20,31 +20,35 @@ from mien.fitting.optimizer import CosineAdam
 from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface
-from mien.texture import DetailMaps, TexelAtlas, Unwrapped, texel_face
+from mien.texture import DetailMaps, TexelAtlas, TexelFace, Unwrapped, texel_face
 from mien.typing import Float, Tensor
 
 STEPS = 80
 LEARNING_RATE = 0.02
 PYRAMID = (1, 4, 16, 64)
-"""The maps are sums of grids with these spacings in texels: a step moves broad and fine structure alike."""
+"""Spacings in texels of the grids whose sum is a map, so that a step changes broad and fine structure alike."""
 DISPLACEMENT_UNIT_M = 1e-3
 """The displacement is optimised in millimetres."""
 
 
 @dataclass(frozen=True)
 class DetailSettings:
-    """Weights of the detail step, relative to the pixel term in squared colour units."""
+    """Weights of the terms of the detail fit, relative to the mean squared colour error."""
 
     offset_magnitude: float = 2e-5
-    """So weak that what is not seen takes the offset of what is seen around it, not zero."""
+    """Eq. 8 of the offset; weak, so that hidden texels take the offset of the visible ones around them, not zero."""
     offset_symmetry: float = 1e-2
+    """Eq. 9 of the offset."""
     offset_smoothness: float = 5e-2
+    """Eq. 11 of the offset."""
     displacement_magnitude: float = 1e-2
-    """Per square millimetre."""
+    """Eq. 8 of the displacement, per square millimetre; the other terms of the displacement have the same unit."""
     displacement_symmetry: float = 5e-3
+    """Eq. 9 of the displacement."""
     displacement_smoothness: float = 6e-2
+    """Eq. 10 of the displacement."""
     unseen_symmetry: float = 1.0
-    """Extra symmetry of texels that the camera does not see while their mirror image is seen."""
+    """Additional eq. 9 of the offset at hidden texels whose mirror image is visible."""
 
 
 def fit_detail(
@@ -56,41 +60,73 @@ def fit_detail(
     unwrapped: Unwrapped,
     settings: DetailSettings,
 ) -> DetailMaps:
-    """The maps that make the model's colours the photo's, with the least and smoothest change (eq. 12)."""
+    """Find the smallest and smoothest maps with which the model has the colours of the photo (eq. 12).
+
+    Args:
+        model: Gives triangles, UV coordinates and masks of the parts of the face.
+        atlas: UV atlas of the size of the maps.
+        surface: The coarse faces.
+        coefficients: Their light and pose.
+        unwrapped: The photo in UV space.
+        settings: Weights of the terms.
+
+    Returns:
+        Maps that are zero outside the UV layout; not meant to be differentiated.
+
+    Raises:
+        FitDiverged: The energy is not finite.
+    """
     face = texel_face(atlas, model, coefficients, surface)
-    masks = model.masks
-    rough = (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(0, 1)
-    may_move = atlas.interpolate(rough[None, :, None]) * unwrapped.skin
-    may_colour = atlas.valid[None, None].float()
-    offset, displacement = _Pyramid(face.albedo.shape), _Pyramid(may_move.shape)
-    descent = CosineAdam([*offset.levels, *displacement.levels], rate=LEARNING_RATE, steps=STEPS)
-    seen = unwrapped.weights
-    unseen = (seen.flip(-1) - seen).clamp(min=0)[:, 0]
-    everywhere = may_colour[:, 0].expand(len(face.albedo), -1, -1)
+    smooth_skin = atlas.interpolate(_displaceable(model)[None, :, None]) * unwrapped.skin
+    inside = atlas.valid[None, None].float()
+    energy = _DetailEnergy(face, unwrapped, inside=inside, settings=settings)
+    offset, displacement = _Pyramid(face.albedo.shape), _Pyramid(smooth_skin.shape)
+    optimizer = CosineAdam([*offset.levels, *displacement.levels], rate=LEARNING_RATE, steps=STEPS)
     for step in range(STEPS):
-        offset_map = offset() * may_colour
-        displacement_mm = displacement() * may_move
-        predicted = face.colours(offset_map, displacement_mm * DISPLACEMENT_UNIT_M)
-        error = (predicted - unwrapped.colours).square().sum(1, keepdim=True)
-        energy = (
-            (error * seen).sum() / seen.sum().clamp(min=1)
-            + settings.offset_magnitude * magnitude_loss(offset_map)
-            + settings.offset_symmetry * symmetry_loss(offset_map)
-            + settings.unseen_symmetry * symmetry_loss(offset_map, weights=unseen)
-            + settings.offset_smoothness * map_smoothness_loss(offset_map, weights=everywhere)
+        value = energy(offset() * inside, displacement() * smooth_skin)
+        if not torch.isfinite(value):
+            raise FitDiverged(f"the energy of the detail fit is {value.item()} at step {step} of {STEPS}.")
+        optimizer.step(value)
+    with torch.no_grad():
+        return DetailMaps(offset() * inside, displacement() * smooth_skin * DISPLACEMENT_UNIT_M)
+
+
+def _displaceable(model: MorphableModel) -> Float[Tensor, "V"]:
+    """1 for vertices that may be displaced: skin without brows, lips, eyes and mouth."""
+    masks = model.masks
+    return (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(0, 1)
+
+
+class _DetailEnergy:
+    """The sum of eq. 12 as a function of offset and displacement (millimetres)."""
+
+    def __init__(
+        self, face: TexelFace, unwrapped: Unwrapped, *, inside: Float[Tensor, "1 1 S S"], settings: DetailSettings
+    ) -> None:
+        self.face, self.settings, self.colours, self.seen = face, settings, unwrapped.colours, unwrapped.weights
+        self.unseen = (self.seen.flip(-1) - self.seen).clamp(min=0)[:, 0]
+        self.inside = inside[:, 0].expand(len(face.albedo), -1, -1)
+
+    def __call__(
+        self, offset: Float[Tensor, "B 3 S S"], displacement_mm: Float[Tensor, "B 1 S S"]
+    ) -> Float[Tensor, ""]:
+        settings = self.settings
+        colours = self.face.colours(offset, displacement_mm * DISPLACEMENT_UNIT_M)
+        error = (colours - self.colours).square().sum(1, keepdim=True)
+        return (
+            (error * self.seen).sum() / self.seen.sum().clamp(min=1)
+            + settings.offset_magnitude * magnitude_loss(offset)
+            + settings.offset_symmetry * symmetry_loss(offset)
+            + settings.unseen_symmetry * symmetry_loss(offset, weights=self.unseen)
+            + settings.offset_smoothness * map_smoothness_loss(offset, weights=self.inside)
             + settings.displacement_magnitude * magnitude_loss(displacement_mm)
             + settings.displacement_symmetry * symmetry_loss(displacement_mm)
-            + settings.displacement_smoothness * map_smoothness_loss(displacement_mm, weights=everywhere)
+            + settings.displacement_smoothness * map_smoothness_loss(displacement_mm, weights=self.inside)
         )
-        if not torch.isfinite(energy):
-            raise FitDiverged(f"the detail fit met a value that is not finite at step {step} of {STEPS}.")
-        descent.step(energy)
-    with torch.no_grad():
-        return DetailMaps(offset() * may_colour, displacement() * may_move * DISPLACEMENT_UNIT_M)
 
 
 class _Pyramid:
-    """A map as a sum of grids of growing spacing, zero at the start."""
+    """A map as the sum of grids of increasing spacing, zero at the start."""
 
     def __init__(self, shape: torch.Size) -> None:
         self.size = shape[-1]

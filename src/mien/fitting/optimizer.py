@@ -1,5 +1,5 @@
-"""Adam without the optimiser class: constructing `torch.optim.Adam` imports PyTorch's compiler, two seconds that a
-first face would wait for."""
+"""Adam without `torch.optim.Adam`, whose construction imports PyTorch's compiler: the first face would wait two seconds
+for it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from torch.optim.adam import adam
 from mien.typing import Float, Tensor
 
 BETAS = (0.9, 0.95)
-"""A fit takes tens of steps: the second moment must forget the first of them."""
+"""Decay of the first and second moment. A fit takes tens of steps, and the second moment must forget the first ones."""
 FINAL_RATE_SHARE = 0.1
+"""Learning rate of the last step as a share of the first one."""
 
 
 class CosineAdam:
-    """Adam (Kingma and Ba 2015) over a fixed number of steps with a cosine schedule from `rate` to a tenth of it."""
+    """Adam (Kingma and Ba 2015) over a fixed number of steps, with a cosine schedule of the learning rate.
+
+    Args:
+        parameters: Leaf tensors that are changed in place.
+        rate: Learning rate of the first step; that of the last step is a tenth of it.
+        steps: Number of steps of the schedule.
+    """
 
     def __init__(self, parameters: Sequence[Float[Tensor, "..."]], *, rate: float, steps: int) -> None:
         self.parameters = list(parameters)
@@ -27,19 +34,19 @@ class CosineAdam:
         self._counts = [torch.zeros(()) for _ in self.parameters]
 
     def step(self, energy: Float[Tensor, ""]) -> None:
-        """Differentiate the energy and move the parameters; those that it does not depend on stay."""
+        """Differentiate the energy and change the parameters; those that it does not depend on keep their value."""
         gradients = torch.autograd.grad(energy, self.parameters, allow_unused=True)
         share = self.taken / max(self.steps - 1, 1)
         self.taken += 1
-        known = [k for k, gradient in enumerate(gradients) if gradient is not None]
+        used = [k for k, gradient in enumerate(gradients) if gradient is not None]
         with torch.no_grad():
             adam(
-                [self.parameters[k] for k in known],
+                [self.parameters[k] for k in used],
                 [g for g in gradients if g is not None],
-                [self._first[k] for k in known],
-                [self._second[k] for k in known],
+                [self._first[k] for k in used],
+                [self._second[k] for k in used],
                 [],
-                [self._counts[k] for k in known],
+                [self._counts[k] for k in used],
                 foreach=False,
                 amsgrad=False,
                 beta1=BETAS[0],

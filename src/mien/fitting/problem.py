@@ -1,91 +1,90 @@
-"""What the fit is given, what it returns, and the scales of its noise and priors."""
+"""Inputs and results of the fit, and the standard deviations of its errors and priors."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mien.batched import SHARED, Batched
 from mien.camera import Camera
 from mien.errors import ConfigError
 from mien.fitting.lighting import LightPriors
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.typing import Float, Tensor
 
+ROBUST_SCALE_SQ = 3.0**2
+"""Squared scale of the robust errors, in standard deviations. Larger errors lose their influence, so that a hand in
+front of the mouth does not deform the face."""
+
 
 @dataclass(frozen=True)
-class FitTargets:
-    """A batch of faces to be explained, each in its own square crop."""
+class FitTargets(Batched):
+    """Photos of a batch of faces, each in its own square crop, with what is known about them."""
 
     crops: Float[Tensor, "B 3 S S"]
-    """The photo around each face."""
+    """Photo around each face, RGB in [0, 1]."""
     mask: Float[Tensor, "B S S"]
-    """How sure it is that a pixel shows the face's skin, 0 to 1."""
+    """Probability that a pixel shows the skin of the face, 0 to 1."""
     outline: Float[Tensor, "B S S"]
-    """What belongs on the face, with eyes, open mouth, beard and glasses, 0 to 1."""
+    """Probability that a pixel belongs to the face with its eyes, open mouth, beard and glasses, 0 to 1."""
     exposure: Float[Tensor, "B"]
-    """How bright the photo is as a whole, 1 where its brightest parts are white; the light is expected to be so."""
+    """Brightness of the whole photo, 1 if its brightest parts are white: the expected shading of the face."""
     camera: Camera
-    """The photo's camera seen through each crop."""
+    """Camera of each crop; its focal length is that of the photo in pixels of the crop."""
     landmarks468_px: Float[Tensor, "B 468 2"]
-    """MediaPipe's points in crop pixels."""
+    """MediaPipe's points, crop pixels."""
     landmarks68_px: Float[Tensor, "B 68 2"]
-    """iBUG points in crop pixels."""
+    """iBUG points, crop pixels."""
 
     @property
     def extent_px(self) -> Float[Tensor, "B"]:
-        """The face's size in its crop: the diagonal of the box of its mesh points, pixels."""
+        """Size of the face in its crop: the diagonal of the bounding box of MediaPipe's points, pixels."""
         return (self.landmarks468_px.amax(1) - self.landmarks468_px.amin(1)).norm(dim=-1)
-
-    def __getitem__(self, index: slice) -> FitTargets:
-        """Some faces of the batch, as a batch."""
-        return FitTargets(
-            self.crops[index],
-            self.mask[index],
-            self.outline[index],
-            self.exposure[index],
-            self.camera[index],
-            self.landmarks468_px[index],
-            self.landmarks68_px[index],
-        )
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Weights and schedule of the fit; every sigma is the standard deviation of a Gaussian error model."""
+    """Weights and number of steps of the fit; every sigma is the standard deviation of a Gaussian error.
+
+    Raises:
+        ConfigError: A field is out of its range.
+
+    Example:
+        >>> import mien
+        >>> mien.FitSettings(photometric_steps=50).photometric_steps
+        50
+    """
 
     landmark_sigma: float = 0.03
-    """Error of a mesh point in parts of the face's size in the image. The network's own error is near 0.01, but
-    the errors of neighbouring points go together; the larger number makes 468 points weigh like about 50."""
+    """Error of one of MediaPipe's points, as a share of the size of the face in the image. The error of the network is
+    near 0.01, but the errors of neighbouring points are correlated; the larger value makes 468 points count like about
+    50."""
     identity_sigma: float = 1.0
-    """The model's coefficients are standard deviations already."""
+    """Identity coefficients, which are in standard deviations already."""
     expression_sigma: float = 0.25
-    """An action's typical strength in a photo; components that are standard deviations are their own measure."""
+    """Typical strength of a blendshape in a photo. Not used for models whose expressions are in standard deviations."""
     pixel_sigma: float = 0.05
-    """Colour error of a good fit; beyond it a pixel counts as something the model cannot explain."""
+    """Colour error of a good fit; a pixel with a much larger error shows something that the model does not cover."""
     contour_sigma: float = 0.006
-    """Error of the face's outline in parts of its size in the image, where background shows it."""
+    """Error of the occluding contour, as a share of the size of the face in the image."""
     light_level_sigma: float = 0.06
-    """Spread, around the photo's exposure, of the light on a surface that faces the camera: only this keeps dark skin
-    in bright light apart from light skin in dim light."""
+    """Shading of a surface that faces the camera, around the exposure of the photo. Only this prior distinguishes dark
+    skin in bright light from light skin in dim light."""
     light_sigma: float = 0.2
-    """Spread of each single coefficient, which gives the light its direction."""
+    """Each coefficient of the light, and with it the strength of directional light."""
     light_chroma_sigma: float = 0.06
-    """Spread of the light's colour: photos are white-balanced, so it is the skin that has the colour."""
+    """Differences between the colour channels of the light: photos are white-balanced, so the skin has the colour."""
     recognition_weight: float = 1200.0
-    """Of eq. 6 in the energy, where an error of one standard deviation counts a half. At 200 the base fit is verified
-    on seven of eight portraits, at 1,600 on all of them, with the same photometric error."""
+    """Weight of eq. 6 in the energy, in which an error of one standard deviation counts 0.5. With 200 the recognition
+    network verifies the fit of seven of eight portraits, with 1,600 of all eight, at the same photometric error."""
     photometric_steps: int = 100
+    """Steps of the photometric fit."""
     warm_photometric_steps: int = 36
-    """Steps where a network's guess starts the fit."""
+    """Steps of the photometric fit that starts from the prediction of a network."""
     seed: int = 0
-    """Chooses the vertices whose colours decide light and albedo; nothing else in the fit is random."""
+    """Selects the vertices that light and albedo are fitted to; nothing else in the fit is random."""
     refine_focal: bool = False
-    """Whether the focal length is a free variable; it is nearly unobservable in a distant face."""
-
-    @property
-    def light_priors(self) -> LightPriors:
-        """What the closed-form fit of light and albedo takes of these."""
-        return LightPriors(self.pixel_sigma, self.light_level_sigma, self.light_sigma, self.light_chroma_sigma)
+    """Whether the focal length is fitted too; in a distant face it is nearly unobservable."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -99,37 +98,44 @@ class FitSettings:
             "light_chroma_sigma",
         ):
             if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"fit.{name} must be positive and finite, got {getattr(self, name)}.")
+                raise ConfigError(f"fit.{name}={getattr(self, name)} is out of range; use a positive, finite number.")
         if not 0 <= self.recognition_weight < math.inf:
-            raise ConfigError(f"fit.recognition_weight must be finite and not negative, got {self.recognition_weight}.")
+            raise ConfigError(
+                f"fit.recognition_weight={self.recognition_weight} is out of range; use 0 or a positive, finite number."
+            )
         for name in ("photometric_steps", "warm_photometric_steps"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"fit.{name} must not be negative, got {getattr(self, name)}.")
+                raise ConfigError(f"fit.{name}={getattr(self, name)} is out of range; use 0 or more steps.")
+
+    @property
+    def light_priors(self) -> LightPriors:
+        """The settings that `fit_light_and_albedo` uses."""
+        return LightPriors(self.pixel_sigma, self.light_level_sigma, self.light_sigma, self.light_chroma_sigma)
 
     def expression_sigma_of(self, model: MorphableModel) -> float:
-        """Standard deviation of the model's expression coefficients."""
+        """Standard deviation of the expression coefficients of a model."""
         return self.expression_sigma if model.expression_kind == "strength" else 1.0
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long one stage took for the whole batch."""
+    """Duration of one stage for the whole batch."""
 
     name: str
+    """Name of the stage."""
     seconds: float
+    """Wall-clock time."""
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """The coefficients that explain a batch of faces best."""
+class FitResult(Batched):
+    """Fitted faces of a batch."""
 
     coefficients: FaceCoefficients
+    """Identity, expression, albedo, light and pose per face."""
     camera: Camera
-    """The given camera, or the refined one."""
+    """The given cameras, or those with the fitted focal length."""
     photometric_error: Float[Tensor, "B"]
-    """Root mean squared colour error inside the mask and the rendering."""
-    stage_times: tuple[StageTime, ...] = ()
-
-    def __getitem__(self, index: slice) -> FitResult:
-        """Some faces of the batch, as a batch; the times stay those of the whole batch."""
-        return FitResult(self.coefficients[index], self.camera[index], self.photometric_error[index], self.stage_times)
+    """Root mean square colour error over the pixels of mask and rendering."""
+    stage_times: tuple[StageTime, ...] = field(default=(), metadata=SHARED)
+    """Durations of the stages for the whole batch, also after a slice."""

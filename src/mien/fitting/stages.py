@@ -1,12 +1,12 @@
-"""Fit the morphable model to photographed faces by analysis through synthesis.
+"""The stages of the fit: the morphable model is fitted to photos by analysis by synthesis.
 
     landmarks ── closed form ──► pose                      landmarks.initial_pose
     landmarks + priors ── Gauss-Newton ──► pose, shape     landmarks.fit_landmarks
-    colours ── Gauss-Newton ──► light, albedo              light.fit_light_and_albedo
-    pixels + landmarks + recognition ── Adam ──► all       photometric.refine
-    photo in texture space ──► offset and displacement     detail.fit_detail
+    colours ── Gauss-Newton ──► light, albedo              lighting.fit_light_and_albedo
+    pixels + landmarks + recognition ── Adam ──► all       photometric.fit_photometric
+    photo in UV space ── Adam ──► detail maps              maps.fit_detail
 
-Every stage is batched over faces and deterministic.
+Every stage processes a batch of faces and is deterministic.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dataclasses import replace
 
 import torch
 
+from mien.camera import Camera
 from mien.errors import FitDiverged
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.lighting import fit_light_and_albedo
-from mien.fitting.photometric import photometric_error, refine, sample_vertex_colours
+from mien.fitting.photometric import fit_photometric, photometric_error, sample_vertex_colours
 from mien.fitting.problem import FitResult, FitSettings, FitTargets, StageTime
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -30,18 +31,22 @@ from mien.rendering import VISIBILITY_SLACK_M, render, visible_vertices
 from mien.typing import Float, Tensor
 
 FOCAL_SIGMA = 0.3
-"""Of the logarithm of a focal length that may be refined: 30° is a guess, but phones lie within a factor of two."""
+"""Standard deviation of the logarithm of a fitted focal length: 30° is a guess; phones are within a factor of two."""
 
 
 class StageClock:
-    """Collects how long the stages take."""
+    """Measures the duration of stages; `times` lists them in order."""
 
     def __init__(self) -> None:
         self.times: list[StageTime] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Context manager that measures its body.
+
+        Args:
+            name: Name of the stage.
+        """
         start = time.perf_counter()
         yield
         self.times.append(StageTime(name, time.perf_counter() - start))
@@ -55,9 +60,27 @@ def fit(
     recognition: IdentityNetwork | None = None,
     start: FaceCoefficients | None = None,
 ) -> FitResult:
-    """Find identity, expression, albedo, light and pose of each face; FitDiverged if a value stops being finite.
+    """Fit the model to photos: identity, expression, albedo, light and pose of each face.
 
-    `start` is a network's guess, from which fewer steps are needed.
+    Args:
+        model: The morphable model.
+        targets: Crops, masks, landmarks and cameras of the faces.
+        settings: Standard deviations, weights and numbers of steps; None for the defaults.
+        recognition: Network of the recognition term (eq. 6); None leaves the term out.
+        start: Prediction of a network, from which fewer steps are needed (`settings.warm_photometric_steps`); None
+            starts from the mean face.
+
+    Returns:
+        Coefficients, cameras, colour errors and durations. Neither `model` nor `targets` is changed. The result is
+        deterministic and not meant to be differentiated.
+
+    Raises:
+        FitDiverged: A value of `targets` is not finite, or the fit diverged.
+
+    Example:
+        >>> import mien
+        >>> def fit_faces(targets: mien.FitTargets) -> mien.FaceCoefficients:
+        ...     return mien.fit(mien.load_model(), targets).coefficients
     """
     settings = settings or FitSettings()
     if start is not None:
@@ -66,35 +89,39 @@ def fit(
     clock = StageClock()
     weights = mesh_point_weights(model).expand(len(targets.crops), -1)
     with clock.stage("landmarks"):
-        shape = fit_landmarks(
-            model,
-            targets.landmarks468_px,
-            targets.camera,
-            point_weights=weights,
-            priors=LandmarkPriors(
-                settings.landmark_sigma,
-                settings.identity_sigma,
-                settings.expression_sigma_of(model),
-                FOCAL_SIGMA if settings.refine_focal else None,
-            ),
-            start=start,
-        )
-        targets = replace(targets, camera=shape.camera)
-        batch = len(targets.crops)
-        start = FaceCoefficients(
-            shape.identity,
-            shape.expression,
-            shape.identity.new_zeros(batch, model.counts[2]),
-            ambient_lighting(batch).to(shape.identity),
-            shape.pose,
-        )
+        face, camera = _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=start)
+        targets = replace(targets, camera=camera)
     with clock.stage("light and albedo"):
-        start = with_light_and_albedo(model, targets, start, settings=settings)
+        face = with_light_and_albedo(model, targets, face, settings=settings)
     with clock.stage("photometric"):
-        coefficients = refine(model, targets, start, settings=settings, point_weights=weights, recognition=recognition)
+        face = fit_photometric(model, targets, face, settings=settings, point_weights=weights, recognition=recognition)
     with torch.no_grad():
-        error = photometric_error(render(model, coefficients, targets.camera), targets)
-    return FitResult(coefficients, targets.camera, error, tuple(clock.times))
+        error = photometric_error(render(model, face, targets.camera), targets)
+    return FitResult(face, targets.camera, error, tuple(clock.times))
+
+
+def _fit_landmarks(
+    model: MorphableModel,
+    targets: FitTargets,
+    *,
+    settings: FitSettings,
+    point_weights: Float[Tensor, "B 468"],
+    start: FaceCoefficients | None,
+) -> tuple[FaceCoefficients, Camera]:
+    """Shape and pose from the landmarks, with the mean albedo under white light; and the fitted camera."""
+    priors = LandmarkPriors(
+        settings.landmark_sigma,
+        settings.identity_sigma,
+        settings.expression_sigma_of(model),
+        FOCAL_SIGMA if settings.refine_focal else None,
+    )
+    shape = fit_landmarks(
+        model, targets.landmarks468_px, targets.camera, point_weights=point_weights, priors=priors, start=start
+    )
+    batch = len(targets.crops)
+    albedo = shape.identity.new_zeros(batch, model.counts[2])
+    light = ambient_lighting(batch).to(shape.identity)
+    return FaceCoefficients(shape.identity, shape.expression, albedo, light, shape.pose), shape.camera
 
 
 def _check_finite(targets: FitTargets) -> None:
@@ -102,24 +129,36 @@ def _check_finite(targets: FitTargets) -> None:
         values: Tensor = getattr(targets, name)
         bad = [k for k, face in enumerate(values) if not torch.isfinite(face).all()]
         if bad:
-            raise FitDiverged(f"targets.{name} holds values that are not finite for faces {bad}; leave those out.")
+            raise FitDiverged(
+                f"targets.{name} contains values that are not finite for faces {bad}; remove these faces."
+            )
 
 
 def with_light_and_albedo(
     model: MorphableModel, targets: FitTargets, coefficients: FaceCoefficients, *, settings: FitSettings
 ) -> FaceCoefficients:
-    """The same shapes and poses with the light and albedo that explain the photo's colours."""
+    """Fit light and albedo to the colours of the photo; shape and pose are kept.
+
+    Args:
+        model: The morphable model.
+        targets: Photos and masks.
+        coefficients: Faces in place.
+        settings: Standard deviations and seed.
+
+    Returns:
+        The faces with fitted light and albedo.
+    """
     with torch.no_grad():
-        drawn = render(model, coefficients, targets.camera)
-        colours, mask = sample_vertex_colours(drawn, targets)
-        visible = visible_vertices(drawn.surface, drawn.vertices_px, drawn.depth, slack_m=VISIBILITY_SLACK_M)
+        rendered = render(model, coefficients, targets.camera)
+        colours, mask = sample_vertex_colours(rendered, targets)
+        visible = visible_vertices(rendered.surface, rendered.vertices_px, rendered.depth, slack_m=VISIBILITY_SLACK_M)
         parts = model.masks
-        trusted = (1 - parts.eyes) * (1 - parts.mouth) * (1 - parts.neck)
+        skin = (1 - parts.eyes) * (1 - parts.mouth) * (1 - parts.neck)
         light = fit_light_and_albedo(
             model,
             colours=colours,
-            weights=visible * mask * trusted,
-            normals=drawn.surface.normals,
+            weights=visible * mask * skin,
+            normals=rendered.surface.normals,
             exposure=targets.exposure,
             priors=settings.light_priors,
             seed=settings.seed,
@@ -128,14 +167,16 @@ def with_light_and_albedo(
 
 
 def mesh_point_weights(model: MorphableModel) -> Float[Tensor, "468"]:
-    """How far each of MediaPipe's points is to be trusted.
+    """Weight of each of MediaPipe's points in a fit.
 
-    The network places lids, brows, nose and lips where it sees them; the outline and the forehead are its guess.
+    The network sees lids, brows and lips; the points of the face oval and of the forehead are its estimate.
+
+    Returns:
+        1 for most points, up to 2 on brows, lips and lids, 0.1 on the face oval.
     """
     parts = model.masks
     features = torch.stack([parts.lips, parts.brows], dim=0).amax(0)
-    spread = (features[model.mediapipe_vertices] * model.mediapipe_barycentrics).sum(1)
-    weights = 1.0 + spread
+    weights = 1.0 + (features[model.mediapipe_vertices] * model.mediapipe_barycentrics).sum(1)
     weights[list(FACE_OVAL)] = OVAL_WEIGHT
     weights[list(LIDS)] = LID_WEIGHT
     return weights
@@ -145,11 +186,13 @@ FACE_OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
     152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
-"""MediaPipe's indices of the outline."""
+"""MediaPipe's points of the face oval."""
 OVAL_WEIGHT = 0.1
+"""Weight of the points of the face oval."""
 LIDS = (
     33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246,
     263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466,
 )  # fmt: skip
-"""MediaPipe's indices of the lid rims."""
+"""MediaPipe's points of the lid rims."""
 LID_WEIGHT = 2.0
+"""Weight of the points of the lid rims."""

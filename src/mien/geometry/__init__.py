@@ -1,4 +1,4 @@
-"""Rotations, meshes, similarity transforms and closest points; pure functions without faces or cameras."""
+"""Rotations, meshes, similarity transforms and closest points: functions of tensors alone."""
 
 from mien.geometry.closest import Surface as Surface
 from mien.geometry.closest import SurfacePoints as SurfacePoints
@@ -7,7 +7,7 @@ from mien.geometry.closest import normal_distances as normal_distances
 from mien.geometry.matching import Matcher as Matcher
 from mien.geometry.matching import Matches as Matches
 from mien.geometry.matching import nearest as nearest
-from mien.geometry.meshes import rim_vertices as rim_vertices
+from mien.geometry.meshes import boundary_vertices as boundary_vertices
 from mien.geometry.meshes import submesh as submesh
 from mien.geometry.meshes import triangle_normals as triangle_normals
 from mien.geometry.meshes import unique_edges as unique_edges

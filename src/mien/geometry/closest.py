@@ -12,46 +12,61 @@ from mien.geometry.similarity import Similarity
 from mien.typing import Float, Int, Tensor
 
 _CELL = 48
-"""Neighbouring queries that share one list of triangles; the fastest between 24 and 96 on a face."""
+"""Number of neighbouring queries that share one list of triangles: the fastest between 24 and 96 on a face."""
 
 _FIRST_CANDIDATES = 12
+"""Triangles that are measured exactly per query at first; four times as many in each further round."""
 
 
 @dataclass(frozen=True)
 class SurfacePoints:
-    """The closest points of a surface to some query points."""
+    """The point of a surface that is closest to each query point."""
 
     points: Float[Tensor, "P 3"]
+    """The closest points."""
     distances: Float[Tensor, "P"]
+    """Distance from each query to its closest point, not negative."""
     triangle_ids: Int[Tensor, "P"]
+    """Triangle in which the closest point lies."""
     barycentrics: Float[Tensor, "P 3"]
+    """Barycentric coordinates of the closest point in that triangle."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A triangle mesh as a measured object."""
+    """A triangle mesh, and the distances to it; in any unit of length."""
 
     vertices: Float[Tensor, "V 3"]
+    """Positions."""
     triangles: Int[Tensor, "T 3"]
+    """Vertex numbers."""
 
     def transformed(self, similarity: Similarity) -> Surface:
-        """The surface moved by a similarity of batch size 1."""
+        """The surface after a similarity transform of batch size 1."""
         return Surface(similarity(self.vertices[None])[0], self.triangles)
 
     def near(self, points: Float[Tensor, "P 3"], *, margin: float) -> Surface:
-        """The triangles that reach into the points' bounding box, grown by a margin; the vertices stay."""
+        """The triangles that reach into the bounding box of some points; all vertices are kept.
+
+        Args:
+            points: Points that span the box.
+            margin: Distance by which the box is enlarged on each side.
+        """
         low, high = points.amin(0) - margin, points.amax(0) + margin
         corners = self.vertices[self.triangles]
         kept = ((corners.amax(1) >= low) & (corners.amin(1) <= high)).all(-1)
         return Surface(self.vertices, self.triangles[kept])
 
     def closest(self, queries: Float[Tensor, "P 3"]) -> SurfacePoints:
-        """The exact closest points.
+        """The exact closest points; not differentiable.
 
-        Queries are taken in small cells of neighbours, so that each cell sees only the triangles in its reach. No
-        triangle is nearer than its centroid's distance less its radius: the triangles with the smallest such
-        bounds are measured exactly, and a query is done when its best distance is below the next bound; the
-        others look at four times as many.
+        Queries are processed in small cells of neighbours, so that each cell considers only the triangles within its
+        reach. The distance to a triangle is at least the distance to its centroid minus its radius. The triangles with
+        the smallest such bounds are measured exactly. A query is finished when its best distance is below the next
+        bound; the others measure four times as many triangles.
+
+        Args:
+            queries: Points in the frame of the surface.
         """
         corners = self.vertices[self.triangles]
         centroids = corners.mean(1)
@@ -70,7 +85,7 @@ class Surface:
 
 
 def _cells(points: Tensor, indices: Tensor) -> Iterator[Tensor]:
-    """Split points at the median of their longest extent until few are left."""
+    """Split points at the median of their longest extent, until each part has at most _CELL of them."""
     if len(indices) <= _CELL:
         yield indices
         return
@@ -85,7 +100,7 @@ def _cells(points: Tensor, indices: Tensor) -> Iterator[Tensor]:
 def _closest(
     queries: Tensor, corners: Tensor, centroids: Tensor, radii: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # The differences, not the matrix product: that loses half the digits at small distances.
+    # By differences: the matrix product loses half of the digits at small distances.
     bounds = torch.cdist(queries, centroids, compute_mode="donot_use_mm_for_euclid_dist") - radii
     count = len(centroids)
     taken = min(_FIRST_CANDIDATES, count)
@@ -114,8 +129,12 @@ def closest_barycentrics(
 ) -> Float[Tensor, "*out 3"]:
     """Barycentric coordinates of the point of each triangle that is closest to each point.
 
-    The foot of the perpendicular where it falls into the triangle, else the best of the closest points of the
-    three edges. Triangles without area are treated as their edges.
+    It is the foot of the perpendicular if that lies in the triangle, otherwise the closest point of the three edges. A
+    triangle without area counts as its edges.
+
+    Args:
+        points: Query points.
+        corners: Corners of the triangles (triangle, corner, coordinate); broadcast against `points`.
     """
     a, b, c = corners.unbind(-2)
     ab, ac, ap = b - a, c - a, points - a
@@ -148,7 +167,12 @@ def _edge_barycentrics(points: Tensor, corners: Tensor, k: int) -> Tensor:
 
 
 def normal_distances(surface: Surface, points: Float[Tensor, "P 3"]) -> Float[Tensor, "P"]:
-    """Signed distances of points to a surface: positive on its outer side."""
+    """Signed distances of points to a surface: positive on the side to which the normals point.
+
+    Args:
+        surface: Mesh with counter-clockwise triangles, seen from outside.
+        points: Query points in the frame of the surface.
+    """
     found = surface.closest(points)
     normals = triangle_normals(surface.vertices[None], surface.triangles[found.triangle_ids])[0]
     outside = _dot(points - found.points, normals) >= 0

@@ -8,39 +8,52 @@ from mien.typing import Bool, Float, Int, Tensor
 
 
 def triangle_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B T 3"]:
-    """Normals of the triangles, outward for counter-clockwise winding; their length is twice the area."""
+    """Normals of the triangles.
+
+    Args:
+        vertices: Positions.
+        triangles: Vertex numbers, counter-clockwise when seen from outside.
+
+    Returns:
+        Outward normals whose length is twice the area of the triangle; differentiable.
+    """
     return _normals_at(vertices, _corner_numbers(vertices, triangles))
 
 
 def vertex_normals(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "B V 3"]:
-    """Unit normals of the vertices: the area-weighted mean of the adjacent triangles' normals; differentiable.
+    """Unit normals of the vertices: the area-weighted mean of the normals of the adjacent triangles.
 
-    A vertex without area around it gets the zero vector.
+    Args:
+        vertices: Positions.
+        triangles: Vertex numbers, counter-clockwise when seen from outside.
+
+    Returns:
+        Unit normals, or the zero vector for a vertex without area around it; differentiable.
     """
-    places = _corner_numbers(vertices, triangles)
-    faces = _normals_at(vertices, places)
+    indices = _corner_numbers(vertices, triangles)
+    faces = _normals_at(vertices, indices)
     summed = torch.zeros_like(vertices).flatten()
-    summed = summed.index_add(0, places.flatten(), faces[:, None].expand(-1, 3, -1, -1).flatten())
+    summed = summed.index_add(0, indices.flatten(), faces[:, None].expand(-1, 3, -1, -1).flatten())
     return torch.nn.functional.normalize(summed.view_as(vertices), dim=-1, eps=1e-12)
 
 
 def _corner_numbers(vertices: Float[Tensor, "B V 3"], triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "B 3 T 3"]:
-    """Where in the flattened vertices the coordinates of each triangle's first, second and third corner lie.
+    """Index into the flattened vertices of each coordinate of the first, second and third corner of each triangle.
 
-    Number by number a CPU adds at five times the speed of whole rows, and in one order whatever its threads do, which
-    the gradient of an indexed read does not.
+    A CPU adds single numbers at five times the speed of whole rows. The order of the sum does not depend on the number
+    of threads, unlike in the gradient of an indexed read.
     """
     starts = torch.arange(len(vertices), device=vertices.device)[:, None, None, None] * vertices.shape[1]
     return 3 * (starts + triangles.mT[..., None]) + torch.arange(3, device=vertices.device)
 
 
-def _normals_at(vertices: Float[Tensor, "B V 3"], places: Int[Tensor, "B 3 T 3"]) -> Float[Tensor, "B T 3"]:
-    a, b, c = vertices.flatten().index_select(0, places.flatten()).view(places.shape).unbind(1)
+def _normals_at(vertices: Float[Tensor, "B V 3"], indices: Int[Tensor, "B 3 T 3"]) -> Float[Tensor, "B T 3"]:
+    a, b, c = vertices.flatten().index_select(0, indices.flatten()).view(indices.shape).unbind(1)
     return torch.cross(b - a, c - a, dim=-1)
 
 
 def vertex_areas(vertices: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"]) -> Float[Tensor, "V"]:
-    """A third of the area of the triangles around each vertex."""
+    """Area of each vertex: a third of the area of the triangles around it."""
     thirds = triangle_normals(vertices[None], triangles)[0].norm(dim=-1) / 6
     areas = torch.zeros(len(vertices), dtype=vertices.dtype, device=vertices.device)
     return areas.index_add(0, triangles.reshape(-1), thirds.repeat_interleave(3))
@@ -51,8 +64,8 @@ def unique_edges(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "P 2"]:
     return torch.unique(_sides(triangles), dim=0)
 
 
-def rim_vertices(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "R"]:
-    """The vertices where the mesh ends, ascending: those of edges with one triangle; none on a closed surface."""
+def boundary_vertices(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "R"]:
+    """Vertices of the edges that belong to one triangle only, ascending; empty for a closed surface."""
     edges, counts = torch.unique(_sides(triangles), dim=0, return_counts=True)
     return torch.unique(edges[counts == 1])
 
@@ -63,5 +76,5 @@ def _sides(triangles: Int[Tensor, "T 3"]) -> Int[Tensor, "3*T 2"]:
 
 
 def submesh(triangles: Int[Tensor, "T 3"], kept: Bool[Tensor, "V"]) -> Int[Tensor, "S 3"]:
-    """The triangles all of whose corners are kept."""
+    """The triangles whose three corners are kept, with their vertex numbers unchanged."""
     return triangles[kept[triangles].all(-1)]

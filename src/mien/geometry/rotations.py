@@ -6,14 +6,18 @@ import torch
 
 from mien.typing import Float, Tensor
 
-# Below this squared angle the sine quotients are taken from their Taylor series: float32 loses them otherwise.
 SMALL_ANGLE_SQ = 1e-8
+"""Below this squared angle, sin(x)/x and its like are computed by their Taylor series; float32 would lose them."""
 
 
 def rotvec_to_rotmat(rotvec: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
-    """Rotation matrices of rotation vectors (axis times angle in radians), by Rodrigues' formula.
+    """Rotation matrices of rotation vectors, by Rodrigues' formula.
 
-    Differentiable everywhere, the zero rotation included.
+    Args:
+        rotvec: Axis times angle, radians.
+
+    Returns:
+        Rotation matrices; differentiable, also at the zero rotation.
     """
     angle_sq = (rotvec * rotvec).sum(-1)[:, None, None]
     small = angle_sq < SMALL_ANGLE_SQ
@@ -27,59 +31,46 @@ def rotvec_to_rotmat(rotvec: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
 
 
 def rotmat_to_rotvec(rotmat: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
-    """Rotation vectors of rotation matrices, exact up to half a turn; not meant to be differentiated.
+    """Rotation vectors of rotation matrices, exact up to half a turn.
 
-    The axis comes from the quaternion's largest component (Shepperd 1978), so that half turns are safe.
+    The axis comes from the largest component of the quaternion (Shepperd 1978), so that half turns are safe.
+
+    Args:
+        rotmat: Rotation matrices.
+
+    Returns:
+        Axis times angle in radians, at most π long. Do not differentiate it: the gradient is not defined everywhere.
     """
-    m = rotmat
-    diagonal = m.diagonal(dim1=-2, dim2=-1)
-    trace = diagonal.sum(-1)
-    squares = torch.cat([trace[:, None], diagonal], dim=-1)
-    largest = squares.argmax(dim=-1)
-    sums = torch.stack(
-        [
-            torch.stack([1 + trace, m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]], -1),
-            torch.stack(
-                [
-                    m[:, 2, 1] - m[:, 1, 2],
-                    1 + 2 * m[:, 0, 0] - trace,
-                    m[:, 0, 1] + m[:, 1, 0],
-                    m[:, 0, 2] + m[:, 2, 0],
-                ],
-                -1,
-            ),
-            torch.stack(
-                [
-                    m[:, 0, 2] - m[:, 2, 0],
-                    m[:, 0, 1] + m[:, 1, 0],
-                    1 + 2 * m[:, 1, 1] - trace,
-                    m[:, 1, 2] + m[:, 2, 1],
-                ],
-                -1,
-            ),
-            torch.stack(
-                [
-                    m[:, 1, 0] - m[:, 0, 1],
-                    m[:, 0, 2] + m[:, 2, 0],
-                    m[:, 1, 2] + m[:, 2, 1],
-                    1 + 2 * m[:, 2, 2] - trace,
-                ],
-                -1,
-            ),
-        ],
-        dim=1,
-    )  # each row is the quaternion (w, x, y, z) times four times one of its components
-    quaternion = torch.nn.functional.normalize(sums[torch.arange(len(m), device=m.device), largest], dim=-1)
+    quaternion = _rotmat_to_quaternion(rotmat)
     quaternion = torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
     sine = quaternion[:, 1:].norm(dim=-1, keepdim=True)
     angle = 2 * torch.atan2(sine, quaternion[:, :1])
     return torch.where(sine > 1e-12, angle / sine.clamp(min=1e-12), torch.full_like(sine, 2.0)) * quaternion[:, 1:]
 
 
-def compose_rotations(second: Float[Tensor, "B 3"], first: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3"]:
-    """The rotation vector of `first` followed by `second`, at most half a turn long.
+def _rotmat_to_quaternion(m: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 4"]:
+    """Unit quaternions (w, x, y, z), with either sign."""
+    diagonal = m.diagonal(dim1=-2, dim2=-1)
+    trace = diagonal.sum(-1)
+    largest = torch.cat([trace[:, None], diagonal], dim=-1).argmax(dim=-1)
+    xx, yy, zz = (1 + 2 * diagonal - trace[:, None]).unbind(-1)
+    wx, wy, wz = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
+    xy, xz, yz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
+    # Each row is the quaternion times four times one of its components.
+    rows = [[1 + trace, wx, wy, wz], [wx, xx, xy, xz], [wy, xy, yy, yz], [wz, xz, yz, zz]]
+    products = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1)
+    return torch.nn.functional.normalize(products[torch.arange(len(m), device=m.device), largest], dim=-1)
 
-    Differentiable, the zero rotation included, by way of quaternions.
+
+def compose_rotations(second: Float[Tensor, "B 3"], first: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3"]:
+    """The rotation vector of `first` followed by `second`, by way of quaternions.
+
+    Args:
+        second: Axis times angle of the outer rotation, radians.
+        first: Axis times angle of the rotation that is applied first, radians.
+
+    Returns:
+        Axis times angle, at most π long; differentiable, also at the zero rotation.
     """
     a, b = _rotvec_to_quaternion(second), _rotvec_to_quaternion(first)
     scalar = a[:, :1] * b[:, :1] - (a[:, 1:] * b[:, 1:]).sum(-1, keepdim=True)
@@ -103,7 +94,7 @@ def _rotvec_to_quaternion(rotvec: Float[Tensor, "B 3"]) -> Float[Tensor, "B 4"]:
 
 
 def cross_matrix(vector: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
-    """The matrices that take the cross product with each vector."""
+    """The matrix [v]ₓ of each vector, with [v]ₓ x = v × x."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).view(-1, 3, 3)

@@ -11,16 +11,19 @@ from mien.typing import Float, Tensor
 
 @dataclass(frozen=True)
 class Similarity:
-    """x ↦ scale · rotation @ x + translation, one per batch element."""
+    """The transform x ↦ scale · rotation @ x + translation of each batch element."""
 
     scale: Float[Tensor, "B"]
+    """Factor of lengths."""
     rotation: Float[Tensor, "B 3 3"]
+    """Rotation matrices."""
     translation: Float[Tensor, "B 3"]
+    """Added after rotation and scale, in the unit of the target."""
 
     def __call__(self, points: Float[Tensor, "B P 3"]) -> Float[Tensor, "B P 3"]:
-        """Transform the points."""
-        turned = torch.einsum("bij,bpj->bpi", self.rotation, points)
-        return self.scale[:, None, None] * turned + self.translation[:, None]
+        """Transform the points; differentiable."""
+        rotated = torch.einsum("bij,bpj->bpi", self.rotation, points)
+        return self.scale[:, None, None] * rotated + self.translation[:, None]
 
 
 def align_points(
@@ -29,7 +32,16 @@ def align_points(
     *,
     weights: Float[Tensor, "P"] | None = None,
 ) -> Similarity:
-    """The similarity that takes `source` onto `target` with the least weighted squared error (Umeyama 1991)."""
+    """The similarity that moves `source` onto `target` with the least weighted squared error (Umeyama 1991).
+
+    Args:
+        source: Points to move.
+        target: Point that corresponds to each point of `source`.
+        weights: Weight per correspondence; without it all are equal.
+
+    Returns:
+        A similarity without reflection.
+    """
     w = torch.ones_like(source[0, :, 0]) if weights is None else weights
     w = (w / w.sum())[None, :, None]
     source_mean, target_mean = (w * source).sum(1, keepdim=True), (w * target).sum(1, keepdim=True)

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from mien import __version__
-from mien.camera import CAMERA_FROM_MODEL
+from mien.camera import to_model_axes
 from mien.errors import FormatError
 from mien.io.files import writing_folder
 from mien.io.pixels import to_uint8
@@ -156,7 +156,7 @@ def load_result(
     translation = stored.array("pose", "translation_m", shape=(3,))
     if scale <= 0:
         raise FormatError(f"{stored.path}: pose.scale={scale:g} is out of range; it must be positive")
-    turned = (arrays["vertices"] - translation) * np.array(CAMERA_FROM_MODEL, np.float32)
+    turned = to_model_axes(arrays["vertices"] - translation)
     vertex_albedo = _read_npy(folder / VERTEX_ALBEDO_FILE, shape=(len(turned), 3))
     texture, texture_offset, displacement = _read_maps(folder, stored)
     names, expression = stored.expression()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 
+from mien.batched import Batched
 from mien.camera import Pose
 from mien.lighting import ambient_lighting, rolled_lighting
 from mien.typing import Float, Tensor
 
 
 @dataclass(frozen=True)
-class FaceCoefficients:
+class FaceCoefficients(Batched):
     """Identity, expression, albedo, light and pose of a batch of faces."""
 
     identity: Float[Tensor, "B I"]
@@ -42,20 +42,6 @@ class FaceCoefficients:
             albedo=torch.zeros(batch, albedo),
             lighting=ambient_lighting(batch),
             pose=pose,
-        )
-
-    @classmethod
-    def join(cls, parts: Sequence[FaceCoefficients]) -> FaceCoefficients:
-        """One batch of several of one model."""
-        pose = Pose(*(torch.cat([getattr(part.pose, f.name) for part in parts]) for f in fields(Pose)))
-        groups = ("identity", "expression", "albedo", "lighting")
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in groups}, pose=pose)
-
-    def __getitem__(self, index: slice) -> FaceCoefficients:
-        """Some faces of the batch, as a batch."""
-        pose = Pose(*(getattr(self.pose, f.name)[index] for f in fields(Pose)))
-        return FaceCoefficients(
-            self.identity[index], self.expression[index], self.albedo[index], self.lighting[index], pose
         )
 
     def rolled(self, angle: Float[Tensor, "B"]) -> FaceCoefficients:

@@ -7,12 +7,13 @@ known camera: the same image taken with a longer lens shows a face farther away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
-from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
+from mien.batched import SHARED, Batched
+from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.geometry import compose_rotations
 from mien.lighting import SH_COUNT, ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -37,7 +38,7 @@ SHAPE_HEADS, POSE_HEADS = ("identity", "expression"), ("rotation", "translation"
 
 
 @dataclass(frozen=True)
-class CropSpaceParameters:
+class CropSpaceParameters(Batched):
     """Face parameters of a batch of crops that do not depend on the camera."""
 
     identity: Float[Tensor, "B I"]
@@ -54,7 +55,7 @@ class CropSpaceParameters:
     """Position of the model's origin, in sides of the crop from its centre; x right, y down."""
     scale: Float[Tensor, "B 1"]
     """Natural logarithm of the apparent size; 0 where the mean face fills a face crop as it does on average."""
-    sides_per_m: float
+    sides_per_m: float = field(metadata=SHARED)
     """Number of crop sides per metre at scale 0."""
 
     @classmethod
@@ -70,22 +71,6 @@ class CropSpaceParameters:
     def tensors(self) -> dict[str, Float[Tensor, "B _"]]:
         """The tensors by head name, in the order of `HEAD_UNITS`: the form that DDP and ONNX can pass on."""
         return {name: getattr(self, name) for name in HEAD_UNITS}
-
-    @classmethod
-    def join(cls, parts: Sequence[CropSpaceParameters]) -> CropSpaceParameters:
-        """Concatenate batches that were predicted for the same face model."""
-        return cls(
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in HEAD_UNITS},
-            sides_per_m=parts[0].sides_per_m,
-        )
-
-    def to(self, device: torch.device) -> CropSpaceParameters:
-        """Copy the parameters to a device."""
-        return self.from_tensors({k: v.to(device) for k, v in self.tensors().items()}, sides_per_m=self.sides_per_m)
-
-    def __getitem__(self, index: slice) -> CropSpaceParameters:
-        """Select faces of the batch, as a batch."""
-        return self.from_tensors({k: v[index] for k, v in self.tensors().items()}, sides_per_m=self.sides_per_m)
 
     def mirrored(self, mirror: Mirror) -> CropSpaceParameters:
         """The parameters of the mirror image of each crop; differentiable.
@@ -125,9 +110,7 @@ class CropSpaceParameters:
         side = camera.image_size[0]
         px_per_m = self.sides_per_m * side * self.scale[:, 0].exp()
         distance = camera.focal_px / px_per_m
-        origin_px = (0.5 + self.translation) * side
-        ray = (origin_px - camera.centre_px) / camera.focal_px[:, None]
-        position = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * distance[:, None]
+        position = camera.ray((0.5 + self.translation) * side) * distance[:, None]
         # First the head turns relative to the line of sight, then the line of sight relative to the optical axis.
         rotation = compose_rotations(sight_rotation(camera), self.rotation)
         return Pose(rotation, translation=position, scale=torch.ones_like(distance))
@@ -157,8 +140,7 @@ def sight_rotation(camera: Camera) -> Float[Tensor, "B 3"]:
         camera: cameras of square crops; the centre may lie outside the crop.
     """
     side = camera.image_size[0]
-    ray = (side / 2 - camera.centre_px) / camera.focal_px[:, None]
-    ray = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=-1) * ray.new_tensor(CAMERA_FROM_MODEL)
+    ray = to_model_axes(camera.ray(torch.full_like(camera.centre_px, side / 2)))
     ray = -ray / ray.norm(dim=-1, keepdim=True)  # towards the viewer, at +z of the model's axes
     axis = torch.stack([-ray[:, 1], ray[:, 0], torch.zeros_like(ray[:, 0])], dim=-1)
     sine = axis.norm(dim=-1, keepdim=True)
@@ -211,6 +193,7 @@ def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
     low, high = points.amin(0), points.amax(0)
     # `face_crop` takes FACE_CROP_SCALE times the longer side of the points' box, around its centre.
     sides_per_m = 1 / (FACE_CROP_SCALE * float((high - low).max()))
-    to_crop = points.new_tensor(CAMERA_FROM_MODEL[:2]) * sides_per_m
     middle = (low + high) / 2
-    return MeanFaceFrame(sides_per_m, origin=-middle * to_crop, points=(points - middle) * to_crop)
+    return MeanFaceFrame(
+        sides_per_m, to_camera_axes(-middle) * sides_per_m, to_camera_axes(points - middle) * sides_per_m
+    )

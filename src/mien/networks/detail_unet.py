@@ -24,7 +24,7 @@ from mien.assets import asset_path
 from mien.errors import ConfigError
 from mien.morphable import MorphableModel
 from mien.networks.weights_file import NetworkKind
-from mien.texture import DetailMaps, TexelFace, Unwrapped, extended
+from mien.texture import DetailMaps, TexelFace, Unwrapped, pull_push
 from mien.typing import Bool, Float, Tensor
 
 FILE = NetworkKind("mien-detail-1", "network")
@@ -166,7 +166,7 @@ def texture_inputs(face: TexelFace, unwrapped: Unwrapped, *, size: int | None = 
         unwrapped: the photo on the UV map.
         size: side R in texels to which the channels are averaged; None keeps the UV map's side.
     """
-    normals = face.normals_of.normals.permute(0, 3, 1, 2)
+    normals = face.displaced_normals.normals.permute(0, 3, 1, 2)
     maps = (unwrapped.colours, unwrapped.weights, unwrapped.skin, face.albedo, face.shading, normals)
     response = face.slope_response()
     if size is not None:
@@ -237,7 +237,7 @@ def visible_maps(
         inside: texels that belong to the face.
     """
     visible = unwrapped.weights
-    return DetailMaps(extended(texture_offset, visible) * inside, displacement * visible * unwrapped.skin * inside)
+    return DetailMaps(pull_push(texture_offset, visible) * inside, displacement * visible * unwrapped.skin * inside)
 
 
 def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mien.camera import CAMERA_FROM_MODEL, Camera, Pose
+from mien.camera import Camera, Pose, to_camera_axes
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.texture import TexelAtlas
@@ -146,7 +146,7 @@ class Refiner(nn.Module):
         normalised = centred / (centred.square().mean((1, 2), keepdim=True).sqrt() + CONTRAST_FLOOR)
         # Normals of the mean face, turned with the head: those of the prediction differ little and would cost as much
         # time as everything else here.
-        normals = (self.normals @ pose.rotmat().mT) * self.normals.new_tensor(CAMERA_FROM_MODEL)
+        normals = to_camera_axes(self.normals @ pose.rotmat().mT)
         facing = -(normals * F.normalize(surface[:, :count], dim=-1)).sum(-1, keepdim=True)
         uv_map = crops.new_zeros(crops.shape[0], 4, ATLAS_SIZE**2)
         uv_map = uv_map.index_copy(2, self.inside, torch.cat([normalised, facing.transpose(1, 2)], dim=1))

@@ -21,7 +21,7 @@ import torch
 
 from mien.camera import Camera
 from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound
-from mien.fitting import DetailSettings, FitSettings, StageClock, StageTime, fit, mesh_point_weights, placed_on_points
+from mien.fitting import DetailSettings, FitSettings, StageClock, StageTime, align_to_points, fit, mesh_point_weights
 from mien.io.photo import Photo, read_photo
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
@@ -254,7 +254,7 @@ class Reconstructor:
         start, clock, targets = None, StageClock(), inputs.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                start = placed_on_points(
+                start = align_to_points(
                     self.model,
                     self._predict(self.encoder, inputs),
                     targets.camera,

@@ -1,4 +1,4 @@
-"""Coefficients, camera and light to a picture, and what reads pictures at vertices."""
+"""Rendering of faces, sampling of images and UV maps, and visibility of vertices."""
 
 from mien.rendering.renderer import FaceSurface as FaceSurface
 from mien.rendering.renderer import RenderOutput as RenderOutput

@@ -1,12 +1,10 @@
-"""The physics of the whole system in one place: coefficients + camera + light → picture.
+"""Image formation, the only place where its steps are composed: coefficients, camera and light become an image.
 
-    coefficients ── morphable model ──► vertices, albedo          (eq. 1, 2)
-    vertices ── displacement along the normal ──► detailed vertices
-    normals, lighting ── spherical harmonics ──► shading           (eq. 3)
-    vertices ── pose ──► camera space ── pinhole ──► screen
-    screen, albedo · shading ── soft rasterizer ──► image, alpha, depth
-
-Nothing else in the package composes these steps.
+coefficients ── morphable model ──► vertices, albedo          (eq. 1, 2)
+vertices ── displacement along the normal ──► detailed vertices
+normals, lighting ── spherical harmonics ──► shading           (eq. 3)
+vertices ── pose ──► camera space ── pinhole ──► screen
+screen, albedo · shading ── soft rasterizer ──► image, alpha, depth
 """
 
 from __future__ import annotations
@@ -25,27 +23,28 @@ from mien.rasterizer import texture as sample_texture
 from mien.typing import Float, Int, Tensor
 
 DEPTH_REACH_M = 0.25
-"""The rasterizer's depth range lies this far before and behind the model's origin: a head is 0.2 m deep, and a
-narrow range keeps the depth softness (gamma times the range) at 0.05 mm whatever the distance."""
+"""Half of the rasterizer's depth range, around the origin of the model. A head is 0.2 m deep; a narrow range keeps the
+depth softness (gamma times the range) at 0.05 mm for every distance."""
 
 NEAREST_M = 0.01
+"""Smallest depth that is rendered, metres."""
 
 
 @dataclass(frozen=True)
 class VertexDetail:
-    """What a linear model cannot hold, given per vertex."""
+    """Detail beyond the linear model, per vertex."""
 
     displacement: Float[Tensor, "B V"] | None
-    """Metres along the vertex normal of the linear model's surface; None leaves the surface as it is."""
+    """Metres along the vertex normal of the linear model's surface; None for no such displacement."""
     albedo_offset: Float[Tensor, "B V 3"]
-    """Added to the linear model's albedo."""
+    """Added to the albedo of the linear model."""
     shift: Float[Tensor, "B V 3"] | None = None
-    """Metres along x, y and z of model space, the paper's displacement; on top of the one along the normal."""
+    """Metres along x, y and z of model space (the paper's displacement), added to the displacement along the normal."""
 
 
 @dataclass(frozen=True)
 class FaceSurface:
-    """A batch of faces in model space and before the camera, not yet drawn."""
+    """The surface of each face in model space and in camera space, with albedo and shading, before rasterization."""
 
     vertices: Float[Tensor, "B V 3"]
     """Model space, metres."""
@@ -54,48 +53,62 @@ class FaceSurface:
     normals: Float[Tensor, "B V 3"]
     """Unit normals in view axes, see `Pose.to_view_axes`."""
     albedo: Float[Tensor, "B V 3"]
+    """RGB; not clamped."""
     shading: Float[Tensor, "B V 3"]
+    """Light per colour channel, eq. 3; not clamped."""
 
     @property
     def colours(self) -> Float[Tensor, "B V 3"]:
-        """Lit vertex colours, eq. 3; not clamped."""
+        """Vertex colours under the light, eq. 3: albedo times shading; not clamped."""
         return self.albedo * self.shading
 
 
 @dataclass(frozen=True)
 class RenderOutput:
-    """A rendered batch: the picture and everything it was made from."""
+    """Rendered images of a batch, and the surfaces that they show."""
 
     image: Float[Tensor, "B 3 H W"]
-    """The face's colour where `alpha` > 0, the background elsewhere; not clamped."""
+    """Colour of the face where `alpha` > 0, of the background elsewhere; not clamped; differentiable."""
     alpha: Float[Tensor, "B H W"]
+    """Soft coverage, 0 to 1; differentiable."""
     depth: Float[Tensor, "B H W"]
-    """Metres, 0 where there is no face; from the hard z-buffer, not differentiable."""
+    """Depth of the hard z-buffer, metres; 0 where there is no face. Not differentiable."""
     triangle_ids: Int[Tensor, "B H W"]
-    """The triangle in front, -1 where there is none."""
+    """Number of the frontmost triangle; -1 where there is none."""
     barycentrics: Float[Tensor, "B H W 3"]
+    """Perspective-correct barycentric coordinates in that triangle; not differentiable."""
     surface: FaceSurface
+    """The rendered surfaces."""
     vertices_px: Float[Tensor, "B V 2"]
-    """Where each vertex projects to, differentiable."""
+    """Projection of each vertex, pixels; differentiable."""
 
     @property
     def coverage(self) -> Float[Tensor, "B H W"]:
-        """1 inside the face, alpha around it: alpha alone dips along every inner edge, where two halves meet."""
+        """1 inside the face, `alpha` around it; `alpha` alone is lower along inner edges, where two surfaces meet."""
         return torch.where(self.triangle_ids >= 0, torch.ones_like(self.alpha), self.alpha)
 
 
 def build_surface(
     model: MorphableModel, coefficients: FaceCoefficients, *, detail: VertexDetail | None = None
 ) -> FaceSurface:
-    """Evaluate model, detail, pose and light at every vertex; differentiable in all of them."""
+    """Evaluate model, detail, pose and light at every vertex.
+
+    Args:
+        model: The morphable model.
+        coefficients: Identity, expression, albedo, light and pose per face.
+        detail: Detail beyond the linear model; None for the linear model alone.
+
+    Returns:
+        The surfaces; differentiable in coefficients and detail.
+    """
     vertices = model.vertices(coefficients.identity, coefficients.expression)
     normals = vertex_normals(vertices, model.triangles)
     albedo = model.albedo(coefficients.albedo)
     if detail is not None:
         albedo = albedo + detail.albedo_offset
-    moves = () if detail is None else _moves(detail, normals)
-    if moves:
-        vertices = vertices + sum(moves)
+    offsets = [] if detail is None else _vertex_offsets(detail, normals)
+    if offsets:
+        vertices = vertices + sum(offsets)
         normals = vertex_normals(vertices, model.triangles)
     normals_view = coefficients.pose.to_view_axes(normals)
     return FaceSurface(
@@ -107,15 +120,23 @@ def build_surface(
     )
 
 
-def _moves(detail: VertexDetail, normals: Float[Tensor, "B V 3"]) -> list[Float[Tensor, "B V 3"]]:
+def _vertex_offsets(detail: VertexDetail, normals: Float[Tensor, "B V 3"]) -> list[Float[Tensor, "B V 3"]]:
     along = [] if detail.displacement is None else [detail.displacement[..., None] * normals]
     return along if detail.shift is None else [*along, detail.shift]
 
 
 def depth_range(coefficients: FaceCoefficients) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Nearest and farthest depth that the rasterizer resolves for each face, metres.
+    """Depth range in which the rasterizer draws each face.
 
-    FitDiverged for a face behind the camera, or nowhere: an optimisation or a network lost it.
+    Args:
+        coefficients: The faces, of which position and scale are used.
+
+    Returns:
+        Nearest and farthest depth, metres; not differentiable.
+
+    Raises:
+        FitDiverged: A face is behind the camera or its position is not finite, because an optimisation or a network
+            failed.
     """
     distance = coefficients.pose.translation[:, 2].detach()
     reach = DEPTH_REACH_M * coefficients.pose.scale.detach()
@@ -123,8 +144,8 @@ def depth_range(coefficients: FaceCoefficients) -> tuple[Float[Tensor, "B"], Flo
     lost = [k for k, fine in enumerate(((far > near) & far.isfinite()).tolist()) if not fine]
     if lost:
         raise FitDiverged(
-            f"face {lost[0]} of the batch ended {float(distance[lost[0]]):.3g} m before the camera, where it cannot be "
-            "drawn; try another mode or a sharper photo."
+            f"translation of face {lost[0]} puts it {float(distance[lost[0]]):.3g} m in front of the camera, where it "
+            "cannot be rendered; use another mode or a sharper photo."
         )
     return near, far
 
@@ -138,10 +159,34 @@ def render(
     sigma: float = 1e-5,
     gamma: float = 1e-4,
 ) -> RenderOutput:
-    """Draw each face of the batch with its camera; differentiable in coefficients, camera and detail."""
+    """Render each face of the batch with its camera.
+
+    Args:
+        model: The morphable model.
+        coefficients: Identity, expression, albedo, light and pose per face.
+        camera: One camera per face; its `image_size` is the size of the rendering.
+        detail: Detail beyond the linear model; None for the linear model alone.
+        sigma: Softness of the edges in squared NDC units, see `mien.rasterizer.rasterize`.
+        gamma: Softness of the choice between depths in parts of the depth range, see `mien.rasterizer.rasterize`.
+
+    Returns:
+        Images, coverage, depth and surfaces; image, alpha and projected vertices are differentiable in coefficients,
+        camera and detail.
+
+    Raises:
+        FitDiverged: A face is behind the camera or its position is not finite.
+
+    Example:
+        >>> import mien
+        >>> model = mien.load_model()
+        >>> identity, expression, albedo = model.counts
+        >>> face = mien.FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo)
+        >>> mien.render(model, face, mien.Camera.from_fov(30.0, image_size=(256, 256))).image.shape
+        torch.Size([1, 3, 256, 256])
+    """
     surface = build_surface(model, coefficients, detail=detail)
     near, far = depth_range(coefficients)
-    drawn = rasterize(
+    raster = rasterize(
         camera.to_ndc(surface.vertices_camera),
         model.triangles,
         surface.colours,
@@ -152,11 +197,11 @@ def render(
         far=far,
     )
     return RenderOutput(
-        image=drawn.image,
-        alpha=drawn.alpha,
-        depth=drawn.depth,
-        triangle_ids=drawn.triangle_ids,
-        barycentrics=drawn.barycentrics,
+        image=raster.image,
+        alpha=raster.alpha,
+        depth=raster.depth,
+        triangle_ids=raster.triangle_ids,
+        barycentrics=raster.barycentrics,
         surface=surface,
         vertices_px=camera.project(surface.vertices_camera),
     )
@@ -169,14 +214,25 @@ def draw_texture(
     *,
     texture: Float[Tensor, "B 3 S S"],
 ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B H W"]]:
-    """The mesh with a ready-lit texture map, and where it covers the image; hard edges, not differentiable."""
+    """Render meshes with a texture that already includes the light, with hard edges.
+
+    Args:
+        model: Gives triangles and UV coordinates.
+        vertices_camera: Camera space, metres.
+        camera: One camera per mesh.
+        texture: Colours; row 0 is v = 1.
+
+    Returns:
+        The images, black outside the mesh, and the mask of the pixels that the mesh covers (0 or 1). Not
+        differentiable.
+    """
     depth = vertices_camera[..., 2]
-    drawn = rasterize_hard(
+    raster = rasterize_hard(
         camera.to_ndc(vertices_camera),
         model.triangles,
         image_size=camera.image_size,
         near=(depth.amin(1) - DEPTH_REACH_M / 10).clamp(min=NEAREST_M),
         far=depth.amax(1) + DEPTH_REACH_M / 10,
     )
-    image = sample_texture(texture, interpolate(model.uv, model.triangles, drawn), drawn)
-    return image, (drawn.triangle_ids >= 0).to(image)
+    image = sample_texture(texture, interpolate(model.uv, model.triangles, raster), raster)
+    return image, (raster.triangle_ids >= 0).to(image)

@@ -1,8 +1,8 @@
-"""Images on the UV atlas: unwrapping a photo, detail maps, completion of what the camera does not see."""
+"""Images in UV space: unwrapping of photos, detail maps, and completion of textures."""
 
 from mien.texture.atlas import TexelAtlas as TexelAtlas
 from mien.texture.complete import complete_texture as complete_texture
-from mien.texture.fill import extended as extended
+from mien.texture.fill import pull_push as pull_push
 from mien.texture.maps import DetailMaps as DetailMaps
 from mien.texture.maps import along_normal as along_normal
 from mien.texture.maps import vertex_detail as vertex_detail

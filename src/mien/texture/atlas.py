@@ -10,82 +10,87 @@ from torch.nn import functional as F
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.rasterizer import Fragments, interpolate, rasterize_hard
-from mien.texture.fill import _pull_push
+from mien.texture.fill import pull_push
 from mien.typing import Bool, Float, Int, Tensor
 
 _LAYERS = 1e-2
-"""Depth between layers of a chart while it is drawn, relative to the distance; within the rasterizer's range."""
+"""Depth between overlapping layers of the UV atlas while it is rasterized, relative to the distance."""
 
 _INWARDS = -0.3
-"""Cosine to the horizontal direction out of the head below which a surface counts as facing inwards."""
+"""A surface faces inwards if the cosine of its normal and the horizontal direction out of the head is below this."""
 
 _FLAT_UV = 1e-12
-"""Twice the area of a triangle in the chart, far below that of a texel."""
+"""A triangle counts as flat in UV space if twice its area is below this; a texel is far larger."""
 
 
 @dataclass(frozen=True)
 class TexelAtlas:
-    """For every texel of a square map the triangle it lies in and where in it; row 0 is v = 1."""
+    """The point of the mesh at each texel of a square UV map; row 0 is v = 1."""
 
     fragments: Fragments
-    """Triangle and barycentrics of each texel, a batch of one; barycentrics are linear in u and v."""
+    """Triangle and barycentric coordinates at each texel, a batch of one; the coordinates are linear in u and v."""
     triangles: Int[Tensor, "T 3"]
+    """Triangles of the mesh."""
 
     @classmethod
     def of(cls, model: MorphableModel, size: int) -> TexelAtlas:
-        """Draw the model's UV chart at `size` × `size` texels."""
+        """Rasterize the UV layout of the model at `size` × `size` texels."""
         u, v = model.uv.unbind(-1)
-        depth = 1 + _LAYERS * _layers(model)
+        depth = 1 + _LAYERS * _layer_depth(model)
         flat = torch.stack([2 * u - 1, 1 - 2 * v, depth], dim=-1)[None]
-        drawn = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
-        # The rasterizer's barycentrics are perspective-correct; those of the flat chart are these times the depth.
-        weights = drawn.barycentrics * depth[model.triangles[drawn.triangle_ids.clamp(min=0)]]
+        raster = rasterize_hard(flat, model.triangles, image_size=(size, size), near=0.5, far=1.5)
+        # The rasterizer's barycentrics are perspective-correct; times the depth they are those of the flat layout.
+        weights = raster.barycentrics * depth[model.triangles[raster.triangle_ids.clamp(min=0)]]
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
-        return cls(replace(drawn, barycentrics=weights), model.triangles)
+        return cls(replace(raster, barycentrics=weights), model.triangles)
 
     @property
     def triangle_ids(self) -> Int[Tensor, "S S"]:
-        """-1 outside the chart."""
+        """Triangle at each texel; -1 outside the UV layout."""
         return self.fragments.triangle_ids[0]
 
     @property
     def valid(self) -> Bool[Tensor, "S S"]:
-        """Texels inside the chart."""
+        """Texels inside the UV layout."""
         return self.triangle_ids >= 0
 
     def interpolate(self, values: Float[Tensor, "B V C"]) -> Float[Tensor, "B C S S"]:
-        """Spread vertex values over the chart, linearly in each triangle; zero outside; differentiable."""
+        """Interpolate vertex values at the texels, linearly in each triangle.
+
+        Args:
+            values: Values per vertex.
+
+        Returns:
+            UV maps, zero outside the UV layout; differentiable.
+        """
         table = values.transpose(0, 1).flatten(1)
         return interpolate(table, self.triangles, self.fragments)[0].unflatten(0, (len(values), -1))
 
     def tangents(self, model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B S S 3 2"]:
-        """∂p/∂u and ∂p/∂v at each texel in metres per unit of u and v; constant within a triangle."""
-        return _tangents(model, vertices)[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
+        """∂p/∂u and ∂p/∂v at each texel, metres per unit of u and v; constant within a triangle, zero outside."""
+        return triangle_tangents(model, vertices)[:, self.triangle_ids.clamp(min=0)] * self.valid[..., None, None]
 
     def dilate(self, maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
-        """Continue a map beyond the chart, so that filtering at its border reads no background.
-
-        Pull-push (Gortler et al. 1996): averages over ever larger blocks of the chart fill what is outside.
-        """
-        filled = self.valid.to(maps)[None, None]
-        return _pull_push(maps * filled, filled)
+        """Continue maps beyond the UV layout by `pull_push`, so that filters at its border read no background."""
+        return pull_push(maps, self.valid.to(maps)[None, None])
 
 
-def _tangents(model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B T 3 2"]:
-    """∂p/∂u and ∂p/∂v of each triangle."""
+def triangle_tangents(model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B T 3 2"]:
+    """∂p/∂u and ∂p/∂v of each triangle, metres per unit of u and v."""
     a, b, c = (model.triangles[:, k] for k in range(3))
     edges = torch.stack([vertices[:, b] - vertices[:, a], vertices[:, c] - vertices[:, a]], dim=-1)
     edges_uv = torch.stack([model.uv[b] - model.uv[a], model.uv[c] - model.uv[a]], dim=-1)
-    # A triangle without area in the chart covers no texel; the identity there keeps the inverse finite.
+    # A triangle without area in UV space covers no texel; the identity keeps its inverse finite.
     flat = torch.linalg.det(edges_uv).abs() < _FLAT_UV
     edges_uv = torch.where(flat[:, None, None], torch.eye(2).to(edges_uv), edges_uv)
     return edges @ torch.linalg.inv(edges_uv)
 
 
-def _layers(model: MorphableModel) -> Float[Tensor, "V"]:
-    """Which vertices give way where a chart overlaps, as those of converted models may: 0 the front, 2 the back.
+def _layer_depth(model: MorphableModel) -> Float[Tensor, "V"]:
+    """Order of the vertices where the UV layout overlaps itself, as in some converted models: 0 in front, 2 behind.
 
-    What faces inwards (nostrils, the inside of lips) gives way to what faces outwards, and then the back to the front.
+    Surfaces that face inwards (nostrils, the inside of the lips) lie behind those that face outwards; among equals, the
+    back of the head lies behind the face.
     """
     height = model.mean[:, 2]
     behind = (height.amax() - height) / (height.amax() - height.amin()).clamp(min=1e-9)

@@ -1,12 +1,12 @@
-"""Texture offset and displacement maps."""
+"""Maps of texture offset and displacement."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from mien.batched import Batched
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.rendering import FaceSurface, VertexDetail, sample_map, sample_map_hyperbolic
@@ -15,26 +15,13 @@ from mien.typing import Float, Tensor
 
 
 @dataclass(frozen=True)
-class DetailMaps:
-    """What the linear model cannot hold."""
+class DetailMaps(Batched):
+    """UV maps of the detail beyond the linear model."""
 
     texture_offset: Float[Tensor, "B 3 S S"]
     """Added to the albedo."""
     displacement: Float[Tensor, "B 1 S S"]
     """Metres along the normal."""
-
-    @classmethod
-    def join(cls, parts: Sequence[DetailMaps]) -> DetailMaps:
-        """One batch of several of one size."""
-        return cls(torch.cat([p.texture_offset for p in parts]), torch.cat([p.displacement for p in parts]))
-
-    def to(self, target: torch.device | torch.dtype) -> DetailMaps:
-        """The same on a device, or in another precision."""
-        return DetailMaps(self.texture_offset.to(target), self.displacement.to(target))
-
-    def __getitem__(self, index: slice) -> DetailMaps:
-        """Some faces of the batch, as a batch."""
-        return DetailMaps(self.texture_offset[index], self.displacement[index])
 
 
 def vertex_detail(
@@ -44,22 +31,39 @@ def vertex_detail(
     displacement: Float[Tensor, "B N S S"],
     depth: Float[Tensor, "B 1 S S"] | None = None,
 ) -> VertexDetail:
-    """The maps at each vertex's UV; one channel of displacement is along the normal, three are x, y, z.
+    """Sample detail maps at the vertices.
 
-    Bilinear, or perspective-correct where the texels' `depth` before the camera is given.
+    Args:
+        model: Gives the UV coordinates.
+        texture_offset: Added to the albedo.
+        displacement: Metres; one channel is along the normal, three are x, y and z of model space.
+        depth: Depth of the texels in camera space. With it the sampling is perspective-correct, without it bilinear.
+
+    Returns:
+        Detail per vertex; differentiable in the maps.
     """
     both = torch.cat([displacement, texture_offset], dim=1)
     sampled = sample_map(both, model.uv) if depth is None else sample_map_hyperbolic(both, model.uv, depth=depth)
-    moved, offset = sampled.split([displacement.shape[1], 3], dim=-1)
+    shift, offset = sampled.split([displacement.shape[1], 3], dim=-1)
     if displacement.shape[1] == 1:
-        return VertexDetail(displacement=moved[..., 0], albedo_offset=offset)
-    return VertexDetail(displacement=None, albedo_offset=offset, shift=moved)
+        return VertexDetail(displacement=shift[..., 0], albedo_offset=offset)
+    return VertexDetail(displacement=None, albedo_offset=offset, shift=shift)
 
 
 def along_normal(
     atlas: TexelAtlas, surface: FaceSurface, displacement: Float[Tensor, "B N S S"], model: MorphableModel
 ) -> Float[Tensor, "B 1 S S"]:
-    """A displacement map's part along the normal, metres; all of it where it has one channel."""
+    """Component of a displacement map along the normal of the surface.
+
+    Args:
+        atlas: UV atlas of the size of the map.
+        surface: The undisplaced surfaces.
+        displacement: Metres; one channel is along the normal already, three are x, y and z of model space.
+        model: Gives the triangles.
+
+    Returns:
+        Metres along the normal; differentiable in `displacement`.
+    """
     if displacement.shape[1] == 1:
         return displacement
     normals = atlas.interpolate(vertex_normals(surface.vertices, model.triangles))

@@ -1,4 +1,4 @@
-"""The photo on the UV atlas."""
+"""Unwrapping of photos to UV space."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from dataclasses import dataclass
 
 from torch.nn import functional as F
 
-from mien.rendering import FaceSurface, sample_image
+from mien.rendering import FaceSurface, facing_camera, sample_image
 from mien.texture.atlas import TexelAtlas
 from mien.typing import Float, Tensor
+
+FACING = (0.37, 0.64)
+"""Cosine between normal and direction to the camera (68° and 50°) up to which a texel has no weight, and from which it
+has full weight: a surface seen at a grazing angle covers too few pixels for its texels."""
 
 
 @dataclass(frozen=True)
 class Unwrapped:
-    """The photo in texture space."""
+    """A photo in UV space."""
 
     colours: Float[Tensor, "B 3 S S"]
+    """Colour of the photo at each texel, whether visible or not."""
     weights: Float[Tensor, "B 1 S S"]
-    """How well the camera sees the face at each texel, 0 to 1."""
+    """Visibility of each texel, 0 to 1: it faces the camera and nothing else of the face occludes it."""
     skin: Float[Tensor, "B 1 S S"]
-    """How sure it is that the texel's colour is skin and not hair or glasses before it, 0 to 1."""
+    """Probability that the photo shows skin at the texel, and not hair or glasses in front of it, 0 to 1."""
 
 
 def unwrap_photo(
@@ -30,24 +35,31 @@ def unwrap_photo(
     vertices_px: Float[Tensor, "B V 2"],
     visibility: Float[Tensor, "B V"],
 ) -> Unwrapped:
-    """Sample the photo at every texel of the chart; texels fade out where the surface turns away from the camera.
+    """Sample a photo at every texel; weights fade out where the surface turns away from the camera.
 
-    The photo's channels are its colours, the skin mask and the mask of the whole face.
+    Args:
+        atlas: UV atlas of the size of the result.
+        surface: The surfaces that the photo shows.
+        photo: Colours (3 channels), mask of the skin, and mask of the whole face with eyes, mouth, beard and glasses.
+        vertices_px: Projection of each vertex into the photo, pixels.
+        visibility: 1 for vertices that the camera sees, 0 for the others.
+
+    Returns:
+        Colours, weights and skin per texel.
     """
     size = len(atlas.triangle_ids)
     points = atlas.interpolate(vertices_px).flatten(2).mT
     sampled = sample_image(photo, points).mT.unflatten(-1, (size, size))
-    towards = F.normalize(-surface.vertices_camera, dim=-1) * surface.normals.new_tensor([1.0, -1.0, -1.0])
-    cosine = (towards * surface.normals).sum(-1)
-    # From 68° to 50° the texel's footprint in the photo grows until its colour is trustworthy.
-    facing = ((cosine - 0.37) / (0.64 - 0.37)).clamp(0, 1)
+    low, high = FACING
+    facing = ((facing_camera(surface) - low) / (high - low)).clamp(0, 1)
     weights = atlas.interpolate((visibility * facing)[..., None])
-    # Vertices just inside a hidden region still blend in: shrink, then soften.
+    # Interpolation blends hidden vertices into their visible neighbours: shrink the region, then soften its border.
     weights = _shrunk_and_softened(weights * sampled[:, 4:], radius=max(size // 75, 1))
     return Unwrapped(sampled[:, :3], weights * atlas.valid, sampled[:, 3:4])
 
 
 def _shrunk_and_softened(weights: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:
+    """Minimum, then mean, over a square of 2 · radius + 1 texels."""
     side = 2 * radius + 1
     for window, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
         weights = -F.max_pool2d(-weights, window, stride=1, padding=padding)

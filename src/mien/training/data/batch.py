@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn import functional as F
 
+from mien.batched import SHARED, map_tensors
 from mien.camera import Camera
 from mien.morphable.symmetry import MIRROR_LANDMARKS, Mirror, mirrored_camera, mirrored_points
 from mien.networks.crop_space import CropSpaceParameters
@@ -15,7 +16,6 @@ from mien.texture import DetailMaps
 from mien.typing import Float, Tensor
 
 TENSORS = ("images", "mask", "landmarks68_px", "gt_px", "detected_px")
-NOT_TENSORS = ("gt", "names", "maps")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FaceBatch:
     """Where perception finds them, which is all that a network may know; `gt_px` where it was not asked."""
     gt: CropSpaceParameters | None
     """What is true of the last faces of the batch; None where no face is drawn."""
-    names: tuple[str, ...]
+    names: tuple[str, ...] = field(metadata=SHARED)
     maps: DetailMaps | None = None
     """The true maps of the last faces of the batch; None where none are known."""
 
@@ -55,17 +55,14 @@ class FaceBatch:
 
     def to(self, device: torch.device) -> FaceBatch:
         """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in NOT_TENSORS}
-        gt = None if self.gt is None else self.gt.to(device)
-        maps = None if self.maps is None else self.maps.to(device)
-        return replace(self, **moved, gt=gt, maps=maps)
+        return map_tensors(self, lambda tensor: tensor.to(device))
 
     def face(self, number: int) -> FaceBatch:
         """One face as a batch, in memory of its own."""
         index = slice(number, number + 1)
         tensors = {name: getattr(self, name)[index].clone() for name in TENSORS}
         known = number - self.photographed
-        gt = None if self.gt is None or known < 0 else self.gt[slice(known, known + 1)]
+        gt = None if self.gt is None or known < 0 else self.gt[known : known + 1]
         maps = self._maps_of(number)
         return FaceBatch(**tensors, camera=self.camera[index], gt=gt, names=self.names[index], maps=maps)
 
@@ -89,8 +86,7 @@ class FaceBatch:
         known = number - len(self.images) + (0 if self.maps is None else len(self.maps.displacement))
         if self.maps is None or known < 0:
             return None
-        own = self.maps[slice(known, known + 1)]
-        return DetailMaps(own.texture_offset.clone(), own.displacement.clone())
+        return map_tensors(self.maps[known : known + 1], torch.clone)
 
 
 def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
@@ -98,15 +94,10 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
     maps = [batch.maps for batch in batches if batch.maps is not None]
     truths = [batch.gt for batch in batches if batch.gt is not None]
     tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS}
-    camera = Camera(
-        torch.cat([batch.camera.focal_px for batch in batches]),
-        torch.cat([batch.camera.centre_px for batch in batches]),
-        image_size=batches[0].camera.image_size,
-    )
     names = tuple(name for batch in batches for name in batch.names)
     return FaceBatch(
         **tensors,
-        camera=camera,
+        camera=Camera.join([batch.camera for batch in batches]),
         gt=CropSpaceParameters.join(truths) if truths else None,
         names=names,
         maps=DetailMaps.join(maps) if maps else None,

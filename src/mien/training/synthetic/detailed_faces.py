@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mien.camera import CAMERA_FROM_MODEL
+from mien.camera import to_camera_axes
 from mien.morphable import MorphableModel
 from mien.perception import FaceMesh
 from mien.rendering import FaceSurface, build_surface, draw_texture, sample_map
@@ -141,7 +141,7 @@ class DetailedFaces:
     ) -> tuple[Float[Tensor, "B 3 C C"], Float[Tensor, "B C C"]]:
         """The faces' colours, and how much of each pixel they cover."""
         height = sample_map(maps.displacement, self.model.uv)
-        outwards = surface.normals * surface.normals.new_tensor(CAMERA_FROM_MODEL)
+        outwards = to_camera_axes(surface.normals)
         displaced = surface.vertices_camera + sample_faces.coefficients.pose.scale[:, None, None] * height * outwards
         fine = sample_faces.camera.resized(SUPERSAMPLING * self.size)
         image, covered = draw_texture(self.model, displaced, fine, texture=texture)
