@@ -24,6 +24,7 @@ from mien.export.contact_sheet import contact_sheet as grid
 from mien.geometry import Surface, align_points, rotmat_to_rotvec, rotvec_to_rotmat, submesh, vertex_normals
 from mien.lighting import LUMA, shading
 from mien.morphable import MorphableModel
+from mien.morphable.landmark_tables import IBUG_CHIN, IBUG_INNER
 from mien.rasterizer import rasterize_hard
 from mien.typing import Float, Int, Tensor
 
@@ -251,7 +252,7 @@ def _warp(
     target_landmarks: Int[Tensor, "68"],
 ) -> Float[Tensor, "V 3"]:
     """Similarity of the 51 inner landmarks, then the biharmonic spline that makes all 51 and the chin coincide."""
-    used = torch.cat([torch.arange(17, 68), torch.tensor([8])])
+    used = torch.cat([torch.arange(68)[IBUG_INNER], torch.tensor([IBUG_CHIN])])
     goal = target[target_landmarks[used]]
     points = align_points(points[landmarks[used]][None], goal[None])(points[None])[0]
     centres = points[landmarks[used]].double()

@@ -18,6 +18,7 @@ import torch
 from mien.evaluation.report import markdown_table
 from mien.morphable import MorphableModel, load_model, save_model
 from mien.morphable.formats import read_model
+from mien.morphable.landmark_tables import PARTS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.formats.files import mat_bytes
@@ -90,7 +91,7 @@ def write_converted(path: Path, source: Path) -> Path:
         "expression_basis": torch.zeros(0, VERTICES, 3), "action_basis": torch.rand(len(actions), VERTICES, 3),
         "contour_candidates": torch.arange(17 * 24).view(17, 24), "mediapipe_triangles": torch.arange(468),
         "mediapipe_barycentrics": torch.full((468, 3), 1 / 3),
-        **{f"mask_{part}": torch.zeros(VERTICES) for part in ("skin", "lips", "brows", "eyes", "neck", "mouth")},
+        **{f"mask_{part}": torch.zeros(VERTICES) for part in PARTS},
     }  # fmt: skip
     converted = MorphableModel(
         "made up", arrays, expression_names=(), licence="", expression_kind="deviation", action_names=actions

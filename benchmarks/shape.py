@@ -42,6 +42,19 @@ from mien.export.contact_sheet import contact_sheet as grid
 from mien.fitting import FitSettings
 from mien.geometry import Surface, submesh, vertex_areas
 from mien.morphable import MorphableModel
+from mien.morphable.landmark_tables import (
+    IBUG_BROWS,
+    IBUG_CHIN,
+    IBUG_INNER,
+    IBUG_LEFT_NOSTRIL,
+    IBUG_LOWER_LIDS,
+    IBUG_LOWER_LIP,
+    IBUG_MOUTH_CORNERS,
+    IBUG_NOSE_BASE,
+    IBUG_NOSE_ROOT,
+    IBUG_NOSE_TIP,
+    IBUG_OUTER_EYE_CORNERS,
+)
 from mien.pipeline import Reconstructor
 from mien.rasterizer import rasterize_hard
 from mien.result import Reconstruction
@@ -51,7 +64,6 @@ REACH_MM = 95.0
 """The measured region: ICT's narrow face within this distance of the nose tip, which is 5 mm above the hairline and
 reaches to the cheek's outer edge and under the chin."""
 REGIONS = ("nose", "mouth", "cheeks", "forehead", "chin", "eyes")
-_INNER = slice(17, 68)
 _ALIGNING_EVERY = 4
 """Every fourth point while aligning: 1,200 points move a mean of 2.1 mm by at most 0.02 mm."""
 
@@ -70,7 +82,7 @@ class TruthRegion:
     def of(cls, ict: IctModel) -> TruthRegion:
         landmarks = ict.mean[ict.landmarks68]
         points = ict.narrow_face
-        near = (points - landmarks[30]).norm(dim=-1) < REACH_MM
+        near = (points - landmarks[IBUG_NOSE_TIP]).norm(dim=-1) < REACH_MM
         near &= ~_hidden(ict)[: len(points)]
         kept = torch.zeros(len(ict.mean), dtype=torch.bool)
         kept[: len(points)] = near
@@ -90,10 +102,10 @@ def _hidden(ict: IctModel) -> Tensor:
     # Only in the middle of the face: elsewhere a fold hides skin that a turned head shows.
     landmarks = points[ict.landmarks68]
     middle = (
-        (points[:, 0].abs() < landmarks[54, 0] + 5)
+        (points[:, 0].abs() < landmarks[IBUG_MOUTH_CORNERS[1], 0] + 5)
         # The nostrils' cavities end 5 mm above the tip's height; the lids begin 30 mm above it.
-        & (points[:, 1] < landmarks[30, 1] + 12)
-        & (points[:, 1] > landmarks[57, 1] - 5)
+        & (points[:, 1] < landmarks[IBUG_NOSE_TIP, 1] + 12)
+        & (points[:, 1] > landmarks[IBUG_LOWER_LIP, 1] - 5)
     )
     return middle & (depth > front + 4.0)
 
@@ -101,16 +113,16 @@ def _hidden(ict: IctModel) -> Tensor:
 def _parts(points: Float[Tensor, "P 3"], landmarks: Float[Tensor, "68 3"]) -> Int[Tensor, "P"]:
     """Boxes on the mean face, in this order of precedence: nose, mouth, chin, forehead, eyes, else cheeks."""
     side, height = points[:, 0].abs(), points[:, 1]
-    brow = landmarks[17:27, 1].amin()
-    lids = landmarks[[40, 41, 46, 47], 1].amin() - 6
-    under_lip = (landmarks[57, 1] + landmarks[8, 1]) / 2 + 4
-    nose_base = landmarks[33, 1] - 2
-    up = (height - nose_base) / (landmarks[27, 1] - nose_base)
-    nose = (up > 0) & (up < 1) & (side < (landmarks[35, 0] + 9) * (1 - 0.6 * up))
-    mouth = (height <= nose_base) & (height > under_lip) & (side < landmarks[54, 0] + 7)
-    chin = (height <= under_lip) & (side < landmarks[54, 0] + 7)
+    brow = landmarks[IBUG_BROWS, 1].amin()
+    lids = landmarks[list(IBUG_LOWER_LIDS), 1].amin() - 6
+    under_lip = (landmarks[IBUG_LOWER_LIP, 1] + landmarks[IBUG_CHIN, 1]) / 2 + 4
+    nose_base = landmarks[IBUG_NOSE_BASE, 1] - 2
+    up = (height - nose_base) / (landmarks[IBUG_NOSE_ROOT, 1] - nose_base)
+    nose = (up > 0) & (up < 1) & (side < (landmarks[IBUG_LEFT_NOSTRIL, 0] + 9) * (1 - 0.6 * up))
+    mouth = (height <= nose_base) & (height > under_lip) & (side < landmarks[IBUG_MOUTH_CORNERS[1], 0] + 7)
+    chin = (height <= under_lip) & (side < landmarks[IBUG_MOUTH_CORNERS[1], 0] + 7)
     forehead = height > brow
-    eyes = (height > lids) & (side < landmarks[45, 0] + 8)
+    eyes = (height > lids) & (side < landmarks[IBUG_OUTER_EYE_CORNERS[1], 0] + 8)
     part = torch.full((len(points),), REGIONS.index("cheeks"))
     for name, inside in reversed(
         list({"nose": nose, "mouth": mouth, "chin": chin, "forehead": forehead, "eyes": eyes}.items())
@@ -132,7 +144,7 @@ class Truth:
     def of(cls, ict: IctModel, region: TruthRegion, head: Head) -> Truth:
         vertices = ict.vertices(head.identity, head.expression)
         areas = vertex_areas(vertices, region.triangles)[region.vertices]
-        return cls(vertices[region.vertices], areas, vertices[ict.landmarks68[_INNER]], vertices)
+        return cls(vertices[region.vertices], areas, vertices[ict.landmarks68[IBUG_INNER]], vertices)
 
 
 @dataclass(frozen=True)
@@ -151,18 +163,18 @@ class Contender:
 
 
 def ict_mean_contender(ict: IctModel) -> Contender:
-    return Contender("ICT mean face", Surface(ict.mean, ict.skin_triangles), ict.mean[ict.landmarks68[_INNER]])
+    return Contender("ICT mean face", Surface(ict.mean, ict.skin_triangles), ict.mean[ict.landmarks68[IBUG_INNER]])
 
 
 def model_mean_contender(model: MorphableModel) -> Contender:
     return Contender(
-        "mien mean face", Surface(model.mean, _skin_triangles(model)), model.mean[model.landmarks68[_INNER]]
+        "mien mean face", Surface(model.mean, _skin_triangles(model)), model.mean[model.landmarks68[IBUG_INNER]]
     )
 
 
 def reconstruction_contender(name: str, model: MorphableModel, face: Reconstruction) -> Contender:
     vertices = torch.from_numpy(face.vertices_model)
-    landmarks = vertices[torch.from_numpy(face.landmarks68_vertices).long()[_INNER]]
+    landmarks = vertices[torch.from_numpy(face.landmarks68_vertices).long()[IBUG_INNER]]
     return Contender(name, Surface(vertices, _skin_triangles(model)), landmarks)
 
 
@@ -250,7 +262,7 @@ def profiles_picture(rows: Sequence[tuple[Path, Truth, Sequence[Alignment]]], *,
         tile = Image.new("RGB", (shown.width + 240, side), "white")
         tile.paste(shown)
         draw = ImageDraw.Draw(tile)
-        nose = gt.vertices[ict.landmarks68[30]]
+        nose = gt.vertices[ict.landmarks68[IBUG_NOSE_TIP]]
         lines = [*zip((a.surface for a in alignments), colours, strict=True)]
         lines = [*reversed(lines), (Surface(gt.vertices, ict.skin_triangles), (0, 0, 0))]
         for surface, colour in lines:

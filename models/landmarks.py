@@ -10,15 +10,14 @@ import numpy as np
 from face_region import FaceRegion
 from surface import REFLECT_X, boundary_loops, closest_points, vertex_normals
 
+from mien.morphable.landmark_tables import IBUG_MIRROR, MEDIAPIPE_BROWS, MEDIAPIPE_LIPS, MEDIAPIPE_SIDES
+
 SITES_FILE = Path(__file__).with_name("mediapipe468.json")
 ANCHOR_SITES_FILE = Path(__file__).with_name("anchor_sites.json")
 """The same points as the network saw them on the uncalibrated mean. They say which of the mesh's vertices the scans'
 landmarks are matched to: where a network sees a point depends on the look of a face, what a point means must not."""
 
-MIRROR_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46,
-     39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)  # fmt: skip
+MIRROR_68 = np.array(IBUG_MIRROR)
 
 # MediaPipe sites whose mean is each iBUG point of the subject's right side or midline (own choice).
 SITES_OF_68: dict[int, tuple[int, ...]] = {
@@ -27,8 +26,8 @@ SITES_OF_68: dict[int, tuple[int, ...]] = {
     27: (168, 6), 28: (197, 195), 29: (5,), 30: (4,), 31: (75,), 32: (97,), 33: (2,),
     48: (61,), 49: (39,), 50: (37,), 51: (0,), 57: (17,), 58: (84,), 59: (91,),
 }  # fmt: skip
-OUTER_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-RIGHT_BROW = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)
+OUTER_LIPS = (MEDIAPIPE_LIPS[0], *MEDIAPIPE_LIPS[:0:-1])
+"""The other way round: along the upper lip first."""
 
 STRIP_STEP_MM = 3.0
 STRIP_INWARD_MM, STRIP_OUTWARD_MM = 42.0, 30.0
@@ -177,11 +176,11 @@ def contour_strips(shape: np.ndarray, region: FaceRegion, table: np.ndarray) -> 
 def part_masks(shape: np.ndarray, region: FaceRegion, sites: Sites, table: np.ndarray) -> dict[str, np.ndarray]:
     """Soft masks (V,) of skin, lips, brows, eyes, neck and mouth, symmetric, from 0 to 1."""
     points = sites.on(shape, region.triangles)
-    front = shape[:, 2] > points[[234, 454], 2].mean()
+    front = shape[:, 2] > points[list(MEDIAPIPE_SIDES), 2].mean()
     closed = region.eye_cap | region.mouth_bag
     lips = _soft(_inside(shape[:, :2], points[list(OUTER_LIPS), :2]), 0.8) * front * ~closed
     lips[region.lip_contact] = 1.0
-    right = _inside(shape[:, :2], points[list(RIGHT_BROW), :2])
+    right = _inside(shape[:, :2], points[list(MEDIAPIPE_BROWS[0]), :2])
     brows = _soft(right, 1.5) * front * ~closed
     brows = np.maximum(brows, brows[region.mirror])
     eyes = region.eye_cap.astype(float)

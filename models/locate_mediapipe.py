@@ -21,6 +21,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import cKDTree
 from surface import REFLECT_X, closest_points, vertex_normals
 
+from mien.morphable.landmark_tables import MEDIAPIPE_MIDLINE
 from mien.perception import FaceDetector
 
 YAWS = (-24.0, -12.0, 0.0, 12.0, 24.0)
@@ -35,7 +36,6 @@ STRAY_MM = 3.5
 """A point this far from where its neighbours carry the network's own 3D mesh is where a view put it by mistake."""
 WARP_SMOOTHING = 1e3
 INNER_MM = 45.0
-MIDLINE = [10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 1, 2, 0, 17, 152]
 REFLECT_Y_AND_Z = np.array([1.0, -1.0, -1.0])
 FACING = 0.3
 """Points whose surface turns away farther than this cosine are left out of the average."""
@@ -138,7 +138,7 @@ def main() -> None:
         f"median {np.median(asymmetry):.2f}, 99 % {np.percentile(asymmetry, 99):.2f}, largest {asymmetry.max():.2f} mm"
     )
     network_mesh = np.mean(meshes, axis=0)
-    network_mesh = network_mesh - network_mesh[MIDLINE].mean(0) * [1, 0, 0]
+    network_mesh = network_mesh - network_mesh[list(MEDIAPIPE_MIDLINE)].mean(0) * [1, 0, 0]
     network_mesh = (network_mesh + network_mesh[mirror_sites] * REFLECT_X) / 2
     symmetric = without_strays(symmetric, network_mesh, asymmetry=asymmetry)
     symmetric = (symmetric + symmetric[mirror_sites] * REFLECT_X) / 2

@@ -20,6 +20,8 @@ from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
 from surface import boundary_loops, closest_points, similarity, triangle_normals, vertex_areas, vertex_normals
 
+from mien.morphable.landmark_tables import IBUG_LEFT_EYE, IBUG_NOSE_TIP, IBUG_RIGHT_EYE
+
 HEADS, SEED = 12, 7
 ICT_FACE_VERTICES = 9409
 ROUNDS, RIDGE, POINT_WEIGHT = 14, 0.02, 0.15
@@ -91,7 +93,7 @@ def read_heads(path: Path) -> tuple[list[Head], Head]:
         points = vertices[pack["landmarks68"]] if pack["landmarks68"].max() < ICT_FACE_VERTICES else None
         if points is None:
             raise ValueError("a landmark of the pack lies outside its face part")
-        scale = EYE_DISTANCE / np.linalg.norm(points[36:42].mean(0) - points[42:48].mean(0))
+        scale = EYE_DISTANCE / np.linalg.norm(points[IBUG_RIGHT_EYE].mean(0) - points[IBUG_LEFT_EYE].mean(0))
         heads.append(Head(vertices * scale, triangles, points * scale))
     return heads[:-1], heads[-1]
 
@@ -133,7 +135,7 @@ def evaluate(model: Model, head: Head, components: int) -> Fit:
     forward = (hits.distances[close] * area).sum() / area.sum()
     border = np.zeros(len(shape), bool)
     border[boundary_loops(model.triangles)[0]] = True
-    near = np.flatnonzero(np.linalg.norm(head.vertices - head.points[30], axis=1) < 95)
+    near = np.flatnonzero(np.linalg.norm(head.vertices - head.points[IBUG_NOSE_TIP], axis=1) < 95)
     back = closest_points(head.vertices[near], shape, model.triangles)
     corners = model.triangles[back.triangles]
     normals = (vertex_normals(shape, model.triangles)[corners] * back.barycentrics[..., None]).sum(1)

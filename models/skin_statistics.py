@@ -15,6 +15,8 @@ from shading import Y00, seen_from
 from skin_optics import lab
 from skin_regions import FaceMesh, SkinRegions
 
+from mien.morphable.landmark_tables import IBUG_INNER_LIPS, IBUG_LEFT_EYE, IBUG_OUTER_LIPS, IBUG_RIGHT_EYE
+
 LUMA = np.array([0.2126, 0.7152, 0.0722])
 # The Canadian set's cast exaggerates differences of colour: red cheeks become redder than London's by a third.
 CANADA_CHROMA = 0.7
@@ -59,8 +61,8 @@ def neighbour_laplacian(mesh: FaceMesh, strength: np.ndarray | None = None) -> c
 def control_points(mesh: FaceMesh, people: list[photos.Portrait], mirror189: np.ndarray) -> np.ndarray:
     """Front-view model positions (189, 2) of the template, its lips and lids snapped to the model's own edges."""
     placed = photos.template_on_model(people, mesh.mesh468[:, :2], mirror189)
-    outer = _polyline(mesh.vertices[mesh.landmarks68[48:60], :2])
-    inner = _polyline(mesh.vertices[mesh.landmarks68[60:68], :2])
+    outer = _polyline(mesh.vertices[mesh.landmarks68[IBUG_OUTER_LIPS], :2])
+    inner = _polyline(mesh.vertices[mesh.landmarks68[IBUG_INNER_LIPS], :2])
     rims = {side: _rim(mesh, side) for side in (-1, 1)}
     upper, middle, lower = range(87, 94), range(94, 104), range(104, 109)
     for indices, curve in ((upper, outer), (lower, outer), (middle, inner)):
@@ -80,7 +82,7 @@ def _polyline(points: np.ndarray) -> np.ndarray:
 
 def _rim(mesh: FaceMesh, side: int) -> np.ndarray:
     """Points (K, 2) along the lid's edge, seen from the front; `side` is 1 for the subject's left eye."""
-    marks = mesh.landmarks68[42:48] if side > 0 else mesh.landmarks68[36:42]
+    marks = mesh.landmarks68[IBUG_LEFT_EYE if side > 0 else IBUG_RIGHT_EYE]
     return _polyline(mesh.vertices[marks, :2])
 
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from mien.assets import load_tensors
 from mien.errors import ImageError
+from mien.morphable.landmark_tables import IBUG_CHIP_POINTS
 from mien.perception import (
     SAME_PERSON_DISTANCE,
     FaceBox,
@@ -27,7 +28,7 @@ from mien.perception.box_detector import BoxDetector
 from mien.perception.facemesh import TAILS, tail_layers
 from mien.perception.landmarks import landmarks68_from_mesh, spaced_along
 from mien.perception.layers import BlazeBlock, pad_same
-from mien.perception.recognition import CHIP_POINTS, CHIP_SIZE, chip_template
+from mien.perception.recognition import CHIP_SIZE, chip_template
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 
 # Eyes, nose tip and mouth corners of the astronaut, read off the picture by eye (pixels).
@@ -268,11 +269,11 @@ def test_the_chip_puts_the_landmarks_on_the_template() -> None:
     network = IdentityNetwork.from_assets()
     template = chip_template()
     # dlib's convention: the eye corners' middle and the nose base at (0.490, 0.214) and (0.490, 0.628), padded.
-    eyes = (template[CHIP_POINTS.index(36)] + template[CHIP_POINTS.index(45)]) / 2
+    eyes = (template[IBUG_CHIP_POINTS.index(36)] + template[IBUG_CHIP_POINTS.index(45)]) / 2
     assert torch.allclose(eyes, torch.tensor([74.0, 46.4]), atol=1.2)
-    assert torch.allclose(template[CHIP_POINTS.index(33)], torch.tensor([74.0, 87.8]), atol=1.2)
+    assert torch.allclose(template[IBUG_CHIP_POINTS.index(33)], torch.tensor([74.0, 87.8]), atol=1.2)
     landmarks = torch.zeros(1, 68, 2)
-    landmarks[0, list(CHIP_POINTS)] = template
+    landmarks[0, list(IBUG_CHIP_POINTS)] = template
     picture = torch.rand(1, 3, CHIP_SIZE, CHIP_SIZE)
     assert torch.allclose(network.crop(picture, landmarks), picture, atol=1e-3)
 

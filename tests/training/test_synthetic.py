@@ -11,7 +11,8 @@ from PIL import Image
 
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
-from mien.morphable.symmetry import MIRROR_LANDMARKS, mirror_mesh
+from mien.morphable.landmark_tables import IBUG_MIRROR
+from mien.morphable.symmetry import mirror_mesh
 from mien.perception import FaceMesh
 from mien.perception.facemesh import MESH_SIZE
 from mien.training.coarse import landmarks68
@@ -168,7 +169,7 @@ def test_faces_to_test_on_are_not_those_of_validation(tiny: MorphableModel) -> N
 
 
 def test_mirrors_are_their_own_undoing(tiny: MorphableModel) -> None:
-    order = torch.tensor(MIRROR_LANDMARKS)
+    order = torch.tensor(IBUG_MIRROR)
     assert torch.equal(order[order], torch.arange(68))
     assert (order[8], order[36], order[48], order[31]) == (8, 45, 54, 35)
     assert len(mirror_mesh(tiny)) == 468

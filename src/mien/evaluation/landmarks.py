@@ -17,12 +17,10 @@ from jaxtyping import Float
 from mien.errors import ConfigError, FormatError, MienError
 from mien.evaluation.report import markdown_table
 from mien.io.photo import find_photos, read_photo
+from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.perception import FaceDetector
 from mien.pipeline import Reconstructor
 
-OUTER_EYE_CORNERS = (36, 45)
-INNER_POINTS = slice(17, 68)
-"""Brows, nose, eyes and mouth: what is left of the 68 without the jaw line."""
 FAILURE_NME = 0.10
 """A found face with a larger NME51 is a failure, the 300-W convention."""
 AUC_LIMIT = 0.08
@@ -100,9 +98,10 @@ def _read_pts(path: Path) -> Float[np.ndarray, "68 2"]:
 
 def landmark_nme(predicted: Float[np.ndarray, "68 2"], gt: Float[np.ndarray, "68 2"], *, inner: bool) -> float:
     """Mean distance over the annotated distance of the outer eye corners; `inner` leaves the jaw line out."""
-    chosen = INNER_POINTS if inner else slice(None)
+    chosen = IBUG_INNER if inner else slice(None)
     distances = np.linalg.norm(predicted - gt, axis=-1)[chosen]
-    return float(distances.mean() / np.linalg.norm(gt[OUTER_EYE_CORNERS[0]] - gt[OUTER_EYE_CORNERS[1]]))
+    right, left = gt[list(IBUG_OUTER_EYE_CORNERS)]
+    return float(distances.mean() / np.linalg.norm(right - left))
 
 
 def area_under_ced(errors: Float[np.ndarray, "P"], *, limit: float = AUC_LIMIT) -> float:

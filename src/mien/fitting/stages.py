@@ -26,6 +26,7 @@ from mien.fitting.photometric import fit_photometric, photometric_error, sample_
 from mien.fitting.problem import FitResult, FitSettings, FitTargets, StageTime
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable.landmark_tables import MEDIAPIPE_LIDS, MEDIAPIPE_OVAL
 from mien.perception import IdentityNetwork
 from mien.rendering import VISIBILITY_SLACK_M, render, visible_vertices
 from mien.typing import Float, Tensor
@@ -177,22 +178,12 @@ def mesh_point_weights(model: MorphableModel) -> Float[Tensor, "468"]:
     parts = model.masks
     features = torch.stack([parts.lips, parts.brows], dim=0).amax(0)
     weights = 1.0 + (features[model.mediapipe_vertices] * model.mediapipe_barycentrics).sum(1)
-    weights[list(FACE_OVAL)] = OVAL_WEIGHT
-    weights[list(LIDS)] = LID_WEIGHT
+    weights[list(MEDIAPIPE_OVAL)] = OVAL_WEIGHT
+    weights[list(MEDIAPIPE_LIDS)] = LID_WEIGHT
     return weights
 
 
-FACE_OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-)  # fmt: skip
-"""MediaPipe's points of the face oval."""
 OVAL_WEIGHT = 0.1
 """Weight of the points of the face oval."""
-LIDS = (
-    33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246,
-    263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466,
-)  # fmt: skip
-"""MediaPipe's points of the lid rims."""
 LID_WEIGHT = 2.0
 """Weight of the points of the lid rims."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from mien.morphable.landmark_tables import IBUG_CHIN
 from mien.morphable.model import MorphableModel
 from mien.typing import Float, Int, Tensor
-
-CHIN = 8
-"""The contour point that has no side; 0 to 7 are the subject's right, 9 to 16 the left."""
 
 
 def landmark_vertices(
@@ -22,9 +20,9 @@ def landmark_vertices(
     up = torch.stack([rotmat[:, 0, 1], -rotmat[:, 1, 1]], dim=-1)
     rightwards = torch.stack([-up[:, 1], up[:, 0]], dim=-1)
     candidates = model.contour_candidates
-    side = torch.where(torch.arange(len(candidates), device=up.device) < CHIN, -1.0, 1.0)
+    side = torch.where(torch.arange(len(candidates), device=up.device) < IBUG_CHIN, -1.0, 1.0)
     outwards = torch.einsum("bkcd,bd->bkc", vertices_px[:, candidates.clamp(min=0)], rightwards) * side[:, None]
     farthest = outwards.masked_fill(candidates < 0, -torch.inf).argmax(dim=-1)
     chosen = candidates.expand(len(vertices_px), -1, -1).gather(2, farthest[..., None])[..., 0]
-    chosen[:, CHIN] = model.landmarks68[CHIN]
+    chosen[:, IBUG_CHIN] = model.landmarks68[IBUG_CHIN]
     return torch.cat([chosen, model.landmarks68[len(candidates) :].expand(len(vertices_px), -1)], dim=1)

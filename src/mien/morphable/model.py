@@ -19,6 +19,7 @@ from torch import nn
 from mien.assets import asset_path
 from mien.errors import FormatError
 from mien.io.files import write_whole, writing
+from mien.morphable.landmark_tables import PARTS
 from mien.morphable.skinning import Skinning
 from mien.typing import Float, Int, Tensor
 
@@ -29,11 +30,10 @@ ExpressionKind = Literal["strength", "deviation"]
 """Whether expression coefficients are strengths of actions from 0 to 1, or standard deviations of components."""
 _EXPRESSION_RANGES = {"strength": (0.0, 1.0), "deviation": (-3.0, 3.0)}
 
-_PARTS = ("skin", "lips", "brows", "eyes", "neck", "mouth")
 _ARRAYS = (
     "mean", "triangles", "uv", "mirror", "identity_basis", "expression_basis", "albedo_mean", "albedo_basis",
     "landmarks68", "contour_candidates", "mediapipe_triangles", "mediapipe_barycentrics",
-    *(f"mask_{part}" for part in _PARTS),
+    *(f"mask_{part}" for part in PARTS),
 )  # fmt: skip
 
 _LENGTHS = ("mean", "identity_basis", "expression_basis", "action_basis", "pose_basis")
@@ -45,7 +45,7 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "expression_basis": ("E", "V", 3), "albedo_mean": ("V", 3), "albedo_basis": ("A", "V", 3), "landmarks68": (68,),
     "contour_candidates": (17, "K"), "mediapipe_triangles": (468,), "mediapipe_barycentrics": (468, 3),
     "action_basis": ("N", "V", 3), "joint_regressor": ("J", "V"), "skin_weights": ("V", "J"),
-    "pose_basis": ("P", "V", 3), "joint_parents": ("J",), **{f"mask_{part}": ("V",) for part in _PARTS},
+    "pose_basis": ("P", "V", 3), "joint_parents": ("J",), **{f"mask_{part}": ("V",) for part in PARTS},
 }  # fmt: skip
 _INDICES = {
     "triangles": "V", "mirror": "V", "landmarks68": "V", "contour_candidates": "V", "mediapipe_triangles": "T",
@@ -136,7 +136,7 @@ class MorphableModel(nn.Module):
     @property
     def masks(self) -> PartMasks:
         """The soft part masks of the vertices."""
-        return PartMasks(*(self.get_buffer(f"mask_{part}") for part in _PARTS))
+        return PartMasks(*(self.get_buffer(f"mask_{part}") for part in PARTS))
 
     @functools.cached_property
     def fingerprint(self) -> str:

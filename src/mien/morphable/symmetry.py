@@ -12,12 +12,6 @@ from mien.lighting import sh_basis
 from mien.morphable.model import MorphableModel
 from mien.typing import Float, Int, Tensor
 
-MIRROR_LANDMARKS = (
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
-    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55,
-    64, 63, 62, 61, 60, 67, 66, 65,
-)  # fmt: skip
-"""For each of the 68 points the one that takes its place in the mirror."""
 FLIP = (-1.0, 1.0, 1.0)
 LARGEST_REST = 0.01
 """Share of a basis that may lie outside it after mirroring; the packaged model's albedo leaves 0.3 %."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mien.errors import ImageError
+from mien.morphable.landmark_tables import MEDIAPIPE_OUTER_EYE_CORNERS
 from mien.perception.box_detector import SURE_SCORE, BoxDetector
 from mien.perception.crops import sample_affine
 from mien.perception.face_detection import FaceBox, FaceDetection
@@ -29,7 +30,6 @@ HESITANT_CONFIDENCE = 0.95
 # What the network's points lack in the crop (pixels of 192). x: half of what a face and its mirror image disagree
 # by; y: the mean at the eye corners against hand-placed templates; both on CC-BY portraits (PROVENANCE.md).
 MESH_OFFSET = np.array([0.2, 0.85])
-RIGHT_EYE_OUTER, LEFT_EYE_OUTER = 33, 263
 BATCH = 16
 
 
@@ -135,7 +135,7 @@ class _View:
 
     @classmethod
     def around(cls, landmarks468_px: np.ndarray) -> _View:
-        angle = _roll(landmarks468_px[RIGHT_EYE_OUTER], landmarks468_px[LEFT_EYE_OUTER])
+        angle = _roll(*landmarks468_px[list(MEDIAPIPE_OUTER_EYE_CORNERS)])
         centre, side = _turned_box(landmarks468_px[:, :2], angle)
         return cls(centre, side * CROP_SCALE, angle)
 

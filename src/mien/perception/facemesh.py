@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mien.assets import load_weights
+from mien.morphable.landmark_tables import MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_MOUTH_CORNERS
 from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
 from mien.typing import Float, Tensor
 
@@ -36,7 +37,11 @@ class _Region:
 
 
 # The eyes last: they have irises too.
-REGIONS = (_Region("lips", 80, (61, 291)), _Region("right_eye", 71, (33, 133)), _Region("left_eye", 71, (362, 263)))
+REGIONS = (
+    _Region("lips", 80, MEDIAPIPE_MOUTH_CORNERS),
+    _Region("right_eye", 71, MEDIAPIPE_EYE_CORNERS[0]),
+    _Region("left_eye", 71, MEDIAPIPE_EYE_CORNERS[1]),
+)
 TAILS = (*(f"{region.name}.points" for region in REGIONS), *(f"{region.name}.iris" for region in REGIONS[1:]))
 TAIL_REGIONS, TAIL_POINTS = (0, 1, 2, 1, 2), (80, 71, 71, 5, 5)
 BODY_WIDTHS = ((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2))

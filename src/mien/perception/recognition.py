@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mien.assets import load_weights
+from mien.morphable.landmark_tables import IBUG_CHIP_POINTS
 from mien.perception.crops import sample_affine, similarity_between
 from mien.typing import Float, Tensor
 
@@ -26,7 +27,6 @@ MEAN_COLOUR = (122.782, 117.001, 104.298)
 # where [0,1]² is the chip without its padding. Own measurement: the mean of this package's landmarks on 242
 # CC-BY portraits (PROVENANCE.md), upright and symmetrised, placed so that the middle of the outer eye corners
 # and the base of the nose lie where dlib's chips have them, (0.490, 0.214) and (0.490, 0.628).
-CHIP_POINTS = (*range(27, 36), *range(36, 48), *range(48, 55), *range(60, 65))
 CHIP_FACE = (
     (0.490, 0.217), (0.490, 0.337), (0.490, 0.428), (0.490, 0.503), (0.375, 0.586), (0.422, 0.615),
     (0.490, 0.618), (0.558, 0.615), (0.605, 0.586),
@@ -115,6 +115,6 @@ class IdentityNetwork(nn.Module):
         onto a mean face that fills the chip less its padding.
         """
         photo_from_chip = similarity_between(
-            self.template.expand(len(image), -1, -1).to(image.dtype), landmarks68_px[:, list(CHIP_POINTS)]
+            self.template.expand(len(image), -1, -1).to(image.dtype), landmarks68_px[:, list(IBUG_CHIP_POINTS)]
         )
         return sample_affine(image, photo_from_chip, size=(CHIP_SIZE, CHIP_SIZE), padding="zeros")

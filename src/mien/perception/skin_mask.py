@@ -15,36 +15,25 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from mien.morphable.landmark_tables import (
+    MEDIAPIPE_BEARD,
+    MEDIAPIPE_BROWS,
+    MEDIAPIPE_CHEEKS,
+    MEDIAPIPE_EYES,
+    MEDIAPIPE_FOREHEAD,
+    MEDIAPIPE_INNER,
+    MEDIAPIPE_LIPS,
+    MEDIAPIPE_MOUTH,
+    MEDIAPIPE_NOSE,
+    MEDIAPIPE_NOSE_BRIDGE,
+    MEDIAPIPE_OVAL,
+    MEDIAPIPE_TOP,
+)
 from mien.perception.crops import Crop
 from mien.perception.face_detection import FaceDetection
 from mien.perception.windows import PhotoPyramid
 from mien.typing import Float, Tensor
 
-# Mesh points, in order around each part.
-OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-)  # fmt: skip
-FOREHEAD = (54, 103, 67, 109, 10, 338, 297, 332, 284)
-EYES = (
-    (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
-    (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
-)  # fmt: skip
-MOUTH = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
-LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
-BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
-CHEEKS = ((117, 118, 101, 36, 205, 187, 123), (346, 347, 330, 266, 425, 411, 352))
-NOSE = (6, 122, 198, 209, 49, 48, 64, 98, 97, 2, 326, 327, 294, 278, 279, 429, 420, 351)
-# The region where beards grow, right and left half, lips cut out later.
-BEARD = (
-    (2, 98, 203, 206, 216, 214, 135, 136, 150, 149, 176, 148, 152),
-    (2, 327, 423, 426, 436, 434, 364, 365, 379, 378, 400, 377, 152),
-)  # fmt: skip
-# Around brows, eyes, nose, mouth and chin: where neither a fringe nor hair at the temples hangs.
-INNER = (
-    293, 446, 346, 411, 434, 364, 379, 378, 400, 377, 152, 148, 176, 149, 150, 135, 214, 187, 117, 226,
-    63, 105, 66, 107, 9, 336, 296, 334,
-)  # fmt: skip
 # The mesh ends below the hairline; this share of the distance from nose bridge to its top is added.
 FOREHEAD_EXTENSION = 0.15
 SUPERSAMPLING = 3
@@ -109,20 +98,25 @@ def face_parts(pixels: np.ndarray, observation: FaceDetection, crop: Crop) -> Fa
         return _fill([mesh[list(part)] for part in parts], crop.size)
 
     oval = _fill([_with_forehead(mesh)], crop.size) * inside.numpy()
-    eyes, mouth, lips, brows = fill(*EYES), fill(MOUTH), fill(LIPS), fill(*BROWS)
-    seeds = fill(*CHEEKS, NOSE) * inside.numpy()
+    eyes, mouth, lips, brows = (
+        fill(*MEDIAPIPE_EYES),
+        fill(MEDIAPIPE_MOUTH),
+        fill(MEDIAPIPE_LIPS),
+        fill(*MEDIAPIPE_BROWS),
+    )
+    seeds = fill(*MEDIAPIPE_CHEEKS, MEDIAPIPE_NOSE) * inside.numpy()
     colour = _features(picture.permute(1, 2, 0).numpy())
     to_judge = oval * (1 - np.maximum(np.maximum(eyes, lips), brows))
     skin = _smooth(_skin_probability(colour, to_judge, seeds), crop.size)
     skin = np.clip((skin - 0.35) / 0.3, 0, 1)
-    skin = skin * (1 - _strands(colour[..., 0], mesh, fill(*CHEEKS) * inside.numpy(), oval=oval))
+    skin = skin * (1 - _strands(colour[..., 0], mesh, fill(*MEDIAPIPE_CHEEKS) * inside.numpy(), oval=oval))
     # Lips and brows have colours of their own; they count where the skin around them is seen.
     around = _smooth(skin * to_judge, crop.size, times=4) / np.maximum(_smooth(to_judge, crop.size, times=4), 1e-3)
     features = np.maximum(lips, brows)
     skin = np.where(features > 0.5, np.clip(2 * around, 0, 1), skin)
-    skin = np.maximum(skin, _beard(skin, [fill(half) for half in BEARD], lips))
+    skin = np.maximum(skin, _beard(skin, [fill(half) for half in MEDIAPIPE_BEARD], lips))
     skin = skin * oval * (1 - eyes) * (1 - mouth)
-    parts = (skin, eyes, mouth, oval, fill(INNER) * inside.numpy())
+    parts = (skin, eyes, mouth, oval, fill(MEDIAPIPE_INNER) * inside.numpy())
     tensors = [torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts]
     return FaceParts(*tensors)
 
@@ -145,11 +139,11 @@ def _fill(polygons: list[np.ndarray], size: int) -> np.ndarray:
 
 def _with_forehead(mesh: np.ndarray) -> np.ndarray:
     """Return the oval with its top moved outwards along the face."""
-    up = (mesh[10] - mesh[168]) * FOREHEAD_EXTENSION
+    up = (mesh[MEDIAPIPE_TOP] - mesh[MEDIAPIPE_NOSE_BRIDGE]) * FOREHEAD_EXTENSION
     lifted = mesh.copy()
     share = np.array([0.35, 0.7, 0.9, 1.0, 1.0, 1.0, 0.9, 0.7, 0.35])
-    lifted[list(FOREHEAD)] += share[:, None] * up
-    return lifted[list(OVAL)]
+    lifted[list(MEDIAPIPE_FOREHEAD)] += share[:, None] * up
+    return lifted[list(MEDIAPIPE_OVAL)]
 
 
 def _features(picture: np.ndarray) -> np.ndarray:
@@ -261,7 +255,7 @@ def _strands(brightness: np.ndarray, mesh: np.ndarray, cheeks: np.ndarray, *, ov
     size = len(brightness)
     if np.count_nonzero(cheeks > 0.5) < 20:
         return np.zeros_like(cheeks)
-    up = mesh[10] - mesh[168]
+    up = mesh[MEDIAPIPE_TOP] - mesh[MEDIAPIPE_NOSE_BRIDGE]
     up = up / max(float(np.linalg.norm(up)), 1e-6)
     down_slope, right_slope = np.gradient(brightness)
     across = down_slope * up[0] - right_slope * up[1]
@@ -297,7 +291,7 @@ def _shifted(size: int, by: int) -> slice:
 
 def _above_brows(mesh: np.ndarray, up: np.ndarray, size: int) -> np.ndarray:
     """Return 1 from a little above the higher brow on (H,W), fading in from its upper edge."""
-    brows = mesh[[index for brow in BROWS for index in brow]]
+    brows = mesh[[index for brow in MEDIAPIPE_BROWS for index in brow]]
     rows, columns = np.mgrid[:size, :size] + 0.5
     height = columns * up[0] + rows * up[1]
     return np.clip((height - (brows @ up).max()) / (ABOVE_BROWS_SHARE * size), 0, 1)

@@ -13,6 +13,7 @@ from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.errors import ConfigError
 from mien.fitting import FitTargets
 from mien.io.photo import exposure_of
+from mien.morphable.landmark_tables import IBUG_OUTER_EYE_CORNERS
 from mien.perception import Crop, FaceDetection, face_crop, face_parts
 from mien.perception.crops import sample_pixels
 from mien.typing import Float, Tensor, UInt8
@@ -49,7 +50,7 @@ class FaceInput:
     @property
     def roll(self) -> float:
         """Angle of the line through the outer eye corners, radians, clockwise as one sees the photo."""
-        right, left = self.detection.landmarks68_px[[36, 45]]
+        right, left = self.detection.landmarks68_px[list(IBUG_OUTER_EYE_CORNERS)]
         return math.atan2(left[1] - right[1], left[0] - right[0])
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mien.camera import Camera
 from mien.fitting import DetailSettings, FitTargets, fit_detail
 from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
+from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.networks import DetailNetwork, predict_maps
 from mien.networks.detail_unet import CROP_SHARE
 from mien.perception import Crop, face_crop
@@ -209,8 +210,9 @@ def _texture_error(model: MorphableModel, surface: FaceSurface, targets: FitTarg
 
 def _landmark_error(detected_px: np.ndarray, model_px: np.ndarray) -> float:
     """Mean distance of the 51 inner landmarks over the distance of the outer eye corners."""
-    distance = np.linalg.norm(detected_px[36] - detected_px[45])
-    return float(np.linalg.norm(detected_px[17:] - model_px[17:], axis=1).mean() / max(distance, 1e-6))
+    right, left = detected_px[list(IBUG_OUTER_EYE_CORNERS)]
+    distance = np.linalg.norm(right - left)
+    return float(np.linalg.norm((detected_px - model_px)[IBUG_INNER], axis=1).mean() / max(distance, 1e-6))
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

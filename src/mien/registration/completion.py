@@ -19,12 +19,12 @@ from mien.geometry import Matches, nearest, vertex_normals
 from mien.morphable import MorphableModel
 from mien.morphable.formats.arkit import ARKIT_NAMES
 from mien.morphable.formats.source import SourceModel
+from mien.morphable.landmark_tables import PARTS
 from mien.morphable.model import ExpressionKind
 from mien.registration.nonrigid_icp import Registration, register
 from mien.registration.uv_layout import connected_parts, unwrapped
 from mien.typing import Bool, Float, Int, Tensor
 
-_PARTS = ("skin", "lips", "brows", "eyes", "neck", "mouth")
 FADE_M = (0.003, 0.015)
 """Distances to the registered model at which its say begins to fade and ends."""
 
@@ -125,7 +125,7 @@ def _masks(source: SourceModel, reach: _Reach) -> dict[str, Tensor]:
     balls = balls.scatter_reduce(0, reach.part + 1, eyes * (reach.part > 0), "amax")
     is_ball = balls[reach.part + 1] > 0.5
     masks = {}
-    for name in _PARTS:
+    for name in PARTS:
         if name in source.masks:
             masks[f"mask_{name}"] = torch.from_numpy(source.masks[name])
             continue

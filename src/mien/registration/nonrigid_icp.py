@@ -14,6 +14,7 @@ import torch
 from mien.errors import ConfigError
 from mien.geometry import Matcher, Matches, Similarity, align_points, unique_edges, vertex_normals
 from mien.morphable import MorphableModel
+from mien.morphable.landmark_tables import IBUG_CONTOUR_COUNT
 from mien.typing import Float, Int, Tensor
 
 STIFFNESS = (30.0, 10.0, 10.0, 3.0, 3.0, 1.0, 1.0, 0.3, 0.3)
@@ -29,7 +30,6 @@ LANDMARK_REACH_M = 0.008
 most, of ICT-FaceKit 2.0, and 10 where every vertex number is one too large (17 where left and right are exchanged)."""
 UPRIGHT_COSINE = 0.7
 """Of the largest angle by which the two meshes may be turned against each other."""
-_CONTOUR = 17
 _CG_STEPS = 120
 
 
@@ -76,7 +76,7 @@ def register(
     own = reference.landmarks68[known]
     goal = vertices[torch.tensor([landmarks[k] for k in known])]
     # The outline's points are a matter of convention: they help to find the place, not the shape.
-    inner = torch.tensor([k >= _CONTOUR for k in known])
+    inner = torch.tensor([k >= IBUG_CONTOUR_COUNT for k in known])
     used = inner if int(inner.sum()) >= FEWEST_LANDMARKS else torch.ones_like(inner)
     similarity = align_points(reference.mean[own[used]][None].double(), goal[used][None].double())
     _check_alignment(similarity, reference.mean[own[used]], goal[used])

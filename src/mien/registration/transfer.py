@@ -15,6 +15,7 @@ from mien.errors import ConfigError
 from mien.evaluation.shape import DistanceSummary
 from mien.geometry import Matcher, Matches, Similarity, Surface, align_points, submesh, vertex_areas, vertex_normals
 from mien.morphable import MorphableModel
+from mien.morphable.landmark_tables import IBUG_INNER
 from mien.registration.nonrigid_icp import register
 from mien.registration.uv_layout import connected_parts
 from mien.result import Reconstruction
@@ -27,7 +28,6 @@ SAMPLES = 4000
 _ITERATIONS = 3
 _MEASURED = 1500
 """Points of the skin that the surface error is taken over."""
-_INNER = slice(17, 68)
 _FOLLOW_SIGMA_M, _FOLLOW_REACH_M = 0.01, 0.05
 """What is no skin takes the mean offset of the skin within this distance, and none beyond the reach."""
 _CHUNK = 2048
@@ -201,7 +201,7 @@ def _followed(
 
 
 def _landmark_error(moved: Tensor, vertices: Tensor, own: MorphableModel, target: MorphableModel) -> float:
-    distances = (moved[target.landmarks68[_INNER]] - vertices[own.landmarks68[_INNER]]).norm(dim=-1)
+    distances = (moved[target.landmarks68[IBUG_INNER]] - vertices[own.landmarks68[IBUG_INNER]]).norm(dim=-1)
     return float(distances.mean())
 
 

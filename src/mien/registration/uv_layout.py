@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import torch
 
+from mien.morphable.landmark_tables import IBUG_CONTOUR_ENDS
 from mien.typing import Float, Int, Tensor
 
 STRIP = 0.12
 """Height of the strip of small surfaces."""
 _MARGIN = 0.01
 HEAD_RADIUS_M = 0.1
-_AXIS = (0, 16)
-"""iBUG's points before the ears, at the height of the eyes."""
 
 
 def connected_parts(triangles: Int[Tensor, "T 3"], count: int) -> Int[Tensor, "V"]:
@@ -47,7 +46,7 @@ def unwrapped(
     main = part == 0
     strip = STRIP if int(part.max()) > 0 else 0.0
     uv = torch.zeros(len(mean), 2)
-    uv[main] = _cylindrical(mean[main], mean[landmarks68[list(_AXIS)]].mean(0))
+    uv[main] = _cylindrical(mean[main], mean[landmarks68[list(IBUG_CONTOUR_ENDS)]].mean(0))
     uv[:, 1] = strip + (1 - strip) * uv[:, 1]
     others = int(part.max())
     columns = 1

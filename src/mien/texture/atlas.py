@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
+from mien.morphable.landmark_tables import IBUG_CONTOUR_ENDS
 from mien.rasterizer import Fragments, interpolate, rasterize_hard
 from mien.texture.fill import pull_push
 from mien.typing import Bool, Float, Int, Tensor
@@ -95,7 +96,7 @@ def _layer_depth(model: MorphableModel) -> Float[Tensor, "V"]:
     height = model.mean[:, 2]
     behind = (height.amax() - height) / (height.amax() - height.amin()).clamp(min=1e-9)
     normals = vertex_normals(model.mean[None], model.triangles)[0]
-    between_ears = model.mean[model.landmarks68[[0, 16]]].mean(0)
+    between_ears = model.mean[model.landmarks68[list(IBUG_CONTOUR_ENDS)]].mean(0)
     outwards = F.normalize((model.mean - between_ears)[:, [0, 2]], dim=-1)
     inwards = (outwards * normals[:, [0, 2]]).sum(-1) < _INWARDS
     return behind + inwards

@@ -19,6 +19,7 @@ from mien.errors import ConfigError
 from mien.fitting import mesh_point_weights
 from mien.losses import landmark_loss, photometric_loss, prior_loss, span_distance_loss
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.networks import FaceEncoder
 from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters
 from mien.perception import IdentityNetwork
@@ -31,9 +32,6 @@ from mien.training.objective import LossTerm, Metric
 from mien.training.shape_distance import albedo_gram, aligned_distance_mm, shape_gram
 from mien.typing import Float, Tensor, UInt8
 
-EYE_CORNERS = (36, 45)
-JAW_POINTS = 17
-"""The first landmarks lie on the jaw and do not count in the point error (NME51)."""
 EVALUATION_BATCH = 16
 
 
@@ -197,8 +195,9 @@ class CoarseObjective:
     def _point_error(self, coefficients: FaceCoefficients, batch: FaceBatch) -> float:
         """Mean distance of the landmarks without the jaw, in % of the distance of the outer eye corners."""
         found = landmarks68(self.model, coefficients, batch.camera)
-        eyes = (batch.landmarks68_px[:, EYE_CORNERS[0]] - batch.landmarks68_px[:, EYE_CORNERS[1]]).norm(dim=-1)
-        distances = (found - batch.landmarks68_px).norm(dim=-1)[:, JAW_POINTS:].mean(1)
+        right, left = batch.landmarks68_px[:, list(IBUG_OUTER_EYE_CORNERS)].unbind(1)
+        eyes = (right - left).norm(dim=-1)
+        distances = (found - batch.landmarks68_px).norm(dim=-1)[:, IBUG_INNER].mean(1)
         return float((distances / eyes.clamp(min=1)).mean() * 100)
 
     @torch.no_grad()

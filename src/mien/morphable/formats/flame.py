@@ -17,13 +17,13 @@ from mien.morphable.formats.archive import NpzReader, indices, numbers
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_VERTICES
 from mien.morphable.formats.pickles import read_pickled_arrays, read_pickled_npy
 from mien.morphable.formats.source import SkinningArrays, SourceModel, checked, numbered, silently
+from mien.morphable.landmark_tables import IBUG_CONTOUR_COUNT
 from mien.typing import Int
 
 IDENTITY_COUNT = 300
 """Shape components come first in shapedirs, expressions after them."""
 _NAMES = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 _LICENCE = "FLAME licence of the file at hand: 2020 non-commercial, 2023 Open CC-BY-4.0; see flame.is.tue.mpg.de"
-_CONTOUR = 17
 
 
 @silently
@@ -98,15 +98,15 @@ def read_landmark_embedding(path: Path, triangles: np.ndarray) -> tuple[dict[int
     prefix = next((p for p in ("static_lmk", "lmk") if _face_key(stored, p)), None)
     if prefix is not None:
         inner = _vertices(stored, prefix, triangles, path)
-        known |= {_CONTOUR + k: int(vertex) for k, vertex in enumerate(inner)}
+        known |= {IBUG_CONTOUR_COUNT + k: int(vertex) for k, vertex in enumerate(inner)}
     if not known or max(known) >= 68:
         raise FormatError(f"{path}: {len(known)} landmarks; expected a FLAME embedding of 51 or 68 iBUG points")
     if _face_key(stored, "dynamic_lmk") is None:
         return known, None
     dynamic = _vertices(stored, "dynamic_lmk", triangles, path)
-    if dynamic.size % _CONTOUR:
-        raise FormatError(f"{path}: {dynamic.size} dynamic points; expected a multiple of {_CONTOUR}")
-    strips = [np.unique(strip) for strip in dynamic.reshape(-1, _CONTOUR).T]
+    if dynamic.size % IBUG_CONTOUR_COUNT:
+        raise FormatError(f"{path}: {dynamic.size} dynamic points; expected a multiple of {IBUG_CONTOUR_COUNT}")
+    strips = [np.unique(strip) for strip in dynamic.reshape(-1, IBUG_CONTOUR_COUNT).T]
     longest = max(len(strip) for strip in strips)
     return known, np.stack([np.pad(strip, (0, longest - len(strip)), constant_values=-1) for strip in strips])
 

@@ -17,9 +17,9 @@ import numpy as np
 from mien.errors import FormatError
 from mien.morphable.formats.archive import NpzReader, indices, names_of, numbers
 from mien.morphable.formats.source import SourceModel, checked, numbered, silently
+from mien.morphable.landmark_tables import PARTS
 
 FORMAT = "mien-npz-1"
-PARTS = ("skin", "lips", "brows", "eyes", "neck", "mouth")
 
 
 @silently

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mien.morphable.landmark_tables import MEDIAPIPE_CHIN, MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_SIDES, MEDIAPIPE_TOP
 from mien.typing import Float, Tensor
 
-# MediaPipe's points: top and bottom of the oval, its sides, outer and inner eye corners (right, left).
-TOP, CHIN, RIGHT_SIDE, LEFT_SIDE = 10, 152, 234, 454
-EYE_CORNERS = ((33, 133), (362, 263))
 HAIR_COLOURS = (
     (0.06, 0.05, 0.05), (0.16, 0.11, 0.08), (0.3, 0.2, 0.13), (0.45, 0.3, 0.17),
     (0.72, 0.58, 0.38), (0.5, 0.22, 0.1), (0.6, 0.6, 0.6), (0.85, 0.84, 0.82),
@@ -42,19 +40,19 @@ class FaceFrame:
     @classmethod
     def of(cls, landmarks468_px: Float[Tensor, "468 2"], size: int) -> FaceFrame:
         """The frame that the outline's extreme points span."""
-        centre = (landmarks468_px[TOP] + landmarks468_px[CHIN]) / 2
-        up = landmarks468_px[TOP] - landmarks468_px[CHIN]
+        centre = (landmarks468_px[MEDIAPIPE_TOP] + landmarks468_px[MEDIAPIPE_CHIN]) / 2
+        up = landmarks468_px[MEDIAPIPE_TOP] - landmarks468_px[MEDIAPIPE_CHIN]
         half_height = up.norm().clamp(min=1) / 2
         up = up / (2 * half_height)
         right = torch.stack([-up[1], up[0]])
-        half_width = ((landmarks468_px[LEFT_SIDE] - landmarks468_px[RIGHT_SIDE]) @ right).abs().clamp(
+        half_width = ((landmarks468_px[MEDIAPIPE_SIDES[1]] - landmarks468_px[MEDIAPIPE_SIDES[0]]) @ right).abs().clamp(
             min=0.8 * half_height
         ) / 2
         axes = torch.stack([right / half_width, up / half_height], dim=-1)
         steps = torch.arange(size) + 0.5
         y, x = torch.meshgrid(steps, steps, indexing="ij")
         u, v = ((torch.stack([x, y], -1) - centre) @ axes).unbind(-1)
-        eyes = torch.stack([(landmarks468_px[a] + landmarks468_px[b]) / 2 for a, b in EYE_CORNERS])
+        eyes = torch.stack([(landmarks468_px[a] + landmarks468_px[b]) / 2 for a, b in MEDIAPIPE_EYE_CORNERS])
         return cls(u, v, (eyes - centre) @ axes)
 
 

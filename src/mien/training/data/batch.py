@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from mien.batched import SHARED, map_tensors
 from mien.camera import Camera
-from mien.morphable.symmetry import MIRROR_LANDMARKS, Mirror, mirrored_camera, mirrored_points
+from mien.morphable.landmark_tables import IBUG_MIRROR
+from mien.morphable.symmetry import Mirror, mirrored_camera, mirrored_points
 from mien.networks.crop_space import CropSpaceParameters
 from mien.texture import DetailMaps
 from mien.typing import Float, Tensor
@@ -76,7 +77,7 @@ class FaceBatch:
             images=self.images.flip(-1),
             mask=self.mask.flip(-1),
             camera=mirrored_camera(self.camera),
-            landmarks68_px=mirrored_points(self.landmarks68_px, torch.tensor(MIRROR_LANDMARKS), side=side),
+            landmarks68_px=mirrored_points(self.landmarks68_px, torch.tensor(IBUG_MIRROR), side=side),
             gt_px=mirrored_points(self.gt_px, mirror.mesh, side=side),
             detected_px=mirrored_points(self.detected_px, mirror.mesh, side=side),
             gt=None if self.gt is None else self.gt.mirrored(mirror),

@@ -12,7 +12,8 @@ import torch
 from mien.camera import Camera
 from mien.errors import ConfigError
 from mien.morphable import MorphableModel
-from mien.morphable.symmetry import MIRROR_LANDMARKS, mirror_mesh, mirrored_points
+from mien.morphable.landmark_tables import IBUG_MIRROR
+from mien.morphable.symmetry import mirror_mesh, mirrored_points
 from mien.perception import Crop
 from mien.perception.crops import FACE_CROP_SCALE, sample_affine
 from mien.training.data.augment import FaceFrame, covers, elsewhere, uneven_light
@@ -49,7 +50,7 @@ class PhotoFaces:
             raise ConfigError(f"the store {store.address} has no faces in this split; prepare more photos.")
         self.store, self.size, self.seed, self.augment, self.jitter = store, size, seed, augment, jitter
         self._mirror_mesh = mirror_mesh(model)
-        self._mirror_landmarks = torch.tensor(MIRROR_LANDMARKS)
+        self._mirror_landmarks = torch.tensor(IBUG_MIRROR)
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces at these places of the order, which goes through the store again and again."""

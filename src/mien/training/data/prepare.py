@@ -26,6 +26,7 @@ from mien.export.contact_sheet import SheetLayout, in_rows
 from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
+from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
 from mien.io.pixels import to_uint8
 from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
@@ -304,7 +305,7 @@ def _flags(face: FaceDetection, record: FaceRecord, parts: FaceParts) -> tuple[s
     laplacian = torch.nn.functional.conv2d(
         luminance[None, None], torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]]), padding=1
     )[0, 0]
-    right, left, nose = face.landmarks468_px[234, :2], face.landmarks468_px[454, :2], face.landmarks468_px[1, :2]
+    right, left, nose = face.landmarks468_px[[*MEDIAPIPE_SIDES, MEDIAPIPE_NOSE_TIP], :2]
     across = left - right
     turned = abs(2 * float((nose - right) @ across / max(float(across @ across), 1e-6)) - 1)
     skin = float((parts.skin * inside).sum() / inside.sum().clamp(min=1))

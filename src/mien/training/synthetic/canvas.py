@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
+from mien.morphable.landmark_tables import IBUG_OUTER_EYE_CORNERS, PARTS
 from mien.texture import TexelAtlas
 
 Map = NDArray[np.floating]
@@ -79,10 +80,12 @@ class SkinCanvas:
         self._drawable = np.flatnonzero(drawable.numpy()) if drawable.any() else np.arange(len(model.mean))
         landmarks = self._vertices[model.landmarks68.numpy()]
         self._landmarks = (landmarks, self._vertices[model.mirror[model.landmarks68].numpy()])
-        self.unit = max(float(np.linalg.norm(landmarks[45] - landmarks[36])), 1.0) / EYE_SPAN_MM
+        right, left = landmarks[list(IBUG_OUTER_EYE_CORNERS)]
+        self.unit = max(float(np.linalg.norm(right - left)), 1.0) / EYE_SPAN_MM
         self.parts: dict[str, Map] = {
             name: atlas.interpolate(getattr(masks, name)[None, :, None])[0, 0].numpy()
-            for name in ("lips", "brows", "eyes", "neck", "mouth")
+            for name in PARTS
+            if name != "skin"
         }
         self.bare: Map = self._bare()
         """1 on skin that may be rough, 0 in eyes and mouth, falling to 0 towards the border of the chart."""

@@ -16,6 +16,7 @@ from mien.camera import Camera, Pose
 from mien.errors import FormatError
 from mien.lighting import directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable.landmark_tables import IBUG_CHIN, IBUG_NOSE_BASE
 from mien.networks.weights_file import check_model
 from mien.perception.crops import FACE_CROP_SCALE
 from mien.training.data.augment import hair_colour
@@ -218,7 +219,7 @@ def _light(rng: np.random.Generator, view: View) -> Float[Tensor, "1 9 3"]:
 
 def _beard_region(model: MorphableModel) -> Float[Tensor, "V"]:
     """Where a beard grows: skin below the nose, without lips, fading into the cheeks."""
-    nose_base, chin = model.mean[model.landmarks68[33]], model.mean[model.landmarks68[8]]
+    nose_base, chin = model.mean[model.landmarks68[[IBUG_NOSE_BASE, IBUG_CHIN]]]
     reach = (nose_base[1] - chin[1]).clamp(min=1e-3)
     masks = model.masks
     below = ((nose_base[1] - model.mean[:, 1]) / (0.2 * reach)).clamp(0, 1)
