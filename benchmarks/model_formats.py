@@ -80,7 +80,7 @@ def write_bfm2017(path: Path, mean: np.ndarray, triangles: np.ndarray, basis: np
 
 def write_converted(path: Path, source: Path) -> Path:
     """With the parts that a conversion adds, whatever they hold."""
-    model, actions = read_model(source), load_model().expression_names
+    model, names = read_model(source), load_model().expression_names
     assert model.albedo_mean is not None
     assert model.albedo_basis is not None
     tables = {"mirror": torch.arange(VERTICES), "landmarks68": torch.arange(68)}
@@ -88,13 +88,13 @@ def write_converted(path: Path, source: Path) -> Path:
         "mean": torch.from_numpy(model.mean), "triangles": torch.from_numpy(model.triangles),
         "identity_basis": torch.from_numpy(model.identity_basis), "albedo_mean": torch.from_numpy(model.albedo_mean),
         "albedo_basis": torch.from_numpy(model.albedo_basis), "uv": torch.rand(VERTICES, 2), **tables,
-        "expression_basis": torch.zeros(0, VERTICES, 3), "action_basis": torch.rand(len(actions), VERTICES, 3),
+        "expression_basis": torch.zeros(0, VERTICES, 3), "blendshape_basis": torch.rand(len(names), VERTICES, 3),
         "contour_candidates": torch.arange(17 * 24).view(17, 24), "mediapipe_triangles": torch.arange(468),
         "mediapipe_barycentrics": torch.full((468, 3), 1 / 3),
         **{f"mask_{part}": torch.zeros(VERTICES) for part in PARTS},
     }  # fmt: skip
     converted = MorphableModel(
-        "made up", arrays, expression_names=(), licence="", expression_kind="deviation", action_names=actions
+        "made up", arrays, expression_names=(), licence="", expression_kind="deviation", blendshape_names=names
     )
     save_model(converted, path)
     return path

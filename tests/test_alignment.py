@@ -23,7 +23,7 @@ def test_a_crop_and_its_inverse_are_exact(angle: float, side: float) -> None:
     assert crop.scale == pytest.approx(side / 224)
 
 
-def test_the_centre_and_the_corner_of_a_crop_lie_where_they_were_asked_for() -> None:
+def test_centre_and_corner_of_a_crop_lie_at_the_requested_position() -> None:
     crop = Crop.around((40.0, 30.0), 20.0, size=10)
     places = crop.to_photo(torch.tensor([[5.0, 5.0], [0.0, 0.0]]))
     assert torch.allclose(places, torch.tensor([[40.0, 30.0], [30.0, 20.0]]))
@@ -34,7 +34,7 @@ def test_a_crop_of_the_whole_photo_is_the_photo() -> None:
     assert torch.allclose(Crop.around((6.0, 6.0), 12.0, size=12).sample(photo), photo, atol=1e-5)
 
 
-def test_sampling_reads_colour_where_the_matrix_says() -> None:
+def test_sampling_follows_the_matrix() -> None:
     """On a ramp of the pixel's own coordinates every sample must give its own place."""
     y, x = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(80) + 0.5, indexing="ij")
     ramp = torch.stack([x, y])[None]
@@ -54,7 +54,7 @@ def test_shrinking_does_not_alias() -> None:
 
 
 @pytest.mark.parametrize("side", [33.0, 70.0, 130.0])
-def test_a_window_is_the_plain_one_of_box_means_read_bilinearly(side: float) -> None:
+def test_sampling_equals_bilinear_sampling_of_box_means(side: float) -> None:
     """Shrunk one, two and four times, over the border too: the same as PyTorch's own pooling and affine grid."""
     photo, crop = torch.rand(2, 3, 61, 75), Crop.around((30.0, 40.0), side, size=32, angle=0.2)
     factor = int(crop.scale + 1e-6)
@@ -70,7 +70,7 @@ def test_a_window_is_the_plain_one_of_box_means_read_bilinearly(side: float) -> 
 
 
 @pytest.mark.parametrize("side", [20.0, 200.0])
-def test_bytes_are_sampled_as_their_values_are(side: float) -> None:
+def test_bytes_and_floats_are_sampled_alike(side: float) -> None:
     photo = torch.randint(0, 256, (1, 3, 90, 80), dtype=torch.uint8)
     crop = Crop.around((41.0, 44.0), side, size=16, angle=0.3)
     pixels = photo[0].permute(1, 2, 0).numpy()
@@ -101,7 +101,7 @@ def test_the_face_crop_is_upright_and_holds_all_points() -> None:
     assert crop.scale * 224 == pytest.approx(1.6 * float((points.amax(0) - points.amin(0)).max()), rel=1e-5)
 
 
-def test_a_turned_face_crop_shows_the_points_as_an_upright_one_does_before_the_turn() -> None:
+def test_a_turned_crop_of_a_turned_face_equals_the_upright_crop() -> None:
     points = torch.tensor([[100.0, 50.0], [180.0, 60.0], [150.0, 190.0]], dtype=torch.float64)
     cos, sin = math.cos(2.0), math.sin(2.0)
     turned = points @ torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_a_turned_face_crop_shows_the_points_as_an_upright_one_does_before_the_t
     torch.testing.assert_close(seen, face_crop(points, size=100).to_crop(points))
 
 
-def test_a_similarity_is_found_again() -> None:
+def test_a_similarity_is_recovered() -> None:
     source = torch.rand(2, 7, 2, dtype=torch.float64)
     crop = Crop.around((3.0, 4.0), 50.0, size=5, angle=1.1)
     matrix = similarity_between(source, crop.to_photo(source))

@@ -81,7 +81,7 @@ def theirs(path: Path, c: Deep3dCoefficients) -> tuple[np.ndarray, np.ndarray, n
     return moved, pixels, texture * (basis @ gamma.transpose(0, 2, 1))
 
 
-def test_deep3d_vertices_pixels_and_colours_are_theirs(tmp_path: Path) -> None:
+def test_deep3d_vertices_pixels_and_colours_match_its_formulas(tmp_path: Path) -> None:
     path = files.write_deep3d(tmp_path / "a.mat")
     model, c = as_model(path), random_deep3d()
     camera_dm, pixels, colours = theirs(path, c)
@@ -94,7 +94,7 @@ def test_deep3d_vertices_pixels_and_colours_are_theirs(tmp_path: Path) -> None:
     np.testing.assert_allclose(deep3d_colours(model, c).numpy(), colours, atol=5e-5)
 
 
-def test_deep3d_vectors_go_to_a_face_and_back() -> None:
+def test_deep3d_vectors_survive_a_round_trip() -> None:
     c = random_deep3d()
     back = Deep3dCoefficients.of_face(c.face())
     for field in fields(c):
@@ -120,10 +120,10 @@ def test_deep3d_mat_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [({"gamma": None}, "lacks gamma"), ({"angle": (1, 4)}, "angle is"), ({"tex": (2, 80)}, "tex is"), ({}, "finite")],
 )
-def test_deep3d_mat_that_is_none(tmp_path: Path, change: dict, said: str) -> None:
+def test_invalid_deep3d_mat_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     shapes = {
         "id": (1, 80),
         "exp": (1, 64),
@@ -136,7 +136,7 @@ def test_deep3d_mat_that_is_none(tmp_path: Path, change: dict, said: str) -> Non
     if not change:
         arrays["id"][0, 0] = np.nan
     write_mat(tmp_path / "a.mat", arrays)
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         Deep3dCoefficients.read(tmp_path / "a.mat")
     arrays = {k: np.zeros(shape) for k, shape in (shapes | {"gamma": (1, 27), "angle": (1, 3), "tex": (1, 80)}).items()}
     write_mat(tmp_path / "a.mat", arrays | {"trans": np.full((1, 3), 1e300)})  # finite, but not in single precision
@@ -194,7 +194,7 @@ def test_3ddfa_vectors() -> None:
         TddfaCoefficients.of_vector(vector[:, :60], mean=mean, deviation=deviation)
 
 
-def test_3ddfa_vertices_are_those_of_its_own_arrays(tmp_path: Path) -> None:
+def test_3ddfa_vertices_match_its_formulas(tmp_path: Path) -> None:
     """`u + w_shp a + w_exp b` in micrometres, its arrays brought as a generic .npz scaled by any deviations."""
     rng = np.random.default_rng(0)
     u = files.FACE.mean * 1e6

@@ -82,12 +82,12 @@ def test_transferred_parts_are_those_of_the_packaged_model(disguised: Disguised,
     assert np.abs(model.masks.lips.numpy() - packaged.masks.lips.numpy()[order]).mean() < 0.02
     moved = {name: k for k, name in enumerate(packaged.expression_names)}
     own = packaged.expression_basis[moved["jawOpen"]][order] * 1.1
-    names, actions = model.actions
-    found = actions[names.index("jawOpen")]
+    names, basis = model.blendshapes
+    found = basis[names.index("jawOpen")]
     assert float((found - own).norm() / own.norm()) < 0.15
 
 
-def test_transferred_landmarks_lie_where_they_were(disguised: Disguised, packaged: MorphableModel) -> None:
+def test_transferred_landmarks_lie_at_their_known_positions(disguised: Disguised, packaged: MorphableModel) -> None:
     model = disguised.converted
     places = np.argsort(disguised.order)[packaged.landmarks68.numpy()]
     distances = (model.mean[model.landmarks68] - model.mean[torch.from_numpy(places)]).norm(dim=-1)
@@ -98,7 +98,7 @@ def test_transferred_landmarks_lie_where_they_were(disguised: Disguised, package
     assert float((points - packaged.mediapipe_points(own)[0]).norm(dim=-1).median()) < 1.5e-3
 
 
-def test_what_the_file_has_stays_as_it_was(disguised: Disguised) -> None:
+def test_parts_of_the_file_are_kept_unchanged(disguised: Disguised) -> None:
     model, source = disguised.converted, disguised.source
     assert np.array_equal(model.mean.numpy(), source.mean)
     assert np.array_equal(model.identity_basis.numpy(), source.identity_basis)
@@ -108,7 +108,7 @@ def test_what_the_file_has_stays_as_it_was(disguised: Disguised) -> None:
     assert any("42 of 68" in note for note in model.notes)
 
 
-def test_the_chart_is_in_the_square_and_mirrors(disguised: Disguised) -> None:
+def test_the_uv_map_is_in_the_unit_square_and_symmetric(disguised: Disguised) -> None:
     uv = disguised.converted.uv
     assert float(uv.min()) >= 0
     assert float(uv.max()) <= 1
@@ -116,7 +116,7 @@ def test_the_chart_is_in_the_square_and_mirrors(disguised: Disguised) -> None:
     assert float((uv[:, 0] + mirrored[:, 0] - 1).abs().median()) < 0.03
 
 
-def test_a_model_without_expressions_gets_the_actions_and_says_so(
+def test_a_model_without_expressions_gets_arkit_blendshapes_and_a_note(
     disguised: Disguised, packaged: MorphableModel
 ) -> None:
     bare = replace(disguised.source, expression_basis=disguised.source.expression_basis[:0], expression_names=())
@@ -135,7 +135,7 @@ def test_too_few_landmarks_are_refused(disguised: Disguised, packaged: Morphable
         register(packaged, mean, triangles, {30: 1, 36: 2, 45: 3})
 
 
-def test_landmarks_that_are_another_convention_are_refused(disguised: Disguised, packaged: MorphableModel) -> None:
+def test_landmarks_of_another_convention_are_refused(disguised: Disguised, packaged: MorphableModel) -> None:
     """Left for right, numbers from 1, and all on one vertex: each would end in a face that is none."""
     mean, triangles = torch.from_numpy(disguised.source.mean), torch.from_numpy(disguised.source.triangles)
     whole = dict(enumerate(disguised.converted.landmarks68.tolist()))
@@ -163,7 +163,7 @@ def test_lips_match_lips_of_their_own_side() -> None:
     assert bool(found.at_border[0])
 
 
-def test_nearest_is_exact() -> None:
+def test_the_nearest_point_search_is_exact() -> None:
     generator = torch.Generator().manual_seed(0)
     points, queries = torch.rand(3000, 3, generator=generator), torch.rand(2000, 3, generator=generator)
     queries[:5] += 3
@@ -182,7 +182,7 @@ def test_separate_surfaces_get_cells_of_their_own() -> None:
     assert float(uv[part == 0, 1].min()) >= 0.12
 
 
-def test_the_fit_uses_both_sides_of_a_component(disguised: Disguised) -> None:
+def test_transferred_coefficients_may_be_negative(disguised: Disguised) -> None:
     model = disguised.converted
     camera = Camera.from_fov(20.0, image_size=(400, 400))
     wanted = torch.tensor([[1.5, -2.0, 0.0]])
@@ -195,7 +195,7 @@ def test_the_fit_uses_both_sides_of_a_component(disguised: Disguised) -> None:
     assert torch.allclose(fitted.expression, wanted, atol=0.3)
 
 
-def test_a_face_carried_over_to_another_topology(
+def test_a_face_is_transferred_to_another_topology(
     disguised: Disguised, packaged: MorphableModel, tmp_path: Path
 ) -> None:
     face = tiny_reconstruction()
@@ -221,7 +221,7 @@ def test_a_face_carried_over_to_another_topology(
         transfer(face, packaged, disguised.converted)
 
 
-def test_what_is_no_skin_goes_along_with_it() -> None:
+def test_surfaces_other_than_skin_follow_the_skin() -> None:
     """A sheet of skin that is trusted but at one end, a ball-like piece beside it, and one far off."""
     columns, rows = 12, 6
     x, y = torch.meshgrid(torch.arange(columns) * 0.005, torch.arange(rows) * 0.005, indexing="ij")
@@ -251,10 +251,10 @@ def test_what_is_no_skin_goes_along_with_it() -> None:
 def test_the_glb_of_a_model_of_components_keeps_base_and_view(tmp_path: Path) -> None:
     plain = tiny_face_model()
     arrays = {key: plain.get_buffer(key) for key in dict(plain.named_buffers())}
-    arrays["action_basis"] = plain.expression_basis[:2] * 2
+    arrays["blendshape_basis"] = plain.expression_basis[:2] * 2
     model = MorphableModel(
         "tiny", arrays, expression_names=("c1", "c2", "c3"), licence="", expression_kind="deviation",
-        action_names=("jawOpen", "mouthSmileLeft"),
+        blendshape_names=("jawOpen", "mouthSmileLeft"),
     )  # fmt: skip
     face = replace(tiny_reconstruction(), expression=np.array([-1.5, 0.5, 0], np.float32))
     content = glb_bytes(face, model)
@@ -321,13 +321,13 @@ def test_a_converted_model_is_listed_and_found_by_its_name(
     assert f"converted: {tmp_path / 'my head.safetensors'}" in capsys.readouterr().out
     assert run("info", "my head") == 0
     shown = capsys.readouterr().out
-    for said in ("metres; +x", "expression in standard deviations", "albedo: transferred", "none"):
-        assert said in shown
+    for message in ("metres; +x", "expression in standard deviations", "albedo: transferred", "none"):
+        assert message in shown
     assert run("info", "flame") == 1
     assert "https://flame.is.tue.mpg.de" in capsys.readouterr().err
 
 
-def test_places_that_no_model_can_be_written_to_are_refused_before_any_work(
+def test_unwritable_paths_are_refused_before_conversion(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = files.write_generic(tmp_path / "mine.npz")
@@ -338,7 +338,7 @@ def test_places_that_no_model_can_be_written_to_are_refused_before_any_work(
     assert "cannot be written (Not a directory)" in capsys.readouterr().err
 
 
-def test_the_command_line_lists_converts_and_explains(
+def test_the_command_line_lists_converts_and_describes_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

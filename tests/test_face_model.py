@@ -83,7 +83,7 @@ def test_mirror_is_an_exact_involution(arrays: dict[str, np.ndarray]) -> None:
     )
 
 
-def test_chart_has_no_fold_and_is_symmetric(arrays: dict[str, np.ndarray]) -> None:
+def test_the_uv_map_has_no_fold_and_is_symmetric(arrays: dict[str, np.ndarray]) -> None:
     uv, triangles = arrays["uv"].astype(float), arrays["triangles"]
     a, b, c = (uv[triangles[:, k]] for k in range(3))
     area = (b - a)[:, 0] * (c - a)[:, 1] - (c - a)[:, 0] * (b - a)[:, 1]

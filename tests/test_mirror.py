@@ -1,4 +1,4 @@
-"""Mirror images of faces: exact where a model is symmetric, none where it is not, and what is said of them."""
+"""Mirror images of faces: exact where a model is symmetric, none where it is not, and what is message of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lopsided(model: MorphableModel, name: str, *, share: float) -> MorphableMode
     return other
 
 
-def test_coefficients_in_the_mirror_make_the_mirrored_face(model: MorphableModel) -> None:
+def test_mirrored_coefficients_give_the_mirrored_face(model: MorphableModel) -> None:
     mirror = Mirror.of(model)
     assert mirror is not None
     counts = model.counts
@@ -48,7 +48,7 @@ def test_coefficients_in_the_mirror_make_the_mirrored_face(model: MorphableModel
     assert (colours - right).norm() < 0.01 * right.norm()
 
 
-def test_modes_that_a_mirror_exchanges_are_exchanged(model: MorphableModel) -> None:
+def test_components_that_mirror_each_other_are_exchanged(model: MorphableModel) -> None:
     halves = deepcopy(model)
     left = (model.mean[:, :1] > 0).to(model.albedo_basis)
     basis = model.albedo_basis.clone()
@@ -58,7 +58,7 @@ def test_modes_that_a_mirror_exchanges_are_exchanged(model: MorphableModel) -> N
     mirror = Mirror.of(halves)
     assert mirror is not None
     counts = halves.counts
-    said = CropSpaceParameters(
+    message = CropSpaceParameters(
         identity=torch.zeros(1, counts[0]),
         expression=torch.zeros(1, counts[1]),
         albedo=torch.eye(counts[2])[:1],
@@ -68,23 +68,23 @@ def test_modes_that_a_mirror_exchanges_are_exchanged(model: MorphableModel) -> N
         scale=torch.zeros(1, 1),
         sides_per_m=3.0,
     )
-    torch.testing.assert_close(said.mirrored(mirror).albedo, torch.eye(counts[2])[1:2], atol=0.02, rtol=0)
+    torch.testing.assert_close(message.mirrored(mirror).albedo, torch.eye(counts[2])[1:2], atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["identity_basis", "expression_basis", "albedo_basis"])
-def test_a_model_that_is_a_little_lopsided_has_no_mirror(model: MorphableModel, name: str) -> None:
+def test_a_slightly_asymmetric_basis_has_no_mirror(model: MorphableModel, name: str) -> None:
     assert Mirror.of(lopsided(model, name, share=0.001)) is not None
     assert Mirror.of(lopsided(model, name, share=0.8)) is None
 
 
-def test_a_lopsided_mean_face_has_no_mirror(model: MorphableModel) -> None:
+def test_an_asymmetric_mean_face_has_no_mirror(model: MorphableModel) -> None:
     for name in ("mean", "albedo_mean"):
         other = deepcopy(model)
         other.register_buffer(name, getattr(model, name) + 0.002 * (model.mean[:, :1] > 0))
         assert Mirror.of(other) is None
 
 
-def test_modes_of_zeros_do_no_harm(model: MorphableModel) -> None:
+def test_zero_components_are_accepted(model: MorphableModel) -> None:
     padded = deepcopy(model)
     padded.register_buffer("albedo_basis", torch.cat([model.albedo_basis, torch.zeros_like(model.albedo_basis[:1])]))
     mirror = Mirror.of(padded)
@@ -102,9 +102,7 @@ def test_points_and_camera_are_mirrored_together() -> None:
 
 
 @pytest.mark.parametrize("refiner", [False, True])
-def test_what_the_encoder_says_of_the_mirror_image_is_the_mirror_image_of_what_it_says(
-    model: MorphableModel, refiner: bool
-) -> None:
+def test_the_encoder_commutes_with_mirroring(model: MorphableModel, refiner: bool) -> None:
     encoder = FaceEncoder("efficientnet_lite0", model, image_size=SIZE, points=True, refiner=refiner).eval()
     for head in encoder.heads.values():
         torch.nn.init.normal_(head.get_parameter("weight"), std=0.02)
@@ -122,7 +120,7 @@ def test_what_the_encoder_says_of_the_mirror_image_is_the_mirror_image_of_what_i
     torch.testing.assert_close(image.albedo, face.albedo @ mirror.albedo, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.lighting, face.lighting * mirror.harmonics[:, None], atol=1e-4, rtol=1e-3)
     assert (once.identity - face.identity).abs().max() > 0.01
-    there, back = (_points(model, said) for said in (face, image))
+    there, back = (_points(model, message) for message in (face, image))
     torch.testing.assert_close(
         mirrored_camera(camera).project(back),
         mirrored_points(camera.project(there), mirror.mesh, side=128),

@@ -20,13 +20,13 @@ from mien.morphable.skinning import Skinning
 from tests.tiny import tiny_model
 
 
-def with_everything() -> MorphableModel:
+def model_with_every_part() -> MorphableModel:
     tiny = tiny_model()
     generator = torch.Generator().manual_seed(1)
     count = len(tiny.mean)
     arrays = {key: tiny.get_buffer(key) for key in dict(tiny.named_buffers())}
     arrays |= {
-        "action_basis": torch.randn(3, count, 3, generator=generator) * 1e-3,
+        "blendshape_basis": torch.randn(3, count, 3, generator=generator) * 1e-3,
         "joint_regressor": torch.rand(2, count, generator=generator) / count,
         "skin_weights": torch.rand(count, 2, generator=generator),
         "pose_basis": torch.randn(9, count, 3, generator=generator) * 1e-4,
@@ -34,20 +34,20 @@ def with_everything() -> MorphableModel:
     }
     return MorphableModel(
         "all", arrays, expression_names=tiny.expression_names, licence="none", expression_kind="deviation",
-        action_names=("a", "b", "c"), notes=("albedo: transferred",),
+        blendshape_names=("a", "b", "c"), notes=("albedo: transferred",),
     )  # fmt: skip
 
 
-def test_a_model_with_every_part_survives_its_file(tmp_path: Path) -> None:
-    model = with_everything()
+def test_a_model_with_every_part_survives_saving(tmp_path: Path) -> None:
+    model = model_with_every_part()
     save_model(model, tmp_path / "a.safetensors")
     again = load_model(tmp_path / "a.safetensors")
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
-    for name in ("name", "licence", "expression_names", "expression_kind", "action_names", "notes"):
+    for name in ("name", "licence", "expression_names", "expression_kind", "blendshape_names", "notes"):
         assert getattr(again, name) == getattr(model, name)
-    assert again.actions[0] == ("a", "b", "c")
-    assert tiny_model().actions[0] == tiny_model().expression_names
+    assert again.blendshapes[0] == ("a", "b", "c")
+    assert tiny_model().blendshapes[0] == tiny_model().expression_names
     assert again.expression_range == (-3.0, 3.0)
 
 
@@ -90,58 +90,58 @@ def changed_at(name: str, value: float) -> dict[str, torch.Tensor]:
 
 
 def joints(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
-    whole = with_everything().state_dict()
+    whole = model_with_every_part().state_dict()
     names = {"joint_regressor": "joint_regressor", "skin_weights": "weights", "pose_basis": "pose_basis"}
     arrays = {key: whole[f"skinning.{name}"] for key, name in names.items()}
     return arrays | {"joint_parents": torch.tensor([-1, 0])} | changed
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"mean": None}, "lacks mean"),
+        ({"mean": None}, "mean is missing"),
         (changed_at("mean", torch.nan), "mean holds values"),
         (changed_at("albedo_basis", torch.inf), "albedo_basis holds values"),
-        (changed_at("triangles", 525), "triangles points outside"),
-        (changed_at("mirror", -1), "mirror points outside"),
-        (changed_at("contour_candidates", -2), "contour_candidates points outside"),
-        (changed_at("mediapipe_triangles", 10**6), "mediapipe_triangles points outside"),
+        (changed_at("triangles", 525), "triangles holds an index outside"),
+        (changed_at("mirror", -1), "mirror holds an index outside"),
+        (changed_at("contour_candidates", -2), "contour_candidates holds an index outside"),
+        (changed_at("mediapipe_triangles", 10**6), "mediapipe_triangles holds an index outside"),
         ({"uv": torch.zeros(525, 3)}, r"uv is \(525, 3\)"),
         ({"mask_skin": torch.zeros(5)}, r"mask_skin is \(5,\)"),
         ({"expression_basis": torch.zeros(9, 525, 3)}, "expression_basis is"),
-        ({"joint_parents": torch.tensor([-1])}, "expected all or none"),
-        (joints(joint_parents=torch.tensor([-1, 2])), "joint_parents points outside"),
-        (joints(joint_parents=torch.tensor([-1, 1])), "no tree"),
-        (joints(joint_parents=torch.tensor([0, 0])), "no tree"),
+        ({"joint_parents": torch.tensor([-1])}, "expected all four"),
+        (joints(joint_parents=torch.tensor([-1, 2])), "joint_parents holds an index outside"),
+        (joints(joint_parents=torch.tensor([-1, 1])), "each parent before its children"),
+        (joints(joint_parents=torch.tensor([0, 0])), "each parent before its children"),
         (joints(pose_basis=torch.zeros(8, 525, 3)), "expected 9 for each of 1 joints"),
         ({"triangles": tiny_model().triangles.float()}, "triangles is torch.float32"),
         ({"mean": tiny_model().mean.int()}, "mean is torch.int32"),
-        ({"metadata": {"format": "other"}}, "says format 'other'"),
-        ({"metadata": {"length_unit_m": "wide"}}, "description is damaged"),
-        ({"metadata": {"length_unit_m": "nan"}}, "does not hold together"),
-        ({"metadata": {"name": None}}, "description is damaged"),
-        ({"metadata": {"expression_names": "[1]"}}, "does not hold together"),
-        ({"metadata": {"expression_names": "["}}, "description is damaged"),
-        ({"metadata": {"expression_kind": "mood"}}, "does not hold together"),
+        ({"metadata": {"format": "other"}}, "the format is 'other'"),
+        ({"metadata": {"length_unit_m": "wide"}}, "metadata is damaged"),
+        ({"metadata": {"length_unit_m": "nan"}}, "length_unit_m=nan"),
+        ({"metadata": {"name": None}}, "metadata is damaged"),
+        ({"metadata": {"expression_names": "[1]"}}, "lists of names"),
+        ({"metadata": {"expression_names": "["}}, "metadata is damaged"),
+        ({"metadata": {"expression_kind": "mood"}}, "expression_kind='mood'"),
     ],
 )
-def test_files_that_do_not_hold_together_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(FormatError, match=said):
+def test_inconsistent_files_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
         load_model(write(tmp_path / "a.safetensors", **changes))
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors")
     content = path.read_bytes()
-    for place in range(0, len(content), len(content) // 30):
-        path.write_bytes(content[:place])
+    for length in range(0, len(content), len(content) // 30):
+        path.write_bytes(content[:length])
         with pytest.raises(FormatError):
             load_model(path)
     with pytest.raises(FormatError, match=r"nothing\.safetensors"):
         load_model(tmp_path / "nothing.safetensors")
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         save_model(tiny_model(), tmp_path / "missing" / "a.safetensors")
 

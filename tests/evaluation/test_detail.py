@@ -31,7 +31,7 @@ def test_equal_relief_correlates_fully_whatever_its_scale_and_level() -> None:
     assert float(other.whole.correlation) == pytest.approx(0, abs=1e-6)
 
 
-def test_moments_tell_a_deep_face_from_a_shallow_one() -> None:
+def test_moments_distinguish_deep_from_shallow_relief() -> None:
     """Faces of twice the depth have four times the moments: so they weigh in a sum over faces."""
     both = torch.cat([waves(8), 2 * waves(8)])
     whole = relief_correlation(both, 3 * both, weights=torch.ones_like(both), broadest_texels=6.0).whole
@@ -40,7 +40,7 @@ def test_moments_tell_a_deep_face_from_a_shallow_one() -> None:
     torch.testing.assert_close(whole.covariance, torch.tensor([1.5, 6.0]).double())
 
 
-def test_broad_form_counts_for_the_whole_and_not_for_the_fine() -> None:
+def test_broad_form_changes_the_whole_correlation_only() -> None:
     """Broad waves agree and fine ones oppose: the sums correlate with 9 − 1 over 9 + 1."""
     everywhere = torch.ones(1, 1, SIZE, SIZE, dtype=torch.float64)
     found = relief_correlation(
@@ -50,7 +50,7 @@ def test_broad_form_counts_for_the_whole_and_not_for_the_fine() -> None:
     assert float(found.fine.correlation) < -0.9
 
 
-def test_what_is_not_seen_does_not_count() -> None:
+def test_invisible_texels_do_not_count() -> None:
     left = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.float64)
     left[..., : SIZE // 2] = 1
     spoiled = torch.where(left > 0, waves(8), 100 * torch.ones_like(left))
@@ -76,13 +76,13 @@ def test_saturation_counts_values_at_the_limits() -> None:
     assert map_saturation(maps, low=-3.0, high=3.0, weights=even).item() == 0
 
 
-def test_relief_is_measured_where_it_is_seen() -> None:
+def test_relief_is_measured_on_visible_texels() -> None:
     maps = torch.tensor([[[[3.0, 4.0], [100.0, 100.0]]]])
     upper = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
     assert relief_rms(maps, weights=upper).item() == pytest.approx(math.sqrt(12.5))
 
 
-def test_laplacian_energy_by_hand() -> None:
+def test_laplacian_energy_matches_a_hand_computed_value() -> None:
     """Two triangles; one corner of degree 2 is lifted by 3, its neighbours feel a third of it."""
     edges = unique_edges(torch.tensor([[0, 1, 2], [2, 1, 3]]))
     values = torch.zeros(1, 4, 2)
@@ -94,7 +94,7 @@ def test_laplacian_energy_by_hand() -> None:
     assert laplacian_energy(lonely, edges).item() == pytest.approx(0.0)
 
 
-def test_symmetry_noise_by_hand() -> None:
+def test_symmetry_noise_matches_a_hand_computed_value() -> None:
     mirror = torch.tensor([1, 0, 2])
     values = torch.tensor([[[1.0], [4.0], [9.0]]])
     assert symmetry_noise(values, mirror).item() == pytest.approx(math.sqrt(18 / 3))

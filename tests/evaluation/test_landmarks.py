@@ -79,7 +79,7 @@ def test_pts_files_count_from_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["{\n1 2\n}", "no points", "{\nx y\n}"])
-def test_broken_pts_files_are_named(tmp_path: Path, content: str):
+def test_broken_pts_files_are_named_in_the_error(tmp_path: Path, content: str):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     (tmp_path / "a.pts").write_text(content)
     with pytest.raises(FormatError, match=r"a\.pts"):
@@ -94,7 +94,7 @@ def test_other_folders_are_refused(tmp_path: Path):
         read_annotated(tmp_path / "missing")
 
 
-def test_damaged_tables_are_named(tmp_path: Path):
+def test_damaged_tables_are_named_in_the_error(tmp_path: Path):
     (tmp_path / "set.npz").write_bytes(b"not a zip file")
     with pytest.raises(FormatError, match=r"set\.npz"):
         read_annotated(tmp_path)

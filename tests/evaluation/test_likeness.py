@@ -21,7 +21,7 @@ def test_verification_is_a_distance_below_the_networks_threshold():
     assert Likeness.between(vector, 3 * vector).cosine == pytest.approx(1)
 
 
-def test_rank_one_counts_the_people_who_find_themselves():
+def test_rank_one_is_the_share_of_probes_nearest_to_their_own_person():
     gallery = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     probes = torch.tensor([[0.1, 0.9], [0.9, 0.1], [0.0, 0.8]])
     result = rank_one(gallery, probes, cosine=False)
@@ -33,7 +33,7 @@ def test_rank_one_counts_the_people_who_find_themselves():
         rank_one(gallery[:1], probes[:1], cosine=False)
 
 
-def test_whitening_makes_a_loud_direction_quiet():
+def test_whitening_equalizes_variances():
     generator = torch.Generator().manual_seed(0)
     scale = torch.tensor([30.0, 1.0, 1.0, 1.0])
     gallery = torch.randn(400, 4, generator=generator) * scale
@@ -45,14 +45,14 @@ def test_whitening_makes_a_loud_direction_quiet():
     assert rank_one(*whitened(gallery, probes, shrinkage=0.0), cosine=False).rate > plain
 
 
-def test_whitening_bears_fewer_people_than_coefficients():
+def test_whitening_works_with_fewer_people_than_coefficients():
     gallery = torch.randn(5, 20, generator=torch.Generator().manual_seed(1))
     white, same = whitened(gallery, gallery)
     assert white.isfinite().all()
     assert torch.equal(white, same)
 
 
-def test_colour_error_is_measured_where_drawing_and_mask_meet():
+def test_colour_error_is_measured_where_rendering_and_mask_overlap():
     image = torch.zeros(1, 3, 4, 4)
     covered = torch.zeros(1, 4, 4)
     covered[:, :2] = 1
@@ -65,12 +65,12 @@ def test_colour_error_is_measured_where_drawing_and_mask_meet():
         colour_error(Drawing(image, covered), photo, mask=1 - covered)
 
 
-def test_a_drawing_stands_before_its_background():
+def test_a_rendering_covers_its_background():
     drawing = Drawing(torch.ones(1, 3, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
     assert drawing.over(torch.zeros(1, 3, 1, 1))[0, 0].tolist() == [[1, 0], [0, 1]]
 
 
-def test_reconstructions_are_drawn_where_their_vertices_lie_in_the_photo():
+def test_reconstructions_are_rendered_at_their_position_in_the_photo():
     model = tiny_model()
     face = tiny_reconstruction(model, detail=False)
     points = camera_of(face).project(torch.from_numpy(face.vertices)[None])[0]
@@ -83,7 +83,7 @@ def test_reconstructions_are_drawn_where_their_vertices_lie_in_the_photo():
     assert rows.min() >= np.floor(face.xy[:, 1].min()) and rows.max() <= np.ceil(face.xy[:, 1].max())
 
 
-def test_only_the_detailed_drawing_shows_the_offset_map():
+def test_only_the_detailed_rendering_shows_the_offset_map():
     model = tiny_model()
     face = tiny_reconstruction(model, detail=True)
     zeros = {name: np.zeros_like(getattr(face, name)) for name in ("texture_offset", "displacement")}

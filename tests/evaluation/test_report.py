@@ -19,7 +19,7 @@ def test_table_columns_have_one_width():
     assert lines[1] == "| ----------- | ----: |"
 
 
-def test_json_says_where_the_figures_were_measured(tmp_path: Path):
+def test_json_holds_the_environment(tmp_path: Path):
     path = tmp_path / "new" / "figures.json"
     write_json(path, environment=Environment.current(), results=[DistanceSummary(1.0, 0.5, 2.0)])
     document = json.loads(path.read_text())
@@ -33,7 +33,7 @@ class Measured:
     value: Any
 
 
-def test_json_takes_arrays_and_paths_and_refuses_what_it_does_not_know(tmp_path: Path):
+def test_json_accepts_arrays_and_paths_only(tmp_path: Path):
     path = tmp_path / "figures.json"
     for value, written in [(np.float32(1), 1), (torch.ones(2), [1, 1]), (Path("a"), "a")]:
         write_json(path, environment=Environment.current(), results=Measured(value))

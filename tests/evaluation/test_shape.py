@@ -11,7 +11,7 @@ from mien.geometry import Similarity, Surface, closest_barycentrics, normal_dist
 from tests.evaluation.shapes import ellipsoid, square
 
 
-def test_distance_to_a_plane_is_the_height_inside_and_the_hypotenuse_outside():
+def test_distance_to_a_triangle_inside_and_outside_its_prism():
     points = torch.tensor([[0.3, -0.2, 0.7], [0.1, 0.1, -0.4], [4.0, 0.0, 4.0], [4.0, 5.0, 0.0]])
     found = square().closest(points)
     torch.testing.assert_close(found.distances, torch.tensor([0.7, 0.4, 5.0, 5.0]))
@@ -46,7 +46,7 @@ def test_closest_points_are_exact_for_long_and_small_triangles_alike():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000))
-def test_no_point_of_a_triangle_is_nearer_than_the_closest_one(seed: int):
+def test_the_closest_point_of_a_triangle_is_optimal(seed: int):
     generator = torch.Generator().manual_seed(seed)
     corners, point = torch.randn(3, 3, generator=generator), 2 * torch.randn(3, generator=generator)
     weights = closest_barycentrics(point, corners)
@@ -58,7 +58,7 @@ def test_no_point_of_a_triangle_is_nearer_than_the_closest_one(seed: int):
     assert (weights @ corners - point).norm() <= nearest + 1e-5
 
 
-def test_a_triangle_without_area_is_its_edges():
+def test_a_degenerate_triangle_acts_as_its_edges():
     corners = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     weights = closest_barycentrics(torch.tensor([0.5, 1.0, 0.0]), corners)
     torch.testing.assert_close(weights @ corners, torch.tensor([0.5, 0.0, 0.0]))
@@ -96,7 +96,7 @@ def test_alignment_of_a_scaled_sphere_finds_the_scale():
     assert float(aligned.distances.max()) < 1e-3
 
 
-def test_alignment_leaves_no_better_similarity_nearby():
+def test_alignment_reaches_a_local_optimum():
     gt, surface = ellipsoid(radii=(1.0, 1.2, 0.8)), ellipsoid(radii=(1.05, 1.1, 0.9))
     weights = torch.rand(len(gt.vertices), generator=torch.Generator().manual_seed(2))
 
@@ -126,7 +126,7 @@ def test_alignment_needs_landmarks():
         )
 
 
-def test_summary_weighs_points_by_their_area():
+def test_summary_weights_points_by_area():
     summary = DistanceSummary.of(torch.tensor([1.0, 2.0, 10.0]), torch.tensor([1.0, 8.0, 1.0]))
     assert (summary.mean, summary.median, summary.p90) == (pytest.approx(2.7), 2.0, 2.0)
     assert weighted_quantile(torch.tensor([3.0, 1.0, 2.0]), torch.ones(3), q=1.0) == 3.0

@@ -21,7 +21,7 @@ CHEAP = [name for name in TARGETS if name != "bfm2017"]
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
-def test_honest_files_are_read(tmp_path: Path, name: str) -> None:
+def test_valid_files_are_read(tmp_path: Path, name: str) -> None:
     target = TARGETS[name]
     assert target.survives(tmp_path, target.honest(tmp_path))
 
@@ -81,7 +81,7 @@ def test_missing_and_empty_files_are_named(tmp_path: Path, name: str) -> None:
             target.read(path)
 
 
-def test_larger_files_than_any_model_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_above_the_size_limit_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_FILE_BYTES", 1000)
     with pytest.raises(FormatError, match="expected 1 to 1000"):
         read_generic(files.write_generic(tmp_path / "a.npz"))

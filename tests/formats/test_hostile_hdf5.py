@@ -31,7 +31,7 @@ def test_a_damaged_hdf5_file_is_refused(tmp_path: Path) -> None:
         read_bfm2017(path)
 
 
-def test_hdf5_files_whose_parts_do_not_fit(tmp_path: Path) -> None:
+def test_inconsistent_hdf5_files_are_refused(tmp_path: Path) -> None:
     def links_out(file: h5py.File) -> None:
         del file["shape/model/mean"]
         file["shape/model/mean"] = h5py.ExternalLink("other.h5", "/x")
@@ -56,11 +56,11 @@ def test_hdf5_files_whose_parts_do_not_fit(tmp_path: Path) -> None:
 
         return change
 
-    for change, said in (
+    for change, message in (
         (lambda file: file.__delitem__("shape/representer/cells"), "lacks shape/representer/cells"),
-        (lambda file: file.__delitem__("color/model/pcaBasis"), "color/model is not whole"),
-        (links_out, "a link to somewhere else"),
-        (lies_elsewhere, "lies in another file"),
+        (lambda file: file.__delitem__("color/model/pcaBasis"), "color/model is incomplete"),
+        (links_out, "a link to another place"),
+        (lies_elsewhere, "stored in another file"),
         (is_text, "expected numbers"),
         (is_a_bomb, "claims"),
         (replaced("shape/model/pcaVariance", np.ones(2)), "pcaBasis is"),
@@ -71,7 +71,7 @@ def test_hdf5_files_whose_parts_do_not_fit(tmp_path: Path) -> None:
         path = files.write_bfm2017(tmp_path / "a.h5")
         with h5py.File(path, "r+") as file:
             change(file)
-        with pytest.raises(FormatError, match=said):
+        with pytest.raises(FormatError, match=message):
             read_bfm2017(path)
 
 
@@ -108,7 +108,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Any:
     return hdf5_child
 
 
-def test_the_child_says_what_it_found(tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_child_reports_the_arrays_it_copied(tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = files.write_bfm2017(tmp_path / "a.h5")
     child.main([str(path), str(tmp_path), "100000", "shape/model/mean", "shape/model/none", "shape/model"])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -117,7 +117,7 @@ def test_the_child_says_what_it_found(tmp_path: Path, child: Any, capsys: pytest
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_child_turns_matrices_on_the_way(
+def test_the_child_transposes_matrices(
     tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
     matrix = np.arange(1400 * 3, dtype="<f4").reshape(1400, 3)
@@ -126,16 +126,18 @@ def test_the_child_turns_matrices_on_the_way(
         file["empty"], file["list"] = np.zeros((0, 5)), np.arange(3.0)
     monkeypatch.delattr(child.os, "posix_fallocate")  # as on systems that have none
     child.main([str(tmp_path / "a.h5"), str(tmp_path), "100000", "a/basis.T", "a/basis", "empty.T", "list.T"])
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [entry.get("shape") for entry in said] == [[3, 1400], [1400, 3], [5, 0], None]
-    assert "expected a matrix" in said[-1]["error"]
+    message = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry.get("shape") for entry in message] == [[3, 1400], [1400, 3], [5, 0], None]
+    assert "expected a matrix" in message[-1]["error"]
     # One file holds both: the second was written last.
     np.testing.assert_array_equal(np.fromfile(tmp_path / "a.basis.raw", "<f4").reshape(1400, 3), matrix)
     child.main([str(tmp_path / "a.h5"), str(tmp_path), "100000", "a/basis.T"])
     np.testing.assert_array_equal(np.fromfile(tmp_path / "a.basis.raw", "<f4").reshape(3, 1400), matrix.T)
 
 
-def test_the_child_says_why_it_refuses(tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_child_reports_why_it_refuses_a_dataset(
+    tmp_path: Path, child: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = files.write_bfm2017(tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:
         file["text"] = "text"
@@ -143,19 +145,19 @@ def test_the_child_says_why_it_refuses(tmp_path: Path, child: Any, capsys: pytes
         file.create_dataset("outside", (3,), "<f4", external=[("raw.bin", 0, 12)])
         file.create_dataset("wide", (1 << 62, 0), "<f4", maxshape=(None, None), chunks=(1, 1))
         file.create_dataset("deep", (100, 0, 100), "<f4", maxshape=(None,) * 3, chunks=(1, 1, 1))
-    for name, limit, said in (
+    for name, limit, message in (
         ("shape/model/pcaBasis", "10", "claims"),
         ("text", "1000", "expected numbers"),
-        ("soft", "1000", "link to somewhere else"),
-        ("outside", "1000", "lies in another file"),
+        ("soft", "1000", "link to another place"),
+        ("outside", "1000", "stored in another file"),
         ("wide", "1000", "could hold"),
         ("deep", "1000", "could hold"),
     ):
         child.main([str(path), str(tmp_path), limit, name])
-        assert said in json.loads(capsys.readouterr().out)["error"]
+        assert message in json.loads(capsys.readouterr().out)["error"]
     (tmp_path / "bad.h5").write_bytes(b"nothing")
     child.main([str(tmp_path / "bad.h5"), str(tmp_path), "1000", "x"])
-    assert "the HDF5 library says" in json.loads(capsys.readouterr().out)["error"]
+    assert "HDF5 library error" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_the_memory_limit_is_set_where_the_system_has_one(monkeypatch: pytest.MonkeyPatch) -> None:

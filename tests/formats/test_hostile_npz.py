@@ -17,7 +17,7 @@ from tests.formats.files import FACE, V
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"format": np.array("mien-npz-9")}, "mien-npz-9"),
         ({"format": np.array(1)}, "expected one text"),
@@ -30,26 +30,26 @@ from tests.formats.files import FACE, V
         ({"mean": FACE.mean.astype(np.str_)}, "expected numbers"),
         ({"mean": FACE.mean[:, :2] * 1e3}, "mean has shape"),
         ({"mean": FACE.mean[0]}, "expected 2 dimensions"),
-        ({"triangles": FACE.triangles + 20}, "triangles points at"),
+        ({"triangles": FACE.triangles + 20}, "triangles refers to"),
         ({"triangles": FACE.triangles[:0]}, "0 triangles"),
-        ({"triangles": FACE.triangles + 0.5}, "no whole numbers"),
+        ({"triangles": FACE.triangles + 0.5}, "not whole numbers"),
         ({"triangles": FACE.triangles.astype(np.uint64) + 2**40}, "below 2"),
-        ({"triangles": np.full((4, 3), np.nan)}, "no whole numbers"),
+        ({"triangles": np.full((4, 3), np.nan)}, "not whole numbers"),
         ({"identity_basis": np.zeros((1001, V, 3), np.float16)}, "at most 1000"),
         ({"identity_basis": np.zeros((3, V - 1, 3))}, "identity_basis has shape"),
         ({"expression_names": np.array(["one"])}, "1 expression names"),
         ({"expression_names": np.array([1, 2])}, "list of names"),
         ({"expression_kind": np.array("mood")}, "mood"),
         ({"landmarks68": np.arange(5)}, "68 vertices"),
-        ({"landmarks68": np.full(68, V)}, "landmarks points at"),
-        ({"mirror": np.full(V, V)}, "mirror points at"),
+        ({"landmarks68": np.full(68, V)}, "landmarks refers to"),
+        ({"mirror": np.full(V, V)}, "mirror refers to"),
         ({"uv": np.zeros((V, 3))}, "uv has shape"),
         ({"mask_skin": np.full(V, np.inf)}, "mask_skin holds"),
-        ({"contour_candidates": np.full((17, 2), -2)}, "contour_candidates points at"),
+        ({"contour_candidates": np.full((17, 2), -2)}, "contour_candidates refers to"),
     ],
 )
-def test_generic_files_whose_parts_do_not_fit(tmp_path: Path, change: dict, said: str) -> None:
-    with pytest.raises(FormatError, match=said):
+def test_inconsistent_generic_files_are_refused(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
         read_generic(files.write_generic(tmp_path / "a.npz", **change))
 
 
@@ -63,7 +63,7 @@ def test_objects_in_an_npz_are_never_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "message"),
     [
         (b"{'descr': '<f8', 'fortran_order': False, 'shape': (99, 3, 2), }", "has 2376 bytes"),
         (b"{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 3), }", "has the header"),
@@ -73,17 +73,17 @@ def test_objects_in_an_npz_are_never_unpickled(tmp_path: Path) -> None:
         (b"x" * 5000, "has the header"),
     ],
 )
-def test_array_headers_that_lie_are_refused(tmp_path: Path, header: bytes, said: str) -> None:
+def test_false_array_headers_are_refused(tmp_path: Path, header: bytes, message: str) -> None:
     member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(V * 3 * 8)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name, array in files.generic_arrays().items():
             content = member if name == "mean" else files.npy_bytes(np.asarray(array))
             archive.writestr(f"{name}.npy", content)
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         read_generic(tmp_path / "a.npz")
 
 
-def test_npz_of_a_packing_or_number_that_no_model_has(tmp_path: Path) -> None:
+def test_npz_with_unknown_compression_or_too_many_members_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("format.npy", files.npy_bytes(np.array("mien-npz-1")))

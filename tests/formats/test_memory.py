@@ -62,7 +62,7 @@ def test_reading_a_folder_takes_no_more_than_four_times_its_files(tmp_path: Path
     assert peak_bytes(lambda: read_model(tmp_path)) <= 4 * total
 
 
-def test_bombs_are_refused_before_they_unfold(tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused_before_unpacking(tmp_path: Path) -> None:
     """Honest beginnings, and content that would unfold to hundreds of megabytes."""
     zeros = np.zeros((300, 200_000, 3), np.float32)
     np.savez_compressed(tmp_path / "generic.npz", **files.generic_arrays(identity_basis=zeros))

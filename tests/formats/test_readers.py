@@ -35,7 +35,7 @@ def check_shape(model: SourceModel, identity: int = 3, mean: np.ndarray | None =
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_bfm2009_alone(tmp_path: Path, packed: bool) -> None:
+def test_bfm2009_without_expressions(tmp_path: Path, packed: bool) -> None:
     path = tmp_path / "01_MorphableModel.mat"
     path.write_bytes(files.mat_bytes(files.bfm2009_variables(), packed=packed))
     model = read_model(path)
@@ -70,7 +70,7 @@ def test_bfm2009_front_without_expressions(tmp_path: Path) -> None:
         read_bfm2009(tmp_path / "01_MorphableModel.mat", front=True)
 
 
-def test_deep3d_in_decimetres_about_its_centroid(tmp_path: Path) -> None:
+def test_deep3d_is_converted_to_metres_about_its_centroid(tmp_path: Path) -> None:
     model = read_model(files.write_deep3d(tmp_path / "BFM_model_front.mat"))
     check_shape(model, mean=FACE.mean - FACE.mean.mean(0))
     np.testing.assert_allclose(model.expression_basis, FACE.basis(3, 2), **CLOSE)
@@ -89,14 +89,14 @@ def test_bfm2017_variances_and_both_means(tmp_path: Path) -> None:
     assert model.expression_kind == "deviation"
 
 
-def test_bfm2017_of_shape_alone(tmp_path: Path) -> None:
+def test_bfm2017_with_shape_only(tmp_path: Path) -> None:
     model = read_model(files.write_bfm2017(tmp_path / "a.h5", expression=False, colour=False))
     check_shape(model)
     assert model.albedo_mean is None
     assert len(model.expression_basis) == 0
 
 
-def test_hdf5_without_h5py_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hdf5_without_h5py_names_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = files.write_bfm2017(tmp_path / "a.h5")
     monkeypatch.setattr(hdf5.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match=r"mien\[formats\]"):
@@ -185,7 +185,7 @@ def test_surrey_shape_only_with_its_blendshape_file(tmp_path: Path) -> None:
     assert model.expression_names == ("anger", "joy")
     assert model.albedo_mean is None
     shapes.write_bytes(shapes.read_bytes() + b"x")
-    with pytest.raises(FormatError, match="goes on after the blendshapes"):
+    with pytest.raises(FormatError, match="more data after the blendshapes"):
         read_model(path, blendshapes=shapes)
 
 
@@ -306,43 +306,43 @@ def test_arkit_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[1]", "expected an object"),
-        ('{"smile": 1}', "no ARKit action"),
+        ('{"smile": 1}', "not an ARKit blendshape"),
         ('{"jawOpen": "wide"}', "from 0 to 1"),
         ('{"jawOpen": true}', "from 0 to 1"),
         ('{"jawOpen": 1.5}', "from 0 to 1"),
         ('{"jawOpen": 1' + "0" * 400 + "}", "from 0 to 1"),
         ('{"jawOpen": NaN}', "from 0 to 1"),
-        ("{" * 10, "no JSON"),
+        ("{" * 10, "not JSON"),
         (" " * (1 << 21), "larger than"),
     ],
 )
-def test_arkit_json_that_is_none(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_arkit_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "weights.json"
     path.write_text(text)
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         read_arkit_weights(path)
 
 
 def test_options_of_another_family_are_refused(tmp_path: Path) -> None:
     path = files.write_generic(tmp_path / "a.npz")
     for options in ({"front": True}, {"blendshapes": tmp_path / "b.bin"}, {"landmarks": tmp_path / "l.npy"}):
-        with pytest.raises(ConfigError, match="belongs to"):
+        with pytest.raises(ConfigError, match="option of the family"):
             read_model(path, **options)
 
 
-def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+def test_unknown_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="neither"):
         read_model(tmp_path)
     with pytest.raises(FormatError, match="no such file or folder"):
         read_model(tmp_path / "x.mat")
     (tmp_path / "x.docx").write_bytes(b"x")
-    with pytest.raises(FormatError, match="no known ending"):
+    with pytest.raises(FormatError, match="unknown file ending"):
         read_model(tmp_path / "x.docx")
     assert formats.family("ict").terms == "MIT"
-    with pytest.raises(ConfigError, match="there are: bfm2009"):
+    with pytest.raises(ConfigError, match="use one of: bfm2009"):
         formats.family("smpl")
 
 

@@ -30,7 +30,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("kind", ["csc_matrix", "csr_matrix", "csc_array", "csr_array"])
-def test_flame_2023_without_chumpy_and_with_todays_scipy(tmp_path: Path, kind: str, protocol: int) -> None:
+def test_flame_2023_without_chumpy_and_with_current_scipy(tmp_path: Path, kind: str, protocol: int) -> None:
     sparse = pytest.importorskip("scipy.sparse")
     arrays = files.flame_arrays()
     regressor = getattr(sparse, kind)(arrays["J_regressor"])
@@ -56,7 +56,7 @@ class Select:
 files.PYTHON2_NAMES[Select] = "chumpy.reordering\nSelect"
 
 
-def test_flame_whose_components_were_cut_by_chumpy(tmp_path: Path) -> None:
+def test_flame_with_components_selected_by_chumpy(tmp_path: Path) -> None:
     content = files.flame_content()
     whole = files.flame_arrays()["shapedirs"]
     places = np.arange(whole.size).reshape(whole.shape)[:, :, :301]
@@ -69,7 +69,7 @@ def test_flame_whose_components_were_cut_by_chumpy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "shape", "said"),
+    ("places", "shape", "message"),
     [
         (np.array([0, 9]), (2,), "outside its 6 values"),
         (np.array([-1]), (1,), "outside"),
@@ -80,13 +80,13 @@ def test_flame_whose_components_were_cut_by_chumpy(tmp_path: Path) -> None:
         (None, (2,), "without its parts"),
     ],
 )
-def test_a_selection_that_does_not_hold_together_is_refused(
-    tmp_path: Path, places: np.ndarray | None, shape: object, said: str
+def test_an_inconsistent_selection_is_refused(
+    tmp_path: Path, places: np.ndarray | None, shape: object, message: str
 ) -> None:
     path = tmp_path / "a.pkl"
     selection = Select(files.Ch(np.arange(6.0)), places, shape)  # pyright: ignore[reportArgumentType]
     path.write_bytes(files.python2_pickle({"x": selection}))
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         read_pickled_arrays(path)
 
 
@@ -142,7 +142,7 @@ def test_mat_files_that_scipy_writes(tmp_path: Path, packed: bool) -> None:
     np.testing.assert_array_equal(model.masks["skin"], np.arange(V) % 2)
 
 
-def test_objects_of_matlab_between_the_arrays_are_passed_over(tmp_path: Path) -> None:
+def test_matlab_objects_between_arrays_are_skipped(tmp_path: Path) -> None:
     """Strings and tables have a header without dimensions: flags, name, kind of object, class."""
     opaque = b"".join(
         files.element(kind, data)
@@ -178,7 +178,7 @@ def test_mat_files_of_version_7_3(tmp_path: Path, packed: bool) -> None:
 
 
 @pytest.mark.parametrize("change", ["double", "packed", "column", "big-endian", "scalismo"])
-def test_bfm_2019_as_its_writers_differ(tmp_path: Path, change: str) -> None:
+def test_variants_of_bfm_2019_are_read(tmp_path: Path, change: str) -> None:
     path = files.write_bfm2017(tmp_path / "model2019_fullHead.h5")
     with h5py.File(path, "r+") as file:
         for part in ("shape", "expression", "color"):
@@ -212,7 +212,7 @@ def test_bfm_2019_as_its_writers_differ(tmp_path: Path, change: str) -> None:
 # ICT-FaceKit
 
 
-def test_ict_objects_with_the_line_ends_and_blanks_of_other_systems(tmp_path: Path) -> None:
+def test_ict_obj_files_with_other_line_ends_and_spaces_are_read(tmp_path: Path) -> None:
     plain, other = tmp_path / "plain", tmp_path / "FaceXModel"
     for folder in (plain, other):
         folder.mkdir()

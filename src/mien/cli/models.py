@@ -55,7 +55,7 @@ def _description(model: MorphableModel) -> list[tuple[str, str]]:
         ("coefficients", f"{counts[0]} identity, {counts[1]} expression, {counts[2]} albedo"),
         ("units of coefficients", f"identity and albedo in standard deviations, expression in {units}"),
         ("expressions", ", ".join(model.expression_names)),
-        ("blendshapes for animation", f"{len(model.actions[0])}"),
+        ("blendshapes for animation", f"{len(model.blendshapes[0])}"),
         ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
         *(("converted", note) for note in model.notes),
     ]

@@ -151,8 +151,8 @@ def _morphs(
     components, all blendshapes have weight zero, and one more target of weight one holds the photo's expression: the
     base is neutral and the default view shows the photo's face.
     """
-    names, actions = model.actions
-    offsets = actions.detach().cpu().numpy()
+    names, basis = model.blendshapes
+    offsets = basis.detach().cpu().numpy()
     if names == model.expression_names:
         return list(names), offsets, reconstruction.expression.clip(0, 1)
     own = np.tensordot(reconstruction.expression, model.expression_basis.detach().cpu().numpy(), axes=1)

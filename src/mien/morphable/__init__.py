@@ -1,4 +1,4 @@
-"""The linear face model, its coefficients and its landmarks."""
+"""The morphable face model, its coefficients and its landmarks."""
 
 from mien.morphable.coefficients import FaceCoefficients as FaceCoefficients
 from mien.morphable.landmarks import landmark_vertices as landmark_vertices

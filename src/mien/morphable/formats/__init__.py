@@ -1,7 +1,7 @@
-"""Readers of the field's face models, one file each; docs/formats.md tells what each reads and where files come from.
+"""Readers of published face models, one module per format; docs/formats.md lists formats and where to obtain files.
 
-Every reader returns a `SourceModel` in mien's units and conventions, runs no code from a file, and raises FormatError
-for whatever is not as its format says.
+Every reader returns a `SourceModel` in mien's units and conventions, never executes code from a file, and raises
+FormatError for content that does not follow the format.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from mien.morphable.formats.source import SourceModel as SourceModel
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of face model that can be read."""
+    """A family of face models that can be read."""
 
     key: str
+    """Short name, used on the command line."""
     title: str
+    """Full name."""
     files: str
-    """What `mien model convert` is given."""
+    """Files or folder that `mien model convert` expects."""
     page: str
-    """Where a user obtains the files."""
+    """Where users obtain the files."""
     terms: str
+    """Licence terms in brief."""
 
 
 FAMILIES = (
@@ -79,20 +82,35 @@ FAMILIES = (
 
 
 def family(key: str) -> Family:
-    """The family of that key; ConfigError for an unknown one."""
+    """The family with the given key.
+
+    Raises:
+        ConfigError: The key is unknown.
+    """
     found = next((f for f in FAMILIES if f.key == key), None)
     if found is None:
-        raise ConfigError(f"{key!r} is no family of face models; there are: {', '.join(f.key for f in FAMILIES)}")
+        raise ConfigError(f"{key!r} is not a family of face models; use one of: {', '.join(f.key for f in FAMILIES)}")
     return found
 
 
 def read_model(
     path: Path, *, landmarks: Path | None = None, blendshapes: Path | None = None, front: bool = False
 ) -> SourceModel:
-    """Read a file or folder of any family, told apart by name and content; raises FormatError.
+    """Read a file or folder of any family, recognized by name and content.
 
-    `landmarks` is a FLAME landmark embedding, `blendshapes` an eos blendshape file, `front` cuts the Basel Face Model
-    2009 to Deep3D's vertices.
+    Args:
+        path: The file or folder.
+        landmarks: FLAME landmark embedding (`.npy` or `.pkl`).
+        blendshapes: eos blendshape file.
+        front: Reduce the Basel Face Model 2009 to Deep3D's vertices.
+
+    Returns:
+        The model as its file has it; missing parts stay missing.
+
+    Raises:
+        FormatError: The file does not follow its format.
+        ConfigError: An option belongs to another family.
+        BackendUnavailable: The file needs h5py, which is not installed.
     """
     key = detect(path)
     for name, given, owner in (
@@ -101,7 +119,7 @@ def read_model(
         ("front", front, "bfm2009"),
     ):
         if given and key != owner:
-            raise ConfigError(f"{path}: is of the family {key}; --{name} belongs to {owner}")
+            raise ConfigError(f"{path}: is of the family {key}; --{name} is an option of the family {owner}")
     if key == "bfm2009":
         return bfm2009.read_bfm2009(path, front=front)
     if key == "flame":
@@ -113,7 +131,11 @@ def read_model(
 
 
 def detect(path: Path) -> str:
-    """The key of the family that a file or folder belongs to; FormatError if it is none's."""
+    """The key of the family that a file or folder belongs to.
+
+    Raises:
+        FormatError: It belongs to no known family.
+    """
     if path.is_dir():
         if (path / bfm2009.MODEL_FILE).is_file():
             return "bfm2009"
@@ -129,5 +151,5 @@ def detect(path: Path) -> str:
         return "flame" if "v_template" in names else "ict" if "identity_deltas" in names else "generic"
     kinds = {".h5": "bfm2017", ".hdf5": "bfm2017", ".pkl": "flame", ".bin": "surrey"}
     if path.suffix not in kinds:
-        raise FormatError(f"{path}: {path.suffix!r} is no known ending; expected .mat, .h5, .pkl, .npz or .bin")
+        raise FormatError(f"{path}: {path.suffix!r} is an unknown file ending; expected .mat, .h5, .pkl, .npz or .bin")
     return kinds[path.suffix]

@@ -1,4 +1,4 @@
-"""NumPy's .npz and .npy without pickle and without trust: sizes are checked before anything is unpacked."""
+"""Reads NumPy's .npz and .npy from untrusted files: no pickle, and sizes are checked before unpacking."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mien.morphable.formats.limits import Budget
 _MOST_MEMBERS = 500
 _LONGEST_HEADER = 4096
 _CHUNK = 1 << 18
-"""Bytes unpacked at once, of which zipfile holds four copies."""
+"""Bytes unpacked at a time; zipfile holds four copies of them."""
 _HEADER = re.compile(
     rb"\{'descr': '([<>|](?:b1|[iu][1248]|f[248]|U[1-9][0-9]{0,4}))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:[0-9]{1,12}, ?){0,8}[0-9]{0,12})\), ?\}[ \n]*"
 )
-"""Booleans, numbers and text; objects are not among them."""
+"""Accepts booleans, numbers and text, but no objects."""
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (
     OSError,
@@ -39,7 +39,7 @@ _DAMAGED = (
 
 
 class NpzReader:
-    """The arrays of an .npz, each read when it is asked for; every failure is a FormatError."""
+    """The arrays of an .npz file, each read on request; every failure is a FormatError."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._budget = path, Budget(path)
@@ -59,7 +59,7 @@ class NpzReader:
         return frozenset(self._members)
 
     def array(self, name: str) -> np.ndarray:
-        """One array of numbers or text, in its own type."""
+        """One array of numbers or text, in the file's type."""
         if name not in self._members:
             raise FormatError(f"{self.path}: lacks the array {name!r}; expected it beside {sorted(self._members)[:20]}")
         member = self._members[name]
@@ -70,7 +70,7 @@ class NpzReader:
             return _read_npy(stream, member.file_size, name, self.path)  # pyright: ignore[reportArgumentType]
 
     def text(self, name: str, default: str) -> str:
-        """One text, or the default where there is none."""
+        """One text, or the default if the file has no such array."""
         return _as_text(self.array(name), name, self.path) if name in self else default
 
     @contextmanager
@@ -95,16 +95,19 @@ def _read_npy(stream: zipfile.ZipExtFile, size: int, name: str, path: Path) -> n
             raise FormatError(f"{path}: {name} ends after {filled} of {len(view)} bytes")
         view[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
         filled += len(part)
-    stream.read(1)  # the end, where zipfile compares the checksum
+    stream.read(1)  # at the end zipfile compares the checksum
     return array.reshape(shape, order="F" if fortran else "C")
 
 
 def npy_header(
     stream: io.BufferedIOBase, name: str, path: Path
 ) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
-    """Shape, Fortran order, type and header size of an .npy; FormatError for types other than numbers and text.
+    """Shape, Fortran order, type and header size of an .npy file.
 
-    NumPy's own function hands the header to Python's parser; three fields need no more than a pattern.
+    NumPy's own function passes the header to Python's parser; a regular expression is enough for three fields.
+
+    Raises:
+        FormatError: The type is neither numbers nor text, or the header is damaged.
     """
     prefix = stream.read(8)
     if prefix not in (b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"):
@@ -127,24 +130,24 @@ def _as_text(array: np.ndarray, name: str, path: Path) -> str:
 
 
 def names_of(array: np.ndarray, name: str, path: Path) -> tuple[str, ...]:
-    """A list of texts; FormatError for anything else."""
+    """A list of texts; FormatError for any other array."""
     if array.ndim != 1 or array.dtype.kind != "U":
         raise FormatError(f"{path}: {name} is {array.dtype} {array.shape}; expected a list of names")
     return tuple(str(value) for value in array)
 
 
 def numbers(array: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """The same array if it holds numbers; FormatError for text."""
+    """Return the array if it holds numbers; FormatError for text."""
     if array.dtype.kind not in "iuf":
         raise FormatError(f"{path}: {name} is of type {array.dtype}; expected numbers")
     return array
 
 
 def indices(array: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """Whole numbers as int64; FormatError for fractions, NaN and text."""
+    """Convert whole numbers to int64; FormatError for fractions, NaN and text."""
     array = numbers(array, name, path)
     if array.dtype.kind == "f" and not bool((array == np.floor(array)).all() and np.abs(array).max(initial=0) < 2**31):
-        raise FormatError(f"{path}: {name} holds values that are no whole numbers; expected indices")
+        raise FormatError(f"{path}: {name} holds values that are not whole numbers; expected indices")
     if array.dtype.kind == "u" and array.max(initial=0) >= 2**31:
         raise FormatError(f"{path}: {name} holds {array.max()}; expected indices below 2^31")
     return array.astype(np.int64)

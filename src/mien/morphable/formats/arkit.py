@@ -1,4 +1,4 @@
-"""The 52 face actions of Apple's ARKit, in the order of MediaPipe's table, and their weights as JSON."""
+"""The 52 blendshapes of Apple's ARKit, in the order of MediaPipe's table, and their weights as JSON."""
 
 from __future__ import annotations
 
@@ -19,35 +19,44 @@ ARKIT_NAMES = (
     "browOuterUpLeft", "browOuterUpRight", "cheekPuff", "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft",
     "noseSneerRight", "tongueOut",
 )  # fmt: skip
-"""Apple's order in ARFaceAnchor.BlendShapeLocation; also the packaged model's."""
+"""Apple's order in ARFaceAnchor.BlendShapeLocation, which is also the packaged model's."""
 _NEUTRAL = "_neutral"
-"""MediaPipe's first name; it moves nothing."""
+"""MediaPipe's first entry, which moves nothing."""
 _LARGEST_JSON = 1 << 20
 
 
 def read_arkit_weights(path: Path) -> dict[str, float]:
-    """Weights by action from a JSON object of names and numbers, MediaPipe's `_neutral` left out; FormatError."""
+    """Read blendshape weights from a JSON object of names and numbers; MediaPipe's `_neutral` is ignored.
+
+    Raises:
+        FormatError: The file is not such an object, or a name or value is not allowed.
+    """
     if file_size(path) > _LARGEST_JSON:
         raise FormatError(f"{path}: larger than {_LARGEST_JSON} bytes; expected 52 numbers")
     try:
         stored = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: no JSON ({error}); expected an object of names and numbers") from error
+        raise FormatError(f"{path}: not JSON ({error}); expected an object of names and numbers") from error
     if not isinstance(stored, dict):
         raise FormatError(f"{path}: holds a {type(stored).__name__}; expected an object of names and numbers")
     stored.pop(_NEUTRAL, None)
     for name, value in stored.items():
         if name not in ARKIT_NAMES:
-            raise FormatError(f"{path}: {name!r} is no ARKit action; expected browDownLeft and so on")
+            raise FormatError(f"{path}: {name!r} is not an ARKit blendshape; expected browDownLeft and so on")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise FormatError(f"{path}: {name} is {value!r}; expected a number from 0 to 1")
     return {name: float(value) for name, value in stored.items()}
 
 
 def write_arkit_weights(path: Path, weights: dict[str, float]) -> None:
-    """Write weights by action, all 52, zeros where none is given; raises FormatError for unknown names, OSError."""
+    """Write the weights of all 52 blendshapes; missing ones become 0.
+
+    Raises:
+        FormatError: A name is unknown.
+        OSError: The file cannot be written.
+    """
     unknown = sorted(set(weights) - set(ARKIT_NAMES))
     if unknown:
-        raise FormatError(f"{path}: {', '.join(unknown)} are no ARKit actions")
+        raise FormatError(f"{path}: {', '.join(unknown)} are not an ARKit blendshapes")
     content = {name: float(weights.get(name, 0.0)) for name in ARKIT_NAMES}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

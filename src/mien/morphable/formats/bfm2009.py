@@ -38,9 +38,14 @@ _FULL_COUNT = 53_490
 
 @silently
 def read_bfm2009(path: Path, *, front: bool = False) -> SourceModel:
-    """Read the .mat, or a folder with it; with Exp_Pca.bin beside it, also the expressions on 53,215 vertices.
+    """Read 01_MorphableModel.mat, or a folder that holds it.
 
-    `front` cuts it to Deep3D's 35,709 vertices, which needs BFM_front_idx.mat. Raises FormatError.
+    Args:
+        path: The file or folder. With Exp_Pca.bin in the folder, expressions on 53,215 vertices are read too.
+        front: Reduce the mesh to Deep3D's 35,709 vertices, which needs BFM_front_idx.mat.
+
+    Raises:
+        FormatError: A file is missing or does not follow its format.
     """
     file = path / MODEL_FILE if path.is_dir() else path
     arrays = _model_arrays(file)
@@ -52,7 +57,7 @@ def read_bfm2009(path: Path, *, front: bool = False) -> SourceModel:
         expression = _expression_basis(path, len(kept))
     if front:
         if not path.is_dir():
-            raise FormatError(f"{path}: give the folder that also holds {FRONT_FILE} to cut the front out")
+            raise FormatError(f"{path}: front needs {FRONT_FILE}; give the folder that holds both files")
         chosen = _index_list(path / FRONT_FILE, "idx", len(kept))
         kept, expression = kept[chosen], expression[:, chosen] if len(expression) else expression[:, : len(chosen)]
     return checked(_assembled(file, arrays, kept, expression), file)
@@ -66,26 +71,24 @@ def _model_arrays(file: Path) -> dict[str, np.ndarray]:
         raise FormatError(f"{file}: lacks {', '.join(missing)}; expected the Basel Face Model 2009")
     rows = arrays["shapeMU"].size
     if rows == 0 or rows % 3 or arrays["texMU"].size != rows:
-        raise FormatError(f"{file}: shapeMU has {rows} and texMU {arrays['texMU'].size} values; expected 3 a vertex")
+        raise FormatError(f"{file}: shapeMU has {rows} and texMU {arrays['texMU'].size} values; expected 3 per vertex")
     for part in ("shape", "tex"):
         basis, deviations = arrays[f"{part}PC"], arrays[f"{part}EV"].reshape(-1)
         if basis.ndim != 2 or basis.shape != (rows, len(deviations)) or len(deviations) > MAX_COMPONENTS:
-            raise FormatError(
-                f"{file}: {part}PC is {basis.shape}; expected ({rows}, {len(deviations)}) as {part}EV says"
-            )
+            raise FormatError(f"{file}: {part}PC is {basis.shape}; expected ({rows}, {len(deviations)}) as in {part}EV")
     return arrays
 
 
 def _index_list(file: Path, name: str, count: int) -> Int[np.ndarray, "K"]:
-    """Vertex numbers from 1, as indices from 0."""
+    """Read vertex numbers from 1, return indices from 0."""
     arrays = read_mat(file, frozenset((name,)))
     if name not in arrays:
         raise FormatError(f"{file}: lacks {name!r}; expected a list of vertices")
     chosen = indices(arrays[name], name, file).reshape(-1) - 1
     if not chosen.size or not 0 <= chosen.min() <= chosen.max() < count:
-        raise FormatError(f"{file}: {name} points outside the {count} vertices; expected 1 to {count}")
+        raise FormatError(f"{file}: {name} refers outside the {count} vertices; expected 1 to {count}")
     if len(np.unique(chosen)) != len(chosen):
-        raise FormatError(f"{file}: {name} names a vertex twice; expected each once")
+        raise FormatError(f"{file}: {name} lists a vertex twice; expected each once")
     return chosen
 
 
@@ -94,7 +97,7 @@ def _expression_basis(folder: Path, count: int) -> np.ndarray:
     size = file_size(file)
     components = int(np.fromfile(file, "<i4", 1)[0]) if size >= 4 else 0
     stored, rest = divmod(size - 4, 12 * (components + 1)) if 0 < components <= MAX_COMPONENTS else (0, 0)
-    if stored < count or (stored > count and rest == 0):  # more is another mesh's, unless it is no whole mesh at all
+    if stored < count or (stored > count and rest == 0):  # more: another mesh's file, unless the rest is incomplete
         raise FormatError(
             f"{file}: {components} components in {size} bytes; expected {4 * (1 + 3 * count * (components + 1))} "
             f"bytes for {count} vertices"
@@ -110,7 +113,7 @@ def _deviations(file: Path, components: int) -> np.ndarray:
     try:
         values = np.array(file.read_text("ascii").split(), np.float32)
     except ValueError as error:
-        raise FormatError(f"{file}: no list of numbers ({error})") from error
+        raise FormatError(f"{file}: not a list of numbers ({error})") from error
     if len(values) < components:
         raise FormatError(f"{file}: {len(values)} numbers; expected {components}")
     return values[:components]
@@ -123,7 +126,7 @@ def _assembled(file: Path, arrays: dict[str, np.ndarray], kept: np.ndarray, expr
     place[kept] = np.arange(len(kept))
     triangles = indices(arrays["tl"], "tl", file) - 1
     if triangles.ndim != 2 or triangles.shape[1] != 3 or not 0 <= triangles.min(initial=0) <= triangles.max() < full:
-        raise FormatError(f"{file}: tl is {triangles.shape} and points outside the mesh; expected (T, 3), 1 to {full}")
+        raise FormatError(f"{file}: tl is {triangles.shape} and refers outside the mesh; expected (T, 3), 1 to {full}")
     triangles = place[triangles[:, [0, 2, 1]]]
     identity = rows_as_fields(arrays["shapePC"], arrays["shapeEV"] * MICROMETRE, file, "shapePC")
     albedo = rows_as_fields(arrays["texPC"], arrays["texEV"] / 255, file, "texPC")

@@ -72,10 +72,10 @@ def read_bfm2017(path: Path) -> SourceModel:
 
 
 def _part(arrays: dict[str, np.ndarray], part: str, unit: float, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (V, 3) and basis (K, V, 3) of one of the three models, in our unit."""
+    """Mean (V, 3) and basis (K, V, 3) of shape, expression or colour, in mien's units."""
     mean, basis, variance = (arrays.get(f"{part}/model/{name}") for name in _ARRAYS)
     if mean is None or basis is None or variance is None:
-        raise FormatError(f"{path}: {part}/model is not whole; expected {', '.join(_ARRAYS)}")
+        raise FormatError(f"{path}: {part}/model is incomplete; expected {', '.join(_ARRAYS)}")
     mean, variance = mean.reshape(-1), variance.reshape(-1)
     if mean.size % 3 or basis.shape != (len(variance), mean.size) or len(variance) > MAX_COMPONENTS:
         raise FormatError(

@@ -1,4 +1,4 @@
-"""cereal's binary archive, as far as eos writes it: little-endian numbers, vectors with 64-bit lengths, Eigen matrices.
+"""Reads the part of cereal's binary archive that eos uses: little-endian numbers, vectors, Eigen matrices.
 
 Layout from the headers of eos and cereal (facts, no code): a class with a version writes it once as uint32 before its
 first object; `std::vector` and `std::string` a uint64 length; Eigen matrices int32 rows, int32 columns and their data
@@ -17,7 +17,7 @@ from mien.morphable.formats.limits import file_size
 
 
 class CerealStream:
-    """A cursor over an archive; every read is checked against what is left of the file."""
+    """A cursor over an archive; every read is checked against the remaining bytes."""
 
     def __init__(self, path: Path) -> None:
         file_size(path)
@@ -27,7 +27,7 @@ class CerealStream:
 
     @property
     def at_end(self) -> bool:
-        """Whether everything was read."""
+        """Whether all bytes were read."""
         return self._place == len(self._content)
 
     def _take(self, count: int, what: str) -> np.ndarray:
@@ -47,7 +47,7 @@ class CerealStream:
         return self._number("I", "a class version")
 
     def variant(self) -> int:
-        """Which alternative follows."""
+        """Index of the variant's alternative that follows."""
         return self._number("i", "a variant's index")
 
     def present(self, what: str) -> bool:
@@ -58,7 +58,7 @@ class CerealStream:
         return flag == 0
 
     def length(self, what: str) -> int:
-        """Elements of the vector that follows."""
+        """Number of elements of the vector that follows."""
         return self._number("Q", f"the length of {what}")
 
     def integer(self, what: str) -> int:
@@ -66,14 +66,14 @@ class CerealStream:
         return self._number("i", what)
 
     def matrix(self, what: str) -> np.ndarray:
-        """An Eigen matrix of float32, column-major."""
+        """An Eigen matrix of float32, stored column by column."""
         rows, columns = self.integer(f"rows of {what}"), self.integer(f"columns of {what}")
         if rows < 0 or columns < 0:
             raise FormatError(f"{self.path}: {what} is {rows} x {columns}; expected no negative side")
         return self._take(4 * rows * columns, what).view("<f4").reshape((rows, columns), order="F")
 
     def rows(self, what: str, kind: str, columns: int) -> np.ndarray:
-        """A vector of small arrays, (N, columns)."""
+        """A vector of fixed-size arrays, as (N, columns)."""
         count = self.length(what)
         return self._take(count * columns * np.dtype(kind).itemsize, what).view(kind).reshape(-1, columns)
 

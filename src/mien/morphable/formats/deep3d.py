@@ -1,7 +1,7 @@
 """`BFM_model_front.mat` of Deep3DFaceRecon: the front of the Basel Face Model 2009 with 80 + 64 + 80 components.
 
-Decimetres, colours 0 to 255, all indices from 1; bases are scaled by their deviations. Deng et al., CVPRW 2019. The
-mean is moved so that its vertices' centroid is the origin, as that code does when it loads the file.
+Decimetres, colours 0 to 255, all indices from 1; bases include their standard deviations. Deng et al., CVPRW 2019. The
+mean is moved so that the centroid of its vertices is the origin, as Deep3DFaceRecon's code does on loading.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_deep3d(path: Path) -> SourceModel:
     if rest or arrays["meantex"].size != 3 * count or arrays["skinmask"].size != count:
         raise FormatError(
             f"{path}: meanshape, meantex and skinmask have {arrays['meanshape'].size}, {arrays['meantex'].size} and "
-            f"{arrays['skinmask'].size} values; expected 3, 3 and 1 a vertex"
+            f"{arrays['skinmask'].size} values; expected 3, 3 and 1 per vertex"
         )
     for name in ("idBase", "exBase", "texBase"):
         if arrays[name].ndim != 2 or len(arrays[name]) != 3 * count:

@@ -1,6 +1,6 @@
 """FLAME 2020 and 2023: a linear model with neck, jaw and eyes on linear blend skinning.
 
-.pkl (Python 2, with chumpy and scipy.sparse objects; read by `pickles`, which runs nothing) or .npz with the same keys:
+.pkl (Python 2, with chumpy and scipy.sparse objects; `pickles` reads it without executing it) or .npz with these keys:
 v_template (V, 3), f (T, 3), shapedirs (V, 3, 300 + 100), posedirs (V, 3, 36), J_regressor (5, V), weights (V, 5),
 kintree_table (2, 5). Metres. Li et al., Learning a model of facial shape and expression from 4D scans, TOG 2017.
 """
@@ -21,17 +21,22 @@ from mien.morphable.landmark_tables import IBUG_CONTOUR_COUNT
 from mien.typing import Int
 
 IDENTITY_COUNT = 300
-"""Shape components come first in shapedirs, expressions after them."""
+"""The first components of shapedirs are identity, the others expression."""
 _NAMES = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 _LICENCE = "FLAME licence of the file at hand: 2020 non-commercial, 2023 Open CC-BY-4.0; see flame.is.tue.mpg.de"
 
 
 @silently
 def read_flame(path: Path, *, landmarks: Path | None = None) -> SourceModel:
-    """Read generic_model.pkl, FLAME2020.pkl, FLAME2023.pkl or an .npz of it; raises FormatError.
+    """Read generic_model.pkl, FLAME2020.pkl, FLAME2023.pkl or an .npz with the same keys.
 
-    `landmarks` is the landmark embedding of DECA or of FLAME's tools (.npy or .pkl), whose dynamic contour becomes
-    the strips that the outline may run through.
+    Args:
+        path: The model file.
+        landmarks: Landmark embedding of DECA or of FLAME's tools (.npy or .pkl). Its dynamic contour becomes the
+            candidate strips of the contour landmarks.
+
+    Raises:
+        FormatError: A file does not follow its format.
     """
     stored: dict[str, Any]
     if path.suffix == ".npz":
@@ -62,7 +67,7 @@ def _assembled(arrays: dict[str, np.ndarray], path: Path) -> SourceModel:
     tree = arrays["kintree_table"]
     if tree.ndim != 2 or len(tree) != 2 or not tree.size:
         raise FormatError(f"{path}: kintree_table is {tree.shape}; expected (2, J)")
-    # The root's parent is -1, which is stored as the largest uint32.
+    # The file stores the root's parent, -1, as the largest uint32.
     parents = np.concatenate([[-1], indices(tree[0, 1:], "kintree_table", path)])
     fields = np.ascontiguousarray(arrays["shapedirs"].transpose(2, 0, 1), np.float32)
     return SourceModel(
@@ -90,7 +95,11 @@ def _with_landmarks(model: SourceModel, known: dict[int, int], strips: np.ndarra
 
 
 def read_landmark_embedding(path: Path, triangles: np.ndarray) -> tuple[dict[int, int], np.ndarray | None]:
-    """iBUG points → nearest vertices, and the strips of the dynamic contour; FormatError for anything else."""
+    """Read iBUG points → nearest vertices, and the candidate strips of the dynamic contour if there is one.
+
+    Raises:
+        FormatError: The file is not a FLAME landmark embedding of this mesh.
+    """
     stored = read_pickled_npy(path) if path.suffix == ".npy" else read_pickled_arrays(path)
     known: dict[int, int] = {}
     if "full_lmk_faces_idx" in stored:
@@ -116,7 +125,7 @@ def _face_key(stored: dict[str, Any], prefix: str) -> str | None:
 
 
 def _vertices(stored: dict[str, Any], prefix: str, triangles: np.ndarray, path: Path) -> Int[np.ndarray, "K"]:
-    """The corner with the largest weight of each embedded point."""
+    """For each embedded point, the triangle corner with the largest weight."""
     faces = stored.get(_face_key(stored, prefix) or "")
     weights = stored.get(f"{prefix}_bary_coords", stored.get(f"{prefix}_b_coords"))
     if not isinstance(faces, np.ndarray) or not isinstance(weights, np.ndarray):
@@ -126,5 +135,5 @@ def _vertices(stored: dict[str, Any], prefix: str, triangles: np.ndarray, path: 
     if len(weights) != len(faces) or weights.shape[1] != 3 or not np.isfinite(weights).all():
         raise FormatError(f"{path}: {prefix} has {len(faces)} triangles and weights {weights.shape}; expected 3 each")
     if faces.size and not 0 <= faces.min() <= faces.max() < len(triangles):
-        raise FormatError(f"{path}: {prefix} points at triangle {faces.max()}; expected 0 to {len(triangles) - 1}")
+        raise FormatError(f"{path}: {prefix} refers to triangle {faces.max()}; expected 0 to {len(triangles) - 1}")
     return triangles[faces, weights.argmax(1)]

@@ -1,4 +1,4 @@
-"""A face model as an .npz of plain arrays, for whatever has no reader; docs/formats.md is its specification.
+"""A face model as an .npz of plain arrays, for models without a reader of their own; specified in docs/formats.md.
 
 format            "mien-npz-1"                       name, licence    texts, optional
 length_unit_m     metres per unit of length          colour_scale     value of full colour: 1 or 255, default 1
@@ -26,9 +26,9 @@ FORMAT = "mien-npz-1"
 def read_generic(path: Path) -> SourceModel:
     """Read an .npz of this module's layout; raises FormatError."""
     archive = NpzReader(path)
-    said = archive.text("format", "")
-    if said != FORMAT:
-        raise FormatError(f"{path}: says format {said!r}; expected {FORMAT!r} (docs/formats.md describes it)")
+    found = archive.text("format", "")
+    if found != FORMAT:
+        raise FormatError(f"{path}: format is {found!r}; expected {FORMAT!r}, see docs/formats.md")
     unit, colour = _scalar(archive, "length_unit_m", None), _scalar(archive, "colour_scale", 1.0)
     kind = archive.text("expression_kind", "strength")
     if kind not in ("strength", "deviation"):
@@ -66,7 +66,7 @@ def read_generic(path: Path) -> SourceModel:
 
 
 def write_generic(path: Path, model: SourceModel) -> None:
-    """Write a model in this module's layout, metres and colours 0 to 1; raises OSError."""
+    """Write a model in this module's layout, in metres and colours 0 to 1; raises OSError."""
     arrays: dict[str, np.ndarray] = {
         "format": np.array(FORMAT),
         "name": np.array(model.name),

@@ -21,9 +21,19 @@ _TIMEOUT_S = 120
 
 
 def read_hdf5(path: Path, names: tuple[str, ...], *, transposed: frozenset[str] = frozenset()) -> dict[str, np.ndarray]:
-    """The named datasets that exist, the matrices of `transposed` with rows and columns exchanged; all can be written.
+    """Read those of the named datasets that exist.
 
-    FormatError for what is damaged, BackendUnavailable without h5py.
+    Args:
+        path: The HDF5 file.
+        names: Paths of datasets inside the file.
+        transposed: Names of matrices that are returned with rows and columns exchanged.
+
+    Returns:
+        Writable arrays by name, in the file's types.
+
+    Raises:
+        FormatError: The file is damaged or too large.
+        BackendUnavailable: h5py is not installed.
     """
     if importlib.util.find_spec("h5py") is None:
         raise BackendUnavailable(f"{path}: HDF5 files need h5py; install it with: pip install 'mien[formats]'")
@@ -37,7 +47,7 @@ def read_hdf5(path: Path, names: tuple[str, ...], *, transposed: frozenset[str] 
             raise FormatError(f"{path}: not read within {_TIMEOUT_S} s; expected an HDF5 face model") from error
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
-            raise FormatError(f"{path}: the HDF5 library failed on it ({reason[0]}); expected a whole HDF5 file")
+            raise FormatError(f"{path}: the HDF5 library failed on it ({reason[0]}); expected a complete HDF5 file")
         found: dict[str, np.ndarray] = {}
         for line in done.stdout.splitlines():
             entry = json.loads(line)
@@ -46,13 +56,13 @@ def read_hdf5(path: Path, names: tuple[str, ...], *, transposed: frozenset[str] 
             raw = Path(folder) / f"{entry['name'].replace('/', '.')}.raw"
             shape = tuple(entry["shape"])
             budget.take(math.prod(shape) * np.dtype(entry["type"]).itemsize, entry["name"])
-            # Mapped, not copied: the pages live on after the file's name is gone, and are nobody else's.
+            # Mapped, not copied: the pages stay valid after the file is deleted, and no other process can see them.
             mapped = np.memmap(raw, entry["type"], "r+", shape=shape) if math.prod(shape) else np.zeros(shape)
             found[entry["name"]] = np.asarray(mapped)
         return found
 
 
 def _scratch(needed_bytes: int) -> str | None:
-    """Memory where the system has a folder for it with room: the child's arrays then never touch a disk."""
+    """A folder in memory if the system has one with enough room, so that the child's arrays are not written to disk."""
     shared = Path("/dev/shm")
     return str(shared) if shared.is_dir() and shutil.disk_usage(shared).free > needed_bytes else None

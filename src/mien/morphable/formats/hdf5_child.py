@@ -1,12 +1,12 @@
-"""Runs in a process of its own: numeric datasets of an HDF5 file → raw arrays in a folder.
+"""Separate process that copies numeric datasets of an HDF5 file to raw arrays in a folder.
 
-The HDF5 library is large C code that strangers' files have crashed before. Here a crash or a runaway allocation ends
-this process and not the caller's. Nothing of mien is imported, so that the start takes a fraction of a second.
+The HDF5 library is large C code that damaged files have crashed before. A crash or a runaway allocation ends this
+process and not the caller's. It imports nothing of mien, so that it starts in a fraction of a second.
 
     python -I hdf5_child.py FILE FOLDER MEMORY_LIMIT DATASET...
 
-A dataset named `NAME.T` is written transposed: the caller's layout is made here, on the way, and not by a second copy.
-Prints one JSON object a line: an array's name, type and shape, or {"error": ...}.
+A dataset named `NAME.T` is written transposed, which saves the caller a copy. Prints one JSON object per line: name,
+type and shape of an array, or {"error": ...}.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 _NUMBER_KINDS = "iuf"
 _TURNED = ".T"
 _BLOCK = 512
-"""Rows of a matrix that are transposed at once: they fit a cache."""
+"""Rows of a matrix that are transposed at a time: they fit the cache."""
 _LIBRARIES_BYTES = 2 << 30
-"""Address space of Python, NumPy and HDF5 themselves, generously."""
+"""Upper bound of the address space of Python, NumPy and HDF5 themselves."""
 
 
 class _Refused(Exception):
@@ -35,7 +35,7 @@ class _Refused(Exception):
 
 
 def main(arguments: list[str]) -> None:
-    """Read the datasets named on the command line."""
+    """Copy the datasets named on the command line."""
     source, folder, limit, *names = arguments
     limit_bytes = int(limit)
     _limit_memory(limit_bytes)
@@ -48,11 +48,11 @@ def main(arguments: list[str]) -> None:
     except _Refused as error:
         print(json.dumps({"error": str(error)}))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
-        print(json.dumps({"error": f"the HDF5 library says: {error}"}))
+        print(json.dumps({"error": f"HDF5 library error: {error}"}))
 
 
 def _limit_memory(limit_bytes: int) -> None:
-    """Let the system end this process before a file makes it large; Windows has no such limit."""
+    """Let the system end this process if it allocates too much; Windows has no such limit."""
     try:
         import resource  # noqa: PLC0415
     except ImportError:
@@ -70,7 +70,7 @@ def _extract(file: Any, name: str, folder: Path, limit_bytes: int) -> int:
     if dataset.dtype.kind not in _NUMBER_KINDS or dataset.dtype.hasobject:
         raise _Refused(f"{name} is of type {dataset.dtype}; expected numbers")
     if dataset.is_virtual or dataset.external:
-        raise _Refused(f"{name} lies in another file; expected it here")
+        raise _Refused(f"{name} is stored in another file; expected it in this one")
     if 0 in dataset.shape and (dataset.ndim > 2 or max(dataset.shape) > limit_bytes):
         raise _Refused(f"{name} has shape {dataset.shape}; expected an array that the file could hold")
     if dataset.nbytes > limit_bytes:
@@ -84,13 +84,13 @@ def _extract(file: Any, name: str, folder: Path, limit_bytes: int) -> int:
 
 
 def _write(dataset: Any, target: Path, *, turned: bool) -> list[int]:
-    """Straight into the mapped file, transposed where `turned`; returns the shape written."""
+    """Copy directly into the mapped file, transposed if `turned`; returns the shape written."""
     import numpy as np  # noqa: PLC0415
 
     if turned and dataset.ndim != 2:
         raise _Refused(f"{dataset.name} has shape {dataset.shape}; expected a matrix")
     with target.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; in a mapping it would be a signal
+        if hasattr(os, "posix_fallocate"):  # a full disk raises an error here; in a mapping it would be a signal
             os.posix_fallocate(file.fileno(), 0, dataset.nbytes)
         else:
             file.truncate(dataset.nbytes)
@@ -99,7 +99,7 @@ def _write(dataset: Any, target: Path, *, turned: bool) -> list[int]:
         dataset.read_direct(written.reshape(dataset.shape))
         return list(dataset.shape)
     written = np.memmap(target, dataset.dtype, "r+", shape=dataset.shape[::-1])
-    # A packed chunk would be unpacked again for every block that touches it, so those come whole.
+    # A compressed chunk would be unpacked again for every block that touches it, so such matrices are read at once.
     step = _BLOCK if dataset.chunks is None else len(dataset)
     for first in range(0, len(dataset), step):
         block = slice(first, first + step)
@@ -108,7 +108,7 @@ def _write(dataset: Any, target: Path, *, turned: bool) -> list[int]:
 
 
 def _dataset(file: Any, name: str) -> Any:
-    """Follow hard links only: soft and external ones lead out of what was given."""
+    """Find a dataset along hard links only, because soft and external links may lead to other files."""
     import h5py  # noqa: PLC0415
 
     node = file
@@ -116,7 +116,7 @@ def _dataset(file: Any, name: str) -> Any:
         if not isinstance(node, h5py.Group) or part not in node:
             return None
         if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-            raise _Refused(f"{name} is a link to somewhere else; expected it here")
+            raise _Refused(f"{name} is a link to another place; expected it in this file")
         node = node[part]
     return node if isinstance(node, h5py.Dataset) else None
 

@@ -1,12 +1,12 @@
-"""ICT-FaceKit (MIT): the folder of OBJ files, or an .npz of the same arrays. Centimetres, quads, ARKit-like actions.
+"""ICT-FaceKit (MIT): the folder of OBJ files, or an .npz of the same arrays. Centimetres, quads, like ARKit.
 
-A folder holds generic_neutral_mesh.obj, identity000.obj … and one OBJ an action (browDown_L.obj …). Li et al., Learning
-Formation of Physically-Based Face Attributes, CVPR 2020. Its free model has no albedo.
+A folder holds generic_neutral_mesh.obj, identity000.obj … and one OBJ per blendshape (browDown_L.obj …). Li et al.,
+Learning Formation of Physically-Based Face Attributes, CVPR 2020. Its free model has no albedo.
 
-The actions become ARKit's 52: `_L` and `_R` are `Left` and `Right`; browInnerUp and cheekPuff, which ICT splits in two,
-are the sums of their halves; tongueOut, which it lacks, moves nothing. PupilDilate and cheekRaiser are left out. All
-vertices stay; triangles of the see-through parts (tears, eye blend, occlusion, lashes) are left out, as mien draws
-opaque skin.
+The blendshapes are renamed to ARKit's 52: `_L` and `_R` become `Left` and `Right`. browInnerUp and cheekPuff, which ICT
+splits in two, are the sums of their halves. tongueOut, which ICT lacks, moves nothing. PupilDilate and cheekRaiser are
+left out. All vertices stay; triangles of transparent parts (tears, eye blend, occlusion, lashes) are left out, since
+mien renders opaque surfaces.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mien.typing import Float, Int
 CENTIMETRE = 0.01
 NEUTRAL_FILE = "generic_neutral_mesh.obj"
 _LICENCE = "MIT (ICT-FaceKit, USC Institute for Creative Technologies)"
-_SEE_THROUGH = frozenset({"M_LacrimalFluid", "M_EyeBlend", "M_EyeOcclusion", "M_EyeLashes"})
+_TRANSPARENT = frozenset({"M_LacrimalFluid", "M_EyeBlend", "M_EyeOcclusion", "M_EyeLashes"})
 _LARGEST_OBJ = 64 << 20
 _LONGEST_NUMBER = 32
 
@@ -56,14 +56,14 @@ def _read_npz(path: Path) -> SourceModel:
     if known.shape != (68,):
         raise FormatError(f"{path}: landmarks68 is {known.shape}; expected 68 vertices")
     names = names_of(archive.array("expression_names"), "expression_names", path)
-    # Before the identities are read, as it briefly holds two copies of the actions.
+    # First, because this step briefly holds two copies of the blendshapes.
     expression = _as_arkit(_array(archive, "expression_deltas", 3), names, mean, path)
     identity = _array(archive, "identity_deltas", 3)
     return _assembled(path, mean, triangles, identity, expression, landmarks=dict(enumerate(known.tolist())))
 
 
 def _opaque(archive: NpzReader, triangles: np.ndarray) -> np.ndarray:
-    """Which triangles do not belong to a see-through material."""
+    """Mask of the triangles that do not belong to a transparent material."""
     path = archive.path
     names = names_of(archive.array("material_names"), "material_names", path)
     ranges = indices(archive.array("material_quad_range"), "material_quad_range", path)
@@ -75,7 +75,7 @@ def _opaque(archive: NpzReader, triangles: np.ndarray) -> np.ndarray:
         )
     hidden = np.zeros(len(quads), bool)
     for name, (first, end) in zip(names, ranges, strict=True):
-        if name in _SEE_THROUGH:
+        if name in _TRANSPARENT:
             hidden |= (quads >= first) & (quads < end)
     return ~hidden
 
@@ -89,22 +89,22 @@ def _array(archive: NpzReader, name: str, rank: int) -> np.ndarray:
 
 
 def _as_arkit(
-    actions: np.ndarray, action_names: tuple[str, ...], mean: np.ndarray, path: Path
+    blendshapes: np.ndarray, names: tuple[str, ...], mean: np.ndarray, path: Path
 ) -> Float[np.ndarray, "52 V 3"]:
-    """ICT's actions as ARKit's, in ARKit's order."""
-    if len(action_names) != len(actions) or actions.shape[1:] != mean.shape:
-        raise FormatError(f"{path}: {len(action_names)} names for actions {actions.shape}; expected one each")
+    """ICT's blendshapes as ARKit's, in ARKit's order."""
+    if len(names) != len(blendshapes) or blendshapes.shape[1:] != mean.shape:
+        raise FormatError(f"{path}: {len(names)} names for blendshapes {blendshapes.shape}; expected one each")
     expression = np.zeros((len(ARKIT_NAMES), *mean.shape), np.float32)
     place = {name: k for k, name in enumerate(ARKIT_NAMES)}
     unknown = []
-    for name, offsets in zip(action_names, actions, strict=True):
+    for name, offsets in zip(names, blendshapes, strict=True):
         target = arkit_name(name)
         if target is None:
             unknown.append(name)
         else:
             expression[place[target]] += offsets
-    if len(unknown) == len(action_names):
-        raise FormatError(f"{path}: none of the actions {unknown[:5]} has an ARKit name; expected browDown_L and so on")
+    if len(unknown) == len(names):
+        raise FormatError(f"{path}: none of {unknown[:5]} has an ARKit name; expected browDown_L and so on")
     return expression
 
 
@@ -133,7 +133,7 @@ def _assembled(
 
 
 def arkit_name(ict_name: str) -> str | None:
-    """ARKit's name of an ICT action; None for those that ARKit does not have."""
+    """ARKit's name of an ICT blendshape; None if ARKit has no such blendshape."""
     name = ict_name.replace("_L", "Left").replace("_R", "Right")
     if name in ARKIT_NAMES:
         return name
@@ -147,10 +147,10 @@ def _read_folder(folder: Path) -> SourceModel:
     if len(others) > MAX_COMPONENTS:
         raise FormatError(f"{folder}: {len(others)} OBJ files; expected at most {MAX_COMPONENTS}")
     identities = [file for file in others if re.fullmatch(r"identity\d+", file.stem)]
-    actions = [file for file in others if arkit_name(file.stem) is not None]
-    if not identities or not actions:
+    blendshapes = [file for file in others if arkit_name(file.stem) is not None]
+    if not identities or not blendshapes:
         raise FormatError(f"{folder}: lacks identity000.obj or browDown_L.obj; expected the folder FaceXModel")
-    expression = _as_arkit(_offsets(actions, mean), tuple(file.stem for file in actions), mean, folder)
+    expression = _as_arkit(_offsets(blendshapes, mean), tuple(file.stem for file in blendshapes), mean, folder)
     landmarks: dict[int, int] = dict(enumerate(_LANDMARKS)) if len(mean) == _FULL_COUNT else {}
     metres = as_metres(mean, CENTIMETRE)
     return _assembled(folder, metres, triangles, _offsets(identities, mean), expression, landmarks=landmarks)
@@ -167,7 +167,7 @@ def _offsets(files: list[Path], mean: np.ndarray) -> np.ndarray:
 
 
 def read_obj(path: Path) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "T 3"]]:
-    """Vertices and the triangles of all opaque faces of an OBJ; each quad (a, b, c, d) is cut along a and c."""
+    """Vertices and the triangles of all opaque faces of an OBJ file; a quad (a, b, c, d) is split from a to c."""
     content = _obj_content(path)
     vertices = _obj_vertices(content, path)
     triangles: list[tuple[int, int, int]] = []
@@ -176,17 +176,17 @@ def read_obj(path: Path) -> tuple[Float[np.ndarray, "V 3"], Int[np.ndarray, "T 3
         for line in content.splitlines():
             if line.startswith(b"usemtl"):
                 material = line[6:].strip().decode("latin-1")
-            elif line.startswith(b"f ") and material not in _SEE_THROUGH:
+            elif line.startswith(b"f ") and material not in _TRANSPARENT:
                 corners = [int(corner.split(b"/", 1)[0]) - 1 for corner in line.split()[1:]]
                 triangles += [(corners[0], corners[k], corners[k + 1]) for k in range(1, len(corners) - 1)]
                 if len(triangles) > MAX_TRIANGLES:
                     raise FormatError(f"{path}: more than {MAX_TRIANGLES} triangles")
     except (ValueError, OverflowError) as error:
-        raise FormatError(f"{path}: a face is no list of vertex numbers ({error})") from error
+        raise FormatError(f"{path}: a face is not a list of vertex numbers ({error})") from error
     try:
         return vertices, np.array(triangles, np.int64).reshape(-1, 3)
     except OverflowError as error:
-        raise FormatError(f"{path}: a face names a vertex beyond all meshes") from error
+        raise FormatError(f"{path}: a face has a vertex number that is too large") from error
 
 
 def _obj_content(path: Path) -> bytes:
@@ -199,11 +199,11 @@ def _obj_vertices(content: bytes, path: Path) -> np.ndarray:
     rows = [line[2:].split()[:3] for line in content.splitlines() if line.startswith(b"v ")]
     if not 3 <= len(rows) <= MAX_VERTICES or any(len(row) != 3 for row in rows):
         raise FormatError(f"{path}: {len(rows)} vertices; expected 3 to {MAX_VERTICES} with 3 numbers each")
-    # All words of the array of texts below take the room of the longest.
+    # In the array of texts below every entry takes the memory of the longest.
     longest = max(len(word) for row in rows for word in row)
     if longest > _LONGEST_NUMBER:
         raise FormatError(f"{path}: a vertex has a number of {longest} characters; expected {_LONGEST_NUMBER} or fewer")
     try:
         return np.array(rows, np.bytes_).astype(np.float64)
     except ValueError as error:
-        raise FormatError(f"{path}: a vertex is no three numbers ({error})") from error
+        raise FormatError(f"{path}: a vertex is not three numbers ({error})") from error

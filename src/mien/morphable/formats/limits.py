@@ -1,4 +1,4 @@
-"""How large a face model may be: what readers check before they allocate."""
+"""Size limits of face models, which readers check before they allocate memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ MAX_VERTICES = 200_000
 MAX_TRIANGLES = 400_000
 MAX_COMPONENTS = 1_000
 MAX_FILE_BYTES = 4 << 30
-# Face models of floating-point numbers shrink by less than four when they are compressed (ICT-FaceKit, whose
-# deltas lie on a grid, by 3.3); sparse blendshapes shrink more.
+# Compression shrinks floating-point face models by less than a factor of 4 (ICT-FaceKit, whose deltas lie on a grid,
+# by 3.3); sparse blendshapes shrink more.
 MAX_EXPANSION = 16
 _SLACK_BYTES = 1 << 20
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file that may be read; FormatError for one that is missing, empty or too large."""
+    """Size of a file in bytes; FormatError if it is missing, empty or too large."""
     if not path.is_file():
         raise FormatError(f"{path}: no such file")
     size = path.stat().st_size
@@ -27,17 +27,17 @@ def file_size(path: Path) -> int:
 
 
 class Budget:
-    """What one file may unpack to; `take` raises FormatError before memory is allocated."""
+    """Bytes that the content of one file may need in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.left = min(MAX_EXPANSION * file_size(path) + _SLACK_BYTES, MAX_FILE_BYTES)
 
     def take(self, count: int, what: str) -> None:
-        """Count bytes that are about to be allocated."""
+        """Count bytes that are about to be allocated; FormatError if too many."""
         if count < 0 or count > self.left:
             raise FormatError(
-                f"{self.path}: {what} claims {count} bytes, more than {MAX_EXPANSION} times what the file could "
-                "hold; expected an honest size"
+                f"{self.path}: {what} claims {count} bytes, more than {MAX_EXPANSION} times the file's own "
+                "size; it is damaged or not a face model"
             )
         self.left -= count

@@ -1,8 +1,8 @@
-"""MATLAB MAT-files, their numeric arrays only: level 5 (versions 5 to 7), and version 7.3, which is HDF5.
+"""Reads numeric arrays of MATLAB MAT-files: level 5 (versions 5 to 7), and version 7.3, which is HDF5.
 
-A reader of our own because scipy's also builds objects, functions and cells, and allocates what a header claims.
-Format: "MAT-File Format", The MathWorks. A variable is a miMATRIX element of flags, dimensions, name and column-major
-data; it may be packed with zlib. What is not a numeric array is passed over unread.
+SciPy's reader is not used because it also builds objects, functions and cells, and allocates whatever size a header
+states. Format: "MAT-File Format", The MathWorks. A variable is a miMATRIX element of flags, dimensions, name and
+column-major data; it may be compressed with zlib. Variables that are not numeric arrays are skipped.
 """
 
 from __future__ import annotations
@@ -35,18 +35,26 @@ _CHUNK = 1 << 20
 
 
 def read_mat(path: Path, names: frozenset[str]) -> dict[str, np.ndarray]:
-    """The named numeric variables that the file holds; raises FormatError for what is damaged.
+    """Read those of the named numeric variables that the file holds.
 
-    Uncompressed arrays are views of the file's bytes, in MATLAB's column-major order. BackendUnavailable where a file
-    of version 7.3 meets no h5py.
+    Args:
+        path: The MAT-file.
+        names: Names of variables.
+
+    Returns:
+        Arrays by name, in MATLAB's column-major order; uncompressed ones are views of the file's bytes.
+
+    Raises:
+        FormatError: The file is damaged.
+        BackendUnavailable: A file of version 7.3 needs h5py, which is not installed.
     """
     budget = Budget(path)
     with path.open("rb") as file:
         order, version = _byte_order_and_version(file.read(_HEADER), path)
     if version == _VERSION_HDF5:
-        # HDF5 counts the axes from the other end than MATLAB.
+        # HDF5 and MATLAB count axes in opposite order.
         return {name: array.T for name, array in read_hdf5(path, tuple(sorted(names))).items()}
-    # Read, not mapped: a file that somebody shortens meanwhile would end the process by a signal.
+    # Read, not mapped: if another process shortened a mapped file, a signal would end this process.
     content = np.fromfile(path, np.uint8)
     found: dict[str, np.ndarray] = {}
     place = _HEADER
@@ -69,11 +77,11 @@ def _byte_order_and_version(header: bytes, path: Path) -> tuple[str, int]:
         (version,) = struct.unpack(order + "H", header[124:126])
         if version in (_VERSION_5, _VERSION_HDF5):
             return order, version
-    raise FormatError(f"{path}: no MAT-file of level 5 or 7.3; expected its header of {_HEADER} bytes")
+    raise FormatError(f"{path}: not a MAT-file of level 5 or 7.3; expected its header of {_HEADER} bytes")
 
 
 def _element(content: np.ndarray, place: int, order: str, path: Path) -> tuple[int, int, int, int]:
-    """Type, start, length of the element at `place`, and where the next one begins."""
+    """Type, start and length of the element at byte `place`, and the start of the next one."""
     if place + 8 > len(content):
         raise FormatError(f"{path}: ends inside the tag at byte {place}; expected 8 bytes")
     kind, length = struct.unpack(order + "II", content[place : place + 8].tobytes())
@@ -83,7 +91,7 @@ def _element(content: np.ndarray, place: int, order: str, path: Path) -> tuple[i
             raise FormatError(f"{path}: small element of {length} bytes at byte {place}; expected at most 4")
     else:
         start = place + 8
-        # Packed elements are not padded, all others to multiples of eight.
+        # Compressed elements are not padded; all others are, to multiples of eight bytes.
         after = start + (length if kind == _MI_COMPRESSED else length + -length % 8)
     if start + length > len(content):
         raise FormatError(f"{path}: element of {length} bytes at byte {place}; the file ends after {len(content)}")
@@ -91,7 +99,7 @@ def _element(content: np.ndarray, place: int, order: str, path: Path) -> tuple[i
 
 
 def _unpacked(packed: np.ndarray, order: str, budget: Budget) -> tuple[int, np.ndarray]:
-    """The element inside a compressed one, unpacked to the size that its tag claims and no further."""
+    """Unpack the element inside a compressed one, at most to the size in its tag."""
     stream = zlib.decompressobj()
     try:
         tag = stream.decompress(packed[:_CHUNK].tobytes(), 8)
@@ -134,7 +142,7 @@ def _matrix(body: np.ndarray, order: str, names: frozenset[str], path: Path) -> 
     if header.name not in names:
         return {}
     if header.kind not in _CLASS_TYPES:
-        raise FormatError(f"{path}: {header.name} is no real numeric array (MATLAB class {header.kind})")
+        raise FormatError(f"{path}: {header.name} is not a real numeric array (MATLAB class {header.kind})")
     kind, start, length, _ = _element(body, place, order, path)
     if kind not in _DATA_TYPES:
         raise FormatError(f"{path}: {header.name} has data type {kind}; expected a number type")

@@ -1,9 +1,8 @@
-"""Arrays out of a Python pickle without running anything that the pickle names.
+"""Reads arrays from a Python pickle without executing anything that the pickle names.
 
-A pickle is a program: it calls whatever global it names. Here every global is looked up in `_STAND_INS`, whose entries
-are inert holders of ours for what FLAME's files need (NumPy arrays, chumpy's `Ch` and `Select`, SciPy's compressed
-matrices); any other name ends the reading. Holders keep shape, type and bytes; arrays are made from them after the
-program has ended.
+A pickle is a program that can call any global. Here every global is looked up in `_STAND_INS`, whose entries are inert
+holders for the types in FLAME's files (NumPy arrays, chumpy's `Ch` and `Select`, SciPy's compressed matrices); any
+other name is an error. Holders keep shape, type and bytes; arrays are made from them after the program has ended.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _OBJECT_HEADER = re.compile(
 
 
 class _Holder:
-    """Something that a pickle may make: remembers arguments and state, does nothing."""
+    """An object that a pickle may make: it stores arguments and state, and does nothing."""
 
     __slots__ = ("arguments", "state")
 
@@ -67,7 +66,7 @@ class _Chumpy(_Holder):
 
 
 class _Select(_Holder):
-    """chumpy's entries `idxs` of the flattened `a`: a slice that somebody cut off, such as fewer components."""
+    """chumpy's selection of the entries `idxs` of the flattened `a`, such as fewer components of a basis."""
 
     __slots__ = ()
 
@@ -91,7 +90,7 @@ class _Object(_Holder):
 
 
 class _Bytes(_Holder):
-    """`_codecs.encode(text, "latin1")`, and `bytes()` for none: how Python 3 writes bytes in protocol 2."""
+    """`_codecs.encode(text, "latin1")`, or `bytes()` if empty: how Python 3 writes bytes in protocol 2."""
 
     __slots__ = ()
 
@@ -109,7 +108,7 @@ class _Storage(_Holder):
 
 
 class _Collection(_Holder):
-    """A set or ordered dictionary: chumpy's bookkeeping, a tensor's hooks. Its content is of no use here."""
+    """A set or ordered dictionary: chumpy's bookkeeping or a tensor's hooks. Its content is ignored."""
 
     __slots__ = ()
 
@@ -163,18 +162,18 @@ class _Unpickler(pickle.Unpickler):
         self._path = path
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """Give the inert holder for a known name; FormatError names any other."""
+        """Return the inert holder of a known global; FormatError for any other."""
         name = f"{module_name}.{global_name}"
         if name not in _STAND_INS:
             raise FormatError(
-                f"{self._path}: refused, because it asks Python to run {name!r}; expected arrays only "
+                f"{self._path}: refused, because it calls {name!r}; expected arrays only "
                 f"({', '.join(sorted(_STAND_INS))})"
             )
         return _STAND_INS[name]
 
 
 def read_pickled_arrays(path: Path) -> dict[str, Any]:
-    """A pickled dictionary of arrays, numbers and texts; FormatError for anything else, whatever it tries."""
+    """Read a pickled dictionary of arrays, numbers and texts; FormatError for any other pickle."""
     file_size(path)
     content = _load(path, path.read_bytes())
     if not isinstance(content, dict):
@@ -183,7 +182,7 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
 
 
 def read_pickled_npy(path: Path) -> dict[str, Any]:
-    """A dictionary that `numpy.save` stored as an object array, read as `read_pickled_arrays` does."""
+    """Read a dictionary that `numpy.save` stored as an object array; otherwise like `read_pickled_arrays`."""
     file_size(path)
     content = path.read_bytes()
     found = _OBJECT_HEADER.match(content)
@@ -196,7 +195,7 @@ def read_pickled_npy(path: Path) -> dict[str, Any]:
         rows = state[4] if isinstance(state, tuple) and len(state) == 5 else None
         content = rows[0] if isinstance(rows, list) and len(rows) == 1 else None
     if not isinstance(content, dict):
-        raise FormatError(f"{path}: holds no dictionary; expected the landmark embedding that FLAME's tools save")
+        raise FormatError(f"{path}: does not hold a dictionary; expected a landmark embedding of FLAME's tools")
     return _all_unwrapped(content, path)
 
 
@@ -205,11 +204,11 @@ def _load(path: Path, content: bytes) -> Any:
     try:
         return _Unpickler(path, content).load()
     except _DAMAGED as error:
-        raise FormatError(f"{path}: no pickle that can be read ({error}); expected a dictionary of arrays") from error
+        raise FormatError(f"{path}: not a readable pickle ({error}); expected a dictionary of arrays") from error
 
 
 def _check_program(path: Path, content: bytes) -> None:
-    """Look at every instruction before any is obeyed: how many there are, and of which protocol."""
+    """Check number and protocol of all instructions before the first is executed."""
     count, place = 0, 0
     try:
         for instruction, argument, position in pickletools.genops(content):
@@ -220,11 +219,11 @@ def _check_program(path: Path, content: bytes) -> None:
                 )
             if instruction.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):
                 # The unpickler's table of memos grows to the largest index.
-                raise FormatError(f"{path}: memo {argument} at byte {place}; expected at most one a byte")
+                raise FormatError(f"{path}: memo {argument} at byte {place}; expected at most one per byte")
             if count > _MOST_INSTRUCTIONS:
                 raise FormatError(f"{path}: more than {_MOST_INSTRUCTIONS} instructions; expected arrays")
     except (*_DAMAGED, UnicodeError) as error:
-        raise FormatError(f"{path}: damaged after byte {place} ({error}); expected a whole pickle") from error
+        raise FormatError(f"{path}: damaged after byte {place} ({error}); expected a complete pickle") from error
 
 
 def _all_unwrapped(content: dict[Any, Any], path: Path) -> dict[str, Any]:
@@ -232,12 +231,12 @@ def _all_unwrapped(content: dict[Any, Any], path: Path) -> dict[str, Any]:
     try:
         return {str(key): _unwrapped(value, str(key), budget) for key, value in content.items()}
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        # What a pickle puts where a name, a type or a shape belongs may be too long or too deep to be written down.
-        raise FormatError(f"{path}: no array has such parts ({error}); expected a dictionary of arrays") from error
+        # A pickle may put objects in place of a name, type or shape that are too long or too deep to print.
+        raise FormatError(f"{path}: an array's name, type or shape is not valid ({error}); expected arrays") from error
 
 
 def _is_shape(shape: Any) -> bool:
-    """Sides whose product is computed in no time."""
+    """Whether it is a tuple of few, bounded sides, so that their product is cheap to compute."""
     return (
         isinstance(shape, tuple)
         and len(shape) <= _MOST_SIDES
@@ -246,7 +245,7 @@ def _is_shape(shape: Any) -> bool:
 
 
 def _unwrapped(value: Any, key: str, budget: Budget) -> Any:
-    """Holders as arrays; what is no array, number or text becomes None (FLAME's files carry notes on the side)."""
+    """Convert holders to arrays; objects other than arrays, numbers and texts (notes in FLAME's files) become None."""
     if isinstance(value, _Select):
         return _selected(value, key, budget)
     if isinstance(value, _Chumpy):
@@ -264,7 +263,7 @@ def _unwrapped(value: Any, key: str, budget: Budget) -> Any:
 
 
 def _selected(holder: _Select, key: str, budget: Budget) -> np.ndarray:
-    """The entries that chumpy's Select picks out of another of its objects."""
+    """The entries that chumpy's `Select` takes from another chumpy object."""
     path, state = budget.path, holder.state if isinstance(holder.state, dict) else {}
     whole, places = state.get("a"), state.get("idxs")
     shape = state.get("preferred_shape")
@@ -327,14 +326,14 @@ def _as_bytes(data: Any, key: str, path: Path) -> bytes | bytearray:
 
 
 def _dense(holder: _Sparse | _SparseRows, key: str, budget: Budget) -> np.ndarray:
-    """The full matrix of one that is compressed by columns, or by rows."""
+    """Expand a sparse matrix that is compressed by columns or by rows."""
     path, state = budget.path, holder.state
     if not isinstance(state, dict):
         raise FormatError(f"{path}: {key} is a sparse matrix without its state")
     shape: Any = state.get("_shape", state.get("shape"))
     parts = {name: state.get(name) for name in ("data", "indices", "indptr")}
     if not all(isinstance(part, (_Array, _FromBuffer)) for part in parts.values()) or not _is_size(shape):
-        raise FormatError(f"{path}: {key} is no compressed sparse matrix; expected data, indices, indptr and shape")
+        raise FormatError(f"{path}: {key} is not a compressed sparse matrix; expected data, indices, indptr and shape")
     values, rows, starts = (
         _array(part, key, budget) for part in parts.values() if isinstance(part, (_Array, _FromBuffer))
     )
@@ -351,7 +350,7 @@ def _dense(holder: _Sparse | _SparseRows, key: str, budget: Budget) -> np.ndarra
     )
     if not consistent:
         raise FormatError(f"{path}: {key} is a sparse matrix whose indices do not fit its shape {shape}")
-    # Sparse files are small beside what they unpack to; a regressor of joints still fits the budget's slack.
+    # Sparse matrices expand far more than the budget's factor; a joint regressor still fits the budget's slack.
     budget.take(height * width * 4 // MAX_EXPANSION, key)
     dense = np.zeros((height, width), np.float32)
     np.add.at(dense, (rows, np.repeat(np.arange(width), lengths)), values)
@@ -363,12 +362,12 @@ def _is_size(shape: Any) -> bool:
 
 
 _LEGACY_PICKLES = 5
-"""torch's older file: magic number, protocol, system, object, storages; then each storage's length and bytes."""
+"""torch's older file format: magic number, protocol, system, object, storages; then each storage's length and bytes."""
 _STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "LongStorage": "<i8", "IntStorage": "<i4"}
 
 
 def _tensor(holder: _Tensor, key: str, path: Path) -> np.ndarray:
-    """A contiguous tensor with a storage of its own."""
+    """Convert a contiguous tensor that has its own storage."""
     arguments = holder.arguments
     storage = arguments[0] if len(arguments) >= 4 else None
     content = storage.arguments[0] if isinstance(storage, _Storage) and storage.arguments else None
@@ -390,7 +389,7 @@ def _storage(content: bytes | bytearray, key: str, path: Path) -> np.ndarray:
                 if instruction.name == "GLOBAL" and str(argument).removeprefix("torch ") in _STORAGES:
                     kind = _STORAGES[str(argument).removeprefix("torch ")]
     except (*_DAMAGED, UnicodeError) as error:
-        raise FormatError(f"{path}: {key} is no tensor that torch saved ({error})") from error
+        raise FormatError(f"{path}: {key} is not a tensor saved by torch ({error})") from error
     body = stream.read()
     count = int.from_bytes(body[:8], "little")
     if kind is None or len(body) - 8 != count * np.dtype(kind).itemsize:

@@ -1,4 +1,4 @@
-"""What every reader returns: somebody's face model in mien's units and conventions, with the parts that it has."""
+"""The result of every reader: a face model in mien's units and conventions, with the parts that its file has."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_TRIANGLES, MAX_VER
 from mien.morphable.model import ExpressionKind
 
 silently = np.errstate(all="ignore")
-"""Decorates readers: numbers that are not finite are found by `checked`, not by warnings on the way."""
+"""Decorator of readers: `checked` reports numbers that are not finite, so NumPy need not warn about them."""
 
 LARGEST_FACE_M = 2.0
 SMALLEST_FACE_M = 0.02
 """A mean face outside these sizes was read in the wrong unit."""
 _BLOCK = 512
-"""Rows of a matrix that are transposed at once."""
+"""Rows of a matrix that are transposed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class SkinningArrays:
     weights: np.ndarray
     """(V, J)"""
     pose_basis: np.ndarray
-    """(P, V, 3), metres per entry of the rotation matrices of all joints but the root, less the unit; P = 9 (J - 1)."""
+    """(P, V, 3), metres per entry of R - I of all joints but the root; P = 9 (J - 1)."""
     parents: np.ndarray
     """(J,), -1 for the root."""
 
@@ -40,14 +40,16 @@ class SourceModel:
     """A linear face model as its file has it: own topology and bases, metres, +y up, +z out of the face, RGB 0 to 1.
 
     Bases are scaled so that identity and albedo coefficients are standard deviations. A part that the file lacks is
-    None (or has no components); nothing is made up here. Shapes are in the fields' notes and not in their types: until
-    `checked` has looked, they are a stranger's claims.
+    None or has no components; readers never invent parts. Shapes are documented and not part of the types, because
+    until `checked` has run they come from an untrusted file.
     """
 
     name: str
+    """Name of the model."""
     family: str
     """Key of `mien.morphable.formats.FAMILIES`."""
     licence: str
+    """Licence terms."""
     mean: np.ndarray
     """(V, 3) float32"""
     triangles: np.ndarray
@@ -57,26 +59,33 @@ class SourceModel:
     expression_basis: np.ndarray
     """(E, V, 3) float32"""
     expression_names: tuple[str, ...]
+    """One name per expression component."""
     expression_kind: ExpressionKind
+    """Unit of the expression coefficients."""
     albedo_mean: np.ndarray | None = None
     """(V, 3) float32"""
     albedo_basis: np.ndarray | None = None
     """(A, V, 3) float32"""
     uv: np.ndarray | None = None
-    """(V, 2), one chart in the unit square, v up."""
+    """(V, 2), one UV map in the unit square, v up"""
     landmarks: dict[int, int] = field(default_factory=dict)
     """iBUG index from 0 → vertex, for the points that the file or its family defines."""
     contour_candidates: np.ndarray | None = None
-    """(17, K), vertices that the outline may run through, -1 where a strip is shorter."""
+    """(17, K), vertices that may carry each contour landmark, -1 where a strip is shorter."""
     skinning: SkinningArrays | None = None
+    """Joints and skin weights."""
     masks: dict[str, np.ndarray] = field(default_factory=dict)
-    """(V,) part masks by name, where the file has them."""
+    """(V,) part masks by name."""
     mirror: np.ndarray | None = None
-    """(V,) the vertex on the other side"""
+    """(V,) the corresponding vertex on the other side"""
 
 
 def checked(model: SourceModel, path: Path) -> SourceModel:
-    """The model itself if its parts fit together; FormatError naming the part otherwise."""
+    """Return the model if its parts fit together.
+
+    Raises:
+        FormatError: Names the part with a wrong shape, size, index or value.
+    """
     count = len(model.mean)
     if not 3 <= count <= MAX_VERTICES:
         raise FormatError(f"{path}: {count} vertices; expected 3 to {MAX_VERTICES}")
@@ -93,7 +102,7 @@ def checked(model: SourceModel, path: Path) -> SourceModel:
         lowest = -1 if name == "contour_candidates" else 0
         if indices.size and not lowest <= int(indices.min()) <= int(indices.max()) < count:
             raise FormatError(
-                f"{path}: {name} points at vertex {int(indices.min())} to {int(indices.max())}; "
+                f"{path}: {name} refers to vertex {int(indices.min())} to {int(indices.max())}; "
                 f"expected 0 to {count - 1}"
             )
     if len(model.expression_names) != len(model.expression_basis):
@@ -103,8 +112,8 @@ def checked(model: SourceModel, path: Path) -> SourceModel:
     size = float((model.mean.max(0) - model.mean.min(0)).max())
     if not SMALLEST_FACE_M <= size <= LARGEST_FACE_M:
         raise FormatError(
-            f"{path}: the mean is {size:g} m large; expected {SMALLEST_FACE_M:g} to {LARGEST_FACE_M:g} m, so its unit "
-            "is not the one that this format has"
+            f"{path}: the mean is {size:g} m large; expected {SMALLEST_FACE_M:g} to {LARGEST_FACE_M:g} m, so its "
+            "unit is not the one of this format"
         )
     if model.skinning is not None:
         _check_skinning(model.skinning, count, path)
@@ -147,34 +156,37 @@ def _check_skinning(skinning: SkinningArrays, count: int, path: Path) -> None:
             raise FormatError(f"{path}: {name} has shape {array.shape}; expected finite values of shape {shape}")
     parents = skinning.parents
     if joints < 1 or parents[0] != -1 or any(not 0 <= parents[j] < j for j in range(1, joints)):
-        raise FormatError(f"{path}: kintree_table is no tree whose parents come first: {parents.tolist()}")
+        raise FormatError(
+            f"{path}: kintree_table has the parents {parents.tolist()}; expected -1 first and each parent before its "
+            "children"
+        )
 
 
 def _all_finite(array: np.ndarray) -> bool:
-    # A sum in double precision is finite exactly if all float32 terms are, and needs no second array.
+    # A sum in double precision is finite exactly if all float32 terms are; it allocates no second array.
     return bool(np.isfinite(array.sum(dtype=np.float64)))
 
 
 def numbered(prefix: str, count: int) -> tuple[str, ...]:
-    """Names for components that have none."""
+    """Names for unnamed components: prefix1, prefix2 …"""
     return tuple(f"{prefix}{k + 1}" for k in range(count))
 
 
 def as_metres(array: np.ndarray, unit_m: float) -> np.ndarray:
-    """Float32 copy in metres."""
+    """Float32 copy in metres, from an array in units of `unit_m` metres."""
     return np.multiply(array, np.float32(unit_m), dtype=np.float32, casting="unsafe")
 
 
 def rows_as_fields(matrix: np.ndarray, scale: np.ndarray | float, path: Path, name: str) -> np.ndarray:
-    """(3V, K) with one component a column → (K, V, 3) float32, each component times its scale.
+    """Convert (3V, K), one component per column, to (K, V, 3) float32, each component times its scale.
 
-    Files from MATLAB store columns one after the other, so that this is a view but for the scaling.
+    MATLAB files store matrices column by column, so only the scaling costs time.
     """
     if matrix.ndim != 2 or len(matrix) % 3:
-        raise FormatError(f"{path}: {name} has shape {matrix.shape}; expected 3 rows a vertex and a column a component")
+        raise FormatError(f"{path}: {name} has shape {matrix.shape}; expected 3 rows per vertex")
     scale = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), (matrix.shape[1],))
     fields = np.empty((matrix.shape[1], len(matrix)), np.float32)
-    # In blocks of rows that fit a cache: a whole transposition of a row-major matrix takes four times as long.
+    # Blocks of rows fit the cache: transposing a row-major matrix at once takes four times as long.
     for first in range(0, len(matrix), _BLOCK):
         block = slice(first, first + _BLOCK)
         np.multiply(matrix[block].T, scale[:, None], out=fields[:, block], casting="unsafe")

@@ -48,7 +48,15 @@ class _Expressions:
 
 @silently
 def read_surrey(path: Path, *, blendshapes: Path | None = None) -> SourceModel:
-    """Read an eos model, with the blendshapes inside it or in a file of their own; raises FormatError."""
+    """Read an eos model.
+
+    Args:
+        path: The model file.
+        blendshapes: Blendshape file that replaces the model's own expressions.
+
+    Raises:
+        FormatError: A file does not follow its format.
+    """
     stream = CerealStream(path)
     version = stream.version()
     if not 1 <= version <= _NEWEST_VERSION:
@@ -62,12 +70,12 @@ def read_surrey(path: Path, *, blendshapes: Path | None = None) -> SourceModel:
     coordinates = stream.rows("the texture coordinates", "<f8", 2)
     has_own_triangles = version >= 4 and len(stream.rows("the texture triangles", "<i4", 3)) > 0
     if not stream.at_end:
-        raise FormatError(f"{path}: goes on after the model; expected its end")
+        raise FormatError(f"{path}: has more data after the model; expected its end")
     if blendshapes is not None:
         other = CerealStream(blendshapes)
         expressions, expression_mean = _blendshapes(other), None
         if not other.at_end:
-            raise FormatError(f"{blendshapes}: goes on after the blendshapes; expected their end")
+            raise FormatError(f"{blendshapes}: has more data after the blendshapes; expected their end")
     count = len(shape.mean)
     if expressions is None:
         expressions = _Expressions(np.zeros((0, count, 3), np.float32), (), "strength")
@@ -103,13 +111,13 @@ def _pca(stream: CerealStream, what: str, unit: float) -> _Pca:
             "and eigenvalues"
         )
     if len(variances) > MAX_COMPONENTS or not np.isfinite(variances).all() or (variances < 0).any():
-        raise FormatError(f"{stream.path}: the {what} eigenvalues are no variances; expected finite, none negative")
+        raise FormatError(f"{stream.path}: the {what} eigenvalues are not variances; expected finite numbers from 0")
     fields = rows_as_fields(basis, np.sqrt(variances.astype(np.float64)) * unit, stream.path, f"the {what} basis")
     return _Pca((mean.astype(np.float64) * unit).astype(np.float32).reshape(-1, 3), fields, triangles)
 
 
 def _expressions(stream: CerealStream) -> tuple[_Expressions | None, np.ndarray | None]:
-    """An optional variant of a PCA model, whose mean belongs to the face's, or of blendshapes."""
+    """Read the optional expressions: blendshapes, or a PCA model whose mean is to be added to the face's mean."""
     if not stream.present("the expression model"):
         return None, None
     alternative = stream.variant()
@@ -127,7 +135,7 @@ def _blendshapes(stream: CerealStream) -> _Expressions:
         names.append(stream.text("a blendshape's name"))
         offsets = stream.matrix(f"the blendshape {names[-1]!r}")
         if offsets.size % 3 or (fields and offsets.size != fields[0].size):
-            raise FormatError(f"{stream.path}: blendshape {names[-1]!r} has {offsets.size} values; expected 3 a vertex")
+            raise FormatError(f"{stream.path}: {names[-1]!r} has {offsets.size} values; expected 3 per vertex")
         fields.append(offsets.reshape(-1, 3).astype(np.float32) * np.float32(MILLIMETRE))
     if not fields:
         raise FormatError(f"{stream.path}: no blendshapes; expected at least one")
