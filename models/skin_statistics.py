@@ -16,8 +16,8 @@ from skin_optics import lab
 from skin_regions import FaceMesh, SkinRegions
 
 from mien.morphable.landmark_tables import IBUG_INNER_LIPS, IBUG_LEFT_EYE, IBUG_OUTER_LIPS, IBUG_RIGHT_EYE
+from mien.perception.windows import LUMA_709
 
-LUMA = np.array([0.2126, 0.7152, 0.0722])
 # The Canadian set's cast exaggerates differences of colour: red cheeks become redder than London's by a third.
 CANADA_CHROMA = 0.7
 # A typical light skin, sRGB-encoded, that the mean of the white participants is set to: their photographs under
@@ -151,7 +151,7 @@ def without_light(
     regions: SkinRegions,
 ) -> np.ndarray:
     """Divide out each set's light, adapted a little to each person."""
-    luma = colours @ LUMA
+    luma = colours @ LUMA_709
     level = np.array([_weighted_median(luma[i], weights[i] * regions.plain) for i in range(len(people))])
     relative = luma / level[:, None]
     collections = np.array([p.collection for p in people])
@@ -169,7 +169,7 @@ def without_light(
 
 def without_shine(detail: np.ndarray, regions: SkinRegions, *, knee: float = 0.06) -> np.ndarray:
     """Press down what is brighter than `knee` above the person's tone; `detail` (N, V, 3) is the log of colour/tone."""
-    light = detail @ LUMA
+    light = detail @ LUMA_709
     excess = np.maximum(light - knee, 0) * (1 - regions.eyes)
     chroma = detail - light[..., None]
     return (light - 0.75 * excess)[..., None] + chroma
@@ -177,7 +177,7 @@ def without_shine(detail: np.ndarray, regions: SkinRegions, *, knee: float = 0.0
 
 def with_own_chroma(detail: np.ndarray, regions: SkinRegions, *, knee: float = 0.04) -> np.ndarray:
     """Give highlights, which are whiter than skin, the chroma of the person's tone (lips: of the person's lips)."""
-    light = detail @ LUMA
+    light = detail @ LUMA_709
     chroma = detail - light[..., None]
     lips = regions.lips > 0.6
     usual = np.zeros_like(detail)
@@ -220,7 +220,7 @@ def even_out(
     trusted = np.clip(mass.sum(0) / 15, 0, 1)
     system = diags(trusted + 1e-4) + 4.0 * laplacian  # spreads over about two edges
     smooth = splu(system.tocsc()).solve((maps * trusted[:, None, None]).reshape(len(maps), -1)).reshape(maps.shape)
-    light = smooth @ LUMA
+    light = smooth @ LUMA_709
     coloured = np.clip(regions.nose + 0.7 * regions.cheeks + regions.under_eye + regions.lips + regions.lids, 0, 1)
     trend = light[..., None] + (smooth - light[..., None]) * (1 - coloured)[:, None, None]
     return detail - np.einsum("nk,vkc->nvc", design, trend)
@@ -257,7 +257,7 @@ def real_skin(
     women = np.array([p.sex == "female" for p in people])
     lightness = lab(tone)[:, 0]
     detail = with_own_chroma(detail, regions)
-    weights = weights * ~((detail @ LUMA < -0.22) & (regions.hair > 0.5))
+    weights = weights * ~((detail @ LUMA_709 < -0.22) & (regions.hair > 0.5))
     detail = even_out(
         detail,
         weights,
@@ -271,14 +271,14 @@ def real_skin(
     for i in range(count):
         detail[i] -= [_weighted_median(detail[i, :, k], plain[i]) for k in range(3)]
     detail = without_shine(detail, regions)
-    detail[~london] -= (1 - CANADA_CHROMA) * (detail - (detail @ LUMA)[..., None])[~london]
+    detail[~london] -= (1 - CANADA_CHROMA) * (detail - (detail @ LUMA_709)[..., None])[~london]
     detail, weights = _reject(detail, weights, regions)
     detail, weights = _fold(detail, weights, mesh.mirror)
     off = np.maximum(regions.eyes, regions.mouth)
     filled = _complete(detail, weights * (1 - off), mesh, regions)
     filled = _softer_eyes(filled, regions)
     # what hair has left at temples and forehead after rejection is a faint shadow; bare skin is not dark there
-    dark = np.minimum(filled @ LUMA + 0.02, 0) * regions.hair * (1 - regions.brows)
+    dark = np.minimum(filled @ LUMA_709 + 0.02, 0) * regions.hair * (1 - regions.brows)
     filled = filled - dark[..., None]
     return RealSkin(
         tone=np.log(tone),
@@ -304,7 +304,7 @@ def _common_scale(tone: np.ndarray, london: np.ndarray, white: np.ndarray) -> np
     middle = logs[~london].mean(0)
     wander = np.sqrt(np.square(logs[~london] - middle).mean(0))
     shrunk = target + (logs[~london] - middle) * np.minimum(spread / wander, 1)
-    chroma = shrunk - (shrunk @ LUMA)[:, None] - (target - target @ LUMA)
+    chroma = shrunk - (shrunk @ LUMA_709)[:, None] - (target - target @ LUMA_709)
     gain[~london] = shrunk - 0.5 * chroma - logs[~london]
     return np.exp(gain)
 
@@ -314,7 +314,7 @@ def _reject(detail: np.ndarray, weights: np.ndarray, regions: SkinRegions) -> tu
     middle = np.median(detail, 0)
     spread = np.maximum(1.4826 * np.median(np.abs(detail - middle), 0), 0.05)
     far = (np.abs(detail - middle) / spread).max(-1)
-    light = detail @ LUMA
+    light = detail @ LUMA_709
     hair = (light < np.where(regions.hair > 0.5, -0.16, -0.45)) & ((regions.plain > 0.3) | (regions.hair > 0.5))
     weights = weights * np.clip(2.0 - far / 3.0, 0, 1) * (1 - hair)
     return np.clip(detail, middle - 5 * spread, middle + 5 * spread), weights
@@ -341,7 +341,7 @@ def _complete(detail: np.ndarray, weights: np.ndarray, mesh: FaceMesh, regions: 
     colour_rule = neighbour_laplacian(mesh, 0.15 + 6.0 * (1 - feature))
     result = np.empty_like(detail)
     for i, (one, weight) in enumerate(zip(detail, weights, strict=True)):
-        light = one @ LUMA
+        light = one @ LUMA_709
         base = diags(weight + 2e-3)
         smooth = splu((base + light_rule).tocsc()).solve(weight * light)
         chroma = splu((base + colour_rule).tocsc()).solve(weight[:, None] * (one - light[:, None]))
@@ -351,7 +351,7 @@ def _complete(detail: np.ndarray, weights: np.ndarray, mesh: FaceMesh, regions: 
 
 def _softer_eyes(detail: np.ndarray, regions: SkinRegions) -> np.ndarray:
     """Take out half of the mean darkness below the eyes: much of it is the socket's shade, not pigment."""
-    common = (detail @ LUMA).mean(0)
+    common = (detail @ LUMA_709).mean(0)
     shade = 0.55 * np.minimum(common, 0) * np.clip(regions.under_eye, 0, 1) * (1 - regions.brows)
     return detail - shade[None, :, None]
 

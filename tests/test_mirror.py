@@ -1,4 +1,4 @@
-"""Mirror images of faces: exact where a model is symmetric, none where it is not, and what is message of them."""
+"""Mirror images of faces: exact for symmetric models, refused for asymmetric ones, and equivariant encoders."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def model() -> MorphableModel:
     return load_model()
 
 
-def lopsided(model: MorphableModel, name: str, *, share: float) -> MorphableModel:
-    """The model with one mode that is larger on one side of the face."""
+def asymmetric(model: MorphableModel, name: str, *, share: float) -> MorphableModel:
+    """The model with one component that is larger on one side of the face."""
     other = deepcopy(model)
     basis = getattr(other, name).clone()
     basis[0, model.mean[:, 0] > 0] *= 1 + share
@@ -58,7 +58,7 @@ def test_components_that_mirror_each_other_are_exchanged(model: MorphableModel) 
     mirror = Mirror.of(halves)
     assert mirror is not None
     counts = halves.counts
-    message = CropSpaceParameters(
+    prediction = CropSpaceParameters(
         identity=torch.zeros(1, counts[0]),
         expression=torch.zeros(1, counts[1]),
         albedo=torch.eye(counts[2])[:1],
@@ -68,13 +68,13 @@ def test_components_that_mirror_each_other_are_exchanged(model: MorphableModel) 
         scale=torch.zeros(1, 1),
         sides_per_m=3.0,
     )
-    torch.testing.assert_close(message.mirrored(mirror).albedo, torch.eye(counts[2])[1:2], atol=0.02, rtol=0)
+    torch.testing.assert_close(prediction.mirrored(mirror).albedo, torch.eye(counts[2])[1:2], atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["identity_basis", "expression_basis", "albedo_basis"])
 def test_a_slightly_asymmetric_basis_has_no_mirror(model: MorphableModel, name: str) -> None:
-    assert Mirror.of(lopsided(model, name, share=0.001)) is not None
-    assert Mirror.of(lopsided(model, name, share=0.8)) is None
+    assert Mirror.of(asymmetric(model, name, share=0.001)) is not None
+    assert Mirror.of(asymmetric(model, name, share=0.8)) is None
 
 
 def test_an_asymmetric_mean_face_has_no_mirror(model: MorphableModel) -> None:
@@ -93,12 +93,13 @@ def test_zero_components_are_accepted(model: MorphableModel) -> None:
 
 
 def test_points_and_camera_are_mirrored_together() -> None:
-    camera = Camera(torch.tensor([90.0]), torch.tensor([[20.0, 41.0]]), image_size=(SIZE, SIZE))
+    camera = Camera(torch.tensor([90.0]), torch.tensor([[20.0, 41.0]]), image_size=(48, SIZE))
     points = torch.randn(1, 5, 3) * 0.05 + torch.tensor([0.0, 0.0, 0.6])
     order = torch.arange(5)
-    seen = mirrored_points(camera.project(points), order, side=SIZE)
-    torch.testing.assert_close(mirrored_camera(camera).project(points * points.new_tensor(FLIP)), seen)
-    torch.testing.assert_close(mirrored_points(seen, order, side=SIZE), camera.project(points))
+    mirrored = mirrored_points(camera.project(points), order, side=SIZE)
+    torch.testing.assert_close(mirrored_camera(camera).project(points * points.new_tensor(FLIP)), mirrored)
+    torch.testing.assert_close(mirrored_camera(camera).centre_px, torch.tensor([[SIZE - 20.0, 41.0]]))
+    torch.testing.assert_close(mirrored_points(mirrored, order, side=SIZE), camera.project(points))
 
 
 @pytest.mark.parametrize("refiner", [False, True])
@@ -120,7 +121,7 @@ def test_the_encoder_commutes_with_mirroring(model: MorphableModel, refiner: boo
     torch.testing.assert_close(image.albedo, face.albedo @ mirror.albedo, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(image.lighting, face.lighting * mirror.harmonics[:, None], atol=1e-4, rtol=1e-3)
     assert (once.identity - face.identity).abs().max() > 0.01
-    there, back = (_points(model, message) for message in (face, image))
+    there, back = (_points(model, prediction) for prediction in (face, image))
     torch.testing.assert_close(
         mirrored_camera(camera).project(back),
         mirrored_points(camera.project(there), mirror.mesh, side=128),

@@ -18,10 +18,10 @@ from mien.perception import (
     FaceDetector,
     FaceMesh,
     IdentityNetwork,
+    box_detector,
     face_crop,
     face_parts,
 )
-from mien.perception import box_detector as detection
 from mien.perception import skin_mask as skin
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
 from mien.perception.box_detector import BoxDetector
@@ -31,12 +31,12 @@ from mien.perception.layers import BlazeBlock, pad_same
 from mien.perception.recognition import CHIP_SIZE, chip_template
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 
-# Eyes, nose tip and mouth corners of the astronaut, read off the picture by eye (pixels).
+# Eyes, nose tip and mouth corners of the astronaut, placed manually (pixels).
 ASTRONAUT_POINTS = {36: (193, 102), 45: (259, 103), 30: (224, 129), 48: (202, 140), 54: (247, 141)}
 
 
 @cache
-def perception() -> FaceDetector:
+def detector() -> FaceDetector:
     return FaceDetector()
 
 
@@ -47,13 +47,13 @@ def astronaut() -> np.ndarray:
 
 
 @cache
-def observed() -> FaceDetection:
-    (face,) = perception().detect(astronaut())
+def astronaut_face() -> FaceDetection:
+    (face,) = detector().detect(astronaut())
     return face
 
 
 def test_the_face_of_a_photo_is_found_where_it_is() -> None:
-    face = observed()
+    face = astronaut_face()
     assert face.confidence > 0.9
     for number, point in ASTRONAUT_POINTS.items():
         assert np.linalg.norm(face.landmarks68_px[number] - point) < 4.0
@@ -67,8 +67,8 @@ def test_the_face_of_a_photo_is_found_where_it_is() -> None:
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_turned_photo_gives_turned_landmarks(turns: int) -> None:
     photo = np.ascontiguousarray(np.rot90(astronaut(), turns))
-    face = perception().detect(photo)[0]
-    points = observed().landmarks68_px
+    face = detector().detect(photo)[0]
+    points = astronaut_face().landmarks68_px
     height, width = astronaut().shape[:2]
     for _ in range(turns):
         points = np.stack([points[:, 1], width - points[:, 0]], 1)
@@ -79,43 +79,43 @@ def test_a_turned_photo_gives_turned_landmarks(turns: int) -> None:
 def test_all_four_orientations_are_searched() -> None:
     """A small face on its side, which the upright search alone misses."""
     small = Image.fromarray(astronaut()).resize((60, 60), Image.Resampling.BOX)
-    assert len(perception().detect(np.asarray(small.rotate(90)))) == 1
+    assert len(detector().detect(np.asarray(small.rotate(90)))) == 1
 
 
 def test_a_shifted_and_enlarged_photo_moves_the_landmarks_with_it() -> None:
     large = np.asarray(Image.fromarray(astronaut()[:300, 60:400]).resize((680, 600), Image.Resampling.BICUBIC))
-    face = perception().detect(large)[0]
-    expected = (observed().landmarks68_px - [60, 0]) * 2
+    face = detector().detect(large)[0]
+    expected = (astronaut_face().landmarks68_px - [60, 0]) * 2
     assert np.linalg.norm(face.landmarks68_px - expected, axis=1).mean() < 3.0
 
 
 @pytest.mark.parametrize("face_px", [30, 900])
 def test_small_and_large_faces_are_found(face_px: int) -> None:
-    box = observed().box_px
+    box = astronaut_face().box_px
     scale = face_px / float(np.ptp(box[::2]))
     left, top, right, bottom = (int(v) for v in (130, 20, 330, 220))
     part = Image.fromarray(astronaut()[top:bottom, left:right])
     size = (round(part.width * scale), round(part.height * scale))
     canvas = Image.new("RGB", (max(400, size[0]), max(300, size[1])), (120, 110, 100))
     canvas.paste(part.resize(size, Image.Resampling.BOX), (0, 0))
-    face = perception().detect(np.asarray(canvas))[0]
-    expected = (observed().landmarks68_px - [left, top]) * scale
+    face = detector().detect(np.asarray(canvas))[0]
+    expected = (astronaut_face().landmarks68_px - [left, top]) * scale
     assert np.linalg.norm(face.landmarks68_px - expected, axis=1).mean() < 0.05 * face_px
 
 
 def test_a_face_cut_by_the_frame_is_found() -> None:
-    face = observed().landmarks468_px[:, :2]
+    face = astronaut_face().landmarks468_px[:, :2]
     left, right = int(face[:, 0].min()), int(face[:, 0].min() + 0.65 * np.ptp(face[:, 0]))
     part = np.ascontiguousarray(astronaut()[: int(face[:, 1].max()), left:right])
-    eye = perception().detect(part)[0].landmarks68_px[36:42] + np.array([left, 0])
-    assert np.linalg.norm(eye - observed().landmarks68_px[36:42], axis=1).max() < 5
+    eye = detector().detect(part)[0].landmarks68_px[36:42] + np.array([left, 0])
+    assert np.linalg.norm(eye - astronaut_face().landmarks68_px[36:42], axis=1).max() < 5
 
 
 @pytest.mark.parametrize("gain, offset", [(0.06, 0.0), (0.3, 0.72), (0.12, 0.4)])
 def test_badly_exposed_photos_give_the_same_landmarks(gain: float, offset: float) -> None:
     bad = (astronaut() / 255 * gain + offset).clip(0, 1)
-    face = perception().detect((bad * 255).astype(np.uint8))[0]
-    assert np.linalg.norm(face.landmarks68_px - observed().landmarks68_px, axis=1).mean() < 2.0
+    face = detector().detect((bad * 255).astype(np.uint8))[0]
+    assert np.linalg.norm(face.landmarks68_px - astronaut_face().landmarks68_px, axis=1).mean() < 2.0
 
 
 def test_several_faces_come_largest_first() -> None:
@@ -123,33 +123,33 @@ def test_several_faces_come_largest_first() -> None:
     canvas = Image.new("RGB", (500, 260), (90, 90, 90))
     canvas.paste(part.resize((140, 130)), (0, 60))
     canvas.paste(part, (200, 0))
-    faces = perception().detect(np.asarray(canvas))
+    faces = detector().detect(np.asarray(canvas))
     assert [face.box_px[0] > 200 for face in faces] == [True, False]
-    assert len(perception().detect(np.asarray(canvas), max_faces=1)) == 1
+    assert len(detector().detect(np.asarray(canvas), max_faces=1)) == 1
 
 
 def test_no_face_is_an_empty_list() -> None:
     flat = np.full((64, 80, 3), 127, np.uint8)
-    assert perception().detect_boxes(flat) == []
-    assert perception().detect(flat) == []
-    assert perception().detect(np.zeros((1, 1, 3), np.uint8)) == []
+    assert detector().detect_boxes(flat) == []
+    assert detector().detect(flat) == []
+    assert detector().detect(np.zeros((1, 1, 3), np.uint8)) == []
 
 
 def test_a_false_detection_is_rejected_by_the_mesh() -> None:
     keypoints = np.array([[400.0, 420], [460, 420], *[[430, 440]] * 4])
     nothing = FaceBox(0.9, np.array([380.0, 380, 480, 480]), keypoints)
-    assert perception().detect(astronaut(), [nothing]) == []
+    assert detector().detect(astronaut(), [nothing]) == []
 
 
 def test_a_photo_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(ImageError, match="uint8"):
-        perception().detect_boxes(np.zeros((10, 10, 3), np.float32))
+        detector().detect_boxes(np.zeros((10, 10, 3), np.float32))
     with pytest.raises(ImageError, match=r"\(10, 10\)"):
-        perception().detect_boxes(np.zeros((10, 10), np.uint8))
+        detector().detect_boxes(np.zeros((10, 10), np.uint8))
 
 
 def test_detection_is_deterministic() -> None:
-    assert np.array_equal(perception().detect(astronaut())[0].landmarks468_px, observed().landmarks468_px)
+    assert np.array_equal(detector().detect(astronaut())[0].landmarks468_px, astronaut_face().landmarks468_px)
 
 
 @pytest.mark.parametrize("network", [ShortRangeBlazeFace, FullRangeBlazeFace, FaceMesh, IdentityNetwork])
@@ -180,18 +180,18 @@ def test_landmarks_are_spaced_equally_on_a_curve() -> None:
 def test_a_confident_face_is_checked_in_one_orientation_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks, run = [], BoxDetector._run
+    window_counts, run = [], BoxDetector._run
 
-    def counted(detector: BoxDetector, network: BlazeFace, photo: PhotoPyramid, windows: list) -> list:
-        looks.append(len(windows))
-        return run(detector, network, photo, windows)
+    def counted(boxes: BoxDetector, network: BlazeFace, photo: PhotoPyramid, windows: list) -> list:
+        window_counts.append(len(windows))
+        return run(boxes, network, photo, windows)
 
     monkeypatch.setattr(BoxDetector, "_run", counted)
-    (found,) = perception().detect_boxes(astronaut())
-    assert looks[-1] == 1
-    monkeypatch.setattr(detection, "UPRIGHT_MARGIN", 0.0)
-    (same,) = perception().detect_boxes(astronaut())
-    assert looks[-1] == 3
+    (found,) = detector().detect_boxes(astronaut())
+    assert window_counts[-1] == 1
+    monkeypatch.setattr(box_detector, "UPRIGHT_MARGIN", 0.0)
+    (same,) = detector().detect_boxes(astronaut())
+    assert window_counts[-1] == 3
     assert np.array_equal(found.keypoints_px, same.keypoints_px)
 
 
@@ -281,7 +281,7 @@ def test_the_chip_puts_the_landmarks_on_the_template() -> None:
 def test_identity_is_differentiable_through_the_chip() -> None:
     network = IdentityNetwork.from_assets()
     picture = torch.from_numpy(astronaut()).permute(2, 0, 1)[None].float().div(255).requires_grad_()
-    landmarks = torch.from_numpy(observed().landmarks68_px).float()[None].requires_grad_()
+    landmarks = torch.from_numpy(astronaut_face().landmarks68_px).float()[None].requires_grad_()
     network(network.crop(picture, landmarks)).square().sum().backward()
     assert picture.grad is not None
     assert picture.grad.abs().sum() > 0
@@ -293,7 +293,7 @@ def test_a_person_stays_the_same_when_turned_darkened_and_small() -> None:
     network = IdentityNetwork.from_assets()
 
     def describe(photo: np.ndarray) -> torch.Tensor:
-        face = perception().detect(photo)[0]
+        face = detector().detect(photo)[0]
         picture = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None].float() / 255
         return network(network.crop(picture, torch.from_numpy(face.landmarks68_px).float()[None]))[0]
 
@@ -304,7 +304,7 @@ def test_a_person_stays_the_same_when_turned_darkened_and_small() -> None:
 
 
 def test_the_skin_mask_covers_cheeks_but_not_eyes_or_background() -> None:
-    face = observed()
+    face = astronaut_face()
     crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     parts = face_parts(astronaut(), face, crop)
     mesh = crop.to_crop(torch.from_numpy(face.landmarks468_px[:, :2])).round().int()
@@ -318,12 +318,12 @@ def test_the_skin_mask_covers_cheeks_but_not_eyes_or_background() -> None:
     assert float(parts.eyes[iris[1], iris[0]]) > 0.9
     assert float((parts.skin * parts.eyes).max()) < 0.3
     assert float(parts.skin[:20].max()) == 0.0
-    # She laughs: teeth are no skin.
+    # She laughs: teeth are not skin.
     assert float(parts.mouth.sum()) > 20
 
 
 def test_a_patch_over_the_face_is_not_skin() -> None:
-    face = observed()
+    face = astronaut_face()
     crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     before = face_parts(astronaut(), face, crop).skin
     covered = astronaut().copy()
@@ -335,8 +335,57 @@ def test_a_patch_over_the_face_is_not_skin() -> None:
     assert float(after[patch[1], patch[0]]) < 0.1
 
 
+BLUE = (20, 60, 160)
+
+
+def covered_skin(*places: tuple[float, float], half_px: tuple[int, int], colour: tuple[int, int, int]) -> torch.Tensor:
+    """Skin at the centres of rectangles of the given colour that are painted over the astronaut's face."""
+    face, photo = astronaut_face(), astronaut().copy()
+    for x, y in places:
+        photo[int(y) - half_px[1] : int(y) + half_px[1], int(x) - half_px[0] : int(x) + half_px[0]] = colour
+    crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
+    skin = face_parts(photo, face, crop).skin
+    columns, rows = crop.to_crop(torch.tensor(places)).round().long().unbind(-1)
+    return skin[rows, columns]
+
+
+def jaw_points() -> list[tuple[float, float]]:
+    """Right and left, half way between a mouth corner and the outline."""
+    mesh = astronaut_face().landmarks468_px
+    return [tuple(((mesh[corner] + mesh[outline]) / 2)[:2].tolist()) for corner, outline in ((61, 136), (291, 365))]
+
+
+def test_an_occluder_on_one_side_of_the_jaw_is_not_skin() -> None:
+    right, left = jaw_points()
+    assert float(covered_skin(right, half_px=(11, 14), colour=BLUE)[0]) < 0.1
+    assert float(covered_skin(left, half_px=(11, 14), colour=BLUE)[0]) < 0.1
+
+
+def test_a_cover_of_both_sides_of_the_jaw_is_kept_as_a_beard() -> None:
+    beard = covered_skin(*jaw_points(), half_px=(11, 14), colour=(30, 24, 20))
+    torch.testing.assert_close(beard, torch.full((2,), skin.BEARD_WEIGHT), atol=0.05, rtol=0)
+
+
+def test_brows_count_only_if_the_skin_around_them_is_visible() -> None:
+    brow = tuple(astronaut_face().landmarks468_px[105, :2].tolist())
+    assert float(covered_skin(brow, half_px=(1, 1), colour=(60, 40, 30))[0]) > 0.8
+    assert float(covered_skin(brow, half_px=(24, 16), colour=BLUE)[0]) < 0.1
+
+
+def test_padding_outside_the_photo_is_not_skin() -> None:
+    face = astronaut_face()
+    x = int(face.landmarks468_px[4, 0])
+    half = np.ascontiguousarray(astronaut()[:, :x])
+    crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
+    edge = int(crop.to_crop(torch.tensor([[float(x), 0.0]]))[0, 0])
+    parts = face_parts(half, face, crop)
+    for mask in (parts.skin, parts.oval, parts.inner):
+        assert float(mask[:, : edge - 2].max()) > 0.9
+        assert float(mask[:, edge + 2 :].max()) == 0
+
+
 def test_a_fringe_is_excluded_from_the_face_but_eyes_are_included() -> None:
-    face = observed()
+    face = astronaut_face()
     crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
     covered = astronaut().copy()
     x, y = face.landmarks468_px[151, :2].astype(int)
@@ -349,10 +398,10 @@ def test_a_fringe_is_excluded_from_the_face_but_eyes_are_included() -> None:
     assert float(parts.face[iris[1], iris[0]]) > 0.9
 
 
-def forehead_drawn(pattern: np.ndarray) -> np.ndarray:
+def with_forehead_pattern(pattern: np.ndarray) -> np.ndarray:
     """The astronaut with a forehead of her cheek's colour up to where her hair ends, times a pattern."""
     covered = astronaut().copy()
-    mesh = observed().landmarks468_px
+    mesh = astronaut_face().landmarks468_px
     low, high = int(mesh[9, 1]) - 6, int(mesh[10, 1]) - 12
     left, right = int(mesh[54, 0]), int(mesh[284, 0])
     cheek = covered[mesh[50, 1].astype(int), mesh[50, 0].astype(int)].astype(float)
@@ -370,8 +419,8 @@ STRANDS, WRINKLES = 1 + 0.12 * np.sin(COLUMNS * 1.6), 1 + 0.12 * np.sin(ROWS * 1
     "pattern, skin", [(STRANDS, False), (WRINKLES, True), (np.where(ROWS > 22, STRANDS, 1.0), False)]
 )
 def test_skin_coloured_strands_are_hair_but_wrinkles_are_skin(pattern: np.ndarray, skin: bool, turns: int) -> None:
-    face = observed()
-    photo, mesh = forehead_drawn(pattern), face.landmarks468_px.copy()
+    face = astronaut_face()
+    photo, mesh = with_forehead_pattern(pattern), face.landmarks468_px.copy()
     upper = mesh[10, :2] * 0.85 + mesh[9, :2] * 0.15
     for _ in range(turns):
         mesh[:, :2] = np.stack([mesh[:, 1], photo.shape[1] - mesh[:, 0]], 1)
@@ -380,8 +429,8 @@ def test_skin_coloured_strands_are_hair_but_wrinkles_are_skin(pattern: np.ndarra
     crop = face_crop(torch.from_numpy(mesh[:, :2]))
     parts = face_parts(np.ascontiguousarray(photo), replace(face, landmarks468_px=mesh), crop)
     (place,) = crop.to_crop(torch.from_numpy(upper[None])).round().int()
-    seen = float(parts.skin[place[1], place[0]])
-    assert seen > 0.9 if skin else seen < 0.1
+    found = float(parts.skin[place[1], place[0]])
+    assert found > 0.9 if skin else found < 0.1
 
 
 @pytest.mark.external

@@ -1,4 +1,4 @@
-"""Faces of a photo: boxes, landmarks, crops, skin masks and recognition features."""
+"""Finds the faces of a photo: boxes, landmarks, crops, skin masks and identity vectors."""
 
 from mien.perception.crops import Crop as Crop
 from mien.perception.crops import face_crop as face_crop

@@ -1,8 +1,7 @@
 """BlazeFace: two detection networks, as PyTorch modules (Bazarevsky et al., 2019; weights Apache-2.0).
 
-Each reads a square picture and gives, for every anchor, a box, six keypoints and a score. The keypoints are
-the right eye, the left eye, the nose tip, the middle of the mouth, the right and the left ear point (tragion);
-right and left are the person's.
+Each takes a square picture and predicts, for every anchor, a box, six keypoints and a score. The keypoints are right
+eye, left eye, nose tip, middle of the mouth, right and left tragion (at the ear); right and left are the person's.
 """
 
 from __future__ import annotations
@@ -29,17 +28,21 @@ def anchor_centres(size: int, layers: tuple[tuple[int, int], ...]) -> Float[Tens
 
 
 class BlazeFace(nn.Module):
-    """Base of the detectors: `size` is the side of the square input in pixels.
+    """Base class of the detectors.
 
-    forward(x) takes (B,3,size,size) RGB in [0,1] and returns `regressions` (B,P,16) and `logits` (B,P), where a
-    regression is box centre x y, box width height, then six keypoints x y, all in input pixels and, but for
-    width and height, relative to the anchor.
+    forward(x) takes RGB in [0, 1] of shape (B, 3, size, size) and returns `regressions` (B, P, 16) and `logits` (B, P).
+    A regression is box centre x y, box width height, then six keypoints x y, in input pixels; all but width and height
+    are relative to the anchor.
     """
 
     size: ClassVar[int]
+    """Side of the square input, pixels."""
     anchor_layers: ClassVar[tuple[tuple[int, int], ...]]
+    """(stride, anchors per cell) of each output layer."""
     asset: ClassVar[str]
+    """File name of the packaged weights."""
     anchors: Tensor
+    """(P, 2) anchor centres, input pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,13 +50,17 @@ class BlazeFace(nn.Module):
 
     @classmethod
     def from_assets(cls) -> BlazeFace:
-        """Load the packaged weights; raises AssetError if they are missing or damaged."""
+        """The network with the packaged weights, ready for inference.
+
+        Raises:
+            AssetError: The weights are missing or damaged.
+        """
         network = cls()
         load_weights(network, cls.asset)
         return as_inference(network)
 
     def decode(self, regressions: Float[Tensor, "B P 16"]) -> tuple[Float[Tensor, "B P 4"], Float[Tensor, "B P 6 2"]]:
-        """Turn regressions into boxes (x0 y0 x1 y1) and keypoints, in input pixels."""
+        """Convert regressions to boxes (left, top, right, bottom) and keypoints, in input pixels."""
         points = regressions.unflatten(-1, (8, 2))
         centre = points[..., 0, :] + self.anchors
         half = points[..., 1, :] / 2
@@ -61,12 +68,12 @@ class BlazeFace(nn.Module):
 
 
 def _cells(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B P c"]:
-    """Reorder a map of C = anchors·values channels to one row an anchor, in the anchors' order."""
+    """Reorder a map of C = anchors·values channels to one row per anchor, in the order of `anchors`."""
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)
 
 
 class ShortRangeBlazeFace(BlazeFace):
-    """128 px, a fine output layer and a coarse one: faces that fill from a fifth of the picture to all of it."""
+    """Input of 128 px, a fine and a coarse output layer: for faces from a fifth of the picture to its whole size."""
 
     size = 128
     anchor_layers = ((8, 2), (16, 6))
@@ -97,7 +104,7 @@ class ShortRangeBlazeFace(BlazeFace):
         return nn.Sequential(*blocks), inputs
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
-        """Return regressions and logits of every anchor (see the class)."""
+        """Return regressions and logits of every anchor, as the base class defines them."""
         fine = self.fine(F.relu(self.stem(2 * x - 1)))
         coarse = self.coarse(fine)
         regressions = [_cells(self.fine_regressions(fine), 16), _cells(self.coarse_regressions(coarse), 16)]
@@ -106,7 +113,7 @@ class ShortRangeBlazeFace(BlazeFace):
 
 
 class _UpLevel(nn.Module):
-    """A step of the way back up: narrow both maps, enlarge the coarse one, add, refine with bottleneck blocks."""
+    """One level of the feature pyramid's upward path: project both maps, upsample the coarse one, add, refine."""
 
     def __init__(self, coarse: int, fine: int, width: int, *, blocks: int) -> None:
         super().__init__()
@@ -120,12 +127,12 @@ class _UpLevel(nn.Module):
 
 
 class FullRangeBlazeFace(BlazeFace):
-    """192 px, one anchor every 4 px: also faces of a twentieth of the picture."""
+    """Input of 192 px, one anchor every 4 px: also for faces of a twentieth of the picture."""
 
     size = 192
     anchor_layers = ((4, 1),)
     asset = "blazeface-full.safetensors"
-    # (output channels, stride, bottleneck channels) of every block, one row a level of the pyramid.
+    # (output channels, stride, bottleneck channels) of every block, one row per pyramid level.
     levels: ClassVar[tuple[tuple[tuple[int, int, int], ...], ...]] = (
         ((32, 1, 8), (32, 1, 8), (48, 2, 12), (48, 1, 12), (64, 1, 16)),
         ((96, 2, 24), (128, 1, 32), (128, 1, 32)),
@@ -133,7 +140,7 @@ class FullRangeBlazeFace(BlazeFace):
         ((384, 2, 96), (384, 1, 96), (384, 1, 96), (384, 1, 96)),
     )
     stem_channels: ClassVar[int] = 32
-    # (width, blocks) of the three levels on the way back up.
+    # (width, blocks) of the three levels of the upward path.
     up_levels: ClassVar[tuple[tuple[int, int], ...]] = ((96, 2), (64, 2), (48, 1))
 
     def __init__(self) -> None:
@@ -157,7 +164,7 @@ class FullRangeBlazeFace(BlazeFace):
         self.regressions = PointwiseConv2d(inputs, 16)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
-        """Return regressions and logits of every anchor (see the class)."""
+        """Return regressions and logits of every anchor, as the base class defines them."""
         x = F.relu(self.stem(2 * x - 1))
         maps = []
         for level in self.down:

@@ -1,4 +1,4 @@
-"""Finding faces in a photo of any size and orientation with BlazeFace."""
+"""Finds face boxes in photos of any size and orientation with BlazeFace."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from mien.perception.windows import PhotoPyramid, normalise_exposure, window_mat
 from mien.typing import Float, Tensor
 
 SCORE_THRESHOLD = 0.5
-# Below this best score the other three orientations are tried as well.
+# If the best score is lower than this, the other three orientations are searched as well.
 SURE_SCORE = 0.75
-# Boxes that overlap this much (intersection over union) are one face …
+# Two boxes are merged if their intersection over union exceeds this …
 MERGE_OVERLAP = 0.3
-# … and so is one that lies in another with this share of its area.
+# … or if their intersection exceeds this share of the smaller box.
 MERGE_INSIDE = 0.7
-# The full-range network finds nearly every face that has this many of its 192 pixels across.
+# The full-range network finds almost every face that spans this many of its 192 pixels.
 FACE_PX_IN_WINDOW = 20.0
 SMALLEST_FACE_PX = 30.0
-# Detections smaller than this share of it are ornaments more often than faces.
+# Boxes smaller than this share of SMALLEST_FACE_PX are more often ornaments than faces.
 SMALLEST_SHARE = 0.6
-# In very large photos the smallest face is this share of the longer side, which bounds the number of tiles.
+# In very large photos the smallest face is this share of the longer side, which limits the number of tiles.
 SMALLEST_IN_PHOTO = 0.01
-# With a face this large (share of the photo's shorter side), faces that only the finest tiles see are not sought.
+# If a face is this large (share of the photo's shorter side), the finest tiles are not searched.
 LARGE_FACE = 0.12
-# With a face this large the photo is a portrait, and one look of the full-range network at the whole of it has to do.
+# If a face is this large, the photo is a portrait: the full-range network sees the whole photo once, and no tiles.
 PORTRAIT_FACE = 0.3
-# A found face is looked at once more in a window of so many times its size; another side must win by this score.
+# Each face is checked again in four orientations, in a window of this multiple of its size; another orientation must
+# exceed the score of the first by the margin.
 UPRIGHT_VIEW = 2.0
 UPRIGHT_MARGIN = 0.1
 TILE_OVERLAP = 0.2
@@ -39,16 +40,19 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class _Window:
-    """A square to search: centre and side in photo pixels, and how far it is turned (radians)."""
+    """A square to search: centre and side in photo pixels, rotation in radians."""
 
     centre: tuple[float, float]
     side: float
     angle: float
     tile: bool
+    """Whether it is a part of the photo, whose edges may cut faces."""
 
 
 @dataclass(frozen=True)
 class _Candidate:
+    """One detection in photo pixels, and the rotation of its window."""
+
     score: float
     box: np.ndarray
     keypoints: np.ndarray
@@ -66,7 +70,7 @@ def _tiles(width: int, height: int, side: float, angle: float) -> list[_Window]:
 
 
 class BoxDetector:
-    """BlazeFace over a pyramid of windows, in four orientations where upright is not convincing."""
+    """Runs BlazeFace on a pyramid of windows, in all four orientations if the upright one gives no clear face."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -74,7 +78,7 @@ class BoxDetector:
         self.far = FullRangeBlazeFace.from_assets().to(device)
 
     def detect(self, photo: PhotoPyramid) -> list[FaceBox]:
-        """Find the faces of a photo, best (size times score) first."""
+        """Find the faces of a photo, sorted by size times score, largest first."""
         candidates = self._search(photo, 0.0)
         if max((c.score for c in candidates), default=0.0) < SURE_SCORE:
             for quarter in (1, 3, 2):
@@ -84,7 +88,10 @@ class BoxDetector:
         return sorted(faces, key=lambda face: -face.size_px * face.score)
 
     def _search(self, photo: PhotoPyramid, angle: float, *, finest_tiles: bool = True) -> list[_Candidate]:
-        """Go from windows larger than the photo to tiles of it; small turned faces are not worth the finest ones."""
+        """Search windows larger than the photo first, then smaller and smaller tiles.
+
+        `finest_tiles` is off for rotated searches: small faces are rarely rotated.
+        """
         width, height = photo.width, photo.height
         longer, shorter = max(width, height), min(width, height)
         whole = [_Window((width / 2, height / 2), longer * share, angle, False) for share in (1.0, 1.5, 2.2)]
@@ -103,26 +110,25 @@ class BoxDetector:
         return found
 
     def _turn_upright(self, photo: PhotoPyramid, face: FaceBox) -> FaceBox:
-        """Look at one face again from its own four sides: a face on its head may pass for an upright one."""
+        """Check one face in four orientations, because an upside-down face may be detected as an upright one."""
         right, left = face.keypoints_px[:2]
         roll = float(np.arctan2(left[1] - right[1], left[0] - right[0]))
         x, y = ((face.box_px[:2] + face.box_px[2:]) / 2).tolist()
         angles = [roll + quarter * np.pi / 2 for quarter in range(4)]
-        views = [_Window((x, y), UPRIGHT_VIEW * face.size_px, angle, False) for angle in angles]
-        seen = self._run(self.near, photo, views[:1])
-        seen = [c for c in seen if _shows(face, c)]
-        # A score ends at 1: where no other side could win any more, none is looked at.
-        if max((c.score for c in seen), default=0.0) + UPRIGHT_MARGIN < 1:
-            seen += [c for c in self._run(self.near, photo, views[1:]) if _shows(face, c)]
-        best = {angle: max((c.score for c in seen if c.angle == angle), default=0.0) for angle in angles}
+        windows = [_Window((x, y), UPRIGHT_VIEW * face.size_px, angle, False) for angle in angles]
+        candidates = [c for c in self._run(self.near, photo, windows[:1]) if _shows(face, c)]
+        # Scores end at 1, so with a high first score no other orientation can win by the margin.
+        if max((c.score for c in candidates), default=0.0) + UPRIGHT_MARGIN < 1:
+            candidates += [c for c in self._run(self.near, photo, windows[1:]) if _shows(face, c)]
+        best = {angle: max((c.score for c in candidates if c.angle == angle), default=0.0) for angle in angles}
         chosen = max(angles, key=lambda angle: best[angle])
         if best[chosen] < max(best[roll] + UPRIGHT_MARGIN, face.score) and (chosen != roll or best[roll] < face.score):
             return face
-        (found, *_) = _merge([c for c in seen if c.angle == chosen])
+        (found, *_) = _merge([c for c in candidates if c.angle == chosen])
         return found
 
     def _run(self, network: BlazeFace, photo: PhotoPyramid, windows: list[_Window]) -> list[_Candidate]:
-        """Run one network over windows and bring what it finds to photo pixels."""
+        """Run one network on windows and convert its detections to photo pixels."""
         found = []
         for start in range(0, len(windows), BATCH):
             batch = windows[start : start + BATCH]
@@ -160,7 +166,7 @@ def _to_photo(
         half = float((box[2:] - box[:2]).max()) / 2 * np.linalg.norm(matrix[:, 0])
         own = np.concatenate([centre - half, centre + half])
         if window.tile:
-            # A face cut by a tile's edge, but not by the photo's, is seen whole by another tile or level.
+            # A face cut by the edge of a tile, but not of the photo, is complete in another tile or level.
             low = np.maximum(np.array(window.centre) - window.side / 2, 0)
             high = np.minimum(np.array(window.centre) + window.side / 2, (photo.width, photo.height))
             cut_low = (own[:2] < low - 0.1 * half) & (low > 1)
@@ -172,12 +178,12 @@ def _to_photo(
 
 
 def _shows(face: FaceBox, candidate: _Candidate) -> bool:
-    """Tell whether a candidate is about the box of a face."""
+    """Whether a candidate matches the box of a face in position and size."""
     return bool(_overlaps(face.box_px, candidate.box[None])[0]) and _alike(candidate.box, face.box_px)
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tell which of the other boxes show the same face."""
+    """Return which of the other boxes show the same face."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     common = np.clip(high - low, 0, None).prod(1)
     area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1)
@@ -185,24 +191,24 @@ def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _largest_sure(candidates: list[_Candidate]) -> float:
-    """Side of the largest box that surely holds a face, photo pixels; 0 without one."""
+    """Side of the largest box with a score above SURE_SCORE, photo pixels; 0 if there is none."""
     return max((float((c.box[2:] - c.box[:2]).max()) for c in candidates if c.score > SURE_SCORE), default=0.0)
 
 
 def _alike(box: np.ndarray, other: np.ndarray) -> bool:
-    """Tell whether two square boxes have about one size."""
+    """Whether two square boxes have similar sizes."""
     return bool(0.6 < np.ptp(box[::2]) / max(np.ptp(other[::2]), 1e-6) < 1.6)
 
 
 def _merge(candidates: list[_Candidate]) -> list[FaceBox]:
-    """Join what was found of one face: boxes and keypoints averaged by score within the best orientation."""
+    """Merge the candidates of each face: boxes and keypoints averaged by score within the best orientation."""
     order = sorted(candidates, key=lambda c: -c.score)
     faces = []
     while order:
         best = order[0]
         same = _overlaps(best.box, np.stack([c.box for c in order]))
         group = [c for c, joined in zip(order, same, strict=True) if joined and c.angle == best.angle]
-        # Very small boxes inside a large one (a nose, an eye) must not pull it.
+        # Much smaller boxes inside a large one (a nose, an eye) must not shift it.
         group = [c for c in group if _alike(c.box, best.box)]
         weights = np.array([c.score for c in group]) / sum(c.score for c in group)
         box = np.einsum("n,nk->k", weights, np.stack([c.box for c in group]))

@@ -1,6 +1,7 @@
-"""Similarity crops: exact both ways, sampled without aliasing, differentiable.
+"""Square crops of photos by similarity transforms: invertible, sampled without aliasing, differentiable.
 
-Pixels here are the package's: (0, 0) is the top-left corner of the picture, pixel centres lie at +0.5.
+Pixel coordinates follow the package's convention: (0, 0) is the top-left corner of the picture, and pixel centres lie
+at +0.5.
 """
 
 from __future__ import annotations
@@ -18,29 +19,32 @@ from mien.typing import Float, Tensor, UInt8
 
 Padding = Literal["zeros", "border", "reflection"]
 FACE_CROP_SIZE = 224
-# The box of the 468 points ends at the hairline's beginning and the chin: 1.6 leaves forehead, ears and neck.
+# The box of the 468 points ends below the hairline and at the chin: 1.6 times it also shows forehead, ears and neck.
 FACE_CROP_SCALE = 1.6
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square crop of a photo: S×S pixels, joined to the photo by a similarity.
-
-    `photo_from_crop` and `crop_from_photo` are 2×3 float64 matrices (on the CPU), each the inverse of the other;
-    `size` is S in pixels.
-    """
+    """A square crop of a photo: S×S pixels and the similarity transform to the photo, float64 on the CPU."""
 
     photo_from_crop: Float[Tensor, "2 3"]
+    """Maps homogeneous crop pixels to photo pixels."""
     crop_from_photo: Float[Tensor, "2 3"]
+    """The inverse."""
     size: int
+    """S, pixels."""
 
     @classmethod
     def around(
         cls, centre: tuple[float, float], side: float, *, size: int = FACE_CROP_SIZE, angle: float = 0.0
     ) -> Crop:
-        """Make the crop of a square in the photo: its centre and side in pixels, turned by `angle`.
+        """The crop of a square in the photo.
 
-        The crop's x axis points along (cos angle, sin angle) in the photo (radians, clockwise to the eye).
+        Args:
+            centre: Centre of the square, photo pixels.
+            side: Side of the square, photo pixels.
+            size: Side of the crop, crop pixels.
+            angle: Direction of the crop's x axis in the photo, radians, clockwise as seen.
         """
         scale = side / size
         cos, sin = math.cos(angle), math.sin(angle)
@@ -67,15 +71,20 @@ class Crop:
     def sample(
         self, image: Float[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"], *, padding: Padding = "border"
     ) -> Float[Tensor, "B C S S"]:
-        """Cut the crop out of a photo, as `sample_affine` does; differentiable in the image.
+        """Sample the crop from a photo with `sample_affine`.
 
-        What lies outside the photo is continued by `padding`; `inside` tells where.
+        Args:
+            image: The photo, or several of the same size.
+            padding: How pixels outside the photo are filled; `inside` returns where they are.
+
+        Returns:
+            The crop, differentiable in the image.
         """
         matrix = self.photo_from_crop.to(image.device)[None].expand(len(image), -1, -1)
         return sample_affine(image, matrix, size=(self.size, self.size), padding=padding)
 
     def inside(self, height: int, width: int) -> Float[Tensor, "S S"]:
-        """Return 1 where the crop shows the photo of this size and 0 where it is padding."""
+        """Return 1 where the crop shows a photo of this size in pixels, and 0 where it is padding."""
         steps = torch.arange(self.size, dtype=torch.float64) + 0.5
         y, x = torch.meshgrid(steps, steps, indexing="ij")
         u, v = self.to_photo(torch.stack([x, y], -1)).unbind(-1)
@@ -94,11 +103,20 @@ def sample_affine(
     size: tuple[int, int],
     padding: Padding = "border",
 ) -> Float[Tensor, "B C h w"]:
-    """Sample an affine window of each image, `size` = (height, width); differentiable in image and matrix.
+    """Sample an affine window of each image.
 
-    Where the window shrinks the photo, the photo is first averaged over boxes of the whole number of pixels that
-    goes into one window pixel, so nothing aliases; then it is read bilinearly. Bytes stay in [0, 255] and become
-    floating point only as means.
+    If the window shrinks the image, the image is first averaged over boxes of the integer number of pixels that fit
+    into one window pixel, which prevents aliasing. Then it is sampled bilinearly. Bytes keep their range, 0 to 255, and
+    become floating point when they are averaged or sampled.
+
+    Args:
+        image: The images.
+        photo_from_crop: Matrix from window pixels to image pixels.
+        size: Height and width of the window, pixels.
+        padding: How pixels outside the image are filled.
+
+    Returns:
+        The windows, differentiable in image and matrix.
     """
     height, width = image.shape[2:]
     shrink = float(photo_from_crop.detach()[:, :, :2].norm(dim=1).amin())
@@ -106,7 +124,7 @@ def sample_affine(
     if factor > 1:
         image = _box_means(image, factor)
     image = image if image.is_floating_point() else image.float()
-    # Straight in the sampler's coordinates, -1 to 1 over the image; a row's share plus a column's, no matrix product.
+    # The grid in the sampler's coordinates, -1 to 1 over the image, as a sum of a row term and a column term.
     extent = torch.tensor([image.shape[3], image.shape[2]], device=image.device, dtype=image.dtype)
     matrix = photo_from_crop.to(image.dtype) * (2 / (factor * extent))[:, None]
     steps_y = torch.arange(size[0], device=image.device, dtype=image.dtype)[:, None] + 0.5
@@ -117,9 +135,9 @@ def sample_affine(
 
 
 def _box_means(image: Float[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C h w"]:
-    """Means of boxes of `side` × `side` pixels, as floating point; sums of views, a CPU's avg_pool2d being slow."""
+    """Means of boxes of `side` × `side` pixels as floating point; sums of views are faster than avg_pool2d on a CPU."""
     right, bottom = -image.shape[3] % side, -image.shape[2] % side
-    # Replicating keeps the last, partial box an average of real pixels.
+    # Replicated edges make the last, partial box a mean of image pixels only.
     image = torch.cat([image, image[:, :, -1:].expand(-1, -1, bottom, -1)], 2) if bottom else image
     image = torch.cat([image, image[:, :, :, -1:].expand(-1, -1, -1, right)], 3) if right else image
     rows = _sum(image.unflatten(2, (-1, side)).unbind(3))
@@ -127,7 +145,7 @@ def _box_means(image: Float[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"], side:
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
-    """The sum as floating point, in place: to fetch new memory for every part costs more than to add it."""
+    """The sum as floating point, accumulated in place: allocating a result per term costs more than the addition."""
     first = parts[0]
     total = first.to(first.dtype if first.is_floating_point() else torch.float32, copy=True)
     for part in parts[1:]:
@@ -142,9 +160,13 @@ def face_crop(
     scale: float = FACE_CROP_SCALE,
     angle: float = 0.0,
 ) -> Crop:
-    """Return the square around a face's points (photo pixels), `scale` times their longer box side.
+    """Return the square crop around the points of a face.
 
-    It is upright, or turned by `angle` as in `Crop.around`.
+    Args:
+        points_px: Points in photo pixels.
+        size: Side of the crop, crop pixels.
+        scale: Side of the square as a multiple of the longer side of the points' box.
+        angle: Rotation as in `Crop.around`; 0 is upright.
     """
     cos, sin = math.cos(angle), math.sin(angle)
     to_photo = points_px.new_tensor([[cos, -sin], [sin, cos]])
@@ -155,7 +177,7 @@ def face_crop(
 
 
 def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:
-    """Cut the crop out of a photo of bytes, as [0, 1]; only what lies around the crop is read."""
+    """Sample the crop from a photo of bytes, as RGB in [0, 1]; reads only the pixels around the crop."""
     height, width = pixels.shape[:2]
     corners = crop.to_photo(torch.tensor([[0.0, 0.0], [crop.size, 0.0], [0.0, crop.size], [crop.size, crop.size]]))
     margin = 2 * math.ceil(crop.scale) + 2
@@ -169,9 +191,9 @@ def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tenso
 
 
 def similarity_between(source: Float[Tensor, "B L 2"], target: Float[Tensor, "B L 2"]) -> Float[Tensor, "B 2 3"]:
-    """Return the least-squares similarity (no mirroring) that takes `source` onto `target`.
+    """Return the least-squares similarity, without reflection, that maps `source` to `target`.
 
-    Differentiable. Umeyama 1991 in two dimensions, where complex numbers give it in closed form.
+    Umeyama 1991 in two dimensions, where it has a closed form. Differentiable in both arguments.
     """
     source_mean, target_mean = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
     a, b = source - source_mean, target - target_mean
@@ -185,15 +207,16 @@ def similarity_between(source: Float[Tensor, "B L 2"], target: Float[Tensor, "B 
 
 @dataclass(frozen=True)
 class Deep3dAlignment:
-    """Where Deep3DFaceRecon's alignment puts a photo: resize it by `scale` to `resized_size`, cut at `corner`.
-
-    `translation` is in unscaled pixels with y up; sizes and corners are (x, y) in pixels.
-    """
+    """Alignment of a photo as in Deep3DFaceRecon: resize, then crop."""
 
     scale: float
+    """Factor of the photo's size."""
     translation: tuple[float, float]
+    """x, y of the face in unscaled pixels, y up."""
     resized_size: tuple[int, int]
+    """Width and height of the resized photo, pixels."""
     corner: tuple[int, int]
+    """x, y of the crop's top-left corner in the resized photo, pixels."""
 
 
 def deep3d_alignment(
@@ -204,11 +227,17 @@ def deep3d_alignment(
     size: int = 224,
     rescale_factor: float = 102.0,
 ) -> Deep3dAlignment:
-    """Reproduce the five-point alignment of Deep3DFaceRecon_pytorch, for models trained on its crops.
+    """The five-point alignment of Deep3DFaceRecon_pytorch, for models trained on its crops.
 
-    `points_px` are eyes, nose tip and mouth corners, y down, pixel centres at whole numbers as that code has it;
-    `standard_points` are the same on its mean face; `image_size` is (width, height). There is no rotation. Not
-    differentiable.
+    Args:
+        points_px: Eyes, nose tip and mouth corners, y down, with pixel centres at integers as in that code.
+        standard_points: The same points on its mean face.
+        image_size: Width and height of the photo, pixels.
+        size: Side of the crop, pixels.
+        rescale_factor: Size of the face in the crop, pixels per unit of `standard_points`.
+
+    Returns:
+        The alignment, without rotation; not differentiable.
     """
     width, height = image_size
     flipped = torch.stack([points_px[:, 0], height - 1 - points_px[:, 1]], 1).double()

@@ -1,4 +1,4 @@
-"""From a photo to observed faces: detection, then the mesh in a crop that is refined until it stays in place."""
+"""Detects the faces of a photo: boxes first, then the mesh in a crop that is refined until it no longer moves."""
 
 from __future__ import annotations
 
@@ -19,25 +19,36 @@ from mien.typing import Float, Tensor
 
 # The mesh network was trained on crops 1.5 times the box of the face's points.
 CROP_SCALE = 1.5
-# The crop is made anew from the mesh at most twice: after a bad first roll once is not enough.
+# The crop is computed again from the mesh at most twice: once is not enough after a wrong first roll angle.
 PASSES = 3
-# A crop that would move, grow or turn by less than this (shares of its side, radians) is not looked at again. On 158
-# photos with hand-placed points NME51 is 3.72 % so, in 2.2 passes, and 3.74 % in three.
+# A crop that would move, scale or turn by less than this (shares of its side, radians) is final. On 158 photos with
+# manual landmarks this gives NME51 3.72 % in 2.2 passes; three passes for every face give 3.74 %.
 SETTLED = 0.02
-# Below this belief of the mesh network a detection is dropped, and a hesitant detection below the second.
+# Smallest confidence of the mesh network for a face; the second for faces whose box score is below SURE_SCORE.
 CONFIDENCE_THRESHOLD = 0.5
 HESITANT_CONFIDENCE = 0.95
-# What the network's points lack in the crop (pixels of 192). x: half of what a face and its mirror image disagree
-# by; y: the mean at the eye corners against hand-placed templates; both on CC-BY portraits (PROVENANCE.md).
+# Systematic error of the network's points, added to them (pixels of the 192-pixel crop). x: half the disagreement
+# between a face and its mirror image; y: the mean at the eye corners against manual templates; both on CC-BY portraits
+# (PROVENANCE.md).
 MESH_OFFSET = np.array([0.2, 0.85])
 BATCH = 16
 
 
 class FaceDetector:
-    """Detects and observes the faces of a photo; loads its three networks once.
+    """Detects the faces of a photo and places 468 landmarks on each; loads its three networks once.
 
-    Photos are uint8 (H,W,3) sRGB, upright. Results are in their pixels, with (0, 0) the top-left corner. No face
-    is no error: the lists are then empty. Not differentiable. Raises AssetError if a weight file is damaged.
+    Photos are uint8 (H, W, 3) sRGB, upright. Results are in photo pixels, with (0, 0) the top-left corner. A photo
+    without a face gives an empty list. Not differentiable.
+
+    Args:
+        device: Device of the networks.
+
+    Raises:
+        AssetError: A weight file is missing or damaged.
+
+    Example:
+        >>> faces = FaceDetector().detect(mien.read_photo("photo.jpg").pixels)
+        >>> faces[0].landmarks68_px
     """
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
@@ -46,126 +57,155 @@ class FaceDetector:
         self.mesh = FaceMesh.from_assets().to(self.device)
 
     def detect_boxes(self, image: np.ndarray) -> list[FaceBox]:
-        """Find faces from 30 pixels up to larger than the photo, turned any way; best (size × score) first."""
+        """Find faces of any size from 30 pixels, in any orientation.
+
+        Args:
+            image: The photo.
+
+        Returns:
+            Boxes, sorted by size times score, largest first.
+
+        Raises:
+            ImageError: The array is not a uint8 RGB photo.
+        """
         return self.detector.detect(self._pyramid(image))
 
     def detect(
         self, image: np.ndarray, faces: Sequence[FaceBox] | None = None, *, max_faces: int | None = None
     ) -> list[FaceDetection]:
-        """Place the mesh on every face; `faces` are searched for if not given.
+        """Place landmarks on every face.
 
-        Drops detections that the mesh network does not believe in, and a second mesh on one face.
+        Boxes to which the mesh network gives a low confidence are dropped, and so is a second mesh on the same face.
+
+        Args:
+            image: The photo.
+            faces: Boxes from `detect_boxes`; found here if None.
+            max_faces: Maximum number of faces; all if None.
+
+        Returns:
+            Faces in the order of the boxes.
+
+        Raises:
+            ImageError: The array is not a uint8 RGB photo.
         """
         photo = self._pyramid(image)
-        found = self.detector.detect(photo) if faces is None else list(faces)
-        observed: list[FaceDetection] = []
-        for start in range(0, len(found), BATCH):
-            for face in self._observe_batch(photo, found[start : start + BATCH]):
-                if _believed(face) and not any(_same(face, other) for other in observed):
-                    observed.append(face)
-            if max_faces is not None and len(observed) >= max_faces:
+        boxes = self.detector.detect(photo) if faces is None else list(faces)
+        detections: list[FaceDetection] = []
+        for start in range(0, len(boxes), BATCH):
+            for face in self._place_meshes(photo, boxes[start : start + BATCH]):
+                if _is_confident(face) and not any(_same(face, other) for other in detections):
+                    detections.append(face)
+            if max_faces is not None and len(detections) >= max_faces:
                 break
-        return observed[:max_faces]
+        return detections[:max_faces]
 
     def _pyramid(self, image: np.ndarray) -> PhotoPyramid:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ImageError(
-                f"a photo must be an array of uint8 and shape (height, width, 3), got {image.dtype} {image.shape}; "
-                "read it with mien.io.photo.read_photo"
+                f"image is {image.dtype} {image.shape}; a photo must be uint8 of shape (height, width, 3), as "
+                "mien.read_photo returns it"
             )
         return PhotoPyramid(image, device=self.device)
 
-    def _observe_batch(self, photo: PhotoPyramid, faces: list[FaceBox]) -> list[FaceDetection]:
-        views = [_View.of(face) for face in faces]
-        observed: dict[int, FaceDetection] = {}
+    def _place_meshes(self, photo: PhotoPyramid, faces: list[FaceBox]) -> list[FaceDetection]:
+        squares = [_Square.of(face) for face in faces]
+        detections: dict[int, FaceDetection] = {}
         moving = list(range(len(faces)))
         for _ in range(PASSES):
-            matrices = [views[k].matrix() for k in moving]
-            pictures, inside = photo.sample_many(matrices, MESH_SIZE)
+            matrices = [squares[k].matrix() for k in moving]
+            windows, inside = photo.sample_many(matrices, MESH_SIZE)
             with torch.inference_mode():
-                points, rings, logits = self.mesh(normalise_exposure(pictures, inside))
-            believed = logits.sigmoid().tolist()
+                points, rings, logits = self.mesh(normalise_exposure(windows, inside))
+            confidences = logits.sigmoid().tolist()
             still_moving = []
             for row, k in enumerate(moving):
-                mesh = _place(points[row].cpu().double().numpy(), matrices[row])
-                iris = _place(rings[row].cpu().double().numpy(), matrices[row])
-                face, view = faces[k], _View.around(mesh)
-                observed[k] = FaceDetection(face.score, face.box_px, face.keypoints_px, mesh, iris, believed[row])
-                if view.departs(views[k]):
+                mesh = _to_photo(points[row].cpu().double().numpy(), matrices[row])
+                iris = _to_photo(rings[row].cpu().double().numpy(), matrices[row])
+                face, square = faces[k], _Square.around(mesh)
+                detections[k] = FaceDetection(face.score, face.box_px, face.keypoints_px, mesh, iris, confidences[row])
+                if square.differs(squares[k]):
                     still_moving.append(k)
-                views[k] = view
+                squares[k] = square
             moving = still_moving
             if not moving:
                 break
-        return [observed[k] for k in range(len(faces))]
+        return [detections[k] for k in range(len(faces))]
 
 
 def detect_landmarks468(
     network: FaceMesh, pictures: Float[Tensor, "B 3 H W"], *, near_px: Float[Tensor, "B 468 2"]
 ) -> Float[Tensor, "B 468 2"]:
-    """Where the mesh network sees the points of one face in each picture (RGB in [0, 1]), near a first guess.
+    """Detect the landmarks of one face per picture, given their approximate position.
 
-    The last look of `Perception.observe`, for pictures that need no detection. Faces are looked at one by one, so that
-    the rest of a batch changes nothing in the last digit. On the CPU; not differentiable.
+    This is the last pass of `FaceDetector.detect`, for pictures that need no face detection. Faces are processed one by
+    one, so that results do not depend on the rest of the batch, not even in the last digit. Runs on the CPU.
+
+    Args:
+        network: The mesh network.
+        pictures: RGB in [0, 1].
+        near_px: Approximate landmarks in picture pixels; they define the crop.
+
+    Returns:
+        Landmarks in picture pixels; not differentiable.
     """
     found = []
     for picture, guess in zip(pictures, near_px, strict=True):
-        matrix = _View.around(guess.double().numpy()).matrix()
-        whole = torch.cat([picture, torch.ones_like(picture[:1])])[None]
-        shown = torch.from_numpy(matrix)[None].to(picture.dtype)
-        window = sample_affine(whole, shown, size=(MESH_SIZE, MESH_SIZE), padding="zeros")
+        matrix = _Square.around(guess.double().numpy()).matrix()
+        with_mask = torch.cat([picture, torch.ones_like(picture[:1])])[None]
+        picture_from_window = torch.from_numpy(matrix)[None].to(picture.dtype)
+        window = sample_affine(with_mask, picture_from_window, size=(MESH_SIZE, MESH_SIZE), padding="zeros")
         with torch.inference_mode():
             mesh = network(normalise_exposure(window[:, :3], (window[:, 3] > 0.5).float()))[0][0].double().numpy()
-        found.append(torch.from_numpy(_place(mesh, matrix)[:, :2]))
+        found.append(torch.from_numpy(_to_photo(mesh, matrix)[:, :2]))
     return torch.stack(found).to(near_px.dtype)
 
 
 @dataclass(frozen=True)
-class _View:
-    """The turned square in which the mesh network looks at a face, photo pixels and radians."""
+class _Square:
+    """The rotated square around a face that the mesh network sees; photo pixels and radians."""
 
     centre: np.ndarray
     side: float
     angle: float
 
     @classmethod
-    def of(cls, face: FaceBox) -> _View:
+    def of(cls, face: FaceBox) -> _Square:
         angle = _roll(face.keypoints_px[0], face.keypoints_px[1])
         return cls((face.box_px[:2] + face.box_px[2:]) / 2, face.size_px * CROP_SCALE, angle)
 
     @classmethod
-    def around(cls, landmarks468_px: np.ndarray) -> _View:
+    def around(cls, landmarks468_px: np.ndarray) -> _Square:
         angle = _roll(*landmarks468_px[list(MEDIAPIPE_OUTER_EYE_CORNERS)])
         centre, side = _turned_box(landmarks468_px[:, :2], angle)
         return cls(centre, side * CROP_SCALE, angle)
 
     def matrix(self) -> np.ndarray:
-        """From pixels of the network's picture to photo pixels."""
+        """2×3 matrix from pixels of the network's input to photo pixels."""
         return window_matrix(self.centre, self.side, MESH_SIZE, angle=self.angle)
 
-    def departs(self, other: _View) -> bool:
-        """Whether it lies far enough from another to be worth a look."""
+    def differs(self, other: _Square) -> bool:
+        """Whether it differs from another square by SETTLED or more."""
         moved = float(np.linalg.norm(self.centre - other.centre)) / other.side
         return max(moved, abs(float(np.log(self.side / other.side))), abs(self.angle - other.angle)) >= SETTLED
 
 
-def _believed(face: FaceDetection) -> bool:
-    needed = CONFIDENCE_THRESHOLD if face.score >= SURE_SCORE else HESITANT_CONFIDENCE
-    return face.confidence >= needed
+def _is_confident(face: FaceDetection) -> bool:
+    threshold = CONFIDENCE_THRESHOLD if face.score >= SURE_SCORE else HESITANT_CONFIDENCE
+    return face.confidence >= threshold
 
 
 def _roll(right: np.ndarray, left: np.ndarray) -> float:
     return float(np.arctan2(left[1] - right[1], left[0] - right[0]))
 
 
-def _place(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Bring points x, y (, z) from a window to the photo; z takes the scale only."""
+def _to_photo(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Map points x, y (, z) from a window to the photo; z is only scaled."""
     xy = (points[..., :2] + MESH_OFFSET) @ matrix[:, :2].T + matrix[:, 2]
     return np.concatenate([xy, points[..., 2:] * np.linalg.norm(matrix[:, 0])], -1)
 
 
 def _turned_box(points: np.ndarray, angle: float) -> tuple[np.ndarray, float]:
-    """Return centre and longer side of the box of the points in a frame turned by `angle`."""
+    """Return centre and longer side of the points' bounding box in axes turned by `angle`."""
     axes = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turned = points @ axes
     low, high = turned.min(0), turned.max(0)
@@ -173,6 +213,6 @@ def _turned_box(points: np.ndarray, angle: float) -> tuple[np.ndarray, float]:
 
 
 def _same(one: FaceDetection, other: FaceDetection) -> bool:
-    """Tell whether two meshes lie on one face: their points are nearer than a fifth of its size."""
+    """Whether two meshes lie on one face: their mean point distance is below a fifth of its size."""
     distance = np.linalg.norm(one.landmarks468_px[:, :2] - other.landmarks468_px[:, :2], axis=1).mean()
     return bool(distance < 0.2 * np.ptp(other.landmarks468_px[:, :2], axis=0).max())

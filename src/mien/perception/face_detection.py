@@ -1,4 +1,4 @@
-"""What perception knows of a face, in pixels of the photo."""
+"""The results of face detection, in pixels of the photo."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ from mien.perception.landmarks import landmarks68_from_mesh
 
 @dataclass(frozen=True)
 class FaceBox:
-    """A detection: score in [0,1], box x0 y0 x1 y1 and six keypoints in photo pixels.
-
-    Keypoints: right eye, left eye, nose tip, mouth, right ear, left ear (the person's right and left).
-    """
+    """A detected face box."""
 
     score: float
+    """Confidence of the box detector, 0 to 1."""
     box_px: np.ndarray
+    """(4,) left, top, right, bottom in photo pixels."""
     keypoints_px: np.ndarray
+    """(6, 2) right eye, left eye, nose tip, mouth, right ear, left ear; right and left are the person's."""
 
     @property
     def size_px(self) -> float:
-        """Longer side of the box."""
+        """Longer side of the box, pixels."""
         return float((self.box_px[2:] - self.box_px[:2]).max())
 
 
 @dataclass(frozen=True)
 class FaceDetection(FaceBox):
-    """A face with its mesh.
-
-    landmarks468_px (468,3): x, y in photo pixels; z in the same unit, smaller towards the camera, relative to the
-    centre of the head. irises_px (2,5,2): right, left; centre, then four ring points. landmarks68_px (68,2): iBUG.
-    confidence: the mesh network's belief in [0,1] that a face is there.
-    """
+    """A detected face with its landmarks."""
 
     landmarks468_px: np.ndarray
+    """(468, 3) MediaPipe's face mesh: x, y in photo pixels; z in the same unit, relative to the centre of the head,
+    smaller towards the camera."""
     irises_px: np.ndarray
+    """(2, 5, 2) right and left iris: the centre, then four points on the rim."""
     confidence: float
+    """Probability that the crop shows a face, from the mesh network, 0 to 1."""
 
     @property
     def landmarks68_px(self) -> np.ndarray:
-        """The 68 iBUG points (68,2), taken from the mesh."""
+        """(68, 2) iBUG landmarks, computed from the mesh."""
         return landmarks68_from_mesh(self.landmarks468_px)

@@ -1,8 +1,8 @@
-"""FaceMesh: 468 surface points from a face crop, with the attention heads for lips and eyes.
+"""FaceMesh: 468 surface points from a face crop, with attention heads for lips and eyes.
 
 The network and its weights are MediaPipe's (Kartynnik et al. 2019; Grishchenko et al., Attention Mesh, 2020;
-Apache-2.0). A trunk gives a first mesh; three heads look again at the trunk's 48-pixel feature map, each in a
-turned 16×16 window around the lips or an eye, and place their own points (and the irises) more exactly.
+Apache-2.0). A trunk predicts a first mesh. Three heads each read a rotated 16×16 window of the trunk's 48-pixel feature
+map, around the lips or an eye, and predict the points there (and the irises) more precisely.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from mien.typing import Float, Tensor
 MESH_SIZE = 192
 FEATURE_STRIDE = 4
 WINDOW_SIZE = 16
-# A head's window spans 1.5 times the box of its points, as its graph says (scale_x, scale_y).
+# A head's window spans 1.5 times the box of its points: scale_x, scale_y of MediaPipe's graph.
 WINDOW_SCALE = 1.5
 
 
 @dataclass(frozen=True)
 class _Region:
-    """What an attention head looks at; `name` is the weight file's."""
+    """The region of one attention head."""
 
     name: str
+    """Its name in the weight file."""
     points: int
-    """How many mesh points the head refines."""
+    """Number of mesh points that the head refines."""
     ends: tuple[int, int]
-    """The two mesh points whose connecting line is made horizontal in the window."""
+    """Two mesh points; the line between them is horizontal in the window."""
 
 
-# The eyes last: they have irises too.
+# The eyes come last, because they have irises too.
 REGIONS = (
     _Region("lips", 80, MEDIAPIPE_MOUTH_CORNERS),
     _Region("right_eye", 71, MEDIAPIPE_EYE_CORNERS[0]),
@@ -46,12 +47,12 @@ TAILS = (*(f"{region.name}.points" for region in REGIONS), *(f"{region.name}.iri
 TAIL_REGIONS, TAIL_POINTS = (0, 1, 2, 1, 2), (80, 71, 71, 5, 5)
 BODY_WIDTHS = ((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2))
 TAIL_WIDTHS = ((128, 1), (128, 1), (128, 2), (128, 1), (128, 1))
-# What follows the layers of `tail_layers` in the weight file: the coordinates, of as many points as the tail has.
+# Index, in the weight file, of the layer after those of `tail_layers`: it outputs the coordinates of the tail's points.
 COORDINATES = "8."
 
 
 def _blocks(widths: tuple[tuple[int, int], ...], inputs: int, *, groups: int = 1) -> list[nn.Module]:
-    """Blocks of these output channels and strides; with `groups`, so many chains of them side by side."""
+    """A chain of blocks with the given output channels and strides; `groups` such chains are computed in parallel."""
     blocks: list[nn.Module] = []
     for outputs, stride in widths:
         blocks.append(BlazeBlock(groups * inputs, groups * outputs, stride=stride, groups=groups, activation="prelu"))
@@ -60,7 +61,7 @@ def _blocks(widths: tuple[tuple[int, int], ...], inputs: int, *, groups: int = 1
 
 
 def tail_layers(groups: int) -> nn.Sequential:
-    """Blocks at the last resolution, a narrowing to 32 channels and one more block; `groups` tails side by side."""
+    """Blocks at the last resolution, a projection to 32 channels and one more block; `groups` tails in parallel."""
     return nn.Sequential(
         *_blocks(TAIL_WIDTHS, 128, groups=groups),
         PointwiseConv2d(groups * 128, groups * 32, groups=groups),
@@ -70,14 +71,15 @@ def tail_layers(groups: int) -> nn.Sequential:
 
 
 class RegionHeads(nn.Module):
-    """The attention heads: for each region a body over its window, then one tail a group of points.
+    """The attention heads: one body per region, then one tail per group of points.
 
-    All bodies have the same layers, and so have all tails: each kind is computed at once, as groups of channels.
-    `indices` (3,80) are the mesh points that each region refines, in the order of its outputs, the last one repeated.
+    All bodies have the same layers, and so have all tails, so each kind is computed at once as groups of channels.
     """
 
     indices: Tensor
+    """(3, 80) mesh points that each region refines, in the order of its outputs; the last one is repeated."""
     ends: Tensor
+    """(3, 2) mesh points on the horizontal axis of each window."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,11 +108,11 @@ class RegionHeads(nn.Module):
         """Return the mesh with refined points, and the irises, in crop pixels."""
         matrices = self.windows(mesh)
         shared = self.bodies(_read_windows(features, matrices))
-        # The tails of the irises look at the eyes' windows, which come after the lips', once more.
+        # The tails of the irises use the eyes' windows, which follow those of the lips.
         codes = self.tails(torch.cat([shared, shared[:, 128:]], 1)).split(32, 1)
         found = []
         for layer, code, region in zip(self.coordinates, codes, TAIL_REGIONS, strict=True):
-            # Coordinates come out in a window of 64; the matrix speaks of 16.
+            # The network's coordinates span a window of 64; the matrix expects 16.
             points, matrix = layer(code).flatten(1).unflatten(1, (-1, 2)) / FEATURE_STRIDE, matrices[:, region]
             found.append(points @ matrix[:, :, :2].mT + matrix[:, None, :, 2])
         refined = mesh.clone()
@@ -120,8 +122,8 @@ class RegionHeads(nn.Module):
 
 
 def _read_windows(features: Float[Tensor, "B C H W"], matrices: Float[Tensor, "B R 2 3"]) -> Float[Tensor, "B R*C S S"]:
-    """Read the windows of all regions; they follow each other in the channels."""
-    # Features are sampled at whole coordinates, without half-pixel offsets, as the original does.
+    """Sample the windows of all regions and stack them as channels."""
+    # Features are sampled at integer coordinates, without half-pixel offsets, as in the original.
     matrices = matrices * (2 / (FEATURE_STRIDE * (features.shape[-1] - 1)))
     steps = torch.arange(WINDOW_SIZE, device=matrices.device, dtype=matrices.dtype)[:, None]
     along_x, along_y, origin = (matrices[:, :, None, :, k] for k in range(3))
@@ -132,7 +134,7 @@ def _read_windows(features: Float[Tensor, "B C H W"], matrices: Float[Tensor, "B
 
 
 def _side_by_side(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join what the weight file keeps for each head into the layers of `RegionHeads`."""
+    """Join the weights of single heads, as the file stores them, into the layers of `RegionHeads`."""
     heads = tuple(f"{region.name}." for region in REGIONS)
     arranged = {name: value for name, value in stored.items() if not name.startswith(heads)}
     for kind, parts in (("bodies", [f"{head}body." for head in heads]), ("tails", [f"{tail}." for tail in TAILS])):
@@ -149,12 +151,7 @@ def _side_by_side(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class FaceMesh(nn.Module):
-    """468 points of the face in a 192-pixel crop.
-
-    forward(x) takes (B,3,192,192) RGB in [0,1] and returns the refined mesh (B,468,3), the irises (B,2,5,2), right
-    eye first, centre then ring, and the face's presence as a logit (B,). x and y are crop pixels, z is in the same
-    unit and decreases towards the camera.
-    """
+    """Predicts 468 points of a face from a 192-pixel crop; differentiable, though its loaded weights are frozen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +173,11 @@ class FaceMesh(nn.Module):
 
     @classmethod
     def from_assets(cls) -> FaceMesh:
-        """Load the packaged weights; raises AssetError if they are missing or damaged."""
+        """The network with the packaged weights, ready for inference.
+
+        Raises:
+            AssetError: The weights are missing or damaged.
+        """
         network = cls()
         load_weights(network, "facemesh.safetensors", arrange=_side_by_side)
         return as_inference(network)
@@ -184,7 +185,15 @@ class FaceMesh(nn.Module):
     def forward(
         self, x: Float[Tensor, "B 3 192 192"]
     ) -> tuple[Float[Tensor, "B 468 3"], Float[Tensor, "B 2 5 2"], Float[Tensor, "B"]]:
-        """Return mesh, irises and presence logit (see the class)."""
+        """Predict the landmarks of each crop.
+
+        Args:
+            x: RGB in [0, 1].
+
+        Returns:
+            Mesh: x, y in crop pixels, z in the same unit, smaller towards the camera. Irises: right eye first; centre,
+            then four points on the rim, crop pixels. Logit of the probability that the crop shows a face.
+        """
         features = self.fine(self.stem(x))
         code = self.narrow(self.coarse(features))
         mesh = self.points(code).flatten(1).unflatten(1, (468, 3))

@@ -1,7 +1,7 @@
-"""The few layers that the mobile networks of this package are made of.
+"""Layers of the mobile networks in this package.
 
-The weights were trained with TensorFlow, whose 'same' padding puts the odd pixel at the bottom and right; the
-layers reproduce that exactly, so a converted network computes what its original does.
+The weights were trained with TensorFlow, whose 'same' padding puts the odd pixel at the bottom and right. The layers
+reproduce that exactly, so a converted network gives the results of the original.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def as_inference(network: Network) -> Network:
-    """The network frozen, its weights in the memory order in which a CPU filters channels fastest (NHWC)."""
+    """Freeze the network and store its weights in NHWC order, in which a CPU convolves fastest."""
     network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network
 
@@ -40,7 +40,7 @@ class SameConv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride=stride, groups=groups)
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
-        """Pad, then convolve; where both sides are padded alike, the convolution does it without a copy."""
+        """Pad, then convolve; equal padding on both sides needs no copy of the input."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1 and kernel % 2:
             return F.conv2d(input, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
@@ -48,7 +48,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1×1 convolution, computed as the product with a matrix that it is: in NHWC order half the time on a CPU."""
+    """A 1×1 convolution, computed as a matrix product, which halves its time on a CPU in NHWC order."""
 
     def __init__(self, inputs: int, outputs: int, *, groups: int = 1) -> None:
         super().__init__(inputs, outputs, 1, groups=groups)
@@ -65,15 +65,16 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 def activation_layer(kind: Activation, channels: int) -> nn.Module:
-    """Return the non-linearity; 'prelu' learns one slope a channel."""
+    """Return the non-linearity; 'prelu' learns one slope per channel."""
     return nn.PReLU(channels) if kind == "prelu" else nn.ReLU(inplace=True)
 
 
 class BlazeBlock(nn.Module):
-    """Depthwise 3×3, pointwise, plus the input: pooled where the stride is 2, zero channels where it is narrower.
+    """Residual block of BlazeFace (Bazarevsky et al. 2019): a depthwise 3×3 and a pointwise convolution.
 
-    With `bottleneck`, the pair is doubled around that many channels (Bazarevsky et al., BlazeFace, 2019). With
-    `groups`, so many blocks lie side by side, each on its share of the channels: on small maps calls cost, not work.
+    The shortcut is max-pooled if the stride is 2 and padded with zero channels if it is narrower than the output. With
+    `bottleneck`, there are two such pairs with that number of channels between them. With `groups`, this is a number of
+    parallel blocks, each with its share of the channels: on small maps, calls cost more than arithmetic.
     """
 
     def __init__(
@@ -109,6 +110,6 @@ class BlazeBlock(nn.Module):
         if y.shape == skip.shape:
             y += skip
         else:
-            own, passed = (values.unflatten(1, (self.groups, -1)) for values in (y, skip))
-            own[:, :, : passed.shape[2]] += passed
+            outputs, inputs = (values.unflatten(1, (self.groups, -1)) for values in (y, skip))
+            outputs[:, :, : inputs.shape[2]] += inputs
         return self.activation(y)

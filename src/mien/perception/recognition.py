@@ -1,4 +1,4 @@
-"""The identity network: a face chip in, a 128-vector out; near vectors are one person.
+"""The identity network: maps a face chip to a vector of 128 numbers that is similar for photos of one person.
 
 The network is dlib's face recognition ResNet (Davis King, 2017; weights CC0), a cut-down ResNet-34 (He et al.,
 2016). Its batch normalisations are merged into the convolutions.
@@ -18,15 +18,14 @@ from mien.typing import Float, Tensor
 CHIP_SIZE = 150
 # Share of the chip's side added around the mean face, on every side.
 CHIP_PADDING = 0.25
-# Vectors nearer than this (Euclidean) belong to one person, as the network was trained to say.
+# Two vectors closer than this (Euclidean) belong to one person; the threshold that the network was trained for.
 SAME_PERSON_DISTANCE = 0.6
-# Mean colour of the training photos, of 255, red green blue.
+# Mean colour of the training photos: red, green, blue of 255.
 MEAN_COLOUR = (122.782, 117.001, 104.298)
 
-# The mean face of the chips: nose 27-35, eyes 36-47, upper lip 48-54 and 60-64 of the 68 points, in the frame
-# where [0,1]² is the chip without its padding. Own measurement: the mean of this package's landmarks on 242
-# CC-BY portraits (PROVENANCE.md), upright and symmetrised, placed so that the middle of the outer eye corners
-# and the base of the nose lie where dlib's chips have them, (0.490, 0.214) and (0.490, 0.628).
+# Positions of IBUG_CHIP_POINTS on the mean face, where [0, 1]² is the chip without its padding. Measured as the mean of
+# this package's landmarks on 242 CC-BY portraits (PROVENANCE.md), upright and symmetrised, placed so that the middle of
+# the outer eye corners and the base of the nose lie as in dlib's chips, at (0.490, 0.214) and (0.490, 0.628).
 CHIP_FACE = (
     (0.490, 0.217), (0.490, 0.337), (0.490, 0.428), (0.490, 0.503), (0.375, 0.586), (0.422, 0.615),
     (0.490, 0.618), (0.558, 0.615), (0.605, 0.586),
@@ -38,12 +37,12 @@ CHIP_FACE = (
 
 
 def chip_template() -> Float[Tensor, "P 2"]:
-    """Return where the chip's landmarks lie, in pixels of the chip."""
+    """Return the positions of IBUG_CHIP_POINTS in a chip, pixels."""
     return (torch.tensor(CHIP_FACE) + CHIP_PADDING) / (1 + 2 * CHIP_PADDING) * CHIP_SIZE
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions and the input; narrowing blocks halve the picture and pad what is missing with zeros."""
+    """Residual block of two 3×3 convolutions; with `halve`, it halves the resolution and zero-pads the shortcut."""
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class ResidualBlock(nn.Module):
         y = self.second(F.relu(self.first(x)))
         if self.halve:
             x = F.avg_pool2d(x, 2, 2)
-            # Pooling and the unpadded convolution differ by a row and a column at some sizes.
+            # At some sizes the results of pooling and of the unpadded convolution differ by a row and a column.
             height, width = max(x.shape[2], y.shape[2]), max(x.shape[3], y.shape[3])
             x = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2], 0, y.shape[1] - x.shape[1]))
             y = F.pad(y, (0, width - y.shape[3], 0, height - y.shape[2]))
@@ -64,9 +63,10 @@ class ResidualBlock(nn.Module):
 
 
 class IdentityNetwork(nn.Module):
-    """Describe a face by a vector of 128 numbers; differentiable in the picture.
+    """Describes a face by a vector of 128 numbers; differentiable in the picture.
 
-    `crop` cuts the chips the network expects; two photos of one person lie nearer than SAME_PERSON_DISTANCE.
+    `crop` makes the chips that the network expects. The vectors of two photos of one person are closer than
+    SAME_PERSON_DISTANCE.
     """
 
     # (output channels, halves the picture) of every block.
@@ -78,7 +78,9 @@ class IdentityNetwork(nn.Module):
         (256, True),
     )  # fmt: skip
     mean_colour: Tensor
+    """(3, 1, 1) mean colour of the training photos, 0 to 1."""
     template: Tensor
+    """(P, 2) `chip_template`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,13 +97,17 @@ class IdentityNetwork(nn.Module):
 
     @classmethod
     def from_assets(cls) -> IdentityNetwork:
-        """Load the packaged weights; raises AssetError if they are missing or damaged."""
+        """The network with the packaged weights, ready for inference.
+
+        Raises:
+            AssetError: The weights are missing or damaged.
+        """
         network = cls()
         load_weights(network, "identity.safetensors")
         return network.eval().requires_grad_(False)
 
     def forward(self, faces: Float[Tensor, "B 3 150 150"]) -> Float[Tensor, "B 128"]:
-        """Return the vectors of face chips, RGB in [0,1]."""
+        """Return the identity vector of each face chip, RGB in [0, 1]."""
         x = (faces - self.mean_colour) * (255 / 256)
         x = F.max_pool2d(F.relu(self.stem(x)), 3, 2)
         return self.project(self.blocks(x).mean((2, 3)))
@@ -109,10 +115,16 @@ class IdentityNetwork(nn.Module):
     def crop(
         self, image: Float[Tensor, "B 3 H W"], landmarks68_px: Float[Tensor, "B 68 2"]
     ) -> Float[Tensor, "B 3 150 150"]:
-        """Cut the chip of one face out of each image by its 68 landmarks (pixels of the image).
+        """Cut the chip of one face out of each image.
 
-        Differentiable in the image and in the landmarks. A least-squares similarity takes the inner landmarks
-        onto a mean face that fills the chip less its padding.
+        A least-squares similarity maps IBUG_CHIP_POINTS onto the mean face, which fills the chip without its padding.
+
+        Args:
+            image: RGB in [0, 1].
+            landmarks68_px: iBUG landmarks in image pixels.
+
+        Returns:
+            Chips, differentiable in image and landmarks.
         """
         photo_from_chip = similarity_between(
             self.template.expand(len(image), -1, -1).to(image.dtype), landmarks68_px[:, list(IBUG_CHIP_POINTS)]

@@ -1,4 +1,4 @@
-"""Reading turned square windows out of a large photo, at any scale, quickly and without aliasing."""
+"""Samples rotated square windows of a large photo at any scale, fast and without aliasing."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from PIL import Image
 from mien.perception.crops import sample_affine
 from mien.typing import Float, Tensor
 
-# Exposure is touched only where the photo is plainly dark, washed out or flat: Rec. 709 luma of the encoded
-# values, of the 2nd, 50th and 98th percentile.
+# Exposure is changed only if a window is clearly dark, bright or low in contrast. Limits of the Rec. 709 luma of the
+# encoded values: the median, and the range from the 2nd to the 98th percentile.
 DARK_MEDIAN = 0.22
 BRIGHT_MEDIAN = 0.78
 FLAT_RANGE = 0.45
 GOOD_MEDIAN = 0.45
-LUMA = (0.2126, 0.7152, 0.0722)
+LUMA_709 = (0.2126, 0.7152, 0.0722)
 
 
 def normalise_exposure(windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, "B H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Stretch and brighten (or darken) windows that are badly exposed, for the eyes of the networks only.
+    """Normalise the exposure of badly exposed windows, as input of the detection networks.
 
-    `inside` is 1 where the window shows the photo; padding has no say. Well exposed windows return unchanged.
+    Args:
+        windows: RGB in [0, 1].
+        inside: 1 where a window shows the photo, 0 where it is padding, which is ignored.
+
+    Returns:
+        Windows with stretched contrast and adjusted brightness; well exposed windows unchanged.
     """
     results = []
-    weights = torch.tensor(LUMA, device=windows.device, dtype=windows.dtype)[:, None, None]
-    # A few thousand pixels tell the percentiles well enough.
+    weights = torch.tensor(LUMA_709, device=windows.device, dtype=windows.dtype)[:, None, None]
+    # A few thousand pixels are enough for the percentiles.
     step = max(1, windows.shape[-1] // 64)
     lumas = (windows[..., ::step, ::step] * weights).sum(1).cpu().numpy()
     shown = inside[:, ::step, ::step].cpu().numpy() > 0
-    for window, some, mask in zip(windows, lumas, shown, strict=True):
-        luma = some[mask]
+    for window, sampled, mask in zip(windows, lumas, shown, strict=True):
+        luma = sampled[mask]
         if luma.size < 16:
             results.append(window)
             continue
@@ -40,14 +45,14 @@ def normalise_exposure(windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, 
             continue
         stretched = ((window - low) / max(high - low, 0.02)).clamp(0, 1)
         median = min(max((middle - low) / max(high - low, 0.02), 0.02), 0.98)
-        # A power curve carries the median to a comfortable grey; its exponent is bounded against noise.
+        # A power curve maps the median to a medium grey; its exponent is limited so that noise is not amplified.
         exponent = min(max(np.log(GOOD_MEDIAN) / np.log(median), 0.4), 2.5)
         results.append(stretched**exponent)
     return torch.stack(results)
 
 
 class PhotoPyramid:
-    """A photo with its successive halvings, made when first needed."""
+    """A photo and its successively halved versions, computed on first use."""
 
     def __init__(self, pixels: np.ndarray, *, device: torch.device) -> None:
         self.levels = [np.ascontiguousarray(pixels)]
@@ -55,13 +60,21 @@ class PhotoPyramid:
         self.height, self.width = pixels.shape[:2]
 
     def level(self, number: int) -> np.ndarray:
-        """Return the photo halved `number` times (each pixel the mean of four)."""
+        """Return the photo halved `number` times; each pixel is the mean of four."""
         while len(self.levels) <= number:
             self.levels.append(np.asarray(Image.fromarray(self.levels[-1]).reduce(2)))
         return self.levels[number]
 
     def sample(self, photo_from_window: np.ndarray, size: int) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
-        """Read one window (2×3 matrix from window pixels to photo pixels); black outside, with its mask."""
+        """Sample one window.
+
+        Args:
+            photo_from_window: 2×3 matrix from window pixels to photo pixels.
+            size: Side of the window, pixels.
+
+        Returns:
+            RGB in [0, 1], black outside the photo; and the mask of pixels inside the photo.
+        """
         shrink = float(np.linalg.norm(photo_from_window[:, 0]))
         halvings = int(np.log2(max(shrink, 1.0)))
         number = min(halvings, int(np.log2(min(self.height, self.width))))
@@ -84,13 +97,20 @@ class PhotoPyramid:
     def sample_many(
         self, matrices: list[np.ndarray], size: int
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B S S"]]:
-        """Read several windows of one size."""
+        """Sample several windows of one size, see `sample`."""
         pairs = [self.sample(matrix, size) for matrix in matrices]
         return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
 
 
 def window_matrix(centre: np.ndarray, side: float, size: int, *, angle: float = 0.0) -> np.ndarray:
-    """Return the 2×3 matrix from pixels of a turned square window to photo pixels."""
+    """Return the 2×3 matrix from pixels of a square window to photo pixels.
+
+    Args:
+        centre: Centre of the square, photo pixels.
+        side: Side of the square, photo pixels.
+        size: Side of the window, window pixels.
+        angle: Rotation of the window, radians.
+    """
     scale = side / size
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return np.concatenate([linear, (np.asarray(centre) - linear @ np.full(2, size / 2))[:, None]], 1)
