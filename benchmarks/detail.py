@@ -1,12 +1,12 @@
-"""Detail maps against what is known: relief on drawn faces, colours and likeness on portraits.
+"""Measures detail maps: relief on synthetic faces; colours and likeness on portraits.
 
     python benchmarks/detail.py --data ../shared/data --detail runs/detail/detail.safetensors
 
-Two measurements. Drawn faces that no training drew (another seed) have their true relief and marks: found relief is
-compared over the texels that the camera sees, on the true coefficients and on a fit's; faces with marks alone have
-to stay flat. Portraits outside the training split of `mien data prepare` have a photo: colour error inside the mask
-before and after detail, colour difference of the mean by tone of skin, likeness, landmarks and the maps' soundness.
-`--detail fit` measures the optimised maps in place of a network's.
+Two measurements. Synthetic faces that no training used (another seed) have known relief and blemishes: predicted relief
+is compared with it on visible texels, once with ground-truth coefficients and once with those of a fit. Faces with
+blemishes only must stay flat. For portraits outside the training split of `mien data prepare`, the photo is the
+reference: colour error inside the mask before and after detail, colour difference of the mean by skin tone, likeness,
+landmarks and soundness of the maps. `--detail fit` measures optimised maps instead of a network's.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from detail_tables import DetailResults, DrawnFace, PortraitDetail, drawn_report, portrait_report
-from likeness import Portrait, SeenPortrait, measure_portrait, read_portraits, see_portrait, spread
+from detail_metrics import laplacian_energy, map_saturation, relief_rms, symmetry_noise
+from detail_tables import DetailResults, PortraitDetail, SyntheticFaceDetail, portrait_report, synthetic_report
+from likeness import Portrait, ReconstructedPortrait, measure_portrait, read_portraits, reconstruct_portrait, spread
+from likeness_metrics import FaceRenderer, LikenessRow, camera_of, coefficients_of, image_tensor
 from rich.console import Console
 from rich.progress import track
+from skimage.color import deltaE_ciede2000, rgb2lab
+from skin_tone import tone_group, typology_angle_deg
 
 from mien.errors import MienError
-from mien.evaluation.colour import delta_e_2000, lab_of, tone_group, typology_angle_deg
-from mien.evaluation.detail import (
-    fine_relief,
-    laplacian_energy,
-    map_saturation,
-    relief_correlation,
-    relief_rms,
-    symmetry_noise,
-)
+from mien.evaluation.detail import fine_relief, relief_correlation
 from mien.evaluation.landmarks import landmark_nme
-from mien.evaluation.likeness import Drawer, LikenessRow, camera_of, coefficients_of, image_tensor
 from mien.evaluation.report import Environment, write_json
 from mien.fitting import DetailSettings, FitSettings, FitTargets, fit, fit_detail
 from mien.geometry import unique_edges, vertex_normals
@@ -50,11 +46,11 @@ from mien.training.synthetic.population import SkinBank
 from mien.typing import Float, Tensor
 
 HELD_OUT_SEED = 20_000_003
-"""Runs draw their faces from small seeds."""
+"""Training runs use small seeds."""
 BROADEST = 6 / 270
-"""Structure broader than a Gaussian of 6 mm, in sides of the chart, is form and not fine relief."""
+"""Standard deviation of the Gaussian that separates form from fine relief: 6 mm, as a share of the UV map's side."""
 LARGEST_DISPLACEMENT_M = 3e-3
-"""No skin has deeper relief over the model; a map that reaches it has run away."""
+"""No skin has deeper relief over the model; a map that reaches this value has diverged."""
 BATCH = 4
 
 MakeMaps = Callable[[TexelAtlas, FaceCoefficients, FaceSurface, Unwrapped], DetailMaps]
@@ -87,25 +83,25 @@ def maps_of_fit(model: MorphableModel) -> MakeMaps:
     return make
 
 
-class DrawnBench:
-    """Measures maps on drawn faces."""
+class SyntheticBench:
+    """Measures maps on synthetic faces."""
 
     def __init__(self, faces: DetailedFaces, encoder: FaceEncoder, make: MakeMaps) -> None:
         self.faces, self.model, self.atlas = faces, faces.model, faces.atlas
         self.encoder, self.make = encoder, make
 
-    def measure(self, numbers: range) -> list[DrawnFace]:
+    def measure(self, numbers: range) -> list[SyntheticFaceDetail]:
         batch = self.faces.batch(numbers)
-        bases = {"true": self._true(batch), "fit": self._fitted(batch)}
+        bases = {"gt": self._gt(batch), "fit": self._fitted(batch)}
         return [row for name, base in bases.items() for row in self._rows(batch, base, name)]
 
-    def _true(self, batch: FaceBatch) -> FaceCoefficients:
+    def _gt(self, batch: FaceBatch) -> FaceCoefficients:
         if batch.gt is None:
-            raise TypeError("drawn faces come with their truth")
+            raise TypeError("synthetic faces come with ground-truth coefficients")
         return batch.gt.coefficients(batch.camera)
 
     def _fitted(self, batch: FaceBatch) -> FaceCoefficients:
-        """What mode auto finds, given the drawing's own points and mask."""
+        """The coefficients of mode auto, given the ground-truth points and mask."""
         targets = FitTargets(
             crops=batch.images,
             mask=batch.mask,
@@ -119,7 +115,7 @@ class DrawnBench:
             guess = self.encoder.encode(batch.images, batch.camera, landmarks468_px=batch.detected_px)
         return fit(self.model, targets, settings=FitSettings(), start=guess).coefficients
 
-    def _rows(self, batch: FaceBatch, base: FaceCoefficients, name: str) -> list[DrawnFace]:
+    def _rows(self, batch: FaceBatch, base: FaceCoefficients, name: str) -> list[SyntheticFaceDetail]:
         with torch.no_grad():
             surface = build_surface(self.model, base)
             visibility = vertex_visibility(self.model, surface, batch.camera)
@@ -130,27 +126,29 @@ class DrawnBench:
                 vertices_px=batch.camera.project(surface.vertices_camera),
                 visibility=visibility,
             )
-        found, true = self.make(self.atlas, base, surface, unwrapped), batch.maps
-        if true is None:
-            raise TypeError("drawn faces come with their maps")
+        predicted, gt = self.make(self.atlas, base, surface, unwrapped), batch.maps
+        if gt is None:
+            raise TypeError("synthetic faces come with ground-truth maps")
         inside = self.atlas.valid.float()
-        weights, height = unwrapped.weights * inside, found.displacement * inside
-        known = true.displacement
+        weights, height = unwrapped.weights * inside, predicted.displacement * inside
         scale = BROADEST * len(self.atlas.valid)
-        correlation = relief_correlation(height, known, weights=weights, broadest_texels=scale)
-        fine = fine_relief(known, weights=weights, broadest_texels=scale)
+        correlation = relief_correlation(height, gt.displacement, weights=weights, broadest_texels=scale)
+        fine = fine_relief(gt.displacement, weights=weights, broadest_texels=scale)
         errors = self._vertex_errors(batch, surface, height, visibility)
         columns = (
-            relief_rms(known, weights=weights) * 1000,
+            relief_rms(gt.displacement, weights=weights) * 1000,
             relief_rms(fine, weights=weights) * 1000,
             relief_rms(height, weights=weights) * 1000,
             correlation.whole.correlation,
             correlation.fine.correlation,
-            *(m * 1e6 for m in (correlation.fine.covariance, correlation.fine.found_variance)),
-            correlation.fine.true_variance * 1e6,
+            *(m * 1e6 for m in (correlation.fine.covariance, correlation.fine.predicted_variance)),
+            correlation.fine.gt_variance * 1e6,
             *errors,
         )
-        return [DrawnFace(face, name, *(float(column[k]) for column in columns)) for k, face in enumerate(batch.names)]
+        return [
+            SyntheticFaceDetail(face, name, *(float(column[k]) for column in columns))
+            for k, face in enumerate(batch.names)
+        ]
 
     def _vertex_errors(
         self,
@@ -159,28 +157,28 @@ class DrawnBench:
         height: Float[Tensor, "B 1 S S"],
         visibility: Float[Tensor, "B V"],
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-        """Mean distances to the true surface, millimetres, in model space: where the head is does not count."""
+        """Mean distances to the ground-truth surface in millimetres, in model space, so that pose does not count."""
         if batch.maps is None:
-            raise TypeError("drawn faces come with their maps")
-        true = build_surface(self.model, self._true(batch))
-        wanted = moved(self.model, true.vertices, batch.maps.displacement)
+            raise TypeError("synthetic faces come with ground-truth maps")
+        gt = build_surface(self.model, self._gt(batch))
+        gt_vertices = displaced(self.model, gt.vertices, batch.maps.displacement)
         weights = visibility * self.model.masks.skin
         weights = weights / weights.sum(1, keepdim=True)
-        contenders = (surface.vertices, moved(self.model, surface.vertices, height))
-        first, second = (((c - wanted).norm(dim=-1) * weights).sum(1) * 1000 for c in contenders)
+        candidates = (surface.vertices, displaced(self.model, surface.vertices, height))
+        first, second = (((c - gt_vertices).norm(dim=-1) * weights).sum(1) * 1000 for c in candidates)
         return first, second
 
 
-def moved(
+def displaced(
     model: MorphableModel, vertices: Float[Tensor, "B V 3"], displacement: Float[Tensor, "B 1 S S"]
 ) -> Float[Tensor, "B V 3"]:
     return vertices + sample_map(displacement, model.uv) * vertex_normals(vertices, model.triangles)
 
 
 def measure_detail(
-    seen: SeenPortrait, likeness: LikenessRow, drawer: Drawer, *, file: str, edges: Tensor
+    portrait: ReconstructedPortrait, likeness: LikenessRow, renderer: FaceRenderer, *, file: str, edges: Tensor
 ) -> PortraitDetail:
-    model, face = drawer.model, seen.face
+    model, face = renderer.model, portrait.face
     coefficients = coefficients_of(face)
     surface = build_surface(model, coefficients)
     displacement = torch.from_numpy(face.displacement)[None, None]
@@ -190,48 +188,51 @@ def measure_detail(
     colours = (atlas.interpolate(surface.albedo) + offset) * weights
     pixels = camera_of(face).project(surface.vertices_camera)
     modelled = pixels[0, landmark_vertices(model, pixels, coefficients.pose.rotmat())[0]].numpy()
-    photo, mean_errors, pixel_errors = colour_differences(seen, drawer)
-    base_mm, detailed_mm = (v * 1000 for v in (surface.vertices, moved(model, surface.vertices, displacement)))
+    photo, mean_errors, pixel_errors = colour_differences(portrait, renderer)
+    coarse_mm, detailed_mm = (v * 1000 for v in (surface.vertices, displaced(model, surface.vertices, displacement)))
     return PortraitDetail(
         file=file,
         tone=tone_group(float(typology_angle_deg(photo))),
         likeness=likeness,
-        base_nme51=landmark_nme(modelled, seen.landmarks68_px, inner=True),
-        detail_nme51=landmark_nme(face.landmarks68, seen.landmarks68_px, inner=True),
-        base_delta_e=mean_errors[0],
+        coarse_nme51=landmark_nme(modelled, portrait.landmarks68_px, inner=True),
+        detail_nme51=landmark_nme(face.landmarks68, portrait.landmarks68_px, inner=True),
+        coarse_delta_e=mean_errors[0],
         detail_delta_e=mean_errors[1],
-        base_pixel_delta_e=pixel_errors[0],
+        coarse_pixel_delta_e=pixel_errors[0],
         detail_pixel_delta_e=pixel_errors[1],
         offset_saturation=float(map_saturation(colours, low=0.0, high=1.0, weights=weights)),
         displacement_saturation=float(
             map_saturation(displacement, low=-LARGEST_DISPLACEMENT_M, high=LARGEST_DISPLACEMENT_M, weights=weights)
         ),
-        base_laplacian_mm2=float(laplacian_energy(base_mm, edges)),
+        coarse_laplacian_mm2=float(laplacian_energy(coarse_mm, edges)),
         detail_laplacian_mm2=float(laplacian_energy(detailed_mm, edges)),
         displacement_asymmetry_mm=1000 * float(symmetry_noise(sample_map(displacement, model.uv), model.mirror)),
         offset_asymmetry=float(symmetry_noise(sample_map(offset, model.uv), model.mirror)),
     )
 
 
-def colour_differences(seen: SeenPortrait, drawer: Drawer) -> tuple[Tensor, list[float], list[float]]:
-    """Inside the mask: CIELAB of the photo's mean; CIEDE2000 of the means to it, and the mean of CIEDE2000 over pixels.
+def colour_differences(
+    portrait: ReconstructedPortrait, renderer: FaceRenderer
+) -> tuple[np.ndarray, list[float], list[float]]:
+    """Colour differences to the photo inside the mask, of the renderings without and with detail.
 
-    Both differences of the drawings without and with detail.
+    Returns the CIELAB colour of the photo's mean, CIEDE2000 between mean colours, and the mean CIEDE2000 over pixels.
     """
-    photo = image_tensor(seen.pixels)
-    drawings = [drawer.draw(seen.face, detail=detail) for detail in (False, True)]
-    weight = (drawings[0].covered * drawings[1].covered * seen.mask)[0]
+    photo = image_tensor(portrait.pixels)
+    renderings = [renderer.render(portrait.face, detail=detail) for detail in (False, True)]
+    weight = (renderings[0].covered * renderings[1].covered * portrait.mask)[0]
     inside = weight > 0
-    shares = weight[inside] / weight[inside].sum()
+    shares = (weight[inside] / weight[inside].sum()).double().numpy()
 
-    def colours(picture: Tensor) -> Tensor:
-        return picture[0].permute(1, 2, 0)[inside].clamp(0, 1)
+    def colours(picture: Tensor) -> np.ndarray:
+        return picture[0].permute(1, 2, 0)[inside].clamp(0, 1).double().numpy()
 
-    def mean(picture: Tensor) -> Tensor:
-        return lab_of(shares @ colours(picture))
+    def mean(picture: Tensor) -> np.ndarray:
+        return rgb2lab(shares @ colours(picture))
 
-    means = [float(delta_e_2000(mean(d.image), mean(photo))) for d in drawings]
-    pixels = [float(shares @ delta_e_2000(lab_of(colours(d.image)), lab_of(colours(photo)))) for d in drawings]
+    photo_lab = rgb2lab(colours(photo))
+    means = [float(deltaE_ciede2000(mean(r.image), mean(photo))) for r in renderings]
+    pixels = [float(shares @ deltaE_ciede2000(rgb2lab(colours(r.image)), photo_lab)) for r in renderings]
     return mean(photo), means, pixels
 
 
@@ -249,28 +250,28 @@ def held_out(portraits: Sequence[Portrait], folder: Path) -> list[Portrait]:
 def measure_portraits(
     portraits: Sequence[Portrait], reconstructor: Reconstructor, console: Console
 ) -> list[PortraitDetail]:
-    drawer, edges = Drawer(reconstructor.model), unique_edges(reconstructor.model.triangles)
+    renderer, edges = FaceRenderer(reconstructor.model), unique_edges(reconstructor.model.triangles)
     rows = []
     for portrait in track(portraits, "portraits", console=console):
         try:
-            seen = see_portrait(portrait, reconstructor)
+            result = reconstruct_portrait(portrait, reconstructor)
         except MienError as error:
             console.print(f"{portrait.path.name}: {error}")
             continue
-        likeness = measure_portrait(seen, reconstructor, drawer)
+        likeness = measure_portrait(result, reconstructor, renderer)
         with torch.no_grad():
-            rows.append(measure_detail(seen, likeness, drawer, file=portrait.path.name, edges=edges))
+            rows.append(measure_detail(result, likeness, renderer, file=portrait.path.name, edges=edges))
     return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with photos_ccby")
-    parser.add_argument("--detail", default=DEFAULT_DETAIL, help="a detail network's file, or fit")
-    parser.add_argument("--mode", default="auto", help="how coefficients of portraits are found")
-    parser.add_argument("--faces", type=int, default=64, help="drawn faces")
+    parser.add_argument("--detail", default=DEFAULT_DETAIL, help="file of a detail network, or fit")
+    parser.add_argument("--mode", default="auto", help="reconstruction mode of the portraits")
+    parser.add_argument("--faces", type=int, default=64, help="synthetic faces")
     parser.add_argument("--map-size", type=int, default=224)
-    parser.add_argument("--skins", type=Path, help="file of `mien data skins` for drawn faces to wear")
+    parser.add_argument("--skins", type=Path, help="file of `mien data skins` with skins of the synthetic faces")
     parser.add_argument("--limit", type=int, help="number of portraits")
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
     parser.add_argument("--json", type=Path)
@@ -283,13 +284,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = round(CROP_SHARE * options.map_size)
     faces = DetailedFaces(model, size=size, map_size=options.map_size, seed=HELD_OUT_SEED, skins=skins)
     make = maps_of_fit(model) if options.detail == "fit" else maps_of_network(model, options.detail)
-    bench = DrawnBench(faces, load_encoder(model), make)
+    bench = SyntheticBench(faces, load_encoder(model), make)
     starts = range(0, options.faces, BATCH)
     parts = [
-        bench.measure(range(k, min(k + BATCH, options.faces))) for k in track(starts, "drawn faces", console=console)
+        bench.measure(range(k, min(k + BATCH, options.faces)))
+        for k in track(starts, "synthetic faces", console=console)
     ]
-    drawn = [row for part in parts for row in part]
-    print(f"{drawn_report(drawn)}\n")
+    synthetic = [row for part in parts for row in part]
+    print(f"{synthetic_report(synthetic)}\n")
     folder = options.data / "photos_ccby"
     portraits = spread(held_out(read_portraits(folder), folder), options.limit)
     reconstructor = Reconstructor(
@@ -304,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = measure_portraits(portraits, reconstructor, console)
     print(portrait_report(rows))
     if options.json:
-        results = DetailResults(tuple(drawn), tuple(rows))
+        results = DetailResults(tuple(synthetic), tuple(rows))
         write_json(options.json, environment=Environment.current(), results=results)
     return int(len(rows) < len(portraits))
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/detail.py` measures of each face, and the tables of it."""
+"""The results of `benchmarks/detail.py` per face, and their tables."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from likeness_metrics import LikenessRow
+from skin_tone import ToneGroup
 
-from mien.evaluation.colour import ToneGroup
-from mien.evaluation.likeness import LikenessRow
 from mien.evaluation.report import markdown_table
 
 LEAST_RELIEF_MM = 0.04
-"""Root mean square of fine relief over seen texels from which a face counts as folded; two drawn faces in five have it,
-the others' pores and fuller cheeks are no wrinkles."""
+"""Root mean square of fine relief on visible texels from which a face counts as wrinkled. Two synthetic faces in five
+reach it; pores and fuller cheeks of the others are not wrinkles."""
 DEEP_RELIEF_MM = 0.1
-"""From which it is an old face's: half of the folded ones, and few lie between."""
+"""The same for deep wrinkles, as of old faces: half of the wrinkled ones reach it, and few lie just below."""
 RELIEF_BAR, PHOTOMETRIC_BAR, DELTA_E_BAR = 0.6, 0.4, 4.0
 
 
 @dataclass(frozen=True)
-class DrawnFace:
-    """One drawn face under one base."""
+class SyntheticFaceDetail:
+    """One synthetic face with one set of coefficients."""
 
     name: str
     base: str
-    """"true" coefficients, or those of a "fit" to the photographed drawing."""
-    true_rms_mm: float
-    true_fine_rms_mm: float
-    found_rms_mm: float
+    """Which coefficients: ground truth ("gt"), or those of a "fit" to the synthetic photo."""
+    gt_rms_mm: float
+    gt_fine_rms_mm: float
+    predicted_rms_mm: float
     correlation: float
     fine_correlation: float
     fine_covariance_mm2: float
-    found_fine_variance_mm2: float
-    true_fine_variance_mm2: float
-    base_vertex_mm: float
-    """Mean distance of the base's seen vertices to the true surface, displacement and all."""
+    predicted_fine_variance_mm2: float
+    gt_fine_variance_mm2: float
+    coarse_vertex_mm: float
+    """Mean distance of visible vertices without displacement to the ground-truth surface with displacement."""
     detail_vertex_mm: float
 
 
@@ -46,18 +46,18 @@ class PortraitDetail:
     file: str
     tone: ToneGroup
     likeness: LikenessRow
-    base_nme51: float
+    coarse_nme51: float
     detail_nme51: float
-    base_delta_e: float
-    """CIEDE2000 between the mean colours of photo and drawing inside the mask."""
+    coarse_delta_e: float
+    """CIEDE2000 between the mean colours of photo and rendering inside the mask."""
     detail_delta_e: float
-    base_pixel_delta_e: float
+    coarse_pixel_delta_e: float
     """The mean of CIEDE2000 over the pixels inside the mask."""
     detail_pixel_delta_e: float
     offset_saturation: float
     """Share of texels whose colour leaves [0, 1]."""
     displacement_saturation: float
-    base_laplacian_mm2: float
+    coarse_laplacian_mm2: float
     detail_laplacian_mm2: float
     displacement_asymmetry_mm: float
     offset_asymmetry: float
@@ -65,16 +65,16 @@ class PortraitDetail:
 
 @dataclass(frozen=True)
 class DetailResults:
-    drawn: tuple[DrawnFace, ...]
+    synthetic: tuple[SyntheticFaceDetail, ...]
     portraits: tuple[PortraitDetail, ...]
 
 
-def drawn_report(rows: Sequence[DrawnFace]) -> str:
+def synthetic_report(rows: Sequence[SyntheticFaceDetail]) -> str:
     lines = []
-    for base in ("true", "fit"):
-        folded = [r for r in rows if r.base == base and r.true_fine_rms_mm >= LEAST_RELIEF_MM]
-        deep = [r for r in folded if r.true_fine_rms_mm >= DEEP_RELIEF_MM]
-        flat = [r for r in rows if r.base == base and r.true_rms_mm == 0]
+    for base in ("gt", "fit"):
+        folded = [r for r in rows if r.base == base and r.gt_fine_rms_mm >= LEAST_RELIEF_MM]
+        deep = [r for r in folded if r.gt_fine_rms_mm >= DEEP_RELIEF_MM]
+        flat = [r for r in rows if r.base == base and r.gt_rms_mm == 0]
         lines.append(
             [
                 base,
@@ -84,26 +84,26 @@ def drawn_report(rows: Sequence[DrawnFace]) -> str:
                 len(deep),
                 _spread_of([r.fine_correlation for r in deep], "{:.3f}"),
                 _spread_of([r.correlation for r in folded], "{:.3f}"),
-                _spread_of([r.base_vertex_mm for r in folded], "{:.3f}"),
+                _spread_of([r.coarse_vertex_mm for r in folded], "{:.3f}"),
                 _spread_of([r.detail_vertex_mm for r in folded], "{:.3f}"),
                 len(flat),
-                _spread_of([r.found_rms_mm for r in folded], "{:.3f}"),
-                _spread_of([r.found_rms_mm for r in flat], "{:.3f}"),
+                _spread_of([r.predicted_rms_mm for r in folded], "{:.3f}"),
+                _spread_of([r.predicted_rms_mm for r in flat], "{:.3f}"),
             ]
         )
-    header = ["base", "folded faces", f"fine correlation over all (≥ {RELIEF_BAR})", "mean of the faces' own",
-              "deep ones", "mean of their own", "whole correlation", "vertex error, mm", "with displacement",
-              "flat faces", "relief found on folded, mm", "on flat, mm"]  # fmt: skip
+    header = ["base", "wrinkled faces", f"fine correlation over all (≥ {RELIEF_BAR})", "mean per face",
+              "deep ones", "mean per face", "whole correlation", "vertex error, mm", "with displacement",
+              "flat faces", "predicted relief on wrinkled, mm", "on flat, mm"]  # fmt: skip
     return markdown_table(header, lines)
 
 
-def pooled_correlation(rows: Sequence[DrawnFace]) -> float:
-    """Pearson's correlation of fine relief over the texels of all faces together, each about its own mean."""
-    covariance, found, true = (
+def pooled_correlation(rows: Sequence[SyntheticFaceDetail]) -> float:
+    """Pearson's correlation of fine relief over the texels of all faces, each about its own mean."""
+    covariance, predicted, gt = (
         sum(getattr(r, name) for r in rows)
-        for name in ("fine_covariance_mm2", "found_fine_variance_mm2", "true_fine_variance_mm2")
+        for name in ("fine_covariance_mm2", "predicted_fine_variance_mm2", "gt_fine_variance_mm2")
     )
-    return covariance / np.sqrt(found * true) if found * true > 0 else np.nan
+    return covariance / np.sqrt(predicted * gt) if predicted * gt > 0 else np.nan
 
 
 def _spread_of(values: Sequence[float], form: str) -> str:
@@ -114,18 +114,19 @@ def _spread_of(values: Sequence[float], form: str) -> str:
 
 
 def portrait_report(rows: Sequence[PortraitDetail]) -> str:
-    base, detail = (np.array([getattr(r.likeness, f"{n}_error") for r in rows]) for n in ("base", "detail"))
+    base, detail = (np.array([getattr(r.likeness, f"{n}_error") for r in rows]) for n in ("coarse", "detail"))
     gain = 1 - detail.mean() / base.mean()
     pairs = [
         ("photometric error inside the mask", base, detail, "{:.4f}"),
-        ("landmark error, NME51 %", [100 * r.base_nme51 for r in rows], [100 * r.detail_nme51 for r in rows], "{:.3f}"),
-        ("verified %", [100 * r.likeness.base.verified for r in rows], [100 * r.likeness.detail.verified for r in rows],
-         "{:.1f}"),
-        ("verified alone %", [100 * r.likeness.base_alone.verified for r in rows],
-         [100 * r.likeness.detail_alone.verified for r in rows], "{:.1f}"),
-        ("identity distance", [r.likeness.base.distance for r in rows], [r.likeness.detail.distance for r in rows],
+        ("landmark error, NME51 %", [100 * r.coarse_nme51 for r in rows], [100 * r.detail_nme51 for r in rows],
          "{:.3f}"),
-        ("Laplacian energy, mm²", [r.base_laplacian_mm2 for r in rows], [r.detail_laplacian_mm2 for r in rows],
+        ("verified %", [100 * r.likeness.coarse.verified for r in rows],
+         [100 * r.likeness.detail.verified for r in rows], "{:.1f}"),
+        ("verified alone %", [100 * r.likeness.coarse_alone.verified for r in rows],
+         [100 * r.likeness.detail_alone.verified for r in rows], "{:.1f}"),
+        ("identity distance", [r.likeness.coarse.distance for r in rows], [r.likeness.detail.distance for r in rows],
+         "{:.3f}"),
+        ("Laplacian energy, mm²", [r.coarse_laplacian_mm2 for r in rows], [r.detail_laplacian_mm2 for r in rows],
          "{:.4f}"),
     ]  # fmt: skip
     lines = [[name, _spread_of(a, form), _spread_of(b, form)] for name, a, b, form in pairs]
@@ -149,9 +150,9 @@ def tone_table(rows: Sequence[PortraitDetail]) -> str:
             [
                 group,
                 len(of_group),
-                _spread_of([r.base_delta_e for r in of_group], "{:.2f}"),
+                _spread_of([r.coarse_delta_e for r in of_group], "{:.2f}"),
                 _spread_of([r.detail_delta_e for r in of_group], "{:.2f}"),
-                _spread_of([r.base_pixel_delta_e for r in of_group], "{:.2f}"),
+                _spread_of([r.coarse_pixel_delta_e for r in of_group], "{:.2f}"),
                 _spread_of([r.detail_pixel_delta_e for r in of_group], "{:.2f}"),
             ]
         )

@@ -2,7 +2,7 @@
 
     python benchmarks/likeness.py --data ../shared/data
 
-Two measurements. Verification: the identity network compares each neutral portrait with the drawing of its
+Two measurements. Verification: the identity network compares each neutral portrait with the rendering of its
 reconstruction. Rank one: identity coefficients of the smiling portrait are searched among those of all neutral ones.
 """
 
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from likeness_metrics import FaceRenderer, Likeness, LikenessRow, RankOne, measure_likeness, rank_one, whitened
 from rich.console import Console
 from rich.progress import track
 
 from mien.errors import MienError
 from mien.evaluation.landmarks import matching_face
-from mien.evaluation.likeness import Drawer, Likeness, LikenessRow, RankOne, measure_likeness, rank_one, whitened
 from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.io.photo import read_photo
 from mien.perception import face_crop, face_mask
@@ -66,8 +66,8 @@ def read_portraits(folder: Path) -> list[Portrait]:
 
 
 @dataclass(frozen=True)
-class SeenPortrait:
-    """A portrait, what perception found in it, and its reconstruction."""
+class ReconstructedPortrait:
+    """A portrait with its detected landmarks, its skin mask and its reconstruction."""
 
     pixels: np.ndarray
     face: Reconstruction
@@ -75,21 +75,23 @@ class SeenPortrait:
     mask: torch.Tensor
 
 
-def see_portrait(portrait: Portrait, reconstructor: Reconstructor) -> SeenPortrait:
+def reconstruct_portrait(portrait: Portrait, reconstructor: Reconstructor) -> ReconstructedPortrait:
     pixels = read_photo(portrait.path).pixels
     face = reconstructor(pixels)[0]
-    observed = reconstructor.detector.detect(pixels)
-    best = matching_face([o.landmarks68_px for o in observed], face.landmarks68.astype(np.float64))
-    observation = observed[0 if best is None else best]
-    crop = face_crop(torch.from_numpy(observation.landmarks468_px[:, :2]), size=MASK_SIZE_PX)
-    mask = in_photo(face_mask(pixels, observation, crop), crop.crop_from_photo, size=pixels.shape[:2])
-    return SeenPortrait(pixels, face, observation.landmarks68_px, mask)
+    detections = reconstructor.detector.detect(pixels)
+    best = matching_face([o.landmarks68_px for o in detections], face.landmarks68.astype(np.float64))
+    detection = detections[0 if best is None else best]
+    crop = face_crop(torch.from_numpy(detection.landmarks468_px[:, :2]), size=MASK_SIZE_PX)
+    mask = in_photo(face_mask(pixels, detection, crop), crop.crop_from_photo, size=pixels.shape[:2])
+    return ReconstructedPortrait(pixels, face, detection.landmarks68_px, mask)
 
 
-def measure_portrait(seen: SeenPortrait, reconstructor: Reconstructor, drawer: Drawer) -> LikenessRow:
+def measure_portrait(
+    portrait: ReconstructedPortrait, reconstructor: Reconstructor, renderer: FaceRenderer
+) -> LikenessRow:
     return measure_likeness(
-        drawer, reconstructor.identity_network, seen.face,
-        pixels=seen.pixels, landmarks68_px=seen.landmarks68_px, mask=seen.mask,
+        renderer, reconstructor.identity_network, portrait.face,
+        pixels=portrait.pixels, landmarks68_px=portrait.landmarks68_px, mask=portrait.mask,
     )  # fmt: skip
 
 
@@ -104,9 +106,9 @@ def in_photo(mask: torch.Tensor, crop_from_photo: torch.Tensor, *, size: Sequenc
 def likeness_table(rows: Sequence[PortraitLikeness]) -> str:
     names = {
         "mean_person": "control: mean face over the photo",
-        "base": "base fit over the photo",
+        "coarse": "base fit over the photo",
         "detail": "with detail over the photo",
-        "base_alone": "base fit alone",
+        "coarse_alone": "base fit alone",
         "detail_alone": "with detail alone",
     }
     lines = []
@@ -126,7 +128,7 @@ def likeness_table(rows: Sequence[PortraitLikeness]) -> str:
 
 
 def error_line(rows: Sequence[PortraitLikeness]) -> str:
-    base = np.array([row.likeness.base_error for row in rows])
+    base = np.array([row.likeness.coarse_error for row in rows])
     detail = np.array([row.likeness.detail_error for row in rows])
     return (
         "Photometric error inside the mask (root mean square, colours in [0, 1]): "
@@ -157,13 +159,13 @@ def rank_one_table(rows: Sequence[RankOneRow]) -> str:
 def verification(
     portraits: Sequence[Portrait], reconstructor: Reconstructor, console: Console
 ) -> list[PortraitLikeness]:
-    """The likeness of every portrait that could be reconstructed; the others are named on the console."""
-    drawer = Drawer(reconstructor.model)
+    """The likeness of every portrait that was reconstructed; failures are printed on the console."""
+    renderer = FaceRenderer(reconstructor.model)
     measured = []
     for portrait in track(portraits, "likeness", console=console):
         try:
-            seen = see_portrait(portrait, reconstructor)
-            measured.append(PortraitLikeness(portrait.path.name, measure_portrait(seen, reconstructor, drawer)))
+            result = reconstruct_portrait(portrait, reconstructor)
+            measured.append(PortraitLikeness(portrait.path.name, measure_portrait(result, reconstructor, renderer)))
         except MienError as error:  # noqa: PERF203
             console.print(f"{portrait.path.name}: {error}")
     return measured
@@ -172,7 +174,7 @@ def verification(
 def reconstructed_pairs(
     pairs: Sequence[tuple[Portrait, Portrait]], reconstructor: Reconstructor, console: Console
 ) -> list[tuple[Reconstruction, Reconstruction]]:
-    """Neutral and smiling face of every person for whom both could be reconstructed."""
+    """Neutral and smiling face of every person for whom both were reconstructed."""
     faces = []
     for first, second in track(pairs, "pairs", console=console):
         try:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.likeness_metrics import FaceRenderer, Likeness, Rendering, camera_of, colour_error, rank_one, whitened
 from mien.errors import ConfigError
-from mien.evaluation.likeness import Drawer, Drawing, Likeness, camera_of, colour_error, rank_one, whitened
 from tests.tiny_face import tiny_model, tiny_reconstruction
 
 
@@ -60,14 +60,14 @@ def test_colour_error_is_measured_where_rendering_and_mask_overlap():
     photo[:, :, 0] = 0.1
     mask = torch.zeros(1, 4, 4)
     mask[:, 0] = 1
-    assert colour_error(Drawing(image, covered), photo, mask=mask) == pytest.approx(0.1)
+    assert colour_error(Rendering(image, covered), photo, mask=mask) == pytest.approx(0.1)
     with pytest.raises(ConfigError, match="overlap"):
-        colour_error(Drawing(image, covered), photo, mask=1 - covered)
+        colour_error(Rendering(image, covered), photo, mask=1 - covered)
 
 
 def test_a_rendering_covers_its_background():
-    drawing = Drawing(torch.ones(1, 3, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
-    assert drawing.over(torch.zeros(1, 3, 1, 1))[0, 0].tolist() == [[1, 0], [0, 1]]
+    rendering = Rendering(torch.ones(1, 3, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+    assert rendering.over(torch.zeros(1, 3, 1, 1))[0, 0].tolist() == [[1, 0], [0, 1]]
 
 
 def test_reconstructions_are_rendered_at_their_position_in_the_photo():
@@ -75,10 +75,10 @@ def test_reconstructions_are_rendered_at_their_position_in_the_photo():
     face = tiny_reconstruction(model, detail=False)
     points = camera_of(face).project(torch.from_numpy(face.vertices)[None])[0]
     np.testing.assert_allclose(points.numpy(), face.xy, atol=1e-2)
-    drawing = Drawer(model).draw(face, detail=False)
+    rendering = FaceRenderer(model).render(face, detail=False)
     width, height = face.image_size
-    assert drawing.image.shape == (1, 3, height, width)
-    rows, columns = np.nonzero(drawing.covered[0].numpy())
+    assert rendering.image.shape == (1, 3, height, width)
+    rows, columns = np.nonzero(rendering.covered[0].numpy())
     assert columns.min() >= np.floor(face.xy[:, 0].min()) and columns.max() <= np.ceil(face.xy[:, 0].max())
     assert rows.min() >= np.floor(face.xy[:, 1].min()) and rows.max() <= np.ceil(face.xy[:, 1].max())
 
@@ -88,12 +88,14 @@ def test_only_the_detailed_rendering_shows_the_offset_map():
     face = tiny_reconstruction(model, detail=True)
     zeros = {name: np.zeros_like(getattr(face, name)) for name in ("texture_offset", "displacement")}
     plain = replace(face, **zeros)
-    drawer = Drawer(model)
-    assert torch.equal(drawer.draw(face, detail=False).image, drawer.draw(plain, detail=False).image)
-    assert torch.equal(drawer.draw(plain, detail=True).image, drawer.draw(plain, detail=False).image)
+    renderer = FaceRenderer(model)
+    assert torch.equal(renderer.render(face, detail=False).image, renderer.render(plain, detail=False).image)
+    assert torch.equal(renderer.render(plain, detail=True).image, renderer.render(plain, detail=False).image)
     brighter = replace(plain, texture_offset=plain.texture_offset + np.float32(0.1))
-    inside = drawer.draw(plain, detail=False).covered[0] > 0
-    change = (drawer.draw(brighter, detail=True).image - drawer.draw(plain, detail=True).image)[0].mean(0)[inside]
+    inside = renderer.render(plain, detail=False).covered[0] > 0
+    change = (renderer.render(brighter, detail=True).image - renderer.render(plain, detail=True).image)[0].mean(0)[
+        inside
+    ]
     assert float(change.mean()) > 0.02
-    mean_person = drawer.draw_mean_person(face)
-    assert not torch.equal(mean_person.image, drawer.draw(face, detail=False).image)
+    mean_person = renderer.render_mean_person(face)
+    assert not torch.equal(mean_person.image, renderer.render(face, detail=False).image)

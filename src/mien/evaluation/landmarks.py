@@ -1,8 +1,8 @@
-"""The error of 68 landmarks against hand-placed ones, and the reader of annotated folders.
+"""Error of 68 landmarks against manual annotation, and the reader of annotated folders.
 
-NME: the mean distance of the points over the distance of the outer eye corners (points 36 and 45 of the
-annotation), per face; 51 leaves the jaw line (0 to 16) out. Faces that were not found have no NME and are counted
-beside it.
+NME is, per face, the mean distance of the points divided by the annotated distance of the outer eye corners (points 36
+and 45). NME51 leaves out the jaw line (points 0 to 16). Faces that were not found have no NME; they are counted
+separately.
 """
 
 from __future__ import annotations
@@ -24,33 +24,40 @@ from mien.pipeline import Reconstructor
 FAILURE_NME = 0.10
 """A found face with a larger NME51 is a failure, the 300-W convention."""
 AUC_LIMIT = 0.08
-"""Upper end of the cumulative error distribution whose area is reported, the 300-W convention."""
+"""Upper limit of the cumulative error distribution whose area is reported, the 300-W convention."""
 MINIMUM_OVERLAP = 0.2
-"""Intersection over union of landmark boxes from which a found face is taken for the annotated one: neighbours in
-a group photo overlap less, the same face seen with an open and a closed mouth overlaps more."""
+"""Smallest intersection over union of landmark boxes for a detected face to count as the annotated one. Neighbours in a
+group photo overlap less; one face predicted with an open and a closed mouth overlaps more."""
 
 
 @dataclass(frozen=True)
 class AnnotatedPhoto:
-    """One photo with the 68 points of one face in it."""
+    """One photo with the annotated landmarks of one face."""
 
     path: Path
+    """The photo."""
     group: str
-    """The set it belongs to; figures are reported per set."""
+    """Name of its set; results are reported per set."""
     landmarks_px: Float[np.ndarray, "68 2"]
-    """Corner convention: the first pixel's centre is at (0.5, 0.5)."""
+    """iBUG landmarks; the centre of the first pixel is at (0.5, 0.5)."""
 
 
 def read_annotated(folder: Path) -> list[AnnotatedPhoto]:
-    """The annotated photos of a folder, in one of two layouts.
+    """Read the annotated photos of a folder, in one of two layouts.
 
-    Either the folder holds `NAME.npz` (arrays `files`, `landmarks` and optionally `split`; pixel centres at
-    integers) beside a folder `NAME` of pictures, for one set or several: then the sets whose split is "test" are
-    read. The picture folder `NAME` itself may be given too, for any split. Or it holds pictures with `.pts` files
-    of the same name (the iBUG format, whose first pixel is (1, 1)). Raises FormatError for anything else.
+    Either the folder holds one or more `NAME.npz` (arrays `files`, `landmarks` and optionally `split`; pixel centres at
+    integers), each beside a folder `NAME` of photos; then photos of the split "test" are read. If the photo folder
+    `NAME` itself is given, photos of all splits are read. Or the folder holds photos with `.pts` files of the same name
+    (the iBUG format, whose first pixel is (1, 1)).
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        FormatError: The folder has another layout, or a file is damaged.
     """
     if not folder.is_dir():
-        raise FormatError(f"{folder} is not a folder; give one with annotated photos.")
+        raise FormatError(f"{folder} is not a folder; give a folder with annotated photos.")
     beside = folder.with_suffix(".npz")
     if beside.exists():
         return _read_npz(beside, split=None)
@@ -62,7 +69,7 @@ def read_annotated(folder: Path) -> list[AnnotatedPhoto]:
         if path.with_suffix(".pts").exists()
     ]
     if not photos:
-        raise FormatError(f"{folder} holds neither NAME.npz with a test split nor pictures with .pts files.")
+        raise FormatError(f"{folder} holds neither NAME.npz with a test split nor photos with .pts files.")
     return photos
 
 
@@ -74,9 +81,8 @@ def _read_npz(table: Path, *, split: str | None) -> list[AnnotatedPhoto]:
     except (OSError, ValueError, KeyError) as error:
         raise FormatError(f"{table} is not a table of annotated photos: {error}") from error
     if landmarks.shape != (len(files), 68, 2):
-        raise FormatError(f"{table}: landmarks must have shape {(len(files), 68, 2)}, got {landmarks.shape}.")
-    pictures = table.parent
-    prefix = pictures if (pictures / str(files[0])).exists() else table.with_suffix("")
+        raise FormatError(f"{table}: landmarks has shape {landmarks.shape}; expected {(len(files), 68, 2)}.")
+    prefix = table.parent if (table.parent / str(files[0])).exists() else table.with_suffix("")
     return [
         AnnotatedPhoto(prefix / str(file), table.stem, points + 0.5)
         for k, (file, points) in enumerate(zip(files, landmarks, strict=True))
@@ -92,12 +98,18 @@ def _read_pts(path: Path) -> Float[np.ndarray, "68 2"]:
     except ValueError as error:
         raise FormatError(f"{path} is not a .pts file: {error}") from error
     if points.shape != (68, 2):
-        raise FormatError(f"{path}: 68 points are needed, got an array of shape {points.shape}.")
+        raise FormatError(f"{path}: points have shape {points.shape}; expected (68, 2).")
     return points - 0.5
 
 
 def landmark_nme(predicted: Float[np.ndarray, "68 2"], gt: Float[np.ndarray, "68 2"], *, inner: bool) -> float:
-    """Mean distance over the annotated distance of the outer eye corners; `inner` leaves the jaw line out."""
+    """Mean point distance divided by the annotated distance of the outer eye corners.
+
+    Args:
+        predicted: Predicted landmarks, pixels.
+        gt: Annotated landmarks, pixels.
+        inner: Use the 51 points without the jaw line.
+    """
     chosen = IBUG_INNER if inner else slice(None)
     distances = np.linalg.norm(predicted - gt, axis=-1)[chosen]
     right, left = gt[list(IBUG_OUTER_EYE_CORNERS)]
@@ -105,12 +117,12 @@ def landmark_nme(predicted: Float[np.ndarray, "68 2"], gt: Float[np.ndarray, "68
 
 
 def area_under_ced(errors: Float[np.ndarray, "P"], *, limit: float = AUC_LIMIT) -> float:
-    """Area under the cumulative error distribution up to `limit`, as a share; infinite errors count as missed."""
+    """Area under the cumulative error distribution up to `limit`, 0 to 1; infinite errors are faces not found."""
     return float(np.clip(limit - errors, 0, None).mean() / limit) if len(errors) else 0.0
 
 
 def matching_face(found: Sequence[Float[np.ndarray, "68 2"]], gt: Float[np.ndarray, "68 2"]) -> int | None:
-    """Which of the found faces is the annotated one: the largest overlap of landmark boxes, or None."""
+    """Index of the detected face that is the annotated one, by overlap of landmark boxes; None if there is none."""
     overlaps = [_overlap(points, gt) for points in found]
     best = int(np.argmax(overlaps)) if overlaps else -1
     return best if best >= 0 and overlaps[best] >= MINIMUM_OVERLAP else None
@@ -125,10 +137,12 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class LandmarkErrors:
-    """The errors of one source of landmarks on one photo."""
+    """Errors of one source of landmarks on one photo."""
 
     nme68: float
+    """NME of all points."""
     nme51: float
+    """NME without the jaw line."""
 
     @classmethod
     def of(cls, predicted: Float[np.ndarray, "68 2"], gt: Float[np.ndarray, "68 2"]) -> LandmarkErrors:
@@ -138,44 +152,57 @@ class LandmarkErrors:
 
 @dataclass(frozen=True)
 class LandmarkRow:
-    """What happened with one photo."""
+    """Result of one photo."""
 
     file: str
+    """File name of the photo."""
     group: str
+    """Name of its set."""
     raw: LandmarkErrors | None
-    """Of perception; None where the face was not found."""
+    """Errors of the detected landmarks; None if the face was not found."""
     model: LandmarkErrors | None
-    """Of the reconstruction; None where it was not asked for or failed."""
+    """Errors of the reconstruction's landmarks; None if it was not requested or failed."""
     reason: str = ""
-    """Why a photo has no figures."""
+    """Why a photo has no errors."""
 
 
 @dataclass(frozen=True)
 class LandmarkSummary:
-    """The figures of one set and one source; NME in parts of the inter-ocular distance."""
+    """Figures of one set and one source; NME as a fraction of the outer eye corner distance, over found faces."""
 
     group: str
+    """Name of the set."""
     source: str
+    """"perception" or "model"."""
     photos: int
+    """Number of photos."""
     found: int
+    """Number of faces found."""
     nme51: float
+    """Mean NME without the jaw line."""
     nme51_median: float
+    """Its median."""
     nme51_p90: float
+    """Its 90th percentile."""
     nme68: float
+    """Mean NME of all points."""
     failures: int
     """Faces not found, or found with an NME51 above 10 %."""
     auc51: float
+    """`area_under_ced` of NME51 over all photos."""
 
 
 @dataclass(frozen=True)
 class LandmarkReport:
-    """The landmark errors of a folder, photo by photo."""
+    """Landmark errors of a folder."""
 
     rows: tuple[LandmarkRow, ...]
+    """One row per photo."""
     with_model: bool
+    """Whether reconstructions were measured too."""
 
     def summaries(self) -> tuple[LandmarkSummary, ...]:
-        """One summary for each set and source, in the order of the photos."""
+        """One summary per set and source, in the order of the photos."""
         groups = list(dict.fromkeys(row.group for row in self.rows))
         sources = ["perception", "model"] if self.with_model else ["perception"]
         return tuple(self._summary(group, source) for group in groups for source in sources)
@@ -227,11 +254,22 @@ def evaluate_landmarks(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LandmarkReport:
-    """Measure perception's landmarks, and with a reconstructor also the model's, on the photos of a folder.
+    """Measure landmark errors on the photos of a folder.
 
-    `limit` takes that many photos of each set, evenly spread. `progress` is told how many of how many photos are
-    done. Photos that cannot be read or hold no face become rows with the reason; nothing they cause is raised.
-    Raises FormatError for a folder without annotated photos, ConfigError for a limit below 1.
+    Photos that cannot be read or show no face become rows with a reason; they raise no error.
+
+    Args:
+        folder: Folder of `read_annotated`.
+        reconstructor: Also measures the landmarks of its reconstructions, if given.
+        limit: Maximum number of photos per set, evenly spaced.
+        progress: Called after each photo with the number of photos done and in total.
+
+    Returns:
+        Errors per photo.
+
+    Raises:
+        FormatError: The folder holds no annotated photos.
+        ConfigError: `limit` is below 1.
     """
     photos = read_annotated(folder)
     if limit is not None:
@@ -246,9 +284,9 @@ def evaluate_landmarks(
 
 
 def spread_over_groups(photos: Sequence[AnnotatedPhoto], *, limit: int) -> list[AnnotatedPhoto]:
-    """At most `limit` photos of each set, evenly spread over it; ConfigError for a limit below 1."""
+    """At most `limit` photos per set, evenly spaced; ConfigError for a limit below 1."""
     if limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}.")
+        raise ConfigError(f"limit={limit} is too small; use at least 1.")
     chosen = []
     for group in dict.fromkeys(photo.group for photo in photos):
         members = [photo for photo in photos if photo.group == group]
@@ -272,5 +310,5 @@ def _measure(annotated: AnnotatedPhoto, perception: FaceDetector, reconstructor:
             model = None if best is None else LandmarkErrors.of(fitted[best], gt)
     except MienError as error:
         return LandmarkRow(name, annotated.group, None, None, f"{type(error).__name__}: {error}")
-    reason = "" if raw is not None else f"{len(points)} faces found, none of them the annotated one"
+    reason = "" if raw is not None else f"{len(points)} faces found, but not the annotated one"
     return LandmarkRow(name, annotated.group, raw, model, reason)

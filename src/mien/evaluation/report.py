@@ -1,4 +1,4 @@
-"""How measurements are written down: Markdown tables, the machine they were made on, and JSON."""
+"""Writes measurements: Markdown tables, the environment of the measurement, and JSON."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ import torch
 
 @dataclass(frozen=True)
 class Environment:
-    """What a figure depends on besides the code."""
+    """Machine and versions of a measurement."""
 
     processor: str
+    """Name of the processor."""
     threads: int
-    """Threads that torch uses for one operation."""
+    """Number of threads that torch uses for one operation."""
     system: str
+    """Operating system and architecture."""
     python: str
+    """Version of Python."""
     torch: str
+    """Version of torch."""
     mien: str
+    """Version of mien."""
 
     @classmethod
     def current(cls) -> Environment:
-        """The machine and the versions of this process."""
+        """The environment of this process."""
         return cls(
             processor=_processor(),
             threads=torch.get_num_threads(),
@@ -45,7 +50,7 @@ class Environment:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table whose columns are padded, so that it reads in a terminal too; numbers go to the right."""
+    """A Markdown table with padded columns, readable in a terminal too; all columns but the first align right."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
     rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -57,7 +62,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 
 def write_json(path: Path, *, environment: Environment, results: Any) -> None:
-    """Write a dataclass, or a list of them, beside the environment it was measured in."""
+    """Write results to a JSON file together with the environment.
+
+    Args:
+        path: The file; its folder is created.
+        environment: Where the results were measured.
+        results: A dataclass or a list of dataclasses.
+
+    Raises:
+        TypeError: A value cannot be written as JSON.
+    """
     plain = [asdict(r) for r in results] if isinstance(results, list | tuple) else asdict(results)
     document = {"environment": asdict(environment), "results": plain}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +88,7 @@ def _plain(value: object) -> object:
 
 
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # Linux alone says the model's name without a helper program
+    cpuinfo = Path("/proc/cpuinfo")  # only Linux gives the name of the model without a helper program
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,11 +1,11 @@
-"""Distances between surfaces: how far a reconstruction lies from the true head.
+"""Distances between surfaces: the error of a reconstruction against a ground-truth head.
 
-    truth points ── landmarks ──► first similarity ── Gauss-Newton on point-to-surface distances ──► alignment
-    truth points ── closest point on the aligned reconstruction ──► error per point ──► area-weighted figures
+    gt points ── landmarks ──► initial similarity ── Gauss-Newton on point-to-surface distances ──► alignment
+    gt points ── closest point on the aligned reconstruction ──► error per point ──► area-weighted summary
 
-The direction is truth → reconstruction throughout. The truth decides which points count, so every contender is
-judged on the same points with the same weights, and one that covers less cannot gain by it. Lengths keep the
-truth's unit: the contender is what is scaled.
+Distances run from the ground truth to the reconstruction. So all reconstructions are measured at the same points with
+the same weights, and one that covers less of the face gains nothing. Lengths are in the unit of the ground truth: the
+reconstruction is scaled.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from mien.typing import Float, Tensor
 
 _ALIGNMENT_STEPS = 20
 _DAMPING = (1e-5, 1e3)
-"""Least and largest Levenberg damping, relative to the points' moments; below the least, steps are Gauss-Newton's."""
+"""Smallest and largest Levenberg damping, relative to the points' moments; at the smallest, steps are Gauss-Newton."""
 _ALIGNMENT_DONE = 3e-6
-"""Smallest change worth another step, in radians and in parts of the size."""
+"""Steps end when rotation (radians) and relative scale change by less than this."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A surface laid over the truth."""
+    """A surface aligned to the ground truth."""
 
     similarity: Similarity
+    """From the surface to the ground truth."""
     surface: Surface
-    """The moved surface, in the truth's unit."""
+    """The aligned surface, in the unit of the ground truth."""
     distances: Float[Tensor, "P"]
-    """Of each truth point to it."""
+    """Distance of each ground-truth point to the surface."""
 
 
 def align_surface(
@@ -46,39 +47,51 @@ def align_surface(
     gt_landmarks: Float[Tensor, "L 3"],
     every: int = 1,
 ) -> Alignment:
-    """Move, turn and scale a surface so that the weighted squared distances of the truth's points to it are least.
+    """Find the similarity of a surface that minimises the weighted squared distances of ground-truth points to it.
 
-    Starts from the landmarks (of the surface, and of the truth), then damped Gauss-Newton on the distances themselves.
-    `every` takes only each n-th point while aligning; the distances returned are those of all points.
-    Raises ConfigError if there are fewer than three landmarks or the arrays do not match.
+    Starts from the landmarks and continues with damped Gauss-Newton steps on the distances.
+
+    Args:
+        surface: The surface to align.
+        gt: Ground-truth points.
+        weights: Weight of each point, such as its area.
+        landmarks: Landmarks of the surface; at least three.
+        gt_landmarks: The same landmarks of the ground truth.
+        every: Use only every n-th point for the alignment.
+
+    Returns:
+        The alignment, with the distances of all points.
+
+    Raises:
+        ConfigError: There are fewer than three landmarks, or their numbers differ.
     """
     if len(landmarks) < 3 or landmarks.shape != gt_landmarks.shape:
         raise ConfigError(
-            f"An alignment starts from three or more landmarks on both sides, got {len(landmarks)} and "
-            f"{len(gt_landmarks)}."
+            f"landmarks and gt_landmarks have {len(landmarks)} and {len(gt_landmarks)} points; an alignment needs "
+            "three or more landmarks, the same number in both."
         )
     total = align_points(landmarks[None], gt_landmarks[None])
     size = float((gt - gt.mean(0)).norm(dim=-1).max())
     used, used_weights = gt[::every], weights[::every]
 
     def matched(similarity: Similarity) -> SurfacePoints:
-        # Far triangles cannot be closest; the margin is generous beside the millimetres that are measured.
+        # Distant triangles cannot be closest; the margin is large compared with distances of millimetres.
         return surface.transformed(similarity).near(used, margin=0.3 * size).closest(used)
 
     found = matched(total)
     damping = _DAMPING[0]
     for _ in range(_ALIGNMENT_STEPS):
         step = _alignment_step(found, used, used_weights, damping=damping)
-        tried = _compose(step, total)
-        tried_found = matched(tried)
-        if _cost(tried_found, used_weights) > _cost(found, used_weights):
+        candidate = _compose(step, total)
+        candidate_found = matched(candidate)
+        if _cost(candidate_found, used_weights) > _cost(found, used_weights):
             damping *= 100
             if damping > _DAMPING[1]:
                 break
             continue
-        total, found, damping = tried, tried_found, max(damping / 10, _DAMPING[0])
-        turn = float((step.rotation[0] - torch.eye(3)).abs().max())
-        if max(turn, abs(float(step.scale) - 1)) < _ALIGNMENT_DONE:
+        total, found, damping = candidate, candidate_found, max(damping / 10, _DAMPING[0])
+        rotation = float((step.rotation[0] - torch.eye(3)).abs().max())
+        if max(rotation, abs(float(step.scale) - 1)) < _ALIGNMENT_DONE:
             break
     moved = surface.transformed(total)
     return Alignment(total, moved, moved.near(gt, margin=0.3 * size).closest(gt).distances)
@@ -89,7 +102,7 @@ def _cost(found: SurfacePoints, weights: Tensor) -> float:
 
 
 def _alignment_step(found: SurfacePoints, points: Tensor, weights: Tensor, *, damping: float) -> Similarity:
-    """One damped Gauss-Newton step in (rotation, translation, log scale), about the matched points' centre."""
+    """One damped Gauss-Newton step in (rotation, translation, log scale) about the centre of the matched points."""
     offset = points - found.points
     direction = offset / found.distances.clamp(min=1e-12)[:, None]
     centre = found.points.mean(0)
@@ -98,7 +111,7 @@ def _alignment_step(found: SurfacePoints, points: Tensor, weights: Tensor, *, da
     jacobian = jacobian.double()
     w = weights.double()[:, None]
     normal = jacobian.mT @ (w * jacobian)
-    # Relative to the arms' own sizes: turning a sphere about itself costs nothing, and must move nothing.
+    # Damping relative to the size of the arms: a sphere may rotate freely, and damping keeps it still.
     sizes = torch.cat([_dot(arm, arm).double()[:, None].expand(-1, 3), torch.ones_like(jacobian[:, :3])], dim=-1)
     sizes = (w * torch.cat([sizes, _dot(arm, arm).double()[:, None]], dim=-1)).sum(0)
     right = jacobian.mT @ (w * found.distances.double()[:, None])
@@ -116,23 +129,26 @@ def _compose(second: Similarity, first: Similarity) -> Similarity:
 
 @dataclass(frozen=True)
 class DistanceSummary:
-    """Area-weighted figures of a set of distances, in their unit."""
+    """Weighted statistics of distances, in their unit."""
 
     mean: float
+    """Weighted mean."""
     median: float
+    """Weighted median."""
     p90: float
+    """Weighted 90th percentile."""
 
     @classmethod
     def of(cls, distances: Float[Tensor, "P"], weights: Float[Tensor, "P"]) -> DistanceSummary:
-        """Summarise; ConfigError for no points or no weight."""
+        """Summarise distances; ConfigError if there is no point with a positive weight."""
         if len(distances) == 0 or float(weights.sum()) <= 0:
-            raise ConfigError("A summary of distances needs at least one point with a positive weight.")
+            raise ConfigError("distances have no point with a positive weight; give at least one.")
         mean = float((distances * weights).sum() / weights.sum())
         return cls(mean, weighted_quantile(distances, weights, q=0.5), weighted_quantile(distances, weights, q=0.9))
 
 
 def weighted_quantile(values: Float[Tensor, "P"], weights: Float[Tensor, "P"], *, q: float) -> float:
-    """The smallest value below or at which the share `q` of the weight lies."""
+    """The smallest value such that at least the share `q` of the weight lies at or below it."""
     order = values.argsort()
     cumulative = weights[order].double().cumsum(0)
     index = int(torch.searchsorted(cumulative, q * cumulative[-1]))

@@ -1,8 +1,8 @@
-"""Does the reconstruction look like the person: identity network, colours, and the coefficients as a face index.
+"""Likeness of a reconstruction to its person: identity network, colour error, and coefficients as a face index.
 
-The pictures that are compared never contain colours copied from the photo: a reconstruction is drawn from its
-albedo coefficients, its offset and displacement maps and its light, not from its completed texture, which shows the
-photo itself wherever the camera saw the skin.
+The compared renderings contain no colours copied from the photo: a reconstruction is rendered from its albedo
+coefficients, offset and displacement maps and lighting, and not from its completed texture, which shows the photo
+itself wherever the skin was visible.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from mien.texture import DisplacedNormals, TexelAtlas
 from mien.typing import Float, Tensor, UInt8
 
 ATLAS_SIZE = 512
-"""Texels a side of the map that reconstructions are drawn with: a face in a 900-pixel photo has fewer pixels."""
+"""Side of the texture of renderings, texels; a face in a 900-pixel photo has fewer pixels."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A reconstruction drawn where the photo shows it."""
+class Rendering:
+    """A reconstruction rendered at its position in the photo."""
 
     image: Float[Tensor, "1 3 H W"]
     covered: Float[Tensor, "1 H W"]
     """1 where the face is."""
 
     def over(self, background: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 H W"]:
-        """The drawing laid over a background of its size, or of one pixel."""
+        """The rendering composited over a background of the same size or of one pixel."""
         return self.image * self.covered[:, None] + background * (1 - self.covered[:, None])
 
 
@@ -53,26 +53,26 @@ def coefficients_of(face: Reconstruction) -> FaceCoefficients:
     )
 
 
-class Drawer:
-    """Draws reconstructions of one model; holds the model's chart."""
+class FaceRenderer:
+    """Renders reconstructions of one model; holds the model's UV atlas."""
 
     def __init__(self, model: MorphableModel) -> None:
         self.model = model
         self.atlas = TexelAtlas.of(model, ATLAS_SIZE)
 
     @torch.no_grad()
-    def draw(self, face: Reconstruction, *, detail: bool) -> Drawing:
-        """Draw with or without the detail maps, in the photo's own size."""
-        return self._draw(face, coefficients_of(face), detail=detail)
+    def render(self, face: Reconstruction, *, detail: bool) -> Rendering:
+        """Render with or without the detail maps, in the size of the photo."""
+        return self._render(face, coefficients_of(face), detail=detail)
 
     @torch.no_grad()
-    def draw_mean_person(self, face: Reconstruction) -> Drawing:
-        """Draw the model's mean identity and albedo in the same expression, pose and light: a control."""
+    def render_mean_person(self, face: Reconstruction) -> Rendering:
+        """Render the mean identity and albedo in the same expression, pose and light: a control."""
         own = coefficients_of(face)
-        nobody = replace(own, identity=torch.zeros_like(own.identity), albedo=torch.zeros_like(own.albedo))
-        return self._draw(face, nobody, detail=False)
+        mean_person = replace(own, identity=torch.zeros_like(own.identity), albedo=torch.zeros_like(own.albedo))
+        return self._render(face, mean_person, detail=False)
 
-    def _draw(self, face: Reconstruction, coefficients: FaceCoefficients, *, detail: bool) -> Drawing:
+    def _render(self, face: Reconstruction, coefficients: FaceCoefficients, *, detail: bool) -> Rendering:
         base = build_surface(self.model, coefficients)
         colours = self.atlas.interpolate(base.albedo)
         displacement = colours.new_zeros(1, 1, ATLAS_SIZE, ATLAS_SIZE)
@@ -99,7 +99,7 @@ class Drawer:
         shade = shading(normals_of(displacement), coefficients.lighting).permute(0, 3, 1, 2)
         texture = self.atlas.dilate(colours * shade).clamp(0, 1)
         image, covered = draw_texture(self.model, surface.vertices_camera, camera_of(face), texture=texture)
-        return Drawing(image, covered)
+        return Rendering(image, covered)
 
 
 def _resized(maps: Tensor) -> Tensor:
@@ -120,15 +120,15 @@ def image_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "1 3 H W"]
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two pictures of a face are to the identity network."""
+    """Similarity of two face pictures according to the identity network."""
 
     cosine: float
     distance: float
-    """Euclidean; below 0.6 the network says: the same person."""
+    """Euclidean; below 0.6 the network considers them the same person."""
 
     @property
     def verified(self) -> bool:
-        """Whether the network takes them for one person."""
+        """Whether the network considers them the same person."""
         return self.distance < SAME_PERSON_DISTANCE
 
     @classmethod
@@ -142,23 +142,23 @@ class Likeness:
 class LikenessRow:
     """The likeness of one photo's reconstructions to the photo."""
 
-    base: Likeness
-    """Linear model alone, drawn over the photo."""
+    coarse: Likeness
+    """Linear model without detail maps, rendered over the photo."""
     detail: Likeness
-    """With the detail maps, drawn over the photo."""
-    base_alone: Likeness
-    """Linear model alone, before a plain background: no hair, ears or neck of the photo help."""
+    """With the detail maps, rendered over the photo."""
+    coarse_alone: Likeness
+    """Linear model on a plain background, without hair, ears and neck of the photo."""
     detail_alone: Likeness
     mean_person: Likeness
-    """Control: the mean face in the same expression, pose and light, drawn over the photo."""
-    base_error: float
+    """Control: the mean face in the same expression, pose and light, rendered over the photo."""
+    coarse_error: float
     """Root mean squared colour error inside the mask."""
     detail_error: float
 
 
 @torch.no_grad()
 def measure_likeness(
-    drawer: Drawer,
+    renderer: FaceRenderer,
     network: IdentityNetwork,
     face: Reconstruction,
     *,
@@ -166,42 +166,42 @@ def measure_likeness(
     landmarks68_px: Float[np.ndarray, "68 2"],
     mask: Float[Tensor, "1 H W"],
 ) -> LikenessRow:
-    """Compare a photo with the drawings of its reconstruction.
+    """Compare a photo with the renderings of its reconstruction.
 
-    The photo's chip is cut by the landmarks found in the photo (`landmarks68_px`), the drawings' by the model's own.
-    `mask` says where the photo shows the face's skin.
+    The photo's chip is cut by its detected landmarks (`landmarks68_px`), the chips of the renderings by the landmarks
+    of the model. `mask` is 1 where the photo shows skin of the face.
     """
     photo = image_tensor(pixels)
-    base, detail = drawer.draw(face, detail=False), drawer.draw(face, detail=True)
+    coarse, detail = renderer.render(face, detail=False), renderer.render(face, detail=True)
     plain = torch.tensor(MEAN_COLOUR).div(255).view(1, 3, 1, 1)
-    drawings = [
-        base.over(photo),
+    renderings = [
+        coarse.over(photo),
         detail.over(photo),
-        base.over(plain),
+        coarse.over(plain),
         detail.over(plain),
-        drawer.draw_mean_person(face).over(photo),
+        renderer.render_mean_person(face).over(photo),
     ]
     found = torch.from_numpy(np.ascontiguousarray(landmarks68_px, dtype=np.float32))[None]
-    modelled = torch.from_numpy(face.landmarks68)[None].expand(len(drawings), -1, -1)
-    vectors = network(torch.cat([network.crop(photo, found), network.crop(torch.cat(drawings), modelled)]))
+    modelled = torch.from_numpy(face.landmarks68)[None].expand(len(renderings), -1, -1)
+    vectors = network(torch.cat([network.crop(photo, found), network.crop(torch.cat(renderings), modelled)]))
     compared = [Likeness.between(vectors[0], vector) for vector in vectors[1:]]
     return LikenessRow(
-        base=compared[0],
+        coarse=compared[0],
         detail=compared[1],
-        base_alone=compared[2],
+        coarse_alone=compared[2],
         detail_alone=compared[3],
         mean_person=compared[4],
-        base_error=colour_error(base, photo, mask=mask),
+        coarse_error=colour_error(coarse, photo, mask=mask),
         detail_error=colour_error(detail, photo, mask=mask),
     )
 
 
-def colour_error(drawing: Drawing, photo: Float[Tensor, "1 3 H W"], *, mask: Float[Tensor, "1 H W"]) -> float:
-    """Root mean squared colour difference where the drawing covers the mask; ConfigError if it covers nothing."""
-    weight = drawing.covered * mask
+def colour_error(rendering: Rendering, photo: Float[Tensor, "1 3 H W"], *, mask: Float[Tensor, "1 H W"]) -> float:
+    """Root mean squared colour difference where the rendering covers the mask; ConfigError if it covers nothing."""
+    weight = rendering.covered * mask
     if float(weight.sum()) <= 0:
-        raise ConfigError("The drawing and the mask do not overlap; are both in the photo's pixels?")
-    squared = ((drawing.image - photo) ** 2).mean(1)
+        raise ConfigError("The rendering and the mask do not overlap; are both in the photo's pixels?")
+    squared = ((rendering.image - photo) ** 2).mean(1)
     return float(((squared * weight).sum() / weight.sum()).sqrt())
 
 
