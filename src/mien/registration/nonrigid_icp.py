@@ -179,8 +179,8 @@ def _smooth_solution(
         x = x + step * direction
         residual = residual - step * turned
         scaled = residual / diagonal
-        extend_encoder = (residual * scaled).sum()
-        if float(extend_encoder) < 1e-16:
+        new_power = (residual * scaled).sum()
+        if float(new_power) < 1e-16:
             break
-        direction, power = scaled + extend_encoder / power * direction, extend_encoder
+        direction, power = scaled + new_power / power * direction, new_power
     return x
