@@ -143,10 +143,10 @@ def test_landmarks_of_another_convention_are_refused(disguised: Disguised, packa
     mirrored = {a: whole[b] for a, b in (corners | {b: a for a, b in corners.items()}).items()}
     from_one = {k: whole[k - 1] for k in range(18, 68)}
     for wrong in (mirrored, from_one, dict.fromkeys(whole, 7)):
-        with pytest.raises(ConfigError, match="from where faces have them"):
+        with pytest.raises(ConfigError, match="from their expected positions"):
             register(packaged, mean, triangles, wrong)
     for turned in (mean[:, [0, 2, 1]] * torch.tensor([1.0, 1, -1]), mean * torch.tensor([-1.0, 1, -1])):
-        with pytest.raises(ConfigError, match="does not look along"):
+        with pytest.raises(ConfigError, match="does not face"):
             register(packaged, turned, triangles, whole)
 
 

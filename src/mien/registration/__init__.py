@@ -1,9 +1,9 @@
-"""From somebody's face model to one that the whole system works with, and from one topology to another.
+"""Converts other projects' face models, and transfers faces from one topology to another.
 
-    file ── reader ──► SourceModel ── registration of the packaged model ──► parts it lacks ──► MorphableModel
+    file ── reader ──► SourceModel ── registration of the packaged model ──► missing parts ──► MorphableModel
 
-What a model has is kept as it is. What it lacks is completed by the rules of `completion`, each of which leaves a note
-in the model, or is reported as absent.
+Parts that a model has are kept unchanged. Missing parts are completed by the rules of `completion`; each rule leaves a
+note in the model.
 """
 
 from mien.registration.completion import complete as complete

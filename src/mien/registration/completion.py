@@ -1,11 +1,11 @@
-"""The parts that a face model lacks, completed by rules; every rule that was used leaves a note in the model.
+"""Completes the missing parts of a face model by rules; each rule leaves a note in the model.
 
-- landmarks, contour strips, MediaPipe's 468 points: from the packaged model's, through the registration
-- albedo: the packaged model's, at the matched points; beyond its reach the mean colour of its skin
-- part masks: the same; beyond its reach skin on the head's own surface, "mouth" on separate surfaces
-- ARKit's 52 actions: its offsets at the matched points, fading out beyond its reach
-- texture chart: see `unwrap`;  mirror: the nearest vertex to the mirrored position
-- no expressions: none are made up; the model then has ARKit's actions as its expressions, and says so
+- landmarks, contour strips, MediaPipe's 468 points: the packaged model's, through the registration
+- albedo: the packaged model's at the matched points; out of its reach the mean colour of its skin
+- part masks: the same; out of its reach "skin" on the head's own surface, "mouth" on separate surfaces
+- ARKit's 52 blendshapes: the packaged model's offsets at the matched points, fading out beyond its reach
+- UV map: see `uv_layout`; mirror table: the nearest vertex to the mirrored position
+- expressions: a model without expressions gets ARKit's blendshapes as its expressions
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from mien.registration.uv_layout import connected_parts, unwrapped
 from mien.typing import Bool, Float, Int, Tensor
 
 FADE_M = (0.003, 0.015)
-"""Distances to the registered model at which its say begins to fade and ends."""
+"""Distances to the registered model at which the transfer of its values begins to fade and ends."""
 
 
 @dataclass(frozen=True)
 class _Reach:
-    """How the source's vertices lie on the registered packaged model."""
+    """Position of the source's vertices relative to the registered packaged model."""
 
     registration: Registration
     matches: Matches
     share: Float[Tensor, "V"]
-    """1 where a vertex lies on it, 0 beyond its reach."""
+    """1 for vertices on it, 0 beyond its reach."""
     part: Int[Tensor, "V"]
-    """Number of the connected surface, the head's own 0."""
+    """Number of the connected surface; 0 is the head."""
 
     @property
     def is_apart(self) -> Bool[Tensor, "V"]:
@@ -46,12 +46,23 @@ class _Reach:
         return (self.part != 0) & (self.share < 0.5)
 
     def spread(self, values: Float[Tensor, "R C"], beyond: Float[Tensor, "V #C"]) -> Float[Tensor, "V C"]:
-        """The packaged model's values on the source, and `beyond` out of reach."""
+        """Values of the packaged model (R vertices) on the source's vertices, and `beyond` out of reach."""
         return beyond + self.share[:, None] * (self.matches.of(values) - beyond)
 
 
 def complete(source: SourceModel, reference: MorphableModel) -> MorphableModel:
-    """A model that everything downstream works with; ConfigError if it cannot be registered to the reference."""
+    """Make a complete model from the parts that a file has.
+
+    Args:
+        source: The model as read from its file.
+        reference: The packaged model, from which missing parts are transferred.
+
+    Returns:
+        A model with all parts; its `notes` describe the completed ones.
+
+    Raises:
+        ConfigError: The source cannot be registered to the reference.
+    """
     mean, triangles = torch.from_numpy(source.mean), torch.from_numpy(source.triangles)
     reach = _reach(register(reference, mean, triangles, source.landmarks), mean)
     notes = [f"registered to {reference.name}: {1000 * reach.registration.rms_m:.2f} mm RMS over its skin"]
@@ -59,7 +70,7 @@ def complete(source: SourceModel, reference: MorphableModel) -> MorphableModel:
     arrays |= _landmarks(source, reach, notes)
     arrays |= _masks(source, reach)
     arrays |= _albedo(source, reach, notes)
-    arrays |= _chart_and_mirror(source, mean, triangles, arrays["landmarks68"], notes)
+    arrays |= _uv_and_mirror(source, mean, triangles, arrays["landmarks68"], notes)
     arrays |= _skinning(source)
     expressions = _expressions(source, reach, notes)
     arrays |= expressions.arrays
@@ -69,7 +80,7 @@ def complete(source: SourceModel, reference: MorphableModel) -> MorphableModel:
         expression_names=expressions.names,
         licence=source.licence,
         expression_kind=expressions.kind,
-        action_names=expressions.action_names,
+        blendshape_names=expressions.blendshape_names,
         notes=tuple(notes),
     )
 
@@ -78,7 +89,7 @@ def _reach(registration: Registration, mean: Float[Tensor, "V 3"]) -> _Reach:
     matches = registration.on_reference()
     near, far = (limit * registration.scale for limit in FADE_M)
     t = ((matches.distances - near) / (far - near)).clamp(0, 1)
-    # Where the packaged model ends, the nearest point is on its rim, however close: it fades faster there.
+    # At the edge of the packaged model the nearest point is on its rim, even if close, so values fade faster there.
     t = torch.where(matches.at_border, (2 * t).clamp(max=1), t)
     part = connected_parts(registration.target.triangles, len(mean))
     return _Reach(registration, matches, 1 - t * t * (3 - 2 * t), part)
@@ -119,7 +130,7 @@ def _masks(source: SourceModel, reach: _Reach) -> dict[str, Tensor]:
     parts = reach.registration.reference.masks
     apart = reach.is_apart.float()
     beyond = {"skin": 1 - apart, "mouth": apart}
-    # A separate surface that shows an eye is an eyeball as a whole.
+    # A separate surface with eye vertices is an eyeball as a whole.
     eyes = reach.spread(parts.eyes[:, None], torch.zeros(len(apart), 1))[:, 0]
     balls = torch.zeros(int(reach.part.max()) + 2)
     balls = balls.scatter_reduce(0, reach.part + 1, eyes * (reach.part > 0), "amax")
@@ -138,7 +149,7 @@ def _masks(source: SourceModel, reach: _Reach) -> dict[str, Tensor]:
 def _albedo(source: SourceModel, reach: _Reach, notes: list[str]) -> dict[str, Tensor]:
     """Mean and components: the file's, or the packaged model's.
 
-    Beyond that one's reach stand those of plain skin, on separate surfaces those of the inside of the mouth.
+    Out of the packaged model's reach, they are those of its plain skin; on separate surfaces those inside the mouth.
     """
     if source.albedo_mean is not None:
         basis = source.albedo_basis if source.albedo_basis is not None else np.zeros((0, *source.mean.shape))
@@ -161,24 +172,24 @@ class _Expressions:
     arrays: dict[str, Tensor]
     names: tuple[str, ...]
     kind: ExpressionKind
-    action_names: tuple[str, ...]
+    blendshape_names: tuple[str, ...]
 
 
 def _expressions(source: SourceModel, reach: _Reach, notes: list[str]) -> _Expressions:
-    """The file's expressions and, where they are not ARKit's, ARKit's actions beside them or in their place."""
+    """The file's expressions; if they are not ARKit's, also ARKit's blendshapes, or these instead of none."""
     own = torch.from_numpy(source.expression_basis)
     if set(ARKIT_NAMES) <= set(source.expression_names):
         return _Expressions({"expression_basis": own}, source.expression_names, source.expression_kind, ())
-    notes.append("ARKit actions: the packaged model's, transferred")
-    actions = _actions(reach)
+    notes.append("ARKit blendshapes: the packaged model's, transferred")
+    blendshapes = _blendshapes(reach)
     if len(own) == 0:
-        notes.append("expressions: the file has none; ARKit's transferred actions take their place")
-        return _Expressions({"expression_basis": actions}, ARKIT_NAMES, "strength", ())
-    arrays = {"expression_basis": own, "action_basis": actions}
+        notes.append("expressions: the file has none; ARKit's transferred blendshapes are used")
+        return _Expressions({"expression_basis": blendshapes}, ARKIT_NAMES, "strength", ())
+    arrays = {"expression_basis": own, "blendshape_basis": blendshapes}
     return _Expressions(arrays, source.expression_names, source.expression_kind, ARKIT_NAMES)
 
 
-def _actions(reach: _Reach) -> Float[Tensor, "N V 3"]:
+def _blendshapes(reach: _Reach) -> Float[Tensor, "N V 3"]:
     reference = reach.registration.reference
     by_name = dict(zip(reference.expression_names, reference.expression_basis, strict=True))
     fields = torch.stack([by_name[name] for name in ARKIT_NAMES]) * reach.registration.scale
@@ -187,7 +198,7 @@ def _actions(reach: _Reach) -> Float[Tensor, "N V 3"]:
     return spread.permute(1, 0, 2)
 
 
-def _chart_and_mirror(
+def _uv_and_mirror(
     source: SourceModel,
     mean: Float[Tensor, "V 3"],
     triangles: Int[Tensor, "T 3"],

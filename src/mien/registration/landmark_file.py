@@ -1,4 +1,4 @@
-"""Landmarks as lines of text, and where converted models lie."""
+"""Landmarks of a mesh from a text file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ _LARGEST = 1 << 16
 
 
 def with_landmarks(model: SourceModel, path: Path | None) -> SourceModel:
-    """The model with the landmarks of a text file in place of its own; binary embeddings were read with the model."""
+    """The model with its landmarks replaced by those of a text file; binary embeddings are read with the model."""
     if path is None or path.suffix in (".npy", ".pkl"):
         return model
     return replace(model, landmarks=read_landmarks(path, vertices=len(model.mean)))
 
 
 def read_landmarks(path: Path, *, vertices: int) -> dict[int, int]:
-    """Lines of 'iBUG-number vertex', both from 0; '#' begins a remark. FormatError for anything else."""
+    """Read lines of 'iBUG-number vertex', both from 0; '#' starts a comment.
+
+    Args:
+        path: The text file.
+        vertices: Number of vertices of the mesh.
+
+    Returns:
+        Vertex by iBUG index.
+
+    Raises:
+        FormatError: A line is invalid, or the file is too large.
+    """
     if file_size(path) > _LARGEST:
         raise FormatError(f"{path}: larger than {_LARGEST} bytes; expected up to 68 lines of two numbers")
     found: dict[int, int] = {}

@@ -1,8 +1,8 @@
-"""Lay the packaged model's mean over another model's mean: similarity, landmark warp, then non-rigid ICP.
+"""Registers the packaged model's mean to another model's mean: similarity, landmark warp, then non-rigid ICP.
 
 The displacement D of the reference's vertices minimises sum w_i |p_i + D_i - q_i|² + a sum_edges |D_i - D_j|², where
-q_i is the matched point of the target; a falls from round to round (Amberg, Romdhani and Vetter, CVPR 2007, with
-displacements for affine maps). Solved by conjugate gradients.
+q_i is the matched point of the target, and the stiffness a decreases from round to round (Amberg, Romdhani and Vetter,
+CVPR 2007, with displacements instead of affine maps). Solved by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -18,40 +18,42 @@ from mien.morphable.landmark_tables import IBUG_CONTOUR_COUNT
 from mien.typing import Float, Int, Tensor
 
 STIFFNESS = (30.0, 10.0, 10.0, 3.0, 3.0, 1.0, 1.0, 0.3, 0.3)
-"""Of each round, relative to a match of weight one."""
+"""Stiffness of each round, relative to a match of weight one."""
 LANDMARK_WEIGHT = 5.0
 REACH_M = (0.03, 0.02, 0.02, 0.015, 0.015, 0.01, 0.01, 0.006, 0.006)
-"""Farther matches of each round do not count."""
+"""Largest distance of a match in each round."""
 LANDMARK_SLACK_M = 0.002
-"""Landmarks of two models disagree by about so much; the warp smooths them by it."""
+"""Typical disagreement between the landmarks of two models; the warp smooths by it."""
 FEWEST_LANDMARKS = 8
 LANDMARK_REACH_M = 0.008
-"""RMS distance of honest landmarks from the reference's, which must not be larger: of 60 random people it is 4.6 mm at
-most, of ICT-FaceKit 2.0, and 10 where every vertex number is one too large (17 where left and right are exchanged)."""
+"""Largest RMS distance of the landmarks from the reference's. It is at most 4.6 mm for 60 random people and 2.0 mm for
+ICT-FaceKit; 10 mm if every vertex number is one too large, 17 mm if left and right are exchanged."""
 UPRIGHT_COSINE = 0.7
-"""Of the largest angle by which the two meshes may be turned against each other."""
+"""Cosine of the largest rotation allowed between the two meshes."""
 _CG_STEPS = 120
 
 
 @dataclass(frozen=True)
 class Registration:
-    """The reference's surface in the target's place and shape."""
+    """The reference's mean, deformed to the target's position and shape."""
 
     reference: MorphableModel
+    """The model that was registered."""
     vertices: Float[Tensor, "R 3"]
-    """The reference's mean, moved onto the target, in the target's metres."""
+    """Its deformed mean, in the target's space, metres."""
     scale: float
     """Size of the target relative to the reference."""
     target: Matcher
+    """Finds closest points on the target."""
     rms_m: float
-    """Of the distances from the registered skin to the target."""
+    """RMS distance from the registered skin to the target."""
 
     def onto_target(self, points: Float[Tensor, "P 3"], normals: Float[Tensor, "P 3"]) -> Matches:
-        """Where points of the registered reference lie on the target."""
+        """Closest points on the target for points of the registered reference with their normals."""
         return self.target(points, normals)
 
     def on_reference(self) -> Matches:
-        """Where each vertex of the target lies on the registered reference."""
+        """Closest point on the registered reference for each vertex of the target."""
         own = Matcher(self.vertices, self.reference.triangles)
         return own(self.target.vertices, self.target.normals)
 
@@ -62,10 +64,16 @@ def register(
     triangles: Int[Tensor, "T 3"],
     landmarks: dict[int, int],
 ) -> Registration:
-    """Register the reference's mean to a mesh that looks along +z; `landmarks` are iBUG index → vertex.
+    """Register the reference's mean to a mesh that faces +z with +y up.
 
-    ConfigError for fewer than eight landmarks, for ones that lie nowhere near the reference's, and for a mesh that
-    looks elsewhere.
+    Args:
+        reference: The packaged model.
+        vertices: Vertices of the mesh, metres.
+        triangles: Its triangles.
+        landmarks: Vertex by iBUG index; at least eight.
+
+    Raises:
+        ConfigError: There are fewer than eight landmarks, they do not fit the reference's, or the mesh is turned.
     """
     known = sorted(landmarks)
     if len(known) < FEWEST_LANDMARKS:
@@ -75,7 +83,7 @@ def register(
         )
     own = reference.landmarks68[known]
     goal = vertices[torch.tensor([landmarks[k] for k in known])]
-    # The outline's points are a matter of convention: they help to find the place, not the shape.
+    # The position of contour points differs between annotations, so they are used only if inner points are too few.
     inner = torch.tensor([k >= IBUG_CONTOUR_COUNT for k in known])
     used = inner if int(inner.sum()) >= FEWEST_LANDMARKS else torch.ones_like(inner)
     similarity = align_points(reference.mean[own[used]][None].double(), goal[used][None].double())
@@ -93,27 +101,27 @@ def register(
 
 
 def _check_alignment(similarity: Similarity, own: Float[Tensor, "L 3"], goal: Float[Tensor, "L 3"]) -> None:
-    """ConfigError where a registration would begin at a wrong place: it would end in a face that is none."""
+    """ConfigError if the initial alignment is wrong, since the registration would then deform the face."""
     scale = float(similarity.scale)
     offsets = similarity(own[None].double())[0] - goal
     rms_m = float(offsets.square().sum(-1).mean().sqrt()) / scale
     if not rms_m <= LANDMARK_REACH_M:
         raise ConfigError(
-            f"the landmarks lie {1000 * rms_m:.1f} mm (RMS) from where faces have them; a registration needs "
-            f"{1000 * LANDMARK_REACH_M:.0f} mm or less. Look whether iBUG's numbers (0 to 67, the subject's right jaw "
-            "first) and the vertices are counted from 0."
+            f"landmarks lie {1000 * rms_m:.1f} mm (RMS) from their expected positions; a registration needs "
+            f"{1000 * LANDMARK_REACH_M:.0f} mm or less. Check that iBUG numbers (0 to 67, starting at the subject's "
+            "right jaw) and vertices are counted from 0."
         )
-    turn = similarity.rotation[0]
-    if min(float(turn[1, 1]), float(turn[2, 2])) < UPRIGHT_COSINE:
+    rotation = similarity.rotation[0]
+    if min(float(rotation[1, 1]), float(rotation[2, 2])) < UPRIGHT_COSINE:
         raise ConfigError(
-            "the mesh does not look along +z with +y up; turn it before it is converted: +x is the subject's left"
+            "the mesh does not face +z with +y up; rotate it before the conversion so that +x is the subject's left"
         )
 
 
 def _landmark_warp(
     points: Float[Tensor, "R 3"], sources: Float[Tensor, "L 3"], goal: Float[Tensor, "L 3"]
 ) -> Float[Tensor, "R 3"]:
-    """Biharmonic spline through the landmarks' displacements, with slack; affine far away."""
+    """Biharmonic spline through the displacements of the landmarks, smoothed by the slack; affine far away."""
     centres, offsets = sources.double(), (goal - sources).double()
     count, centre = len(centres), centres.mean(0)
 
@@ -137,24 +145,24 @@ def _icp(
     edges = unique_edges(reference.triangles)
     moved = start
     for k, (stiffness, reach) in enumerate(zip(STIFFNESS, REACH_M, strict=True)):
-        sampled = free[k % 3 :: 3]  # neighbours are stiff enough to follow
+        sampled = free[k % 3 :: 3]  # a third of the vertices is enough: the others follow by stiffness
         normals = vertex_normals(moved[None], reference.triangles)[0]
         found = matcher(moved[sampled], normals[sampled])
         facing = (found.of(matcher.normals) * normals[sampled]).sum(1) > 0.5
         counted = (found.distances < reach) & facing & ~found.at_border
         weights = torch.zeros(len(start))
         weights[sampled] = counted.float()
-        wanted = torch.zeros_like(start)
-        wanted[sampled] = found.of(matcher.vertices) - start[sampled]
+        targets = torch.zeros_like(start)
+        targets[sampled] = found.of(matcher.vertices) - start[sampled]
         weights[own] = LANDMARK_WEIGHT
-        wanted[own] = goal - start[own]
-        moved = start + _smooth_solution(weights, wanted, edges, stiffness=stiffness, guess=moved - start)
+        targets[own] = goal - start[own]
+        moved = start + _smooth_solution(weights, targets, edges, stiffness=stiffness, guess=moved - start)
     return moved
 
 
 def _smooth_solution(
     weights: Float[Tensor, "R"],
-    wanted: Float[Tensor, "R 3"],
+    targets: Float[Tensor, "R 3"],
     edges: Int[Tensor, "E 2"],
     *,
     stiffness: float,
@@ -170,14 +178,14 @@ def _smooth_solution(
         return (weights[:, None] * x).index_add(0, a, across).index_add(0, b, -across)
 
     x = guess.clone()
-    residual = weights[:, None] * wanted - applied(x)
+    residual = weights[:, None] * targets - applied(x)
     direction = residual / diagonal
     power = (residual * direction).sum()
     for _ in range(_CG_STEPS):
-        turned = applied(direction)
-        step = power / (direction * turned).sum().clamp(min=1e-30)
+        image = applied(direction)
+        step = power / (direction * image).sum().clamp(min=1e-30)
         x = x + step * direction
-        residual = residual - step * turned
+        residual = residual - step * image
         scaled = residual / diagonal
         new_power = (residual * scaled).sum()
         if float(new_power) < 1e-16:

@@ -1,8 +1,8 @@
-"""The same face on another topology: a reconstruction carried over to another model.
+"""Transfers a reconstruction to another model, which gives the same face on another topology.
 
-reconstruction ── closest points between the two registered means ──► where each vertex of the target belongs
-target model ── ridge regression on these places ──► coefficients
-places ── minus the model's surface ──► what the coefficients cannot hold; eyeballs, teeth and scalp go along with it
+reconstruction ── closest points between the two registered means ──► target position of each vertex
+target model ── ridge regression on these positions ──► coefficients
+positions ── minus the model's surface ──► offsets beyond the coefficients; eyeballs, teeth and scalp follow them
 """
 
 from __future__ import annotations
@@ -22,27 +22,31 @@ from mien.result import Reconstruction
 from mien.typing import Float, Int, Tensor
 
 POSITION_SIGMA_M = 1e-3
-"""How far a registered place may be off; against the prior of one standard deviation a coefficient."""
+"""Standard deviation of a registered position, weighed against the prior of one standard deviation per coefficient."""
 SAMPLES = 4000
-"""Vertices that decide the coefficients: neighbours say the same."""
+"""Number of vertices that determine the coefficients; neighbouring vertices are redundant."""
 _ITERATIONS = 3
 _MEASURED = 1500
-"""Points of the skin that the surface error is taken over."""
+"""Number of skin points of the surface error."""
 _FOLLOW_SIGMA_M, _FOLLOW_REACH_M = 0.01, 0.05
-"""What is no skin takes the mean offset of the skin within this distance, and none beyond the reach."""
+"""Vertices that are not skin take a mean offset of the skin, weighted by a Gaussian of this width, up to the reach."""
 _CHUNK = 2048
 _SEAM_RINGS = 2
-"""Rings of vertices around the skin's edge over which the field is smoothed."""
+"""Rings of vertices at the edge of the skin over which offsets are smoothed."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A face on another model's mesh, in the model space of the reconstruction, metres."""
+    """A face on the mesh of another model."""
 
     model: MorphableModel
+    """The target model."""
     vertices: Float[Tensor, "V 3"]
+    """In the model space of the reconstruction, metres."""
     identity: Float[Tensor, "I"]
+    """Identity coefficients of the target model."""
     expression: Float[Tensor, "E"]
+    """Expression coefficients of the target model."""
     landmark_error_m: float
     """Mean distance of the 51 inner landmarks of the two faces."""
     surface_error: DistanceSummary
@@ -50,14 +54,23 @@ class Transfer:
 
 
 def transfer(face: Reconstruction, own: MorphableModel, target: MorphableModel) -> Transfer:
-    """Carry a reconstruction made with the model `own` over to `target`.
+    """Transfer a reconstruction to another model.
 
-    ConfigError if the reconstruction is not of that model, or the two cannot be registered.
+    Args:
+        face: The reconstruction.
+        own: The model that the reconstruction was made with.
+        target: The model to transfer to.
+
+    Returns:
+        The face on the target's mesh, and its errors.
+
+    Raises:
+        ConfigError: The reconstruction was made with another model, or the two models cannot be registered.
     """
     if len(face.vertices_model) != len(own.mean):
         raise ConfigError(
-            f"the reconstruction has {len(face.vertices_model)} vertices, the model {own.name!r} {len(own.mean)}; "
-            "load the model that it was made with"
+            f"face has {len(face.vertices_model)} vertices, but the model {own.name!r} has {len(own.mean)}; load the "
+            "model that the reconstruction was made with"
         )
     vertices = torch.from_numpy(face.vertices_model)
     landmarks = dict(enumerate(target.landmarks68.tolist()))
@@ -66,10 +79,10 @@ def transfer(face: Reconstruction, own: MorphableModel, target: MorphableModel) 
     surfaces = connected_parts(target.triangles, len(target.mean)) + 1
     trusted = _trust(own, matches, scale=registration.scale)
     skin = torch.bincount(surfaces, trusted).argmax()
-    # An eyeball's front lies close to the lids' skin and is none: only the surface with the face on it is.
+    # The front of an eyeball lies close to the skin of the lids; only the surface with most skin is the face.
     trusted = trusted * (surfaces == skin)
-    wanted = matches.of(vertices)
-    coefficients, similarity = _fitted(target, wanted, trusted)
+    targets = matches.of(vertices)
+    coefficients, similarity = _fitted(target, targets, trusted)
     identity, expression = coefficients.split(target.counts[:2])
     fitted = similarity(target.vertices(identity[None], expression[None]))[0]
     offsets = _onto_surface(fitted, target, vertices, own, trusted)
@@ -82,7 +95,7 @@ def transfer(face: Reconstruction, own: MorphableModel, target: MorphableModel) 
 
 
 def _trust(own: MorphableModel, matches: Matches, *, scale: float) -> Float[Tensor, "V"]:
-    """How surely each target vertex belongs to a point of the face: 1 on its skin, 0 beyond it or inside it."""
+    """Confidence that a target vertex corresponds to skin of the face: 1 on the skin, 0 beyond or inside it."""
     parts = own.masks
     skin = ((1 - parts.mouth) * (1 - parts.eyes))[:, None]
     near = (1.5 - matches.distances / (0.006 * scale)).clamp(0, 1)
@@ -90,18 +103,18 @@ def _trust(own: MorphableModel, matches: Matches, *, scale: float) -> Float[Tens
 
 
 def _fitted(
-    target: MorphableModel, wanted: Float[Tensor, "V 3"], trusted: Float[Tensor, "V"]
+    target: MorphableModel, targets: Float[Tensor, "V 3"], trusted: Float[Tensor, "V"]
 ) -> tuple[Float[Tensor, "K"], Similarity]:
-    """Ridge regression of the coefficients and the similarity between the two model spaces, in turns."""
-    sure = (trusted > 0.5).nonzero()[:, 0]
-    chosen = sure[:: max(len(sure) // SAMPLES, 1)]
+    """Alternate ridge regression of the coefficients with the similarity between the two model spaces."""
+    confident = (trusted > 0.5).nonzero()[:, 0]
+    chosen = confident[:: max(len(confident) // SAMPLES, 1)]
     basis = torch.cat([target.identity_basis, target.expression_basis])[:, chosen].double()
     sigma = torch.ones(len(basis), dtype=torch.float64)
     sigma[target.counts[0] :] = 0.25 if target.expression_kind == "strength" else 1.0
     columns = basis.flatten(1)
     normal = columns @ columns.T / POSITION_SIGMA_M**2 + torch.diag(sigma**-2)
     factor = torch.linalg.cholesky(normal)
-    mean, goal = target.mean[chosen].double(), wanted[chosen].double()
+    mean, goal = target.mean[chosen].double(), targets[chosen].double()
     low, high = target.expression_range
     coefficients = torch.zeros(len(basis), dtype=torch.float64)
     for _ in range(_ITERATIONS):
@@ -124,7 +137,7 @@ def _onto_surface(
     own: MorphableModel,
     trusted: Float[Tensor, "V"],
 ) -> Float[Tensor, "V 3"]:
-    """From the fitted surface to the reconstruction's, where the two lie close and face the same way."""
+    """Offsets from the fitted surface to the reconstruction's, if the two are close and face the same way."""
     normals = vertex_normals(fitted[None], target.triangles)[0]
     own_matcher = Matcher(vertices, own.triangles)
     found = own_matcher(fitted, normals)
@@ -137,7 +150,7 @@ def _onto_surface(
 def _smoothed(
     offsets: Float[Tensor, "V 3"], counted: Float[Tensor, "V"], triangles: Int[Tensor, "T 3"]
 ) -> Float[Tensor, "V 3"]:
-    """The offsets where they count; elsewhere the mean of the neighbours', a few rings deep."""
+    """Extend the counted offsets to other vertices by means of neighbours, over three rings."""
     value, weight = offsets, counted
     for _ in range(3):
         sums, sizes = _neighbour_sums(value, weight, triangles)
@@ -151,7 +164,7 @@ def _smoothed(
 def _neighbour_sums(
     values: Float[Tensor, "V 3"], weights: Float[Tensor, "V"], triangles: Int[Tensor, "T 3"]
 ) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V"]]:
-    """Sums of values and of weights over the corners of the triangles around each vertex, but for itself."""
+    """Sums of values and weights over the other corners of the triangles around each vertex."""
     sums, sizes = torch.zeros_like(values), torch.zeros_like(weights)
     for k in range(3):
         for other in ((k + 1) % 3, (k + 2) % 3):
@@ -168,23 +181,23 @@ def _followed(
     triangles: Int[Tensor, "T 3"],
     surfaces: Int[Tensor, "V"],
 ) -> Float[Tensor, "V 3"]:
-    """The offsets where they are trusted; elsewhere those of the trusted surface nearby, fading with the distance.
+    """Extend trusted offsets to the other vertices, which take those of the nearest skin, fading with distance.
 
-    Eyeballs, teeth and the lips' inner sides are no skin of the reconstruction, but have to go where it goes: a surface
-    without any trust as one piece, the others without creases.
+    Eyeballs, teeth and the inner sides of lips are not skin of the reconstruction but must follow it: a surface without
+    trusted vertices as one rigid piece, the others without creases.
     """
-    sure = (trusted > 0.5).nonzero()[:, 0]
-    if len(sure) == 0:
+    confident = (trusted > 0.5).nonzero()[:, 0]
+    if len(confident) == 0:
         return trusted[:, None] * offsets
-    sure = sure[:: max(len(sure) // SAMPLES, 1)]
+    confident = confident[:: max(len(confident) // SAMPLES, 1)]
     around = torch.zeros_like(offsets)
     for chunk in (trusted < 1).nonzero()[:, 0].split(_CHUNK):
-        distances = torch.cdist(fitted[chunk], fitted[sure])
+        distances = torch.cdist(fitted[chunk], fitted[confident])
         near = distances.amin(1, keepdim=True)
-        # Relative to the nearest, so that the weights of what lies far off do not all vanish.
+        # Relative to the nearest vertex, so that weights do not all become zero far away.
         weights = torch.exp((near.square() - distances.square()) / (2 * _FOLLOW_SIGMA_M**2))
         fade = ((_FOLLOW_REACH_M - near) / (_FOLLOW_REACH_M - _FOLLOW_SIGMA_M)).clamp(0, 1)
-        around[chunk] = fade * (weights @ offsets[sure]) / weights.sum(1, keepdim=True)
+        around[chunk] = fade * (weights @ offsets[confident]) / weights.sum(1, keepdim=True)
     field = trusted[:, None] * offsets + (1 - trusted)[:, None] * around
     inside = trusted
     for _ in range(_SEAM_RINGS):

@@ -1,4 +1,4 @@
-"""The files of a transferred face."""
+"""Writes the files of a transferred face."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MESH_FILE, COEFFICIENTS_FILE = "mesh.obj", "coefficients.json"
 
 
 def write_transfer(carried: Transfer, folder: Path) -> None:
-    """Write mesh.obj (metres, one line a vertex in the model's order) and coefficients.json; OutputError on failure."""
+    """Write mesh.obj (metres, vertices in the model's order) and coefficients.json; OutputError on failure."""
     vertices, triangles = carried.vertices.numpy(), carried.model.triangles.numpy() + 1
     uv = carried.model.uv.numpy()
     content = {

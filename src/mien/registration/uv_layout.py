@@ -1,10 +1,10 @@
-"""A texture chart for a model that has none: cylindrical, rounded off above the ears.
+"""A UV map for models without one: cylindrical, and spherical above the eyes.
 
-The largest connected surface is seen from a vertical axis between the ears. u = (1 + sin(a / 2)) / 2 for the azimuth a
-from "straight ahead": the face has half of the chart's width, left and right mirror each other (u → 1 - u), and a
-closed head is cut behind. v is the height below the eyes and the arc of a sphere above them, so that the crown keeps
-its texels. Layers that cover one another (nostrils, the inside of lips) share texels; `TexelAtlas` gives them to the
-front one. Other surfaces (eyeballs, teeth) get cells of a strip below, each seen from the front.
+The largest connected surface is projected from a vertical axis between the ears. u = (1 + sin(a / 2)) / 2 for the
+azimuth a, which is 0 straight ahead: the face takes half of the width, left and right are symmetric (u → 1 - u), and a
+closed head is cut at the back. v is the height below the eyes and the arc of a sphere above them, so that the crown
+keeps its texels. Overlapping layers (nostrils, the inside of lips) share texels; `TexelAtlas` gives them to the front
+layer. Other surfaces (eyeballs, teeth) get cells of a strip at the bottom, each projected from the front.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mien.morphable.landmark_tables import IBUG_CONTOUR_ENDS
 from mien.typing import Float, Int, Tensor
 
 STRIP = 0.12
-"""Height of the strip of small surfaces."""
+"""Height of the strip of small surfaces, as a share of the map."""
 _MARGIN = 0.01
 HEAD_RADIUS_M = 0.1
 
 
 def connected_parts(triangles: Int[Tensor, "T 3"], count: int) -> Int[Tensor, "V"]:
-    """Number of the connected surface that each vertex belongs to, the largest 0; -1 without triangles."""
+    """Number of the connected surface of each vertex: 0 for the largest, -1 for vertices without triangles."""
     label = torch.arange(count)
     while True:
         lowest = label[triangles].amin(1)
@@ -41,7 +41,13 @@ def connected_parts(triangles: Int[Tensor, "T 3"], count: int) -> Int[Tensor, "V
 def unwrapped(
     mean: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"], landmarks68: Int[Tensor, "68"]
 ) -> Float[Tensor, "V 2"]:
-    """Texture coordinates in the unit square, v up."""
+    """Compute UV coordinates in the unit square, v up.
+
+    Args:
+        mean: Vertices of the mean face, metres.
+        triangles: Its triangles.
+        landmarks68: Vertices of the iBUG landmarks; the ends of the contour define the axis.
+    """
     part = connected_parts(triangles, len(mean))
     main = part == 0
     strip = STRIP if int(part.max()) > 0 else 0.0
