@@ -1,1 +1,1 @@
-"""Coefficients of other projects."""
+"""Coefficient vectors of other projects."""

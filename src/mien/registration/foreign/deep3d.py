@@ -1,4 +1,4 @@
-"""Deep3DFaceRecon's coefficient vectors (Deng et al., CVPRW 2019) and what they mean here.
+"""Converts Deep3DFaceRecon's coefficient vectors (Deng et al., CVPRW 2019).
 
 A vector is identity 80, expression 64, albedo 80, angles 3 (pitch, yaw, roll in radians; R = Rz Ry Rx), light 27 as
 (3, 9) by colour, translation 3 in decimetres; TensorFlow's version has a 258th value of no meaning. Its camera stands
@@ -27,7 +27,7 @@ DECIMETRE = 0.1
 _CENTRE_PX = (112.5, 111.5)  # column 112 and, from below, row 112; plus half a pixel
 _KEYS = ("id", "exp", "tex", "angle", "gamma", "trans")
 _AMBIENT = 0.8
-"""Added to the first harmonic of every colour."""
+"""Constant that Deep3DFaceRecon adds to the first harmonic of each colour."""
 # Their harmonics over ours, see `mien.lighting`: the same nine functions with other constants, three of them negated.
 _FIRST, _SECOND, _THIRD = np.sqrt(np.pi) / 2, np.sqrt(np.pi), 1.5 * np.sqrt(5 * np.pi / 6)
 _LINE, _PLANE = 2 / np.sqrt(3), np.sqrt(15) / 4
@@ -37,7 +37,7 @@ _THEIRS = (_FIRST, -_SECOND, _SECOND, -_SECOND, _THIRD, -_THIRD, _THIRD / np.sqr
 
 @dataclass(frozen=True)
 class Deep3dCoefficients:
-    """A batch of vectors in their own units."""
+    """A batch of coefficient vectors in Deep3DFaceRecon's units."""
 
     identity: Float[Tensor, "B I"]
     expression: Float[Tensor, "B E"]
@@ -54,12 +54,12 @@ class Deep3dCoefficients:
         return cls(*vector[:, :257].split((80, 64, 80, 3, 27, 3), dim=1))
 
     def vector(self) -> Float[Tensor, "B N"]:
-        """One vector a face, 257 values for the full model."""
+        """One vector per face, 257 values for the full model."""
         return torch.cat([getattr(self, f.name) for f in fields(self)], dim=1)
 
     @classmethod
     def read(cls, path: Path) -> Deep3dCoefficients:
-        """Read the .mat that its test script saves; FormatError if it is another."""
+        """Read the .mat file that its test script saves; FormatError for any other file."""
         arrays = read_mat(path, frozenset(_KEYS))
         missing = [key for key in _KEYS if key not in arrays]
         if missing:
@@ -83,7 +83,7 @@ class Deep3dCoefficients:
         write_mat(path, arrays)
 
     def face(self) -> FaceCoefficients:
-        """The same faces for a converted BFM_model_front.mat, before the camera `deep3d_camera`."""
+        """The faces as coefficients of a converted BFM_model_front.mat, to be viewed by `deep3d_camera`."""
         rotation = rotmat_to_rotvec(_rotmat(self.angle.double())).to(self.angle)
         x, y, z = (self.translation * DECIMETRE).unbind(-1)
         away = CAMERA_DISTANCE_DM * DECIMETRE - z
@@ -113,13 +113,13 @@ class Deep3dCoefficients:
 
 
 def deep3d_camera(batch: int = 1) -> Camera:
-    """The camera of all its faces, in our pixels."""
+    """Deep3DFaceRecon's fixed camera, in mien's pixel convention."""
     centre = torch.tensor([_CENTRE_PX]).expand(batch, 2)
     return Camera(torch.full((batch,), FOCAL_PX), centre, image_size=(CROP_PX, CROP_PX))
 
 
 def deep3d_colours(model: MorphableModel, coefficients: Deep3dCoefficients) -> Float[Tensor, "B V 3"]:
-    """Lit vertex colours as Deep3DFaceRecon computes them: vertex normals weigh all faces alike; not clamped."""
+    """Shaded vertex colours as Deep3DFaceRecon computes them: normals are unweighted means over faces; not clamped."""
     face = coefficients.face()
     vertices = model.vertices(face.identity, face.expression)
     faces = torch.nn.functional.normalize(triangle_normals(vertices, model.triangles), dim=-1)
@@ -135,7 +135,7 @@ def _light_factors() -> Float[Tensor, "9"]:
 
 
 def _rotmat(angle: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
-    """Rz Ry Rx of pitch, yaw and roll."""
+    """Rotation matrix Rz Ry Rx from pitch, yaw and roll."""
     (cx, cy, cz), (sx, sy, sz) = angle.cos().unbind(-1), angle.sin().unbind(-1)
     zero, one = torch.zeros_like(cx), torch.ones_like(cx)
 

@@ -1,4 +1,4 @@
-"""DECA's 236 values (Feng et al., SIGGRAPH 2021) and 3DDFA's 62 (Guo et al., ECCV 2020), for their geometry."""
+"""Converts the geometry of DECA's 236 values (Feng et al., SIGGRAPH 2021) and 3DDFA's 62 (Guo et al., ECCV 2020)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mien.typing import Float, Tensor
 _DECA_PARTS = (100, 50, 50, 6, 3, 27)
 DECA_CROP_PX = 224
 _JAW = 2
-"""FLAME's joints: global, neck, jaw, two eyes."""
+"""FLAME's joints: root, neck, jaw, two eyes."""
 
 
 @dataclass(frozen=True)
 class DecaCoefficients:
-    """A batch of DECA's codes."""
+    """A batch of DECA's coefficient vectors."""
 
     shape: Float[Tensor, "B I"]
     texture: Float[Tensor, "B A"]
     expression: Float[Tensor, "B E"]
     pose: Float[Tensor, "B 6"]
-    """Rotation vectors of the head and the jaw, radians."""
+    """Rotation vectors of head and jaw, radians."""
     camera: Float[Tensor, "B 3"]
-    """Scale and shift of a scaled orthographic camera: s (x + tx, y + ty) in [-1, 1] of the crop."""
+    """Scale s and translation of a scaled orthographic camera: s (x + tx, y + ty), in [-1, 1] over the crop."""
     light: Float[Tensor, "B 27"]
 
     @classmethod
@@ -51,7 +51,7 @@ class DecaCoefficients:
         return flame.skinning(shaped, rotations)
 
     def project(self, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 2"]:
-        """Pixels of the crop of 224, y down."""
+        """Project points into the 224-pixel crop, pixels, y down."""
         shifted = vertices[..., :2] + self.camera[:, None, 1:]
         plane = self.camera[:, :1, None] * shifted * shifted.new_tensor([1.0, -1.0])
         return (plane + 1) * (DECA_CROP_PX / 2)
@@ -65,12 +65,12 @@ def _padded(values: Float[Tensor, "B K"], count: int) -> Float[Tensor, "B N"]:
 
 @dataclass(frozen=True)
 class TddfaCoefficients:
-    """A batch of 3DDFA's parameters, de-normalised."""
+    """A batch of 3DDFA's parameters after undoing its normalisation."""
 
     projection: Float[Tensor, "B 3 4"]
-    """sR | t, from its model's micrometres to pixels of the 120-pixel crop with y up."""
+    """sR | t from micrometres of its model to pixels of the 120-pixel crop, y up."""
     shape: Float[Tensor, "B 40"]
-    """Micrometres along unit components."""
+    """Coefficients in micrometres along unit components."""
     expression: Float[Tensor, "B 10"]
 
     CROP_PX = 120
@@ -88,12 +88,12 @@ class TddfaCoefficients:
         return cls(values[:, :12].view(-1, 3, 4), values[:, 12:52], values[:, 52:])
 
     def vector(self, *, mean: Float[Tensor, "M"], deviation: Float[Tensor, "M"]) -> Float[Tensor, "B N"]:
-        """The inverse of `of_vector`: what the network would have to give."""
+        """The inverse of `of_vector`: the network output for these parameters."""
         values = torch.cat([self.projection.flatten(1), self.shape, self.expression], dim=1)
         return (values - mean) / deviation
 
     def project(self, points: Float[Tensor, "B V 3"]) -> Float[Tensor, "B V 3"]:
-        """Points of its model, micrometres, in the crop: x right, y down, z towards the camera, pixels.
+        """Project points of its model (micrometres) into the crop: x right, y down, z towards the camera, pixels.
 
         3DDFA counts columns from 1 and rows from below, and gives (x - 1, 120 - y, z - 1) with pixel centres at whole
         numbers; here they are at half ones.
@@ -103,7 +103,7 @@ class TddfaCoefficients:
         return torch.stack([x - 0.5, self.CROP_PX + 0.5 - y, z - 1], dim=-1)
 
     def rotation_and_scale(self) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B"]]:
-        """The nearest rotation to sR, and s: right-handed, +x right, +y up, +z to the viewer, as all poses here.
+        """The rotation nearest to sR, and s: right-handed, +x right, +y up, +z to the viewer, as for all poses in mien.
 
         The two first rows carry the scale; the third is made from them, so that a mirrored third row cannot flip it.
         """
@@ -116,7 +116,7 @@ class TddfaCoefficients:
     def deviations(
         self, shape_deviation: Float[Tensor, "40"], expression_deviation: Float[Tensor, "10"]
     ) -> tuple[Float[Tensor, "B 40"], Float[Tensor, "B 10"]]:
-        """Identity and expression as coefficients of a converted model with 3DDFA's components.
+        """Identity and expression as coefficients of a converted model that has 3DDFA's components.
 
         The deviations, micrometres, are those by which that model's components were scaled. For identities that is also
         the Basel Face Model 2009, by the first values of its `shapeEV`. Expressions are those of 3DDFA's own file
