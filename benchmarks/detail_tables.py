@@ -72,22 +72,22 @@ class DetailResults:
 def synthetic_report(rows: Sequence[SyntheticFaceDetail]) -> str:
     lines = []
     for base in ("gt", "fit"):
-        folded = [r for r in rows if r.base == base and r.gt_fine_rms_mm >= LEAST_RELIEF_MM]
-        deep = [r for r in folded if r.gt_fine_rms_mm >= DEEP_RELIEF_MM]
+        wrinkled = [r for r in rows if r.base == base and r.gt_fine_rms_mm >= LEAST_RELIEF_MM]
+        deep = [r for r in wrinkled if r.gt_fine_rms_mm >= DEEP_RELIEF_MM]
         flat = [r for r in rows if r.base == base and r.gt_rms_mm == 0]
         lines.append(
             [
                 base,
-                len(folded),
-                f"{pooled_correlation(folded):.3f}",
-                _spread_of([r.fine_correlation for r in folded], "{:.3f}"),
+                len(wrinkled),
+                f"{pooled_correlation(wrinkled):.3f}",
+                _spread_of([r.fine_correlation for r in wrinkled], "{:.3f}"),
                 len(deep),
                 _spread_of([r.fine_correlation for r in deep], "{:.3f}"),
-                _spread_of([r.correlation for r in folded], "{:.3f}"),
-                _spread_of([r.coarse_vertex_mm for r in folded], "{:.3f}"),
-                _spread_of([r.detail_vertex_mm for r in folded], "{:.3f}"),
+                _spread_of([r.correlation for r in wrinkled], "{:.3f}"),
+                _spread_of([r.coarse_vertex_mm for r in wrinkled], "{:.3f}"),
+                _spread_of([r.detail_vertex_mm for r in wrinkled], "{:.3f}"),
                 len(flat),
-                _spread_of([r.predicted_rms_mm for r in folded], "{:.3f}"),
+                _spread_of([r.predicted_rms_mm for r in wrinkled], "{:.3f}"),
                 _spread_of([r.predicted_rms_mm for r in flat], "{:.3f}"),
             ]
         )

@@ -1,4 +1,4 @@
-"""Photographs of heads that the packaged model was not made from: ICT FaceKit's, drawn with our camera and light.
+"""Synthetic photos of heads that the packaged model was not made from: ICT FaceKit's, with mien's camera and light.
 
 Shape: ICT's own identities and expressions (Li et al., Learning Formation of Physically-Based Face Attributes, CVPR
 2020; MIT). Colour: the packaged model's albedo, carried over by a warp between the two mean faces, because the free
@@ -73,7 +73,7 @@ EXPRESSIONS: tuple[dict[str, float], ...] = (
     {"mouthFrown": 0.5, "browInnerUp": 0.6},
     {"jawOpen": 0.15, "mouthStretch": 0.3, "noseSneer": 0.2},
 )
-"""ARKit actions without their side; one sidedness is drawn at random."""
+"""ARKit blendshapes without their side; asymmetry is random."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class IctModel:
 
     mean: Float[Tensor, "V 3"]
     triangles: Int[Tensor, "T 3"]
-    """Of the parts that are drawn."""
+    """Triangles of the rendered parts."""
     skin_triangles: Int[Tensor, "S 3"]
     identity_deltas: Float[Tensor, "100 V 3"]
     expression_deltas: Float[Tensor, "E V 3"]
@@ -117,7 +117,7 @@ class IctModel:
 
 @dataclass(frozen=True)
 class Head:
-    """One photographed head: everything that was drawn at random for it."""
+    """One head: all its random choices."""
 
     index: int
     identity: Float[Tensor, "100"]
@@ -164,11 +164,11 @@ def sample_heads(ict: IctModel, *, albedo_count: int, count: int = 24, seed: int
     return heads
 
 
-def _sample_expression(ict: IctModel, actions: dict[str, float], generator: torch.Generator) -> Tensor:
+def _sample_expression(ict: IctModel, blendshapes: dict[str, float], generator: torch.Generator) -> Tensor:
     values = torch.zeros(len(ict.expression_names))
-    for action, strength in actions.items():
+    for blendshape, strength in blendshapes.items():
         for k, name in enumerate(ict.expression_names):
-            if name in {action, f"{action}_L", f"{action}_R"}:
+            if name in {blendshape, f"{blendshape}_L", f"{blendshape}_R"}:
                 values[k] = strength * (0.85 + 0.3 * torch.rand(1, generator=generator).item())
     return values.clamp(0, 1)
 
@@ -200,7 +200,7 @@ class HeadPainter:
         colours[: _HEAD.stop] = mean_skin + self.inside[:, None] * (skin - mean_skin)
         self._hair(colours, head, generator)
         self._clothes(colours, generator)
-        colours[_HEAD.stop :] = mean_skin * 0.8  # eye sockets, hardly seen
+        colours[_HEAD.stop :] = mean_skin * 0.8  # eye sockets, almost invisible
         colours[_MOUTH_SOCKET] = torch.tensor([0.45, 0.18, 0.17])
         colours[_GUMS] = torch.tensor([0.72, 0.38, 0.37])
         colours[_TEETH] = torch.tensor([0.88, 0.85, 0.78])
@@ -271,14 +271,14 @@ def _warp(
 
 @dataclass(frozen=True)
 class Photograph:
-    """A head's picture and the camera that took it."""
+    """The picture of a head and its focal length."""
 
     pixels: np.ndarray
     focal_px: float
 
 
 def simulate_camera(ict: IctModel, painter: HeadPainter, head: Head) -> Photograph:
-    """Draw one head at twice the size and reduce it."""
+    """Render one head at twice the size and downsample it."""
     generator = torch.Generator().manual_seed(head.seed + 500)
     offset = torch.rand(2, generator=generator) * 0.04 - 0.02 + torch.tensor([0.0, 0.01])
     camera = Camera.from_fov(head.fov_deg, image_size=PHOTO_SIZE)
@@ -299,11 +299,11 @@ def simulate_camera(ict: IctModel, painter: HeadPainter, head: Head) -> Photogra
     attributes = torch.cat(
         [painter.colours(head), pose.to_view_axes(normals)[0], occlusion[:, None], _gloss(len(occlusion))], dim=1
     )
-    seen, values, points = _draw(pose.to_camera(vertices), ict.triangles, attributes, fine)
+    covered, values, points = _rasterized(pose.to_camera(vertices), ict.triangles, attributes, fine)
     light = LIGHTS[head.light_index]
     colours = _lit(values, points, light)
     background = _background(fine.image_size, generator)
-    image = torch.where(seen, colours, background)
+    image = torch.where(covered, colours, background)
     image = F.avg_pool2d(image.permute(2, 0, 1)[None], 2)[0].permute(1, 2, 0)
     image = _developed(image * head.exposure, grey=head.grey, generator=generator)
     return Photograph(image, focal)
@@ -315,15 +315,15 @@ def _pose_rotvec(angles_deg: Sequence[float]) -> Float[Tensor, "1 3"]:
     return rotmat_to_rotvec(turns[0] @ turns[1] @ turns[2])
 
 
-def _draw(
+def _rasterized(
     vertices_camera: Tensor, triangles: Tensor, attributes: Tensor, camera: Camera
 ) -> tuple[Tensor, Tensor, Tensor]:
     depth = vertices_camera[..., 2]
-    drawn = rasterize_hard(
+    rendered = rasterize_hard(
         camera.to_ndc(vertices_camera), triangles, image_size=camera.image_size,
         near=float(depth.min()) - 0.01, far=float(depth.max()) + 0.01,
     )  # fmt: skip
-    ids, weights = drawn.triangle_ids[0].long(), drawn.barycentrics[0][..., None]
+    ids, weights = rendered.triangle_ids[0].long(), rendered.barycentrics[0][..., None]
     corners = triangles[ids.clamp(min=0)]
     values = (attributes[corners] * weights).sum(2)
     points = (vertices_camera[0][corners] * weights).sum(2)
@@ -366,7 +366,7 @@ def sh_lighting(light: tuple) -> Float[Tensor, "9 3"]:
 
 
 _SKY = 48
-"""Directions that ambient occlusion looks in."""
+"""Number of directions of ambient occlusion."""
 
 
 def _ambient_occlusion(
@@ -377,7 +377,7 @@ def _ambient_occlusion(
     height, turn = 1 - 2 * k / _SKY, k * math.pi * (3 - math.sqrt(5))  # a Fibonacci sphere
     ring = (1 - height**2).sqrt()
     sky = torch.stack([ring * turn.cos(), height, ring * turn.sin()], dim=-1)
-    seen, total = torch.zeros(len(vertices)), torch.zeros(len(vertices))
+    visible, total = torch.zeros(len(vertices)), torch.zeros(len(vertices))
     size, far = 320, 20.0
     for direction in sky:
         side = F.normalize(torch.linalg.cross(torch.tensor([0.31, 0.17, 0.93]), direction), dim=0)
@@ -385,13 +385,13 @@ def _ambient_occlusion(
         local = vertices @ frame.T
         depth = far - local[:, 2]
         ndc = torch.cat([local[:, :2] / 0.25, depth[:, None]], dim=-1)
-        drawn = rasterize_hard(ndc[None], triangles, image_size=(size, size), near=far - 0.5, far=far + 0.5)
+        rendered = rasterize_hard(ndc[None], triangles, image_size=(size, size), near=far - 0.5, far=far + 0.5)
         pixel = ((ndc[:, :2] + 1) / 2 * size).long().clamp(0, size - 1)
-        front = drawn.depth[0][pixel[:, 1], pixel[:, 0]]
+        front = rendered.depth[0][pixel[:, 1], pixel[:, 0]]
         cosine = (normals @ direction).clamp(min=0)
-        seen += cosine * ((front == 0) | (depth < front + 0.003))
+        visible += cosine * ((front == 0) | (depth < front + 0.003))
         total += cosine
-    return 0.25 + 0.75 * (seen / total.clamp(min=1e-6))
+    return 0.25 + 0.75 * (visible / total.clamp(min=1e-6))
 
 
 def _background(size: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "H W 3"]:

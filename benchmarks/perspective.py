@@ -8,9 +8,9 @@ the face, so the identity drifts with the distance; one that knows the focal len
 The photos carry no EXIF focal length. It follows from what is known about them: they were taken at about 15, 30, 45
 and 60 cm with one camera and reduced by one factor, and the distance of a woman's pupils is 61.7 mm on average
 (Dodgson 2004, Optometry and Vision Science 81:156). Each photo gives focal = pupils' distance in pixels · distance /
-61.7 mm; the median of the four is used for all, since the distances are approximate ("only very", says the source) and
-the camera is one. The median, 0.85 of the longer side, is a phone's 29 mm equivalent. The distances it implies are
-printed, too.
+61.7 mm. The median of the four is used for all, because the camera is the same and the distances are approximate ("only
+very", according to the source). The median, 0.85 of the longer side, is a phone's 29 mm equivalent. The distances
+that it implies are printed, too.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def estimated_focals(paths: Sequence[Path], reconstructor: Reconstructor) -> lis
     """The focal length that each photo's pupils and distance imply, pixels."""
     focals = []
     for path in paths:
-        observation = reconstructor.detector.detect(read_photo(path).pixels, max_faces=1)[0]
-        right, left = observation.irises_px[:, 0]
+        detection = reconstructor.detector.detect(read_photo(path).pixels, max_faces=1)[0]
+        right, left = detection.irises_px[:, 0]
         focals.append(float(np.linalg.norm(left - right)) * DISTANCES_M[path.stem] / PUPIL_DISTANCE_M)
     return focals
 

@@ -1,12 +1,12 @@
-"""What the 468 points tell of a drawn face's shape: where they are, and where the mesh network finds them.
+"""How well 468 points determine the shape of a synthetic face: ground-truth points and detected points.
 
     python benchmarks/points.py --skins skins.safetensors
 
-Ridge regressions from points to coefficients, and the encoder, on the same held-out faces. The mesh network sees
-photographs of the faces; errors of vertices are after the best similarity. True points are also told with errors of
-their own, which no two of them share: how exactly points would have to be found. A second table has what every look
-of the encoder leaves, and a third asks the whole fit about some of such faces, in crops of its own size: what pixels
-and points together tell. `--faces 0 --fitted 0` leaves the encoder alone: a minute.
+Ridge regressions from points to coefficients, and the encoder, on the same held-out faces. Detected points come from
+synthetic photos of the faces; vertex errors are after the best similarity. Ground-truth points are also used with
+independent noise, which shows how precise detected points would have to be. A second table has the error after each
+refinement step of the encoder, a third the error of the whole fit on some of these faces, in crops of its own size.
+`--faces 0 --fitted 0` measures only the encoder and takes a minute.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def draw(faces: SyntheticFaces, count: int, *, label: str) -> FaceBatch:
 
 def shape_of(batch: FaceBatch) -> Float[Tensor, "B N"]:
     if batch.gt is None:
-        raise TypeError("drawn faces come with their truth")
+        raise TypeError("synthetic faces come with ground-truth coefficients")
     return torch.cat([batch.gt.identity, batch.gt.expression], dim=1)
 
 
 def ridge(model: MorphableModel, known: FaceBatch, held: FaceBatch, *, name: str) -> float:
-    """The smallest error of vertices that a ridge regression from the points called `name` leaves."""
+    """The smallest vertex error of a ridge regression from the points in the field `name`."""
     x, new = (_columns(getattr(batch, name), batch.images.shape[-1]) for batch in (known, held))
     y = shape_of(known).double()
     errors = []
@@ -95,15 +95,15 @@ def blurred(batch: FaceBatch, error: float, *, seed: int) -> FaceBatch:
     return replace(batch, gt_px=batch.gt_px + noise)
 
 
-def refiner_only(encoder: FaceEncoder) -> FaceEncoder:
-    """The same encoder without its second look."""
+def without_refiner(encoder: FaceEncoder) -> FaceEncoder:
+    """The same encoder without its refiner."""
     first = deepcopy(encoder)
     first.refiner = None
     return first
 
 
-def crop_alone(encoder: FaceEncoder) -> FaceEncoder:
-    """The same encoder, not shown the mirror image."""
+def without_mirror(encoder: FaceEncoder) -> FaceEncoder:
+    """The same encoder without the mirror image as input."""
     alone = deepcopy(encoder)
     alone.mirror = None
     return alone
@@ -114,48 +114,48 @@ def mean_error(model: MorphableModel, held: FaceBatch) -> float:
 
 
 @torch.no_grad()
-def told(
+def encoder_error(
     model: MorphableModel, encoder: FaceEncoder, held: FaceBatch, *, name: str, refine_steps: int = REFINE_STEPS
 ) -> float:
-    """The error of the encoder where it is told the points called `name`."""
+    """Vertex error of the encoder with the points in the field `name` as input."""
     faces = encoder.encode(held.images, held.camera, landmarks468_px=getattr(held, name), refine_steps=refine_steps)
     return vertex_error(model, torch.cat([faces.identity, faces.expression], dim=1), held)
 
 
 def by_regression(model: MorphableModel, known: FaceBatch, held: FaceBatch) -> list[ShapeError]:
-    """What is left by ridge regressions from true points, from spoilt ones, and from found ones."""
-    errors = [ShapeError("ridge from true points", ridge(model, known, held, name="gt_px"))]
+    """Errors of ridge regressions from ground-truth points, without and with noise, and from detected points."""
+    errors = [ShapeError("ridge from ground-truth points", ridge(model, known, held, name="gt_px"))]
     for error in OWN_ERRORS:
         pair = (blurred(batch, error, seed=seed) for batch, seed in ((known, SEED), (held, HELD_OUT_SEED)))
-        source = f"ridge from true points, each {100 * error:g} % off"
+        source = f"ridge from ground-truth points with {100 * error:g} % noise"
         errors.append(ShapeError(source, ridge(model, *pair, name="gt_px")))
-    return [*errors, ShapeError("ridge from found points", ridge(model, known, held, name="detected_px"))]
+    return [*errors, ShapeError("ridge from detected points", ridge(model, known, held, name="detected_px"))]
 
 
-def by_looks(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch) -> list[list[str]]:
-    """For each number of looks what is left of the crop alone, and with its mirror image."""
-    ways = (crop_alone(encoder), encoder)
+def by_refine_steps(model: MorphableModel, encoder: FaceEncoder, held: FaceBatch) -> list[list[str]]:
+    """Errors per number of refinement steps, from the crop alone and with its mirror image."""
+    ways = (without_mirror(encoder), encoder)
     return [
         [
             str(refine_steps),
-            *(f"{told(model, way, held, name='detected_px', refine_steps=refine_steps):.3f}" for way in ways),
+            *(f"{encoder_error(model, way, held, name='detected_px', refine_steps=refine_steps):.3f}" for way in ways),
         ]
         for refine_steps in range(1, REFINE_STEPS + 2)
     ]
 
 
 def by_fit(model: MorphableModel, encoder: FaceEncoder, large: FaceBatch) -> list[ShapeError]:
-    """What the whole fit leaves, and the encoder of the same crops."""
+    """Errors of the whole fit and of the encoder on the same crops."""
     return [
         ShapeError("the mean face", mean_error(model, large)),
-        ShapeError("fit, told found points", fitted(model, large, name="detected_px")),
-        ShapeError("fit, told true points", fitted(model, large, name="gt_px")),
-        ShapeError("encoder, told found points", told(model, encoder, large, name="detected_px")),
+        ShapeError("fit, detected points", fitted(model, large, name="detected_px")),
+        ShapeError("fit, ground-truth points", fitted(model, large, name="gt_px")),
+        ShapeError("encoder, detected points", encoder_error(model, encoder, large, name="detected_px")),
     ]
 
 
 def fitted(model: MorphableModel, held: FaceBatch, *, name: str) -> float:
-    """The error of the fit from scratch where it is told the points called `name`."""
+    """Vertex error of a fit from scratch with the points in the field `name`."""
     targets = FitTargets(
         held.images,
         held.mask,
@@ -176,11 +176,11 @@ def fitted(model: MorphableModel, held: FaceBatch, *, name: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--faces", type=int, default=5120, help="that the regressions learn from; 0: no regressions")
+    parser.add_argument("--faces", type=int, default=5120, help="number of training faces of the regressions; 0: none")
     parser.add_argument("--held-out", type=int, default=512)
-    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the held-out faces")
-    parser.add_argument("--fitted", type=int, default=48, help="held-out faces that the fit is asked about; 0: no fit")
-    parser.add_argument("--skins", type=Path, help="a file of `mien data skins`")
+    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="seed of the held-out faces")
+    parser.add_argument("--fitted", type=int, default=48, help="number of held-out faces for the fit; 0: no fit")
+    parser.add_argument("--skins", type=Path, help="file of `mien data skins`")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -189,32 +189,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encoder = load_encoder(model, options.encoder)
     skins = SkinBank.load(options.skins, model) if options.skins else None
 
-    def drawn(count: int, label: str, *, seed: int = options.seed, size: int = encoder.crop_size) -> FaceBatch:
+    def make(count: int, label: str, *, seed: int = options.seed, size: int = encoder.crop_size) -> FaceBatch:
         return draw(SyntheticFaces(model, size=size, seed=seed, skins=skins, jitter=0.2, mesh=mesh), count, label=label)
 
-    held = drawn(options.held_out, "held out")
+    held = make(options.held_out, "held out")
     errors = [ShapeError("the mean face", mean_error(model, held))]
     if options.faces:
-        errors += by_regression(model, drawn(options.faces, "faces", seed=SEED), held)
+        errors += by_regression(model, make(options.faces, "faces", seed=SEED), held)
     errors += [
         ShapeError(
-            "the encoder's first look, told found points", told(model, refiner_only(encoder), held, name="detected_px")
+            "encoder without refiner, detected points",
+            encoder_error(model, without_refiner(encoder), held, name="detected_px"),
         ),
-        ShapeError("encoder, told true points", told(model, encoder, held, name="gt_px")),
-        ShapeError("encoder, told found points", told(model, encoder, held, name="detected_px")),
+        ShapeError("encoder, ground-truth points", encoder_error(model, encoder, held, name="gt_px")),
+        ShapeError("encoder, detected points", encoder_error(model, encoder, held, name="detected_px")),
     ]
     print(f"{Environment.current()}\n")
     print_errors(f"{options.held_out} faces", errors)
     if encoder.refiner is not None:
-        rows = by_looks(model, encoder, held)
-        print(markdown_table(["looks", "the crop alone, mm", "with its mirror image, mm"], rows) + "\n")
+        rows = by_refine_steps(model, encoder, held)
+        print(markdown_table(["refine steps", "the crop alone, mm", "with its mirror image, mm"], rows) + "\n")
     if options.fitted:
-        large = drawn(options.fitted, "for the fit", size=FIT_SIZE_PX)
+        large = make(options.fitted, "for the fit", size=FIT_SIZE_PX)
         print_errors(f"{options.fitted} faces", by_fit(model, encoder, large))
     off = (held.detected_px - held.gt_px) / encoder.crop_size * 100
     print(
-        f"found points lie {off.norm(dim=-1).mean():.2f} % of the crop's side off the true ones; "
-        f"{off.mean(0).norm(dim=-1).mean():.2f} % is what all faces share"
+        f"detected points differ from ground truth by {off.norm(dim=-1).mean():.2f} % of the crop's side; "
+        f"{off.mean(0).norm(dim=-1).mean():.2f} % is the mean offset of all faces"
     )
     return 0
 

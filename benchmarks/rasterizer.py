@@ -258,7 +258,7 @@ def matrix(options: argparse.Namespace, sigmas: tuple[float, ...] = SIGMAS) -> l
 def sizes_table(options: argparse.Namespace) -> None:
     """Meshes, pictures, batches and softness."""
     cases = matrix(options)
-    if options.device == "cpu":  # memory that a virtual machine touches for the first time costs as much as drawing
+    if options.device == "cpu":  # memory that a virtual machine touches for the first time costs as much as rendering
         torch.ones(max(case.numbers for case in cases))
 
     def rows() -> Iterator[list[object]]:
@@ -327,7 +327,7 @@ def draw_plot(measured: list[tuple[Case, Timing, int]], path: Path) -> None:
 
 
 def others_table(options: argparse.Namespace) -> None:
-    """The same mesh and picture, where the package is installed; docs/rasterizer.md says how to build them."""
+    """The same mesh and picture, where the package is installed; docs/rasterizer.md explains how to build them."""
     rows = []
     device, seconds = options.device, options.seconds
     ours = Case(device=device).measure(seconds)[1]

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     torch.set_num_threads(options.jobs)
     stages: list[Timing] = []
-    # The network alone takes a tenth of a second: more repeats, and one face says it all.
+    # The network takes only a tenth of a second: more repeats, and one face is enough.
     for mode, counts, repeats in (("fit", options.faces, options.repeats), ("net", [1], 5 * options.repeats)):
         for detail in (False, True):
             kind = f"mode {mode}, with{'' if detail else 'out'} detail"

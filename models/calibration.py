@@ -1,8 +1,8 @@
 """Make the model's population agree with real people: scan landmarks first, then caliper dimensions.
 
-Both steps replace the distribution of some linear functions y of the shape x by an observed one and let the rest of
+Both steps replace the distribution of some linear functions y of the shape x by an measured one and let the rest of
 the shape follow as it is conditioned on them: with gain G = Cov(x, y) Cov(y)^-1, the new mean is
-mean + G (observed mean - mean of y) and the new x is x - G y + G y_observed (Jeffrey's rule for Gaussians).
+mean + G (measured mean - mean of y) and the new x is x - G y + G y_observed (Jeffrey's rule for Gaussians).
 """
 
 from __future__ import annotations
@@ -171,10 +171,10 @@ def impose_landmark_spread(
     motion = np.linalg.lstsq(local, at_landmarks, rcond=None)[0]
     factor = factor - everywhere @ motion
     at_landmarks = at_landmarks - local @ motion
-    observed = scans.directions.reshape(3 * 68, -1) * ICT_SCALE
+    measured = scans.directions.reshape(3 * 68, -1) * ICT_SCALE
     noise = LANDMARK_NOISE_MM**2 * np.eye(3 * 68)
     gain = factor @ np.linalg.solve(at_landmarks @ at_landmarks.T + noise, at_landmarks).T
-    return np.concatenate([factor - gain @ at_landmarks, gain @ observed], 1)
+    return np.concatenate([factor - gain @ at_landmarks, gain @ measured], 1)
 
 
 def _rigid_fields(points: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -160,10 +160,10 @@ def convert_mesh(path: Path) -> dict[str, torch.Tensor]:
     (mesh,), (presence,), (lips,) = by_size[1404], by_size[1], by_size[160]
     eyes, irises = by_size[142], by_size[10]
     trunk = weights.layers_before([mesh])
-    seen = {op.outputs[0] for op in trunk}
+    in_trunk = {op.outputs[0] for op in trunk}
 
     def own(*outputs: int) -> list[GraphOperator]:
-        return [op for op in weights.layers_before(outputs) if op.outputs[0] not in seen]
+        return [op for op in weights.layers_before(outputs) if op.outputs[0] not in in_trunk]
 
     weights.fill(nn.ModuleList([network.stem, network.fine, network.coarse, network.narrow, network.points]), trunk)
     weights.fill(network.presence, own(presence))

@@ -64,7 +64,7 @@ def main() -> None:
     arrays, names = read()
     mean, triangles = arrays["mean"].astype(float), arrays["triangles"]
     identity = arrays["identity_basis"].astype(float)
-    actions = arrays["expression_basis"].astype(float)
+    blendshapes = arrays["expression_basis"].astype(float)
     eyes, mouth = (arrays[f"mask_{part}"].astype(float)[:, None] for part in ("eyes", "mouth"))
     colours = 0.8 * (1 - eyes - mouth) + eyes * [0.97, 0.97, 1.0] + mouth * [0.65, 0.35, 0.35]
     save(
@@ -106,7 +106,7 @@ def main() -> None:
         shape = mean.copy()
         for name, weight in weights.items():
             for full in [name] if name in names else [name + "Left", name + "Right"]:
-                shape += weight * actions[names.index(full)]
+                shape += weight * blendshapes[names.index(full)]
         shown.append(render(shape, triangles, View(yaw=-15, scale=1.3, width=220, height=320), colours=colours))
     save(grid(shown, 6), IMAGES / "face_model_expressions.png")
 
@@ -144,10 +144,10 @@ def main() -> None:
     pixels = np.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size, np.zeros(len(uv))], 1)
     index, weights = rasterize(pixels, triangles, height=size, width=size)
     normals = vertex_normals(mean, triangles) * 0.5 + 0.5
-    chart = np.ones((size, size, 3))
+    uv_map = np.ones((size, size, 3))
     filled = index >= 0
-    chart[filled] = (normals[triangles[index[filled]]] * weights[filled][..., None]).sum(1)
-    save(chart, IMAGES / "face_model_uv.png")
+    uv_map[filled] = (normals[triangles[index[filled]]] * weights[filled][..., None]).sum(1)
+    save(uv_map, IMAGES / "face_model_uv.png")
     print(dimension_table(arrays))
 
 

@@ -1,4 +1,4 @@
-"""The 52 ARKit actions as offsets on the face: symmetrised, lips consistent, mouthClose as a corrective."""
+"""The 52 ARKit blendshapes as offsets on the face: symmetrised, lips consistent, mouthClose as a corrective."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ ARKIT_NAMES = (
 
 
 def mirror_name(name: str) -> str:
-    """The same action on the other side of the face."""
+    """The same blendshape on the other side of the face."""
     if name.endswith("Left"):
         return name[:-4] + "Right"
     return name[:-5] + "Left" if name.endswith("Right") else name
 
 
-def read_actions(source: MakeHuman, region: FaceRegion) -> np.ndarray:
+def read_blendshapes(source: MakeHuman, region: FaceRegion) -> np.ndarray:
     """Offsets (52, V, 3) in MakeHuman's millimetres, exactly mirrored between left and right."""
     raw = {name: region.operator @ source.facial_action(name) for name in ARKIT_NAMES}
-    actions = []
+    blendshapes = []
     for name in ARKIT_NAMES:
         other = raw[mirror_name(name)][region.mirror] * REFLECT_X
-        actions.append((raw[name] + other) / 2)
-    return np.stack(actions)
+        blendshapes.append((raw[name] + other) / 2)
+    return np.stack(blendshapes)
 
 
 def adapt_to_mean(
-    actions: np.ndarray, *, rotation: np.ndarray, scale: np.ndarray, mean: np.ndarray, lips: LipCloser
+    blendshapes: np.ndarray, *, rotation: np.ndarray, scale: np.ndarray, mean: np.ndarray, lips: LipCloser
 ) -> np.ndarray:
-    """Actions turned and scaled from MakeHuman's face to the model's mean face with closed lips.
+    """Rotate and scale blendshapes from MakeHuman's face to the model's mean face with closed lips.
 
     `scale` is one factor per axis (3,), in the model's frame.
     """
-    adapted = actions @ rotation.T * scale
+    adapted = blendshapes @ rotation.T * scale
     jaw, close = ARKIT_NAMES.index("jawOpen"), ARKIT_NAMES.index("mouthClose")
     for k in range(len(adapted)):
         if k not in (jaw, close) and np.abs(adapted[k]).max() > 0:

@@ -14,8 +14,8 @@ from mien.morphable.landmark_tables import IBUG_MIRROR, MEDIAPIPE_BROWS, MEDIAPI
 
 SITES_FILE = Path(__file__).with_name("mediapipe468.json")
 ANCHOR_SITES_FILE = Path(__file__).with_name("anchor_sites.json")
-"""The same points as the network saw them on the uncalibrated mean. They say which of the mesh's vertices the scans'
-landmarks are matched to: where a network sees a point depends on the look of a face, what a point means must not."""
+"""The same points as the network detected them on the uncalibrated mean. They determine which vertices correspond to the
+scans' landmarks. The detected position depends on the appearance of a face, but this correspondence must not."""
 
 MIRROR_68 = np.array(IBUG_MIRROR)
 

@@ -1,4 +1,4 @@
-"""Find MediaPipe's 468 mesh points on the mean face by looking at it with mien's own perception.
+"""Find MediaPipe's 468 mesh points on the mean face by detecting them on renderings with mien.
 
     python models/locate_mediapipe.py [--model FILE]
 
@@ -101,7 +101,7 @@ def main() -> None:
     skin = ~((arrays["mask_eyes"] > 0.5) | (arrays["mask_mouth"] > 0.5))[triangles].any(1)
     perception = FaceDetector()
     found, parts, meshes = [], [], []
-    seen = 0
+    views = 0
     for yaw, pitch in itertools.product(YAWS, PITCHES):
         view = View(yaw=yaw, pitch=pitch, scale=PIXELS_PER_MM, width=SIZE, height=SIZE)
         picture = render(mean, triangles, view, colours=colours, ambient=0.45)
@@ -110,7 +110,7 @@ def main() -> None:
         if not faces:
             print(f"yaw {yaw:.0f} pitch {pitch:.0f}: no face")
             continue
-        seen += 1
+        views += 1
         if yaw == 0:
             meshes.append(faces[0].landmarks468_px * REFLECT_Y_AND_Z / PIXELS_PER_MM)
         index, barycentrics = rasterize(view.project(mean), triangles, height=SIZE, width=SIZE)
@@ -134,7 +134,7 @@ def main() -> None:
     symmetric = (points + points[mirror_sites] * REFLECT_X) / 2
     asymmetry = np.linalg.norm(points - symmetric, axis=1)
     print(
-        f"{seen} views; spread median {np.median(spread):.2f}, 90 % {np.percentile(spread, 90):.2f} mm; asymmetry "
+        f"{views} views; spread median {np.median(spread):.2f}, 90 % {np.percentile(spread, 90):.2f} mm; asymmetry "
         f"median {np.median(asymmetry):.2f}, 99 % {np.percentile(asymmetry, 99):.2f}, largest {asymmetry.max():.2f} mm"
     )
     network_mesh = np.mean(meshes, axis=0)

@@ -100,7 +100,7 @@ class MakeHuman:
         ]
 
     def facial_action(self, arkit_name: str) -> np.ndarray:
-        """Offsets (19158, 3) in millimetres of one ARKit action (Face Units by Mika Suominen, CC0)."""
+        """Offsets (19158, 3) in millimetres of one ARKit blendshape (Face Units by Mika Suominen, CC0)."""
         return self._read_target(f"{_FACE_UNITS}{arkit_name}.target")
 
     def _read_target(self, path: str, vertex_count: int = 19158) -> np.ndarray:

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 from skin_optics import decode
 
-# People whose photographs the project's demonstrations show: the model must not have seen them.
+# People whose photographs the project's demonstrations show: the model must not be trained on them.
 HELD_OUT = ("london_099", "london_119", "london_136", "london_037", "london_012")
 MINORS = ("044f", "045f", "100m")
 

@@ -115,8 +115,8 @@ def transfer(vertices: np.ndarray, triangles: np.ndarray, *, directions: int = 1
     normals = vertex_normals(vertices, triangles)
     total = np.zeros((len(vertices), 9))
     for direction in sphere:
-        seen = seen_from(vertices, triangles, normals, direction)
-        total += np.outer(seen * (normals @ direction), harmonics(direction))
+        visible = seen_from(vertices, triangles, normals, direction)
+        total += np.outer(visible * (normals @ direction), harmonics(direction))
     return total * (4 * np.pi / directions) / np.pi
 
 

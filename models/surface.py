@@ -26,12 +26,12 @@ def boundary_loops(faces: np.ndarray) -> list[list[int]]:
     edges = {(int(a), int(b)) for a, b in face_edges(faces)}
     following = {a: b for a, b in sorted(edges) if (b, a) not in edges}
     loops: list[list[int]] = []
-    seen: set[int] = set()
+    visited: set[int] = set()
     for start in following:
         loop: list[int] = []
         vertex = start
-        while vertex not in seen:
-            seen.add(vertex)
+        while vertex not in visited:
+            visited.add(vertex)
             loop.append(vertex)
             vertex = following[vertex]
         if loop:

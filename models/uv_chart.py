@@ -1,4 +1,4 @@
-"""One texture chart for the whole face: fold-free and exactly symmetric under u -> 1 - u.
+"""One UV map for the whole face: fold-free and exactly symmetric under u -> 1 - u.
 
 The boundary goes to a superellipse and every inner vertex to a convex combination of its neighbours, which cannot
 fold (Tutte 1963; Floater 1997), with mean-value weights (Floater 2003) reweighted for even texel density
@@ -14,7 +14,7 @@ from surface import boundary_loops, triangle_areas
 
 SUPERELLIPSE = 5.0
 MARGIN = 0.006
-"""Distance of the chart from the border of the map: more than half a texel at 224 x 224."""
+"""Distance of the face from the border of the UV map: more than half a texel at 224 x 224."""
 REWEIGHTINGS = 10
 REWEIGHTING_POWER = 0.6
 
@@ -44,7 +44,7 @@ def build_uv(vertices: np.ndarray, triangles: np.ndarray, mirror: np.ndarray) ->
 
 
 def signed_areas(uv: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Areas of triangles in the chart; a negative one is folded over."""
+    """Signed areas of triangles in the UV map; negative areas are folded over."""
     a, b, c = (uv[triangles[:, k]] for k in range(3))
     return ((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])) / 2
 
@@ -59,7 +59,7 @@ def _density_spread(uv: np.ndarray, triangles: np.ndarray, area: np.ndarray) -> 
 def _boundary(vertices: np.ndarray, triangles: np.ndarray, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     loops = boundary_loops(triangles)
     if len(loops) != 1:
-        raise ValueError(f"the face has {len(loops)} boundary loops; the chart needs exactly one")
+        raise ValueError(f"the face has {len(loops)} boundary loops; a UV map needs exactly one")
     loop = np.array(loops[0])
     top = next(k for k in np.flatnonzero(mirror[loop] == loop) if vertices[loop[k], 1] > 0)
     loop = np.roll(loop, -top)

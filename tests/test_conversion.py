@@ -27,7 +27,7 @@ from mien.registration.transfer import _followed
 from mien.registration.transfer_files import write_transfer
 from mien.registration.uv_layout import connected_parts, unwrapped
 from tests.formats import files
-from tests.test_model_file import with_everything
+from tests.test_model_file import model_with_every_part
 from tests.tiny_face import tiny_model as tiny_face_model
 from tests.tiny_face import tiny_reconstruction
 
@@ -266,7 +266,7 @@ def test_the_glb_of_a_model_of_components_keeps_base_and_view(tmp_path: Path) ->
 
 
 def test_a_picture_of_any_model() -> None:
-    picture = model_picture(with_everything())
+    picture = model_picture(model_with_every_part())
     assert picture.ndim == 3
     assert picture.std() > 10
 
@@ -316,7 +316,7 @@ def test_a_converted_model_is_listed_and_found_by_its_name(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("MIEN_MODELS", str(tmp_path))
-    save_model(with_everything(), tmp_path / "my head.safetensors")
+    save_model(model_with_every_part(), tmp_path / "my head.safetensors")
     assert run("list") == 0
     assert f"converted: {tmp_path / 'my head.safetensors'}" in capsys.readouterr().out
     assert run("info", "my head") == 0

@@ -51,6 +51,14 @@ def test_a_model_with_every_part_survives_saving(tmp_path: Path) -> None:
     assert again.expression_range == (-3.0, 3.0)
 
 
+def test_the_old_name_of_blendshapes_still_works_with_a_warning() -> None:
+    model = model_with_every_part()
+    with pytest.warns(DeprecationWarning, match="blendshapes"):
+        names, basis = model.actions
+    assert names == ("a", "b", "c")
+    assert basis is model.blendshapes[1]
+
+
 def test_the_packaged_model_survives_both_formats_it_can_be_written_in(tmp_path: Path) -> None:
     model = load_model()
     save_model(model, tmp_path / "a.safetensors")

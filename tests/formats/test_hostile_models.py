@@ -175,7 +175,7 @@ def test_inconsistent_surrey_files_are_refused(tmp_path: Path) -> None:
         (
             struct.pack("<I", 1)
             + files.cereal_pca(FACE.mean.ravel(), FACE.directions[:2], -variance[:2], FACE.triangles),
-            "no variances",
+            "not variances",
         ),
     ):
         (tmp_path / "a.bin").write_bytes(content)
