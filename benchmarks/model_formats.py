@@ -5,6 +5,7 @@ python benchmarks/model_formats.py [FOLDER]     FOLDER takes about 1 GB; default
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -101,8 +102,13 @@ def write_converted(path: Path, source: Path) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="folder to write the files to; a temporary one if not given"
+    )
+    options = parser.parse_args()
+    if options.folder:
+        main(options.folder)
     else:
         with tempfile.TemporaryDirectory() as made:
             main(Path(made))

@@ -7,6 +7,7 @@ writes docs/images/face_model_*.png from the packaged model and prints its table
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def grid(pictures: list[np.ndarray], columns: int) -> np.ndarray:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     arrays, names = read()
     mean, triangles = arrays["mean"].astype(float), arrays["triangles"]
     identity = arrays["identity_basis"].astype(float)

@@ -11,7 +11,7 @@ Li et al., Learning Formation of Physically-Based Face Attributes, CVPR 2020 (ar
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,9 @@ def spread_over_skin(vertices: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    pack = np.load(sys.argv[1])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pack", type=Path, help="ict_facekit.npz")
+    pack = np.load(parser.parse_args().pack)
     vertices, deltas, table = pack["vertices"], pack["identity_deltas"], pack["landmarks68"]
     jaw = np.concatenate([pack["jaw_right_extended"], pack["jaw_left_extended"]])
     further = np.concatenate([jaw, spread_over_skin(vertices, table)])

@@ -14,8 +14,8 @@ from mien.morphable.landmark_tables import IBUG_MIRROR, MEDIAPIPE_BROWS, MEDIAPI
 
 SITES_FILE = Path(__file__).with_name("mediapipe468.json")
 ANCHOR_SITES_FILE = Path(__file__).with_name("anchor_sites.json")
-"""The same points as the network detected them on the uncalibrated mean. They determine which vertices correspond to the
-scans' landmarks. The detected position depends on the appearance of a face, but this correspondence must not."""
+"""The same points as the network detected them on the uncalibrated mean. They determine which vertices correspond to
+the scans' landmarks. The detected position depends on the appearance of a face; this correspondence must not."""
 
 MIRROR_68 = np.array(IBUG_MIRROR)
 

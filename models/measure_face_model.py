@@ -10,7 +10,7 @@ population they are drawn from is not.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,8 +152,12 @@ def evaluate(model: Model, head: Head, components: int) -> Fit:
 
 
 def main() -> None:
-    model = read_model(Path(sys.argv[2]) if len(sys.argv) > 2 else ASSET)
-    heads, mean_head = read_heads(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pack", type=Path, help="ict_facekit.npz")
+    parser.add_argument("model", type=Path, nargs="?", default=ASSET, help="model file (default: the packaged model)")
+    options = parser.parse_args()
+    model = read_model(options.model)
+    heads, mean_head = read_heads(options.pack)
     print(f"{HEADS} heads, region of {model.region.sum()} vertices; millimetres")
     print("components  mean   median  p95   head-to-model  rms coefficient")
     for components in (0, 80, model.identity.shape[2]):
