@@ -103,9 +103,7 @@ def write_converted(path: Path, source: Path) -> Path:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "folder", type=Path, nargs="?", help="folder to write the files to; a temporary one if not given"
-    )
+    parser.add_argument("folder", type=Path, nargs="?", help="folder for the files; temporary if not given")
     options = parser.parse_args()
     if options.folder:
         main(options.folder)

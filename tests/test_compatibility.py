@@ -100,7 +100,7 @@ def model_numbers(old: Path) -> Numbers:
     albedo = torch.linspace(-1, 1, model.counts[2])[None]
     return {
         "fingerprint": model.fingerprint,
-        "texts": [model.name, model.licence, model.expression_kind, *model.expression_names, *model.action_names],
+        "texts": [model.name, model.licence, model.expression_kind, *model.expression_names, *model.blendshape_names],
         "notes": list(model.notes),
         "vertices": summary(model.vertices(identity, expression)),
         "albedo": summary(model.albedo(albedo)),
