@@ -7,16 +7,14 @@ error, because the resulting face would not show them.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from mien.errors import ConfigError, FormatError
-from mien.morphable.formats.limits import file_size
+from mien.morphable.formats.limits import read_json
 from mien.morphable.phenotypes import Phenotype
 
-_LARGEST_JSON = 1 << 20
 _FAR = 1e9
 """Far outside every scale; larger integers might not convert to float."""
 _PHENOTYPES = "phenotype_kwargs"
@@ -26,13 +24,7 @@ _BODY = ("pose_parameters", "pose_parameterization")
 
 def read_phenotype(path: Path) -> Phenotype:
     """Read a phenotype; missing names take anny's default 0.5; raises FormatError."""
-    if file_size(path) > _LARGEST_JSON:
-        raise FormatError(f"{path}: larger than {_LARGEST_JSON} bytes; expected a few numbers")
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON ({error}); expected an object of phenotypes and numbers") from error
-    values = _phenotypes(stored, path)
+    values = _phenotypes(read_json(path, expected="an object of phenotypes and numbers"), path)
     if not isinstance(values, dict):
         raise FormatError(f"{path}: holds a {type(values).__name__}; expected an object of phenotypes and numbers")
     try:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mien.errors import FormatError
-from mien.morphable.formats.limits import file_size
+from mien.morphable.formats.limits import read_json
 
 ARKIT_NAMES = (
     "eyeBlinkLeft", "eyeLookDownLeft", "eyeLookInLeft", "eyeLookOutLeft", "eyeLookUpLeft", "eyeSquintLeft",
@@ -22,7 +22,6 @@ ARKIT_NAMES = (
 """Apple's order in ARFaceAnchor.BlendShapeLocation, which is also the packaged model's."""
 _NEUTRAL = "_neutral"
 """MediaPipe's first entry, which moves nothing."""
-_LARGEST_JSON = 1 << 20
 
 
 def read_arkit_weights(path: Path) -> dict[str, float]:
@@ -31,12 +30,7 @@ def read_arkit_weights(path: Path) -> dict[str, float]:
     Raises:
         FormatError: The file is not such an object, or a name or value is not allowed.
     """
-    if file_size(path) > _LARGEST_JSON:
-        raise FormatError(f"{path}: larger than {_LARGEST_JSON} bytes; expected 52 numbers")
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON ({error}); expected an object of names and numbers") from error
+    stored = read_json(path, expected="an object of names and numbers")
     if not isinstance(stored, dict):
         raise FormatError(f"{path}: holds a {type(stored).__name__}; expected an object of names and numbers")
     stored.pop(_NEUTRAL, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from mien.errors import FormatError
 
@@ -10,6 +12,7 @@ MAX_VERTICES = 200_000
 MAX_TRIANGLES = 400_000
 MAX_COMPONENTS = 1_000
 MAX_FILE_BYTES = 4 << 30
+MAX_JSON_BYTES = 1 << 20
 # Compression shrinks floating-point face models by less than a factor of 4 (ICT-FaceKit, whose deltas lie on a grid,
 # by 3.3); sparse blendshapes shrink more.
 MAX_EXPANSION = 16
@@ -24,6 +27,16 @@ def file_size(path: Path) -> int:
     if not 0 < size <= MAX_FILE_BYTES:
         raise FormatError(f"{path}: {size} bytes; expected 1 to {MAX_FILE_BYTES}")
     return size
+
+
+def read_json(path: Path, *, expected: str) -> Any:
+    """The content of a small JSON file; FormatError for a larger or damaged one, naming what was `expected`."""
+    if file_size(path) > MAX_JSON_BYTES:
+        raise FormatError(f"{path}: larger than {MAX_JSON_BYTES} bytes; expected {expected}")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not JSON ({error}); expected {expected}") from error
 
 
 class Budget:
