@@ -361,6 +361,24 @@ def test_an_occluder_on_one_side_of_the_jaw_is_not_skin() -> None:
     assert float(covered_skin(left, half_px=(11, 14), colour=BLUE)[0]) < 0.1
 
 
+def test_small_spots_on_both_sides_of_the_jaw_are_not_a_beard() -> None:
+    assert float(covered_skin(*jaw_points(), half_px=(4, 4), colour=BLUE).max()) < 0.2
+
+
+def test_an_occluder_over_one_and_a_half_sides_of_the_jaw_is_not_a_beard() -> None:
+    face, photo = astronaut_face(), astronaut().copy()
+    mesh = face.landmarks468_px[:, :2]
+    (right, height), (left, _) = jaw_points()
+    middle = float(mesh[17, 0])
+    columns = slice(int(mesh[136, 0]) - 6, int(middle + 0.55 * (float(mesh[365, 0]) - middle)))
+    photo[int(mesh[2, 1]) : int(mesh[152, 1]) + 6, columns] = BLUE
+    crop = face_crop(torch.from_numpy(mesh))
+    skin = face_parts(photo, face, crop).skin
+    (x, y), (open_x, open_y) = crop.to_crop(torch.tensor([[right, height], [left + 8, height]])).round().long().tolist()
+    assert float(skin[y, x]) < 0.1
+    assert float(skin[open_y, open_x]) > 0.5
+
+
 def test_a_cover_of_both_sides_of_the_jaw_is_kept_as_a_beard() -> None:
     beard = covered_skin(*jaw_points(), half_px=(11, 14), colour=(30, 24, 20))
     torch.testing.assert_close(beard, torch.full((2,), skin.BEARD_WEIGHT), atol=0.05, rtol=0)
