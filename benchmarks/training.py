@@ -1,4 +1,4 @@
-"""Throughput of a training step, stage by stage: data, network, drawing and losses, backward, optimiser.
+"""Throughput of a training step, stage by stage: data, network, rendering and losses, backward, optimiser.
 
     python benchmarks/training.py --stage coarse --quick --json out/training.json
     python benchmarks/training.py --stage detail --quick --json out/training.json
@@ -45,7 +45,7 @@ from mien.training.synthetic.faces import SyntheticFaces
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PACKAGED_DETAIL = CONFIGS / "packaged_detail.toml"
-STAGES = ("preparation", "network", "drawing and losses", "their backward", "network backward", "optimiser")
+STAGES = ("preparation", "network", "rendering and losses", "their backward", "network backward", "optimiser")
 RENDERING = STAGES[2:4]
 
 
@@ -68,29 +68,29 @@ class TrainingSpeed:
 def timed_step(objective: Objective[P], batch: FaceBatch, engine: torch.optim.Optimizer, *, bf16: bool) -> list[float]:
     """Seconds of the stages of one full step."""
     device = batch.images.device
-    marks = [_now(device)]
+    times = [_now(device)]
     prepared = objective.prepare(batch)
-    marks.append(_now(device))
+    times.append(_now(device))
     inputs = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in prepared.inputs]
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         prediction = objective.predict(objective.network, tuple(inputs))
-    marks.append(_now(device))
+    times.append(_now(device))
     # The encoder predicts once per refinement step, the detail network once.
     steps = prediction if isinstance(prediction, list) else [prediction]
     cut = [{name: value.detach().requires_grad_() for name, value in step.items()} for step in steps]
     loss = weighted_sum(objective.losses(cut if steps is prediction else cut[0], prepared, progress=1.0))
-    marks.append(_now(device))
+    times.append(_now(device))
     loss.backward()
-    marks.append(_now(device))
+    times.append(_now(device))
     # The prediction of a frozen network passes no gradient on.
     pairs = [(step[name], copy[name].grad) for step, copy in zip(steps, cut, strict=True) for name in step]
     reached = [(value, grad) for value, grad in pairs if grad is not None and value.requires_grad]
     torch.autograd.backward([value for value, _ in reached], [grad for _, grad in reached])
-    marks.append(_now(device))
+    times.append(_now(device))
     engine.step()
     engine.zero_grad()
-    marks.append(_now(device))
-    return [end - start for start, end in itertools.pairwise(marks)]
+    times.append(_now(device))
+    return [end - start for start, end in itertools.pairwise(times)]
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{speed.data_ms / options.batch_size:.1f} ms to synthesize a face")
     print(
         f"{speed.backbone}, {speed.precision}, batch {speed.batch_size}: {speed.images_per_second:.2f} images/s, "
-        f"drawing and losses {100 * speed.render_and_loss_share:.0f} % of the step"
+        f"rendering and losses {100 * speed.render_and_loss_share:.0f} % of the step"
     )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
