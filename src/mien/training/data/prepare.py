@@ -26,8 +26,8 @@ from mien.export.contact_sheet import SheetLayout, in_rows
 from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
-from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
 from mien.io.pixels import to_uint8
+from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
 from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
 from mien.training.data.store import (
