@@ -40,7 +40,7 @@ from mien.pipeline import Reconstructor
 from mien.rendering import FaceSurface, build_surface, sample_map, vertex_visibility
 from mien.texture import DetailMaps, TexelAtlas, Unwrapped, texel_face, unwrap_photo
 from mien.training.data.batch import FaceBatch
-from mien.training.data.prepare import PhotoFacts, PreparationSettings, split_of
+from mien.training.data.prepare import PhotoEntry, PreparationSettings, assign_split
 from mien.training.synthetic.detailed_faces import DetailedFaces
 from mien.training.synthetic.population import SkinBank
 from mien.typing import Float, Tensor
@@ -240,11 +240,11 @@ def held_out(portraits: Sequence[Portrait], folder: Path) -> list[Portrait]:
     """Neutral portraits of people who are not in the training split of `mien data prepare`."""
     settings = PreparationSettings()
 
-    def facts(portrait: Portrait) -> PhotoFacts:
+    def facts(portrait: Portrait) -> PhotoEntry:
         name = portrait.path.relative_to(folder).as_posix()
-        return PhotoFacts(str(portrait.path), name, portrait.subject, None)
+        return PhotoEntry(str(portrait.path), name, portrait.subject, None)
 
-    return [p for p in portraits if not p.smiling and split_of(facts(p), settings) != "train"]
+    return [p for p in portraits if not p.smiling and assign_split(facts(p), settings) != "train"]
 
 
 def measure_portraits(

@@ -19,7 +19,7 @@ from mien.cli.options import ModelOption
 from mien.errors import BackendUnavailable, RenamedSetting
 from mien.io.files import write_whole, writing
 
-data_app = typer.Typer(help="Prepare and draw training data.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare photos and synthesize faces for training.", no_args_is_help=True)
 train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
 report_app = typer.Typer(help="Show what a trained network does.", no_args_is_help=True)
 
@@ -29,44 +29,47 @@ StoreOption = Annotated[
 
 
 @data_app.command("prepare")
-def prepare_data(
+def prepare_photos(
     photos: Annotated[Path, typer.Argument(help="Folder of photos, searched to any depth.")],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
     table: Annotated[
-        Path | None, typer.Option(help="CSV with columns file and identity; else names and folders tell.")
+        Path | None, typer.Option(help="CSV with columns file and identity. Default: names of files and folders.")
     ] = None,
-    split_by: Annotated[str, typer.Option(help="identity or random.")] = "identity",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    split_by: Annotated[str, typer.Option(help="Unit of the split: identity or random (photo by photo).")] = "identity",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     drop_flagged: Annotated[
         bool, typer.Option("--drop-flagged", help="Leave out blurred, covered, dark and profile faces.")
     ] = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
 ) -> None:
-    """Find, align and pack the faces of photos. Run it again to go on where it was stopped."""
-    from mien.training.data.prepare import PreparationSettings, photo_facts, prepare
+    """Detect, align and pack the faces of photos. Run it again to continue an interrupted run."""
+    from mien.training.data.prepare import PreparationSettings, list_photos, prepare
 
     settings = PreparationSettings(split_by=split_by, seed=seed, drop_flagged=drop_flagged)
-    facts = photo_facts(photos, table=table, skip=out)
+    entries = list_photos(photos, table=table, skip=out)
     with _progress("photos") as update:
-        report = prepare(facts, out, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
+        report = prepare(entries, out, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
     print(report.text(), end="")
     print(f"The store is {out}; look at {out / 'contact_sheet.png'}.")
 
 
-@data_app.command("synth")
-def draw_data(
+@data_app.command("synth", hidden=True, deprecated=True)  # its name in mien 0.1
+@data_app.command("samples")
+def write_synthetic_samples(
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("out/synth"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the images.")] = Path("out/synth"),
     count: Annotated[int, typer.Option(min=1, help="Number of faces.")] = 48,
-    size: Annotated[int, typer.Option(min=32, help="Side of a picture, pixels.")] = 224,
+    size: Annotated[int, typer.Option(min=32, help="Side of an image, pixels.")] = 224,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal faces.")] = 0,
     skins: Annotated[Path | None, typer.Option(help="File of `mien data skins`.")] = None,
-    detail: Annotated[bool, typer.Option("--detail", help="With wrinkles and marks, and their maps below.")] = False,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="Add wrinkles and skin blemishes, and show their maps below each face.")
+    ] = False,
     map_size: Annotated[int, typer.Option(min=32, help="Side of the maps with --detail, texels.")] = 224,
     model: ModelOption = "mien-face",
 ) -> None:
-    """Draw faces as training sees them: a sheet, the pictures, and their truth as truth.npz."""
+    """Write some synthetic faces as training uses them: a sheet, single images, and ground truth as an npz file."""
     from mien.morphable import load_model
     from mien.training.synthetic.detailed_faces import DetailedFaces
     from mien.training.synthetic.faces import SyntheticFaces
@@ -84,19 +87,22 @@ def draw_data(
     print(f"{count} faces in {out}; look at {sheet}.")
 
 
-@data_app.command("draw")
-def draw_store_of_faces(
+@data_app.command("draw", hidden=True, deprecated=True)  # its name in mien 0.1
+@data_app.command("synthesize")
+def write_store_of_synthetic_faces(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
     faces: Annotated[int, typer.Option(min=1, help="Number of faces.")] = 50_000,
     size: Annotated[int, typer.Option(min=32, help="Side of the crops, pixels.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal faces.")] = 0,
-    jitter: Annotated[float, typer.Option(min=0.0, help="As data.jitter of a training configuration.")] = 1.0,
+    jitter: Annotated[
+        float, typer.Option(min=0.0, help="Factor on the random shift and size of the crops, as data.jitter.")
+    ] = 1.0,
     skins: Annotated[Path | None, typer.Option(help="File of `mien data skins`.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
     model: ModelOption = "mien-face",
 ) -> None:
-    """Draw faces with their ground truth for training runs (data.synthetic). Run it again to continue."""
+    """Write a store of synthetic faces for training runs. Run it again to continue, or to add faces."""
     from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
 
     plan = SyntheticStorePlan(faces, size=size, seed=seed, jitter=jitter, model=model, skins=str(skins or ""))
@@ -112,7 +118,7 @@ def collect_skin_colours(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("skins.safetensors"),
     model: ModelOption = "mien-face",
 ) -> None:
-    """Take the colours off a store's training faces, for drawn faces to wear (data.skins)."""
+    """Collect the skin colours of a store's training faces, for synthetic faces to use (data.skins)."""
     from mien.morphable import load_model
     from mien.training.data.store import FaceStore
     from mien.training.synthetic.skins import collect_skins

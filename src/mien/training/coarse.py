@@ -129,7 +129,7 @@ class CoarseObjective:
         weights = self.weights
         if progress < weights.render_from or not (weights.photometric or weights.identity):
             return []
-        rows = slice(0, batch.photographed or len(batch.images))
+        rows = slice(0, batch.photo_count or len(batch.images))
         small = resized(batch, weights.render_size)
         images, mask, landmarks = small.images[rows], small.mask[rows], small.landmarks68_px[rows]
         rendered = render(self.model, coefficients[rows], small.camera[rows])
@@ -156,7 +156,7 @@ class CoarseObjective:
         gt, weights = batch.gt, self.weights
         if gt is None:
             return []
-        pred = pred[slice(batch.photographed, None)]
+        pred = pred[batch.gt_rows]
         shape = torch.cat([pred.identity - gt.identity, pred.expression - gt.expression], dim=1)
         albedo = span_distance_loss(pred.albedo - gt.albedo, self.albedo_gram)
         return [
@@ -177,7 +177,7 @@ class CoarseObjective:
         coefficients = pred.coefficients(faces.camera)
         metrics = [Metric("points", self._point_error(coefficients, faces), "% of the eyes' distance")]
         if faces.gt is not None:
-            synthetic = coefficients[slice(faces.photographed, None)]
+            synthetic = coefficients[faces.gt_rows]
             gt = self.model.vertices(faces.gt.identity, faces.gt.expression.clamp(0, 1))
             vertices = self.model.vertices(synthetic.identity, synthetic.expression)
             mean = self.model.mean.expand_as(gt)

@@ -67,7 +67,7 @@ class CoarseReconstruction:
         if self.settings.source == "encoder" or batch.gt is None:
             return self._of_photos(batch)
         synthetic = self._of_synthetic_faces(batch)
-        if not batch.photographed:
+        if not batch.photo_count:
             return synthetic
         return FaceCoefficients.join([self._of_photos(batch.photos()), synthetic])
 
@@ -103,7 +103,7 @@ class CoarseReconstruction:
             name: (value := getattr(batch.gt, name)) + HEAD_UNITS[name] * error * torch.randn_like(value)
             for name, error in errors.items()
         }
-        return replace(batch.gt, **disturbed).coefficients(batch.camera[slice(batch.photographed, None)])
+        return replace(batch.gt, **disturbed).coefficients(batch.camera[batch.gt_rows])
 
 
 @torch.no_grad()

@@ -226,7 +226,7 @@ def step_count(loop: LoopSettings, source: FaceSource) -> int:
     Raises:
         ConfigError: `loop.epochs` is set, and the run has no photos.
     """
-    return math.ceil(loop.epochs * source.steps_an_epoch()) if loop.epochs else loop.steps
+    return math.ceil(loop.epochs * source.steps_per_epoch()) if loop.epochs else loop.steps
 
 
 def _launch(loop: LoopSettings) -> Fabric:

@@ -161,8 +161,8 @@ def _run_settings(
     resume: bool,
 ) -> RunSettings:
     inputs = RunInputs(
-        photos="" if source.photographed is None else source.photographed.store.fingerprint,
-        synthetic=source.drawn.fingerprint if isinstance(source.drawn, StoredSyntheticFaces) else "",
+        photos="" if source.photos is None else source.photos.store.fingerprint,
+        synthetic=source.synthetic.fingerprint if isinstance(source.synthetic, StoredSyntheticFaces) else "",
         encoder="" if encoder is None else weights_hash(encoder),
     )
     return RunSettings(

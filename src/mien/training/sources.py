@@ -12,7 +12,7 @@ from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.data.photos import PhotoFaces
 from mien.training.data.source import FaceSource, SyntheticStream
 from mien.training.data.store import FaceStore, Split
-from mien.training.synthetic.detailed_faces import VIEW, DetailedFaces
+from mien.training.synthetic.detailed_faces import DETAIL_VIEW, DetailedFaces
 from mien.training.synthetic.faces import SyntheticFaces
 from mien.training.synthetic.population import SkinBank
 from mien.training.synthetic.relief import ReliefSettings
@@ -42,7 +42,7 @@ def make_source(config: CoarseConfig, model: MorphableModel, *, store: str | Non
     elif share > 0:
         synthetic = _synthetic_faces(config, model, seed=seed, pool=config.data.synthetic_faces)
     photos = _photo_faces(config.data, model, store=store, size=size, seed=seed)
-    return FaceSource(photos, synthetic, batch_size=config.loop.batch_size, drawn_share=share)
+    return FaceSource(photos, synthetic, batch_size=config.loop.batch_size, synthetic_share=share)
 
 
 def make_detail_source(config: DetailConfig, model: MorphableModel, *, store: str | None) -> FaceSource:
@@ -53,7 +53,7 @@ def make_detail_source(config: DetailConfig, model: MorphableModel, *, store: st
     share, size, seed = config.data.synthetic_share, config.network.image_size, config.loop.seed
     synthetic = _detailed_faces(config, model, seed=seed, pool=config.data.synthetic_faces) if share > 0 else None
     photos = _photo_faces(config.data, model, store=store, size=size, seed=seed)
-    return FaceSource(photos, synthetic, batch_size=config.loop.batch_size, drawn_share=share)
+    return FaceSource(photos, synthetic, batch_size=config.loop.batch_size, synthetic_share=share)
 
 
 def held_out_faces(config: CoarseConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
@@ -113,7 +113,7 @@ def _detailed_faces(config: DetailConfig, model: MorphableModel, *, seed: int, p
     least, most = usual.texture_mm
     relief = replace(
         usual,
-        fold_strength=changes.wrinkle_strength,
+        wrinkle_strength=changes.wrinkle_strength,
         fullness_mm=changes.fullness_mm,
         young_share=changes.young_share,
         texture_mm=(least * changes.texture_share, most * changes.texture_share),
@@ -127,7 +127,7 @@ def _detailed_faces(config: DetailConfig, model: MorphableModel, *, seed: int, p
         pool=pool,
         jitter=data.jitter,
         relief=relief,
-        view=replace(VIEW, directed_share=changes.directed_share),
+        view=replace(DETAIL_VIEW, directional_share=changes.directed_share),
         # With another source the encoder sees photos only, so points have to be detected in photos only.
         mesh=FaceMesh.from_assets() if config.coarse.source == "encoder" else None,
     )

@@ -1,14 +1,14 @@
-"""A batch of face crops with what is known of them."""
+"""A batch of face crops with what is known about them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch.nn import functional as F
 
-from mien.batched import SHARED, map_tensors
 from mien.camera import Camera
 from mien.morphable.landmark_tables import IBUG_MIRROR
 from mien.morphable.symmetry import Mirror, mirrored_camera, mirrored_points
@@ -17,60 +17,113 @@ from mien.texture import DetailMaps
 from mien.typing import Float, Tensor
 
 TENSORS = ("images", "mask", "landmarks68_px", "gt_px", "detected_px")
+"""Fields that are tensors with one row per face."""
 
 
 @dataclass(frozen=True)
 class FaceBatch:
-    """Square crops as `face_crop` cuts them; photographed faces first, then drawn ones with their truth."""
+    """Square crops as `face_crop` cuts them, photo faces first, then synthetic faces.
+
+    The order decides which rows have ground truth: `gt` has one row per synthetic face, and these are the last faces of
+    the batch (`gt_rows`). `maps` has one row per face with known detail maps, and these are the last of those
+    (`map_rows`). Because the three batch axes differ in length, this class is no `mien.batched.Batched`.
+
+    Raises:
+        ValueError: `gt` has more rows than there are crops, or `maps` more than `gt`.
+    """
 
     images: Float[Tensor, "B 3 S S"]
+    """RGB in [0, 1]."""
     mask: Float[Tensor, "B S S"]
-    """How sure it is that a pixel shows the face's skin, 0 to 1."""
+    """Confidence that a pixel shows the face's skin, 0 to 1."""
     camera: Camera
-    """The camera seen through each crop."""
+    """The camera of each crop: it projects the face into the pixels of the crop."""
     landmarks68_px: Float[Tensor, "B 68 2"]
+    """The 68 landmarks: ground truth of synthetic faces, detected in photos."""
     gt_px: Float[Tensor, "B 468 2"]
-    """Where the points are: true of drawn faces, found of photographed ones."""
+    """The 468 points: ground truth of synthetic faces, detected in photos."""
     detected_px: Float[Tensor, "B 468 2"]
-    """Where perception finds them, which is all that a network may know; `gt_px` where it was not asked."""
+    """The 468 points as the detector finds them, the only ones that a network may see; equal to `gt_px` where no
+    detector ran."""
     gt: CropSpaceParameters | None
-    """What is true of the last faces of the batch; None where no face is drawn."""
-    names: tuple[str, ...] = field(metadata=SHARED)
+    """Ground truth of the last faces of the batch; None for a batch of photos."""
+    names: tuple[str, ...]
+    """One name per face, for messages and reports."""
     maps: DetailMaps | None = None
-    """The true maps of the last faces of the batch; None where none are known."""
+    """Ground-truth detail maps of the last faces of the batch; None if none are known."""
+
+    def __post_init__(self) -> None:
+        faces, gts, maps = len(self.images), self._gt_count, self._map_count
+        if gts > faces or maps > gts:
+            raise ValueError(
+                f"a batch of {faces} crops cannot have {gts} rows of ground truth and {maps} detail maps; the last "
+                "faces have ground truth, and of these the last have maps."
+            )
 
     @property
-    def photographed(self) -> int:
-        """How many faces of the batch come without truth."""
-        return len(self.images) - (0 if self.gt is None else len(self.gt.identity))
+    def _gt_count(self) -> int:
+        return 0 if self.gt is None else len(self.gt.identity)
+
+    @property
+    def _map_count(self) -> int:
+        return 0 if self.maps is None else len(self.maps.displacement)
+
+    @property
+    def photo_count(self) -> int:
+        """Number of photo faces, which come first and have no ground truth."""
+        return len(self.images) - self._gt_count
+
+    @property
+    def gt_rows(self) -> slice:
+        """The synthetic faces: row k of `gt` belongs to row k of this slice of the batch."""
+        return slice(self.photo_count, len(self.images))
+
+    @property
+    def map_rows(self) -> slice:
+        """The faces with known maps: row k of `maps` belongs to row k of this slice of the batch."""
+        return slice(len(self.images) - self._map_count, len(self.images))
 
     def photos(self) -> FaceBatch:
-        """The photographed faces alone."""
-        return self.first(self.photographed)
+        """The photo faces alone."""
+        return self.first(self.photo_count)
 
     def first(self, count: int) -> FaceBatch:
-        """The leading faces as a batch, with what is true of those of them that are drawn."""
+        """The first faces as a batch, each with its ground truth and maps if it has them."""
         if count >= len(self.images):
             return self
         return join_batches([self.face(number) for number in range(count)])
 
     def to(self, device: torch.device) -> FaceBatch:
         """The same batch on a device."""
-        return map_tensors(self, lambda tensor: tensor.to(device))
+        moved = {name: getattr(self, name).to(device) for name in TENSORS}
+        gt = None if self.gt is None else self.gt.to(device)
+        maps = None if self.maps is None else self.maps.to(device)
+        return replace(self, **moved, camera=self.camera.to(device), gt=gt, maps=maps)
 
     def face(self, number: int) -> FaceBatch:
-        """One face as a batch, in memory of its own."""
+        """One face as a batch of its own, copied so that it does not keep the whole batch in memory."""
         index = slice(number, number + 1)
         tensors = {name: getattr(self, name)[index].clone() for name in TENSORS}
-        known = number - self.photographed
-        gt = None if self.gt is None or known < 0 else self.gt[known : known + 1]
-        maps = self._maps_of(number)
+        gt_row = number - self.gt_rows.start
+        gt = None if self.gt is None or gt_row < 0 else self.gt[gt_row : gt_row + 1]
+        map_row = number - self.map_rows.start
+        maps = None
+        if self.maps is not None and map_row >= 0:
+            part = self.maps[map_row : map_row + 1]
+            maps = DetailMaps(part.texture_offset.clone(), part.displacement.clone())
         return FaceBatch(**tensors, camera=self.camera[index], gt=gt, names=self.names[index], maps=maps)
 
     def mirrored(self, mirror: Mirror) -> FaceBatch:
-        """The faces as a mirror shows them; ValueError for faces with maps."""
+        """The mirror images of the faces, with mirrored points, camera and ground truth.
+
+        Args:
+            mirror: The mirror of the face model (`Mirror.of`).
+
+        Raises:
+            ValueError: The batch has detail maps, which are not mirrored here.
+        """
         if self.maps is not None:
-            raise ValueError("the maps of a face are not mirrored")
+            raise ValueError("a batch with detail maps cannot be mirrored; remove its maps first.")
         side = self.images.shape[-1]
         return replace(
             self,
@@ -83,30 +136,38 @@ class FaceBatch:
             gt=None if self.gt is None else self.gt.mirrored(mirror),
         )
 
-    def _maps_of(self, number: int) -> DetailMaps | None:
-        known = number - len(self.images) + (0 if self.maps is None else len(self.maps.displacement))
-        if self.maps is None or known < 0:
-            return None
-        return map_tensors(self.maps[known : known + 1], torch.clone)
-
 
 def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
-    """One batch of several with crops of one size; those with truth must come last, and of them those with maps."""
+    """One batch of several with crops of one size.
+
+    Args:
+        batches: At least one batch. Batches of photos come first, then batches with ground truth, and of these the ones
+            with maps last, so that rows of `gt` and `maps` keep belonging to the last faces.
+
+    Raises:
+        ValueError: The batches come in another order.
+    """
+    for before, after in pairwise(batches):
+        if (before.gt is not None and after.photo_count) or (before.maps is not None and after.map_rows.start):
+            raise ValueError(
+                f"{after.names[0]} has less ground truth than {before.names[-1]} before it; join photo faces first, "
+                "then faces with ground truth, then faces with maps."
+            )
+    gts = [batch.gt for batch in batches if batch.gt is not None]
     maps = [batch.maps for batch in batches if batch.maps is not None]
-    truths = [batch.gt for batch in batches if batch.gt is not None]
     tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS}
-    names = tuple(name for batch in batches for name in batch.names)
+    camera = Camera.join([batch.camera for batch in batches])
     return FaceBatch(
         **tensors,
-        camera=Camera.join([batch.camera for batch in batches]),
-        gt=CropSpaceParameters.join(truths) if truths else None,
-        names=names,
+        camera=camera,
+        gt=CropSpaceParameters.join(gts) if gts else None,
+        names=tuple(name for batch in batches for name in batch.names),
         maps=DetailMaps.join(maps) if maps else None,
     )
 
 
 def resized(batch: FaceBatch, size: int) -> FaceBatch:
-    """The same faces in crops of another size."""
+    """The same faces in crops of `size` × `size` pixels; points and cameras are scaled, maps stay."""
     if batch.images.shape[-1] == size:
         return batch
     factor = size / batch.images.shape[-1]

@@ -1,7 +1,7 @@
-"""`mien data prepare`: photos → perception → packed crops, in parallel, resumable, with a report.
+"""`mien data prepare`: detects the faces of photos and packs their crops into a store, in parallel and resumable.
 
-The photos are divided into shards beforehand. A shard is written under another name and renamed when it is whole, so
-whatever ends the process, the next run finds whole shards and makes the missing ones.
+The photos are divided into shards beforehand. A shard is written under a temporary name and renamed when it is
+complete. Therefore a run that is interrupted in any way leaves complete shards, and the next run makes the others.
 """
 
 from __future__ import annotations
@@ -41,73 +41,97 @@ from mien.training.data.store import (
     encode_record,
     write_index,
 )
-from mien.training.data.workers import each_done
+from mien.training.data.workers import run_calls
 from mien.typing import UInt8
 
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
-"""Photos a shard: the most work that a kill costs a process, at most some 6 MB; about 64 shards in smaller stores."""
+"""Photos per shard: the work that a process loses when it is killed, at most about 6 MB. A store of up to 16,384 photos
+has at most 64 shards."""
 SHARD_NAMES = ("faces-*.tar", "faces-*.json")
 SPLIT_SHARES = (0.70, 0.15, 0.15)
-"""Training, validation, test, as in the paper."""
+"""Shares of training, validation and test, as in the paper."""
 CACD_NAME = re.compile(r"^(?P<age>\d{1,3})_(?P<identity>.+)_(?P<number>\d+)$")
-"""CACD2000: age_name_number, e.g. 53_Robert_Duvall_0001."""
+"""File names of CACD2000: age_name_number, e.g. 53_Robert_Duvall_0001."""
 SMALLEST_FACE_PX = 40.0
-"""Longer side of the points' box below which a face is dropped: it would be blown up more than threefold."""
-BLURRED, PROFILE, COVERED, DARK = 2e-4, 0.72, 0.45, 0.12
-"""Variance of the crop's Laplacian; share of the nose's way to a side; share of visible skin; mean luminance."""
+"""Longer side of the points' bounding box below which a face is dropped: its crop would be enlarged over threefold."""
+BLURRED_BELOW = 2e-4
+"""Variance of the crop's Laplacian inside the face oval below which a face is flagged as blurred."""
+PROFILE_ABOVE = 0.72
+"""Position of the nose between the middle (0) and a side (1) of the oval above which a face is flagged as profile."""
+COVERED_BELOW = 0.45
+"""Share of visible skin inside the oval below which a face is flagged as covered."""
+DARK_BELOW = 0.12
+"""Mean of R, G and B inside the oval below which a face is flagged as dark."""
+LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 CONTACT_FACES, CONTACT_SIDE, CONTACT_COLUMNS = 48, 112, 8
 
 
 @dataclass(frozen=True)
 class PreparationSettings:
-    """What decides the content of a store; a store can only be continued with the same."""
+    """What decides the content of a store; a store can only be continued with the same settings.
+
+    Raises:
+        ConfigError: `split_by` is neither "identity" nor "random".
+    """
 
     split_by: str = "identity"
-    """"identity": all photos of a person fall into one split, or the network is tested on faces that it has seen;
-    "random": photo by photo, as the paper says."""
+    """"identity": all photos of a person are in one split, so that no network is tested on people that it was trained
+    on. "random": photo by photo, as in the paper."""
     seed: int = 0
+    """Decides which people or photos are in which split."""
     drop_flagged: bool = False
-    """Whether blurred, covered, dark and profile faces are left out, and not only flagged."""
+    """Leave out blurred, covered, dark and profile faces instead of only flagging them."""
 
     def __post_init__(self) -> None:
         if self.split_by not in ("identity", "random"):
-            raise ConfigError(f"split_by must be identity or random, got {self.split_by!r}.")
+            raise ConfigError(f"split_by={self.split_by!r} is unknown; use identity or random.")
 
 
 @dataclass(frozen=True)
-class PhotoFacts:
-    """What is known of a photo without looking at it."""
+class PhotoEntry:
+    """What is known about a photo before it is opened."""
 
     path: str
+    """Path of the file."""
     name: str
     """Path below the prepared folder."""
     identity: str
+    """Name or code of the person."""
     age: int | None
+    """Years; None if unknown."""
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A photo that is not in the store, and why."""
+class DroppedPhoto:
+    """A photo that is not in the store."""
 
     photo: str
+    """Path below the prepared folder."""
     reason: str
+    """Why it was left out."""
 
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """What became of the photos."""
+    """Counts of a finished store."""
 
     photos: int
+    """Photos in total."""
     kept: int
-    dropped: tuple[Dropped, ...]
+    """Faces in the store."""
+    dropped: tuple[DroppedPhoto, ...]
+    """Photos that are not in the store."""
     splits: dict[str, int]
+    """Faces per split."""
     flags: dict[str, int]
+    """Faces per flag; a face may have several."""
     photos_per_second: float
-    """Of this run; 0 if there was nothing left to do."""
+    """Speed of this run; 0 if there was nothing left to do."""
     processes: int
+    """Number of processes of this run."""
 
     def hours(self, *, photos: int, cores: int) -> float:
-        """Projected time for more photos on more cores, one process a core."""
+        """Projected hours for `photos` photos, one process per core; NaN without a measured speed."""
         rate = self.photos_per_second / self.processes * cores
         return photos / rate / 3600 if rate > 0 else float("nan")
 
@@ -131,17 +155,25 @@ class PreparationReport:
         return "\n".join(lines) + "\n"
 
 
-def photo_facts(root: Path, *, table: Path | None = None, skip: Path | None = None) -> list[PhotoFacts]:
-    """List the photos below a folder with identity and age; `skip` names a folder to leave out, that of the store.
+def list_photos(root: Path, *, table: Path | None = None, skip: Path | None = None) -> list[PhotoEntry]:
+    """List the photos below a folder with their identities and ages.
 
-    They come from `table` (a CSV with columns `file` and `identity` or `subject`, and optionally `age`), else from
-    CACD's names, else a subfolder is a person, else each photo is one. FormatError for an unusable table, ImageError
-    for a folder that is missing or empty.
+    Identity and age come from the table; for a photo that is not in it, from a file name of CACD2000; otherwise each
+    subfolder is one person, and each photo directly in the folder is another person. Ages are then unknown.
+
+    Args:
+        root: Folder of the photos, searched to any depth.
+        table: CSV with the columns `file` and `identity` (or `subject`), and optionally `age`.
+        skip: Folder to leave out, e.g. a store inside `root`.
+
+    Raises:
+        ImageError: The folder is missing or has no photos.
+        FormatError: The table cannot be used.
     """
     if not root.is_dir():
-        raise ImageError(f"{root} is not a folder; give the folder that holds the photos.")
+        raise ImageError(f"{root} is not a folder; give the folder of the photos.")
     known = _read_table(table) if table is not None else {}
-    facts = []
+    entries = []
     for path in find_photos([root], skip=skip):
         name = path.relative_to(root).as_posix()
         cacd = CACD_NAME.match(path.stem)
@@ -152,8 +184,8 @@ def photo_facts(root: Path, *, table: Path | None = None, skip: Path | None = No
         else:
             parent = Path(name).parent.as_posix()
             identity, age = (parent if parent != "." else path.stem), None
-        facts.append(PhotoFacts(str(path), name, identity, age))
-    return facts
+        entries.append(PhotoEntry(str(path), name, identity, age))
+    return entries
 
 
 def _read_table(path: Path) -> dict[str, tuple[str, int | None]]:
@@ -163,12 +195,14 @@ def _read_table(path: Path) -> dict[str, tuple[str, int | None]]:
         column = "identity" if rows and "identity" in rows[0] else "subject"
         return {row["file"]: (row[column], int(row["age"]) if row.get("age") else None) for row in rows}
     except (OSError, KeyError, ValueError) as error:
-        raise FormatError(f"{path}: a table needs the columns file and identity (or subject): {error}") from error
+        raise FormatError(
+            f"{path} cannot be used ({error}); give a CSV file with the columns file and identity (or subject)."
+        ) from error
 
 
-def split_of(facts: PhotoFacts, settings: PreparationSettings) -> Split:
-    """The split that a photo falls into: a function of the seed and its identity (or name) alone."""
-    subject = facts.identity if settings.split_by == "identity" else facts.name
+def assign_split(photo: PhotoEntry, settings: PreparationSettings) -> Split:
+    """The split of a photo: a function of the seed and its identity (or name) alone."""
+    subject = photo.identity if settings.split_by == "identity" else photo.name
     digest = _digest(f"{settings.seed}/{subject}")
     share = int.from_bytes(digest[:8], "big") / 2**64
     if share < SPLIT_SHARES[0]:
@@ -177,40 +211,59 @@ def split_of(facts: PhotoFacts, settings: PreparationSettings) -> Split:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()  # names of files need not be valid Unicode
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()  # file names may be invalid Unicode
 
 
 def prepare(
-    photos: Sequence[PhotoFacts],
+    photos: Sequence[PhotoEntry],
     store: Path,
     *,
     settings: PreparationSettings,
     processes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparationReport:
-    """Fill a store with the faces of photos; what an earlier run finished is kept.
+    """Fill a store with the faces of photos; finished shards of an earlier run are kept.
 
-    `progress` is told how many of how many photos are done. ConfigError where the store was begun with other photos
-    or settings, OutputError where it cannot be written, FormatError where a finished shard's rows are damaged.
+    Args:
+        photos: The photos, in the order of the store.
+        store: Folder of the store; made if it does not exist.
+        settings: Must equal those of an earlier run.
+        processes: Number of processes.
+        progress: Called with the number of finished photos and the total number.
+
+    Returns:
+        Counts and speed; the same is written to report.md and dropped.csv.
+
+    Raises:
+        ConfigError: The store was started with other photos or settings.
+        OutputError: The store cannot be written.
+        FormatError: The rows of a finished shard are damaged.
+
+    Example:
+        >>> photos = list_photos(Path("photos"))
+        >>> report = prepare(photos, Path("out/store"), settings=PreparationSettings(), processes=2)
+        >>> report.kept, report.splits
+        (3, {'train': 2, 'test': 1})
     """
     size = min(max(-(-len(photos) // SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
     shards = [photos[start : start + size] for start in range(0, len(photos), size)]
-    _begin(store, photos, settings)
+    _open_store(store, photos, settings)
     missing = [k for k in range(len(shards)) if not _shard_path(store, k, "json").exists()]
     done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
     at_start, start = done, time.perf_counter()
     processes = max(min(processes, len(missing)), 1)
-    with writing(store, advice="what is finished is kept, so make room and run the command again"):
+    with writing(store, advice="finished shards are kept, so free some space and run the command again"):
         calls = {k: (shards[k], store, k, settings) for k in missing}
-        for number in each_done(_make_shard, calls, processes=processes):
+        for number in run_calls(_make_shard, calls, processes=processes):
             done += len(shards[number])
             if progress is not None:
                 progress(done, len(photos))
         seconds = time.perf_counter() - start
-        return _finish(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
+        return _write_summary(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
 
 
-def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSettings) -> None:
+def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: PreparationSettings) -> None:
+    """Write the plan of a new store, or check that of an old one and remove leftovers of killed processes."""
     names = _digest("\n".join(f"{p.name}\t{p.identity}" for p in photos)).hex()
     plan = json.dumps({"settings": asdict(settings), "photos": names})
     path = store / "plan.json"
@@ -220,7 +273,7 @@ def _begin(store: Path, photos: Sequence[PhotoFacts], settings: PreparationSetti
             write_text(path, plan)
         if path.read_text(encoding="utf-8") != plan:
             raise ConfigError(
-                f"{store} was begun with other photos or settings; finish those, or choose another place."
+                f"{store} was started with other photos or settings; use the same ones, or choose another folder."
             )
         for names in SHARD_NAMES:
             remove_partial(store, names)
@@ -230,54 +283,56 @@ def _shard_path(store: Path, number: int, ending: str) -> Path:
     return store / f"faces-{number:06d}.{ending}"
 
 
-_perception: FaceDetector | None = None
+_detector: FaceDetector | None = None
 
 
-def _make_shard(photos: Sequence[PhotoFacts], store: Path, number: int, settings: PreparationSettings) -> None:
-    """Observe the photos of one shard and write its tar and its rows; runs in a worker process."""
+def _make_shard(photos: Sequence[PhotoEntry], store: Path, number: int, settings: PreparationSettings) -> None:
+    """Write the tar and the rows of one shard; runs in a worker process."""
     rows = write_whole(
         _shard_path(store, number, "tar"), lambda partial: _write_shard(photos, partial, number, settings)
     )
-    # The rows come last: a shard with rows is whole.
+    # The rows come last: a shard with rows is complete.
     write_text(_shard_path(store, number, "json"), rows)
 
 
-def _write_shard(photos: Sequence[PhotoFacts], path: Path, number: int, settings: PreparationSettings) -> str:
+def _write_shard(photos: Sequence[PhotoEntry], path: Path, number: int, settings: PreparationSettings) -> str:
     """Write the tar of a shard, and return its rows as JSON."""
-    global _perception  # noqa: PLW0603  (three networks, loaded once a process)
-    _perception = _perception or FaceDetector()
     shard = _shard_path(path.parent, number, "tar").name
     kept: list[StoredFace] = []
-    dropped: list[Dropped] = []
+    dropped: list[DroppedPhoto] = []
     with path.open("wb") as file:
-        for k, facts in enumerate(photos):
-            key = f"{number:06d}-{k:03d}"
-            try:
-                record, flags = _observe(_perception, read_photo(facts.path))
-            except MienError as error:
-                dropped.append(Dropped(facts.name, f"{type(error).__name__}: {error}"))
-                continue
+        for k, photo in enumerate(photos):
+            record, flags = _read_face(photo)
             if isinstance(record, str) or (flags and settings.drop_flagged):
-                dropped.append(Dropped(facts.name, record if isinstance(record, str) else ", ".join(flags)))
+                dropped.append(DroppedPhoto(photo.name, record if isinstance(record, str) else ", ".join(flags)))
                 continue
-            notes = {"photo": facts.name, "identity": facts.identity, "age": facts.age, "flags": list(flags)}
+            key, age = f"{number:06d}-{k:03d}", photo.age
+            notes = {"photo": photo.name, "identity": photo.identity, "age": age, "flags": list(flags)}
             data = encode_record(key, record, notes=notes)
-            row = StoredFace(
-                key, shard, file.tell(), len(data), facts.name, facts.identity, facts.age,
-                split_of(facts, settings), flags,
-            )  # fmt: skip
+            split = assign_split(photo, settings)
+            row = StoredFace(key, shard, file.tell(), len(data), photo.name, photo.identity, age, split, flags)
             file.write(data)
             kept.append(row)
         file.write(b"\0" * 1024)  # the end of a tar archive
     return json.dumps({"faces": [asdict(row) for row in kept], "dropped": [asdict(row) for row in dropped]})
 
 
-def _observe(perception: FaceDetector, photo: Photo) -> tuple[FaceRecord | str, tuple[str, ...]]:
-    """The most prominent face, or the reason why there is none, and its flags."""
-    found = perception.detect(photo.pixels, max_faces=1)
-    if not found:
+def _read_face(photo: PhotoEntry) -> tuple[FaceRecord | str, tuple[str, ...]]:
+    """The face of a photo and its flags, or the reason why there is none."""
+    global _detector  # noqa: PLW0603  (three networks, loaded once per process)
+    _detector = _detector or FaceDetector()
+    try:
+        return _detect_face(_detector, read_photo(photo.path))
+    except MienError as error:
+        return f"{type(error).__name__}: {error}", ()
+
+
+def _detect_face(detector: FaceDetector, photo: Photo) -> tuple[FaceRecord | str, tuple[str, ...]]:
+    """The most prominent face and its flags, or the reason why there is none."""
+    detections = detector.detect(photo.pixels, max_faces=1)
+    if not detections:
         return "no face", ()
-    face = found[0]
+    face = detections[0]
     points = torch.from_numpy(face.landmarks468_px[:, :2])
     if float((points.amax(0) - points.amin(0)).max()) < SMALLEST_FACE_PX:
         return "face too small", ()
@@ -300,37 +355,28 @@ def _observe(perception: FaceDetector, photo: Photo) -> tuple[FaceRecord | str, 
 
 
 def _flags(face: FaceDetection, record: FaceRecord, parts: FaceParts) -> tuple[str, ...]:
-    luminance = record.crop.mean(0)
+    """Names of the doubts about a face's quality."""
+    brightness = record.crop.mean(0)
     inside = parts.oval > 0.5
-    laplacian = torch.nn.functional.conv2d(
-        luminance[None, None], torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]]), padding=1
-    )[0, 0]
+    laplacian = torch.nn.functional.conv2d(brightness[None, None], torch.tensor([[LAPLACIAN]]), padding=1)[0, 0]
     right, left, nose = face.landmarks468_px[[*MEDIAPIPE_SIDES, MEDIAPIPE_NOSE_TIP], :2]
     across = left - right
     turned = abs(2 * float((nose - right) @ across / max(float(across @ across), 1e-6)) - 1)
     skin = float((parts.skin * inside).sum() / inside.sum().clamp(min=1))
     checks = {
-        "blurred": float(laplacian[inside].var()) < BLURRED,
-        "profile": turned > PROFILE,
-        "covered": skin < COVERED,
-        "dark": float(luminance[inside].mean()) < DARK,
+        "blurred": float(laplacian[inside].var()) < BLURRED_BELOW,
+        "profile": turned > PROFILE_ABOVE,
+        "covered": skin < COVERED_BELOW,
+        "dark": float(brightness[inside].mean()) < DARK_BELOW,
     }
     return tuple(name for name, holds in checks.items() if holds)
 
 
-def _finish(
+def _write_summary(
     store: Path, shards: int, settings: PreparationSettings, *, rate: float, processes: int
 ) -> PreparationReport:
-    kept: list[StoredFace] = []
-    dropped: list[Dropped] = []
-    for number in range(shards):
-        path = _shard_path(store, number, "json")
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            kept += [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in rows["faces"]]
-            dropped += [Dropped(**row) for row in rows["dropped"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path}: damaged ({error}); remove it and run the command again.") from error
+    """Write the index, report.md, dropped.csv and the contact sheet of a store whose shards are complete."""
+    kept, dropped = _read_rows(store, shards)
     write_whole(store / INDEX_FILE, lambda partial: write_index(str(partial), kept, settings=asdict(settings)))
     report = PreparationReport(
         photos=len(kept) + len(dropped),
@@ -349,16 +395,30 @@ def _finish(
     return report
 
 
+def _read_rows(store: Path, shards: int) -> tuple[list[StoredFace], list[DroppedPhoto]]:
+    kept: list[StoredFace] = []
+    dropped: list[DroppedPhoto] = []
+    for number in range(shards):
+        path = _shard_path(store, number, "json")
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            kept += [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in rows["faces"]]
+            dropped += [DroppedPhoto(**row) for row in rows["dropped"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{path} is damaged ({error}); remove it and run the command again.") from error
+    return kept, dropped
+
+
 def contact_sheet(store: FaceStore) -> UInt8[np.ndarray, "H W 3"]:
-    """Faces evenly spread over a store with their points; what is not skin is dimmed."""
+    """Up to 48 faces, evenly spread over a store, with their 68 landmarks; pixels that are not skin are dimmed."""
     chosen = np.unique(np.linspace(0, len(store) - 1, min(CONTACT_FACES, len(store))).round().astype(int))
-    pictures = []
+    images = []
     for number in chosen:
         record = store[int(number)]
         shown = record.crop * (0.45 + 0.55 * record.mask)
-        picture = Image.fromarray(to_uint8(shown.permute(1, 2, 0)))
-        draw = ImageDraw.Draw(picture)
+        image = Image.fromarray(to_uint8(shown.permute(1, 2, 0)))
+        draw = ImageDraw.Draw(image)
         for x, y in record.landmarks68_px.tolist():
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(80, 255, 120))
-        pictures.append(np.asarray(picture.resize((CONTACT_SIDE, CONTACT_SIDE), Image.Resampling.LANCZOS)))
-    return grid(in_rows(pictures, CONTACT_COLUMNS), SheetLayout(), columns=CONTACT_COLUMNS)
+        images.append(np.asarray(image.resize((CONTACT_SIDE, CONTACT_SIDE), Image.Resampling.LANCZOS)))
+    return grid(in_rows(images, CONTACT_COLUMNS), SheetLayout(), columns=CONTACT_COLUMNS)

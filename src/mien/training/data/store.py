@@ -1,11 +1,11 @@
-"""Packed face crops on disk or in object storage: tar shards that WebDataset can stream, with an index for any order.
+"""Face crops packed in tar shards, on disk or in object storage, with an index for random access.
 
-    STORE/index.json          format, settings, and for every face: shard, byte range, identity, age, split, flags
+    STORE/index.json          format, settings, and per face: shard, byte range, identity, age, split, flags
     STORE/faces-000012.tar    KEY.jpg (crop with margin), KEY.mask.png (skin), KEY.points.npy (68, then 468 points),
                               KEY.json (camera, names)
 
-A face's members lie side by side, so one ranged read fetches it. Random access makes the order of training a pure
-function of seed and step, which WebDataset's streaming cannot give; the shards remain readable by it.
+The members of a face are adjacent, so one ranged read fetches the face. Random access makes the order of training a
+pure function of seed and step, which WebDataset's streaming cannot do; WebDataset can still read the shards.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from typing import Literal, cast
 import fsspec
 import numpy as np
 import torch
-from PIL import Image
 
 from mien.errors import BackendUnavailable, FormatError
-from mien.io.pixels import to_uint8
+from mien.training.data.images import decode_image, encode_image
 from mien.typing import Float, Tensor
 
 FORMAT = "mien-store-1"
@@ -32,7 +31,7 @@ INDEX_FILE = "index.json"
 STORE_SIZE = 280
 """Side of the stored crops, pixels."""
 STORE_MARGIN = 1.25
-"""Their side in sides of a face crop: room to move and turn, and 224 pixels for the face crop itself."""
+"""Their side in sides of a face crop: room to shift and turn the crop; the face crop itself has 224 pixels."""
 Split = Literal["train", "validation", "test"]
 
 
@@ -41,39 +40,58 @@ class StoredFace:
     """One row of the index."""
 
     key: str
+    """Name of its members in the shard, before the suffix."""
     shard: str
+    """File name of the shard."""
     offset: int
+    """First byte of its members in the shard."""
     length: int
-    """The byte range of its members in the shard."""
+    """Bytes of its members together."""
     photo: str
-    """Path of the photo below the folder that was prepared."""
+    """Path of the photo below the prepared folder."""
     identity: str
+    """Name or code of the person."""
     age: int | None
+    """Years; None if unknown."""
     split: Split
+    """The part of the data that it belongs to."""
     flags: tuple[str, ...]
+    """Doubts about its quality: blurred, profile, covered, dark."""
 
 
 @dataclass(frozen=True)
 class FaceRecord:
-    """What the store holds of one face; points and camera in pixels of the crop."""
+    """One face as the store holds it; points and camera are in pixels of the crop."""
 
     crop: Float[Tensor, "3 S S"]
+    """RGB in [0, 1]: the face crop with its margin (`STORE_MARGIN`)."""
     mask: Float[Tensor, "S S"]
+    """Confidence that a pixel shows the face's skin, 0 to 1."""
     landmarks68_px: Float[Tensor, "68 2"]
+    """The 68 landmarks as detected."""
     landmarks468_px: Float[Tensor, "468 2"]
+    """The 468 points as detected."""
     focal_px: float
+    """Focal length in pixels of the crop."""
     centre_px: tuple[float, float]
+    """Principal point of the photo in pixels of the crop; usually outside it."""
     exposure: float
-    """How bright the photo is as a whole, see `FitTargets`."""
+    """Brightness of the whole photo, see `FitTargets`."""
 
 
 def encode_record(key: str, record: FaceRecord, *, notes: dict[str, object]) -> bytes:
-    """The tar members of one face, without the archive's end; `notes` join its JSON."""
+    """The tar members of one face, without the end of an archive.
+
+    Args:
+        key: Name of the members, before their suffixes.
+        record: The face.
+        notes: Further entries of its JSON member.
+    """
     points = torch.cat([record.landmarks68_px, record.landmarks468_px]).numpy().astype(np.float32)
     camera = {"focal_px": record.focal_px, "centre_px": list(record.centre_px), "exposure": record.exposure}
     members = {
-        f"{key}.jpg": _picture_bytes(record.crop.permute(1, 2, 0), "JPEG", quality=92),
-        f"{key}.mask.png": _picture_bytes(record.mask, "PNG"),
+        f"{key}.jpg": encode_image(record.crop.permute(1, 2, 0), "JPEG", quality=92),
+        f"{key}.mask.png": encode_image(record.mask, "PNG"),
         f"{key}.points.npy": _array_bytes(points),
         f"{key}.json": json.dumps({**camera, **notes}).encode(),
     }
@@ -88,7 +106,11 @@ def encode_record(key: str, record: FaceRecord, *, notes: dict[str, object]) -> 
 
 
 def decode_record(data: bytes) -> FaceRecord:
-    """The face that `encode_record` wrote; FormatError for anything else."""
+    """The face that `encode_record` wrote.
+
+    Raises:
+        FormatError: The bytes are anything else.
+    """
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             parts = {
@@ -98,8 +120,8 @@ def decode_record(data: bytes) -> FaceRecord:
         points = torch.from_numpy(np.load(io.BytesIO(parts["points.npy"]), allow_pickle=False))
         camera = json.loads(parts["json"])
         return FaceRecord(
-            crop=_pixels(parts["jpg"]).permute(2, 0, 1),
-            mask=_pixels(parts["mask.png"]),
+            crop=decode_image(parts["jpg"]).permute(2, 0, 1),
+            mask=decode_image(parts["mask.png"]),
             landmarks68_px=points[:68],
             landmarks468_px=points[68:],
             focal_px=float(camera["focal_px"]),
@@ -110,35 +132,44 @@ def decode_record(data: bytes) -> FaceRecord:
         raise FormatError(f"a record of the store is damaged ({error}); prepare the photos again.") from error
 
 
-def _picture_bytes(picture: Float[Tensor, "H W *C"], kind: str, **options: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(to_uint8(picture)).save(stream, kind, **options)
-    return stream.getvalue()
-
-
 def _array_bytes(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
 
 
-def _pixels(data: bytes) -> Float[Tensor, "H W *C"]:
-    with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
-        return torch.from_numpy(np.array(image)).float() / 255
-
-
 def write_index(path: str, faces: Sequence[StoredFace], *, settings: dict[str, object]) -> None:
-    """Write a store's index."""
+    """Write the index of a store.
+
+    Args:
+        path: A path or any address that fsspec can write to.
+        faces: The rows, in the order of the store.
+        settings: What the store was prepared with, kept for readers.
+    """
     rows = [asdict(face) for face in faces]
     with fsspec.open(path, "wt", encoding="utf-8") as file:
         json.dump({"format": FORMAT, "settings": settings, "faces": rows}, cast(io.TextIOBase, file))
 
 
 class FaceStore:
-    """The faces of one split of a store, at a path or any address that fsspec understands (s3://, gs://, https://).
+    """The faces of a store, or of one of its splits; `store[k]` reads one face.
 
-    `fingerprint` is a hash of what the index says. FormatError for a place without an index, or with a damaged one;
-    BackendUnavailable where fsspec lacks the package of such an address.
+    Args:
+        address: A folder, or any address that fsspec can read (s3://, gs://, https://).
+        split: The split to read; None reads all faces.
+
+    Attributes:
+        faces: The rows of the index.
+        fingerprint: SHA-256 of the index, by which a resumed run recognises its data.
+
+    Raises:
+        FormatError: The address has no index, or a damaged one.
+        BackendUnavailable: The package that fsspec needs for this address is not installed.
+
+    Example:
+        >>> store = FaceStore("out/store", split="train")
+        >>> store[0].crop.shape, store.faces[0].identity
+        (torch.Size([3, 280, 280]), 'Eileen_Collins')
     """
 
     def __init__(self, address: str, *, split: Split | None = None) -> None:
@@ -149,7 +180,7 @@ class FaceStore:
             content = json.loads(text)
             self.fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             if content["format"] != FORMAT:
-                raise FormatError(f"{address} says format {content['format']!r}; this version reads {FORMAT!r}.")
+                raise FormatError(f"{address} has format {content['format']!r}; this version of mien reads {FORMAT!r}.")
             rows = [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in content["faces"]]
         except ImportError as error:
             raise BackendUnavailable(f"{address} cannot be opened: {error}") from error
@@ -163,7 +194,11 @@ class FaceStore:
         return len(self.faces)
 
     def __getitem__(self, number: int) -> FaceRecord:
-        """Read one face; FormatError where it is damaged or missing."""
+        """Read one face.
+
+        Raises:
+            FormatError: The face is damaged or its shard cannot be read.
+        """
         row = self.faces[number]
         address = f"{self.address}/{row.shard}"
         try:

@@ -1,4 +1,4 @@
-"""Work that is independent call by call, in processes of their own."""
+"""Runs independent calls in several processes."""
 
 from __future__ import annotations
 
@@ -17,36 +17,46 @@ from mien.errors import OutputError
 K = TypeVar("K")
 
 
-def each_done(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *, processes: int) -> Iterator[K]:
-    """Call `work` with each tuple of arguments and name each call when it is done; one process works in this one.
+def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *, processes: int) -> Iterator[K]:
+    """Call `work` once per entry of `calls` and yield the key of each call when it is finished.
 
-    A call has one thread, so that its sums are the same in any process. What a call raises comes out when those that
-    run beside it are done; no other is begun then, nor where the caller stops.
-    OutputError where the system killed a process.
+    Every call has one torch thread, so that its sums are the same in any process. After an error, or when the caller
+    stops iterating, running calls finish and no further call starts.
+
+    Args:
+        work: A function that can be pickled.
+        calls: The arguments of each call, by a key of the caller's choice.
+        processes: Number of processes; 1 runs the calls in this process.
+
+    Yields:
+        The keys, in the order in which the calls finish.
+
+    Raises:
+        OutputError: The system killed a process. Errors of `work` are raised unchanged.
     """
     if processes == 1 or len(calls) < 2:
-        for name, arguments in calls.items():
+        for key, arguments in calls.items():
             with _one_thread():
                 work(*arguments)
-            yield name
+            yield key
         return
     # Fresh processes: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        left = iter(calls.items())
+        waiting = iter(calls.items())
         try:
-            running = {pool.submit(work, *arguments): name for name, arguments in islice(left, processes)}
+            running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    name = running.pop(future)
+                    key = running.pop(future)
                     future.result()
-                    running |= {pool.submit(work, *arguments): other for other, arguments in islice(left, 1)}
-                    yield name
+                    running |= {pool.submit(work, *arguments): other for other, arguments in islice(waiting, 1)}
+                    yield key
         except BrokenProcessPool as error:
             raise OutputError(
-                "a working process was killed, as the system does where memory runs out; what is finished is kept, so "
-                "run the command again with fewer --processes."
+                "the system killed a worker process, probably because memory ran out; finished work is kept, so run "
+                "the command again with fewer --processes."
             ) from error
 
 

@@ -1,9 +1,9 @@
-"""An endless stream of drawn faces with everything known about them.
+"""An endless stream of synthetic faces with ground truth.
 
-    seed, number ──► coefficients, camera ── renderer ──► face ── imaging ──► hair, clothes, covers, camera, JPEG
+    seed, number ──► coefficients, camera ── renderer ──► face ──► background, body, occluders ──► camera simulation
 
-A face is a function of the stream's seed and its own number: no matter in which batch, process or run it is drawn, it
-is the same face. So a run can be resumed, and divided over processes, exactly.
+A face is a function of the stream's seed and its number: in any batch, process or run it is the same face. Therefore a
+run can be resumed, and divided over processes, exactly.
 """
 
 from __future__ import annotations
@@ -19,14 +19,26 @@ from mien.perception.facemesh import MESH_SIZE
 from mien.rendering import VertexDetail, render
 from mien.training.data.batch import FaceBatch
 from mien.training.synthetic.population import Population, SkinBank
-from mien.training.synthetic.scene_cache import SceneCache, composed
+from mien.training.synthetic.scene_cache import SceneCache, compose_batch
 
 
 class SyntheticFaces:
-    """Draws faces of a model in square crops of `size` pixels; `skins` dress some of them in real colours.
+    """Renders faces of a model, with colours per vertex.
 
-    With a `pool` there are only so many faces, and with `mesh` their points are found, see `Studio`. The network looks
-    at faces in its own size, so that smaller ones are drawn in that and shrunk.
+    Args:
+        model: The face model.
+        size: Side of the crops, pixels.
+        seed: Decides all faces of the stream.
+        skins: Real skin colours for most of the faces.
+        pool: Number of different scenes, kept in memory (`SceneCache`); 0 makes every face a new scene.
+        jitter: Multiplies the random shift and size of the crops.
+        mesh: Network that detects `detected_px`; without it they equal `gt_px`. It runs at its own input size, so that
+            smaller crops are rendered at that size and then reduced.
+
+    Example:
+        >>> batch = SyntheticFaces(load_model(), size=112, seed=1).batch(range(8))
+        >>> batch.images.shape, batch.gt.identity.shape[0]
+        (torch.Size([8, 3, 112, 112]), 8)
     """
 
     def __init__(
@@ -41,25 +53,25 @@ class SyntheticFaces:
         mesh: FaceMesh | None = None,
     ) -> None:
         self.model, self.size, self.seed = model, size, seed
-        drawn_size = size if mesh is None else max(size, MESH_SIZE)
-        self._population = Population(model, size=drawn_size, skins=skins, jitter=jitter)
-        self._studio = SceneCache(self.draw, size=size, seed=seed, pool=pool, mesh=mesh)
+        render_size = size if mesh is None else max(size, MESH_SIZE)
+        self._population = Population(model, size=render_size, skins=skins, jitter=jitter)
+        self._scenes = SceneCache(self.render, size=size, seed=seed, pool=pool, mesh=mesh)
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
-        """The faces with these numbers, as some camera shows them."""
-        return self._studio.batch(numbers)
+        """The faces with these numbers, as simulated cameras show them."""
+        return self._scenes.batch(numbers)
 
     @torch.no_grad()
-    def draw(self, numbers: Sequence[int]) -> FaceBatch:
-        """The faces with these numbers and what is around and before them, as drawn: not yet photographed or shrunk."""
-        sample_faces = self._population.sample_faces([np.random.default_rng((self.seed, number)) for number in numbers])
-        detail = VertexDetail(None, albedo_offset=sample_faces.offset)
-        drawn = render(self.model, sample_faces.coefficients, sample_faces.camera, detail=detail)
-        return composed(
+    def render(self, numbers: Sequence[int]) -> FaceBatch:
+        """The scenes with these numbers at their rendered size, before the camera simulation."""
+        samples = self._population.sample_faces([np.random.default_rng((self.seed, number)) for number in numbers])
+        detail = VertexDetail(None, albedo_offset=samples.albedo_offset)
+        rendered = render(self.model, samples.coefficients, samples.camera, detail=detail)
+        return compose_batch(
             self.model,
-            sample_faces,
-            vertices_camera=drawn.surface.vertices_camera,
-            images=drawn.image,
-            coverage=drawn.coverage,
+            samples,
+            vertices_camera=rendered.surface.vertices_camera,
+            images=rendered.image,
+            coverage=rendered.coverage,
             names=tuple(f"synthetic-{self.seed}-{number}" for number in numbers),
         )

@@ -1,4 +1,4 @@
-"""The people, poses, lights and cameras that drawn faces are made of."""
+"""Samples the people, poses, lights and cameras of synthetic faces."""
 
 from __future__ import annotations
 
@@ -19,136 +19,185 @@ from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import IBUG_CHIN, IBUG_NOSE_BASE
 from mien.networks.weights_file import check_model
 from mien.perception.crops import FACE_CROP_SCALE
-from mien.training.data.augment import hair_colour
+from mien.training.data.augment import sample_hair_colour
+from mien.training.synthetic.disk_names import SKIN_TENSORS, SKINS_FORMAT
 from mien.typing import Float, Tensor
 
-DETAIL_WAVES = 12
-"""Plane waves that make the unevenness of a skin."""
+UNEVENNESS_WAVES = 12
+"""Number of plane waves whose sum is the unevenness of a skin's colour."""
 SKIN_SHARE = 0.8
-"""How often a face wears the colours of a real skin, where there are some."""
-JITTER = (0.02, 0.02, 0.03)
-"""Standard deviations of a crop's place, in its sides, and of its size."""
+"""Share of the faces with the skin colours of a real person, if a skin bank is given."""
+CROP_JITTER_STD = (0.02, 0.02, 0.03)
+"""Standard deviations of a crop's x and y position, in its sides, and of its relative size."""
 NEUTRAL_SHARE = 0.25
-DIRECTED = 0.5
-"""What a directed light leaves of the share of the surroundings."""
-SKINS_FORMAT = "mien-skins-1"
+"""Share of the faces with a nearly neutral expression."""
+DIRECTIONAL_AMBIENT = 0.5
+"""Factor on the ambient share of the light in directional lighting."""
+SMILE = {"mouthSmile": (0.3, 1.0), "cheekSquint": (0.0, 0.7), "jawOpen": (0.0, 0.3), "mouthUpperUp": (0.0, 0.4)}
+"""Blendshapes of a smile for the camera, and their ranges of strength: most photos on the web show a smile."""
+SMILE_SHARE = 0.35
+"""Share of smiles among the faces that are not nearly neutral."""
 
 
 @dataclass(frozen=True)
 class SkinBank:
-    """Colours of real faces: coefficients of the albedo model, and what it lacks at each vertex."""
+    """Skin colours of real faces, as the albedo model plus an offset per vertex."""
 
     albedo: Float[Tensor, "B A"]
-    offset: Float[Tensor, "B V 3"]
+    """Coefficients of the albedo model."""
+    albedo_offset: Float[Tensor, "B V 3"]
+    """The part of the colours that the albedo model cannot represent."""
 
     def save(self, path: Path, model: MorphableModel) -> None:
-        """Write a safetensors file; offsets in float16."""
-        tensors = {"albedo": self.albedo.contiguous(), "offset": self.offset.half().contiguous()}
+        """Write a safetensors file; offsets are stored in float16.
+
+        Args:
+            path: The file.
+            model: The face model that the skins belong to.
+        """
+        tensors = {"albedo": self.albedo.contiguous(), "offset": self.albedo_offset.half().contiguous()}
         save_file(tensors, path, metadata={"format": SKINS_FORMAT, "model_hash": model.fingerprint})
 
     @classmethod
     def load(cls, path: Path, model: MorphableModel) -> SkinBank:
-        """Read what `save` wrote; FormatError for other files, ModelMismatch for another face model."""
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+            model: The face model that the skins must belong to.
+
+        Raises:
+            FormatError: The file is of another format or damaged.
+            ModelMismatch: The skins belong to another face model.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != SKINS_FORMAT:
-                    raise FormatError(f"{path} is not a file of `mien data skins`.")
+                    raise FormatError(f"{path} is not a file of `mien data skins`; make one from a store of photos.")
                 check_model(model, metadata["model_hash"], whose=str(path))
-                return cls(file.get_tensor("albedo"), file.get_tensor("offset"))
+                return cls(*(file.get_tensor(name) for name in SKIN_TENSORS))
         except (SafetensorError, OSError, KeyError) as error:
             raise FormatError(f"{path} is not a readable file of `mien data skins`: {error}") from error
 
 
 @dataclass(frozen=True)
-class View:
+class ViewDistribution:
     """How faces are turned and lit."""
 
-    yaw: float = 0.38
-    """Standard deviation in radians."""
-    largest_yaw: float = 1.1
-    directed_share: float = 0.0
-    """How often the surroundings hardly add to the lights, so that relief shows."""
+    yaw_std_rad: float = 0.38
+    """Standard deviation of the yaw."""
+    max_yaw_rad: float = 1.1
+    """Larger yaws are clipped to this value."""
+    directional_share: float = 0.0
+    """Share of the faces with little ambient light, so that their relief shows."""
 
 
 @dataclass(frozen=True)
 class FaceSamples:
-    """People before cameras, not yet drawn."""
+    """Sampled faces in front of cameras, before rendering."""
 
     coefficients: FaceCoefficients
+    """Identity, expression, albedo, light and pose."""
     camera: Camera
-    offset: Float[Tensor, "B V 3"]
-    """Colours that their albedo lacks at each vertex."""
+    """The camera of each face's crop."""
+    albedo_offset: Float[Tensor, "B V 3"]
+    """Colours per vertex that are added to the albedo model."""
     rngs: tuple[np.random.Generator, ...]
-    """What each of them is drawn with from here on."""
+    """One generator per face, for everything that is sampled after this."""
 
 
 class Population:
-    """Draws people of a model before cameras with crops of `size` pixels; `skins` dress some in real colours."""
+    """Samples faces of a model and cameras that see them in square crops.
+
+    Args:
+        model: The face model.
+        size: Side of the crops, pixels.
+        skins: Real skin colours; None uses the albedo model alone.
+        jitter: Multiplies the random shift and size of the crops.
+        view: How faces are turned and lit.
+    """
 
     def __init__(
-        self, model: MorphableModel, *, size: int, skins: SkinBank | None, jitter: float, view: View | None = None
+        self,
+        model: MorphableModel,
+        *,
+        size: int,
+        skins: SkinBank | None,
+        jitter: float,
+        view: ViewDistribution | None = None,
     ) -> None:
-        self.model, self.size, self.skins, self.jitter, self.view = model, size, skins, jitter, view or View()
+        self.model, self.size, self.skins, self.jitter = model, size, skins, jitter
+        self.view = view or ViewDistribution()
         self._pairs = _expression_pairs(model.expression_names)
         extent = model.mean.amax(0) - model.mean.amin(0)
         self._unit_mean = (model.mean - model.mean.mean(0)) / extent.max()
         self._beard = _beard_region(model)
 
     def sample_faces(self, rngs: Sequence[np.random.Generator]) -> FaceSamples:
-        """One person for each generator."""
-        parts = [self._sample(rng) for rng in rngs]
-        coefficients = FaceCoefficients.join([part[0] for part in parts])
-        offset = torch.cat([part[1] for part in parts])
+        """One face per generator."""
+        faces = [self._sample_face(rng) for rng in rngs]
+        coefficients = FaceCoefficients.join([face for face, _ in faces])
+        offset = torch.cat([offset for _, offset in faces])
         return FaceSamples(coefficients, self._cameras(coefficients, rngs), offset, tuple(rngs))
 
-    def _sample(self, rng: np.random.Generator) -> tuple[FaceCoefficients, Float[Tensor, "1 V 3"]]:
-        """One face of the population with its pose and light, and the colours its model lacks."""
-        view = self.view
-        identity_count, expression_count, albedo_count = self.model.counts
+    def _sample_face(self, rng: np.random.Generator) -> tuple[FaceCoefficients, Float[Tensor, "1 V 3"]]:
+        """The coefficients of one face, and its albedo offset."""
+        identity_count, expression_count, _ = self.model.counts
         identity = _normal(rng, identity_count) * rng.uniform(0.7, 1.3)
-        albedo, offset = _normal(rng, albedo_count), self._unevenness(rng)
-        if self.skins is not None and rng.random() < SKIN_SHARE:
-            chosen = int(rng.integers(len(self.skins.albedo)))
-            worn = self.skins.offset[chosen].float()
-            worn = worn[self.model.mirror] if rng.random() < 0.5 else worn
-            albedo, offset = self.skins.albedo[chosen] + 0.3 * albedo, worn + 0.3 * offset
-        strengths = _expression(rng, expression_count, self._pairs, self.model.expression_names)
-        rotation = rng.normal(0, (0.2, view.yaw, 0.15)).clip(
-            (-0.6, -view.largest_yaw, -0.5), (0.6, view.largest_yaw, 0.5)
+        albedo, offset = self._sample_skin(rng)
+        strengths = _sample_expression(rng, expression_count, self._pairs, self.model.expression_names)
+        pose = self._sample_pose(rng)
+        lighting = _sample_lighting(rng, self.view)
+        return FaceCoefficients(identity[None], strengths[None], albedo[None], lighting, pose), offset[None]
+
+    def _sample_skin(self, rng: np.random.Generator) -> tuple[Float[Tensor, "A"], Float[Tensor, "V 3"]]:
+        albedo, offset = _normal(rng, self.model.counts[2]), self._sample_unevenness(rng)
+        if self.skins is None or rng.random() >= SKIN_SHARE:
+            return albedo, offset
+        chosen = int(rng.integers(len(self.skins.albedo)))
+        real = self.skins.albedo_offset[chosen].float()
+        real = real[self.model.mirror] if rng.random() < 0.5 else real
+        return self.skins.albedo[chosen] + 0.3 * albedo, real + 0.3 * offset
+
+    def _sample_pose(self, rng: np.random.Generator) -> Pose:
+        """A head 0.3 to 3 m from the camera, up to 0.2 rad off its axis; pitch, yaw and roll are clipped normals."""
+        view = self.view
+        rotation = rng.normal(0, (0.2, view.yaw_std_rad, 0.15)).clip(
+            (-0.6, -view.max_yaw_rad, -0.5), (0.6, view.max_yaw_rad, 0.5)
         )
         distance = math.exp(rng.uniform(math.log(0.3), math.log(3.0)))
         off_axis = np.tan(rng.uniform(-0.2, 0.2, 2)) * distance
-        pose = Pose(
+        return Pose(
             rotation=torch.from_numpy(rotation.astype(np.float32))[None],
             translation=torch.tensor([[off_axis[0], off_axis[1], distance]], dtype=torch.float32),
             scale=torch.ones(1),
         )
-        face = FaceCoefficients(identity[None], strengths[None], albedo[None], _light(rng, view), pose)
-        return face, offset[None]
 
-    def _unevenness(self, rng: np.random.Generator) -> Float[Tensor, "V 3"]:
-        """Blotches, a beard's shadow, made-up lips and brows: colour that the albedo model does not have."""
-        waves = torch.from_numpy((rng.normal(size=(DETAIL_WAVES, 3)) * rng.uniform(8, 60, (DETAIL_WAVES, 1))).T)
-        phases = torch.from_numpy(rng.uniform(0, 2 * np.pi, DETAIL_WAVES))
-        tints = torch.from_numpy(rng.normal(0.6, 0.4, (DETAIL_WAVES, 3)) * rng.normal(0, 0.006, (DETAIL_WAVES, 1)))
+    def _sample_unevenness(self, rng: np.random.Generator) -> Float[Tensor, "V 3"]:
+        """Blotches, a beard's shadow, coloured lips and brows: colours that the albedo model does not have."""
+        waves = torch.from_numpy((rng.normal(size=(UNEVENNESS_WAVES, 3)) * rng.uniform(8, 60, (UNEVENNESS_WAVES, 1))).T)
+        phases = torch.from_numpy(rng.uniform(0, 2 * np.pi, UNEVENNESS_WAVES))
+        tints = torch.from_numpy(
+            rng.normal(0.6, 0.4, (UNEVENNESS_WAVES, 3)) * rng.normal(0, 0.006, (UNEVENNESS_WAVES, 1))
+        )
         offset = torch.cos(self._unit_mean @ waves.float() + phases.float()) @ tints.float()
         masks = self.model.masks
         for part in (masks.lips, masks.brows):
             offset += part[:, None] * torch.from_numpy(rng.normal(0, 0.06, 3).astype(np.float32))
         if rng.random() < 0.25:
-            dark = hair_colour(rng)[:, 0, 0] - self.model.albedo_mean
+            dark = sample_hair_colour(rng)[:, 0, 0] - self.model.albedo_mean
             offset += self._beard[:, None] * dark * rng.uniform(0.2, 0.9)
         return offset
 
     def _cameras(self, coefficients: FaceCoefficients, rngs: Sequence[np.random.Generator]) -> Camera:
-        """Cameras whose crops hold the faces as `face_crop` would cut them, up to the error of found landmarks."""
+        """Cameras whose crops hold the faces as `face_crop` would cut them, up to the error of detected landmarks."""
         vertices = self.model.vertices(coefficients.identity, coefficients.expression)
         points = coefficients.pose.to_camera(self.model.mediapipe_points(vertices))
         flat = points[..., :2] / points[..., 2:]
         low, high = flat.amin(1), flat.amax(1)
-        spread = self.jitter * np.array(JITTER)
-        jitter = torch.from_numpy(np.stack([rng.normal(0, 1, 3) * spread for rng in rngs]).astype(np.float32))
+        std = self.jitter * np.array(CROP_JITTER_STD)
+        jitter = torch.from_numpy(np.stack([rng.normal(0, 1, 3) * std for rng in rngs]).astype(np.float32))
         side = (high - low).amax(-1) * FACE_CROP_SCALE * (1 + jitter[:, 2])
         middle = (low + high) / 2 + jitter[:, :2] * side[:, None]
         focal = self.size / side
@@ -160,7 +209,7 @@ def _normal(rng: np.random.Generator, count: int) -> Float[Tensor, "N"]:
 
 
 def _expression_pairs(names: Sequence[str]) -> list[list[int]]:
-    """The actions, each left one together with its right twin."""
+    """Indices of the blendshapes, each left one together with its right twin."""
     groups: dict[str, list[int]] = {}
     for k, name in enumerate(names):
         groups.setdefault(name.replace("Left", "*").replace("Right", "*") if _is_sided(name) else name, []).append(k)
@@ -168,18 +217,15 @@ def _expression_pairs(names: Sequence[str]) -> list[list[int]]:
 
 
 def _is_sided(name: str) -> bool:
-    # jawLeft and mouthLeft are movements to a side, not twins of one muscle.
+    """Whether a blendshape has a twin on the other side of the face."""
+    # jawLeft and mouthLeft are movements to a side, not one of two muscles.
     return name.endswith(("Left", "Right")) and name not in ("jawLeft", "jawRight", "mouthLeft", "mouthRight")
 
 
-SMILE = {"mouthSmile": (0.3, 1.0), "cheekSquint": (0.0, 0.7), "jawOpen": (0.0, 0.3), "mouthUpperUp": (0.0, 0.4)}
-"""Actions that a photographed smile is made of, and their strengths: most photos on the web show one."""
-SMILE_SHARE = 0.35
-
-
-def _expression(
+def _sample_expression(
     rng: np.random.Generator, count: int, pairs: Sequence[Sequence[int]], names: Sequence[str]
 ) -> Float[Tensor, "E"]:
+    """Strengths of a few blendshapes, similar on both sides; a quarter of the faces is nearly neutral."""
     strengths = np.zeros(count, np.float32)
     if rng.random() < NEUTRAL_SHARE:
         active = rng.random(len(pairs)) < 0.1
@@ -192,35 +238,35 @@ def _expression(
             level = rng.beta(1.2, 2.0) * size
             strengths[list(group)] = (level * rng.uniform(0.7, 1.0, len(group))).astype(np.float32)
     if size > NEUTRAL_SHARE and rng.random() < SMILE_SHARE:
-        for action, (low, high) in SMILE.items():
+        for blendshape, (low, high) in SMILE.items():
             level = rng.uniform(low, high)
             for k, name in enumerate(names):
-                if name.startswith(action):
+                if name.startswith(blendshape):
                     strengths[k] = level
     return torch.from_numpy(strengths.clip(0, 1))
 
 
-def _light(rng: np.random.Generator, view: View) -> Float[Tensor, "1 9 3"]:
-    """One or two distant lights and what the surroundings throw back, at a photo's usual exposure."""
-    share = rng.uniform(0.2, 0.9)  # of the surroundings
-    if view.directed_share > 0 and rng.random() < view.directed_share:
-        share *= DIRECTED
+def _sample_lighting(rng: np.random.Generator, view: ViewDistribution) -> Float[Tensor, "1 9 3"]:
+    """Ambient light and one or two distant lights, with the usual exposure of a photo."""
+    ambient = rng.uniform(0.2, 0.9)
+    if view.directional_share > 0 and rng.random() < view.directional_share:
+        ambient *= DIRECTIONAL_AMBIENT
     lighting = torch.zeros(1, 9, 3)
-    lighting[:, 0] = share
-    for strength in (1 - share, rng.uniform(0, 0.4) * (rng.random() < 0.4)):
+    lighting[:, 0] = ambient
+    for strength in (1 - ambient, rng.uniform(0, 0.4) * (rng.random() < 0.4)):
         direction = rng.normal(size=3) * (1.0, 0.6, 0.5) + (0.0, 0.5, 0.8)
         direction = torch.from_numpy((direction / np.linalg.norm(direction)).astype(np.float32))[None]
         colour = torch.from_numpy(rng.normal(1, 0.06, 3).astype(np.float32))[None]
-        # A clamped cosine is 0.6 on average over what of a face the light reaches.
+        # A clamped cosine is 0.6 on average over the lit part of a face.
         lighting = lighting + directional_lighting(direction, colour * (strength / 0.6))
-    level = math.exp(rng.normal(math.log(0.9), 0.2))
-    return lighting * level
+    exposure = math.exp(rng.normal(math.log(0.9), 0.2))
+    return lighting * exposure
 
 
 def _beard_region(model: MorphableModel) -> Float[Tensor, "V"]:
     """Where a beard grows: skin below the nose, without lips, fading into the cheeks."""
     nose_base, chin = model.mean[model.landmarks68[[IBUG_NOSE_BASE, IBUG_CHIN]]]
-    reach = (nose_base[1] - chin[1]).clamp(min=1e-3)
+    height = (nose_base[1] - chin[1]).clamp(min=1e-3)
     masks = model.masks
-    below = ((nose_base[1] - model.mean[:, 1]) / (0.2 * reach)).clamp(0, 1)
+    below = ((nose_base[1] - model.mean[:, 1]) / (0.2 * height)).clamp(0, 1)
     return below * (1 - masks.lips) * (1 - masks.mouth) * (1 - masks.neck)

@@ -1,7 +1,7 @@
-"""Colours of photographed faces, taken off them for drawn ones to wear.
+"""Collects the skin colours of photo faces, for synthetic faces to use.
 
-Pose, shape, light and albedo are fitted quickly (landmarks and colours, no descent); what the photo's colours then
-have beyond the lit albedo model, divided by the light, is the skin of that person at each vertex.
+Pose, shape, light and albedo are fitted quickly (landmarks and colours, no gradient descent). The colours of the photo
+divided by the fitted light, minus the fitted albedo, are the skin of that person at each vertex.
 """
 
 from __future__ import annotations
@@ -21,26 +21,36 @@ from mien.typing import Float, Tensor
 
 BATCH = 8
 LEAST_LIGHT = 0.25
-"""Darker shading than this amplifies noise."""
+"""Darker shading is raised to this value before the division, which would otherwise amplify noise."""
 LARGEST_OFFSET = 0.35
+"""Offsets are clamped to this magnitude."""
 CLEAR_VIEW = (0.35, 0.65)
-"""Cosines between normal and line of sight from which and up to which a colour gains trust."""
+"""Cosines between normal and viewing direction: a colour counts from the first, and fully from the second."""
 
 
 def collect_skins(
     store: FaceStore, model: MorphableModel, *, progress: Callable[[int, int], None] | None = None
 ) -> SkinBank:
-    """The skins of a store's faces; `progress` is told how many of how many are done. ConfigError without any."""
+    """The skin colours of all faces of a store.
+
+    Args:
+        store: The photo faces.
+        model: The face model that is fitted to them.
+        progress: Called with the number of finished faces and the total number.
+
+    Raises:
+        ConfigError: The store has no faces.
+    """
     if not len(store):
         raise ConfigError(f"the store {store.address} has no faces in this split; prepare more photos.")
     albedos, offsets = [], []
     for start in range(0, len(store), BATCH):
         targets = _targets(store, range(start, min(start + BATCH, len(store))))
-        found = fit(model, targets, settings=FitSettings(photometric_steps=0))
+        fitted = fit(model, targets, settings=FitSettings(photometric_steps=0))
         with torch.no_grad():
-            drawn = render(model, found.coefficients, found.camera)
-            albedos.append(found.coefficients.albedo)
-            offsets.append(_offsets(model, drawn, targets))
+            rendered = render(model, fitted.coefficients, fitted.camera)
+            albedos.append(fitted.coefficients.albedo)
+            offsets.append(_albedo_offsets(model, rendered, targets))
         if progress is not None:
             progress(start + len(targets.crops), len(store))
     return SkinBank(torch.cat(albedos), torch.cat(offsets))
@@ -66,14 +76,14 @@ def _targets(store: FaceStore, numbers: range) -> FitTargets:
     )
 
 
-def _offsets(model: MorphableModel, drawn: RenderOutput, targets: FitTargets) -> Float[Tensor, "B V 3"]:
-    """What the albedo lacks where the camera sees it, else what it lacks on the other side, else nothing."""
-    surface = drawn.surface
-    colours, mask = sample_vertex_colours(drawn, targets)
-    seen = visible_vertices(surface, drawn.vertices_px, drawn.depth, slack_m=VISIBILITY_SLACK_M)
+def _albedo_offsets(model: MorphableModel, rendered: RenderOutput, targets: FitTargets) -> Float[Tensor, "B V 3"]:
+    """Offsets at visible vertices, else those of the mirrored vertex, else 0."""
+    surface = rendered.surface
+    colours, mask = sample_vertex_colours(rendered, targets)
+    visible = visible_vertices(surface, rendered.vertices_px, rendered.depth, slack_m=VISIBILITY_SLACK_M)
     low, high = CLEAR_VIEW
     clear = ((surface.normals[..., 2] - low) / (high - low)).clamp(0, 1)
-    trust = (seen * mask * clear)[..., None]
+    weight = (visible * mask * clear)[..., None]
     offset = (colours / surface.shading.clamp(min=LEAST_LIGHT) - surface.albedo).clamp(-LARGEST_OFFSET, LARGEST_OFFSET)
-    known, mirrored = offset * trust, (offset * trust)[:, model.mirror]
-    return known + (1 - trust) * mirrored
+    known, mirrored = offset * weight, (offset * weight)[:, model.mirror]
+    return known + (1 - weight) * mirrored

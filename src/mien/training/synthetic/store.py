@@ -1,10 +1,10 @@
-"""Drawn faces on disk: drawn once, for as many runs as are wanted, each in an order of its own.
+"""Synthetic faces on disk: rendered once, used by any number of runs, by each in an order of its own.
 
-    STORE/drawn.json                  format, face model, and how the faces were drawn
-    STORE/faces-000012.safetensors    pictures and masks in bytes; points, cameras and truth in float32
-    STORE/sheet.png                   the first of them, to look at
+    STORE/drawn.json                  format, face model, and how the faces are made
+    STORE/faces-000012.safetensors    images and masks as bytes; points, cameras and ground truth in float32
+    STORE/sheet.png                   the first faces, to look at
 
-Drawing a face and finding its points costs a core some 30 ms, reading it back a fraction of one.
+Rendering a face and detecting its points costs a core about 30 ms; reading it takes a small fraction of 1 ms.
 """
 
 from __future__ import annotations
@@ -33,64 +33,77 @@ from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters, mean_face_
 from mien.networks.weights_file import check_model
 from mien.perception import FaceMesh
 from mien.training.data.batch import TENSORS, FaceBatch, join_batches, resized
-from mien.training.data.photos import order_of_epoch
-from mien.training.data.workers import each_done
+from mien.training.data.photos import epoch_order
+from mien.training.data.workers import run_calls
+from mien.training.synthetic.disk_names import GT_PREFIX, PLAN_FILE, STORE_FORMAT, TENSOR_NAMES
 from mien.training.synthetic.faces import SyntheticFaces
 from mien.training.synthetic.population import SkinBank
 from mien.training.synthetic.samples import sheet_of
 from mien.typing import Tensor
 
-FORMAT = "mien-drawn-1"
-PLAN_FILE, SHEET_FILE = "drawn.json", "sheet.png"
+SHEET_FILE = "sheet.png"
 SHARD_NAMES = "faces-*.safetensors"
 SHARD_FACES, SHEET_FACES = 512, 48
-DRAWN_BATCH = 32
-IN_BYTES = ("images", "mask")
-
-DISK_NAMES = {"gt_px": "mesh_px", "detected_px": "found_px"}
-"""Names of mien 0.1, which the files keep."""
+RENDER_BATCH = 32
+BYTE_TENSORS = ("images", "mask")
+"""Fields of `FaceBatch` that are stored as bytes."""
 
 
 @dataclass(frozen=True)
 class SyntheticStorePlan:
-    """What the faces of a drawn store are."""
+    """What the faces of a synthetic store are."""
 
     faces: int
+    """Number of faces."""
     size: int = 128
     """Side of the crops, pixels."""
     seed: int = 0
+    """Decides all faces."""
     jitter: float = 1.0
-    """See `DataSettings.jitter`."""
+    """Multiplies the random shift and size of the crops, see `DataSettings.jitter`."""
     model: str = "mien-face"
+    """Name or path of the face model."""
     skins: str = ""
-    """A file of `mien data skins`."""
+    """A file of `mien data skins`; empty for none."""
 
     @property
     def shards(self) -> int:
-        """How many files they fill; the last may hold fewer."""
+        """Number of files; the last may hold fewer faces."""
         return -(-self.faces // SHARD_FACES)
 
     def numbers(self, shard: int) -> range:
-        """The faces of a shard."""
+        """The numbers of the faces of a shard."""
         return range(shard * SHARD_FACES, min((shard + 1) * SHARD_FACES, self.faces))
 
 
 def write_synthetic_store(
     plan: SyntheticStorePlan, store: Path, *, processes: int, progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Draw what a store lacks, and return its sheet; one that was stopped goes on, and more faces can be added.
+    """Write the missing shards of a store: of a new one, of one that was interrupted, or of one that gets more faces.
 
-    A face is a function of the plan's seed and its own number: nothing else of the plan or the machine changes it.
-    `progress` is told how many faces of how many are done.
-    Until the added faces are all there, the store is the smaller one that it was.
-    Raises ConfigError for a store of another plan or of more faces, FormatError for a damaged one, what
-    `SkinBank.load` raises, OutputError where it cannot be written.
+    A face is a function of the plan's seed and its number; nothing else of the plan or the machine changes it. Until
+    all added faces are written, the store stays the smaller one that it was.
+
+    Args:
+        plan: What the faces are.
+        store: Folder of the store; made if it does not exist.
+        processes: Number of processes.
+        progress: Called with the number of finished faces and the total number.
+
+    Returns:
+        Path of the contact sheet.
+
+    Raises:
+        ConfigError: The store was started with another plan, or has more faces than `plan.faces`.
+        FormatError: The store's plan or the skins file is damaged.
+        ModelMismatch: The skins belong to another face model.
+        OutputError: The store cannot be written.
     """
-    settings = _begin(plan, store)
-    missing = lacking(plan, store)
+    settings = _open_store(plan, store)
+    missing = missing_shards(plan, store)
     done = plan.faces - sum(len(plan.numbers(shard)) for shard in missing)
     calls = {shard: (plan, plan.numbers(shard), _shard_path(store, shard)) for shard in missing}
-    for shard in each_done(_draw_shard, calls, processes=processes):
+    for shard in run_calls(_write_shard, calls, processes=processes):
         done += len(plan.numbers(shard))
         if progress is not None:
             progress(done, plan.faces)
@@ -100,44 +113,46 @@ def write_synthetic_store(
 
 def _write_sheet(store: Path) -> Path:
     path = store / SHEET_FILE
-    again = "free some space and run the command again"
-    with writing(path, advice=again), safe_open(_shard_path(store, 0), framework="pt") as file:
+    advice = "free some space and run the command again"
+    with writing(path, advice=advice), safe_open(_shard_path(store, 0), framework="pt") as file:
         Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
     return path
 
 
-def lacking(plan: SyntheticStorePlan, store: Path) -> list[int]:
-    """The shards that are not there, or hold fewer faces than the plan has in them."""
-    return [shard for shard in range(plan.shards) if _count(_shard_path(store, shard)) < len(plan.numbers(shard))]
+def missing_shards(plan: SyntheticStorePlan, store: Path) -> list[int]:
+    """The shards that do not exist or hold fewer faces than the plan."""
+    return [shard for shard in range(plan.shards) if _face_count(_shard_path(store, shard)) < len(plan.numbers(shard))]
 
 
-def _count(shard: Path) -> int:
+def _face_count(shard: Path) -> int:
     if not shard.exists():
         return 0
     try:
         with safe_open(shard, framework="pt") as file:
             return file.get_slice("images").get_shape()[0]
-    except (OSError, SafetensorError):  # damaged: to be drawn again
+    except (OSError, SafetensorError):  # damaged: it is written again
         return 0
 
 
-def _begin(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
-    """What the store's plan will say when all is drawn."""
+def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
+    """Start a store or check that it can be continued; returns its plan file's content once it is complete."""
     model = load_model(plan.model)
     skins = ""
     if plan.skins:
-        SkinBank.load(Path(plan.skins), model)  # that it can be worn is to be known before hours of drawing
+        SkinBank.load(Path(plan.skins), model)  # an unusable file must fail before hours of rendering
         skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
-    settings = {"format": FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
+    settings = {"format": STORE_FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
     path = store / PLAN_FILE
     if not path.exists():
         _write_plan(settings, store)
         return settings
-    begun = _plan_content(path)
-    if {**begun, "faces": plan.faces} != settings:
-        raise ConfigError(f"{store} was begun with other settings; see {path}, or choose another folder.")
-    if begun["faces"] > plan.faces:
-        raise ConfigError(f"{store} has {begun['faces']} faces already, and {plan.faces} were asked for; ask for more.")
+    existing = _read_plan_file(path)
+    if {**existing, "faces": plan.faces} != settings:
+        raise ConfigError(f"{store} was started with other settings, see {path}; use them, or choose another folder.")
+    if existing["faces"] > plan.faces:
+        raise ConfigError(
+            f"{store} has {existing['faces']} faces already, more than faces={plan.faces}; use at least as many."
+        )
     with writing(store):
         remove_partial(store, SHARD_NAMES)
     return settings
@@ -149,33 +164,34 @@ def _write_plan(settings: dict[str, object], store: Path) -> None:
         write_text(store / PLAN_FILE, json.dumps(settings, indent=1))
 
 
-def _plan_content(path: Path) -> dict[str, Any]:
+def _read_plan_file(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise FormatError(f"{path} is of another format; this version of mien reads {FORMAT!r}.")
+        if content["format"] != STORE_FORMAT:
+            raise FormatError(f"{path} has format {content['format']!r}; this version of mien reads {STORE_FORMAT!r}.")
         if not isinstance(content["faces"], int) or content["faces"] < 1:
             raise ValueError("no number of faces")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FormatError(
-            f"{path.parent} is no store of drawn faces, or a damaged one ({error}); make one with `mien data draw`."
+            f"{path.parent} is not a store of synthetic faces, or a damaged one ({error}); make one with "
+            "`mien data synthesize`."
         ) from error
     return content
 
 
 @cache
-def _studio(plan: SyntheticStorePlan) -> SyntheticFaces:
-    """What a process draws with, made once."""
+def _process_stream(plan: SyntheticStorePlan) -> SyntheticFaces:
+    """The stream that a process renders from, made once per process."""
     model = load_model(plan.model)
     skins = SkinBank.load(Path(plan.skins), model) if plan.skins else None
     mesh = FaceMesh.from_assets()
     return SyntheticFaces(model, size=plan.size, seed=plan.seed, skins=skins, jitter=plan.jitter, mesh=mesh)
 
 
-def _draw_shard(plan: SyntheticStorePlan, numbers: range, path: Path) -> None:
-    faces = _studio(plan)
-    batches = [faces.batch(numbers[k : k + DRAWN_BATCH]) for k in range(0, len(numbers), DRAWN_BATCH)]
-    tensors = _tensors(join_batches(batches))
+def _write_shard(plan: SyntheticStorePlan, numbers: range, path: Path) -> None:
+    faces = _process_stream(plan)
+    batches = [faces.batch(numbers[k : k + RENDER_BATCH]) for k in range(0, len(numbers), RENDER_BATCH)]
+    tensors = _to_tensors(join_batches(batches))
     with writing(path, advice="free some space and run the command again"):
         write_whole(path, lambda partial: save_file(tensors, partial))
 
@@ -184,22 +200,31 @@ def _shard_path(store: Path, shard: int) -> Path:
     return store / f"faces-{shard:06d}.safetensors"
 
 
-def _tensors(batch: FaceBatch) -> dict[str, Tensor]:
+def _to_tensors(batch: FaceBatch) -> dict[str, Tensor]:
     if batch.gt is None:
-        raise TypeError("drawn faces come with their truth")
-    tensors = {DISK_NAMES.get(name, name): getattr(batch, name) for name in TENSORS}
-    tensors |= {name: torch.from_numpy(to_uint8(tensors[name])) for name in IN_BYTES}
+        raise TypeError("batch.gt is None; only synthetic faces, which have ground truth, can be stored.")
+    tensors = {TENSOR_NAMES.get(name, name): getattr(batch, name) for name in TENSORS}
+    tensors |= {name: torch.from_numpy(to_uint8(tensors[name])) for name in BYTE_TENSORS}
     tensors |= {"focal_px": batch.camera.focal_px, "centre_px": batch.camera.centre_px}
-    tensors |= {f"truth.{name}": getattr(batch.gt, name) for name in HEAD_UNITS}
+    tensors |= {f"{GT_PREFIX}{name}": getattr(batch.gt, name) for name in HEAD_UNITS}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 class StoredSyntheticFaces:
-    """The faces of a drawn store in crops of `size` pixels, in another order each time they come round.
+    """An endless stream of the faces of a synthetic store, in another order in every epoch.
 
-    Every second face is mirrored, where the model has a mirror (`Mirror.of`).
-    FormatError for a place without a whole store, ModelMismatch for one of another face model, ConfigError for one
-    with smaller crops.
+    Half of the faces are mirrored, at random, if the model has a mirror (`Mirror.of`).
+
+    Args:
+        store: Folder of the store.
+        model: The face model of the store.
+        size: Side of the crops, pixels; at most that of the store.
+        seed: Decides the order, and which faces are mirrored.
+
+    Raises:
+        FormatError: The folder is not a complete store.
+        ModelMismatch: The store belongs to another face model.
+        ConfigError: The crops of the store are smaller than `size`.
     """
 
     def __init__(self, store: Path, model: MorphableModel, *, size: int, seed: int) -> None:
@@ -208,21 +233,24 @@ class StoredSyntheticFaces:
         self.fingerprint = hashlib.sha256((store / PLAN_FILE).read_bytes()).hexdigest()
         if self.plan.size < size:
             raise ConfigError(
-                f"{store} has crops of {self.plan.size} px; draw another with --size {size} for this encoder."
+                f"{store} has crops of {self.plan.size} px, but this encoder needs {size}; make another store with "
+                f"--size {size}."
             )
-        missing = lacking(self.plan, store)
+        missing = missing_shards(self.plan, store)
         if missing:
-            raise FormatError(f"{store} lacks {len(missing)} of {self.plan.shards} files; run `mien data draw` again.")
+            raise FormatError(
+                f"{len(missing)} of {self.plan.shards} files are missing in {store}; run `mien data synthesize` again."
+            )
         self._sides_per_m = mean_face_frame(model).sides_per_m
         self._mirror = Mirror.of(model)
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
-        """The faces at these places of the order, which goes through the store again and again."""
+        """The faces with these numbers in the stream; number n belongs to epoch n // plan.faces."""
         return resized(join_batches([self._face(number) for number in numbers]), self.size)
 
     def _face(self, number: int) -> FaceBatch:
-        epoch, place = divmod(number, self.plan.faces)
-        face = self._stored(int(order_of_epoch(self.seed, epoch, self.plan.faces)[place]))
+        epoch, position = divmod(number, self.plan.faces)
+        face = self._stored(int(epoch_order(self.seed, epoch, self.plan.faces)[position]))
         if self._mirror is None or np.random.default_rng((self.seed, 1, number)).random() < 0.5:
             return face
         return face.mirrored(self._mirror)
@@ -233,27 +261,29 @@ class StoredSyntheticFaces:
         try:
             with safe_open(path, framework="pt") as file:
                 read = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118 (no mapping)
-            pictures = {name: read[name].float() / 255 for name in IN_BYTES}
-            points = {name: read[DISK_NAMES.get(name, name)] for name in TENSORS if name not in IN_BYTES}
-            gt = {name: read[f"truth.{name}"] for name in HEAD_UNITS}
+            images = {name: read[name].float() / 255 for name in BYTE_TENSORS}
+            points = {name: read[TENSOR_NAMES.get(name, name)] for name in TENSORS if name not in BYTE_TENSORS}
+            gt = {name: read[f"{GT_PREFIX}{name}"] for name in HEAD_UNITS}
             camera = Camera(read["focal_px"], read["centre_px"], image_size=(self.plan.size, self.plan.size))
         except (OSError, KeyError, SafetensorError) as error:
-            raise FormatError(f"{path} is damaged ({error}); remove it and run `mien data draw` again.") from error
+            raise FormatError(
+                f"{path} is damaged ({error}); remove it and run `mien data synthesize` again."
+            ) from error
         return FaceBatch(
-            **pictures,
+            **images,
             **points,
             camera=camera,
             gt=CropSpaceParameters(**gt, sides_per_m=self._sides_per_m),
-            names=(f"drawn-{self.plan.seed}-{index}",),
+            names=(f"stored-{self.plan.seed}-{index}",),
         )
 
 
 def _read_plan(store: Path, model: MorphableModel) -> SyntheticStorePlan:
     path = store / PLAN_FILE
-    content = _plan_content(path)
+    content = _read_plan_file(path)
     del content["format"]
     try:
         check_model(model, content.pop("model_hash"), whose=str(store))
         return SyntheticStorePlan(**content)
     except (KeyError, TypeError) as error:
-        raise FormatError(f"{path} is damaged ({error}); draw the store again with `mien data draw`.") from error
+        raise FormatError(f"{path} is damaged ({error}); make the store again with `mien data synthesize`.") from error
