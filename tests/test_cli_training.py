@@ -35,7 +35,7 @@ def test_drawn_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, *options) == 0
     assert f"--set data.synthetic={tmp_path / 'drawn'}" in capsys.readouterr().out.replace("\n", "")
     assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, "--seed", 1, *options) == 1
-    assert "begun with other settings" in " ".join(capsys.readouterr().err.split())
+    assert "started with other settings" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_drawn_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["report", "coarse", "no-such-run"], "holds no finished run"),
         (["data", "prepare", "no-such-photos", "-o", "store"], "no-such-photos"),
         (["data", "skins", "no-such-store"], "is not a store"),
-        (["data", "draw", "-o", "drawn", "--skins", "no-such-file"], "no-such-file"),
+        (["data", "synthesize", "-o", "drawn", "--skins", "no-such-file"], "no-such-file"),
         (["train", "coarse", "--set", "data.synthetic_share=1", "--set", "data.synthetic=no-such-store"], "mien data"),
         (
             ["train", "coarse", "--set", "data.synthetic=store", "--set", "data.synthetic_faces=9"],

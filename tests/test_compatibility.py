@@ -158,7 +158,7 @@ def drawn_store_numbers(old: Path) -> Numbers:
 
 def skin_numbers(old: Path) -> Numbers:
     bank = SkinBank.load(old / "skins.safetensors", mien.load_model(old / MODEL))
-    return {"albedo": summary(bank.albedo), "offset": summary(bank.offset)}
+    return {"albedo": summary(bank.albedo), "offset": summary(bank.albedo_offset)}
 
 
 def run_numbers(old: Path, branch: str) -> Numbers:

@@ -33,7 +33,7 @@ EVERYTHING = CoarseLossSettings(
 def faces() -> FaceBatch:
     from tests.tiny import tiny_model
 
-    return SyntheticFaces(tiny_model(), size=SIZE, seed=3).draw(range(3))
+    return SyntheticFaces(tiny_model(), size=SIZE, seed=3).render(range(3))
 
 
 def objective_of(tiny: MorphableModel, weights: CoarseLossSettings) -> CoarseObjective:

@@ -57,7 +57,7 @@ def encoder(model: MorphableModel) -> FaceEncoder:
 
 @pytest.fixture(scope="module")
 def faces(model: MorphableModel) -> FaceBatch:
-    return DetailedFaces(model, size=SIZE, map_size=MAP, seed=4).draw(range(3))
+    return DetailedFaces(model, size=SIZE, map_size=MAP, seed=4).render(range(3))
 
 
 def objective_of(

@@ -130,7 +130,7 @@ def test_a_run_takes_its_faces_from_a_synthetic_store(model_file: Path, tmp_path
     train_coarse(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=False)
     assert (tmp_path / "run" / "encoder.safetensors").exists()
     source = make_source(config_of(model_file, *changes), load_model(model_file), store=None)
-    assert set(source.batch(0, Shard()).names) < {f"drawn-0-{k}" for k in range(5)}
+    assert set(source.batch(0, Shard()).names) < {f"stored-0-{k}" for k in range(5)}
     train_coarse(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
     write_synthetic_store(SyntheticStorePlan(6, size=32, model=str(model_file)), store, processes=1)
     with pytest.raises(ConfigError, match=r"other contents of: synthetic \("):
@@ -446,7 +446,7 @@ def test_eight_photos_can_be_memorised() -> None:
     model = load_model()
     config = load_config(CoarseConfig, None, changes=["encoder.image_size=64", "encoder.frozen_blocks=3"])
     encoder = make_encoder(config.encoder, model)
-    drawn = SyntheticFaces(model, size=64, seed=11).draw(range(8))
+    drawn = SyntheticFaces(model, size=64, seed=11).render(range(8))
     batch = replace(drawn, gt=None)
     weights = replace(config.loss, photometric=0.0, identity=0.0, points=1.0)
     fixed = evaluation_modules(encoder, config.encoder)

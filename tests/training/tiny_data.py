@@ -1,4 +1,4 @@
-"""A face model's file, and stores of drawn faces, small enough for tests."""
+"""The file of a face model, and stores of synthetic faces, small enough for tests."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def write_model(model: MorphableModel, path: Path) -> Path:
 
 
 def record_of(model: MorphableModel, number: int, *, size: int = CROP) -> FaceRecord:
-    """A drawn face as a store holds it: with a margin around its face crop."""
-    batch = SyntheticFaces(model, size=size, seed=5).draw([number])
+    """A synthetic face as a photo store holds it: with a margin around its face crop."""
+    batch = SyntheticFaces(model, size=size, seed=5).render([number])
     inner = (1 - 1 / STORE_MARGIN) / 2 * size
     crop = torch.nn.functional.pad(
         torch.nn.functional.interpolate(batch.images, scale_factor=1 / STORE_MARGIN), (round(inner),) * 4
@@ -53,7 +53,7 @@ def record_of(model: MorphableModel, number: int, *, size: int = CROP) -> FaceRe
 
 
 def write_store(model: MorphableModel, folder: Path, *, splits: dict[Split, int]) -> Path:
-    """A store with so many drawn faces a split, all in one shard."""
+    """A photo store with the given number of synthetic faces per split, all in one shard."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, data = [], b""
     for number, split in enumerate(s for s, count in splits.items() for _ in range(count)):

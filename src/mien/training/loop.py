@@ -88,7 +88,7 @@ def train(
     network, engine = fabric.setup(state.network, state.optimizer)
     monitor = Monitor(settings.folder, first_step=first, steps=steps, active=fabric.is_global_zero)
     run = _Run(fabric, objective, settings, state, network, engine, monitor, validation, steps, half)
-    batches = stream(source, range(first, steps), part=shard, workers=loop.workers)
+    batches = stream(source, range(first, steps), shard=shard, workers=loop.workers)
     try:
         for step in range(first, steps):
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Drawn faces with known relief and marks: the picture is that of the maps, and a face is a function of its number."""
+"""Synthetic faces with known detail maps: the image shows the maps, and a face is a function of its number."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def faces(model: MorphableModel) -> DetailedFaces:
 
 
 @pytest.fixture(scope="module")
-def drawn(faces: DetailedFaces) -> FaceBatch:
-    return faces.draw(range(12))
+def batch(faces: DetailedFaces) -> FaceBatch:
+    return faces.render(range(12))
 
 
 def rendered(model: MorphableModel, batch: FaceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The faces once more from their truth, camera and maps alone, and where they are."""
+    """The faces rendered again from ground truth, camera and maps alone, and the pixels that they cover."""
     assert batch.gt is not None and batch.maps is not None
     atlas = TexelAtlas.of(model, MAP)
     face = batch.gt.coefficients(batch.camera)
@@ -66,18 +66,18 @@ def test_a_face_is_the_same_in_every_batch(faces: DetailedFaces, model: Morphabl
     assert (other.images - apart.images).abs().mean() > 0.02
 
 
-def test_the_truth_leads_back_to_the_points(model: MorphableModel, drawn: FaceBatch) -> None:
-    assert drawn.gt is not None
-    face = drawn.gt.coefficients(drawn.camera)
-    torch.testing.assert_close(landmarks68(model, face, drawn.camera), drawn.landmarks68_px, atol=2e-3, rtol=0)
+def test_ground_truth_leads_back_to_the_points(model: MorphableModel, batch: FaceBatch) -> None:
+    assert batch.gt is not None
+    face = batch.gt.coefficients(batch.camera)
+    torch.testing.assert_close(landmarks68(model, face, batch.camera), batch.landmarks68_px, atol=2e-3, rtol=0)
 
 
-def test_the_picture_is_that_of_its_truth(
+def test_the_image_is_rendered_from_its_ground_truth(
     model: MorphableModel, faces: DetailedFaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the dimness of folds; what is left is rounding, where it decides which triangle is in front."""
-    monkeypatch.setattr(detailed, "DIMMEST", 0.0)
-    batch = faces.draw(range(8))
+    """Without the darkening of hollows; the rest is rounding that decides which triangle is in front."""
+    monkeypatch.setattr(detailed, "MAX_DARKENING", 0.0)
+    batch = faces.render(range(8))
     again, covered = rendered(model, batch)
     seen = (batch.mask > 0.99) & (covered == 1)
     assert (seen.float().mean((1, 2)) > 0.1).all()
@@ -86,25 +86,25 @@ def test_the_picture_is_that_of_its_truth(
     assert difference.quantile(0.99) < 5e-3
 
 
-def test_folds_are_dimmer_than_their_shading(
+def test_hollows_are_darker_than_their_shading(
     model: MorphableModel, faces: DetailedFaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dimness darkens hollows alone, and is no part of the maps."""
-    dim = faces.draw(range(8))
-    monkeypatch.setattr(detailed, "DIMMEST", 0.0)
-    plain = faces.draw(range(8))
-    assert dim.maps is not None and plain.maps is not None
-    assert torch.equal(dim.maps.texture_offset, plain.maps.texture_offset)
-    assert torch.equal(dim.maps.displacement, plain.maps.displacement)
-    assert (dim.images <= plain.images + 1e-3).float().mean() > 0.9
+    """The darkening is in hollows alone, and not in the maps."""
+    darkened = faces.render(range(8))
+    monkeypatch.setattr(detailed, "MAX_DARKENING", 0.0)
+    plain = faces.render(range(8))
+    assert darkened.maps is not None and plain.maps is not None
+    assert torch.equal(darkened.maps.texture_offset, plain.maps.texture_offset)
+    assert torch.equal(darkened.maps.displacement, plain.maps.displacement)
+    assert (darkened.images <= plain.images + 1e-3).float().mean() > 0.9
 
 
-def test_relief_shows_in_the_picture(
+def test_relief_shows_in_the_image(
     model: MorphableModel, faces: DetailedFaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A face rendered without its displacement is farther from the picture, and no flat face is."""
-    monkeypatch.setattr(detailed, "DIMMEST", 0.0)
-    batch = faces.draw(range(12))
+    """A wrinkled face rendered without its displacement differs more from its image; a flat face does not."""
+    monkeypatch.setattr(detailed, "MAX_DARKENING", 0.0)
+    batch = faces.render(range(12))
     assert batch.maps is not None
     flat_maps = DetailMaps(batch.maps.texture_offset, torch.zeros_like(batch.maps.displacement))
     inside = -F.max_pool2d(-(batch.mask > 0.99).float()[:, None], 5, 1, 2)[:, 0]
@@ -112,28 +112,28 @@ def test_relief_shows_in_the_picture(
     for maps in (batch.maps, flat_maps):
         again, covered = rendered(model, replace(batch, maps=maps))
         errors.append(((again.clamp(0, 1) - batch.images).abs().mean(1) * inside * (covered == 1)).sum((1, 2)))
-    folded = batch.maps.displacement.abs().amax((1, 2, 3)) > 1e-4
-    assert 6 <= folded.sum() < 12
-    assert (errors[0][folded] < errors[1][folded]).all()
-    assert errors[0][folded].sum() < 0.1 * errors[1][folded].sum()
-    torch.testing.assert_close(errors[0][~folded], errors[1][~folded])
+    wrinkled = batch.maps.displacement.abs().amax((1, 2, 3)) > 1e-4
+    assert 6 <= wrinkled.sum() < 12
+    assert (errors[0][wrinkled] < errors[1][wrinkled]).all()
+    assert errors[0][wrinkled].sum() < 0.1 * errors[1][wrinkled].sum()
+    torch.testing.assert_close(errors[0][~wrinkled], errors[1][~wrinkled])
 
 
-def test_colours_stay_colours(model: MorphableModel, drawn: FaceBatch, faces: DetailedFaces) -> None:
-    assert drawn.maps is not None and drawn.gt is not None
-    albedo = faces.atlas.interpolate(model.albedo(drawn.gt.albedo)) + drawn.maps.texture_offset
+def test_albedo_stays_between_black_and_white(model: MorphableModel, batch: FaceBatch, faces: DetailedFaces) -> None:
+    assert batch.maps is not None and batch.gt is not None
+    albedo = faces.atlas.interpolate(model.albedo(batch.gt.albedo)) + batch.maps.texture_offset
     inside = faces.atlas.valid
     assert albedo[:, :, inside].min() > 0
     assert albedo[:, :, inside].max() < 1
-    assert (drawn.maps.texture_offset[:, :, ~inside] == 0).all()
-    assert ((drawn.images >= 0) & (drawn.images <= 1)).all()
-    assert (drawn.mask.mean((1, 2)) > 0.03).all()
+    assert (batch.maps.texture_offset[:, :, ~inside] == 0).all()
+    assert ((batch.images >= 0) & (batch.images <= 1)).all()
+    assert (batch.mask.mean((1, 2)) > 0.03).all()
 
 
 def test_heads_turn_less_and_lights_have_more_direction(model: MorphableModel, faces: DetailedFaces) -> None:
     yaws, directed = [], []
     for stream in (faces, SyntheticFaces(model, size=32, seed=2)):
-        gt = stream.draw(range(30)).gt
+        gt = stream.render(range(30)).gt
         assert gt is not None
         lighting = gt.lighting.view(-1, 9, 3).mean(-1)
         yaws.append(float(gt.rotation[:, 1].std()))
@@ -142,7 +142,7 @@ def test_heads_turn_less_and_lights_have_more_direction(model: MorphableModel, f
     assert directed[0] > 1.15 * directed[1]
 
 
-def test_a_pool_repeats_faces_but_not_photographs(model: MorphableModel) -> None:
+def test_a_pool_repeats_scenes_but_not_images(model: MorphableModel) -> None:
     pooled = DetailedFaces(model, size=SIZE, map_size=MAP, seed=2, pool=2)
     first, again = pooled.batch([0, 1]), pooled.batch([2, 3])
     assert first.maps is not None and again.maps is not None
@@ -151,25 +151,25 @@ def test_a_pool_repeats_faces_but_not_photographs(model: MorphableModel) -> None
     assert (first.images - again.images).abs().mean((1, 2, 3)).min() > 0.005
 
 
-def test_a_worn_skin_brings_its_tone_and_not_its_owners_wrinkles(model: MorphableModel) -> None:
-    """Fine structure of a photographed skin is not in the truth, so it must not be in the picture."""
+def test_a_real_skin_gives_its_tone_and_not_its_wrinkles(model: MorphableModel) -> None:
+    """Fine structure of a real skin is not in the ground truth, so it must not be in the image."""
     stripes = torch.where((model.uv[:, 1] * 100).floor() % 2 == 0, 0.2, -0.2)[:, None].expand(-1, 3)
     stripes = stripes * model.masks.skin[:, None]
     offsets = (stripes, torch.full_like(stripes, 0.2))
     levels = []
     for offset in offsets:
         bank = SkinBank(torch.zeros(1, model.counts[2]), offset[None])
-        worn = DetailedFaces(model, size=32, map_size=96, seed=2, skins=bank).draw(range(6)).maps
-        plain = DetailedFaces(model, size=32, map_size=96, seed=2).draw(range(6)).maps
-        assert worn is not None and plain is not None
+        real = DetailedFaces(model, size=32, map_size=96, seed=2, skins=bank).render(range(6)).maps
+        plain = DetailedFaces(model, size=32, map_size=96, seed=2).render(range(6)).maps
+        assert real is not None and plain is not None
         cheek = (slice(None), slice(None), slice(50, 64), slice(12, 26))
-        levels.append((worn.texture_offset[cheek].mean(1), plain.texture_offset[cheek].mean(1)))
-    fine = [worn.std((1, 2)) - plain.std((1, 2)) for worn, plain in levels]
+        levels.append((real.texture_offset[cheek].mean(1), plain.texture_offset[cheek].mean(1)))
+    fine = [real.std((1, 2)) - plain.std((1, 2)) for real, plain in levels]
     assert fine[0].max() < 0.05
     assert (levels[1][0].mean((1, 2)) - levels[1][1].mean((1, 2))).max() > 0.1
 
 
-def test_any_model_can_be_drawn_on(tiny: MorphableModel) -> None:
+def test_any_model_can_be_rendered_with_detail(tiny: MorphableModel) -> None:
     batch = DetailedFaces(tiny, size=32, map_size=32).batch(range(4))
     assert batch.maps is not None
     assert torch.isfinite(batch.images).all()

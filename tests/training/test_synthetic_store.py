@@ -1,4 +1,4 @@
-"""Stores of drawn faces: what was drawn comes back, in any order, mirrored exactly, and a store can be gone on with."""
+"""Stores of synthetic faces: faces come back in any order, mirrored exactly, and a store can be continued."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from mien.perception import FaceMesh
 from mien.rendering import render
 from mien.training.coarse import landmarks68
 from mien.training.data.batch import FaceBatch
-from mien.training.synthetic import store as drawn
+from mien.training.synthetic import store as module
+from mien.training.synthetic.disk_names import PLAN_FILE
 from mien.training.synthetic.faces import SyntheticFaces
-from mien.training.synthetic.store import PLAN_FILE, StoredSyntheticFaces, SyntheticStorePlan, write_synthetic_store
+from mien.training.synthetic.store import StoredSyntheticFaces, SyntheticStorePlan, write_synthetic_store
 from tests.tiny import tiny_model
 
 SIZE = 48
@@ -33,13 +34,13 @@ def model() -> MorphableModel:
 @pytest.fixture(scope="module", autouse=True)
 def small_shards() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawn, "SHARD_FACES", 4)
+        patch.setattr(module, "SHARD_FACES", 4)
         yield
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "store"
+    folder = tmp_path_factory.mktemp("synthetic") / "store"
     write_synthetic_store(PLAN, folder, processes=1)
     return folder
 
@@ -56,24 +57,24 @@ def mirrored_numbers(batch: FaceBatch, plain: dict[str, FaceBatch]) -> list[int]
     return [k for k, name in enumerate(batch.names) if not torch.equal(batch.face(k).images, plain[name].images)]
 
 
-def test_every_face_comes_once_in_a_round_as_it_was_drawn(store: Path, model: MorphableModel) -> None:
+def test_every_face_comes_back_once_per_epoch(store: Path, model: MorphableModel) -> None:
     stored = faces_of(store, model)
     with Image.open(store / "sheet.png") as sheet:
         assert sheet.size == (8 * SIZE, SIZE)
-    rounds = [stored.batch(range(k * 6, k * 6 + 6)) for k in range(4)]
-    assert all(sorted(batch.names) == [f"drawn-4-{k}" for k in range(6)] for batch in rounds)
-    assert len({batch.names for batch in rounds}) > 1
+    epochs = [stored.batch(range(k * 6, k * 6 + 6)) for k in range(4)]
+    assert all(sorted(batch.names) == [f"stored-4-{k}" for k in range(6)] for batch in epochs)
+    assert len({batch.names for batch in epochs}) > 1
     right = SyntheticFaces(model, size=SIZE, seed=4, jitter=0.2, mesh=FaceMesh.from_assets()).batch(range(6))
-    plain = {f"drawn-4-{k}": right.face(k) for k in range(6)}
+    plain = {f"stored-4-{k}": right.face(k) for k in range(6)}
     back = {}
-    for batch in rounds:
+    for batch in epochs:
         back |= {
             name: face
             for name, face in by_name(batch).items()
             if torch.equal(face.camera.focal_px, plain[name].camera.focal_px)
             and (face.gt_px - plain[name].gt_px).abs().max() < 1e-3
         }
-    assert len(back) >= 5  # the others were mirrored in all four rounds
+    assert len(back) >= 5  # the others were mirrored in all four epochs
     for name, face in back.items():
         want = plain[name]
         torch.testing.assert_close(face.images, want.images, atol=0.5 / 255 + 1e-6, rtol=0)
@@ -127,18 +128,18 @@ def test_a_model_without_symmetry_has_no_mirror(tiny: MorphableModel) -> None:
     assert Mirror.of(tiny) is None
 
 
-def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, tmp_path: Path) -> None:
-    folder, told = tmp_path / "store", []
+def test_an_interrupted_store_continues_and_grows(store: Path, model: MorphableModel, tmp_path: Path) -> None:
+    folder, progress = tmp_path / "store", []
     write_synthetic_store(SyntheticStorePlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
-    (folder / "faces-000001.safetensors.7.partial").touch()  # as a kill leaves it
-    (folder / "download.zip.partial").touch()  # somebody else's
-    write_synthetic_store(PLAN, folder, processes=1, progress=lambda done, total: told.append((done, total)))
-    assert told == [(4, 6), (6, 6)]  # the first file held three of four
+    (folder / "faces-000001.safetensors.7.partial").touch()  # left by a killed process
+    (folder / "download.zip.partial").touch()  # not of this store
+    write_synthetic_store(PLAN, folder, processes=1, progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(4, 6), (6, 6)]  # the first file held three of four
     assert [left.name for left in folder.glob("*.partial")] == ["download.zip.partial"]
     first = folder / "faces-000000.safetensors"
     assert first.read_bytes() == (store / first.name).read_bytes()
     first.write_bytes(first.read_bytes()[:1000])
-    with pytest.raises(FormatError, match="lacks 1 of 2"):
+    with pytest.raises(FormatError, match="1 of 2 files are missing"):
         faces_of(folder, model)
     write_synthetic_store(PLAN, folder, processes=1)
     assert first.read_bytes() == (store / first.name).read_bytes()
@@ -149,7 +150,7 @@ def test_a_stopped_store_goes_on_and_grows(store: Path, model: MorphableModel, t
         write_synthetic_store(SyntheticStorePlan(6, size=SIZE, seed=5, jitter=0.2), folder, processes=1)
 
 
-def test_a_store_stays_whole_while_it_grows(
+def test_a_store_stays_complete_while_it_grows(
     store: Path, model: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "store"
@@ -158,13 +159,13 @@ def test_a_store_stays_whole_while_it_grows(
     def full(*_: object) -> None:
         raise OutputError("the disk is full")
 
-    monkeypatch.setattr(drawn, "_draw_shard", full)
+    monkeypatch.setattr(module, "_write_shard", full)
     with pytest.raises(OutputError, match="full"):
         write_synthetic_store(PLAN, folder, processes=1)
     assert len(set(faces_of(folder, model).batch(range(3)).names)) == 3
 
 
-def test_processes_draw_what_one_does(store: Path, tmp_path: Path) -> None:
+def test_two_processes_write_what_one_does(store: Path, tmp_path: Path) -> None:
     write_synthetic_store(PLAN, tmp_path / "two", processes=2)
     for name in ("faces-000000.safetensors", "drawn.json"):
         assert (tmp_path / "two" / name).read_bytes() == (store / name).read_bytes()
@@ -173,14 +174,14 @@ def test_processes_draw_what_one_does(store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "3", '{"format": "mien-drawn-1", "faces": "many"}', '{"format": "mien-dr'])
 def test_a_damaged_plan_is_refused(content: str, model: MorphableModel, tmp_path: Path) -> None:
     (tmp_path / PLAN_FILE).write_text(content, encoding="utf-8")
-    with pytest.raises(FormatError, match="no store of drawn faces"):
+    with pytest.raises(FormatError, match="not a store of synthetic faces"):
         faces_of(tmp_path, model)
-    with pytest.raises(FormatError, match="no store of drawn faces"):
+    with pytest.raises(FormatError, match="not a store of synthetic faces"):
         write_synthetic_store(PLAN, tmp_path, processes=1)
 
 
-def test_what_is_no_store_is_refused(store: Path, model: MorphableModel, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no store of drawn faces"):
+def test_other_folders_and_models_are_refused(store: Path, model: MorphableModel, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="not a store of synthetic faces"):
         faces_of(tmp_path, model)
     with pytest.raises(ConfigError, match="crops of 48 px"):
         faces_of(store, model, size=64)
@@ -188,7 +189,7 @@ def test_what_is_no_store_is_refused(store: Path, model: MorphableModel, tmp_pat
     with pytest.raises(ModelMismatch):
         faces_of(store, tiny_model())
     (tmp_path / PLAN_FILE).write_text(json.dumps({"format": "other"}), encoding="utf-8")
-    with pytest.raises(FormatError, match="another format"):
+    with pytest.raises(FormatError, match="has format"):
         faces_of(tmp_path, model)
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="cannot be written"):

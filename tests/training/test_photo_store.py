@@ -1,4 +1,4 @@
-"""Stores: faces come back as they went in, from any place, and damage is named."""
+"""Photo stores: faces come back as they were written, from any address, and damage is named."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import fsspec
 import pytest
 import torch
 
-from mien.errors import BackendUnavailable, ConfigError, FormatError
+from mien.errors import BackendUnavailable, FormatError
 from mien.morphable import MorphableModel
 from mien.training.data.store import FaceStore, decode_record, encode_record
-from mien.training.synthetic.skins import collect_skins
 from tests.training.tiny_data import record_of, write_store
 
 
@@ -60,16 +59,10 @@ def test_damage_is_named(tiny: MorphableModel, tmp_path: Path) -> None:
         FaceStore(str(folder))
 
 
-def test_no_skins_of_a_store_without_training_faces(tiny: MorphableModel, tmp_path: Path) -> None:
-    folder = write_store(tiny, tmp_path / "store", splits={"test": 1})
-    with pytest.raises(ConfigError, match="no faces in this split"):
-        collect_skins(FaceStore(str(folder), split="train"), tiny)
-
-
 def test_an_address_without_its_package_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lacking(*_: object, **__: object) -> None:
+    def missing(*_: object, **__: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr("fsspec.open", lacking)
+    monkeypatch.setattr("fsspec.open", missing)
     with pytest.raises(BackendUnavailable, match="s3://bucket/store cannot be opened: Install s3fs"):
         FaceStore("s3://bucket/store")
