@@ -62,7 +62,11 @@ class Pose(Batched):
     """Size relative to the model's metres. Poses that mien fits have scale 1: their distance sets the apparent size."""
 
     def rotmat(self) -> Float[Tensor, "B 3 3"]:
-        """Rotation matrices of `rotation`; differentiable."""
+        """Convert `rotation` to matrices.
+
+        Returns:
+            Rotation matrices; differentiable in `rotation`.
+        """
         return rotvec_to_rotmat(self.rotation)
 
     def to_camera(self, points: Float[Tensor, "B P 3"]) -> Float[Tensor, "B P 3"]:
@@ -210,5 +214,12 @@ class Camera(Batched):
         return Camera(self.focal_px * factor, self.centre_px * factor, image_size=(size, size))
 
     def with_focal_scale(self, factor: Float[Tensor, "B"]) -> Camera:
-        """The camera with its focal length multiplied by `factor`; differentiable."""
+        """Scale the focal length.
+
+        Args:
+            factor: Positive factor per camera.
+
+        Returns:
+            The cameras with their focal lengths multiplied; differentiable.
+        """
         return replace(self, focal_px=self.focal_px * factor)

@@ -113,7 +113,14 @@ class FitSettings:
         return LightPriors(self.pixel_sigma, self.light_level_sigma, self.light_sigma, self.light_chroma_sigma)
 
     def expression_sigma_of(self, model: MorphableModel) -> float:
-        """Standard deviation of the expression coefficients of a model."""
+        """Standard deviation of the expression coefficients of a model.
+
+        Args:
+            model: A model whose expression coefficients are blendshape weights, or standard deviations already.
+
+        Returns:
+            `expression_sigma` for blendshape weights, 1 otherwise.
+        """
         return self.expression_sigma if model.expression_kind == "strength" else 1.0
 
 
