@@ -21,8 +21,7 @@ _GOLDEN = "tests/test_golden_photos.py::test_photos_give_the_coefficients_of_af0
 FIT, NET = f"{_GOLDEN}[astronaut-short]", f"{_GOLDEN}[astronaut-net]"
 """The coefficients of a whole photo: slow, so that they come last."""
 
-# The first entry that the module's path starts with counts. The first failure ends a run: quick files come first. In
-# "new | old" the first file that exists counts.
+# The first entry that the module's path starts with counts. The first failure ends a run: quick files come first.
 TESTS = {
     "fitting/contour.py": ["tests/fitting/test_contour.py", FIT],
     "fitting/landmarks.py": ["tests/fitting/test_landmarks.py", FIT],
@@ -38,49 +37,49 @@ TESTS = {
     "networks/crop_space.py": [
         "tests/test_encoder.py",
         "tests/test_mirror.py",
-        "tests/training/test_coarse.py | tests/training/test_base.py",
+        "tests/training/test_coarse.py",
         NET,
     ],
     "networks/refiner.py": [
-        "tests/test_refiner.py | tests/test_second_look.py",
+        "tests/test_refiner.py",
         "tests/test_encoder.py",
-        "tests/training/test_coarse.py | tests/training/test_base.py",
+        "tests/training/test_coarse.py",
         NET,
     ],
     "networks/detail_unet.py": ["tests/test_detail.py", "tests/training/test_detail.py"],
     "networks/encoder.py": [
         "tests/test_encoder.py",
         "tests/test_mirror.py",
-        "tests/training/test_coarse.py | tests/training/test_base.py",
+        "tests/training/test_coarse.py",
         NET,
     ],
-    "training/synthetic/skins.py": ["tests/training/test_photo_store.py | tests/training/test_store.py"],
-    "training/synthetic/store.py": ["tests/training/test_synthetic_store.py | tests/training/test_drawn.py"],
+    "training/synthetic/skins.py": ["tests/training/test_skins.py", "tests/training/test_photo_store.py"],
+    "training/synthetic/store.py": ["tests/training/test_synthetic_store.py"],
     "training/synthetic/detailed_faces.py": [
-        "tests/training/test_detailed_faces.py | tests/training/test_detailed.py",
+        "tests/training/test_detailed_faces.py",
     ],
     "training/synthetic/faces.py": [
-        "tests/training/test_synthetic_faces.py | tests/training/test_synthetic.py",
-        "tests/training/test_synthetic_store.py | tests/training/test_drawn.py",
+        "tests/training/test_synthetic_faces.py",
+        "tests/training/test_synthetic_store.py",
     ],
     "training/synthetic/population.py": [
-        "tests/training/test_population.py | tests/training/test_synthetic.py",
-        "tests/training/test_detailed_faces.py | tests/training/test_detailed.py",
+        "tests/training/test_population.py",
+        "tests/training/test_detailed_faces.py",
     ],
     "training/synthetic/s": [  # samples and scene cache
-        "tests/training/test_synthetic_faces.py | tests/training/test_synthetic.py",
-        "tests/training/test_detailed_faces.py | tests/training/test_detailed.py",
+        "tests/training/test_synthetic_faces.py",
+        "tests/training/test_detailed_faces.py",
     ],
     "training/synthetic/": [  # blemishes, canvas, relief and wrinkles
-        "tests/training/test_blemishes.py | tests/training/test_relief.py",
-        "tests/training/test_wrinkles.py | tests/training/test_relief.py",
-        "tests/training/test_skin_canvas.py | tests/training/test_relief.py",
+        "tests/training/test_blemishes.py",
+        "tests/training/test_wrinkles.py",
+        "tests/training/test_skin_canvas.py",
         "tests/training/test_relief.py",
-        "tests/training/test_golden_statistics.py | tests/training/test_relief.py",
-        "tests/training/test_detailed_faces.py | tests/training/test_detailed.py",
+        "tests/training/test_golden_statistics.py",
+        "tests/training/test_detailed_faces.py",
     ],
     "io/photo.py": ["tests/test_photo.py"],
-    "pipeline/inputs.py": ["tests/test_reconstruct.py", "tests/test_refiner.py | tests/test_second_look.py", NET, FIT],
+    "pipeline/inputs.py": ["tests/test_reconstruct.py", "tests/test_refiner.py", NET, FIT],
 }
 
 
@@ -100,14 +99,13 @@ def tests_of(module: Path, root: Path) -> tuple[str, ...]:
     entries = next((tests for prefix, tests in TESTS.items() if name.startswith(prefix)), None)
     if entries is None:
         raise LookupError(f"tests/mutants/suites.py names no tests for {name}; add them to TESTS")
-    found = [_first_existing(entry, root) for entry in entries]
+    found = [_matching(entry, root) for entry in entries]
     return tuple(dict.fromkeys(name for names in found for name in names))
 
 
-def _first_existing(entry: str, root: Path) -> list[str]:
-    for choice in entry.split(" | "):
-        pattern, *case = choice.split("::")
-        below = sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
-        if below:
-            return ["::".join([path, *case]) for path in below]
+def _matching(entry: str, root: Path) -> list[str]:
+    pattern, *case = entry.split("::")
+    below = sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
+    if below:
+        return ["::".join([path, *case]) for path in below]
     raise LookupError(f"tests/mutants/suites.py: no file matches {entry!r}; correct TESTS")

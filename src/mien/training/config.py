@@ -146,7 +146,7 @@ class CoarseInputSettings:
 
 @dataclass(frozen=True)
 class SyntheticReliefSettings:
-    """Differences between the synthetic faces of a run and those of `mien data synth --detail`.
+    """Differences between the synthetic faces of a run and those of `mien data samples --detail`.
 
     Relief can only be learnt where it is visible. Pores finer than a pixel, and cheeks a little fuller than the
     model's, cannot be read off a photo; as targets they are noise beside the wrinkles.
