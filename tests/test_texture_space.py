@@ -63,6 +63,18 @@ def test_displaced_normals_are_those_of_the_displaced_mesh(tiny: MorphableModel)
     assert error < 0.35 * change
 
 
+def test_normals_at_the_border_of_the_layout_ignore_the_displacement_map(tiny: MorphableModel) -> None:
+    """There a central difference would reach texels outside, which hold no displacement."""
+    atlas = _hollow(TexelAtlas.of(tiny, SIZE))
+    vertices, displacement = tiny.mean[None], torch.zeros(1, 1, SIZE, SIZE)
+    displacement[..., :40] = 1e-3 * torch.arange(40)
+    normals = vertex_normals(vertices, tiny.triangles)
+    operator = DisplacedNormals(atlas, tiny, vertices=vertices, normals=normals, rotmat=torch.eye(3)[None])
+    moved = (operator(displacement) - operator.normals).abs().amax((0, 1, 3))
+    assert moved[39] < 1e-6
+    assert moved[38] > 0.05
+
+
 def test_dilation_keeps_the_layout_and_fills_the_rest(tiny: MorphableModel) -> None:
     atlas = TexelAtlas.of(tiny, SIZE)
     hollow = _hollow(atlas)

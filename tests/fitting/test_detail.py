@@ -7,7 +7,7 @@ import torch
 
 from mien.camera import Camera
 from mien.fitting import DetailSettings, fit_detail
-from mien.fitting.maps import _DetailEnergy, _displaceable
+from mien.fitting.maps import _DetailEnergy, _displaceable, _Pyramid
 from mien.lighting import ambient_lighting, shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import build_surface, render, visible_vertices
@@ -135,6 +135,27 @@ def test_pull_push_spreads_one_known_texel_over_a_map_of_any_side(side: int) -> 
     values, weights = torch.full((1, 1, side, side), 9.0), torch.zeros(1, 1, side, side)
     values[..., -1, -1], weights[..., -1, -1] = 0.3, 1
     torch.testing.assert_close(pull_push(values, weights), torch.full((1, 1, side, side), 0.3))
+
+
+def test_pull_push_continues_by_half_texels() -> None:
+    """Halves have means 0.5 and 2.5, their mean is 1.5; each level is enlarged with texel centres at half texels."""
+    rows = torch.arange(4.0)[:, None].expand(4, 4)[None, None]
+    known = (torch.arange(4) < 2).float().expand(1, 1, 4, 4)
+    filled = pull_push(rows * known, known)[0, 0]
+    torch.testing.assert_close(filled[:, :2], rows[0, 0, :, :2])
+    torch.testing.assert_close(filled[:, 2], torch.tensor([1.25, 1.375, 1.625, 1.75]))
+    torch.testing.assert_close(filled[:, 3], torch.full((4,), 1.5))
+
+
+def test_a_map_is_the_sum_of_grids_with_texel_centres_at_half_texels() -> None:
+    pyramid = _Pyramid(torch.Size([1, 1, 8, 8]))
+    fine, coarse = pyramid.levels[:2]
+    with torch.no_grad():
+        fine[0, 0, 3, 5] = 2.0
+        coarse[0, 0, :, 1] = 1.0
+    expected = torch.tensor([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]).expand(8, 8).clone()
+    expected[3, 5] += 2
+    torch.testing.assert_close(pyramid()[0, 0], expected)
 
 
 def test_pull_push_keeps_known_texels_and_stays_within_their_range() -> None:

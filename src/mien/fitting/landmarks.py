@@ -77,7 +77,7 @@ def initial_pose(points: Float[Tensor, "B P 3"], points_px: Float[Tensor, "B P 2
     third = torch.cross(affine[:, 0], affine[:, 1], dim=-1)
     U, _, Vh = torch.linalg.svd(torch.stack([*affine.unbind(1), third / row_scale.mean(-1, keepdim=True)], dim=1))
     rotation = U @ Vh
-    distance = camera.focal_px / row_scale.mean(-1).clamp(min=1e-9)
+    distance = camera.focal_px / row_scale.mean(-1)
     centre = camera.ray(centroid_px[:, 0]) * distance[:, None]
     rotated = to_camera_axes(torch.einsum("bij,bj->bi", rotation, centroid[:, 0]))
     return Pose(rotmat_to_rotvec(rotation), centre - rotated, torch.ones_like(distance))

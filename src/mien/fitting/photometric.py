@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
-from torch.nn import functional as F
 
 from mien.camera import Pose
 from mien.errors import FitDiverged
@@ -284,8 +283,8 @@ def sample_vertex_colours(
         targets: Photos and masks.
 
     Returns:
-        Colour and mask value per vertex, not negative.
+        Colour and mask value per vertex.
     """
     both = torch.cat([targets.crops, targets.mask[:, None]], dim=1)
-    sampled = F.relu(sample_image(both, rendered.vertices_px))
+    sampled = sample_image(both, rendered.vertices_px)
     return sampled[..., :3], sampled[..., 3]
