@@ -33,4 +33,4 @@ def pull_push(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "#B 1 S S
 
 def _halved(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
     """Means of 2 × 2 texels; of fewer in the last row and column of an odd side."""
-    return F.avg_pool2d(values, 2, ceil_mode=True, count_include_pad=False)
+    return F.avg_pool2d(values, 2, ceil_mode=True)

@@ -163,6 +163,6 @@ class DetailedFaces:
 
 def _low_pass(maps: Float[Tensor, "B C S S"], step: int) -> Float[Tensor, "B C S S"]:
     """Maps averaged over blocks of `step` × `step` texels and their neighbours, at the same size."""
-    coarse = F.avg_pool2d(maps, step, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(maps, step, ceil_mode=True)
     coarse = F.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
     return F.interpolate(coarse, size=maps.shape[-2:], mode="bilinear", align_corners=False)
