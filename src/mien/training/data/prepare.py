@@ -51,7 +51,7 @@ SHARD_NAMES = ("faces-*.tar", "faces-*.json")
 SPLIT_SHARES = (0.70, 0.15, 0.15)
 """Shares of training, validation and test, as in the paper."""
 CACD_NAME = re.compile(r"^(?P<age>\d{1,3})_(?P<identity>.+)_(?P<number>\d+)$")
-"""File names of CACD2000: age_name_number, e.g. 53_Robert_Duvall_0001."""
+"""File names of CACD2000: age_name_number, e.g. 53_First_Last_0001."""
 SMALLEST_FACE_PX = 40.0
 """Longer side of the points' bounding box below which a face is dropped: its crop would be enlarged over threefold."""
 BLURRED_BELOW = 2e-4
