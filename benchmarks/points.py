@@ -89,7 +89,7 @@ def vertex_error(model: MorphableModel, shape: Float[Tensor, "B N"], held: FaceB
 
 
 def blurred(batch: FaceBatch, error: float, *, seed: int) -> FaceBatch:
-    """The faces with errors of their own on each true point."""
+    """The faces with errors of their own on each ground-truth point."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(batch.gt_px.shape, generator=generator) * error * batch.images.shape[-1]
     return replace(batch, gt_px=batch.gt_px + noise)

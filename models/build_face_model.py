@@ -24,7 +24,7 @@ from population import average_adult, sample_population
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from surface import triangle_areas
-from uv_chart import build_uv
+from uv_map import build_uv
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSET = ROOT / "src" / "mien" / "assets" / "mien-face.safetensors"

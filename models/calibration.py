@@ -1,8 +1,8 @@
 """Make the model's population agree with real people: scan landmarks first, then caliper dimensions.
 
-Both steps replace the distribution of some linear functions y of the shape x by an measured one and let the rest of
+Both steps replace the distribution of some linear functions y of the shape x by a measured one and let the rest of
 the shape follow as it is conditioned on them: with gain G = Cov(x, y) Cov(y)^-1, the new mean is
-mean + G (measured mean - mean of y) and the new x is x - G y + G y_observed (Jeffrey's rule for Gaussians).
+mean + G (measured mean - mean of y) and the new x is x - G y + G y_measured (Jeffrey's rule for Gaussians).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python models/locate_mediapipe.py [--model FILE]
 
-renders the mean with painted brows, lips and irises from several sides, observes every picture and writes the places
-where the points fall on the surface, averaged over the views and made symmetric, to models/mediapipe468.json.
+renders the mean with painted brows, lips and irises from several sides, detects the points in every picture and writes
+the places where they fall on the surface, averaged over the views and made symmetric, to models/mediapipe468.json.
 """
 
 from __future__ import annotations

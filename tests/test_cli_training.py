@@ -18,7 +18,7 @@ def run(*arguments: str | Path) -> int:
     return stopped.value.code if isinstance(stopped.value.code, int) else 1
 
 
-def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_of_synthetic_faces_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
     assert run("data", "synth", "-o", tmp_path / "out", "--count", 3, "--size", 32, "--model", model) == 0
     assert (tmp_path / "out" / "sheet.png").exists()
@@ -29,7 +29,7 @@ def test_faces_are_drawn_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
         assert gt["displacement_m"].shape == (2, 1, 32, 32)
 
 
-def test_drawn_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
     options = ("--size", 32, "--model", model, "--processes", 1)
     assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, *options) == 0

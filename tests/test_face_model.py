@@ -1,4 +1,4 @@
-"""The packaged face model: mesh, chart, lips, lids, expressions, and a population like real people's."""
+"""The packaged face model: mesh, UV map, lips, lids, expressions, and a population like real people's."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def map_tensors(batch: T, change: Callable[[Tensor], Tensor]) -> T:
 
     Args:
         batch: A dataclass instance whose fields are as those of a `Batched`.
-        change: What becomes of each tensor.
+        change: Function that is applied to each tensor.
 
     Raises:
         TypeError: A field is neither of these nor declared as shared.

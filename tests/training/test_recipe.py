@@ -137,7 +137,7 @@ def test_four_stages_make_both_networks_and_continue_after_a_kill(
             with pytest.raises(KilledError):
                 run(recipe_file, cut)
     newest = sorted((cut / "second" / "checkpoints").iterdir())[-1]
-    newest.rename(newest.with_name(f".partial-{newest.name}-1"))  # "second" was killed in its last step
+    newest.rename(newest.with_name(f".{newest.name}.partial-1"))  # "second" was killed in its last step
     (cut / "second" / "encoder.safetensors").unlink()
     _, lines = run(recipe_file, cut)
     assert [line.split(":")[0].removeprefix("stage ") for line in lines] == [

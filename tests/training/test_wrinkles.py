@@ -1,4 +1,4 @@
-"""Wrinkles: every family lies where its landmarks are, has its depth, and answers to age and blendshapes."""
+"""Wrinkles: every family lies where its landmarks are, has its depth, and depends on age and blendshapes."""
 
 from __future__ import annotations
 

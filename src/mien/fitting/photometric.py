@@ -1,4 +1,4 @@
-"""The photometric fit: all coefficients together descend the losses of the paper (eq. 4 to 7) through the rasterizer.
+"""The photometric fit: gradient descent on all coefficients together, with the losses of the paper (eq. 4 to 7).
 
 The landmark fit puts the face in place. What remains is what landmarks do not show: the shape between them, and its
 shading. Adam works here because all unknowns are scaled to a standard deviation of about 1.
@@ -214,7 +214,7 @@ def fit_photometric(
         if not torch.isfinite(value):
             raise FitDiverged(
                 f"the energy of the photometric fit is {value.item()} at step {step} of {steps}; the photo's crop or "
-                "the landmarks contain extreme values. Use --no-detail and report the photo."
+                "the landmarks contain extreme values. Use mode net for this photo, and report it."
             )
         optimizer.step(value)
         unknowns.project()

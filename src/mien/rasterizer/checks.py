@@ -104,7 +104,7 @@ def check_depth_range(near: float | Tensor, far: float | Tensor, vertices: Tenso
     """Near and far as tensors (B,) with the dtype and device of the vertices.
 
     Raises:
-        ConfigError: Not 0 < near < far; values of CUDA tensors are not checked.
+        ConfigError: The depths do not satisfy 0 < near < far; values of CUDA tensors are not checked.
         ValueError: A shape is wrong.
     """
     bounds = []
@@ -166,7 +166,7 @@ def check_call(vertices: Tensor, triangles: Tensor, near: Tensor, far: Tensor, a
     Raises:
         TypeError: A dtype is wrong.
         ValueError: A shape or device is wrong.
-        ConfigError: Not 0 < near < far.
+        ConfigError: The depths do not satisfy 0 < near < far.
     """
     check_tensors(vertices, triangles, attributes)
     for name, tensor, dtype in (("vertices", vertices, torch.float32), ("triangles", triangles, torch.int32)):

@@ -24,6 +24,7 @@ class EncoderSettings:
     """The encoder and what of it is trained."""
 
     backbone: BackboneName = "efficientnet_lite0"
+    """Network that reads the crop, see `mien.networks.backbones`."""
     image_size: int = 112
     """Side of the backbone's input, pixels."""
     weights: str = "package"
@@ -92,10 +93,11 @@ class CoarseLossSettings:
     points: float = 0.0
     """Eq. 5 on all 468 points."""
     identity_prior: float = 1e-3
-    """Mean square of the identity coefficients, in standard deviations; the same for albedo."""
+    """Mean square of the identity coefficients, in standard deviations."""
     expression_prior: float = 1e-3
     """Mean square of the blendshape weights over their typical 0.2."""
     albedo_prior: float = 1e-3
+    """Mean square of the albedo coefficients, in standard deviations."""
     lighting_prior: float = 1e-2
     """Mean square of the light's colour: photos are white-balanced."""
     vertices: float = 0.0
@@ -137,11 +139,16 @@ class CoarseInputSettings:
     linear part of the fit (landmarks, lighting, albedo); for synthetic faces the ground truth plus the errors of such a
     fit."""
     identity_error: float = 0.25
-    """Standard deviations of the errors added to synthetic faces, in the units of the encoder's heads."""
+    """Standard deviation of the error added to the identity of synthetic faces, in the unit of the encoder's head. The
+    settings below are the same for the other heads."""
     expression_error: float = 0.15
+    """Error of the expression."""
     albedo_error: float = 0.5
+    """Error of the albedo."""
     lighting_error: float = 0.25
+    """Error of the light."""
     pose_error: float = 0.04
+    """Error of rotation, translation and scale."""
 
 
 @dataclass(frozen=True)
@@ -212,11 +219,13 @@ class OptimizerSettings:
     """"adam" (Kingma and Ba 2015; with weight decay AdamW), or "muon", which takes orthogonal steps for matrices
     (`mien.training.muon`) and Adam's steps for everything else."""
     learning_rate: float = 1e-3
+    """Learning rate after the warm-up."""
     warmup: int = 100
     """Steps in which the learning rate grows linearly from 0."""
     final_rate: float = 0.01
     """Share of the learning rate that is left at the end of the cosine; 1 keeps the rate constant."""
     weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
     clip_norm: float = 1.0
     """Upper limit of the gradient's norm; 0 sets no limit."""
     ema_decay: float = 0.999
@@ -239,18 +248,23 @@ class LoopSettings:
     channels_last: bool = True
     """Memory layout of images: channels last."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are trained."""
     workers: int = 1
     """Processes that prepare batches, per training process; with 0 the training process prepares them."""
     threads: int = 0
     """Threads of torch per process; with 0 torch decides."""
     seed: int = 0
+    """Decides everything random of the run."""
     log_every: int = 20
+    """Steps between rows of metrics.csv."""
     checkpoint_every: int = 200
     """Steps between checkpoints: the most that a killed run loses."""
     keep_checkpoints: int = 2
+    """Number of checkpoints to keep, the newest ones."""
     sheet_every: int = 500
     """Steps between contact sheets."""
     validate_every: int = 500
+    """Steps between validations."""
 
 
 @dataclass(frozen=True)

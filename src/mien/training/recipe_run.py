@@ -46,10 +46,13 @@ class StageMetric:
     """
 
     name: str
+    """Name of the metric."""
     unit: str
+    """Empty for a number without unit."""
     before: float | None
-    """None where there is nothing to compare with."""
+    """Value of the network that the stage starts from; None where there is nothing to compare with."""
     after: float
+    """Value of the stage's result."""
 
     def text(self) -> str:
         """The metric as text, e.g. "points 3.1 → 2 % of the eyes' distance"."""

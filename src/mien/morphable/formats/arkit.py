@@ -51,6 +51,6 @@ def write_arkit_weights(path: Path, weights: dict[str, float]) -> None:
     """
     unknown = sorted(set(weights) - set(ARKIT_NAMES))
     if unknown:
-        raise FormatError(f"{path}: {', '.join(unknown)} are not an ARKit blendshapes")
+        raise FormatError(f"{path}: {', '.join(unknown)} are not ARKit blendshapes")
     content = {name: float(weights.get(name, 0.0)) for name in ARKIT_NAMES}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

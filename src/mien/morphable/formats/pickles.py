@@ -215,7 +215,7 @@ def _check_program(path: Path, content: bytes) -> None:
             count, place = count + 1, position or 0
             if instruction.proto > MAX_PROTOCOL:
                 raise FormatError(
-                    f"{path}: pickle protocol above {MAX_PROTOCOL} at byte {place}; save it with an older"
+                    f"{path}: pickle protocol above {MAX_PROTOCOL} at byte {place}; save it with an older one"
                 )
             if instruction.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):
                 # The unpickler's table of memos grows to the largest index.

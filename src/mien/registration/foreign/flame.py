@@ -118,8 +118,8 @@ class TddfaCoefficients:
     ) -> tuple[Float[Tensor, "B 40"], Float[Tensor, "B 10"]]:
         """Identity and expression as coefficients of a converted model that has 3DDFA's components.
 
-        The deviations, micrometres, are those by which that model's components were scaled. For identities that is also
-        the Basel Face Model 2009, by the first values of its `shapeEV`. Expressions are those of 3DDFA's own file
-        (w_exp), bring them as a generic .npz: the ones of Exp_Pca.bin are other components of the same faces.
+        The deviations, micrometres, are those by which that model's components were scaled. Identities also belong to
+        the Basel Face Model 2009, with the first values of its `shapeEV`. Expressions belong to 3DDFA's own file
+        (w_exp) only; convert it as a generic .npz. Those of Exp_Pca.bin are other components of the same faces.
         """
         return self.shape / shape_deviation, self.expression / expression_deviation
