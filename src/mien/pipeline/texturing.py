@@ -71,11 +71,11 @@ class TextureBuilder:
         masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
         photo = torch.cat([sample_pixels(inputs.pixels, sharp).to(model.mean.device), masks], dim=1)
         with torch.no_grad():
-            base = build_surface(model, coefficients)
-        maps = self._detail_maps(photo, view, base, coefficients=coefficients)
+            coarse = build_surface(model, coefficients)
+        maps = self._detail_maps(photo, view, coarse, coefficients=coefficients)
         with torch.no_grad():
-            surface = self._detailed(base, maps, coefficients=coefficients)
-            texture = self._texture(photo, view, surface, base=base, maps=maps)
+            surface = self._detailed(coarse, maps, coefficients=coefficients)
+            texture = self._texture(photo, view, surface, coarse=coarse, maps=maps)
             error = _texture_error(model, surface, targets, texture)
             return _reconstruction(
                 model,
@@ -120,10 +120,10 @@ class TextureBuilder:
             settings=self.detail,
         )
 
-    def _detailed(self, base: FaceSurface, maps: DetailMaps, *, coefficients: FaceCoefficients) -> FaceSurface:
-        """The surface with its maps: without detail, the base surface."""
+    def _detailed(self, coarse: FaceSurface, maps: DetailMaps, *, coefficients: FaceCoefficients) -> FaceSurface:
+        """The surface with its maps: without detail, the coarse surface."""
         if self.detail is None:
-            return base
+            return coarse
         detail = VertexDetail(
             displacement=sample_map(maps.displacement, self.model.uv)[..., 0],
             albedo_offset=sample_map(maps.texture_offset, self.model.uv),
@@ -131,11 +131,11 @@ class TextureBuilder:
         return build_surface(self.model, coefficients, detail=detail)
 
     def _texture(
-        self, photo: Tensor, view: Camera, surface: FaceSurface, *, base: FaceSurface, maps: DetailMaps
+        self, photo: Tensor, view: Camera, surface: FaceSurface, *, coarse: FaceSurface, maps: DetailMaps
     ) -> Float[Tensor, "1 3 S S"]:
         """The completed texture, dilated beyond the border of the UV layout."""
         atlas = self._atlas(self.texture_size)
-        albedo, shade = atlas.interpolate(torch.cat([base.albedo, base.shading], dim=-1)).split(3, dim=1)
+        albedo, shade = atlas.interpolate(torch.cat([coarse.albedo, coarse.shading], dim=-1)).split(3, dim=1)
         if self.detail is not None:
             size = (self.texture_size, self.texture_size)
             albedo = albedo + F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
