@@ -20,11 +20,11 @@ def run(*arguments: str | Path) -> int:
 
 def test_samples_of_synthetic_faces_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
-    assert run("data", "synth", "-o", tmp_path / "out", "--count", 3, "--size", 32, "--model", model) == 0
+    assert run("data", "samples", "-o", tmp_path / "out", "--count", 3, "--size", 32, "--model", model) == 0
     assert (tmp_path / "out" / "sheet.png").exists()
     assert "3 faces" in capsys.readouterr().out
     detail = ("--detail", "--map-size", 32, "--count", 2, "--size", 32, "--model", model)
-    assert run("data", "synth", "-o", tmp_path / "detail", *detail) == 0
+    assert run("data", "samples", "-o", tmp_path / "detail", *detail) == 0
     with np.load(tmp_path / "detail" / "truth.npz") as gt:
         assert gt["displacement_m"].shape == (2, 1, 32, 32)
 
@@ -32,9 +32,9 @@ def test_samples_of_synthetic_faces_are_written(tmp_path: Path, capsys: pytest.C
 def test_synthetic_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_model(tiny_model(), tmp_path / "tiny.safetensors")
     options = ("--size", 32, "--model", model, "--processes", 1)
-    assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, *options) == 0
-    assert f"--set data.synthetic={tmp_path / 'drawn'}" in capsys.readouterr().out.replace("\n", "")
-    assert run("data", "draw", "-o", tmp_path / "drawn", "--faces", 2, "--seed", 1, *options) == 1
+    assert run("data", "synthesize", "-o", tmp_path / "faces", "--faces", 2, *options) == 0
+    assert f"--set data.synthetic={tmp_path / 'faces'}" in capsys.readouterr().out.replace("\n", "")
+    assert run("data", "synthesize", "-o", tmp_path / "faces", "--faces", 2, "--seed", 1, *options) == 1
     assert "started with other settings" in " ".join(capsys.readouterr().err.split())
 
 
@@ -46,7 +46,7 @@ def test_synthetic_faces_are_stored(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["report", "coarse", "no-such-run"], "holds no finished run"),
         (["data", "prepare", "no-such-photos", "-o", "store"], "no-such-photos"),
         (["data", "skins", "no-such-store"], "is not a store"),
-        (["data", "synthesize", "-o", "drawn", "--skins", "no-such-file"], "no-such-file"),
+        (["data", "synthesize", "-o", "faces", "--skins", "no-such-file"], "no-such-file"),
         (["train", "coarse", "--set", "data.synthetic_share=1", "--set", "data.synthetic=no-such-store"], "mien data"),
         (
             ["train", "coarse", "--set", "data.synthetic=store", "--set", "data.synthetic_faces=9"],
@@ -81,15 +81,23 @@ def test_photos_are_needed_where_the_configuration_wants_them(
     assert "give a store with --data" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("command", ["train", "report"])
+@pytest.mark.parametrize(
+    ("command", "new"),
+    [
+        ("train base --set loop.stepps=3", "train coarse"),
+        ("report base no-such-run", "report coarse"),
+        ("data synth --skins no-such-file", "data samples"),
+        ("data draw -o faces --skins no-such-file", "data synthesize"),
+    ],
+)
 def test_old_command_names_work_with_a_warning(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["--set", "loop.stepps=3"] if command == "train" else ["no-such-run"]
-    assert run(command, "base", *arguments) == 1
+    assert run(*command.split()) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith(f"warning: `mien {command} base` is now called `mien {command} coarse`")
+    old = " ".join(command.split()[:2])
+    assert lines[0].startswith(f"warning: `mien {old}` is now called `mien {new}`")
     assert lines[1].startswith("error: ")
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
@@ -54,7 +55,6 @@ def prepare_photos(
     print(f"The store is {out}; look at {out / 'contact_sheet.png'}.")
 
 
-@data_app.command("synth", hidden=True, deprecated=True)  # its name in mien 0.1
 @data_app.command("samples")
 def write_synthetic_samples(
     *,
@@ -87,7 +87,6 @@ def write_synthetic_samples(
     print(f"{count} faces in {out}; look at {sheet}.")
 
 
-@data_app.command("draw", hidden=True, deprecated=True)  # its name in mien 0.1
 @data_app.command("synthesize")
 def write_store_of_synthetic_faces(
     *,
@@ -130,6 +129,21 @@ def collect_skin_colours(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, lambda partial: bank.save(partial, loaded))
     print(f"{len(bank.albedo)} skins in {out}")
+
+
+def _keep_old_data_command(old: str, new: str, command: Callable[..., None]) -> None:
+    """Register a command of `mien data` under its name in mien 0.1 too, with a warning."""
+
+    @functools.wraps(command)
+    def run_with_warning(**options: Any) -> None:
+        _print_warning(f"`mien data {old}` is now called `mien data {new}`; version 0.3 will not know the old name.")
+        command(**options)
+
+    data_app.command(old, hidden=True)(run_with_warning)
+
+
+_keep_old_data_command("synth", "samples", write_synthetic_samples)
+_keep_old_data_command("draw", "synthesize", write_store_of_synthetic_faces)
 
 
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, e.g. from configs/.")]

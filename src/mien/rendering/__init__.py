@@ -4,7 +4,6 @@ from mien.rendering.renderer import FaceSurface as FaceSurface
 from mien.rendering.renderer import RenderOutput as RenderOutput
 from mien.rendering.renderer import VertexDetail as VertexDetail
 from mien.rendering.renderer import build_surface as build_surface
-from mien.rendering.renderer import depth_range as depth_range
 from mien.rendering.renderer import draw_texture as draw_texture
 from mien.rendering.renderer import render as render
 from mien.rendering.sampling import sample_image as sample_image
