@@ -5,7 +5,7 @@ With pose, shape and light fixed, each visible texel has one colour in the photo
 the same weight whatever its size in the image, and makes eq. 8 to 11 local operations.
 
 The priors decide which of the two maps explains a difference. Displacement is cheap for the fine grey variations of
-folds, and impossible in brows, eyes and lips. The offset is cheap for broad or coloured differences.
+wrinkles, and impossible in brows, eyes and lips. The offset is cheap for broad or coloured differences.
 """
 
 from __future__ import annotations

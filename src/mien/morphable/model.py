@@ -86,7 +86,8 @@ class MorphableModel(nn.Module):
     Example:
         >>> model = mien.load_model()
         >>> neutral = model.vertices(torch.zeros(1, model.counts[0]), torch.zeros(1, model.counts[1]))
-        >>> neutral.shape  # (1, V, 3), metres
+        >>> neutral.shape
+        torch.Size([1, 9674, 3])
 
     Args:
         name: Name of the model.
@@ -175,13 +176,13 @@ class MorphableModel(nn.Module):
 
     @property
     def actions(self) -> tuple[tuple[str, ...], Float[Tensor, "N V 3"]]:
-        """Old name of `blendshapes`, removed after release 0.2.
+        """Old name of `blendshapes`; version 0.3 will not have it.
 
         Returns:
             The same as `blendshapes`.
         """
         warnings.warn(
-            "MorphableModel.actions is now called blendshapes; the old name goes after release 0.2.",
+            "MorphableModel.actions is now called blendshapes; version 0.3 will not know the old name.",
             DeprecationWarning,
             stacklevel=2,
         )
