@@ -29,7 +29,7 @@ from mien.rasterizer import rasterize_hard
 from mien.typing import Float, Int, Tensor
 
 MM = 10.0
-"""ICT's unit is the centimetre, see shared/data/README.md."""
+"""ICT's unit is the centimetre."""
 
 # Half-open vertex ranges of the parts (part_vertex_range of the pack).
 _FACE, _HEAD = slice(0, 9409), slice(9409, 11248)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every figure of docs/benchmarks.md: benchmarks/run_all.sh DATA [OUT]
+# All sections of docs/benchmarks.md but the last (the rasterizer): benchmarks/run_all.sh DATA [OUT]
 # DATA is the folder with photos_68, photos_ccby, demo and ict_facekit.npz; PYTHON chooses the interpreter.
 set -eu
 data=${1:?usage: benchmarks/run_all.sh DATA [OUT]}

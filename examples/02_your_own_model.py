@@ -3,8 +3,7 @@
     python examples/02_your_own_model.py PHOTO OUT
 
 The arrays here are an example: vertices and ten identity components of the packaged model, without colours and UV
-layout.
-Replace them by your own; docs/formats.md lists the arrays that the file may contain.
+layout. Replace them by your own; docs/formats.md lists the arrays that the file may contain.
 """
 
 from __future__ import annotations
