@@ -62,7 +62,7 @@ def test_a_missing_file_and_an_unknown_name_are_refused(shelf: Path) -> None:
     (shelf / "small.safetensors").unlink()
     with pytest.raises(AssetError, match="missing or unreadable"):
         asset_path("small.safetensors")
-    with pytest.raises(AssetError, match=r"name='other\.bin' is no packaged asset"):
+    with pytest.raises(AssetError, match=r"name='other\.bin' is not a packaged asset"):
         asset_path("other.bin")
 
 

@@ -78,7 +78,7 @@ def asset_path(name: str) -> Path:
     record = next((record for record in asset_records() if record.name == name), None)
     if record is None:
         known = ", ".join(record.name for record in asset_records())
-        raise AssetError(f"name={name!r} is no packaged asset; use one of {known}")
+        raise AssetError(f"name={name!r} is not a packaged asset; use one of {known}")
     path = FOLDER / name
     try:
         return _verified(path, record, path.stat().st_mtime_ns)

@@ -37,7 +37,7 @@ def write_obj(reconstruction: Reconstruction, model: MorphableModel, path: Path)
     Args:
         reconstruction: The face.
         model: The face's model, which says which triangles are eyes.
-        path: The OBJ file to write; texture.png belongs into the same folder.
+        path: The OBJ file to write; texture.png belongs in the same folder.
 
     Raises:
         OSError: A file cannot be written.

@@ -153,6 +153,6 @@ def _check_store(config: CoarseConfig | DetailConfig, before: list[Stage]) -> No
     stores = [stage.settings.store for stage in before if isinstance(stage.settings, SyntheticStage)]
     if config.data.synthetic and config.data.synthetic not in stores:
         raise ConfigError(
-            f"data.synthetic={config.data.synthetic!r} is no store of an earlier stage; use one of: "
+            f"data.synthetic={config.data.synthetic!r} is not a store of an earlier stage; use one of: "
             f"{', '.join(stores)}."
         )
