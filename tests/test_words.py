@@ -1,7 +1,6 @@
 """The field's terms are used everywhere: the old words of the project's private language do not come back.
 
-docs/architecture.md explains the names. Checked are the package, the documentation, the configurations and the
-changelog's sections since the words changed.
+Checked are the package, the documentation, the configurations, and the changelog's sections since the words changed.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def test_the_packaged_recipes_have_the_stages_that_made_the_packaged_files() -> 
         ('kind = "synthetic"', 'kind = "drawn"', "stage 'faces': kind='drawn' must be one of skins, synthetic, coarse"),
         ("faces = 6", "", "stage 'faces': a setting is missing"),
         ("loop.seed = 4", "loop.sed = 4", "stage 'second': 'loop.sed' is not a setting; did you mean 'loop.seed'"),
-        ('data.synthetic = "faces"', 'data.synthetic = "other"', "stage 'first': data.synthetic='other' is not a store"),
+        ('data.synthetic = "faces"', 'data.synthetic = "other"', "data.synthetic='other' is not a store"),
         ('name = "second"', 'name = "first"', "name='first' must be unique"),
         ('name = "second"', 'name = "../second"', "must be unique and have letters, digits and _ only"),
         ("[[stage]]", "[[stages]]", "at least one \\[\\[stage\\]\\]"),
