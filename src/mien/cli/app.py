@@ -84,9 +84,10 @@ DetailNetworkOption = Annotated[
     str | None, typer.Option(help="Detail network file of --detail-mode net. Default: the packaged one.")
 ]
 SPIN_COUNT = 4000
-"""Iterations of GNU OpenMP's waiting loop, about 10 microseconds. The default of 300,000 is a millisecond, which each
-of the fit's many small operations waits if another program uses a core: with one of two cores in use a reconstruction
-took 340 s, and takes 18 s; with both free it takes 8.4 s either way (9.3 s with 2,000 iterations)."""
+"""Iterations of GNU OpenMP's waiting loop, about 10 microseconds. The default of 300,000 is a millisecond, and each of
+the fit's many small operations waits as long if another program uses a core. With one of two cores in use, a
+reconstruction took 340 s; now it takes 18 s. With both cores free it takes 8.4 s either way (9.3 s with 2,000
+iterations)."""
 
 
 def _share_processors(environment: MutableMapping[str, str]) -> None:

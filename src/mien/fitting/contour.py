@@ -41,14 +41,15 @@ it is certain."""
 NEARNESS = 0.3
 """Penalty of an end at the limit of the search against one in its middle, in the same unit."""
 BEHIND_SHARE = 0.02
-"""A contour point is used only if there is no face at this distance outside it, as a share of the size of the face:
-where the nose is in front of the cheek, the photo shows no change of colour."""
+"""A contour point is used only if there is no face at this distance outside it, as a share of the size of the face.
+Where the nose is in front of the cheek, the photo shows no change of colour."""
 BOUNDARY_REACH_M = (0.02, 0.04)
 """Distance from the boundary of the mesh: up to the first value the contour in the photo is that of ears, hair or neck,
 from the second on it is that of the face."""
 UNDERSIDE = (0.3, 0.6)
-"""Downward component of the normal of the mean face: up to the first value there may be background outside the contour;
-from the second on there is skin, above all of the neck, which has the colour of the face and its own contour."""
+"""Downward component of the normal of the mean face. Up to the first value there may be background outside the
+contour. From the second on there is skin outside it, mostly of the neck, which has the colour of the face and a contour
+of its own."""
 EFFECTIVE_POINTS = 60.0
 """Number of independent points of a whole contour: like those of landmarks, the errors of neighbouring points are
 correlated."""

@@ -11,8 +11,8 @@ from mien.texture.atlas import TexelAtlas
 from mien.typing import Float, Tensor
 
 FACING = (0.37, 0.64)
-"""Cosine between normal and direction to the camera (68° and 50°) up to which a texel has no weight, and from which it
-has full weight: a surface seen at a grazing angle covers too few pixels for its texels."""
+"""Cosines of the angle between normal and direction to the camera (68° and 50°): up to the first a texel has no weight,
+from the second on full weight. A surface that is seen at a grazing angle covers too few pixels for its texels."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Converts Deep3DFaceRecon's coefficient vectors (Deng et al., CVPRW 2019).
 
 A vector is identity 80, expression 64, albedo 80, angles 3 (pitch, yaw, roll in radians; R = Rz Ry Rx), light 27 as
-(3, 9) by colour, translation 3 in decimetres; TensorFlow's version has a 258th value of no meaning. Its camera stands
+(3, 9) by colour, translation 3 in decimetres; TensorFlow's version has a 258th value without meaning. Its camera stands
 at (0, 0, 10) dm, focal length 1015 pixels over a crop of 224; a point projects to 1015 X / Z + 112 with y up, and row
 223 - y; pixel centres are whole numbers there and half ones here.
 """
