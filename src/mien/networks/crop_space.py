@@ -63,8 +63,8 @@ class CropSpaceParameters(Batched):
         """Build the parameters from the tensors that a network's `forward` returns.
 
         Args:
-            tensors: one tensor per name in `HEAD_UNITS`.
-            sides_per_m: number of crop sides per metre at scale 0.
+            tensors: One tensor per name in `HEAD_UNITS`.
+            sides_per_m: Number of crop sides per metre at scale 0.
         """
         return cls(**{name: tensors[name] for name in HEAD_UNITS}, sides_per_m=sides_per_m)
 
@@ -76,7 +76,7 @@ class CropSpaceParameters(Batched):
         """The parameters of the mirror image of each crop; differentiable.
 
         Args:
-            mirror: symmetry of the face model.
+            mirror: Symmetry of the face model.
         """
         light = self.lighting.unflatten(1, (SH_COUNT, 3)) * mirror.harmonics[:, None]
         return CropSpaceParameters(
@@ -94,7 +94,7 @@ class CropSpaceParameters(Batched):
         """The mean of two predictions for the same faces; differentiable.
 
         Args:
-            other: the second prediction. Its rotations must be close to this one's: rotation vectors are averaged
+            other: The second prediction. Its rotations must be close to this one's: rotation vectors are averaged
                 component by component.
         """
         mine, others = self.tensors(), other.tensors()
@@ -105,7 +105,7 @@ class CropSpaceParameters(Batched):
         """The metric pose; differentiable.
 
         Args:
-            camera: the cameras that took the crops, in pixels of square crops.
+            camera: The cameras that took the crops, in pixels of square crops.
         """
         side = camera.image_size[0]
         px_per_m = self.sides_per_m * side * self.scale[:, 0].exp()
@@ -126,7 +126,7 @@ class CropSpaceParameters(Batched):
         """The faces with their metric pose; differentiable.
 
         Args:
-            camera: the cameras that took the crops, in pixels of square crops.
+            camera: The cameras that took the crops, in pixels of square crops.
         """
         white = ambient_lighting(len(self.lighting)).to(self.lighting)
         lighting = white + self.lighting.unflatten(1, (SH_COUNT, 3))
@@ -137,7 +137,7 @@ def sight_rotation(camera: Camera) -> Float[Tensor, "B 3"]:
     """The rotation vector, in model axes, from the optical axis to the line of sight through the crop's centre.
 
     Args:
-        camera: cameras of square crops; the centre may lie outside the crop.
+        camera: Cameras of square crops; the centre may lie outside the crop.
     """
     side = camera.image_size[0]
     ray = to_model_axes(camera.ray(torch.full_like(camera.centre_px, side / 2)))
@@ -151,9 +151,9 @@ def to_crop_space(coefficients: FaceCoefficients, camera: Camera, *, sides_per_m
     """Convert known faces to crop space: the inverse of `CropSpaceParameters.coefficients`. Not differentiable.
 
     Args:
-        coefficients: faces whose poses have scale 1.
-        camera: the cameras that took the crops, in pixels of square crops.
-        sides_per_m: number of crop sides per metre at scale 0, see `mean_face_frame`.
+        coefficients: Faces whose poses have scale 1.
+        camera: The cameras that took the crops, in pixels of square crops.
+        sides_per_m: Number of crop sides per metre at scale 0, see `mean_face_frame`.
     """
     side = camera.image_size[0]
     position = coefficients.pose.translation
@@ -187,7 +187,7 @@ def mean_face_frame(model: MorphableModel) -> MeanFaceFrame:
     """The frame in which a network with zero output shows the mean face at the right position and size.
 
     Args:
-        model: face model with MediaPipe's points.
+        model: Face model with MediaPipe's points.
     """
     points = model.mediapipe_points(model.mean[None])[0, :, :2]
     low, high = points.amin(0), points.amax(0)

@@ -64,10 +64,10 @@ class DetailNetwork(nn.Module):
     batch statistics a training step does not depend on how a batch is divided over processes.
 
     Args:
-        model_hash: fingerprint of the face model on whose UV map the network works.
-        layout: input layout, see the module's docstring.
+        model_hash: Fingerprint of the face model on whose UV map the network works.
+        layout: Input layout, see the module's docstring.
         displacement: "normal" for one channel along the normal, "xyz" for three channels as in the paper.
-        width: channels at full size, at least 1; each halving doubles them.
+        width: Channels at full size, at least 1; each halving doubles them.
 
     Raises:
         ConfigError: `width` is below 1.
@@ -94,7 +94,7 @@ class DetailNetwork(nn.Module):
         """Predict both maps; differentiable.
 
         Args:
-            inputs: the channels of the layout; the side must be a multiple of 16.
+            inputs: The channels of the layout; the side must be a multiple of 16.
 
         Returns:
             Float32 tensors "texture_offset" (B, 3, S, S), to be added to the albedo, and "displacement" (B, 1 or 3, S,
@@ -162,9 +162,9 @@ def texture_inputs(face: TexelFace, unwrapped: Unwrapped, *, size: int | None = 
     integrate.
 
     Args:
-        face: the coarse reconstruction on the UV map.
-        unwrapped: the photo on the UV map.
-        size: side R in texels to which the channels are averaged; None keeps the UV map's side.
+        face: The coarse reconstruction on the UV map.
+        unwrapped: The photo on the UV map.
+        size: Side R in texels to which the channels are averaged; None keeps the UV map's side.
     """
     normals = face.displaced_normals.normals.permute(0, 3, 1, 2)
     maps = (unwrapped.colours, unwrapped.weights, unwrapped.skin, face.albedo, face.shading, normals)
@@ -199,12 +199,12 @@ def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) 
     there in texels. Relief is therefore predicted on the UV map averaged to `UNIT_SIZE`, and enlarged.
 
     Args:
-        network: a network with layout "texture" and displacement "normal".
-        face: the coarse reconstruction on the UV map.
-        unwrapped: the photo on the UV map.
+        network: A network with layout "texture" and displacement "normal".
+        face: The coarse reconstruction on the UV map.
+        unwrapped: The photo on the UV map.
 
     Raises:
-        ConfigError: the network has another layout or displacement.
+        ConfigError: The network has another layout or displacement.
     """
     if network.layout != "texture" or network.displacement != "normal":
         raise ConfigError(
@@ -231,10 +231,10 @@ def visible_maps(
     The offset is continued smoothly from visible texels; the displacement fades to 0.
 
     Args:
-        texture_offset: predicted offset of the albedo.
-        displacement: predicted displacement along the normal, metres.
-        unwrapped: visibility and skin of the photo on the UV map.
-        inside: texels that belong to the face.
+        texture_offset: Predicted offset of the albedo.
+        displacement: Predicted displacement along the normal, metres.
+        unwrapped: Visibility and skin of the photo on the UV map.
+        inside: Texels that belong to the face.
     """
     visible = unwrapped.weights
     return DetailMaps(pull_push(texture_offset, visible) * inside, displacement * visible * unwrapped.skin * inside)
@@ -244,9 +244,9 @@ def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) ->
     """Write a detail network for `load_detail`.
 
     Args:
-        network: its weights are rounded to float16.
-        path: file to write.
-        notes: further entries of the file's header.
+        network: Its weights are rounded to float16.
+        path: File to write.
+        notes: Further entries of the file's header.
     """
     settings = {"layout": network.layout, "displacement": network.displacement, "width": network.width}
     FILE.save(network, path, model_hash=network.model_hash, settings=settings, notes=notes)
@@ -256,13 +256,13 @@ def load_detail(model: MorphableModel, name_or_path: str | Path = DEFAULT_DETAIL
     """Load the packaged detail network, or a file that `mien train detail` wrote, in evaluation mode.
 
     Args:
-        model: the face model that the network was trained with.
+        model: The face model that the network was trained with.
         name_or_path: `DEFAULT_DETAIL`, or a path.
 
     Raises:
-        FormatError: the file is damaged or of another kind.
-        ModelMismatch: the network was trained with another face model; its maps belong to another UV map.
-        AssetError: the packaged file is missing.
+        FormatError: The file is damaged or of another kind.
+        ModelMismatch: The network was trained with another face model; its maps belong to another UV map.
+        AssetError: The packaged file is missing.
     """
     path = asset_path(DEFAULT_DETAIL) if str(name_or_path) == DEFAULT_DETAIL else Path(name_or_path)
     return FILE.load(path, model=model, build=lambda settings: DetailNetwork(model.fingerprint, **settings))

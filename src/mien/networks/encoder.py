@@ -59,13 +59,13 @@ class FaceEncoder(nn.Module):
     Before training it predicts the mean face, seen from the front and centred.
 
     Args:
-        backbone: name for `make_backbone`.
-        model: face model whose coefficients are predicted.
-        image_size: side of the backbone's input, pixels.
-        dropout: share of features that are left out in training, before the heads and in the refiner.
-        points: whether the heads also get features of the 468 detected points. A crop of a hundred pixels shows the
+        backbone: Name for `make_backbone`.
+        model: Face model whose coefficients are predicted.
+        image_size: Side of the backbone's input, pixels.
+        dropout: Share of features that are left out in training, before the heads and in the refiner.
+        points: Whether the heads also get features of the 468 detected points. A crop of a hundred pixels shows the
             shape of a face less exactly than its points do.
-        refiner: whether a `Refiner` corrects shape and pose; needs points.
+        refiner: Whether a `Refiner` corrects shape and pose; needs points.
 
     Raises:
         ConfigError: `refiner` without `points`, or an unknown backbone.
@@ -116,9 +116,9 @@ class FaceEncoder(nn.Module):
         """Prepare the inputs of `forward`: one, two or four tensors, depending on how the encoder was built.
 
         Args:
-            crops: square crops of any size, RGB in [0, 1].
-            camera: the cameras of the crops, in the crops' pixels.
-            landmarks468_px: detected points in the crops' pixels.
+            crops: Square crops of any size, RGB in [0, 1].
+            camera: The cameras of the crops, in the crops' pixels.
+            landmarks468_px: Detected points in the crops' pixels.
         """
         tensors = [_resized(crops, self.image_size)]
         if self.points is not None:
@@ -144,16 +144,16 @@ class FaceEncoder(nn.Module):
 
         Args:
             images: RGB crops in [0, 1].
-            points: detected points in sides of the crop from its centre, y down; for an encoder with points.
-            refiner_images: the crops at the refiner's size; for an encoder with a refiner, as is `lens`.
-            lens: focal length and principal point (x, y) of the cameras, in sides of the crop.
-            refine_steps: number of refinement steps, at least 1. An encoder without a refiner takes 1 only.
+            points: Detected points in sides of the crop from its centre, y down; for an encoder with points.
+            refiner_images: The crops at the refiner's size; for an encoder with a refiner, as is `lens`.
+            lens: Focal length and principal point (x, y) of the cameras, in sides of the crop.
+            refine_steps: Number of refinement steps, at least 1. An encoder without a refiner takes 1 only.
 
         Returns:
             One prediction per refinement step, the last one last; one prediction without a refiner.
 
         Raises:
-            TypeError: an input is missing, or the encoder was built without it.
+            TypeError: An input is missing, or the encoder was built without it.
             ConfigError: `refine_steps` is out of range.
         """
         self._check_inputs(points, refiner_images, lens, refine_steps)
@@ -218,7 +218,7 @@ class FaceEncoder(nn.Module):
         """Wrap one prediction of `forward`.
 
         Args:
-            prediction: one element of the list that `forward` returns.
+            prediction: One element of the list that `forward` returns.
         """
         return CropSpaceParameters.from_tensors(prediction, sides_per_m=self.sides_per_m)
 
@@ -235,10 +235,10 @@ class FaceEncoder(nn.Module):
         The errors for a crop and for its mirror image differ, so their mean is better than either.
 
         Args:
-            crops: square crops of any size, as `face_crop` cuts them; RGB in [0, 1].
-            camera: the cameras of the crops, in the crops' pixels.
-            landmarks468_px: detected points in the crops' pixels; ignored by an encoder without points.
-            refine_steps: number of refinement steps, at least 1; ignored by an encoder without a refiner.
+            crops: Square crops of any size, as `face_crop` cuts them; RGB in [0, 1].
+            camera: The cameras of the crops, in the crops' pixels.
+            landmarks468_px: Detected points in the crops' pixels; ignored by an encoder without points.
+            refine_steps: Number of refinement steps, at least 1; ignored by an encoder without a refiner.
 
         Returns:
             Coefficients with metric poses under `camera`.
@@ -276,10 +276,10 @@ class FaceEncoder(nn.Module):
         mean over crop and mirror image that `encode` takes. Switches the network to evaluation mode.
 
         Args:
-            path: file to write.
+            path: File to write.
 
         Raises:
-            AssetError: the packages of `mien[onnx]` are missing.
+            AssetError: The packages of `mien[onnx]` are missing.
         """
         try:
             import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it; its own message is unclear
@@ -305,9 +305,9 @@ def extend_encoder(encoder: FaceEncoder, model: MorphableModel, *, refiner: bool
     """Copy an encoder and add points and, if asked for, a refiner; its predictions change little.
 
     Args:
-        encoder: the encoder to copy; it is not changed. Its refiner, if any, is copied too.
-        model: face model that the encoder belongs to.
-        refiner: whether the copy gets a refiner.
+        encoder: The encoder to copy; it is not changed. Its refiner, if any, is copied too.
+        model: Face model that the encoder belongs to.
+        refiner: Whether the copy gets a refiner.
     """
     larger = FaceEncoder(
         encoder.backbone_name,
@@ -352,9 +352,9 @@ def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> 
     """Write an encoder for `load_encoder`.
 
     Args:
-        encoder: its weights are rounded to float16.
-        path: file to write.
-        notes: further entries of the file's header.
+        encoder: Its weights are rounded to float16.
+        path: File to write.
+        notes: Further entries of the file's header.
     """
     settings = {
         "backbone": encoder.backbone_name,
@@ -369,13 +369,13 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
     """Load the packaged encoder, or a file that `mien train coarse` wrote, in evaluation mode.
 
     Args:
-        model: the face model that the encoder was trained with.
+        model: The face model that the encoder was trained with.
         name_or_path: `DEFAULT_ENCODER`, or a path; files of mien 0.1 are read too.
 
     Raises:
-        FormatError: the file is damaged or of another kind.
-        ModelMismatch: the encoder was trained with another face model; its coefficients belong to another basis.
-        AssetError: the packaged file is missing.
+        FormatError: The file is damaged or of another kind.
+        ModelMismatch: The encoder was trained with another face model; its coefficients belong to another basis.
+        AssetError: The packaged file is missing.
     """
     path = asset_path(DEFAULT_ENCODER) if str(name_or_path) == DEFAULT_ENCODER else Path(name_or_path)
     return FILE.load(

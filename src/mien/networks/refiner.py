@@ -43,8 +43,8 @@ def crop_size(image_size: int, *, refiner: bool) -> int:
     """Side in pixels below which a crop shows an encoder less than it can use.
 
     Args:
-        image_size: side of the backbone's input, pixels.
-        refiner: whether the encoder has a refiner, which reads crops of `REFINER_SIZE`.
+        image_size: Side of the backbone's input, pixels.
+        refiner: Whether the encoder has a refiner, which reads crops of `REFINER_SIZE`.
     """
     return max(image_size, REFINER_SIZE) if refiner else image_size
 
@@ -55,9 +55,9 @@ class Refiner(nn.Module):
     Differentiable in its weights alone: neither the UV map nor the inputs get a gradient.
 
     Args:
-        model: face model of the encoder.
+        model: Face model of the encoder.
         units: (N,) units of the coefficients of shape and pose, in the order in which `forward` takes them.
-        dropout: share of UV-map features that are left out in training.
+        dropout: Share of UV-map features that are left out in training.
     """
 
     basis: Tensor
@@ -111,11 +111,11 @@ class Refiner(nn.Module):
 
         Args:
             crops: RGB in [0, 1].
-            shape: identity and expression of the prediction, expression clamped to [0, 1].
-            pose: metric pose of the prediction under `camera`.
-            camera: cameras of the crops.
-            state: the prediction's shape and pose as the encoder's heads give them.
-            points: detected points, in sides of the crop from its centre.
+            shape: Identity and expression of the prediction, expression clamped to [0, 1].
+            pose: Metric pose of the prediction under `camera`.
+            camera: Cameras of the crops.
+            state: The prediction's shape and pose as the encoder's heads give them.
+            points: Detected points, in sides of the crop from its centre.
 
         Returns:
             The correction, in the coefficients' own scale; its root mean square in units is at most `MAX_CORRECTION`.

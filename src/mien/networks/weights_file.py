@@ -52,11 +52,11 @@ class NetworkKind:
         """Write a network for `load`.
 
         Args:
-            network: its floating-point tensors are rounded to float16.
-            path: file to write.
-            model_hash: fingerprint of the face model that the network was trained with.
-            settings: arguments from which the network can be built again, JSON values.
-            notes: further entries of the header.
+            network: Its floating-point tensors are rounded to float16.
+            path: File to write.
+            model_hash: Fingerprint of the face model that the network was trained with.
+            settings: Arguments from which the network can be built again, JSON values.
+            notes: Further entries of the header.
         """
         metadata = {"format": self.format, "model_hash": model_hash, self.settings_key: json.dumps(settings), **notes}
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
@@ -67,13 +67,13 @@ class NetworkKind:
         """Read a network; it is returned in evaluation mode, and its parameters need no gradient.
 
         Args:
-            path: file that `save` wrote, in this version of mien or in 0.1.
-            model: face model that the network must have been trained with.
-            build: makes the network from the settings in the file.
+            path: File that `save` wrote, in this version of mien or in 0.1.
+            model: Face model that the network must have been trained with.
+            build: Makes the network from the settings in the file.
 
         Raises:
-            FormatError: the file is damaged or of another kind.
-            ModelMismatch: the network was trained with another face model.
+            FormatError: The file is damaged or of another kind.
+            ModelMismatch: The network was trained with another face model.
         """
         metadata, tensors = _read(path)
         if metadata.get("format") != self.format:
@@ -102,12 +102,12 @@ def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> Non
     """Check that a file belongs to a face model.
 
     Args:
-        model: the face model in use.
-        expected_hash: fingerprint of the face model that the file was made with.
-        whose: the file, for the message.
+        model: The face model in use.
+        expected_hash: Fingerprint of the face model that the file was made with.
+        whose: The file, for the message.
 
     Raises:
-        ModelMismatch: the fingerprints differ.
+        ModelMismatch: The fingerprints differ.
     """
     if model.fingerprint != expected_hash:
         raise ModelMismatch(

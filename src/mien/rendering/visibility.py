@@ -27,7 +27,7 @@ def visible_vertices(
     Args:
         surface: The surfaces.
         vertices_px: Projection of each vertex, pixels.
-        depth: z-buffer in metres, 0 where there is no face.
+        depth: Z-buffer in metres, 0 where there is no face.
         slack_m: A vertex counts as visible up to this distance behind the z-buffer, metres.
 
     Returns:

@@ -44,17 +44,17 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, model_hash: str,
     """Write a checkpoint and remove older ones.
 
     Args:
-        run: folder of the run.
-        state: state to save.
-        step: number of steps taken, with which the run continues.
-        model_hash: fingerprint of the face model.
-        keep: number of checkpoints to keep, the newest ones.
+        run: Folder of the run.
+        state: State to save.
+        step: Number of steps taken, with which the run continues.
+        model_hash: Fingerprint of the face model.
+        keep: Number of checkpoints to keep, the newest ones.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OutputError: the checkpoint cannot be written.
+        OutputError: The checkpoint cannot be written.
     """
     target = run / FOLDER / f"step-{step:08d}"
     remove_partial_folders(run / FOLDER, "step-*")
@@ -77,16 +77,16 @@ def load_checkpoint(path: Path, state: TrainState, *, model_hash: str) -> int:
     """Load network, average and optimiser in place.
 
     Args:
-        path: folder of the checkpoint; those of mien 0.1 are read too.
-        state: state to fill.
-        model_hash: fingerprint of the face model in use.
+        path: Folder of the checkpoint; those of mien 0.1 are read too.
+        state: State to fill.
+        model_hash: Fingerprint of the face model in use.
 
     Returns:
         The step to continue with.
 
     Raises:
-        FormatError: the checkpoint is damaged or belongs to another network.
-        ModelMismatch: the checkpoint belongs to another face model.
+        FormatError: The checkpoint is damaged or belongs to another network.
+        ModelMismatch: The checkpoint belongs to another face model.
     """
     try:
         header = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))

@@ -47,15 +47,15 @@ class CoarseObjective:
     """Losses and metrics of the encoder. Implements `Objective`.
 
     Args:
-        encoder: the network that is trained.
-        model: the encoder's face model, on the encoder's device.
-        weights: weights of the losses.
-        recognition: network for the identity loss, on the same device; may be None if that loss has weight 0.
-        refine_steps: number of refinement steps in training; each gets all losses.
-        evaluation_modules: modules of the encoder that stay in evaluation mode.
+        encoder: The network that is trained.
+        model: The encoder's face model, on the encoder's device.
+        weights: Weights of the losses.
+        recognition: Network for the identity loss, on the same device; may be None if that loss has weight 0.
+        refine_steps: Number of refinement steps in training; each gets all losses.
+        evaluation_modules: Modules of the encoder that stay in evaluation mode.
 
     Raises:
-        ConfigError: the identity loss has a weight, and `recognition` is None.
+        ConfigError: The identity loss has a weight, and `recognition` is None.
     """
 
     def __init__(
@@ -211,9 +211,9 @@ def landmarks68(model: MorphableModel, coefficients: FaceCoefficients, camera: C
     """Project the model's 68 landmarks, pixels; differentiable.
 
     Args:
-        model: face model of the coefficients.
-        coefficients: faces with metric poses.
-        camera: one camera per face.
+        model: Face model of the coefficients.
+        coefficients: Faces with metric poses.
+        camera: One camera per face.
     """
     vertices = coefficients.pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
     return landmarks_of_vertices(model, camera.project(vertices), coefficients.pose.rotmat())

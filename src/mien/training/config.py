@@ -272,7 +272,7 @@ class CoarseConfig:
     """A run of `mien train coarse`, which trains the encoder (the paper's base branch).
 
     Raises:
-        ConfigError: a value is out of range, or two values contradict each other.
+        ConfigError: A value is out of range, or two values contradict each other.
     """
 
     model: str = "mien-face"
@@ -311,7 +311,7 @@ class DetailConfig:
     """A run of `mien train detail`, which trains the detail network (the paper's augmented branch).
 
     Raises:
-        ConfigError: a value is out of range, or two values contradict each other.
+        ConfigError: A value is out of range, or two values contradict each other.
     """
 
     model: str = "mien-face"
@@ -345,7 +345,7 @@ def check_loop(loop: LoopSettings, optimizer: OptimizerSettings) -> None:
     """Check the values that both kinds of run have.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: A value is out of range.
     """
     for name in ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "sheet_every", "validate_every"):
         _check_minimum(f"loop.{name}", getattr(loop, name), 1)

@@ -45,12 +45,12 @@ def load_config(kind: type[T], path: Path | None, *, changes: Sequence[str] = ()
     """Read a configuration.
 
     Args:
-        kind: class of the configuration, `CoarseConfig` or `DetailConfig`.
+        kind: Class of the configuration, `CoarseConfig` or `DetailConfig`.
         path: TOML file; None takes the defaults.
-        changes: settings as `section.key=value`, applied after the file.
+        changes: Settings as `section.key=value`, applied after the file.
 
     Raises:
-        ConfigError: the file cannot be read, a key is unknown, or a value has the wrong type or range.
+        ConfigError: The file cannot be read, a key is unknown, or a value has the wrong type or range.
     """
     content = {} if path is None else read_toml(path)
     return build_config(kind, merge(current_settings(content), *(_change(change) for change in changes)))
@@ -60,7 +60,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: the file is missing or is not TOML.
+        ConfigError: The file is missing or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def build_config(kind: type[T], content: Mapping[str, Any]) -> T:
     """Make a configuration from the content of a TOML file with today's names.
 
     Raises:
-        ConfigError: a key is unknown, or a value has the wrong type or range.
+        ConfigError: A key is unknown, or a value has the wrong type or range.
     """
     return _build(kind, content, where="")
 
@@ -81,7 +81,7 @@ def merge(content: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, 
     """The content with changes: sections are merged key by key, later changes replace earlier ones.
 
     Raises:
-        ConfigError: a change treats a value as a section.
+        ConfigError: A change treats a value as a section.
     """
     merged = {name: dict(value) if isinstance(value, Mapping) else value for name, value in content.items()}
     for change in changes:
@@ -100,7 +100,7 @@ def current_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """Translate settings of mien 0.1 to today's names, with a `RenamedSetting` warning for each.
 
     Raises:
-        ConfigError: a setting is given under both names.
+        ConfigError: A setting is given under both names.
     """
     current: dict[str, Any] = {}
     renamed: dict[str, Any] = {}
@@ -212,7 +212,7 @@ def differences(before: str, after: str) -> list[SettingChange]:
     """Compare two texts of `dump`; names of mien 0.1 count as today's.
 
     Raises:
-        ValueError: a text is not TOML.
+        ValueError: A text is not TOML.
     """
     old, new = _flat(before), _flat(after)
     names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))

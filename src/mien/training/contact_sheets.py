@@ -37,10 +37,10 @@ def coarse_sheet(
     """Draw one row per face: crop, landmarks, reconstruction over the crop, geometry, albedo, shading.
 
     Args:
-        model: face model of the coefficients.
-        batch: the faces; target landmarks are green, those of the reconstruction red.
-        coefficients: their reconstruction.
-        faces: number of rows; the first faces of the batch are drawn.
+        model: Face model of the coefficients.
+        batch: The faces; target landmarks are green, those of the reconstruction red.
+        coefficients: Their reconstruction.
+        faces: Number of rows; the first faces of the batch are drawn.
     """
     shown = slice(0, faces)
     photos = resized(batch, CELL)
@@ -76,14 +76,14 @@ def detail_sheet(
     """Draw one row per face with the columns of `DETAIL_LABELS`, or with some of them.
 
     Args:
-        model: face model of the coefficients.
+        model: Face model of the coefficients.
         atlas: UV map of the detail maps.
-        batch: the faces.
-        coefficients: their coarse reconstruction.
-        maps: the maps of the last two columns.
-        sampled: the maps with which the faces are drawn: `maps`, or `maps` as the vertices sample them.
-        faces: number of rows; the first faces of the batch are drawn.
-        labels: columns, from `DETAIL_LABELS`.
+        batch: The faces.
+        coefficients: Their coarse reconstruction.
+        maps: The maps of the last two columns.
+        sampled: The maps with which the faces are drawn: `maps`, or `maps` as the vertices sample them.
+        faces: Number of rows; the first faces of the batch are drawn.
+        labels: Columns, from `DETAIL_LABELS`.
     """
     shown = slice(0, faces)
     photos = resized(batch, DETAIL_CELL)

@@ -46,16 +46,16 @@ class DetailObjective:
     """Losses and metrics of the detail network. Implements `Objective`.
 
     Args:
-        network: the network that is trained.
-        encoder: the frozen encoder below the maps, in evaluation mode; it is not changed.
-        model: face model of both networks.
-        weights: weights of the losses.
-        coarse: where the coarse reconstruction comes from.
-        map_size: side of the maps, texels.
-        recognition: network for the identity loss; may be None if that loss has weight 0.
+        network: The network that is trained.
+        encoder: The frozen encoder below the maps, in evaluation mode; it is not changed.
+        model: Face model of both networks.
+        weights: Weights of the losses.
+        coarse: Where the coarse reconstruction comes from.
+        map_size: Side of the maps, texels.
+        recognition: Network for the identity loss; may be None if that loss has weight 0.
 
     Raises:
-        ConfigError: the identity loss has a weight and `recognition` is None, or the encoder is in training mode.
+        ConfigError: The identity loss has a weight and `recognition` is None, or the encoder is in training mode.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DetailObjective:
         """Compute the coarse reconstruction below the maps and the network's input.
 
         Raises:
-            FitDiverged: the fit of a photo met a number that is not finite.
+            FitDiverged: The fit of a photo met a number that is not finite.
         """
         return detail_batch(batch, self.reconstruct(batch), self.model, self.atlas, layout=self.network.layout)
 
@@ -279,9 +279,9 @@ class DetailObjective:
         """Draw some of these columns for the first faces.
 
         Args:
-            network: the network in evaluation mode.
-            faces: the faces; the first `EVALUATION_BATCH` are drawn.
-            labels: columns, from `DETAIL_LABELS`.
+            network: The network in evaluation mode.
+            faces: The faces; the first `EVALUATION_BATCH` are drawn.
+            labels: Columns, from `DETAIL_LABELS`.
         """
         prepared = next(self._evaluation_batches(faces))
         maps = self._maps(network, prepared)

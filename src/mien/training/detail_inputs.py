@@ -44,12 +44,12 @@ class CoarseReconstruction:
     """Reconstructs faces coarsely with a frozen encoder.
 
     Args:
-        encoder: the frozen encoder, in evaluation mode.
-        model: its face model, on the same device.
-        settings: where the reconstruction comes from.
+        encoder: The frozen encoder, in evaluation mode.
+        model: Its face model, on the same device.
+        settings: Where the reconstruction comes from.
 
     Raises:
-        ConfigError: the encoder is in training mode.
+        ConfigError: The encoder is in training mode.
     """
 
     def __init__(self, encoder: FaceEncoder, model: MorphableModel, settings: CoarseInputSettings) -> None:
@@ -62,7 +62,7 @@ class CoarseReconstruction:
         """Reconstruct the faces of a batch.
 
         Raises:
-            FitDiverged: the fit of a photo met a number that is not finite.
+            FitDiverged: The fit of a photo met a number that is not finite.
         """
         if self.settings.source == "encoder" or batch.gt is None:
             return self._of_photos(batch)
@@ -113,11 +113,11 @@ def detail_batch(
     """Compute everything about a batch that does not depend on the detail network.
 
     Args:
-        batch: the faces.
-        coefficients: their coarse reconstruction.
-        model: face model.
+        batch: The faces.
+        coefficients: Their coarse reconstruction.
+        model: Face model.
         atlas: UV map at the size of the detail maps.
-        layout: input layout of the network.
+        layout: Input layout of the network.
     """
     surface = build_surface(model, coefficients)
     masks = torch.stack([batch.mask, close_mask(batch.mask)], dim=1)

@@ -33,12 +33,12 @@ def divergence(
     """The error to raise in every process; the first process also writes RUN/diverged.json.
 
     Args:
-        fabric: the processes.
-        run: folder of the run.
-        step: the step that is not finite.
-        terms: losses of this process; None if they could not be computed.
-        batch: faces of this process.
-        missing: what is not finite if there are no terms.
+        fabric: The processes.
+        run: Folder of the run.
+        step: The step that is not finite.
+        terms: Losses of this process; None if they could not be computed.
+        batch: Faces of this process.
+        missing: What is not finite if there are no terms.
     """
     bad = _gathered(fabric, [term.name for term in terms or () if not torch.isfinite(term.value)])
     lacking = _gathered(fabric, [] if terms is not None else [missing])

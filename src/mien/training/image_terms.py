@@ -19,9 +19,9 @@ def landmarks_of_vertices(
     """Select the model's 68 landmarks, with contour landmarks on the visible outline; differentiable in `vertices_px`.
 
     Args:
-        model: face model with 68 landmarks.
-        vertices_px: projected vertices, pixels.
-        rotation: rotation matrices of the heads.
+        model: Face model with 68 landmarks.
+        vertices_px: Projected vertices, pixels.
+        rotation: Rotation matrices of the heads.
     """
     chosen = landmark_vertices(model, vertices_px.detach(), rotation.detach())
     return vertices_px.gather(1, chosen[..., None].expand(-1, -1, 2))
@@ -31,8 +31,8 @@ def landmark_term(landmarks_px: Float[Tensor, "B 68 2"], batch: FaceBatch) -> Fl
     """Eq. 5 in halves of the crop's side, all landmarks with equal weight; differentiable.
 
     Args:
-        landmarks_px: landmarks of the reconstruction, pixels of the batch's crops.
-        batch: faces with their target landmarks.
+        landmarks_px: Landmarks of the reconstruction, pixels of the batch's crops.
+        batch: Faces with their target landmarks.
     """
     unit = batch.images.shape[-1] / 2
     equal = torch.ones_like(landmarks_px[..., 0])
@@ -50,11 +50,11 @@ def identity_term(
     """Eq. 6: distance between the features of photo and rendering; differentiable in the rendering.
 
     Args:
-        recognition: network for face recognition.
-        rendered: rendering of the reconstruction.
-        images: photos, RGB in [0, 1].
-        mask: confidence that a pixel shows skin.
-        landmarks68_px: target landmarks, which place the recognition network's crop.
+        recognition: Network for face recognition.
+        rendered: Rendering of the reconstruction.
+        images: Photos, RGB in [0, 1].
+        mask: Confidence that a pixel shows skin.
+        landmarks68_px: Target landmarks, which place the recognition network's crop.
     """
     with torch.no_grad():
         photo_features = recognition(recognition.crop(images, landmarks68_px))

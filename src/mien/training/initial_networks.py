@@ -16,8 +16,8 @@ def make_encoder(settings: EncoderSettings, model: MorphableModel) -> FaceEncode
     """Make the encoder at the start of a run; parameters that are not trained need no gradient.
 
     Raises:
-        ConfigError: the settings contradict the encoder in `settings.start`.
-        AssetError: initial weights of the backbone cannot be loaded.
+        ConfigError: The settings contradict the encoder in `settings.start`.
+        AssetError: Initial weights of the backbone cannot be loaded.
         FormatError: `settings.start` is damaged or of another kind.
         ModelMismatch: `settings.start` belongs to another face model.
     """
@@ -83,7 +83,7 @@ def make_detail_network(settings: DetailNetworkSettings, model: MorphableModel) 
     """Make the detail network at the start of a run.
 
     Raises:
-        ConfigError: the settings contradict the network in `settings.start`.
+        ConfigError: The settings contradict the network in `settings.start`.
         FormatError: `settings.start` is damaged or of another kind.
         ModelMismatch: `settings.start` belongs to another face model.
     """

@@ -62,20 +62,20 @@ def train(
     """Train until the last step.
 
     Args:
-        objective: the network and its losses, on the run's device.
-        source: training batches.
-        settings: folder, optimiser and loop.
-        validation: faces for metrics and contact sheets, on the run's device; no step may train on them.
+        objective: The network and its losses, on the run's device.
+        source: Training batches.
+        settings: Folder, optimiser and loop.
+        validation: Faces for metrics and contact sheets, on the run's device; no step may train on them.
 
     Returns:
         The trained network in evaluation mode: the average of the weights if there is one. With several processes the
         first one returns it, the others return None.
 
     Raises:
-        TrainingDiverged: a number is not finite; the state before that step is saved.
-        ConfigError: the folder holds another run, or a batch cannot be divided over the processes.
-        ModelMismatch: the checkpoint belongs to another face model.
-        OutputError: the folder cannot be written.
+        TrainingDiverged: A number is not finite; the state before that step is saved.
+        ConfigError: The folder holds another run, or a batch cannot be divided over the processes.
+        ModelMismatch: The checkpoint belongs to another face model.
+        OutputError: The folder cannot be written.
     """
     loop = settings.loop
     fabric = _launch(loop)
@@ -213,7 +213,7 @@ def weighted_sum(terms: list[LossTerm]) -> Float[Tensor, ""]:
     """The weighted sum of the losses (eq. 7 with its priors, or eq. 12); differentiable.
 
     Raises:
-        ConfigError: there are no losses, since every weight is 0.
+        ConfigError: There are no losses, since every weight is 0.
     """
     if not terms:
         raise ConfigError("every loss has weight 0; give at least one weight in [loss] another value.")

@@ -26,13 +26,13 @@ class Monitor:
     """Writes the records of a run.
 
     Args:
-        run: folder of the run.
-        first_step: number of steps taken before; later rows of an interrupted run are removed.
-        steps: length of the run.
-        active: whether this process writes; only the first process does.
+        run: Folder of the run.
+        first_step: Number of steps taken before; later rows of an interrupted run are removed.
+        steps: Length of the run.
+        active: Whether this process writes; only the first process does.
 
     Raises:
-        OutputError: the folder cannot be written. All methods that write raise it too.
+        OutputError: The folder cannot be written. All methods that write raise it too.
     """
 
     def __init__(self, run: Path, *, first_step: int, steps: int, active: bool) -> None:
@@ -62,8 +62,8 @@ class Monitor:
         """Add a step to the throughput.
 
         Args:
-            seconds: time that the step waited for its batch.
-            faces: number of faces in the batch, over all processes.
+            seconds: Time that the step waited for its batch.
+            faces: Number of faces in the batch, over all processes.
         """
         self._waited += seconds
         self._faces += faces

@@ -34,11 +34,11 @@ class Muon(AdamW):
     layers belong to AdamW. `torch.optim.Muon` (since torch 2.9) does not accept convolutions.
 
     Args:
-        network: its parameters that require a gradient are optimised.
-        lr: learning rate of both methods.
+        network: Its parameters that require a gradient are optimised.
+        lr: Learning rate of both methods.
         betas: AdamW's moment decays.
-        weight_decay: decoupled weight decay of both methods.
-        iterate_in: precision of the orthogonalisation; bfloat16 is exact enough, and on some devices faster.
+        weight_decay: Decoupled weight decay of both methods.
+        iterate_in: Precision of the orthogonalisation; bfloat16 is exact enough, and on some devices faster.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Muon(AdamW):
         """Take a step; afterwards the matrices have no gradient.
 
         Raises:
-            TypeError: a closure is given.
+            TypeError: A closure is given.
         """
         if closure is not None:
             raise TypeError("Muon.step does not accept a closure; call it without arguments")

@@ -67,7 +67,7 @@ class Objective(Protocol[P]):
         """Compute the network's inputs and the targets of its losses; without gradient.
 
         Raises:
-            FitDiverged: the coarse reconstruction of a face is not finite.
+            FitDiverged: The coarse reconstruction of a face is not finite.
         """
         ...
 
@@ -87,12 +87,12 @@ class Objective(Protocol[P]):
         """Compute all losses of non-zero weight; differentiable.
 
         Args:
-            prediction: result of `predict`.
-            prepared: the batch that was predicted.
-            progress: share of the run that is done, 0 to 1.
+            prediction: Result of `predict`.
+            prepared: The batch that was predicted.
+            progress: Share of the run that is done, 0 to 1.
 
         Raises:
-            FitDiverged: a predicted face cannot be rendered because it is not finite.
+            FitDiverged: A predicted face cannot be rendered because it is not finite.
         """
         ...
 
@@ -100,8 +100,8 @@ class Objective(Protocol[P]):
         """Measure a network on faces.
 
         Args:
-            network: the network in evaluation mode.
-            faces: faces that were not trained on, on the objective's device.
+            network: The network in evaluation mode.
+            faces: Faces that were not trained on, on the objective's device.
         """
         ...
 

@@ -24,9 +24,9 @@ def initial_state(network: nn.Module, settings: OptimizerSettings, *, half: bool
     """Make the optimiser and, if asked for, the weight average of a network that is ready for training.
 
     Args:
-        network: in training mode, with `requires_grad` set for what is trained.
-        settings: method, rates and decay.
-        half: whether Muon computes its steps in bfloat16.
+        network: In training mode, with `requires_grad` set for what is trained.
+        settings: Method, rates and decay.
+        half: Whether Muon computes its steps in bfloat16.
     """
     average = None
     if settings.ema_decay:
@@ -62,9 +62,9 @@ def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     """Learning rate of a step: linear warm-up times a cosine from the rate down to `final_rate` of it.
 
     Args:
-        step: number of the step, from 0.
-        steps: length of the run.
-        settings: rate, warm-up and final rate.
+        step: Number of the step, from 0.
+        steps: Length of the run.
+        settings: Rate, warm-up and final rate.
     """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     share = step / max(steps - 1, 1)

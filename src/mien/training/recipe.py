@@ -88,7 +88,7 @@ class Recipe:
         """Find a stage by name.
 
         Raises:
-            ConfigError: no stage has this name.
+            ConfigError: No stage has this name.
         """
         for stage in self.stages:
             if stage.name == name:
@@ -103,7 +103,7 @@ def load_recipe(path: Path) -> Recipe:
         path: TOML file.
 
     Raises:
-        ConfigError: the file cannot be read, or a stage has a wrong setting; the message names the stage.
+        ConfigError: The file cannot be read, or a stage has a wrong setting; the message names the stage.
     """
     content = read_toml(path)
     model, tables = content.pop("model", "mien-face"), content.pop("stage", None)

@@ -72,20 +72,20 @@ def run_recipe(
     """Run the stages that are not finished, and copy the last network to `out`.
 
     Args:
-        recipe: the stages.
-        out: folder with one folder per stage; a stopped recipe continues here.
-        store: store of photos; None for a recipe without photos.
-        only: name of the only stage to run; all stages before it must be finished.
-        processes: number of processes that synthesize faces. Networks are trained by this process.
-        report: called with a line of text about each stage.
+        recipe: The stages.
+        out: Folder with one folder per stage; a stopped recipe continues here.
+        store: Store of photos; None for a recipe without photos.
+        only: Name of the only stage to run; all stages before it must be finished.
+        processes: Number of processes that synthesize faces. Networks are trained by this process.
+        report: Called with a line of text about each stage.
 
     Returns:
         The last network's file; None if stages are left after `only`.
 
     Raises:
-        ConfigError: a finished stage was made with other settings, or stages before `only` are not finished.
+        ConfigError: A finished stage was made with other settings, or stages before `only` are not finished.
         OutputError: `out` cannot be written.
-        MienError: whatever training raises.
+        MienError: Whatever training raises.
     """
     run = _RecipeRun(recipe, out.resolve(), store, processes)
     wanted = recipe.stages if only is None else (recipe.stage(only),)

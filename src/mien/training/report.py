@@ -57,12 +57,12 @@ def report_coarse(run: Path, *, store: str | None, out: Path) -> NetworkReport:
     """Write figure2.png, curves.png and report.md for a finished run of `mien train coarse`.
 
     Args:
-        run: folder of the run.
-        store: store of photos whose test split is used; None takes synthetic faces alone.
-        out: folder for the files.
+        run: Folder of the run.
+        store: Store of photos whose test split is used; None takes synthetic faces alone.
+        out: Folder for the files.
 
     Raises:
-        FormatError: the folder holds no finished run.
+        FormatError: The folder holds no finished run.
     """
     finished = load_run(run)
     faces = held_out_faces(finished.config, finished.model, store=store, split="test")
@@ -109,11 +109,11 @@ def draw_curves(metrics: Path, out: Path) -> None:
     """Plot one curve per loss of a run.
 
     Args:
-        metrics: the run's metrics.csv.
+        metrics: The run's metrics.csv.
         out: PNG file to write.
 
     Raises:
-        FormatError: the table is missing or damaged.
+        FormatError: The table is missing or damaged.
     """
     from matplotlib.figure import Figure as Canvas  # noqa: PLC0415  (its import takes half a second)
 

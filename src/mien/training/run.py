@@ -35,16 +35,16 @@ def train_coarse(config: CoarseConfig, *, store: str | None, run: Path, resume: 
     """Train the encoder and write RUN/encoder.safetensors.
 
     Args:
-        config: the run.
-        store: store of photos, or None.
-        run: folder of the run.
-        resume: whether to continue from the folder's last checkpoint.
+        config: The run.
+        store: Store of photos, or None.
+        run: Folder of the run.
+        resume: Whether to continue from the folder's last checkpoint.
 
     Returns:
         The encoder's file. With several processes the first one returns it, the others return None.
 
     Raises:
-        MienError: whatever `train`, `make_encoder`, `make_source` and `held_out_faces` raise.
+        MienError: Whatever `train`, `make_encoder`, `make_source` and `held_out_faces` raise.
     """
     torch.manual_seed(config.loop.seed)
     device, model = device_of(config.loop), load_model(config.model)
@@ -65,17 +65,17 @@ def train_detail(
     """Train the detail network over a frozen encoder and write RUN/detail.safetensors.
 
     Args:
-        config: the run.
-        encoder: a finished run of `train_coarse`, an encoder's file, or the packaged encoder's name.
-        store: store of photos, or None.
-        run: folder of the run; it also gets a copy of the encoder.
-        resume: whether to continue from the folder's last checkpoint.
+        config: The run.
+        encoder: A finished run of `train_coarse`, an encoder's file, or the packaged encoder's name.
+        store: Store of photos, or None.
+        run: Folder of the run; it also gets a copy of the encoder.
+        resume: Whether to continue from the folder's last checkpoint.
 
     Returns:
         The network's file. With several processes the first one returns it, the others return None.
 
     Raises:
-        MienError: whatever `train`, `load_encoder`, `make_detail_network`, `make_detail_source` and
+        MienError: Whatever `train`, `load_encoder`, `make_detail_network`, `make_detail_source` and
             `held_out_detail_faces` raise.
     """
     torch.manual_seed(config.loop.seed)
@@ -100,9 +100,9 @@ def make_coarse_objective(config: CoarseConfig, encoder: FaceEncoder, model: Mor
     """Make the objective of a configuration.
 
     Args:
-        config: the run.
-        encoder: the encoder that is trained, on the device of the run.
-        model: its face model, on the same device.
+        config: The run.
+        encoder: The encoder that is trained, on the device of the run.
+        model: Its face model, on the same device.
     """
     return CoarseObjective(
         encoder,
@@ -120,10 +120,10 @@ def make_detail_objective(
     """Make the objective of a configuration.
 
     Args:
-        config: the run.
-        network: the network that is trained, on the device of the run.
-        encoder: the frozen encoder, on the same device and in evaluation mode.
-        model: face model, on the same device.
+        config: The run.
+        network: The network that is trained, on the device of the run.
+        encoder: The frozen encoder, on the same device and in evaluation mode.
+        model: Face model, on the same device.
     """
     return DetailObjective(
         network,
@@ -206,7 +206,7 @@ def load_run(folder: Path) -> FinishedRun:
     """Read a finished run of `mien train coarse`.
 
     Raises:
-        FormatError: the folder holds no finished run, or one of another version of mien.
+        FormatError: The folder holds no finished run, or one of another version of mien.
     """
     config = _finished_config(folder, CoarseConfig, ENCODER_FILE, verb="coarse")
     model = load_model(config.model)
@@ -229,7 +229,7 @@ def load_detail_run(folder: Path) -> FinishedDetailRun:
     """Read a finished run of `mien train detail`.
 
     Raises:
-        FormatError: the folder holds no finished run, or one of another version of mien.
+        FormatError: The folder holds no finished run, or one of another version of mien.
     """
     config = _finished_config(folder, DetailConfig, DETAIL_FILE, verb="detail")
     model = load_model(config.model)

@@ -59,15 +59,15 @@ def open_run(folder: Path, config_text: str, inputs: RunInputs, *, resume: bool,
     """Start a run, or check that it may be resumed with this configuration and these inputs.
 
     Args:
-        folder: folder of the run.
-        config_text: the resolved configuration.
-        inputs: hashes of the inputs.
-        resume: whether the folder may hold a run.
-        reached: name of the checkpoint that the run continues from.
+        folder: Folder of the run.
+        config_text: The resolved configuration.
+        inputs: Hashes of the inputs.
+        resume: Whether the folder may hold a run.
+        reached: Name of the checkpoint that the run continues from.
 
     Raises:
-        ConfigError: the folder is in use, the inputs differ, or settings differ that are not in `ADJUSTABLE`.
-        OutputError: the folder cannot be written.
+        ConfigError: The folder is in use, the inputs differ, or settings differ that are not in `ADJUSTABLE`.
+        OutputError: The folder cannot be written.
     """
     path = folder / CONFIG_FILE
     text = config_text

@@ -34,9 +34,9 @@ def remove_similarity(
     One image does not show a face's absolute size, and its position belongs to the pose.
 
     Args:
-        basis: weighted displacements of the vertices.
-        mean: vertices of the mean face.
-        weights: weight of each vertex, applied to translation, rotation and scaling.
+        basis: Weighted displacements of the vertices.
+        mean: Vertices of the mean face.
+        weights: Weight of each vertex, applied to translation, rotation and scaling.
     """
     centred = mean - (mean * weights**2).sum(0) / (weights**2).sum()
     axes = torch.eye(3).to(mean)
@@ -56,9 +56,9 @@ def aligned_distance_mm(pred: Float[Tensor, "B V 3"], gt: Float[Tensor, "B V 3"]
     """Mean distance of corresponding vertices of the face after the best similarity, millimetres.
 
     Args:
-        pred: vertices that are aligned to the ground truth, metres.
-        gt: ground-truth vertices, metres.
-        model: face model whose mask excludes the neck.
+        pred: Vertices that are aligned to the ground truth, metres.
+        gt: Ground-truth vertices, metres.
+        model: Face model whose mask excludes the neck.
     """
     face = (1 - model.masks.neck) > 0.5
     pred, gt = pred[:, face], gt[:, face]

@@ -27,13 +27,13 @@ def make_source(config: CoarseConfig, model: MorphableModel, *, store: str | Non
     """Make the training batches for the encoder.
 
     Args:
-        config: the run.
-        model: face model on the CPU, where batches are made.
-        store: store of photos; may be None with `data.synthetic_share` 1.
+        config: The run.
+        model: Face model on the CPU, where batches are made.
+        store: Store of photos; may be None with `data.synthetic_share` 1.
 
     Raises:
-        ConfigError: the configuration needs photos, and `store` is None.
-        FormatError: a store or the file of skins is damaged.
+        ConfigError: The configuration needs photos, and `store` is None.
+        FormatError: A store or the file of skins is damaged.
     """
     share, size, seed = config.data.synthetic_share, config.encoder.crop_size, config.loop.seed
     synthetic: SyntheticStream | None = None
@@ -60,9 +60,9 @@ def held_out_faces(config: CoarseConfig, model: MorphableModel, *, store: str | 
     """Make faces that no step trains on: photos of a split, and synthetic faces of another seed.
 
     Args:
-        config: the run.
-        model: face model on the CPU.
-        store: store of photos, or None.
+        config: The run.
+        model: Face model on the CPU.
+        store: Store of photos, or None.
         split: "validation" or "test".
     """
     size, seed = config.encoder.crop_size, config.loop.seed + HELD_OUT_SEEDS[split]
