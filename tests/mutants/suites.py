@@ -35,6 +35,7 @@ TESTS = {
         "tests/test_reconstruct.py",
     ],
     "networks/crop_space.py": [
+        "tests/test_crop_space.py",
         "tests/test_encoder.py",
         "tests/test_mirror.py",
         "tests/training/test_coarse.py",

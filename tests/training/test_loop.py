@@ -17,26 +17,22 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from mien.errors import ConfigError, FitDiverged, ModelMismatch, OutputError, RenamedSetting, TrainingDiverged
 from mien.morphable import MorphableModel, load_model
 from mien.training.checkpoint import checkpoints
-from mien.training.coarse import CoarseObjective, landmarks68
-from mien.training.config import CoarseConfig, LoopSettings, OptimizerSettings
+from mien.training.coarse import CoarseObjective
+from mien.training.config import CoarseConfig, LoopSettings
 from mien.training.config_file import dump, load_config
 from mien.training.data.batch import FaceBatch
 from mien.training.data.source import FaceSource, Shard
-from mien.training.initial_networks import evaluation_modules, make_encoder
+from mien.training.initial_networks import make_encoder
 from mien.training.loop import RunSettings, _agreed_precision
-from mien.training.optimization import learning_rate, moving_average
 from mien.training.precision import chosen_precision
 from mien.training.report import report_coarse
 from mien.training.run import load_run, train_coarse
 from mien.training.run_record import RunInputs, recorded_precision
 from mien.training.sources import make_source
-from mien.training.synthetic.faces import SyntheticFaces
 from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
 from tests.tiny import tiny_model
 from tests.training.tiny_data import write_model, write_store
@@ -416,57 +412,6 @@ def test_a_fit_that_diverges_before_the_network_stops_the_run(
     with pytest.raises(TrainingDiverged, match="step 0: the network's input is not finite; faces: synth"):
         train_coarse(config_of(model_file, "loop.steps=1"), store=None, run=tmp_path / "run", resume=False)
     assert checkpoints(tmp_path / "run")[-1].name == "step-00000000"
-
-
-def test_indices_are_not_averaged() -> None:
-    """With a decay of 0.9 torch's own average is one too low for one index in four."""
-    network = nn.Module()
-    network.register_buffer("indices", torch.arange(4096))
-    network.register_buffer("statistic", torch.zeros(1))
-    average = AveragedModel(network, multi_avg_fn=moving_average(0.9), use_buffers=True)
-    for _ in range(2):
-        average.update_parameters(network)
-    network.get_buffer("statistic").fill_(1.0)
-    average.update_parameters(network)
-    assert torch.equal(average.module.get_buffer("indices"), torch.arange(4096))
-    assert average.module.get_buffer("statistic").item() == pytest.approx(0.1)
-
-
-def test_the_rate_warms_up_and_follows_a_cosine() -> None:
-    settings = OptimizerSettings(learning_rate=2.0, warmup=4, final_rate=0.1)
-    assert learning_rate(0, 101, settings) == pytest.approx(0.5, rel=1e-3)
-    assert learning_rate(50, 101, settings) == pytest.approx(2.0 * 0.55)
-    assert learning_rate(100, 101, settings) == pytest.approx(0.2)
-    constant = replace(settings, warmup=0, final_rate=1.0)
-    assert learning_rate(0, 10, constant) == learning_rate(9, 10, constant) == 2.0
-
-
-def test_eight_photos_can_be_memorised() -> None:
-    """Points alone teach eight faces of the packaged model to less than 2 pixels of 224 (mean of 51 points)."""
-    model = load_model()
-    config = load_config(CoarseConfig, None, changes=["encoder.image_size=64", "encoder.frozen_blocks=3"])
-    encoder = make_encoder(config.encoder, model)
-    drawn = SyntheticFaces(model, size=64, seed=11).render(range(8))
-    batch = replace(drawn, gt=None)
-    weights = replace(config.loss, photometric=0.0, identity=0.0, points=1.0)
-    fixed = evaluation_modules(encoder, config.encoder)
-    objective = CoarseObjective(encoder, model, weights=weights, recognition=None, evaluation_modules=fixed)
-    objective.train_mode()
-    prepared = objective.prepare(batch)
-    engine = torch.optim.Adam([p for p in encoder.parameters() if p.requires_grad], lr=2e-3)
-    steps, error = 60, torch.inf
-    for step in range(steps):
-        engine.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
-        pred = encoder(*prepared.inputs)
-        if step == steps - 1:
-            face = encoder.parameters_of(pred[-1]).coefficients(batch.camera)
-            found = landmarks68(model, face, batch.camera).detach()
-            error = float((found - batch.landmarks68_px)[:, 17:].norm(dim=-1).mean()) * 224 / 64
-        loss = sum(term.weight * term.value for term in objective.losses(pred, prepared, progress=1.0))
-        engine.zero_grad()
-        loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
-        engine.step()
-    assert error < 2.0
 
 
 def test_a_run_without_losses_is_refused(model_file: Path, tmp_path: Path, tiny: MorphableModel) -> None:
