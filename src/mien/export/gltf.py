@@ -82,7 +82,8 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     document = {
         "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": _extras(reconstruction)},
         "scene": 0,
-        "scenes": [{"name": "face", "nodes": [0]}],
+        # Another name than the node's: three.js makes names unique, and "face" would be the scene.
+        "scenes": [{"name": "scene", "nodes": [0]}],
         "nodes": [{"name": "face", "mesh": 0}],
         "meshes": [mesh],
         "materials": [
@@ -124,10 +125,11 @@ def _primitives(
         "NORMAL": glb.add_vectors(normals),
         "TEXCOORD_0": glb.add_vectors(uv),
     }
+    zeros = glb.add_zeros(len(base))
     targets = [
         {
-            "POSITION": glb.add_morph(delta, epsilon=_POSITION_EPSILON_M),
-            "NORMAL": glb.add_morph(moved_normals(delta) - normals, epsilon=_NORMAL_EPSILON),
+            "POSITION": glb.add_morph(delta, zeros=zeros, epsilon=_POSITION_EPSILON_M),
+            "NORMAL": glb.add_morph(moved_normals(delta) - normals, zeros=zeros, epsilon=_NORMAL_EPSILON),
         }
         for delta in basis
     ]
@@ -214,7 +216,7 @@ class _Glb:
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
 
-    def add_view(self, content: bytes, *, target: int | None = None) -> int:
+    def add_view(self, content: bytes, *, target: int | None = None, stride: int | None = None) -> int:
         self.data += bytes(-len(self.data) % 4)
         view: dict[str, object] = {
             "buffer": 0,
@@ -223,6 +225,8 @@ class _Glb:
         }
         if target is not None:
             view["target"] = target
+        if stride is not None:
+            view["byteStride"] = stride
         self.data += content
         self.views.append(view)
         return len(self.views) - 1
@@ -241,18 +245,29 @@ class _Glb:
         view = self.add_view(triangles.astype(kind).tobytes(), target=_ELEMENT_ARRAY_BUFFER)
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
-    def add_morph(self, delta: Float[np.ndarray, "V 3"], *, epsilon: float) -> int:
-        """Add the offsets of a morph target as a sparse accessor of those above `epsilon`."""
+    def add_zeros(self, vertices: int) -> int:
+        """Add the zeros that all morph targets have in common, as a view.
+
+        glTF needs no view under sparse data. But Assimp and Open3D read past the end of a target that moves nothing and
+        has none, and VTK refuses sparse data without one. Accessors that share a view need a stride.
+        """
+        size = 3 * np.dtype("<f4").itemsize
+        return self.add_view(bytes(vertices * size), target=_ARRAY_BUFFER, stride=size)
+
+    def add_morph(self, delta: Float[np.ndarray, "V 3"], *, zeros: int, epsilon: float) -> int:
+        """Add the offsets of a morph target as a sparse accessor of those above `epsilon`, over the view of zeros."""
         moved = np.flatnonzero(np.abs(delta).max(axis=1) > epsilon)
         stored = np.zeros(delta.shape, "<f4")
         stored[moved] = delta[moved]
-        accessor = _described(stored)
+        accessor = {"bufferView": zeros, **_described(stored)}
         if len(moved):
             kind, code = _index_type(int(moved[-1]))
+            indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored[moved].tobytes())
+            # 0 is the default of byteOffset; VTK 9.7 refuses a file without it.
             accessor["sparse"] = {
                 "count": len(moved),
-                "indices": {"bufferView": self.add_view(moved.astype(kind).tobytes()), "componentType": code},
-                "values": {"bufferView": self.add_view(stored[moved].tobytes())},
+                "indices": {"bufferView": indices, "byteOffset": 0, "componentType": code},
+                "values": {"bufferView": values, "byteOffset": 0},
             }
         return self.add_accessor(accessor)
 
