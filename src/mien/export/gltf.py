@@ -216,19 +216,11 @@ class _Glb:
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
 
-    def add_view(self, content: bytes, *, target: int | None = None, stride: int | None = None) -> int:
+    def add_view(self, content: bytes, **properties: int) -> int:
+        """Add a buffer view; `properties` are its `target` and `byteStride`, where it has them."""
         self.data += bytes(-len(self.data) % 4)
-        view: dict[str, object] = {
-            "buffer": 0,
-            "byteOffset": len(self.data),
-            "byteLength": len(content),
-        }
-        if target is not None:
-            view["target"] = target
-        if stride is not None:
-            view["byteStride"] = stride
+        self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content), **properties})
         self.data += content
-        self.views.append(view)
         return len(self.views) - 1
 
     def add_accessor(self, accessor: dict[str, object]) -> int:
@@ -246,13 +238,13 @@ class _Glb:
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
     def add_zeros(self, vertices: int) -> int:
-        """Add the zeros that all morph targets have in common, as a view.
+        """Add one view of zeros for all morph targets, whose sparse data replace some of them.
 
-        glTF needs no view under sparse data. But Assimp and Open3D read past the end of a target that moves nothing and
-        has none, and VTK refuses sparse data without one. Accessors that share a view need a stride.
+        glTF does not need it. But Assimp 5 and Open3D 0.20 refuse a file with a target that has neither a view nor
+        sparse data, and VTK 9.7 drops targets without a view. glTF asks for a stride where accessors share a view.
         """
         size = 3 * np.dtype("<f4").itemsize
-        return self.add_view(bytes(vertices * size), target=_ARRAY_BUFFER, stride=size)
+        return self.add_view(bytes(vertices * size), target=_ARRAY_BUFFER, byteStride=size)
 
     def add_morph(self, delta: Float[np.ndarray, "V 3"], *, zeros: int, epsilon: float) -> int:
         """Add the offsets of a morph target as a sparse accessor of those above `epsilon`, over the view of zeros."""
@@ -263,7 +255,7 @@ class _Glb:
         if len(moved):
             kind, code = _index_type(int(moved[-1]))
             indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored[moved].tobytes())
-            # 0 is the default of byteOffset; VTK 9.7 refuses a file without it.
+            # 0 is glTF's default of byteOffset, but VTK 9.7 cannot read a file without it.
             accessor["sparse"] = {
                 "count": len(moved),
                 "indices": {"bufferView": indices, "byteOffset": 0, "componentType": code},
