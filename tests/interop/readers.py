@@ -233,7 +233,7 @@ def table_row(folder: Path, expected: Expected, reader: Reader) -> tuple[list[st
 
 def described(read: Content, expected: Expected) -> list[str]:
     """The cells of a file that was read without faults."""
-    targets = "none" if read.offsets is None else str(len(read.offsets))
+    targets = "not read" if read.offsets is None else str(len(read.offsets))
     names = "" if read.names is None else f", {len(read.names)} names"
     size = " × ".join(f"{1000 * side:.1f}" for side in np.ptp(read.box, axis=0))
     vertices = " + ".join(f"{count:,}" for count in read.parts)
