@@ -6,6 +6,7 @@
 #   make docs    the documentation site, in build/site; links and docstrings with faults are errors
 #   make wheel-test    build a wheel, install it without a compiler, reconstruct a face with it
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
+#   make interop opens GLBs in other projects' readers, which go into an environment of their own (1.9 GB)
 #   make mutants small changes of the source, and how many of them the tests notice (SEED=0 COUNT=80, half an hour)
 #   make bench   the benchmarks, on the photos and heads in DATA
 #   make format  what lint would ask for        make clean   remove everything that was made
@@ -30,8 +31,10 @@ INSTALLED := $(VENV)/.installed
 
 SEED ?= 0
 COUNT ?= 80
+INTEROP := build/interop
+READERS := build/interop-venv
 
-.PHONY: demo test docs wheel wheel-test asan mutants bench lint format clean
+.PHONY: demo test docs wheel wheel-test asan interop mutants bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -64,6 +67,18 @@ asan: $(INSTALLED)
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -p no:cacheprovider tests/rasterizer/test_fuzz.py
 	sh tests/rasterizer/sanitizer/run.sh
+
+# Not part of the tests: other projects' releases decide whether it passes. docs/outputs.md has its table.
+interop: $(INSTALLED) $(READERS)/.installed
+	rm -rf $(INTEROP)
+	$(BIN)/python examples/00_demo.py $(INTEROP)
+	$(BIN)/mien model phenotype --out $(INTEROP)/phenotype
+	$(READERS)/bin/python tests/interop/readers.py $(INTEROP)/astronaut/face0 $(INTEROP)/phenotype
+
+$(READERS)/.installed: tests/interop/requirements.txt
+	$(PYTHON) -m venv $(READERS)
+	$(READERS)/bin/pip install --quiet --requirement $<
+	touch $@
 
 mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutants --seed $(SEED) --count $(COUNT)

@@ -85,6 +85,48 @@ def test_glb_shows_the_photos_expression_and_can_be_animated() -> None:
     np.testing.assert_allclose(uv, np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], -1), atol=1e-6)
 
 
+def morph_targets(glb: Glb) -> list[tuple[str, dict[str, int]]]:
+    """Name and accessors of each morph target of each primitive."""
+    mesh = glb.document["meshes"][0]
+    names = mesh["extras"]["targetNames"]
+    return [pair for part in mesh["primitives"] for pair in zip(names, part["targets"], strict=True)]
+
+
+def test_every_morph_target_has_a_view_and_explicit_offsets() -> None:
+    """glTF asks for neither, but Assimp, Open3D and VTK do."""
+    glb = Glb(glb_bytes(tiny_reconstruction(), tiny_model()))
+    stored = set()
+    for name, target in morph_targets(glb):
+        assert set(target) == {"POSITION", "NORMAL"}
+        for accessor in (glb.document["accessors"][index] for index in target.values()):
+            view = glb.document["bufferViews"][accessor["bufferView"]]
+            assert (view["byteStride"], view["byteLength"]) == (12, 12 * accessor["count"])
+            if sparse := accessor.get("sparse"):
+                assert sparse["indices"]["byteOffset"] == sparse["values"]["byteOffset"] == 0
+                stored.add(name)
+    assert stored == {"jawOpen", "mouthSmileLeft"}  # tongueOut moves nothing
+
+
+def test_morph_targets_are_the_models_blendshapes() -> None:
+    model, reconstruction = tiny_model(), tiny_reconstruction()
+    glb = Glb(glb_bytes(reconstruction, model))
+    attributes = glb.document["meshes"][0]["primitives"][0]["attributes"]
+    base, normals = glb.accessor(attributes["POSITION"]), glb.accessor(attributes["NORMAL"])
+    offsets = dict(zip(EXPRESSION_NAMES, model.expression_basis.numpy(), strict=True))
+    targets = morph_targets(glb)
+    assert [name for name, _ in targets] == [*EXPRESSION_NAMES] * 2  # skin and eyes
+    for name, target in targets:
+        np.testing.assert_allclose(glb.accessor(target["POSITION"]), offsets[name], rtol=0, atol=1e-6)
+        moved = unit_normals(base + offsets[name], reconstruction.triangles)
+        np.testing.assert_allclose(normals + glb.accessor(target["NORMAL"]), moved, rtol=0, atol=1.1e-3)
+
+
+def test_the_name_face_belongs_to_the_node() -> None:
+    document = Glb(glb_bytes(tiny_reconstruction(), tiny_model())).document
+    assert [node["name"] for node in document["nodes"]] == ["face"]
+    assert [scene["name"] for scene in document["scenes"]] == ["scene"]
+
+
 def test_glb_splits_skin_and_eyes_and_loses_no_triangle() -> None:
     reconstruction = tiny_reconstruction()
     glb = Glb(glb_bytes(reconstruction, tiny_model()))

@@ -82,7 +82,8 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     document = {
         "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": _extras(reconstruction)},
         "scene": 0,
-        "scenes": [{"name": "face", "nodes": [0]}],
+        # Another name than the node's: three.js makes names unique, and "face" would be the scene.
+        "scenes": [{"name": "scene", "nodes": [0]}],
         "nodes": [{"name": "face", "mesh": 0}],
         "meshes": [mesh],
         "materials": [
@@ -124,10 +125,11 @@ def _primitives(
         "NORMAL": glb.add_vectors(normals),
         "TEXCOORD_0": glb.add_vectors(uv),
     }
+    zeros = glb.add_zeros(len(base))
     targets = [
         {
-            "POSITION": glb.add_morph(delta, epsilon=_POSITION_EPSILON_M),
-            "NORMAL": glb.add_morph(moved_normals(delta) - normals, epsilon=_NORMAL_EPSILON),
+            "POSITION": glb.add_morph(delta, zeros=zeros, epsilon=_POSITION_EPSILON_M),
+            "NORMAL": glb.add_morph(moved_normals(delta) - normals, zeros=zeros, epsilon=_NORMAL_EPSILON),
         }
         for delta in basis
     ]
@@ -214,17 +216,11 @@ class _Glb:
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
 
-    def add_view(self, content: bytes, *, target: int | None = None) -> int:
+    def add_view(self, content: bytes, **properties: int) -> int:
+        """Add a buffer view; `properties` are its `target` and `byteStride`, where it has them."""
         self.data += bytes(-len(self.data) % 4)
-        view: dict[str, object] = {
-            "buffer": 0,
-            "byteOffset": len(self.data),
-            "byteLength": len(content),
-        }
-        if target is not None:
-            view["target"] = target
+        self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content), **properties})
         self.data += content
-        self.views.append(view)
         return len(self.views) - 1
 
     def add_accessor(self, accessor: dict[str, object]) -> int:
@@ -241,18 +237,29 @@ class _Glb:
         view = self.add_view(triangles.astype(kind).tobytes(), target=_ELEMENT_ARRAY_BUFFER)
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
-    def add_morph(self, delta: Float[np.ndarray, "V 3"], *, epsilon: float) -> int:
-        """Add the offsets of a morph target as a sparse accessor of those above `epsilon`."""
+    def add_zeros(self, vertices: int) -> int:
+        """Add one view of zeros for all morph targets, whose sparse data replace some of them.
+
+        glTF does not need it. But Assimp 5 and Open3D 0.20 refuse a file with a target that has neither a view nor
+        sparse data, and VTK 9.7 drops targets without a view. glTF asks for a stride where accessors share a view.
+        """
+        size = 3 * np.dtype("<f4").itemsize
+        return self.add_view(bytes(vertices * size), target=_ARRAY_BUFFER, byteStride=size)
+
+    def add_morph(self, delta: Float[np.ndarray, "V 3"], *, zeros: int, epsilon: float) -> int:
+        """Add the offsets of a morph target as a sparse accessor of those above `epsilon`, over the view of zeros."""
         moved = np.flatnonzero(np.abs(delta).max(axis=1) > epsilon)
         stored = np.zeros(delta.shape, "<f4")
         stored[moved] = delta[moved]
-        accessor = _described(stored)
+        accessor = {"bufferView": zeros, **_described(stored)}
         if len(moved):
             kind, code = _index_type(int(moved[-1]))
+            indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored[moved].tobytes())
+            # 0 is glTF's default of byteOffset, but VTK 9.7 cannot read a file without it.
             accessor["sparse"] = {
                 "count": len(moved),
-                "indices": {"bufferView": self.add_view(moved.astype(kind).tobytes()), "componentType": code},
-                "values": {"bufferView": self.add_view(stored[moved].tobytes())},
+                "indices": {"bufferView": indices, "byteOffset": 0, "componentType": code},
+                "values": {"bufferView": values, "byteOffset": 0},
             }
         return self.add_accessor(accessor)
 
