@@ -8,6 +8,8 @@ from mien.geometry import vertex_normals
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import build_surface
 from mien.texture import DisplacedNormals, TexelAtlas, along_normal, vertex_detail
+from mien.texture.atlas import triangle_tangents
+from tests.tiny import tiny_model
 
 SIZE = 96
 
@@ -45,6 +47,14 @@ def test_tangents_are_the_derivatives_of_position(tiny: MorphableModel) -> None:
     same = (atlas.triangle_ids[:, 1:] == atlas.triangle_ids[:, :-1]) & atlas.valid[:, 1:]
     step = (positions[:, :, 1:] - positions[:, :, :-1]).permute(1, 2, 0) * SIZE
     torch.testing.assert_close(step[same], tangents[:, :-1, :, 0][same], atol=2e-4, rtol=1e-2)
+
+
+def test_tangents_of_a_mirrored_layout_point_the_other_way(tiny: MorphableModel) -> None:
+    """Layouts of other projects may run clockwise; u that grows to the other side has the opposite derivative."""
+    mirrored = tiny_model()
+    mirrored.uv[:, 0] = 1 - mirrored.uv[:, 0]
+    plain = triangle_tangents(tiny, tiny.mean[None])
+    torch.testing.assert_close(triangle_tangents(mirrored, tiny.mean[None]), plain * torch.tensor([-1.0, 1.0]))
 
 
 def test_displaced_normals_are_those_of_the_displaced_mesh(tiny: MorphableModel) -> None:
