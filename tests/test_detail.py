@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,18 @@ def test_slope_response_predicts_the_brightness_of_a_gentle_relief(tiny: Morphab
         inner[6:-6, 6:-6] = True
         error = (predicted - brightness)[0][inner].norm() / brightness[0][inner].norm()
         assert float(error) < 0.1, axis
+
+
+def test_slope_response_is_relative_to_the_light_but_bounded_in_the_dark(tiny: MorphableModel) -> None:
+    """A light of a hundredth of the strength gives the same relative response, down to a shading of 0.15."""
+    atlas, coefficients = TexelAtlas.of(tiny, SIZE), lit_face(tiny)
+    surface = build_surface(tiny, coefficients)
+    dark = replace(coefficients, lighting=coefficients.lighting / 100)
+    face = texel_face(atlas, tiny, coefficients, surface)
+    in_the_dark = texel_face(atlas, tiny, dark, build_surface(tiny, dark))
+    level = face.shading.mean(1, keepdim=True)
+    expected = face.slope_response() * level.clamp(min=0.15) / 100 / 0.15
+    torch.testing.assert_close(in_the_dark.slope_response(), expected)
 
 
 def test_maps_move_and_colour_vertices(tiny: MorphableModel) -> None:

@@ -53,6 +53,17 @@ def test_every_sided_blendshape_of_the_packaged_model_has_its_twin(model: Morpha
     assert not any(name in ("jawLeft", "mouthLeft") for pair in pairs for name in pair)
 
 
+def test_strengths_have_the_mean_of_their_distribution() -> None:
+    """Beta(1.2, 2) has the mean 0.375; times 0.9, or 0.15 in nearly neutral faces, times 0.85 for unequal twins.
+
+    18 % of the active groups are in nearly neutral faces (0.25 · 0.1 against 0.75 · 0.15).
+    """
+    groups = [[k] for k in range(8)]
+    samples = torch.stack([_sample_expression(rng, 8, groups, ["blendshape"] * 8) for rng in rngs(2000)])
+    expected = 0.375 * 0.85 * (0.182 * 0.15 + 0.818 * 0.9)
+    assert float(samples[samples > 0].mean()) == pytest.approx(expected, abs=0.015)
+
+
 def test_twins_move_together_and_at_least_seven_tenths_alike() -> None:
     groups = _expression_pairs(NAMES)
     samples = torch.stack([_sample_expression(rng, len(NAMES), groups, NAMES) for rng in rngs(300)])
