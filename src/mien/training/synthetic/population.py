@@ -227,7 +227,8 @@ def _sample_expression(
 ) -> Float[Tensor, "E"]:
     """Strengths of a few blendshapes, similar on both sides; a quarter of the faces is nearly neutral."""
     strengths = np.zeros(count, np.float32)
-    if rng.random() < NEUTRAL_SHARE:
+    neutral = rng.random() < NEUTRAL_SHARE
+    if neutral:
         active = rng.random(len(pairs)) < 0.1
         size = 0.15
     else:
@@ -237,7 +238,7 @@ def _sample_expression(
         if on:
             level = rng.beta(1.2, 2.0) * size
             strengths[list(group)] = (level * rng.uniform(0.7, 1.0, len(group))).astype(np.float32)
-    if size > NEUTRAL_SHARE and rng.random() < SMILE_SHARE:
+    if not neutral and rng.random() < SMILE_SHARE:
         for blendshape, (low, high) in SMILE.items():
             level = rng.uniform(low, high)
             for k, name in enumerate(names):
