@@ -15,6 +15,9 @@ from PIL import Image
 import mien.pipeline
 from mien import assets
 from mien.cli import app as cli
+from mien.cli.options import DetailMode, Mode
+from mien.cli.summary import PhotoRow, show_rows
+from mien.cli.terminal import stdout
 from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
 from mien.io.photo import Photo
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
@@ -215,8 +218,8 @@ def test_names_that_are_not_valid_text_are_escaped(tmp_path: Path, capsys: pytes
 
 
 def test_long_tables_show_the_failures_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [cli.PhotoRow(f"p{i}.jpg", int(i > 0), 1.0, 0.1, 0.1, "x", "" if i else "bad") for i in range(100)]
-    cli.show_rows(cli.stdout(), rows, tmp_path)
+    rows = [PhotoRow(f"p{i}.jpg", int(i > 0), 1.0, 0.1, 0.1, "x", "" if i else "bad") for i in range(100)]
+    show_rows(stdout(), rows, tmp_path)
     shown = capsys.readouterr().out
     assert "p0.jpg" in shown
     assert "p50.jpg" not in shown
@@ -299,8 +302,8 @@ def test_the_users_setting_of_waiting_threads_is_kept(chosen: dict[str, str]) ->
 def test_modes_are_choices_and_the_same_as_the_reconstructors(capsys: pytest.CaptureFixture[str]) -> None:
     from mien.pipeline.reconstructor import DETAIL_MODES, MODES
 
-    assert tuple(mode.value for mode in cli.Mode) == MODES
-    assert tuple(mode.value for mode in cli.DetailMode) == DETAIL_MODES
+    assert tuple(mode.value for mode in Mode) == MODES
+    assert tuple(mode.value for mode in DetailMode) == DETAIL_MODES
     assert run("reconstruct", "a.jpg", "--mode", "guess") == 2
     assert "guess" in capsys.readouterr().err
 

@@ -7,34 +7,26 @@ Heavy packages are imported inside the commands, so that `mien --help` is fast.
 
 from __future__ import annotations
 
-import enum
 import os
-import re
-import shutil
 import sys
-import time
-import warnings
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from mien import __version__
 from mien.cli.models import model_app
-from mien.cli.options import ModelOption
-from mien.cli.summary import PhotoRow, show_rows, summary_file
-from mien.cli.terminal import plain_table, printable, stderr, stdout
+from mien.cli.options import DeviceOption, EncoderOption, Mode, ModelOption, ModeOption, SeedOption
+from mien.cli.reconstruct import reconstruct
+from mien.cli.terminal import plain_table, printable, progress_bar, stderr, stdout
 from mien.cli.training import data_app, report_app, train_app
-from mien.errors import FaceLeftOut, MienError
+from mien.errors import MienError
 
 if TYPE_CHECKING:
-    from mien.pipeline import Reconstructor
+    pass
 
 app = typer.Typer(
     help="Reconstruct 3D human faces from photos.",
@@ -43,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 evaluate_app = typer.Typer(help="Measure errors on annotated photos.", no_args_is_help=True)
+app.command()(reconstruct)
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(data_app, name="data")
@@ -50,39 +43,6 @@ app.add_typer(train_app, name="train")
 app.add_typer(report_app, name="report")
 
 
-class Mode(str, enum.Enum):
-    """The choices of --mode."""
-
-    FIT, NET, AUTO = "fit", "net", "auto"
-
-
-class DetailMode(str, enum.Enum):
-    """The choices of --detail-mode."""
-
-    FIT, NET = "fit", "net"
-
-
-DeviceOption = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
-DetailOption = Annotated[
-    bool, typer.Option("--detail/--no-detail", help="Whether to make maps of wrinkles and skin colour.")
-]
-SeedOption = Annotated[int, typer.Option(help="Seed; equal seeds give equal results.")]
-ModeOption = Annotated[
-    Mode,
-    typer.Option(help="fit: optimise. net: use the encoder alone. auto: optimise from the encoder's prediction."),
-]
-EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", help="Encoder file of modes net and auto. Default: the packaged one.")
-]
-DetailModeOption = Annotated[
-    DetailMode | None,
-    typer.Option(
-        "--detail-mode", help="fit: optimise the maps. net: use the detail network. Default: fit in mode fit, else net."
-    ),
-]
-DetailNetworkOption = Annotated[
-    str | None, typer.Option(help="Detail network file of --detail-mode net. Default: the packaged one.")
-]
 SPIN_COUNT = 4000
 """Iterations of GNU OpenMP's waiting loop, about 10 microseconds. The default of 300,000 is a millisecond, and each of
 the fit's many small operations waits as long if another program uses a core. With one of two cores in use, a
@@ -124,64 +84,6 @@ def options(
     ] = False,
 ) -> None:
     """Reconstruct 3D human faces from photos."""
-
-
-@app.command()
-def reconstruct(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
-    *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("out"),
-    model: ModelOption = "mien-face",
-    device: DeviceOption = "cpu",
-    detail: DetailOption = True,
-    max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum number of faces per photo.")] = None,
-    seed: SeedOption = 0,
-    resolution: Annotated[int, typer.Option(help="Side of the detail maps in texels: 224, 512 or 1024.")] = 224,
-    focal_px: Annotated[
-        float | None, typer.Option(help="Focal length in pixels. Default: from EXIF, or a field of view of 30°.")
-    ] = None,
-    refine_focal: Annotated[bool, typer.Option("--refine-focal", help="Let the fit change the focal length.")] = False,
-    mode: ModeOption = Mode.FIT,
-    encoder: EncoderOption = None,
-    detail_mode: DetailModeOption = None,
-    detail_network: DetailNetworkOption = None,
-) -> None:
-    """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
-
-    If a photo fails, the others are still reconstructed, and the exit code is 1.
-    """
-    from mien.io.photo import find_photos, output_stems
-    from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
-    from mien.pipeline import Reconstructor
-
-    paths = find_photos(photos, skip=out)
-    console = stdout()
-    with summary_file(out) as write_row:
-        with console.status("loading the model"):
-            reconstructor = Reconstructor(
-                model=model,
-                device=device,
-                detail=detail,
-                resolution=resolution,
-                seed=seed,
-                max_faces=max_faces,
-                refine_focal=refine_focal,
-                mode=mode.value,
-                encoder=encoder or DEFAULT_ENCODER,
-                detail_mode=None if detail_mode is None else detail_mode.value,
-                detail_network=detail_network or DEFAULT_DETAIL,
-            )
-        rows = []
-        with _progress(console, len(paths)) as progress:
-            task = progress.add_task("", total=len(paths))
-            for path, stem in zip(paths, output_stems(paths), strict=True):
-                progress.update(task, description=printable(path.name))
-                rows.append(_reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px))
-                write_row(rows[-1])
-                progress.advance(task)
-    show_rows(console, rows, out)
-    if any(row.reason for row in rows):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -274,7 +176,7 @@ def evaluate_landmarks(
             mode=mode.value,
             encoder=encoder or DEFAULT_ENCODER,
         )
-    with _progress(stderr(), 2) as progress:
+    with progress_bar(stderr(), 2) as progress:
         task = progress.add_task("photos", total=None)
         report = evaluation.evaluate_landmarks(
             folder,
@@ -283,77 +185,3 @@ def evaluate_landmarks(
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     print(report.table())
-
-
-def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None) -> PhotoRow:
-    from mien.export import write_reconstruction
-    from mien.io.photo import read_photo
-
-    start = time.perf_counter()
-    try:
-        photo = read_photo(path)
-        with _left_out_faces() as left_out:
-            faces = reconstructor(photo, focal_px=focal_px)
-        for index, face in enumerate(faces):
-            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}")
-        _remove_stale_faces(folder, len(faces))
-    except (MienError, MemoryError) as error:
-        reason = str(error) or type(error).__name__
-        # The row already names the photo.
-        reason = f"{type(error).__name__}: {reason.removeprefix(f'{path}: ')}"
-        return PhotoRow(str(path), 0, time.perf_counter() - start, None, None, "", reason)
-    return PhotoRow(
-        photo=str(path),
-        faces=len(faces),
-        seconds=time.perf_counter() - start,
-        landmark_error=sum(face.landmark_error for face in faces) / len(faces),
-        photometric_error=sum(face.photometric_error for face in faces) / len(faces),
-        results=str(folder),
-        reason="; ".join(f"{FaceLeftOut.__name__}: {message}" for message in left_out),
-    )
-
-
-@contextmanager
-def _left_out_faces() -> Iterator[list[str]]:
-    """Collect the messages of FaceLeftOut; other warnings are shown as usual."""
-    left_out: list[str] = []
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", FaceLeftOut)
-            yield left_out
-    finally:
-        for warning in caught:
-            if issubclass(warning.category, FaceLeftOut):
-                left_out.append(str(warning.message))
-            else:
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-
-
-def _remove_stale_faces(folder: Path, count: int) -> None:
-    """Remove the faces of an earlier run that found more; only folders that hold a reconstruction are removed."""
-    from mien.io.result_folder import ARRAYS_FILE
-
-    for old in folder.glob("face*"):
-        numbered = re.fullmatch(r"face(\d+)", old.name)
-        if numbered and int(numbered[1]) >= count and (old / ARRAYS_FILE).is_file():
-            shutil.rmtree(old, ignore_errors=True)
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text("" if not task.speed else f"{60 * task.speed:.1f} per minute", style="cyan")
-
-
-def _progress(console: Console, count: int) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=count < 2 or not console.is_terminal,
-        speed_estimate_period=600,  # photos take seconds each
-    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 import typer
@@ -19,4 +20,39 @@ def model_path(name: str) -> str:
 
 ModelOption = Annotated[
     str, typer.Option("--model", callback=model_path, help="Face model: a name, or the path of a .safetensors file.")
+]
+
+
+class Mode(str, enum.Enum):
+    """The choices of --mode."""
+
+    FIT, NET, AUTO = "fit", "net", "auto"
+
+
+class DetailMode(str, enum.Enum):
+    """The choices of --detail-mode."""
+
+    FIT, NET = "fit", "net"
+
+
+DeviceOption = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
+DetailOption = Annotated[
+    bool, typer.Option("--detail/--no-detail", help="Whether to make maps of wrinkles and skin colour.")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed; equal seeds give equal results.")]
+ModeOption = Annotated[
+    Mode,
+    typer.Option(help="fit: optimise. net: use the encoder alone. auto: optimise from the encoder's prediction."),
+]
+EncoderOption = Annotated[
+    str | None, typer.Option("--encoder", help="Encoder file of modes net and auto. Default: the packaged one.")
+]
+DetailModeOption = Annotated[
+    DetailMode | None,
+    typer.Option(
+        "--detail-mode", help="fit: optimise the maps. net: use the detail network. Default: fit in mode fit, else net."
+    ),
+]
+DetailNetworkOption = Annotated[
+    str | None, typer.Option(help="Detail network file of --detail-mode net. Default: the packaged one.")
 ]

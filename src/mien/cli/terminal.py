@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 def printable(text: str) -> str:
@@ -28,3 +30,23 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console for progress and errors."""
     return Console(stderr=True, highlight=False)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if not task.speed else f"{60 * task.speed:.1f} per minute", style="cyan")
+
+
+def progress_bar(console: Console, count: int) -> Progress:
+    """A bar with the rate and the time left; nothing for one photo, or where the console is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=count < 2 or not console.is_terminal,
+        speed_estimate_period=600,  # photos take seconds each
+    )
