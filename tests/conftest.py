@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import mien  # noqa: F401, I001  (before torch, as its users import it: see mien.threads)
+
 import pytest
 import torch
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mien
+from mien.threads import SPIN_COUNT
 
 PUBLIC = [
     "AssetError",
@@ -78,20 +80,33 @@ def test_import_is_light() -> None:
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "AUTO"), ("COMPATIBLE", "COMPATIBLE")])
-def test_importing_mien_sets_mkl_cbwr_unless_it_is_set_and_nothing_else(before: str | None, after: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"}
-    environment |= {} if before is None else {"MKL_CBWR": before}
+SPINS = {"GOMP_SPINCOUNT": str(SPIN_COUNT)} if sys.platform == "linux" else {}
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        ({}, {"MKL_CBWR": "AUTO", **SPINS}),
+        ({"MKL_CBWR": "COMPATIBLE"}, SPINS),
+        ({"GOMP_SPINCOUNT": "7"}, {"MKL_CBWR": "AUTO"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"MKL_CBWR": "AUTO"}),
+    ],
+)
+def test_importing_mien_sets_two_variables_unless_they_are_set_and_nothing_else(
+    given: dict[str, str], added: dict[str, str]
+) -> None:
+    ours = ("MKL_CBWR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {key: value for key, value in os.environ.items() if key not in ours} | given
     program = """
-        import os
+        import json, os
         before = dict(os.environ)
         import mien
-        print({key: value for key, value in os.environ.items() if before.get(key) != value})
-        print(os.environ["MKL_CBWR"], before.keys() - os.environ.keys())
+        assert not before.keys() - os.environ.keys()
+        print(json.dumps({key: value for key, value in os.environ.items() if before.get(key) != value}))
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.split("\n")[:2] == ["{}" if before else "{'MKL_CBWR': 'AUTO'}", f"{after} set()"]
+    assert json.loads(done.stdout) == added
 
 
 def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,14 @@
 Importing mien sets the environment variable MKL_CBWR to "AUTO", unless it is set already. MKL reads it at its first
 matrix product, so import mien before you compute with torch. Without it, on some Xeons, the last bits of a sum depend
 on memory addresses and on the load of the processor, and the same photo gives slightly different faces. Set MKL_CBWR
-yourself to choose otherwise. Nothing else is changed; torch is imported when the first name of mien is used.
+yourself to choose otherwise.
+
+On Linux, importing mien also sets GOMP_SPINCOUNT, unless it or OMP_WAIT_POLICY is set already: torch's threads then
+wait for each other for microseconds, not for a millisecond, in a busy loop. On a processor that other programs use too,
+this saves most of the processor time. Torch reads the variable when it is loaded, so import mien before torch;
+otherwise `Reconstructor` and `fit` warn with `mien.errors.TorchImportedFirst` where it matters.
+
+Nothing else is changed; torch is imported when the first name of mien is used.
 """
 
 from __future__ import annotations
@@ -14,7 +21,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+from mien.threads import share_processors
 
 if TYPE_CHECKING:
     from mien.camera import Camera as Camera
@@ -40,6 +50,8 @@ if TYPE_CHECKING:
 
 # For reproducible sums, see above.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+if sys.platform == "linux":
+    share_processors(os.environ)
 
 __version__ = importlib.metadata.version("mien")
 

@@ -12,8 +12,9 @@
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
-and two warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it, and
-RenamedSetting, if a configuration uses the name of a setting from an earlier version.
+and three warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+RenamedSetting, if a configuration uses the name of a setting from an earlier version, and TorchImportedFirst, if the
+processor time grows because torch was imported before mien.
 
 A message says what is wrong, where, and what to do.
 """
@@ -59,6 +60,10 @@ class FaceLeftOut(UserWarning):
 
 class RenamedSetting(FutureWarning):
     """A configuration uses the name or value of a setting from an earlier version; the message has the new one."""
+
+
+class TorchImportedFirst(UserWarning):
+    """Torch was imported before mien, so its threads wait for each other in a long busy loop."""
 
 
 class ModelMismatch(MienError):

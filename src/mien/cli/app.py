@@ -7,9 +7,8 @@ Heavy packages are imported inside the commands, so that `mien --help` is fast.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,26 +42,12 @@ app.add_typer(train_app, name="train")
 app.add_typer(report_app, name="report")
 
 
-SPIN_COUNT = 4000
-"""Iterations of GNU OpenMP's waiting loop, about 10 microseconds. The default of 300,000 is a millisecond, and each of
-the fit's many small operations waits as long if another program uses a core. With one of two cores in use, a
-reconstruction took 340 s; now it takes 18 s. With both cores free it takes 8.4 s either way (9.3 s with 2,000
-iterations)."""
-
-
-def _share_processors(environment: MutableMapping[str, str]) -> None:
-    """Let torch's threads sleep earlier when they wait for each other. Call it before torch is imported."""
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. A MienError becomes one line on stderr and exit code 1.
 
     Args:
         arguments: The arguments after the command's name; those of the process by default.
     """
-    _share_processors(os.environ)
     try:
         app(args=None if arguments is None else list(arguments))
     except MienError as error:
