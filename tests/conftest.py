@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import mien  # noqa: F401, I001  (before torch, as its users import it: see mien.threads)
+import mien  # noqa: F401  (before torch: see mien.threads)
 
+# isort: split
 import pytest
 import torch
 
