@@ -129,7 +129,7 @@ def test_a_run_takes_its_faces_from_a_synthetic_store(model_file: Path, tmp_path
     assert set(source.batch(0, Shard()).names) < {f"stored-0-{k}" for k in range(5)}
     train_coarse(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
     write_synthetic_store(SyntheticStorePlan(6, size=32, model=str(model_file)), store, processes=1)
-    with pytest.raises(ConfigError, match=r"other contents of: synthetic \("):
+    with pytest.raises(ConfigError, match=r"of: synthetic \([0-9a-f]{12} now, [0-9a-f]{12} in inputs\.json\)"):
         train_coarse(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
 
 

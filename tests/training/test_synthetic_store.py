@@ -146,7 +146,7 @@ def test_an_interrupted_store_continues_and_grows(store: Path, model: MorphableM
     assert len(set(faces_of(folder, model).batch(range(6)).names)) == 6
     with pytest.raises(ConfigError, match="has 6 faces already"):
         write_synthetic_store(SyntheticStorePlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match=r"other settings, .*: seed \(4 there, 5 now\)\. "):
         write_synthetic_store(SyntheticStorePlan(6, size=SIZE, seed=5, jitter=0.2), folder, processes=1)
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mien.errors import AssetError
+from mien.io.placeholders import refuse_placeholder
 from mien.typing import Tensor
 
 FOLDER = Path(__file__).parent
@@ -59,7 +60,11 @@ def asset_records() -> tuple[AssetRecord, ...]:
 def _verified(path: Path, record: AssetRecord, _modified_ns: int) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != record.sha256:
-        raise AssetError(f"{path} is damaged: its SHA-256 is {digest} and must be {record.sha256}; reinstall mien")
+        refuse_placeholder(path, AssetError)
+        raise AssetError(
+            f"{path} has the SHA-256 {digest}, and {MANIFEST.name} of this version of mien expects {record.sha256}: the "
+            "file is damaged or belongs to another version; reinstall mien"
+        )
     return path
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from mien.assets import asset_path
 from mien.errors import FormatError
 from mien.io.files import write_whole, writing
+from mien.io.placeholders import refuse_placeholder
 from mien.morphable.landmark_tables import PARTS
 from mien.morphable.skinning import Skinning
 from mien.typing import Float, Int, Tensor
@@ -285,6 +286,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> MorphableModel:
         (160, 52, 40)
     """
     path = asset_path(f"{name_or_path}.safetensors") if _is_name(name_or_path) else Path(name_or_path)
+    refuse_placeholder(path, FormatError)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mien.errors import AssetError, ConfigError
+from mien.io.placeholders import refuse_placeholder
 from mien.perception.layers import pad_same
 from mien.typing import Float, Tensor
 
@@ -244,8 +245,13 @@ def load_imagenet(backbone: Backbone, source: str, *, sha256: str = "") -> None:
         AssetError: The file is missing, has another hash, or holds weights of another network.
     """
     path = _weights_path(backbone, source, sha256)
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise AssetError(f"{path} does not have the SHA-256 {sha256}; delete the file and download it again.")
+    refuse_placeholder(path, AssetError)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise AssetError(
+            f"{path} has the SHA-256 {found}, and encoder.weights_sha256={sha256!r} expects another file; correct the "
+            f"setting if this is the file that you want, or else download {source} again."
+        )
     try:
         read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
         backbone.load_state_dict({k: v for k, v in read.items() if not k.startswith(CLASSIFIERS)})

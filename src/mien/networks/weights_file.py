@@ -19,6 +19,7 @@ from torch import nn
 
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.io.files import write_whole
+from mien.io.placeholders import refuse_placeholder
 from mien.morphable import MorphableModel
 from mien.typing import Tensor
 
@@ -91,6 +92,7 @@ class NetworkKind:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    refuse_placeholder(path, FormatError)
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)

@@ -103,12 +103,21 @@ def _history(folder: Path, config_text: str, inputs: RunInputs, *, reached: str)
 
 def _check_inputs(folder: Path, inputs: RunInputs) -> None:
     recorded = _inputs(folder)
-    changed = [name for name, value in asdict(inputs).items() if recorded.get(name) != value]
+    changed = [
+        f"{name} ({_short(value)} now, {_short(recorded[name])} in {INPUTS_FILE})"
+        for name, value in asdict(inputs).items()
+        if recorded[name] != value
+    ]
     if changed:
         raise ConfigError(
-            f"{folder} was started with other contents of: {', '.join(changed)} (hashes in {folder / INPUTS_FILE}). "
-            "Use the former inputs, or start a new run in another folder."
+            f"{folder} was started with other contents of: {', '.join(changed)}. Use the former inputs, or start a new "
+            "run in another folder."
         )
+
+
+def _short(value: str) -> str:
+    """The beginning of a hash, enough to compare it; "none" for an input that a run does not have."""
+    return value[:12] or "none"
 
 
 def _inputs(folder: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.errors import FormatError
+from mien.io.placeholders import refuse_placeholder
 
 MAX_VERTICES = 200_000
 MAX_TRIANGLES = 400_000
@@ -20,9 +21,10 @@ _SLACK_BYTES = 1 << 20
 
 
 def file_size(path: Path) -> int:
-    """Size of a file in bytes; FormatError if it is missing, empty or too large."""
+    """Size of a file in bytes; FormatError if it is missing, empty, too large or a placeholder of another file."""
     if not path.is_file():
         raise FormatError(f"{path}: no such file")
+    refuse_placeholder(path, FormatError)
     size = path.stat().st_size
     if not 0 < size <= MAX_FILE_BYTES:
         raise FormatError(f"{path}: {size} bytes; expected 1 to {MAX_FILE_BYTES}")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from mien.camera import Camera, Pose
 from mien.errors import FormatError
+from mien.io.placeholders import refuse_placeholder
 from mien.lighting import directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import IBUG_CHIN, IBUG_NOSE_BASE
@@ -70,6 +71,7 @@ class SkinBank:
             FormatError: The file is of another format or damaged.
             ModelMismatch: The skins belong to another face model.
         """
+        refuse_placeholder(path, FormatError)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

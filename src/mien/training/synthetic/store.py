@@ -147,8 +147,16 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
         _write_plan(settings, store)
         return settings
     existing = _read_plan_file(path)
-    if {**existing, "faces": plan.faces} != settings:
-        raise ConfigError(f"{store} was started with other settings, see {path}; use them, or choose another folder.")
+    changed = [
+        f"{name} ({existing.get(name)!r} there, {settings.get(name)!r} now)"
+        for name in dict.fromkeys((*settings, *existing))
+        if name != "faces" and existing.get(name) != settings.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{store} was started with other settings, see {path}: {', '.join(changed)}. Skins and model are compared "
+            "by the hash of their content; use the former ones, or choose another folder."
+        )
     if existing["faces"] > plan.faces:
         raise ConfigError(
             f"{store} has {existing['faces']} faces already, more than faces={plan.faces}; use at least as many."
