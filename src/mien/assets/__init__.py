@@ -62,8 +62,8 @@ def _verified(path: Path, record: AssetRecord, _modified_ns: int) -> Path:
     if digest != record.sha256:
         refuse_placeholder(path, AssetError)
         raise AssetError(
-            f"{path} has the SHA-256 {digest}, and {MANIFEST.name} of this version of mien expects {record.sha256}: the "
-            "file is damaged or belongs to another version; reinstall mien"
+            f"{path} has the SHA-256 {digest}, and {MANIFEST.name} of this version of mien expects {record.sha256}: "
+            "the file is damaged or belongs to another version; reinstall mien"
         )
     return path
 
