@@ -71,7 +71,7 @@ READERS: dict[str, Callable[[Path, MorphableModel], object]] = {
     "model": lambda path, tiny: load_model(path),
     "encoder": lambda path, tiny: load_encoder(tiny, path),
     "detail network": lambda path, tiny: load_detail(tiny, path),
-    "skins": lambda path, tiny: SkinBank.load(path, tiny),
+    "skins": SkinBank.load,
     "initial weights": lambda path, tiny: load_imagenet(EfficientNetLite0(), str(path)),
     "landmarks": lambda path, tiny: read_landmarks(path, vertices=9),
 }

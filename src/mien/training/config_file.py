@@ -39,6 +39,8 @@ RENAMED = {
 }
 """Settings of mien 0.1 and their names of today. The old names are accepted until 0.3, with a warning."""
 RENAMED_VALUES = {("encoder.learn", "second look"): "refiner"}
+PATHS = ("model", "data.skins", "data.synthetic", "encoder.start", "encoder.weights", "network.start")
+"""Settings that may be paths."""
 
 
 def load_config(kind: type[T], path: Path | None, *, changes: Sequence[str] = ()) -> T:
@@ -94,6 +96,36 @@ def merge(content: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, 
                 raise ConfigError(f"{name!r} is a value, not a section.")
             section.update(value)
     return merged
+
+
+def with_absolute_paths(config: T, folders: Sequence[Path]) -> T:
+    """Make the relative paths of a configuration absolute, so that it means the same in every current folder.
+
+    Args:
+        config: A `CoarseConfig` or `DetailConfig`.
+        folders: Where a relative path may begin, the most likely first. A path that exists below none stays as it is.
+    """
+    content = asdict(config)  # pyright: ignore[reportArgumentType]
+    return build_config(type(config), _with_absolute_paths(content, folders))
+
+
+def _with_absolute_paths(content: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for setting in PATHS:
+        section, _, key = setting.rpartition(".")
+        values = content.get(section, {}) if section else content
+        value = values.get(key)
+        if isinstance(value, str) and not _is_name(setting, value):
+            found = next((str(folder.absolute() / value) for folder in folders if (folder / value).exists()), value)
+            changes = merge(changes, {section: {key: found}} if section else {key: found})
+    return merge(content, changes)
+
+
+def _is_name(setting: str, value: str) -> bool:
+    """Whether the value of a setting of `PATHS` is no path: a packaged model, kind of weights, address, or nothing."""
+    if setting == "model":
+        return not value.endswith(".safetensors") and "/" not in value
+    return value in {"", "package", "random"} or "://" in value
 
 
 def current_settings(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,19 +240,24 @@ class SettingChange:
     """Former value as TOML; "nothing" if it was not set."""
 
 
-def differences(before: str, after: str) -> list[SettingChange]:
+def differences(before: str, after: str, *, folders: Sequence[Path] = ()) -> list[SettingChange]:
     """Compare two texts of `dump`; names of mien 0.1 count as today's.
+
+    Args:
+        before: The former text.
+        after: The present text.
+        folders: Where relative paths of both begin, as in `with_absolute_paths`.
 
     Raises:
         ValueError: A text is not TOML.
     """
-    old, new = _flat(before), _flat(after)
+    old, new = _flat(before, folders), _flat(after, folders)
     names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     return [SettingChange(name, old.get(name, "nothing")) for name in names]
 
 
-def _flat(text: str) -> dict[str, str]:
-    content = current_settings(tomllib.loads(text))
+def _flat(text: str, folders: Sequence[Path]) -> dict[str, str]:
+    content = _with_absolute_paths(current_settings(tomllib.loads(text)), folders)
     return {
         f"{name}.{key}" if isinstance(value, dict) else name: _literal(single)
         for name, value in content.items()

@@ -18,12 +18,12 @@ from mien.networks.weights_file import weights_hash
 from mien.perception import IdentityNetwork
 from mien.training.coarse import CoarseObjective
 from mien.training.config import CoarseConfig, DetailConfig, LoopSettings
-from mien.training.config_file import dump, load_config
+from mien.training.config_file import dump, load_config, with_absolute_paths
 from mien.training.data.source import FaceSource
 from mien.training.detail import DetailObjective
 from mien.training.initial_networks import evaluation_modules, make_detail_network, make_encoder
 from mien.training.loop import RunSettings, step_count, train
-from mien.training.run_record import CONFIG_FILE, RunInputs
+from mien.training.run_record import CONFIG_FILE, RunInputs, folders_of_paths
 from mien.training.sources import held_out_detail_faces, held_out_faces, make_detail_source, make_source
 from mien.training.synthetic.store import StoredSyntheticFaces
 
@@ -46,6 +46,7 @@ def train_coarse(config: CoarseConfig, *, store: str | None, run: Path, resume: 
     Raises:
         MienError: Whatever `train`, `make_encoder`, `make_source` and `held_out_faces` raise.
     """
+    config = with_absolute_paths(config, [Path()])
     torch.manual_seed(config.loop.seed)
     device, model = device_of(config.loop), load_model(config.model)
     encoder = make_encoder(config.encoder, model)
@@ -78,6 +79,7 @@ def train_detail(
         MienError: Whatever `train`, `load_encoder`, `make_detail_network`, `make_detail_source` and
             `held_out_detail_faces` raise.
     """
+    config = with_absolute_paths(config, [Path()])
     torch.manual_seed(config.loop.seed)
     device, model = device_of(config.loop), load_model(config.model)
     frozen = load_encoder(model, _encoder_file(encoder))
@@ -245,5 +247,6 @@ def _finished_config(folder: Path, kind: type[C], file: str, *, verb: str) -> C:
         config = load_config(kind, path)
     except ConfigError as error:
         raise FormatError(f"{path} belongs to another version of mien: {error}") from error
+    config = with_absolute_paths(config, folders_of_paths(folder))
     # A report needs no GPU, and the run may come from another machine.
     return replace(config, loop=replace(config.loop, device="cpu"))

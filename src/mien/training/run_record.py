@@ -50,6 +50,15 @@ class RunInputs:
     """The precision that "auto" was resolved to where the run was started."""
 
 
+def folders_of_paths(folder: Path) -> list[Path]:
+    """Where the relative paths in a run's record may begin, for `with_absolute_paths`.
+
+    Today's records have absolute paths. Older ones have them as they were typed, relative to the folder in which the
+    run was started, usually a parent of the run's folder.
+    """
+    return [folder, *folder.absolute().parents, Path()]
+
+
 def recorded_precision(folder: Path) -> str | None:
     """The precision that a run was started with; None if the folder holds no run."""
     return None if not (folder / CONFIG_FILE).exists() else _inputs(folder)["precision"]
@@ -86,7 +95,7 @@ def _history(folder: Path, config_text: str, inputs: RunInputs, *, reached: str)
     path = folder / CONFIG_FILE
     before = path.read_text(encoding="utf-8")
     try:
-        changes = differences(before, config_text)
+        changes = differences(before, config_text, folders=folders_of_paths(folder))
     except ValueError as error:
         raise ConfigError(f"{path} is damaged ({error}); start a new run in another folder.") from error
     fixed = [change.name for change in changes if change.name not in ADJUSTABLE]
