@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mien.errors import ConfigError, RenamedSetting
-from mien.training.config import CoarseConfig, DetailConfig
-from mien.training.config_file import RENAMED, SettingChange, differences, dump, load_config
+from mien.training.config import CoarseConfig, DetailConfig, LoopSettings
+from mien.training.config_file import RENAMED, SettingChange, differences, dump, load_config, load_record
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -141,3 +141,31 @@ def test_differences_have_the_former_value() -> None:
         SettingChange("model", '"mien-face"'),
     ]
     assert differences("", "[loop]\nsteps = 3") == [SettingChange("loop.steps", "nothing")]
+
+
+def loop_of(tmp_path: Path, file: str, *changes: str) -> tuple[int, float]:
+    path = tmp_path / "config.toml"
+    path.write_text(f"[loop]\n{file}\n", encoding="utf-8")
+    loop = load_config(CoarseConfig, path, changes=changes).loop
+    return loop.steps, loop.epochs
+
+
+def test_the_length_of_a_run_is_given_once_and_the_command_line_replaces_the_files(tmp_path: Path) -> None:
+    assert loop_of(tmp_path, "epochs = 2.5") == (LoopSettings.steps, 2.5)
+    assert loop_of(tmp_path, "epochs = 2.5", "loop.steps=7") == (7, 0)
+    assert loop_of(tmp_path, "steps = 7", "loop.epochs=2.5") == (LoopSettings.steps, 2.5)
+    assert loop_of(tmp_path, "steps = 7\nepochs = 0.0", "loop.seed=1") == (7, 0)
+    for file, changes in (("steps = 7\nepochs = 2.0", ()), ("", ("loop.steps=1000", "loop.epochs=2"))):
+        with pytest.raises(ConfigError, match=r"loop\.steps=\d+ and loop\.epochs=2(\.0)? both give the length"):
+            loop_of(tmp_path, file, *changes)
+    with pytest.raises(ConfigError, match=r"loop\.steps=7 and loop\.epochs=2 both give the length"):
+        CoarseConfig(loop=LoopSettings(steps=7, epochs=2.0))
+
+
+def test_a_record_of_an_earlier_version_may_have_steps_beside_epochs(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    new = load_config(CoarseConfig, None, changes=["loop.epochs=3"])
+    old = dump(new).replace("epochs = 3.0", "steps = 500\nepochs = 3.0")
+    path.write_text(old, encoding="utf-8")
+    assert load_record(CoarseConfig, path) == new
+    assert differences(old, dump(new)) == []

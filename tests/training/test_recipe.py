@@ -220,3 +220,15 @@ def test_mistakes_name_their_stage(recipe_file: Path, old: str, new: str, messag
     recipe_file.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_recipe(recipe_file)
+
+
+def test_a_stage_gives_its_length_in_steps_or_in_epochs(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    stages = ("loop.steps = 7", "loop.epochs = 2.0", "loop.seed = 1", "loop.steps = 3")
+    text = "".join(f'[[stage]]\nname = "s{k}"\nkind = "coarse"\n{line}\n' for k, line in enumerate(stages))
+    path.write_text(text, encoding="utf-8")
+    loops = [stage.settings.loop for stage in load_recipe(path).stages if isinstance(stage.settings, CoarseConfig)]
+    assert [(loop.steps, loop.epochs) for loop in loops] == [(7, 0), (1000, 2), (1000, 2), (3, 0)]
+    path.write_text(text + "loop.epochs = 1.0\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"stage 's3': loop\.steps=3 and loop\.epochs=1\.0 both give the length"):
+        load_recipe(path)

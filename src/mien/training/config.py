@@ -238,9 +238,9 @@ class LoopSettings:
     """Length, intervals and device of a run."""
 
     steps: int = 1000
-    """Number of steps; ignored if epochs is not 0."""
+    """Number of steps."""
     epochs: float = 0.0
-    """Passes over the store's training photos."""
+    """Passes over the store's training photos, instead of a number of steps; 0 takes steps."""
     batch_size: int = 32
     """Faces per step, over all processes together."""
     precision: Precision = "32-true"
@@ -351,6 +351,10 @@ def check_loop(loop: LoopSettings, optimizer: OptimizerSettings) -> None:
         _check_minimum(f"loop.{name}", getattr(loop, name), 1)
     _check_minimum("loop.epochs", loop.epochs, 0)
     _require(loop.steps >= 1 or loop.epochs > 0, "loop.steps or loop.epochs must be positive")
+    _require(
+        not loop.epochs or loop.steps == LoopSettings.steps,
+        f"loop.steps={loop.steps} and loop.epochs={loop.epochs:g} both give the length of the run; remove one of them",
+    )
     for name in ("workers", "threads", "seed"):
         _check_minimum(f"loop.{name}", getattr(loop, name), 0)
     _require(optimizer.learning_rate > 0, "optimizer.learning_rate must be positive")

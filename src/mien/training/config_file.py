@@ -52,10 +52,25 @@ def load_config(kind: type[T], path: Path | None, *, changes: Sequence[str] = ()
         changes: Settings as `section.key=value`, applied after the file.
 
     Raises:
-        ConfigError: The file cannot be read, a key is unknown, or a value has the wrong type or range.
+        ConfigError: The file cannot be read, a key is unknown, a value has the wrong type or range, or the file or the
+            changes give both loop.steps and loop.epochs.
     """
-    content = {} if path is None else read_toml(path)
-    return build_config(kind, merge(current_settings(content), *(_change(change) for change in changes)))
+    content = {} if path is None else current_settings(read_toml(path))
+    given = merge({}, *(_change(change) for change in changes))
+    return build_config(kind, apply_changes(apply_changes({}, content), given))
+
+
+def load_record(kind: type[T], path: Path) -> T:
+    """Read the configuration that a run recorded, of this version or of an earlier one.
+
+    Args:
+        kind: Class of the configuration.
+        path: The run's config.toml.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    return build_config(kind, _without_unused(current_settings(read_toml(path))))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -96,6 +111,34 @@ def merge(content: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, 
                 raise ConfigError(f"{name!r} is a value, not a section.")
             section.update(value)
     return merged
+
+
+def apply_changes(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`merge`, where the length of a run in the changes replaces the former one, be it in steps or in epochs.
+
+    Raises:
+        ConfigError: The changes give the length in steps and in epochs, or treat a value as a section.
+    """
+    loop = changes.get("loop", {})
+    merged = merge(content, changes)
+    if not isinstance(loop, Mapping):
+        return merged  # an error of `build_config`
+    steps, epochs = loop.get("steps"), loop.get("epochs")
+    if steps and epochs:
+        raise ConfigError(
+            f"loop.steps={steps} and loop.epochs={epochs} both give the length of the run; remove one of them."
+        )
+    if steps:
+        merged["loop"]["epochs"] = 0.0
+    return _without_unused(merged)
+
+
+def _without_unused(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content without loop.steps if loop.epochs gives the length of the run."""
+    loop = content.get("loop")
+    if not isinstance(loop, Mapping) or not loop.get("epochs"):
+        return dict(content)
+    return {**content, "loop": {key: value for key, value in loop.items() if key != "steps"}}
 
 
 def with_absolute_paths(config: T, folders: Sequence[Path]) -> T:
@@ -220,7 +263,7 @@ def _converted(wanted: Any, value: Any, name: str) -> Any:
 
 def dump(config: object) -> str:
     """Write a configuration as TOML that `load_config` reads back to an equal one."""
-    content = asdict(config)  # pyright: ignore[reportArgumentType]
+    content = _without_unused(asdict(config))  # pyright: ignore[reportArgumentType]
     plain = [f"{k} = {_literal(v)}" for k, v in content.items() if not isinstance(v, dict)]
     sections = [
         "\n".join([f"[{name}]", *(f"{k} = {_literal(v)}" for k, v in section.items())])
@@ -257,7 +300,7 @@ def differences(before: str, after: str, *, folders: Sequence[Path] = ()) -> lis
 
 
 def _flat(text: str, folders: Sequence[Path]) -> dict[str, str]:
-    content = _with_absolute_paths(current_settings(tomllib.loads(text)), folders)
+    content = _with_absolute_paths(_without_unused(current_settings(tomllib.loads(text))), folders)
     return {
         f"{name}.{key}" if isinstance(value, dict) else name: _literal(single)
         for name, value in content.items()

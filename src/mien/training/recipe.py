@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from mien.errors import ConfigError
 from mien.training.config import CoarseConfig, DetailConfig
-from mien.training.config_file import build_config, current_settings, merge, read_toml
+from mien.training.config_file import apply_changes, build_config, current_settings, merge, read_toml
 
 Kind = Literal["skins", "synthetic", "coarse", "detail"]
 CONFIGS = {"coarse": CoarseConfig, "detail": DetailConfig}
@@ -130,7 +130,8 @@ def _stage(table: dict[str, Any], before: list[Stage], model: str) -> Stage:
             return Stage(name, kind, replace(settings, store=settings.store or name), skins=skins)
         start = _last(before, kind)
         inherited = asdict(next(stage for stage in before if stage.name == start).settings) if start else {}
-        config = build_config(CONFIGS[kind], merge(inherited, {"model": model}, current_settings(table)))
+        changes = merge({"model": model}, current_settings(table))
+        config = build_config(CONFIGS[kind], apply_changes(inherited, changes))
         _check_store(config, before)
         return Stage(name, kind, config, start, skins, _last(before, "coarse") if kind == "detail" else "")
     except ConfigError as error:

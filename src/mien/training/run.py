@@ -18,7 +18,7 @@ from mien.networks.weights_file import weights_hash
 from mien.perception import IdentityNetwork
 from mien.training.coarse import CoarseObjective
 from mien.training.config import CoarseConfig, DetailConfig, LoopSettings
-from mien.training.config_file import dump, load_config, with_absolute_paths
+from mien.training.config_file import dump, load_record, with_absolute_paths
 from mien.training.data.source import FaceSource
 from mien.training.detail import DetailObjective
 from mien.training.initial_networks import evaluation_modules, make_detail_network, make_encoder
@@ -244,7 +244,7 @@ def _finished_config(folder: Path, kind: type[C], file: str, *, verb: str) -> C:
     if not path.exists() or not (folder / file).exists():
         raise FormatError(f"{folder} holds no finished run; `mien train {verb} -o {folder} --resume` finishes one.")
     try:
-        config = load_config(kind, path)
+        config = load_record(kind, path)
     except ConfigError as error:
         raise FormatError(f"{path} belongs to another version of mien: {error}") from error
     config = with_absolute_paths(config, folders_of_paths(folder))
