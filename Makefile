@@ -1,5 +1,5 @@
 # Every target makes .venv and installs what it needs first, so a fresh clone needs nothing but Python 3.10+, a C++
-# compiler and this file.
+# compiler and this file. `demo` installs the package alone; the others add the developers' packages.
 #
 #   make demo    reconstruct a public-domain photograph, results in out/
 #   make test    the tests          make lint    style, types, who imports whom
@@ -27,6 +27,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 # Wheels for Linux say which build they are; those for macOS have no CUDA to leave out.
 TORCH := torch==$(TORCH_VERSION)$(if $(filter Linux,$(shell uname -s)),+cpu)
+PACKAGE := $(VENV)/.package
 INSTALLED := $(VENV)/.installed
 
 SEED ?= 0
@@ -37,7 +38,7 @@ READERS := build/interop-venv
 .PHONY: demo test docs wheel wheel-test asan interop mutants bench lint format clean
 .DELETE_ON_ERROR:
 
-demo: $(INSTALLED)
+demo: $(PACKAGE)
 	$(BIN)/python examples/00_demo.py $(OUT)
 
 test: $(INSTALLED)
@@ -100,9 +101,14 @@ clean:
 	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The package is installed in place, so only what is compiled or declared asks for another installation.
-$(INSTALLED): pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/mien/rasterizer/csrc/*)
+$(PACKAGE): pyproject.toml CMakeLists.txt constraints.txt $(wildcard src/mien/rasterizer/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-deps '$(TORCH)' 2>/dev/null || \
 		$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) '$(TORCH)'
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# Not from this folder, which would compile the package again: it is there, and pip adds what the two extras name.
+$(INSTALLED): $(PACKAGE)
+	$(BIN)/pip install --quiet --constraint constraints.txt 'mien[dev,docs]'
 	touch $@

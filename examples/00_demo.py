@@ -1,4 +1,4 @@
-"""Reconstruct the face in a public-domain photo, NASA's portrait of Eileen Collins, which scikit-image contains.
+"""Reconstruct the face in astronaut.png: NASA's portrait of Eileen Collins, public domain, as scikit-image packs it.
 
 Usage: python examples/00_demo.py [FOLDER]
 """
@@ -8,14 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import skimage.data
-from PIL import Image
-
 from mien.cli import main
 
-out = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
-out.mkdir(parents=True, exist_ok=True)
-photo = out / "astronaut.png"
-Image.fromarray(skimage.data.astronaut()).save(photo)
-
-main(["reconstruct", str(photo), "--out", str(out)])
+photo = Path(__file__).with_name("astronaut.png")
+main(["reconstruct", str(photo), "--out", sys.argv[1] if len(sys.argv) > 1 else "out"])
