@@ -205,7 +205,19 @@ def test_the_command_writes_a_face_that_other_commands_read(tmp_path: Path, mode
     assert {"face.glb", "face.obj", PICTURE_FILE} <= {file.name for file in out.iterdir()}
 
 
-@pytest.mark.parametrize("text, message", [("age", "expected a phenotype and a number"), ("age=3", "age=3.0")])
+def test_without_a_setting_the_command_makes_the_average_person_and_says_how_to_change_it(
+    model: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["model", "phenotype"])
+    assert not stopped.value.code
+    face = Reconstruction.load(tmp_path / "out" / "phenotype")
+    np.testing.assert_allclose(face.identity, identity(model).numpy(), atol=1e-5)
+    assert "This is the average person. Describe another one with --set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text, message", [("age", "write it as NAME=NUMBER"), ("age=3", "age=3.0")])
 def test_the_command_prints_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:

@@ -137,12 +137,14 @@ def model_phenotype(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One value from 0 to 1, for example age=0.7; overrides FILE.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of face.glb, coefficients.json and more.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of face.glb, coefficients.json and more.")] = Path(
+        "out/phenotype"
+    ),
 ) -> None:
     """Make a face of the packaged model from a MakeHuman or anny phenotype: gender, age, muscle, weight, ancestry …
 
     The scales are those of anny: gender 0 is male and 1 female; age 1/3 is 12, 2/3 is 25 and 1 is 90 years. The default
-    of all values is 0.5.
+    of all values is 0.5; without FILE and --set, this average person is made.
     """
     from mien.export.model_face import write_model_face
     from mien.morphable import load_model
@@ -159,6 +161,8 @@ def model_phenotype(
         table.add_row(Text(name), Text(f"{getattr(person, name):g}"))
     table.add_row(Text("written to"), Text(printable(str(out))))
     stdout().print(table)
+    if file is None and not settings:
+        stdout().print("\nThis is the average person. Describe another one with --set, for example --set age=0.9.")
 
 
 def _setting(text: str) -> tuple[str, float]:
@@ -167,4 +171,6 @@ def _setting(text: str) -> tuple[str, float]:
     try:
         return name.strip(), float(value)
     except ValueError as error:
-        raise ConfigError(f"--set {text}: expected a phenotype and a number, for example age=0.7") from error
+        raise ConfigError(
+            f"--set {text}: write it as NAME=NUMBER with a number from 0 to 1, for example age=0.7."
+        ) from error
