@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,16 @@ def test_each_public_name_has_its_place_in_the_api_pages(name: str) -> None:
     """The build of the pages fails if such a name does not exist; this finds names without a page."""
     pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "api").glob("*.md")))
     assert re.search(rf"^::: mien\.{re.escape(name)}$", pages, re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_demo_installs_the_package_alone_and_the_tests_add_to_it() -> None:
+    def commands(target: str) -> str:
+        command = ["make", "--dry-run", "--always-make", target]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    demo, test = commands("demo"), commands("test")
+    assert "--editable ." in demo
+    assert "[dev" not in demo
+    assert test.startswith(demo[: demo.index("touch")])
+    assert "mien[dev,docs]" in test
