@@ -16,6 +16,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import mien  # noqa: F401  (before torch: see mien.threads)
+
+# isort: split
 import numpy as np
 import torch
 from detail_metrics import laplacian_energy, map_saturation, relief_rms, symmetry_noise

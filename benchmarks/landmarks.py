@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import mien  # noqa: F401  (before torch: see mien.threads)
+
+# isort: split
 import torch
 from rich.console import Console
 from rich.progress import Progress

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mien  # noqa: F401  (before torch: see mien.threads)
+
+# isort: split
 import numpy as np
 import torch
 from likeness_metrics import FaceRenderer, Likeness, LikenessRow, RankOne, measure_likeness, rank_one, whitened

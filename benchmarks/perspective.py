@@ -22,6 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mien  # noqa: F401  (before torch: see mien.threads)
+
+# isort: split
 import numpy as np
 import torch
 from rich.console import Console

@@ -18,6 +18,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import mien  # noqa: F401  (before torch: see mien.threads)
+
+# isort: split
 import torch
 from rich.progress import track
 

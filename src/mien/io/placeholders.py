@@ -9,7 +9,7 @@ from mien.errors import MienError
 
 _HEAD_BYTES = 1024
 _WEB_PAGE = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S)
-_XML = re.compile(rb"\s*<\?xml\b.*<Error>", re.S)  # the answer of an object store (S3) to a wrong address
+_XML = re.compile(rb"\s*<\?xml\b.*<Error>", re.S)  # what an object store (S3) sends for a wrong address
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
