@@ -29,7 +29,9 @@ def late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setattr(threads, "_too_late", False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     threads._warn.cache_clear()
-    threads.share_processors({})
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "linux")
+        threads.share_processors({})
     yield maps
     threads._warn.cache_clear()
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from mien.threads import share_processors
@@ -50,8 +49,7 @@ if TYPE_CHECKING:
 
 # For reproducible sums, see above.
 os.environ.setdefault("MKL_CBWR", "AUTO")
-if sys.platform == "linux":
-    share_processors(os.environ)
+share_processors(os.environ)
 
 __version__ = importlib.metadata.version("mien")
 

@@ -34,11 +34,13 @@ _too_late = False
 def share_processors(environment: MutableMapping[str, str]) -> None:
     """Let torch's threads sleep earlier when they wait for each other, unless the user has chosen how they wait.
 
+    Does nothing where torch's wheels contain another OpenMP library.
+
     Args:
         environment: The environment variables of this process; GOMP_SPINCOUNT is added.
     """
     global _too_late  # noqa: PLW0603  (a fact about the process, as the environment is)
-    if not any(name in environment for name in _USERS_CHOICE):
+    if sys.platform == "linux" and not any(name in environment for name in _USERS_CHOICE):
         environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
         _too_late = "torch" in sys.modules
 

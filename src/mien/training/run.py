@@ -23,7 +23,7 @@ from mien.training.data.source import FaceSource
 from mien.training.detail import DetailObjective
 from mien.training.initial_networks import evaluation_modules, make_detail_network, make_encoder
 from mien.training.loop import RunSettings, step_count, train
-from mien.training.run_record import CONFIG_FILE, RunInputs, folders_of_paths
+from mien.training.run_record import CONFIG_FILE, RunInputs, likely_starts
 from mien.training.sources import held_out_detail_faces, held_out_faces, make_detail_source, make_source
 from mien.training.synthetic.store import StoredSyntheticFaces
 
@@ -247,6 +247,6 @@ def _finished_config(folder: Path, kind: type[C], file: str, *, verb: str) -> C:
         config = load_record(kind, path)
     except ConfigError as error:
         raise FormatError(f"{path} belongs to another version of mien: {error}") from error
-    config = with_absolute_paths(config, folders_of_paths(folder))
+    config = with_absolute_paths(config, likely_starts(folder))
     # A report needs no GPU, and the run may come from another machine.
     return replace(config, loop=replace(config.loop, device="cpu"))

@@ -50,13 +50,13 @@ class RunInputs:
     """The precision that "auto" was resolved to where the run was started."""
 
 
-def folders_of_paths(folder: Path) -> list[Path]:
-    """Where the relative paths in a run's record may begin, for `with_absolute_paths`.
+def likely_starts(folder: Path) -> list[Path]:
+    """Where a run may have been started, for `with_absolute_paths`.
 
     Today's records have absolute paths. Older ones have them as they were typed, relative to the folder in which the
     run was started, usually a parent of the run's folder.
     """
-    return [folder, *folder.absolute().parents, Path()]
+    return [*folder.absolute().parents, Path()]
 
 
 def recorded_precision(folder: Path) -> str | None:
@@ -95,7 +95,8 @@ def _history(folder: Path, config_text: str, inputs: RunInputs, *, reached: str)
     path = folder / CONFIG_FILE
     before = path.read_text(encoding="utf-8")
     try:
-        changes = differences(before, config_text, folders=folders_of_paths(folder))
+        # The paths of `config_text` were typed here, so those of the record probably were, too.
+        changes = differences(before, config_text, folders=[Path(), *likely_starts(folder)])
     except ValueError as error:
         raise ConfigError(f"{path} is damaged ({error}); start a new run in another folder.") from error
     fixed = [change.name for change in changes if change.name not in ADJUSTABLE]
