@@ -264,6 +264,53 @@ def test_damaged_bytes_are_read_or_refused_but_never_crash(tmp_path: Path, data:
         assert str(path) in str(error)
 
 
+class Pipe(io.RawIOBase):
+    """A stream that cannot be rewound, like standard input."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:
+        return self._content.readinto(buffer)
+
+
+def test_bytes_open_files_and_pipes_are_read_like_files(tmp_path: Path) -> None:
+    colour_image().save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    photo = read_photo(content, name="upload.png")
+    assert photo.path == Path("upload.png")
+    assert np.array_equal(photo.pixels, np.asarray(colour_image()))
+    assert read_photo(content).path == Path("photo")
+    with (tmp_path / "a.png").open("rb") as file:
+        file.read(100)  # an open file is read from its start
+        assert np.array_equal(read_photo(file).pixels, photo.pixels)
+        assert read_photo(file).path == tmp_path / "a.png"
+        assert not file.closed
+    assert np.array_equal(read_photo(io.BufferedReader(Pipe(content))).pixels, photo.pixels)
+    assert read_photo(tmp_path / "a.png", name="b").path == Path("b")
+
+
+def test_errors_about_streams_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match=r"^standard input: .*holds text"):
+        read_photo(b"Dear diary, today I took no photo.", name="standard input")
+    with pytest.raises(ImageError, match=r"^photo: empty"):
+        read_photo(io.BytesIO())
+    with pytest.raises(ImageError, match=r"^b: empty"):
+        read_photo(b"", name="b")
+    closed = io.BytesIO(b"x")
+    closed.close()
+    with pytest.raises(ImageError, match=r"photo: cannot be read .*closed"):
+        read_photo(closed)
+    monkeypatch.setattr("mien.io.source.MAX_STREAM_BYTES", 1 << 20)
+    endless = Pipe(bytes(3 << 20))
+    with pytest.raises(ImageError, match="more than 1 MiB"):
+        read_photo(io.BufferedReader(endless))
+    assert endless._content.tell() < 2 << 20  # not read to its end
+
+
 def test_find_photos_in_folders(tmp_path: Path) -> None:
     for name in (
         "b.JPG",

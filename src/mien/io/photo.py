@@ -14,11 +14,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from mien.errors import ImageError
+from mien.io.source import BinaryFile, PhotoSource, open_photo
 from mien.lighting import LUMA
 from mien.typing import UInt8
 
@@ -59,10 +61,12 @@ class Photo:
     focal_px: float | None
     """Focal length in pixels, from EXIF; None if EXIF has none or a wrong one."""
     path: Path
-    """The file that was read."""
+    """The file that was read, or the name that `read_photo` was given."""
 
 
-def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photo:
+def read_photo(
+    source: PhotoSource, *, name: str | os.PathLike[str] | None = None, max_pixels: int = MAX_PIXELS
+) -> Photo:
     """Read one photo as upright 8-bit sRGB.
 
     Formats are JPEG, PNG, WebP, TIFF (the first page) and BMP, and HEIC if Pillow has a plugin for it. Grey, palette,
@@ -70,7 +74,9 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     ignored, as viewers do.
 
     Args:
-        path: The file.
+        source: A path, the content of a file as bytes, or a binary file that is open for reading. An open file is read
+            from its start and stays open. A pipe is read to its end, up to 1 GiB.
+        name: Name of the photo in messages and in the result; by default the path, or the name of the open file.
         max_pixels: Largest number of pixels that is decoded.
 
     Returns:
@@ -83,23 +89,17 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     Example:
         >>> photo = mien.read_photo("photo.jpg")
         >>> photo.pixels.shape, photo.focal_px
+        >>> photo = mien.read_photo(sys.stdin.buffer, name="upload.jpg")
     """
-    path = Path(path)
-    _check_file(path)
-    with warnings.catch_warnings():
+    with open_photo(source, name) as (file, path), warnings.catch_warnings():
         # Pillow warns about unusual EXIF blocks, and about sizes, which are checked here with a better message.
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path, formats=_readable_formats()) as image:
-                _check_size(image.size, path=path, max_pixels=max_pixels)
-                _check_frames(image, path)
-                image.load()
-                focal_px = _focal_px(image)
-                pixels = _to_srgb(_upright(image), path)
+            return _decode(file, path, max_pixels)
         except ImageError:
             raise
         except UnidentifiedImageError:
-            raise ImageError(_unknown_format_message(path)) from None
+            raise ImageError(_unknown_format_message(file, path)) from None
         except Image.DecompressionBombError as error:
             count = next(iter(re.findall(r"\d+", str(error))), "far too many")
             raise ImageError(_too_large_message(path, f"{count} pixels", max_pixels)) from None
@@ -110,7 +110,14 @@ def read_photo(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             raise ImageError(
                 f"{path}: damaged or cut off ({error}); copy it again, or save it again from a viewer"
             ) from error
-    return Photo(pixels, focal_px, path)
+
+
+def _decode(file: BinaryFile, path: Path, max_pixels: int) -> Photo:
+    with Image.open(cast(IO[bytes], file), formats=_readable_formats()) as image:
+        _check_size(image.size, path=path, max_pixels=max_pixels)
+        _check_frames(image, path)
+        image.load()
+        return Photo(_to_srgb(_upright(image), path), _focal_px(image), path)
 
 
 def exposure_of(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
@@ -192,28 +199,14 @@ def _pictures_below(folder: Path, skipped: Path | None) -> list[Path]:
     return sorted(pictures)
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise ImageError(f"{path}: is a folder, not a photo; give the photos in it")
-    try:
-        if not path.exists():
-            raise ImageError(f"{path}: no such file")
-        if not path.is_file():
-            raise ImageError(f"{path}: not a regular file")
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path}: empty, it has zero bytes; copy or download it again")
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be opened ({error})") from None
-
-
 def _readable_formats() -> list[str]:
     Image.init()
     return [*_FORMATS, *(["HEIF"] if "HEIF" in Image.OPEN else [])]
 
 
-def _unknown_format_message(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(32)
+def _unknown_format_message(file: BinaryFile, path: Path) -> str:
+    file.seek(0)
+    head = file.read(32)
     if head[:4] == b"GIF8":
         return f"{path}: GIF is not supported; save one frame as PNG or JPEG"
     if head[4:8] == b"ftyp":
