@@ -12,8 +12,9 @@
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
-and two warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it, and
-RenamedSetting, if a configuration uses the name of a setting from an earlier version.
+and three warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+PhotoReduced, if a photo is decoded at a smaller size, and RenamedSetting, if a configuration uses the name of a setting
+from an earlier version.
 
 A message says what is wrong, where, and what to do.
 """
@@ -55,6 +56,10 @@ class FitDiverged(MienError):
 
 class FaceLeftOut(UserWarning):
     """One of several faces of a photo could not be fitted and is missing from the result."""
+
+
+class PhotoReduced(UserWarning):
+    """A photo has more pixels than the limit and was decoded at a smaller size."""
 
 
 class RenamedSetting(FutureWarning):
