@@ -18,7 +18,7 @@ from mien.cli import app as cli
 from mien.cli.options import DetailMode, Mode
 from mien.cli.summary import PhotoRow, show_rows
 from mien.cli.terminal import stdout
-from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
+from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound, PhotoReduced
 from mien.io.photo import Photo
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 from mien.result import Reconstruction
@@ -151,6 +151,14 @@ def test_options_reach_the_reconstructor(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_large_photos_are_reduced_or_read_whole(tmp_path: Path) -> None:
+    photo = tmp_path / "large.jpg"
+    Image.new("RGB", (1250, 1000), (1, 1, 1)).save(photo)
+    with pytest.warns(PhotoReduced, match="more than 1 megapixels, decoded at 1/2 of its size, 625 × 500"):
+        assert run("reconstruct", photo, "-o", tmp_path / "out", "--max-megapixels", "1") == 0
+    assert run("reconstruct", photo, "-o", tmp_path / "out") == 0
+
+
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,7 +256,7 @@ def test_doctor_lists_assets_and_finds_damage(
     monkeypatch.setattr(assets, "MANIFEST", manifest)
     assert run("doctor") == 0
     shown = capsys.readouterr().out
-    for word in ("python", "torch", "native rasterizer", "good.safetensors", "CC0-1.0", "ok"):
+    for word in ("python", "torch", "photos", "WebP, TIFF", "native rasterizer", "good.safetensors", "CC0-1.0", "ok"):
         assert word in shown
     manifest.write_text(f"[{row.format('bad', empty)}]")
     assert run("doctor") == 1

@@ -118,6 +118,14 @@ def test_grey_dark_and_bright_photos_give_nearly_the_same_shape(
         assert error < 4e-3, name
 
 
+def test_a_given_focal_length_is_in_pixels_of_the_file_even_if_the_photo_is_reduced(astronaut: np.ndarray) -> None:
+    reconstructor = Reconstructor(mode="net", detail=False)
+    (face,) = reconstructor(Photo(astronaut, 1500.0, Path("a.jpg"), reduction=2), focal_px=2000.0)
+    assert face.focal_px == pytest.approx(1000)
+    (face,) = reconstructor(Photo(astronaut, 1500.0, Path("a.jpg"), reduction=2))
+    assert face.focal_px == pytest.approx(1500)
+
+
 def test_a_photo_without_a_face_is_an_error(reconstructor: Reconstructor) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     with pytest.raises(NoFaceFound, match="400 × 300"):

@@ -12,9 +12,9 @@
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
-and three warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
-RenamedSetting, if a configuration uses the name of a setting from an earlier version, and TorchImportedFirst, if the
-processor time grows because torch was imported before mien.
+and four warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
+from an earlier version, and TorchImportedFirst, if the processor time grows because torch was imported before mien.
 
 A message says what is wrong, where, and what to do.
 """
@@ -56,6 +56,10 @@ class FitDiverged(MienError):
 
 class FaceLeftOut(UserWarning):
     """One of several faces of a photo could not be fitted and is missing from the result."""
+
+
+class PhotoReduced(UserWarning):
+    """A photo has more pixels than the limit and was decoded at a smaller size."""
 
 
 class RenamedSetting(FutureWarning):

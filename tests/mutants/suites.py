@@ -9,7 +9,10 @@ SHARES = {
     "texture": 0.15,
     "networks": 0.2,
     "training/synthetic": 0.2,
-    "io/photo.py": 0.08,
+    "io/exif.py": 0.02,
+    "io/color.py": 0.02,
+    "io/tiff.py": 0.02,
+    "io/decoding.py": 0.02,
     "pipeline/inputs.py": 0.07,
 }
 """Each package's part of the sample; below src/mien."""
@@ -79,7 +82,8 @@ TESTS = {
         "tests/training/test_golden_statistics.py",
         "tests/training/test_detailed_faces.py",
     ],
-    "io/photo.py": ["tests/test_photo.py"],
+    "io/tiff.py": ["tests/test_photo_tiff.py"],
+    "io/": ["tests/test_photo.py", "tests/test_photo_color.py", "tests/test_photo_formats.py"],
     "pipeline/inputs.py": ["tests/test_reconstruct.py", "tests/test_refiner.py", NET, FIT],
 }
 

@@ -10,6 +10,7 @@ import torch
 
 from mien.assets import AssetRecord, asset_path, asset_records
 from mien.errors import AssetError, BackendUnavailable
+from mien.io.formats import readable_formats, unreadable_formats
 from mien.rasterizer import rasterize_hard
 
 _PACKAGES = ("mien", "torch", "numpy", "safetensors", "pillow", "jaxtyping", "typer", "rich")
@@ -65,6 +66,8 @@ def diagnose() -> Diagnosis:
         Check("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
         Check("python", platform.python_version()),
         *(_package(name) for name in _PACKAGES),
+        Check("photos", ", ".join(readable_formats())),
+        *(Check("not installed", each) for each in unreadable_formats()),
         Check("processor threads", str(torch.get_num_threads())),
         Check("cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "not available; the CPU is used"),
         _rasterizer(),

@@ -46,6 +46,9 @@ def reconstruct(
     focal_px: Annotated[
         float | None, typer.Option(help="Focal length in pixels. Default: from EXIF, or a field of view of 30°.")
     ] = None,
+    max_megapixels: Annotated[
+        float, typer.Option(min=1, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced.")
+    ] = 64,
     refine_focal: Annotated[bool, typer.Option("--refine-focal", help="Let the fit change the focal length.")] = False,
     mode: ModeOption = Mode.FIT,
     encoder: EncoderOption = None,
@@ -82,7 +85,9 @@ def reconstruct(
             task = progress.add_task("", total=len(paths))
             for path, stem in zip(paths, output_stems(paths), strict=True):
                 progress.update(task, description=printable(path.name))
-                rows.append(_reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px))
+                rows.append(
+                    _reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px, max_megapixels=max_megapixels)
+                )
                 write_row(rows[-1])
                 progress.advance(task)
     show_rows(console, rows, out)
@@ -90,13 +95,15 @@ def reconstruct(
         raise typer.Exit(1)
 
 
-def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None) -> PhotoRow:
+def _reconstruct_one(
+    reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None, max_megapixels: float
+) -> PhotoRow:
     from mien.export import write_reconstruction
     from mien.io.photo import read_photo
 
     start = time.perf_counter()
     try:
-        photo = read_photo(path)
+        photo = read_photo(path, max_pixels=round(max_megapixels * 1e6))
         with _left_out_faces() as left_out:
             faces = reconstructor(photo, focal_px=focal_px)
         for index, face in enumerate(faces):

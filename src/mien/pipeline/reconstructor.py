@@ -194,8 +194,8 @@ class Reconstructor:
 
         Args:
             photo: A file, a photo that `read_photo` read, or its pixels: sRGB, upright.
-            focal_px: Focal length in pixels of the upright photo; by default that of EXIF, or the focal length of a
-                field of view of 30° if EXIF has none.
+            focal_px: Focal length in pixels of the upright photo, of the whole file if `read_photo` reduced it; by
+                default that of EXIF, or the focal length of a field of view of 30° if EXIF has none.
 
         Returns:
             The faces, the most prominent first.
@@ -208,11 +208,12 @@ class Reconstructor:
 
         Warns:
             FaceLeftOut: One of several faces could not be fitted and is missing from the list.
+            PhotoReduced: The file is a JPEG of more than 64 megapixels; `read_photo` has another limit.
         """
         if not isinstance(photo, np.ndarray | Photo):
             photo = read_photo(photo)
         pixels = photo.pixels if isinstance(photo, Photo) else photo
-        known_focal = photo.focal_px if focal_px is None and isinstance(photo, Photo) else focal_px
+        known_focal = _focal_in_pixels_of(photo, focal_px) if isinstance(photo, Photo) else focal_px
         clock = StageClock()
         with clock.stage("perception"):
             detections = self.detector.detect(pixels, max_faces=self.max_faces)
@@ -285,6 +286,11 @@ class Reconstructor:
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
         return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
+
+
+def _focal_in_pixels_of(photo: Photo, focal_px: float | None) -> float | None:
+    """The focal length in pixels of a photo that may be reduced; a given one is in pixels of the whole file."""
+    return photo.focal_px if focal_px is None else focal_px / photo.reduction
 
 
 def _on_device(model: MorphableModel, device: torch.device) -> MorphableModel:
