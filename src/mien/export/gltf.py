@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mien import __version__
+from mien.errors import ConfigError
 from mien.export.surface import eye_triangles, unit_normals
 from mien.io.pixels import to_uint8
 from mien.morphable import MorphableModel
@@ -28,8 +29,8 @@ from mien.typing import Bool, Float, Int
 _POSITION_EPSILON_M = 1e-6
 _NORMAL_EPSILON = 1e-3
 
-_SKIN_ROUGHNESS = 0.6
-_EYE_ROUGHNESS = 0.15  # wet
+_MATERIALS = (("skin", 0.6), ("eyes", 0.15))
+"""Name and roughness of the material of each part; eyes are wet."""
 _JPEG_QUALITY = 94  # no visible difference, at a quarter of the PNG's size
 
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
@@ -37,22 +38,27 @@ _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 _GLB_MAGIC, _CHUNK_JSON, _CHUNK_BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 
+MORPH_STORAGE = ("sparse", "dense")
+"""How morph targets can be stored: the vertices that move, or all vertices, which makes the file 2.4 times as large."""
 
-def write_glb(reconstruction: Reconstruction, model: MorphableModel, path: Path) -> None:
+
+def write_glb(reconstruction: Reconstruction, model: MorphableModel, path: Path, *, morphs: str = "sparse") -> None:
     """Write a face as a GLB file, see `glb_bytes`.
 
     Args:
         reconstruction: The face.
         model: The face's model.
         path: The file to write.
+        morphs: How the morph targets are stored.
 
     Raises:
+        ConfigError: `morphs` is neither "sparse" nor "dense".
         OSError: The file cannot be written.
     """
-    path.write_bytes(glb_bytes(reconstruction, model))
+    path.write_bytes(glb_bytes(reconstruction, model, morphs=morphs))
 
 
-def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
+def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse") -> bytes:
     """Encode a face as a GLB file.
 
     Morph weights are the fitted coefficients clamped to [0, 1]. The base mesh keeps what the clamp removes, so the
@@ -61,17 +67,23 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     Args:
         reconstruction: The face.
         model: The face's model, which gives the morph targets and the eye triangles.
+        morphs: How the morph targets are stored: "sparse", or "dense" for readers that lose sparse data.
 
     Returns:
         The content of the file.
+
+    Raises:
+        ConfigError: `morphs` is neither "sparse" nor "dense".
     """
+    if morphs not in MORPH_STORAGE:
+        raise ConfigError(f"morphs={morphs!r} is unknown; choose one of {', '.join(MORPH_STORAGE)}.")
     names, basis, weights = _morphs(reconstruction, model)
     # The base also keeps the movements that no target stores.
     basis = basis * (np.abs(basis).max(axis=2, keepdims=True) > _POSITION_EPSILON_M)
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
-    eyes = eye_triangles(model)
-    glb = _Glb()
-    primitives = _primitives(glb, reconstruction, base, basis, eyes=eyes)
+    parts = _parts(reconstruction.triangles, eye_triangles(model))
+    glb = _Glb(morphs)
+    primitives = _primitives(glb, reconstruction, base, basis, parts=parts)
     image = glb.add_image(reconstruction.texture)
     mesh = {
         "name": "face",
@@ -87,8 +99,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
         "nodes": [{"name": "face", "mesh": 0}],
         "meshes": [mesh],
         "materials": [
-            _material("skin", roughness=_SKIN_ROUGHNESS),
-            *([_material("eyes", roughness=_EYE_ROUGHNESS)] if eyes.any() else []),
+            _material(name, roughness=roughness) for (name, roughness), _ in zip(_MATERIALS, parts, strict=False)
         ],
         "textures": [{"sampler": 0, "source": 0}],
         "samplers": [
@@ -107,37 +118,65 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     return _pack(document, bytes(glb.data))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Skin or eyes: its vertices, by their index in the model, and its triangles, by the position among them."""
+
+    vertices: Int[np.ndarray, "P"]
+    used: Bool[np.ndarray, "P"]
+    """Whether a triangle of the part uses the vertex."""
+    triangles: Int[np.ndarray, "T 3"]
+
+
+def _parts(triangles: Int[np.ndarray, "T 3"], eyes: Bool[np.ndarray, "T"]) -> list[_Part]:
+    """Skin, and eyes if there are any.
+
+    Vertex i of the skin is vertex i of the model, so that indices of landmarks hold. For this the skin keeps the places
+    of vertices that only the eyes use, up to the last vertex of its own.
+    """
+    skin = triangles[~eyes]
+    places = np.arange(skin.max() + 1)
+    parts = [_Part(places, np.isin(places, skin), skin)]
+    if eyes.any():
+        vertices, renumbered = np.unique(triangles[eyes], return_inverse=True)
+        parts.append(_Part(vertices, np.ones(len(vertices), bool), renumbered.reshape(-1, 3)))
+    return parts
+
+
 def _primitives(
     glb: _Glb,
     reconstruction: Reconstruction,
     base: Float[np.ndarray, "V 3"],
     basis: Float[np.ndarray, "N V 3"],
     *,
-    eyes: Bool[np.ndarray, "T"],
+    parts: list[_Part],
 ) -> list[dict[str, object]]:
-    """Skin and eyes, which share the vertices and their morph targets."""
-    triangles = reconstruction.triangles
-    normals = unit_normals(base, triangles)
-    moved_normals = _MovedNormals(base, triangles)
+    """Skin and eyes, each with vertices and morph targets of its own."""
+    normals = unit_normals(base, reconstruction.triangles)
+    moved_normals = _MovedNormals(base, reconstruction.triangles)
+    turned = [moved_normals(delta) - normals for delta in basis]
     uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
-    attributes = {
-        "POSITION": glb.add_vectors(base),
-        "NORMAL": glb.add_vectors(normals),
-        "TEXCOORD_0": glb.add_vectors(uv),
-    }
-    zeros = glb.add_zeros(len(base))
-    targets = [
-        {
-            "POSITION": glb.add_morph(delta, zeros=zeros, epsilon=_POSITION_EPSILON_M),
-            "NORMAL": glb.add_morph(moved_normals(delta) - normals, zeros=zeros, epsilon=_NORMAL_EPSILON),
+    primitives = []
+    for material, part in enumerate(parts):
+        rows, used = part.vertices, part.used[:, None]
+        attributes = {
+            "POSITION": glb.add_vectors(base[rows]),
+            "NORMAL": glb.add_vectors(normals[rows]),
+            "TEXCOORD_0": glb.add_vectors(uv[rows]),
         }
-        for delta in basis
-    ]
-    return [
-        {"attributes": attributes, "indices": glb.add_indices(part), "material": material, "targets": targets}
-        for material, part in enumerate((triangles[~eyes], triangles[eyes]))
-        if len(part)
-    ]
+        zeros = glb.add_zeros(len(rows))
+        targets = [
+            {
+                "POSITION": glb.add_morph(delta[rows] * used, zeros=zeros, epsilon=_POSITION_EPSILON_M),
+                "NORMAL": glb.add_morph(turn[rows] * used, zeros=zeros, epsilon=_NORMAL_EPSILON),
+            }
+            for delta, turn in zip(basis, turned, strict=True)
+        ]
+        indices = glb.add_indices(part.triangles)
+        primitives.append({"attributes": attributes, "indices": indices, "material": material, "targets": targets})
+        if not np.array_equal(rows, np.arange(len(rows))):
+            primitives[-1]["extras"] = {"modelVertices": rows.tolist()}
+    return primitives
 
 
 OWN_EXPRESSION = "expression"
@@ -212,6 +251,7 @@ def _cross_products(corners: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T
 class _Glb:
     """The binary chunk as it grows, with the accessors and buffer views that describe it."""
 
+    morphs: str
     data: bytearray = field(default_factory=bytearray)
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
@@ -247,10 +287,12 @@ class _Glb:
         return self.add_view(bytes(vertices * size), target=_ARRAY_BUFFER, byteStride=size)
 
     def add_morph(self, delta: Float[np.ndarray, "V 3"], *, zeros: int, epsilon: float) -> int:
-        """Add the offsets of a morph target as a sparse accessor of those above `epsilon`, over the view of zeros."""
+        """Add the offsets of a morph target above `epsilon`; sparse ones lie over the view of zeros."""
         moved = np.flatnonzero(np.abs(delta).max(axis=1) > epsilon)
         stored = np.zeros(delta.shape, "<f4")
         stored[moved] = delta[moved]
+        if len(moved) and self.morphs == "dense":
+            return self.add_vectors(stored)
         accessor = {"bufferView": zeros, **_described(stored)}
         if len(moved):
             kind, code = _index_type(int(moved[-1]))
