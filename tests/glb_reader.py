@@ -13,7 +13,7 @@ class Glb:
     """The accessors of a GLB file; sparse data are applied."""
 
     KINDS: ClassVar = {5123: "<u2", 5125: "<u4", 5126: "<f4"}
-    WIDTHS: ClassVar = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
+    WIDTHS: ClassVar = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
     def __init__(self, data: bytes) -> None:
         magic, version, length = struct.unpack_from("<4sII", data)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mien.errors import ConfigError
 from mien.export.gltf import MORPH_STORAGE, glb_bytes, write_glb
@@ -35,7 +37,7 @@ def test_glb_shows_the_photos_expression_and_can_be_animated() -> None:
     np.testing.assert_allclose(shown, reconstruction.vertices_model, atol=2e-6)
     normals = glb.accessor(primitive["attributes"]["NORMAL"])
     moved = glb.accessor(primitive["targets"][0]["NORMAL"])
-    np.testing.assert_allclose(normals + moved, unit_normals(base + basis[0], reconstruction.triangles), atol=1.1e-3)
+    np.testing.assert_allclose(normals + moved, unit_normals(base + basis[0], reconstruction.triangles), atol=3.1e-3)
     uv = glb.accessor(primitive["attributes"]["TEXCOORD_0"])
     np.testing.assert_allclose(uv, np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], -1), atol=1e-6)
 
@@ -99,7 +101,7 @@ def test_morph_targets_are_the_models_blendshapes(morphs: str) -> None:
         np.testing.assert_allclose(found, offsets, rtol=0, atol=1e-6)
         moved = unit_normals(base + offsets, reconstruction.triangles)
         found = whole(glb, [glb.accessor(target["NORMAL"]) for target in targets])
-        np.testing.assert_allclose(normals + found, moved, rtol=0, atol=1.1e-3)
+        np.testing.assert_allclose(normals + found, moved, rtol=0, atol=3.1e-3)
 
 
 def test_dense_morph_targets_have_no_sparse_data() -> None:
@@ -203,3 +205,35 @@ def test_khronos_validator_finds_nothing(tmp_path: Path, gltf_validator: Path, t
     assert report["issues"]["messages"] == []
     assert report["info"]["hasMorphTargets"]
     assert report["info"]["drawCallCount"] == 2
+
+
+def normal_map_pixels(glb: Glb) -> np.ndarray:
+    """The picture of the skin's normal map."""
+    document = glb.document
+    image = document["images"][document["textures"][document["materials"][0]["normalTexture"]["index"]]["source"]]
+    assert image["mimeType"] == "image/png"
+    view = document["bufferViews"][image["bufferView"]]
+    start = view["byteOffset"]
+    return np.asarray(Image.open(io.BytesIO(glb.binary[start : start + view["byteLength"]])))
+
+
+def test_the_skin_has_a_normal_map_if_there_is_relief() -> None:
+    model = tiny_model()
+    slope = np.linspace(0, 0.006, 16, dtype=np.float32)[None].repeat(16, 0)  # it grows along u
+    document = (glb := Glb(glb_bytes(replace(tiny_reconstruction(), displacement=slope), model))).document
+    assert "normalTexture" not in document["materials"][1]
+    parts = document["meshes"][0]["primitives"]
+    tangents, normals = (glb.accessor(parts[0]["attributes"][name]) for name in ("TANGENT", "NORMAL"))
+    np.testing.assert_allclose((tangents[:, :3] * normals).sum(1), 0, atol=1e-6)
+    assert "TANGENT" not in parts[1]["attributes"]
+    pixels = normal_map_pixels(glb)
+    assert pixels.shape == (16, 16, 3)
+    assert pixels[0, 0].tolist() == [128, 128, 255]
+    assert pixels[8, 8, 0] < 126
+    slope[:12, 4:] = 0
+    glb = Glb(glb_bytes(replace(tiny_reconstruction(detail=False), displacement=slope), model))
+    assert np.unique(normal_map_pixels(glb)[:11, 6:].reshape(-1, 3), axis=0).tolist() == [[128, 128, 255]]
+    plain = Glb(glb_bytes(tiny_reconstruction(detail=False), model)).document
+    assert len(plain["images"]) == len(plain["textures"]) == 1
+    assert "normalTexture" not in plain["materials"][0]
+    assert "TANGENT" not in plain["meshes"][0]["primitives"][0]["attributes"]

@@ -13,6 +13,7 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,17 +21,18 @@ from PIL import Image
 from mien import __version__
 from mien.errors import ConfigError
 from mien.export.surface import eye_triangles, unit_normals
+from mien.export.tangent_space import tangent_normal_map, vertex_tangents
 from mien.io.pixels import to_uint8
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
 from mien.typing import Bool, Float, Int
 
-# Smaller changes are not stored: one micrometre, and 0.06° of a normal.
+# Smaller changes are not stored: one micrometre, and of a normal less than one of 255 levels of shading.
 _POSITION_EPSILON_M = 1e-6
-_NORMAL_EPSILON = 1e-3
+_NORMAL_EPSILON = 3e-3
 
-_MATERIALS = (("skin", 0.6), ("eyes", 0.15))
-"""Name and roughness of the material of each part; eyes are wet."""
+_SKIN_ROUGHNESS = 0.6
+_EYE_ROUGHNESS = 0.15  # wet
 _JPEG_QUALITY = 94  # no visible difference, at a quarter of the PNG's size
 
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
@@ -83,8 +85,13 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
     parts = _parts(reconstruction.triangles, eye_triangles(model))
     glb = _Glb(morphs)
-    primitives = _primitives(glb, reconstruction, base, basis, parts=parts)
-    image = glb.add_image(reconstruction.texture)
+    normals = unit_normals(base, reconstruction.triangles)
+    primitives = _primitives(glb, reconstruction, base, basis, normals=normals, parts=parts)
+    images = [glb.add_texture(reconstruction.texture)]
+    if reconstruction.displacement.any():
+        images.append(glb.add_normal_map(tangent_normal_map(reconstruction, model)))
+        tangents = vertex_tangents(base, normals, model)[parts[0].vertices]
+        primitives[0]["attributes"]["TANGENT"] = glb.add_vectors(tangents)
     mesh = {
         "name": "face",
         "primitives": primitives,
@@ -98,10 +105,8 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
         "scenes": [{"name": "scene", "nodes": [0]}],
         "nodes": [{"name": "face", "mesh": 0}],
         "meshes": [mesh],
-        "materials": [
-            _material(name, roughness=roughness) for (name, roughness), _ in zip(_MATERIALS, parts, strict=False)
-        ],
-        "textures": [{"sampler": 0, "source": 0}],
+        "materials": _materials(eyes=len(parts) > 1, relief=len(images) > 1),
+        "textures": [{"sampler": 0, "source": source} for source in range(len(images))],
         "samplers": [
             {
                 "magFilter": _LINEAR,
@@ -110,7 +115,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
                 "wrapT": _CLAMP_TO_EDGE,
             }
         ],
-        "images": [{"name": "texture", "bufferView": image, "mimeType": "image/jpeg"}],
+        "images": images,
         "accessors": glb.accessors,
         "bufferViews": glb.views,
         "buffers": [{"byteLength": len(glb.data)}],
@@ -149,10 +154,10 @@ def _primitives(
     base: Float[np.ndarray, "V 3"],
     basis: Float[np.ndarray, "N V 3"],
     *,
+    normals: Float[np.ndarray, "V 3"],
     parts: list[_Part],
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Skin and eyes, each with vertices and morph targets of its own."""
-    normals = unit_normals(base, reconstruction.triangles)
     moved_normals = _MovedNormals(base, reconstruction.triangles)
     turned = [moved_normals(delta) - normals for delta in basis]
     uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
@@ -201,6 +206,14 @@ def _morphs(
     return [*names, OWN_EXPRESSION], np.concatenate([offsets, own[None]]), weights
 
 
+def _materials(*, eyes: bool, relief: bool) -> list[dict[str, object]]:
+    """Skin, with the normal map if there is one, and eyes if there are any."""
+    skin = _material("skin", roughness=_SKIN_ROUGHNESS)
+    if relief:
+        skin["normalTexture"] = {"index": 1}
+    return [skin, _material("eyes", roughness=_EYE_ROUGHNESS)] if eyes else [skin]
+
+
 def _material(name: str, *, roughness: float) -> dict[str, object]:
     # A face is an open surface: without doubleSided it would be invisible from behind.
     surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": roughness}
@@ -218,6 +231,7 @@ def _extras(reconstruction: Reconstruction) -> dict[str, object]:
 
 
 def _plain(values: np.ndarray) -> list[float]:
+    """The shortest numbers that give these float32 back."""
     return [float(str(np.float32(value))) for value in values]
 
 
@@ -305,7 +319,7 @@ class _Glb:
             }
         return self.add_accessor(accessor)
 
-    def add_image(self, texture: Float[np.ndarray, "S S 3"]) -> int:
+    def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         image = Image.fromarray(to_uint8(texture))
         side = image.width
         if side & (side - 1):
@@ -313,8 +327,14 @@ class _Glb:
             side = 1 << (2 * side - 1).bit_length()
             image = image.resize((side, side), Image.Resampling.BICUBIC)
         encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-        return self.add_view(encoded.getvalue())
+        image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
+        return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}
+
+    def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
+        # 128 is flat, by convention. PNG: the error of a JPEG is as large as most of the relief.
+        encoded = io.BytesIO()
+        Image.fromarray(np.rint(128 + 127 * normals).astype(np.uint8)).save(encoded, "PNG")
+        return {"name": "normals", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/png"}
 
 
 def _described(vectors: np.ndarray) -> dict[str, object]:
@@ -322,8 +342,8 @@ def _described(vectors: np.ndarray) -> dict[str, object]:
         "componentType": _FLOAT,
         "count": len(vectors),
         "type": f"VEC{vectors.shape[1]}",
-        "min": [float(value) for value in vectors.min(axis=0)],
-        "max": [float(value) for value in vectors.max(axis=0)],
+        "min": _plain(vectors.min(axis=0)),
+        "max": _plain(vectors.max(axis=0)),
     }
 
 
