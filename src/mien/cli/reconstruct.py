@@ -20,6 +20,8 @@ from mien.cli.options import (
     DetailOption,
     DeviceOption,
     EncoderOption,
+    GlbMorphs,
+    GlbOption,
     Mode,
     ModelOption,
     ModeOption,
@@ -54,6 +56,7 @@ def reconstruct(
     encoder: EncoderOption = None,
     detail_mode: DetailModeOption = None,
     detail_network: DetailNetworkOption = None,
+    glb: GlbOption = GlbMorphs.SPARSE,
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
@@ -85,9 +88,15 @@ def reconstruct(
             task = progress.add_task("", total=len(paths))
             for path, stem in zip(paths, output_stems(paths), strict=True):
                 progress.update(task, description=printable(path.name))
-                rows.append(
-                    _reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px, max_megapixels=max_megapixels)
+                row = _reconstruct_one(
+                    reconstructor,
+                    path,
+                    out / stem,
+                    focal_px=focal_px,
+                    max_megapixels=max_megapixels,
+                    glb=glb.value,
                 )
+                rows.append(row)
                 write_row(rows[-1])
                 progress.advance(task)
     show_rows(console, rows, out)
@@ -96,7 +105,13 @@ def reconstruct(
 
 
 def _reconstruct_one(
-    reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None, max_megapixels: float
+    reconstructor: Reconstructor,
+    path: Path,
+    folder: Path,
+    *,
+    focal_px: float | None,
+    max_megapixels: float,
+    glb: str,
 ) -> PhotoRow:
     from mien.export import write_reconstruction
     from mien.io.photo import read_photo
@@ -107,7 +122,7 @@ def _reconstruct_one(
         with _left_out_faces() as left_out:
             faces = reconstructor(photo, focal_px=focal_px)
         for index, face in enumerate(faces):
-            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}")
+            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}", morphs=glb)
         _remove_stale_faces(folder, len(faces))
     except (MienError, MemoryError) as error:
         reason = str(error) or type(error).__name__

@@ -30,7 +30,12 @@ from mien.result import Reconstruction
 
 
 def write_reconstruction(
-    reconstruction: Reconstruction, model: MorphableModel, photo: Photo, folder: str | os.PathLike[str]
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    photo: Photo,
+    folder: str | os.PathLike[str],
+    *,
+    morphs: str = "sparse",
 ) -> None:
     """Write all files of one face into a folder: mesh, UV maps, pictures and numbers, as docs/outputs.md lists them.
 
@@ -41,9 +46,10 @@ def write_reconstruction(
         model: The model that the face was reconstructed with, `Reconstructor.model`.
         photo: The photo that shows the face, for overlay.png and sheet.png.
         folder: The folder of this face; missing parents are made.
+        morphs: How face.glb stores its morph targets: "sparse", or "dense" for programs that lose sparse data.
 
     Raises:
-        ConfigError: Model or photo are not those of the reconstruction.
+        ConfigError: Model or photo are not those of the reconstruction, or `morphs` is unknown.
         OutputError: The folder cannot be written.
 
     Example:
@@ -59,7 +65,7 @@ def write_reconstruction(
     normals = painter.normals_map if painter.normals_map is not None else normal_map(reconstruction, model)
     with writing_folder(Path(folder)) as partial:
         write_result_files(reconstruction, partial)
-        write_glb(reconstruction, model, partial / GLB_FILE)
+        write_glb(reconstruction, model, partial / GLB_FILE, morphs=morphs)
         write_obj(reconstruction, model, partial / OBJ_FILE)
         write_ply(reconstruction, partial / PLY_FILE)
         save_image(to_uint8(albedo_map(reconstruction, model)), partial / ALBEDO_FILE)
