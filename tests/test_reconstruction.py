@@ -15,7 +15,9 @@ from PIL import Image
 from mien.camera import to_camera_axes, to_model_axes
 from mien.errors import ConfigError, FormatError, OutputError
 from mien.io.files import writing_folder
-from mien.io.result_folder import ARRAYS, ARRAYS_FILE, COEFFICIENTS_FILE, TEXTURE_FILE
+from mien.io.pixels import to_uint8
+from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, TEXTURE_FILE
+from mien.io.result_folder import ARRAYS, MAP_ARRAYS, write_offset_maps
 from mien.result import Reconstruction
 from tests.tiny_face import tiny_reconstruction
 
@@ -41,11 +43,38 @@ def test_save_and_load_give_everything_back(tmp_path: Path) -> None:
 def test_npz_holds_exactly_the_documented_arrays(tmp_path: Path) -> None:
     tiny_reconstruction().save(tmp_path / "reconstruction.npz")
     with np.load(tmp_path / "reconstruction.npz", allow_pickle=False) as stored:
-        assert set(stored.files) == set(ARRAYS) == {
-            "vertices", "triangles", "uv", "xy", "visible", "landmarks68", "landmarks68_vertices", "image_size"
+        assert set(stored.files) == set(ARRAYS | MAP_ARRAYS) == {
+            "vertices", "triangles", "uv", "xy", "visible", "landmarks68", "landmarks68_vertices", "image_size",
+            "vertex_albedo", "texture", "texture_offset", "displacement",
         }  # fmt: skip
         assert stored["image_size"].tolist() == [120, 90]
-        assert all(stored[key].dtype == dtype for key, (dtype, _) in ARRAYS.items())
+        assert all(stored[key].dtype == dtype for key, (dtype, _) in (ARRAYS | MAP_ARRAYS).items())
+
+
+def save_as_mien_0_1(folder: Path) -> None:
+    """The tiny face with its maps in files of their own."""
+    face = tiny_reconstruction()
+    face.save(folder)
+    with np.load(folder / ARRAYS_FILE) as stored:
+        arrays = {key: stored[key] for key in ARRAYS}
+    np.savez(folder / ARRAYS_FILE, **arrays)
+    write_offset_maps(face, folder)
+    Image.fromarray(to_uint8(face.texture)).save(folder / TEXTURE_FILE)
+    np.save(folder / "vertex_albedo.npy", face.vertex_albedo)
+
+
+def test_results_of_mien_0_1_are_the_same(tmp_path: Path) -> None:
+    save_as_mien_0_1(tmp_path / "old")
+    tiny_reconstruction().save(tmp_path / "new")
+    old, new = Reconstruction.load(tmp_path / "old"), Reconstruction.load(tmp_path / "new")
+    for field in fields(Reconstruction):
+        np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name), err_msg=field.name)
+
+
+def test_a_folder_without_the_format_npz_names_it(tmp_path: Path) -> None:
+    tiny_reconstruction().save(tmp_path, formats="json")
+    with pytest.raises(FormatError, match=r"reconstruction.npz: no such file; .* with format npz"):
+        Reconstruction.load(tmp_path)
 
 
 def test_coefficients_are_readable_by_people(tmp_path: Path) -> None:
@@ -156,6 +185,10 @@ def break_arrays(arrays: dict[str, np.ndarray], case: str, marker: Path) -> None
             arrays["uv"] = arrays["uv"].astype(np.float64)
         case "nan":
             arrays["vertices"][0, 0] = np.nan
+        case "map missing":
+            del arrays["displacement"]
+        case "map shape":
+            arrays["texture_offset"] = arrays["texture_offset"][:, :-1]
         case "index":
             arrays["triangles"][0, 0] = 10_000
 
@@ -226,6 +259,8 @@ def break_file(folder: Path, case: str) -> None:
         ("npz bare pickle", "damaged"),
         ("albedo pickle", "damaged"),
         ("key missing", "lacks the array 'xy'"),
+        ("map missing", "lacks the array 'displacement'"),
+        ("map shape", r"texture_offset is uint8 \(16, 15, 3\)"),
         ("shape", "xy is float32"),
         ("dtype", "uv is float64"),
         ("nan", "not finite"),
@@ -245,7 +280,10 @@ def break_file(folder: Path, case: str) -> None:
     ],
 )
 def test_damage_is_a_format_error_that_names_the_file(tmp_path: Path, case: str, message: str) -> None:
-    tiny_reconstruction().save(tmp_path)
+    if case.startswith(("texture", "albedo")):  # files that only mien 0.1 reads
+        save_as_mien_0_1(tmp_path)
+    else:
+        tiny_reconstruction().save(tmp_path)
     break_file(tmp_path, case)
     with pytest.raises(FormatError, match=message) as caught:
         Reconstruction.load(tmp_path)
@@ -257,7 +295,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np, "savez_compressed", full)
     with pytest.raises(OutputError, match=r"No space left.*free some space"):
         tiny_reconstruction().save(tmp_path / "deep" / "face0")
     assert list(tmp_path.iterdir()) == []
@@ -271,7 +309,7 @@ def test_a_failed_second_save_keeps_the_first(tmp_path: Path, monkeypatch: pytes
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr("mien.io.result_folder.json.dumps", fail)
     with pytest.raises(KeyboardInterrupt):
         tiny_reconstruction(detail=False).save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mien.camera import opengl_projection, to_camera_axes, to_model_axes
 from mien.errors import ConfigError
-from mien.io.result_folder import load_result, save_result
+from mien.io.result_folder import load_result
 from mien.typing import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from mien.io.photo import Photo
+    from mien.morphable import MorphableModel
 
 # Wide enough for every photo; a 24-bit depth buffer still resolves 4 µm at a distance of 0.8 m.
 NEAR_M, FAR_M = 0.01, 1000.0
@@ -142,19 +148,56 @@ class Reconstruction:
             float(self.focal_px), self.centre_px, image_size=(height, width), near_m=near_m, far_m=far_m
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result into a folder that `load` reads; docs/outputs.md describes the files.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        formats: str | Iterable[str] | None = None,
+        model: MorphableModel | None = None,
+        photo: Photo | None = None,
+    ) -> None:
+        """Write the files of the face into a folder, or one mesh file; docs/outputs.md describes the files.
 
-        Precision: float32 for arrays and coefficients, 1 µm for the displacement map, 1/255 for the texture, 1/508 for
-        its offset map.
+        Precision of the npz: float32 for arrays and coefficients, 1 µm for the displacement map, 1/255 for the texture,
+        1/508 for its offset map.
 
         Args:
-            path: The folder, or the `reconstruction.npz` in it.
+            path: The folder, or the `reconstruction.npz` in it. A path that ends in `.glb`, `.obj` or `.ply` is one
+                mesh file.
+            formats: What goes into the folder, some of `glb`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and
+                `json`, or one text with commas. Default: `npz`, `json`, with a model `glb`, and with a photo `sheet`.
+                Files of an earlier result in other formats are removed. `load` needs `npz`.
+            model: The face's model. Default: the packaged or converted model of the face's `model_name`, which is
+                loaded at each call; `Reconstructor.model` saves that time.
+            photo: The photo that shows the face, for `sheet` and `overlay`.
 
         Raises:
-            OutputError: The folder cannot be written; it is unchanged.
+            ConfigError: A format is unknown, or it needs a model or a photo that is missing or another face's.
+            OutputError: The place cannot be written; it is unchanged.
+
+        Example:
+            >>> face.save("out/face0")
+            >>> face.save("anna.glb")
         """
-        save_result(self, path)
+        from mien.export import save_reconstruction  # noqa: PLC0415 (it imports this module)
+
+        save_reconstruction(self, path, formats=formats, model=model, photo=photo)
+
+    def glb_bytes(self, model: MorphableModel | None = None) -> bytes:
+        """Encode the face as a GLB file: mesh, texture and the expressions as morph targets.
+
+        Args:
+            model: The face's model; default as in `save`.
+
+        Returns:
+            The content of the file.
+
+        Raises:
+            ConfigError: The model is another face's, or cannot be found by its name.
+        """
+        from mien.export import glb_of  # noqa: PLC0415 (it imports this module)
+
+        return glb_of(self, model)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reconstruction:

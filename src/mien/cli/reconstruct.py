@@ -9,11 +9,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mien.cli.formats import FormatsOption, one_mesh_file, reconstruct_to_file
 from mien.cli.options import (
     DetailModeOption,
     DetailNetworkOption,
@@ -28,6 +30,7 @@ from mien.cli.options import (
 from mien.cli.summary import PhotoRow, show_rows, summary_file
 from mien.cli.terminal import printable, progress_bar, stdout
 from mien.errors import FaceLeftOut, MienError
+from mien.io.result_files import DEFAULT_FORMATS, is_result
 
 if TYPE_CHECKING:
     from mien.pipeline import Reconstructor
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
 def reconstruct(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("out"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the results, or FILE.glb, .obj or .ply for one face.")
+    ] = Path("out"),
+    formats: FormatsOption = None,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
     detail: DetailOption = True,
@@ -54,6 +60,9 @@ def reconstruct(
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
+    If OUT ends in .glb, .obj or .ply, it becomes the mesh of the photo's most prominent face, and nothing else is
+    written.
+
     If a photo fails, the others are still reconstructed, and the exit code is 1.
     """
     from mien.io.photo import find_photos, output_stems
@@ -62,27 +71,33 @@ def reconstruct(
 
     paths = find_photos(photos, skip=out)
     console = stdout()
+    to_file = one_mesh_file(out, paths, formats)
+    make_reconstructor = partial(
+        Reconstructor,
+        model=model,
+        device=device,
+        detail=detail,
+        resolution=resolution,
+        seed=seed,
+        max_faces=1 if to_file else max_faces,
+        refine_focal=refine_focal,
+        mode=mode.value,
+        encoder=encoder or DEFAULT_ENCODER,
+        detail_mode=None if detail_mode is None else detail_mode.value,
+        detail_network=detail_network or DEFAULT_DETAIL,
+    )
+    if to_file:
+        reconstruct_to_file(make_reconstructor(), paths[0], out, focal_px=focal_px)
+        return
     with summary_file(out) as write_row:
         with console.status("loading the model"):
-            reconstructor = Reconstructor(
-                model=model,
-                device=device,
-                detail=detail,
-                resolution=resolution,
-                seed=seed,
-                max_faces=max_faces,
-                refine_focal=refine_focal,
-                mode=mode.value,
-                encoder=encoder or DEFAULT_ENCODER,
-                detail_mode=None if detail_mode is None else detail_mode.value,
-                detail_network=detail_network or DEFAULT_DETAIL,
-            )
+            reconstructor = make_reconstructor()
         rows = []
         with progress_bar(console, len(paths)) as progress:
             task = progress.add_task("", total=len(paths))
             for path, stem in zip(paths, output_stems(paths), strict=True):
                 progress.update(task, description=printable(path.name))
-                rows.append(_reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px))
+                rows.append(_reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px, formats=formats))
                 write_row(rows[-1])
                 progress.advance(task)
     show_rows(console, rows, out)
@@ -90,7 +105,9 @@ def reconstruct(
         raise typer.Exit(1)
 
 
-def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None) -> PhotoRow:
+def _reconstruct_one(
+    reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None, formats: str | None
+) -> PhotoRow:
     from mien.export import write_reconstruction
     from mien.io.photo import read_photo
 
@@ -100,7 +117,7 @@ def _reconstruct_one(reconstructor: Reconstructor, path: Path, folder: Path, *, 
         with _left_out_faces() as left_out:
             faces = reconstructor(photo, focal_px=focal_px)
         for index, face in enumerate(faces):
-            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}")
+            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}", formats or DEFAULT_FORMATS)
         _remove_stale_faces(folder, len(faces))
     except (MienError, MemoryError) as error:
         reason = str(error) or type(error).__name__
@@ -137,9 +154,7 @@ def _left_out_faces() -> Iterator[list[str]]:
 
 def _remove_stale_faces(folder: Path, count: int) -> None:
     """Remove the faces of an earlier run that found more; only folders that hold a reconstruction are removed."""
-    from mien.io.result_folder import ARRAYS_FILE
-
     for old in folder.glob("face*"):
         numbered = re.fullmatch(r"face(\d+)", old.name)
-        if numbered and int(numbered[1]) >= count and (old / ARRAYS_FILE).is_file():
+        if numbered and int(numbered[1]) >= count and is_result(old):
             shutil.rmtree(old, ignore_errors=True)

@@ -32,6 +32,8 @@ _COLUMNS = 4
 _PANEL = (229, 227, 223)
 """Background of the panels that do not show the photo."""
 
+_RUN_LENGTHS = 3
+# zlib's Z_RLE: a third of the default strategy's time, and 3 to 13 % more bytes.
 # Supersampling: rendered pixels per side of an output pixel. The overlay is large, so 2 suffice.
 _SHEET_SUPERSAMPLING, _OVERLAY_SUPERSAMPLING = 3, 2
 _CROP_MARGIN = 0.2  # space around the face, as a share of its larger side
@@ -286,7 +288,7 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
 
 def save_image(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
     """Write a PNG; raises OSError."""
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(pixels).save(path, "PNG", compress_type=_RUN_LENGTHS)
 
 
 def _encode_srgb(linear: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s 3"]:
