@@ -1,6 +1,6 @@
 """Reconstruct the face in a public-domain photo, NASA's portrait of Eileen Collins, which scikit-image contains.
 
-Usage: python examples/00_demo.py [FOLDER]
+Usage: python examples/00_demo.py [FOLDER [OPTIONS OF MIEN RECONSTRUCT]]
 """
 
 from __future__ import annotations
@@ -18,4 +18,4 @@ out.mkdir(parents=True, exist_ok=True)
 photo = out / "astronaut.png"
 Image.fromarray(skimage.data.astronaut()).save(photo)
 
-main(["reconstruct", str(photo), "--out", str(out)])
+main(["reconstruct", str(photo), "--out", str(out), *sys.argv[2:]])
