@@ -87,7 +87,8 @@ def reconstruct(
         detail_network=detail_network or DEFAULT_DETAIL,
     )
     if to_file:
-        reconstruct_to_file(make_reconstructor(), paths[0], out, focal_px=focal_px)
+        with console.status(f"reconstructing {printable(paths[0].name)}"):
+            reconstruct_to_file(make_reconstructor(), paths[0], out, focal_px=focal_px)
         return
     with summary_file(out) as write_row:
         with console.status("loading the model"):
