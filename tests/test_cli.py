@@ -15,13 +15,15 @@ from PIL import Image
 import mien.pipeline
 from mien import assets
 from mien.cli import app as cli
-from mien.cli.options import DetailMode, Mode
+from mien.cli.options import DetailMode, GlbMorphs, Mode
 from mien.cli.summary import PhotoRow, show_rows
 from mien.cli.terminal import stdout
 from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
+from mien.export.gltf import MORPH_STORAGE
 from mien.io.photo import Photo
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 from mien.result import Reconstruction
+from tests.glb_reader import Glb
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
 
 
@@ -347,6 +349,14 @@ def test_modes_are_choices_and_the_same_as_the_reconstructors(capsys: pytest.Cap
     assert tuple(mode.value for mode in DetailMode) == DETAIL_MODES
     assert run("reconstruct", "a.jpg", "--mode", "guess") == 2
     assert "guess" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("choice", [[], ["--glb", "sparse"], ["--glb", "dense"]])
+def test_the_user_chooses_how_the_glb_stores_morph_targets(tmp_path: Path, choice: list[str]) -> None:
+    assert [kind.value for kind in GlbMorphs] == list(MORPH_STORAGE)
+    assert run("reconstruct", photo_with(tmp_path / "a.png", 1), "--out", tmp_path / "out", *choice) == 0
+    accessors = Glb((tmp_path / "out" / "a" / "face0" / "face.glb").read_bytes()).document["accessors"]
+    assert any("sparse" in accessor for accessor in accessors) == ("dense" not in choice)
 
 
 def test_without_options_the_packaged_networks_are_used(tmp_path: Path) -> None:

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
-import struct
-import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +11,6 @@ from PIL import Image
 
 from mien.errors import ConfigError, OutputError
 from mien.export import write_mesh, write_reconstruction
-from mien.export.gltf import glb_bytes, write_glb
 from mien.export.images import PANEL_SIDE, FacePainter, normal_map, overlay_image, sheet_image
 from mien.export.obj import write_obj
 from mien.export.ply import write_ply
@@ -40,156 +34,6 @@ FORMATS = {
 
 def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-class Glb:
-    """Just enough of a glTF reader, written from the specification and not from the writer."""
-
-    KINDS: ClassVar = {5123: "<u2", 5125: "<u4", 5126: "<f4"}
-    WIDTHS: ClassVar = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
-
-    def __init__(self, data: bytes) -> None:
-        magic, version, length = struct.unpack_from("<4sII", data)
-        assert (magic, version, length) == (b"glTF", 2, len(data))
-        size, kind = struct.unpack_from("<I4s", data, 12)
-        assert kind == b"JSON"
-        self.document = json.loads(data[20 : 20 + size])
-        rest = data[20 + size :]
-        size, kind = struct.unpack_from("<I4s", rest)
-        assert (kind, size) == (b"BIN\0", len(rest) - 8)
-        self.binary = rest[8:]
-
-    def view(self, index: int, kind: str, count: int) -> np.ndarray:
-        view = self.document["bufferViews"][index]
-        return np.frombuffer(self.binary, kind, count, view["byteOffset"])
-
-    def accessor(self, index: int) -> np.ndarray:
-        accessor = self.document["accessors"][index]
-        width, kind = self.WIDTHS[accessor["type"]], self.KINDS[accessor["componentType"]]
-        values = np.zeros((accessor["count"], width), kind)
-        if "bufferView" in accessor:
-            values[:] = self.view(accessor["bufferView"], kind, values.size).reshape(values.shape)
-        if sparse := accessor.get("sparse"):
-            indices, stored = sparse["indices"], sparse["values"]
-            where = self.view(indices["bufferView"], self.KINDS[indices["componentType"]], sparse["count"])
-            values[where] = self.view(stored["bufferView"], kind, len(where) * width).reshape(-1, width)
-        return values
-
-
-def test_glb_shows_the_photos_expression_and_can_be_animated() -> None:
-    model, reconstruction = tiny_model(), tiny_reconstruction()
-    glb = Glb(glb_bytes(reconstruction, model))
-    mesh = glb.document["meshes"][0]
-    assert mesh["extras"]["targetNames"] == list(EXPRESSION_NAMES)
-    assert mesh["weights"] == [0.5, 0.25, 0.0]
-    primitive = mesh["primitives"][0]
-    base = glb.accessor(primitive["attributes"]["POSITION"])
-    deltas = np.stack([glb.accessor(target["POSITION"]) for target in primitive["targets"]])
-    basis = model.expression_basis.numpy()
-    np.testing.assert_allclose(deltas, basis, atol=1e-6)
-    shown = base + np.tensordot(mesh["weights"], deltas, axes=1)
-    np.testing.assert_allclose(shown, reconstruction.vertices_model, atol=2e-6)
-    normals = glb.accessor(primitive["attributes"]["NORMAL"])
-    moved = glb.accessor(primitive["targets"][0]["NORMAL"])
-    np.testing.assert_allclose(normals + moved, unit_normals(base + basis[0], reconstruction.triangles), atol=1.1e-3)
-    uv = glb.accessor(primitive["attributes"]["TEXCOORD_0"])
-    np.testing.assert_allclose(uv, np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], -1), atol=1e-6)
-
-
-def morph_targets(glb: Glb) -> list[tuple[str, dict[str, int]]]:
-    """Name and accessors of each morph target of each primitive."""
-    mesh = glb.document["meshes"][0]
-    names = mesh["extras"]["targetNames"]
-    return [pair for part in mesh["primitives"] for pair in zip(names, part["targets"], strict=True)]
-
-
-def test_every_morph_target_has_a_view_and_explicit_offsets() -> None:
-    """glTF asks for neither, but Assimp, Open3D and VTK do."""
-    glb = Glb(glb_bytes(tiny_reconstruction(), tiny_model()))
-    stored = set()
-    for name, target in morph_targets(glb):
-        assert set(target) == {"POSITION", "NORMAL"}
-        for accessor in (glb.document["accessors"][index] for index in target.values()):
-            view = glb.document["bufferViews"][accessor["bufferView"]]
-            assert (view["byteStride"], view["byteLength"]) == (12, 12 * accessor["count"])
-            if sparse := accessor.get("sparse"):
-                assert sparse["indices"]["byteOffset"] == sparse["values"]["byteOffset"] == 0
-                stored.add(name)
-    assert stored == {"jawOpen", "mouthSmileLeft"}  # tongueOut moves nothing
-
-
-def test_morph_targets_are_the_models_blendshapes() -> None:
-    model, reconstruction = tiny_model(), tiny_reconstruction()
-    glb = Glb(glb_bytes(reconstruction, model))
-    attributes = glb.document["meshes"][0]["primitives"][0]["attributes"]
-    base, normals = glb.accessor(attributes["POSITION"]), glb.accessor(attributes["NORMAL"])
-    offsets = dict(zip(EXPRESSION_NAMES, model.expression_basis.numpy(), strict=True))
-    targets = morph_targets(glb)
-    assert [name for name, _ in targets] == [*EXPRESSION_NAMES] * 2  # skin and eyes
-    for name, target in targets:
-        np.testing.assert_allclose(glb.accessor(target["POSITION"]), offsets[name], rtol=0, atol=1e-6)
-        moved = unit_normals(base + offsets[name], reconstruction.triangles)
-        np.testing.assert_allclose(normals + glb.accessor(target["NORMAL"]), moved, rtol=0, atol=1.1e-3)
-
-
-def test_the_name_face_belongs_to_the_node() -> None:
-    document = Glb(glb_bytes(tiny_reconstruction(), tiny_model())).document
-    assert [node["name"] for node in document["nodes"]] == ["face"]
-    assert [scene["name"] for scene in document["scenes"]] == ["scene"]
-
-
-def test_glb_splits_skin_and_eyes_and_loses_no_triangle() -> None:
-    reconstruction = tiny_reconstruction()
-    glb = Glb(glb_bytes(reconstruction, tiny_model()))
-    primitives = glb.document["meshes"][0]["primitives"]
-    parts = [glb.accessor(primitive["indices"]).reshape(-1, 3) for primitive in primitives]
-    assert [glb.document["materials"][primitive["material"]]["name"] for primitive in primitives] == ["skin", "eyes"]
-    assert set(parts[1].flatten()) == {16, 17, 21, 22}
-    assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, reconstruction.triangles))
-
-
-def test_expressions_beyond_their_range_are_clamped_but_shown() -> None:
-    reconstruction = replace(tiny_reconstruction(), expression=np.array([1.5, -0.25, 0.0], np.float32))
-    glb = Glb(glb_bytes(reconstruction, tiny_model()))
-    mesh = glb.document["meshes"][0]
-    assert mesh["weights"] == [1, 0, 0]
-    base = glb.accessor(mesh["primitives"][0]["attributes"]["POSITION"])
-    shown = base + glb.accessor(mesh["primitives"][0]["targets"][0]["POSITION"])
-    np.testing.assert_allclose(shown, reconstruction.vertices_model, atol=2e-6)
-
-
-@pytest.fixture(scope="session")
-def gltf_validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A script that prints the report of Khronos' validator for a file."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("npm (for gltf-validator) is not installed")
-    folder = tmp_path_factory.mktemp("gltf-validator")
-    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), "gltf-validator@2.0.0-dev.3.10"]
-    installed = subprocess.run(command, capture_output=True, text=True, check=False)
-    if installed.returncode != 0:
-        # A laptop may be offline; where the checks are meant to be complete, that is a failure.
-        message = f"npm cannot install gltf-validator: {installed.stderr[-300:]}"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    script = folder / "validate.js"
-    script.write_text(
-        "const fs = require('fs'), validator = require('gltf-validator');\n"
-        "validator.validateBytes(new Uint8Array(fs.readFileSync(process.argv[2])))\n"
-        "  .then(report => console.log(JSON.stringify(report)));\n"
-    )
-    return script
-
-
-@pytest.mark.external
-@pytest.mark.parametrize("texture_size", [20, 64])
-def test_khronos_validator_finds_nothing(tmp_path: Path, gltf_validator: Path, texture_size: int) -> None:
-    texture = np.full((texture_size, texture_size, 3), 0.5, np.float32)
-    write_glb(replace(tiny_reconstruction(), texture=texture), tiny_model(), tmp_path / "face.glb")
-    command = ["node", str(gltf_validator), str(tmp_path / "face.glb")]
-    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert report["issues"]["messages"] == []
-    assert report["info"]["hasMorphTargets"]
-    assert report["info"]["drawCallCount"] == 2
 
 
 def test_obj_holds_the_same_surface(tmp_path: Path) -> None:

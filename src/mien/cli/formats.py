@@ -56,7 +56,9 @@ def one_mesh_file(out: Path, paths: Sequence[Path], formats: str | None) -> bool
     return True
 
 
-def reconstruct_to_file(reconstructor: Reconstructor, path: Path, out: Path, *, focal_px: float | None) -> None:
+def reconstruct_to_file(
+    reconstructor: Reconstructor, path: Path, out: Path, *, focal_px: float | None, glb: str
+) -> None:
     """Write the mesh of the most prominent face of a photo.
 
     Args:
@@ -64,6 +66,7 @@ def reconstruct_to_file(reconstructor: Reconstructor, path: Path, out: Path, *, 
         path: The photo.
         out: The file to write; its ending is the format.
         focal_px: Focal length of the photo; None if unknown.
+        glb: How a GLB stores its morph targets.
 
     Raises:
         MienError: There is no face, or a file cannot be read or written.
@@ -72,4 +75,4 @@ def reconstruct_to_file(reconstructor: Reconstructor, path: Path, out: Path, *, 
     from mien.io.photo import read_photo
 
     face = reconstructor(read_photo(path), focal_px=focal_px)[0]
-    write_mesh(face, reconstructor.model, out)
+    write_mesh(face, reconstructor.model, out, morphs=glb)

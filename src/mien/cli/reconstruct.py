@@ -22,6 +22,8 @@ from mien.cli.options import (
     DetailOption,
     DeviceOption,
     EncoderOption,
+    GlbMorphs,
+    GlbOption,
     Mode,
     ModelOption,
     ModeOption,
@@ -57,6 +59,7 @@ def reconstruct(
     encoder: EncoderOption = None,
     detail_mode: DetailModeOption = None,
     detail_network: DetailNetworkOption = None,
+    glb: GlbOption = GlbMorphs.SPARSE,
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
@@ -88,7 +91,7 @@ def reconstruct(
     )
     if to_file:
         with console.status(f"reconstructing {printable(paths[0].name)}"):
-            reconstruct_to_file(make_reconstructor(), paths[0], out, focal_px=focal_px)
+            reconstruct_to_file(make_reconstructor(), paths[0], out, focal_px=focal_px, glb=glb.value)
         return
     with summary_file(out) as write_row:
         with console.status("loading the model"):
@@ -98,7 +101,9 @@ def reconstruct(
             task = progress.add_task("", total=len(paths))
             for path, stem in zip(paths, output_stems(paths), strict=True):
                 progress.update(task, description=printable(path.name))
-                rows.append(_reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px, formats=formats))
+                rows.append(
+                    _reconstruct_one(reconstructor, path, out / stem, focal_px=focal_px, formats=formats, glb=glb.value)
+                )
                 write_row(rows[-1])
                 progress.advance(task)
     show_rows(console, rows, out)
@@ -107,7 +112,13 @@ def reconstruct(
 
 
 def _reconstruct_one(
-    reconstructor: Reconstructor, path: Path, folder: Path, *, focal_px: float | None, formats: str | None
+    reconstructor: Reconstructor,
+    path: Path,
+    folder: Path,
+    *,
+    focal_px: float | None,
+    formats: str | None,
+    glb: str,
 ) -> PhotoRow:
     from mien.export import write_reconstruction
     from mien.io.photo import read_photo
@@ -118,7 +129,9 @@ def _reconstruct_one(
         with _left_out_faces() as left_out:
             faces = reconstructor(photo, focal_px=focal_px)
         for index, face in enumerate(faces):
-            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}", formats or DEFAULT_FORMATS)
+            write_reconstruction(
+                face, reconstructor.model, photo, folder / f"face{index}", formats or DEFAULT_FORMATS, morphs=glb
+            )
         _remove_stale_faces(folder, len(faces))
     except (MienError, MemoryError) as error:
         reason = str(error) or type(error).__name__

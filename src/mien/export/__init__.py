@@ -46,6 +46,8 @@ def write_reconstruction(
     photo: Photo | None,
     folder: str | os.PathLike[str],
     formats: str | Iterable[str] = DEFAULT_FORMATS,
+    *,
+    morphs: str = "sparse",
 ) -> None:
     """Write the files of one face into a folder: mesh, UV maps, pictures and numbers, as docs/outputs.md lists them.
 
@@ -60,10 +62,11 @@ def write_reconstruction(
         folder: The folder of this face; missing parents are made.
         formats: What to write, some of `glb`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and `json`, or one text
             with commas. `Reconstruction.load` needs `npz`.
+        morphs: How face.glb stores its morph targets: "sparse", or "dense" for programs that lose sparse data.
 
     Raises:
-        ConfigError: A format is unknown, it needs a model or photo that is not given, or these are not those of the
-            reconstruction.
+        ConfigError: A format or `morphs` is unknown, a format needs a model or photo that is not given, or these are
+            not those of the reconstruction.
         OutputError: The folder cannot be written.
 
     Example:
@@ -85,14 +88,16 @@ def write_reconstruction(
     with writing_folder(folder) as partial:
         _write_numbers(reconstruction, partial, formats)
         if model is not None:
-            _write_model_formats(reconstruction, model, partial, formats)
+            _write_model_formats(reconstruction, model, partial, formats, morphs=morphs)
             if photo is not None:
                 _write_pictures(reconstruction, model, photo, partial, formats)
     with writing(folder):
         remove_other_formats(folder, formats)
 
 
-def write_mesh(reconstruction: Reconstruction, model: MorphableModel, path: str | os.PathLike[str]) -> None:
+def write_mesh(
+    reconstruction: Reconstruction, model: MorphableModel, path: str | os.PathLike[str], *, morphs: str = "sparse"
+) -> None:
     """Write one mesh file; its ending chooses the format: `.glb`, `.obj` or `.ply`.
 
     Beside an OBJ of the name face.obj go face.mtl and its texture, face.png.
@@ -101,9 +106,10 @@ def write_mesh(reconstruction: Reconstruction, model: MorphableModel, path: str 
         reconstruction: The face.
         model: The model that the face was reconstructed with.
         path: The file to write; its folder is made if it is missing.
+        morphs: How a GLB stores its morph targets: "sparse", or "dense" for programs that lose sparse data.
 
     Raises:
-        ConfigError: The ending is another, or the model is not that of the reconstruction.
+        ConfigError: The ending is another, `morphs` is unknown, or the model is not that of the reconstruction.
         OutputError: The file cannot be written.
     """
     path = Path(path)
@@ -114,7 +120,7 @@ def write_mesh(reconstruction: Reconstruction, model: MorphableModel, path: str 
         path.parent.mkdir(parents=True, exist_ok=True)
         match path.suffix.lower():
             case ".glb":
-                write_whole(path, lambda partial: write_glb(reconstruction, model, partial))
+                write_whole(path, lambda partial: write_glb(reconstruction, model, partial, morphs=morphs))
             case ".ply":
                 write_whole(path, lambda partial: write_ply(reconstruction, partial))
             case _:
@@ -191,10 +197,10 @@ def _write_numbers(reconstruction: Reconstruction, folder: Path, formats: Sequen
 
 
 def _write_model_formats(
-    reconstruction: Reconstruction, model: MorphableModel, folder: Path, formats: Sequence[str]
+    reconstruction: Reconstruction, model: MorphableModel, folder: Path, formats: Sequence[str], *, morphs: str
 ) -> None:
     if "glb" in formats:
-        write_glb(reconstruction, model, folder / GLB_FILE)
+        write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs)
     if "obj" in formats:
         write_obj(reconstruction, model, folder / OBJ_FILE)
     if "maps" in formats:

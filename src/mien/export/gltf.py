@@ -13,20 +13,23 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mien import __version__
+from mien.errors import ConfigError
 from mien.export.surface import eye_triangles, unit_normals
+from mien.export.tangent_space import tangent_normal_map, vertex_tangents
 from mien.io.pixels import to_uint8
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
 from mien.typing import Bool, Float, Int
 
-# Smaller changes are not stored: one micrometre, and 0.06° of a normal.
+# Smaller changes are not stored: one micrometre, and of a normal less than one of 255 levels of shading.
 _POSITION_EPSILON_M = 1e-6
-_NORMAL_EPSILON = 1e-3
+_NORMAL_EPSILON = 3e-3
 
 _SKIN_ROUGHNESS = 0.6
 _EYE_ROUGHNESS = 0.15  # wet
@@ -37,22 +40,27 @@ _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 _GLB_MAGIC, _CHUNK_JSON, _CHUNK_BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 
+MORPH_STORAGE = ("sparse", "dense")
+"""How morph targets can be stored: the vertices that move, or all vertices, which makes the file 2.4 times as large."""
 
-def write_glb(reconstruction: Reconstruction, model: MorphableModel, path: Path) -> None:
+
+def write_glb(reconstruction: Reconstruction, model: MorphableModel, path: Path, *, morphs: str = "sparse") -> None:
     """Write a face as a GLB file, see `glb_bytes`.
 
     Args:
         reconstruction: The face.
         model: The face's model.
         path: The file to write.
+        morphs: How the morph targets are stored.
 
     Raises:
+        ConfigError: `morphs` is neither "sparse" nor "dense".
         OSError: The file cannot be written.
     """
-    path.write_bytes(glb_bytes(reconstruction, model))
+    path.write_bytes(glb_bytes(reconstruction, model, morphs=morphs))
 
 
-def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
+def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse") -> bytes:
     """Encode a face as a GLB file.
 
     Morph weights are the fitted coefficients clamped to [0, 1]. The base mesh keeps what the clamp removes, so the
@@ -61,18 +69,29 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
     Args:
         reconstruction: The face.
         model: The face's model, which gives the morph targets and the eye triangles.
+        morphs: How the morph targets are stored: "sparse", or "dense" for readers that lose sparse data.
 
     Returns:
         The content of the file.
+
+    Raises:
+        ConfigError: `morphs` is neither "sparse" nor "dense".
     """
+    if morphs not in MORPH_STORAGE:
+        raise ConfigError(f"morphs={morphs!r} is unknown; choose one of {', '.join(MORPH_STORAGE)}.")
     names, basis, weights = _morphs(reconstruction, model)
     # The base also keeps the movements that no target stores.
-    basis = basis * (_largest(basis) > _POSITION_EPSILON_M)[..., None]
+    basis = basis * np.stack([_exceeds(offsets, _POSITION_EPSILON_M) for offsets in basis])[..., None]
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
-    eyes = eye_triangles(model)
-    glb = _Glb()
-    primitives = _primitives(glb, reconstruction, base, basis, eyes=eyes)
-    image = glb.add_image(reconstruction.texture)
+    parts = _parts(reconstruction.triangles, eye_triangles(model))
+    glb = _Glb(morphs)
+    normals = unit_normals(base, reconstruction.triangles)
+    primitives = _primitives(glb, reconstruction, base, basis, normals=normals, parts=parts)
+    images = [glb.add_texture(reconstruction.texture)]
+    if reconstruction.displacement.any():
+        images.append(glb.add_normal_map(tangent_normal_map(reconstruction, model)))
+        tangents = vertex_tangents(base, normals, model)[parts[0].vertices]
+        primitives[0]["attributes"]["TANGENT"] = glb.add_vectors(tangents)
     mesh = {
         "name": "face",
         "primitives": primitives,
@@ -86,11 +105,8 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
         "scenes": [{"name": "scene", "nodes": [0]}],
         "nodes": [{"name": "face", "mesh": 0}],
         "meshes": [mesh],
-        "materials": [
-            _material("skin", roughness=_SKIN_ROUGHNESS),
-            *([_material("eyes", roughness=_EYE_ROUGHNESS)] if eyes.any() else []),
-        ],
-        "textures": [{"sampler": 0, "source": 0}],
+        "materials": _materials(eyes=len(parts) > 1, relief=len(images) > 1),
+        "textures": [{"sampler": 0, "source": source} for source in range(len(images))],
         "samplers": [
             {
                 "magFilter": _LINEAR,
@@ -99,12 +115,37 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel) -> bytes:
                 "wrapT": _CLAMP_TO_EDGE,
             }
         ],
-        "images": [{"name": "texture", "bufferView": image, "mimeType": "image/jpeg"}],
+        "images": images,
         "accessors": glb.accessors,
         "bufferViews": glb.views,
         "buffers": [{"byteLength": len(glb.data)}],
     }
     return _pack(document, bytes(glb.data))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Skin or eyes: its vertices, by their index in the model, and its triangles, by the position among them."""
+
+    vertices: Int[np.ndarray, "P"]
+    used: Bool[np.ndarray, "P"]
+    """Whether a triangle of the part uses the vertex."""
+    triangles: Int[np.ndarray, "T 3"]
+
+
+def _parts(triangles: Int[np.ndarray, "T 3"], eyes: Bool[np.ndarray, "T"]) -> list[_Part]:
+    """Skin, and eyes if there are any.
+
+    Vertex i of the skin is vertex i of the model, so that indices of landmarks hold. For this the skin keeps the places
+    of vertices that only the eyes use, up to the last vertex of its own.
+    """
+    skin = triangles[~eyes]
+    places = np.arange(skin.max() + 1)
+    parts = [_Part(places, np.isin(places, skin), skin)]
+    if eyes.any():
+        vertices, renumbered = np.unique(triangles[eyes], return_inverse=True)
+        parts.append(_Part(vertices, np.ones(len(vertices), bool), renumbered.reshape(-1, 3)))
+    return parts
 
 
 def _primitives(
@@ -113,31 +154,34 @@ def _primitives(
     base: Float[np.ndarray, "V 3"],
     basis: Float[np.ndarray, "N V 3"],
     *,
-    eyes: Bool[np.ndarray, "T"],
-) -> list[dict[str, object]]:
-    """Skin and eyes, which share the vertices and their morph targets."""
-    triangles = reconstruction.triangles
-    normals = unit_normals(base, triangles)
-    moved_normals = _MovedNormals(base, triangles)
+    normals: Float[np.ndarray, "V 3"],
+    parts: list[_Part],
+) -> list[dict[str, Any]]:
+    """Skin and eyes, each with vertices and morph targets of its own."""
+    moved_normals = _MovedNormals(base, reconstruction.triangles)
+    turned = [moved_normals(delta) - normals for delta in basis]
     uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
-    attributes = {
-        "POSITION": glb.add_vectors(base),
-        "NORMAL": glb.add_vectors(normals),
-        "TEXCOORD_0": glb.add_vectors(uv),
-    }
-    zeros = glb.add_zeros(len(base))
-    targets = [
-        {
-            "POSITION": glb.add_morph(delta, zeros=zeros, epsilon=_POSITION_EPSILON_M),
-            "NORMAL": glb.add_morph(moved_normals(delta) - normals, zeros=zeros, epsilon=_NORMAL_EPSILON),
+    primitives = []
+    for material, part in enumerate(parts):
+        rows, used = part.vertices, part.used[:, None]
+        attributes = {
+            "POSITION": glb.add_vectors(base[rows]),
+            "NORMAL": glb.add_vectors(normals[rows]),
+            "TEXCOORD_0": glb.add_vectors(uv[rows]),
         }
-        for delta in basis
-    ]
-    return [
-        {"attributes": attributes, "indices": glb.add_indices(part), "material": material, "targets": targets}
-        for material, part in enumerate((triangles[~eyes], triangles[eyes]))
-        if len(part)
-    ]
+        zeros = glb.add_zeros(len(rows))
+        targets = [
+            {
+                "POSITION": glb.add_morph(delta[rows] * used, zeros=zeros, epsilon=_POSITION_EPSILON_M),
+                "NORMAL": glb.add_morph(turn[rows] * used, zeros=zeros, epsilon=_NORMAL_EPSILON),
+            }
+            for delta, turn in zip(basis, turned, strict=True)
+        ]
+        indices = glb.add_indices(part.triangles)
+        primitives.append({"attributes": attributes, "indices": indices, "material": material, "targets": targets})
+        if not np.array_equal(rows, np.arange(len(rows))):
+            primitives[-1]["extras"] = {"modelVertices": rows.tolist()}
+    return primitives
 
 
 OWN_EXPRESSION = "expression"
@@ -162,6 +206,14 @@ def _morphs(
     return [*names, OWN_EXPRESSION], np.concatenate([offsets, own[None]]), weights
 
 
+def _materials(*, eyes: bool, relief: bool) -> list[dict[str, object]]:
+    """Skin, with the normal map if there is one, and eyes if there are any."""
+    skin = _material("skin", roughness=_SKIN_ROUGHNESS)
+    if relief:
+        skin["normalTexture"] = {"index": 1}
+    return [skin, _material("eyes", roughness=_EYE_ROUGHNESS)] if eyes else [skin]
+
+
 def _material(name: str, *, roughness: float) -> dict[str, object]:
     # A face is an open surface: without doubleSided it would be invisible from behind.
     surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": roughness}
@@ -179,6 +231,7 @@ def _extras(reconstruction: Reconstruction) -> dict[str, object]:
 
 
 def _plain(values: np.ndarray) -> list[float]:
+    """The shortest numbers that give these float32 back."""
     return [float(str(np.float32(value))) for value in values]
 
 
@@ -191,20 +244,14 @@ class _MovedNormals:
         self._normals = _normalised(self._sums)
 
     def __call__(self, delta: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
-        moved = (_largest(delta) > 0)[self._triangles]
+        moved = _exceeds(delta, 0.0)[self._triangles]
         touched = self._triangles[moved[:, 0] | moved[:, 1] | moved[:, 2]]
         change = _cross_products((self._base + delta)[touched]) - _cross_products(self._base[touched])
         changed = _scattered(change, touched, len(delta))
-        rows = np.flatnonzero(_largest(changed) > 0)
+        rows = np.flatnonzero(_exceeds(changed, 0.0))
         normals = self._normals.copy()
         normals[rows] = _normalised(self._sums[rows] + changed[rows])
         return normals
-
-
-def _largest(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
-    """Largest magnitude among the components; ten times as fast as `abs(vectors).max(-1)`."""
-    x, y, z = (np.abs(vectors[..., axis]) for axis in range(3))
-    return np.maximum(np.maximum(x, y), z)
 
 
 def _scattered(
@@ -233,6 +280,7 @@ def _cross_products(corners: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T
 class _Glb:
     """The binary chunk as it grows, with the accessors and buffer views that describe it."""
 
+    morphs: str
     data: bytearray = field(default_factory=bytearray)
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
@@ -268,14 +316,18 @@ class _Glb:
         return self.add_view(bytes(vertices * size), target=_ARRAY_BUFFER, byteStride=size)
 
     def add_morph(self, delta: Float[np.ndarray, "V 3"], *, zeros: int, epsilon: float) -> int:
-        """Add the offsets of a morph target as a sparse accessor of those above `epsilon`, over the view of zeros."""
-        moved = np.flatnonzero(_largest(delta) > epsilon)
-        stored = np.zeros(delta.shape, "<f4")
-        stored[moved] = delta[moved]
-        accessor = {"bufferView": zeros, **_described(stored)}
+        """Add the offsets of a morph target above `epsilon`; sparse ones lie over the view of zeros."""
+        moved = np.flatnonzero(_exceeds(delta, epsilon))
+        stored = np.ascontiguousarray(delta[moved], dtype="<f4")
+        if len(moved) and self.morphs == "dense":
+            dense = np.zeros(delta.shape, "<f4")
+            dense[moved] = stored
+            return self.add_vectors(dense)
+        still = np.zeros((min(1, len(delta) - len(moved)), 3), "<f4")
+        accessor = {"bufferView": zeros, **_described(np.concatenate([stored, still])), "count": len(delta)}
         if len(moved):
             kind, code = _index_type(int(moved[-1]))
-            indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored[moved].tobytes())
+            indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored.tobytes())
             # 0 is glTF's default of byteOffset, but VTK 9.7 cannot read a file without it.
             accessor["sparse"] = {
                 "count": len(moved),
@@ -284,7 +336,7 @@ class _Glb:
             }
         return self.add_accessor(accessor)
 
-    def add_image(self, texture: Float[np.ndarray, "S S 3"]) -> int:
+    def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         image = Image.fromarray(to_uint8(texture))
         side = image.width
         if side & (side - 1):
@@ -292,8 +344,15 @@ class _Glb:
             side = 1 << (2 * side - 1).bit_length()
             image = image.resize((side, side), Image.Resampling.BICUBIC)
         encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-        return self.add_view(encoded.getvalue())
+        image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
+        return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}
+
+    def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
+        # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
+        # PNG: the error of a JPEG is as large as most of the relief.
+        encoded = io.BytesIO()
+        Image.fromarray(np.floor(128.01 + 127.5 * normals).astype(np.uint8)).save(encoded, "PNG")
+        return {"name": "normals", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/png"}
 
 
 def _described(vectors: np.ndarray) -> dict[str, object]:
@@ -302,9 +361,15 @@ def _described(vectors: np.ndarray) -> dict[str, object]:
         "count": len(vectors),
         "type": f"VEC{vectors.shape[1]}",
         # Per column, which is faster than over the first axis.
-        "min": [float(column.min()) for column in vectors.T],
-        "max": [float(column.max()) for column in vectors.T],
+        "min": _plain(np.array([column.min() for column in vectors.T])),
+        "max": _plain(np.array([column.max() for column in vectors.T])),
     }
+
+
+def _exceeds(vectors: Float[np.ndarray, "V 3"], limit: float) -> Bool[np.ndarray, "V"]:
+    """Which vectors have a component above a limit."""
+    above = np.abs(vectors) > limit
+    return above[:, 0] | above[:, 1] | above[:, 2]  # ten times as fast as above.any(axis=1)
 
 
 def _index_type(largest: int) -> tuple[str, int]:
