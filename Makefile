@@ -72,7 +72,7 @@ asan: $(INSTALLED)
 # Not part of the tests: other projects' releases decide whether it passes. docs/outputs.md has its table.
 interop: $(INSTALLED) $(READERS)/.installed
 	rm -rf $(INTEROP)
-	$(BIN)/python examples/00_demo.py $(INTEROP)
+	$(BIN)/python examples/00_demo.py $(INTEROP) --formats glb,obj,npz
 	$(BIN)/mien model phenotype --out $(INTEROP)/phenotype
 	$(READERS)/bin/python tests/interop/readers.py $(INTEROP)/astronaut/face0 $(INTEROP)/phenotype
 

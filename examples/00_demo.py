@@ -1,6 +1,6 @@
 """Reconstruct the face in astronaut.png: NASA's portrait of Eileen Collins, public domain, as scikit-image packs it.
 
-Usage: python examples/00_demo.py [FOLDER]
+Usage: python examples/00_demo.py [FOLDER [OPTIONS OF MIEN RECONSTRUCT]]
 """
 
 from __future__ import annotations
@@ -11,4 +11,5 @@ from pathlib import Path
 from mien.cli import main
 
 photo = Path(__file__).with_name("astronaut.png")
-main(["reconstruct", str(photo), "--out", sys.argv[1] if len(sys.argv) > 1 else "out"])
+out = sys.argv[1] if len(sys.argv) > 1 else "out"
+main(["reconstruct", str(photo), "--out", out, *sys.argv[2:]])

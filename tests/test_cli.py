@@ -137,6 +137,47 @@ def test_faces_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in (out / "a").iterdir()) == ["face0", "face7", "face_notes"]
 
 
+def test_formats_choose_the_files(tmp_path: Path) -> None:
+    photo, out = photo_with(tmp_path / "a.png", 2), tmp_path / "out"
+    assert run("reconstruct", photo, "-o", out) == 0
+    names = {path.name for path in (out / "a" / "face1").iterdir()}
+    assert names == {"face.glb", "sheet.png", "reconstruction.npz", "coefficients.json"}
+    assert run("reconstruct", photo, "-o", out, "--formats", "ply,json") == 0
+    assert {path.name for path in (out / "a" / "face1").iterdir()} == {"face.ply", "coefficients.json"}
+    run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", out, "--formats", "ply")
+    assert [path.name for path in (out / "a").iterdir()] == ["face0"]  # although it holds no reconstruction.npz
+
+
+def test_a_mesh_file_is_the_most_prominent_face_alone(tmp_path: Path) -> None:
+    photo = photo_with(tmp_path / "a.png", 2)
+    assert run("reconstruct", photo, "-o", tmp_path / "new" / "anna.glb") == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["anna.glb"]
+    assert FakeReconstructor.made[-1]["max_faces"] == 1
+    none = photo_with(tmp_path / "nobody.png", 0)
+    assert run("reconstruct", none, "-o", tmp_path / "nobody.glb") == 1
+    assert not (tmp_path / "nobody.glb").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--formats glb,stl", "formats contains 'stl'; choose from glb"),
+        ("a.png -o one.glb", "one.glb is one file, but there are 2 photos"),
+        ("-o one.glb --formats glb", "--out one.glb is the format"),
+    ],
+)
+def test_wrong_choices_of_files_are_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo_with(tmp_path / "a.png", 1)
+    photo_with(tmp_path / "b.png", 1)
+    assert run("reconstruct", "b.png", *options.split()) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not FakeReconstructor.made
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
 def test_options_reach_the_reconstructor(tmp_path: Path) -> None:
     photo = photo_with(tmp_path / "a.png", 1)
     options = (
@@ -335,6 +376,6 @@ def test_wrong_usage_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_overlay_of_a_written_result_is_a_picture(tmp_path: Path) -> None:
-    run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out")
+    run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out", "--formats", "overlay")
     with Image.open(tmp_path / "out" / "a" / "face0" / "overlay.png") as overlay:
         assert np.asarray(overlay).shape == tiny_photo().pixels.shape

@@ -10,19 +10,30 @@ import pytest
 from PIL import Image
 
 from mien.errors import ConfigError, OutputError
-from mien.export import write_reconstruction
+from mien.export import write_mesh, write_reconstruction
 from mien.export.images import PANEL_SIDE, FacePainter, normal_map, overlay_image, sheet_image
 from mien.export.obj import write_obj
 from mien.export.ply import write_ply
 from mien.export.surface import unit_normals
 from mien.io.photo import Photo
+from mien.morphable.model import save_model
 from mien.result import Reconstruction
 from tests.tiny_face import EXPRESSION_NAMES, tiny_model, tiny_photo, tiny_reconstruction
 
-FILES = {
-    "face.glb", "face.obj", "face.mtl", "face.ply", "albedo.png", "texture.png", "texture_offset.png", "normals.png",
-    "displacement.png", "vertex_albedo.npy", "coefficients.json", "overlay.png", "sheet.png", "reconstruction.npz",
-}  # fmt: skip
+FORMATS = {
+    "glb": {"face.glb"},
+    "obj": {"face.obj", "face.mtl", "texture.png"},
+    "ply": {"face.ply"},
+    "maps": {"texture.png", "albedo.png", "normals.png", "displacement.png", "texture_offset.png"},
+    "sheet": {"sheet.png"},
+    "overlay": {"overlay.png"},
+    "npz": {"reconstruction.npz", "coefficients.json"},
+    "json": {"coefficients.json"},
+}
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def test_obj_holds_the_same_surface(tmp_path: Path) -> None:
@@ -65,7 +76,7 @@ def test_ply_holds_the_same_surface(tmp_path: Path) -> None:
 def test_an_independent_reader_agrees(tmp_path: Path, name: str) -> None:
     trimesh = pytest.importorskip("trimesh")
     model, reconstruction = tiny_model(), tiny_reconstruction()
-    write_reconstruction(reconstruction, model, tiny_photo(), tmp_path / "face0")
+    write_reconstruction(reconstruction, model, tiny_photo(), tmp_path / "face0", tuple(FORMATS))
     mesh = trimesh.load(tmp_path / "face0" / name, force="mesh", process=False)
     assert len(mesh.faces) == len(reconstruction.triangles)
     if name != "face.glb":  # whose base is the neutral face
@@ -77,11 +88,95 @@ def test_a_result_folder_is_complete_and_loads(tmp_path: Path) -> None:
     reconstruction = tiny_reconstruction()
     unnamed = replace(reconstruction, expression_names=())
     write_reconstruction(unnamed, tiny_model(), tiny_photo(), tmp_path / "photo" / "face0")
-    assert {path.name for path in (tmp_path / "photo" / "face0").iterdir()} == FILES
+    assert names_in(tmp_path / "photo" / "face0") == {
+        "face.glb", "sheet.png", "reconstruction.npz", "coefficients.json"
+    }  # fmt: skip
     assert [path.name for path in (tmp_path / "photo").iterdir()] == ["face0"]
     loaded = Reconstruction.load(tmp_path / "photo" / "face0")
     assert loaded.expression_names == EXPRESSION_NAMES
     np.testing.assert_array_equal(loaded.vertices, reconstruction.vertices)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_writes_its_files(tmp_path: Path, name: str) -> None:
+    write_reconstruction(tiny_reconstruction(), tiny_model(), tiny_photo(), tmp_path / "face0", name)
+    assert names_in(tmp_path / "face0") == FORMATS[name]
+
+
+def test_files_of_formats_that_are_no_longer_chosen_are_removed(tmp_path: Path) -> None:
+    face, model, photo = tiny_reconstruction(), tiny_model(), tiny_photo()
+    write_reconstruction(face, model, photo, tmp_path, tuple(FORMATS))
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "vertex_albedo.npy").write_bytes(b"of mien 0.1")
+    write_reconstruction(face, model, photo, tmp_path, ["obj", "json"])
+    assert names_in(tmp_path) == FORMATS["obj"] | FORMATS["json"] | {"notes.txt"}
+
+
+def test_formats_are_checked_before_anything_is_written(tmp_path: Path) -> None:
+    face, model, photo = tiny_reconstruction(), tiny_model(), tiny_photo()
+    with pytest.raises(ConfigError, match=r"formats contains 'stl'; choose from glb, obj, ply"):
+        write_reconstruction(face, model, photo, tmp_path / "out", "glb,stl")
+    with pytest.raises(ConfigError, match="formats is empty"):
+        write_reconstruction(face, model, photo, tmp_path / "out", ())
+    with pytest.raises(ConfigError, match="photo=None, but sheet, overlay of formats need it"):
+        write_reconstruction(face, model, None, tmp_path / "out", ("overlay", "sheet", "ply"))
+    with pytest.raises(ConfigError, match="model=None, but glb of formats need it"):
+        write_reconstruction(face, None, photo, tmp_path / "out", "json, glb")
+    assert not (tmp_path / "out").exists()
+    write_reconstruction(face, None, None, tmp_path / "out", "ply, json")
+    assert names_in(tmp_path / "out") == {"face.ply", "coefficients.json"}
+
+
+@pytest.mark.parametrize("name", ["anna.glb", "anna.PLY", "anna.obj"])
+def test_one_mesh_file(tmp_path: Path, name: str) -> None:
+    face, model = tiny_reconstruction(), tiny_model()
+    face.save(tmp_path / "deep" / name, model=model)
+    write_reconstruction(face, model, None, tmp_path / "face0", ("glb", "obj", "ply"))
+    suffix = Path(name).suffix.lower()
+    content = (tmp_path / "deep" / name).read_bytes()
+    assert content == (tmp_path / "face0" / f"face{suffix}").read_bytes().replace(b"face.mtl", b"anna.mtl")
+    others = {"anna.mtl", "anna.png"} if suffix == ".obj" else set()
+    assert names_in(tmp_path / "deep") == {name} | others
+    if others:
+        assert (tmp_path / "deep" / "anna.mtl").read_text().count("map_Kd anna.png") == 2
+        with Image.open(tmp_path / "deep" / "anna.png") as texture:
+            assert texture.size == (20, 20)
+
+
+def test_save_writes_what_its_arguments_allow(tmp_path: Path) -> None:
+    face, model = tiny_reconstruction(), tiny_model()
+    numbers = FORMATS["npz"]
+    face.save(tmp_path / "alone")  # no model is called "tiny"
+    face.save(tmp_path / "model", model=model)
+    face.save(tmp_path / "both" / "reconstruction.npz", model=model, photo=tiny_photo())
+    assert names_in(tmp_path / "alone") == numbers
+    assert names_in(tmp_path / "model") == numbers | {"face.glb"}
+    assert names_in(tmp_path / "both") == numbers | {"face.glb", "sheet.png"}
+    assert face.glb_bytes(model) == (tmp_path / "model" / "face.glb").read_bytes()
+
+
+def test_save_finds_a_converted_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_MODELS", str(tmp_path))
+    face, model = tiny_reconstruction(), tiny_model()
+    with pytest.raises(
+        ConfigError, match=r"model='tiny' cannot be found by its name; give .*model=reconstructor.model"
+    ):
+        face.glb_bytes()
+    with pytest.raises(ConfigError, match="cannot be found"):
+        face.save(tmp_path / "out", formats="obj")
+    save_model(model, tmp_path / "tiny.safetensors")
+    assert face.glb_bytes() == face.glb_bytes(model)
+    face.save(tmp_path / "out")
+    assert "face.glb" in names_in(tmp_path / "out")
+    with pytest.raises(ConfigError, match="load that model"):
+        replace(face, model_name="other").glb_bytes(model)
+
+
+def test_formats_and_a_mesh_file_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names one file"):
+        tiny_reconstruction().save(tmp_path / "face.glb", formats="glb", model=tiny_model())
+    with pytest.raises(ConfigError, match=r"ends in '.stl'; use one of .glb, .obj, .ply"):
+        write_mesh(tiny_reconstruction(), tiny_model(), tmp_path / "face.stl")
 
 
 @pytest.mark.parametrize("failing", ["face.glb", "sheet.png", "reconstruction.npz"])
@@ -91,7 +186,7 @@ def test_a_full_disk_leaves_no_result_behind(tmp_path: Path, monkeypatch: pytest
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(target.get(failing, "numpy.savez_compressed"), full)
+    monkeypatch.setattr(target.get(failing, "numpy.lib.format.write_array"), full)
     with pytest.raises(OutputError, match="No space left"):
         write_reconstruction(tiny_reconstruction(), tiny_model(), tiny_photo(), tmp_path / "out" / "face0")
     assert list(tmp_path.iterdir()) == []

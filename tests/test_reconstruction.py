@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.errors import FormatError, OutputError
+from mien.camera import to_camera_axes, to_model_axes
+from mien.errors import ConfigError, FormatError, OutputError
 from mien.io.files import writing_folder
-from mien.io.result_folder import ARRAYS, ARRAYS_FILE, COEFFICIENTS_FILE, TEXTURE_FILE
+from mien.io.pixels import to_uint8
+from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, TEXTURE_FILE
+from mien.io.result_folder import ARRAYS, MAP_ARRAYS, write_offset_maps
 from mien.result import Reconstruction
 from tests.tiny_face import tiny_reconstruction
 
@@ -40,11 +43,38 @@ def test_save_and_load_give_everything_back(tmp_path: Path) -> None:
 def test_npz_holds_exactly_the_documented_arrays(tmp_path: Path) -> None:
     tiny_reconstruction().save(tmp_path / "reconstruction.npz")
     with np.load(tmp_path / "reconstruction.npz", allow_pickle=False) as stored:
-        assert set(stored.files) == set(ARRAYS) == {
-            "vertices", "triangles", "uv", "xy", "visible", "landmarks68", "landmarks68_vertices", "image_size"
+        assert set(stored.files) == set(ARRAYS | MAP_ARRAYS) == {
+            "vertices", "triangles", "uv", "xy", "visible", "landmarks68", "landmarks68_vertices", "image_size",
+            "vertex_albedo", "texture", "texture_offset", "displacement",
         }  # fmt: skip
         assert stored["image_size"].tolist() == [120, 90]
-        assert all(stored[key].dtype == dtype for key, (dtype, _) in ARRAYS.items())
+        assert all(stored[key].dtype == dtype for key, (dtype, _) in (ARRAYS | MAP_ARRAYS).items())
+
+
+def save_as_mien_0_1(folder: Path) -> None:
+    """The tiny face with its maps in files of their own."""
+    face = tiny_reconstruction()
+    face.save(folder)
+    with np.load(folder / ARRAYS_FILE) as stored:
+        arrays = {key: stored[key] for key in ARRAYS}
+    np.savez(folder / ARRAYS_FILE, **arrays)
+    write_offset_maps(face, folder)
+    Image.fromarray(to_uint8(face.texture)).save(folder / TEXTURE_FILE)
+    np.save(folder / "vertex_albedo.npy", face.vertex_albedo)
+
+
+def test_results_of_mien_0_1_are_the_same(tmp_path: Path) -> None:
+    save_as_mien_0_1(tmp_path / "old")
+    tiny_reconstruction().save(tmp_path / "new")
+    old, new = Reconstruction.load(tmp_path / "old"), Reconstruction.load(tmp_path / "new")
+    for field in fields(Reconstruction):
+        np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name), err_msg=field.name)
+
+
+def test_a_folder_without_the_format_npz_names_it(tmp_path: Path) -> None:
+    tiny_reconstruction().save(tmp_path, formats="json")
+    with pytest.raises(FormatError, match=r"reconstruction.npz: no such file; .* with format npz"):
+        Reconstruction.load(tmp_path)
 
 
 def test_coefficients_are_readable_by_people(tmp_path: Path) -> None:
@@ -53,6 +83,60 @@ def test_coefficients_are_readable_by_people(tmp_path: Path) -> None:
     assert written["expression"] == {"jawOpen": 0.5, "mouthSmileLeft": 0.25, "tongueOut": 0.0}
     assert written["camera"]["focal_px"] == 200
     assert written["errors"] == {"landmark": 0.031, "photometric": 0.022}
+
+
+def homogeneous(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, np.ones((len(points), 1))], axis=1)
+
+
+def off_centre() -> Reconstruction:
+    """A face of another scale whose principal point is not the centre of the photo."""
+    face = replace(tiny_reconstruction(), scale=1.3, centre_px=np.array([50.5, 71.25], np.float32))
+    turned = to_camera_axes(1.3 * face.vertices_model @ face.rotation.T) + face.translation
+    return replace(face, vertices=turned, xy=200 * turned[:, :2] / turned[:, 2:] + face.centre_px)
+
+
+def test_camera_and_view_matrix_project_to_the_photo() -> None:
+    face = off_centre()
+    camera = (homogeneous(face.vertices_model) @ face.view_matrix.T)[:, :3]
+    np.testing.assert_allclose(camera, face.vertices, atol=1e-6)
+    pixels = camera @ face.camera_matrix.T
+    np.testing.assert_allclose(pixels[:, :2] / pixels[:, 2:], face.xy, atol=1e-3)
+
+
+@pytest.mark.parametrize("planes", [(), (0.1, 3.0)])
+def test_opengl_matrices_project_to_the_photo(planes: tuple[float, ...]) -> None:
+    face = off_centre()
+    view = homogeneous(face.vertices_model) @ face.view_matrix_opengl.T
+    np.testing.assert_allclose(view[:, :3], to_model_axes(face.vertices), atol=1e-6)
+    clip = view @ face.projection_matrix_opengl(*planes).T
+    ndc = clip[:, :3] / clip[:, 3:]
+    width, height = face.image_size
+    pixels = np.stack([(ndc[:, 0] + 1) / 2 * width, (1 - ndc[:, 1]) / 2 * height], axis=1)
+    np.testing.assert_allclose(pixels, face.xy, atol=1e-3)
+    near, far = planes or (0.01, 1000.0)
+    depth = np.array([[0, 0, -near, 1], [0, 0, -far, 1]]) @ face.projection_matrix_opengl(*planes).T
+    np.testing.assert_allclose(depth[:, 2] / depth[:, 3], [-1, 1], atol=1e-9)
+
+
+def test_clipping_planes_are_checked() -> None:
+    with pytest.raises(ConfigError, match="near_m=2 and far_m=1 are out of range"):
+        tiny_reconstruction().projection_matrix_opengl(2.0, 1.0)
+
+
+def test_coefficients_repeat_the_matrices(tmp_path: Path) -> None:
+    face = off_centre()
+    face.save(tmp_path)
+    written = json.loads((tmp_path / "coefficients.json").read_text())["matrices"]
+    expected = {
+        "camera": face.camera_matrix,
+        "view": face.view_matrix,
+        "view_opengl": face.view_matrix_opengl,
+        "projection_opengl": face.projection_matrix_opengl(),
+    }
+    assert set(written) == set(expected)
+    for name, matrix in expected.items():
+        np.testing.assert_allclose(written[name], matrix, rtol=1e-6)
 
 
 def test_large_displacements_widen_the_step_instead_of_clipping(tmp_path: Path) -> None:
@@ -101,6 +185,10 @@ def break_arrays(arrays: dict[str, np.ndarray], case: str, marker: Path) -> None
             arrays["uv"] = arrays["uv"].astype(np.float64)
         case "nan":
             arrays["vertices"][0, 0] = np.nan
+        case "map missing":
+            del arrays["displacement"]
+        case "map shape":
+            arrays["texture_offset"] = arrays["texture_offset"][:, :-1]
         case "index":
             arrays["triangles"][0, 0] = 10_000
 
@@ -171,6 +259,8 @@ def break_file(folder: Path, case: str) -> None:
         ("npz bare pickle", "damaged"),
         ("albedo pickle", "damaged"),
         ("key missing", "lacks the array 'xy'"),
+        ("map missing", "lacks the array 'displacement'"),
+        ("map shape", r"texture_offset is uint8 \(16, 15, 3\)"),
         ("shape", "xy is float32"),
         ("dtype", "uv is float64"),
         ("nan", "not finite"),
@@ -190,7 +280,10 @@ def break_file(folder: Path, case: str) -> None:
     ],
 )
 def test_damage_is_a_format_error_that_names_the_file(tmp_path: Path, case: str, message: str) -> None:
-    tiny_reconstruction().save(tmp_path)
+    if case.startswith(("texture", "albedo")):  # files that only mien 0.1 reads
+        save_as_mien_0_1(tmp_path)
+    else:
+        tiny_reconstruction().save(tmp_path)
     break_file(tmp_path, case)
     with pytest.raises(FormatError, match=message) as caught:
         Reconstruction.load(tmp_path)
@@ -202,7 +295,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr("numpy.lib.format.write_array", full)
     with pytest.raises(OutputError, match=r"No space left.*free some space"):
         tiny_reconstruction().save(tmp_path / "deep" / "face0")
     assert list(tmp_path.iterdir()) == []
@@ -216,7 +309,7 @@ def test_a_failed_second_save_keeps_the_first(tmp_path: Path, monkeypatch: pytes
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr("mien.io.result_folder.json.dumps", fail)
     with pytest.raises(KeyboardInterrupt):
         tiny_reconstruction(detail=False).save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mien.io.result_folder import load_result, save_result
+from mien.camera import opengl_projection, to_camera_axes, to_model_axes
+from mien.errors import ConfigError
+from mien.io.result_folder import load_result
 from mien.typing import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from mien.io.photo import Photo
+    from mien.morphable import MorphableModel
+
+# Wide enough for every photo; a 24-bit depth buffer still resolves 4 µm at a distance of 0.8 m.
+NEAR_M, FAR_M = 0.01, 1000.0
+"""Clipping planes of `projection_matrix_opengl` in coefficients.json, metres."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,19 +100,104 @@ class Reconstruction:
             f"landmark_error={self.landmark_error:.3f}, photometric_error={self.photometric_error:.3f})"
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result into a folder that `load` reads; docs/outputs.md describes the files.
+    @property
+    def camera_matrix(self) -> Float[np.ndarray, "3 3"]:
+        """OpenCV's camera matrix K, from camera space to pixels; `view_matrix` is its extrinsic matrix.
 
-        Precision: float32 for arrays and coefficients, 1 µm for the displacement map, 1/255 for the texture, 1/508 for
-        its offset map.
+        Pixels count from the top-left corner of the photo, so OpenCV's own functions, which count from the centre of
+        the first pixel, need a principal point that is 0.5 smaller.
+        """
+        (x, y), focal = map(float, self.centre_px), float(self.focal_px)
+        return np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]])
+
+    @property
+    def view_matrix(self) -> Float[np.ndarray, "4 4"]:
+        """From model space, that of GLB, OBJ and PLY, to camera space in OpenCV's axes: x right, y down, z forward.
+
+        It acts on column vectors (x, y, z, 1) in metres, and includes the scale of the face.
+        """
+        matrix = np.eye(4)
+        matrix[:3, :3] = to_camera_axes(float(self.scale) * self.rotation.astype(np.float64).T).T
+        matrix[:3, 3] = self.translation
+        return matrix
+
+    @property
+    def view_matrix_opengl(self) -> Float[np.ndarray, "4 4"]:
+        """`view_matrix` for OpenGL, glTF, three.js and Blender, whose camera has x right, y up and z to the viewer."""
+        matrix = self.view_matrix
+        matrix[:3] = to_model_axes(matrix[:3].T).T
+        return matrix
+
+    def projection_matrix_opengl(self, near_m: float = NEAR_M, far_m: float = FAR_M) -> Float[np.ndarray, "4 4"]:
+        """OpenGL's projection matrix, which maps `view_matrix_opengl`'s space to clip space over the whole photo.
 
         Args:
-            path: The folder, or the `reconstruction.npz` in it.
+            near_m: Distance of the near clipping plane, metres.
+            far_m: Distance of the far clipping plane, metres.
+
+        Returns:
+            Acts on column vectors; after the division by w, x and y run from -1 to 1 over the photo, y up.
 
         Raises:
-            OutputError: The folder cannot be written; it is unchanged.
+            ConfigError: The planes are not 0 < near_m < far_m.
         """
-        save_result(self, path)
+        if not 0 < near_m < far_m:
+            raise ConfigError(f"near_m={near_m:g} and far_m={far_m:g} are out of range; use 0 < near_m < far_m.")
+        width, height = self.image_size
+        return opengl_projection(
+            float(self.focal_px), self.centre_px, image_size=(height, width), near_m=near_m, far_m=far_m
+        )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        formats: str | Iterable[str] | None = None,
+        model: MorphableModel | None = None,
+        photo: Photo | None = None,
+    ) -> None:
+        """Write the files of the face into a folder, or one mesh file; docs/outputs.md describes the files.
+
+        Precision of the npz: float32 for arrays and coefficients, 1 µm for the displacement map, 1/255 for the texture,
+        1/508 for its offset map.
+
+        Args:
+            path: The folder, or the `reconstruction.npz` in it. A path that ends in `.glb`, `.obj` or `.ply` is one
+                mesh file.
+            formats: What goes into the folder, some of `glb`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and
+                `json`, or one text with commas. Default: `npz`, `json`, with a model `glb`, and with a photo `sheet`.
+                Files of an earlier result in other formats are removed. `load` needs `npz`.
+            model: The face's model. Default: the packaged or converted model of the face's `model_name`, which is
+                loaded at each call; `Reconstructor.model` saves that time.
+            photo: The photo that shows the face, for `sheet` and `overlay`.
+
+        Raises:
+            ConfigError: A format is unknown, or it needs a model or a photo that is missing or another face's.
+            OutputError: The place cannot be written; it is unchanged.
+
+        Example:
+            >>> face.save("out/face0")
+            >>> face.save("anna.glb")
+        """
+        from mien.export import save_reconstruction  # noqa: PLC0415 (it imports this module)
+
+        save_reconstruction(self, path, formats=formats, model=model, photo=photo)
+
+    def glb_bytes(self, model: MorphableModel | None = None) -> bytes:
+        """Encode the face as a GLB file: mesh, texture and the expressions as morph targets.
+
+        Args:
+            model: The face's model; default as in `save`.
+
+        Returns:
+            The content of the file.
+
+        Raises:
+            ConfigError: The model is another face's, or cannot be found by its name.
+        """
+        from mien.export import glb_of  # noqa: PLC0415 (it imports this module)
+
+        return glb_of(self, model)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reconstruction:

@@ -9,11 +9,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mien.cli.formats import FormatsOption, one_mesh_file, reconstruct_to_file
 from mien.cli.options import (
     DetailModeOption,
     DetailNetworkOption,
@@ -30,6 +32,7 @@ from mien.cli.options import (
 from mien.cli.summary import PhotoRow, show_rows, summary_file
 from mien.cli.terminal import printable, progress_bar, stdout
 from mien.errors import FaceLeftOut, MienError
+from mien.io.result_files import DEFAULT_FORMATS, is_result
 
 if TYPE_CHECKING:
     from mien.pipeline import Reconstructor
@@ -38,7 +41,10 @@ if TYPE_CHECKING:
 def reconstruct(
     photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("out"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the results, or FILE.glb, .obj or .ply for one face.")
+    ] = Path("out"),
+    formats: FormatsOption = None,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
     detail: DetailOption = True,
@@ -60,6 +66,9 @@ def reconstruct(
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
+    If OUT ends in .glb, .obj or .ply, it becomes the mesh of the photo's most prominent face, and nothing else is
+    written.
+
     If a photo fails, the others are still reconstructed, and the exit code is 1.
     """
     from mien.io.photo import find_photos, output_stems
@@ -68,21 +77,28 @@ def reconstruct(
 
     paths = find_photos(photos, skip=out)
     console = stdout()
+    to_file = one_mesh_file(out, paths, formats)
+    make_reconstructor = partial(
+        Reconstructor,
+        model=model,
+        device=device,
+        detail=detail,
+        resolution=resolution,
+        seed=seed,
+        max_faces=1 if to_file else max_faces,
+        refine_focal=refine_focal,
+        mode=mode.value,
+        encoder=encoder or DEFAULT_ENCODER,
+        detail_mode=None if detail_mode is None else detail_mode.value,
+        detail_network=detail_network or DEFAULT_DETAIL,
+    )
+    if to_file:
+        with console.status(f"reconstructing {printable(paths[0].name)}"):
+            reconstruct_to_file(make_reconstructor(), paths[0], out, focal_px=focal_px, glb=glb.value)
+        return
     with summary_file(out) as write_row:
         with console.status("loading the model"):
-            reconstructor = Reconstructor(
-                model=model,
-                device=device,
-                detail=detail,
-                resolution=resolution,
-                seed=seed,
-                max_faces=max_faces,
-                refine_focal=refine_focal,
-                mode=mode.value,
-                encoder=encoder or DEFAULT_ENCODER,
-                detail_mode=None if detail_mode is None else detail_mode.value,
-                detail_network=detail_network or DEFAULT_DETAIL,
-            )
+            reconstructor = make_reconstructor()
         rows = []
         with progress_bar(console, len(paths)) as progress:
             task = progress.add_task("", total=len(paths))
@@ -94,6 +110,7 @@ def reconstruct(
                     out / stem,
                     focal_px=focal_px,
                     max_megapixels=max_megapixels,
+                    formats=formats,
                     glb=glb.value,
                 )
                 rows.append(row)
@@ -111,6 +128,7 @@ def _reconstruct_one(
     *,
     focal_px: float | None,
     max_megapixels: float,
+    formats: str | None,
     glb: str,
 ) -> PhotoRow:
     from mien.export import write_reconstruction
@@ -122,7 +140,9 @@ def _reconstruct_one(
         with _left_out_faces() as left_out:
             faces = reconstructor(photo, focal_px=focal_px)
         for index, face in enumerate(faces):
-            write_reconstruction(face, reconstructor.model, photo, folder / f"face{index}", morphs=glb)
+            write_reconstruction(
+                face, reconstructor.model, photo, folder / f"face{index}", formats or DEFAULT_FORMATS, morphs=glb
+            )
         _remove_stale_faces(folder, len(faces))
     except (MienError, MemoryError) as error:
         reason = str(error) or type(error).__name__
@@ -159,9 +179,7 @@ def _left_out_faces() -> Iterator[list[str]]:
 
 def _remove_stale_faces(folder: Path, count: int) -> None:
     """Remove the faces of an earlier run that found more; only folders that hold a reconstruction are removed."""
-    from mien.io.result_folder import ARRAYS_FILE
-
     for old in folder.glob("face*"):
         numbered = re.fullmatch(r"face(\d+)", old.name)
-        if numbered and int(numbered[1]) >= count and (old / ARRAYS_FILE).is_file():
+        if numbered and int(numbered[1]) >= count and is_result(old):
             shutil.rmtree(old, ignore_errors=True)

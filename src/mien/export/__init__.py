@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,46 +11,62 @@ from mien.errors import ConfigError
 from mien.export.gltf import glb_bytes as glb_bytes
 from mien.export.gltf import write_glb as write_glb
 from mien.export.images import FacePainter, albedo_map, normal_map, overlay_image, save_image, sheet_image
+from mien.export.obj import materials_text, obj_text
 from mien.export.obj import write_obj as write_obj
 from mien.export.ply import write_ply as write_ply
-from mien.io.files import writing_folder
+from mien.io.files import write_text, write_whole, writing, writing_folder
 from mien.io.photo import Photo
 from mien.io.pixels import to_uint8
-from mien.io.result_folder import (
+from mien.io.result_files import (
     ALBEDO_FILE,
+    DEFAULT_FORMATS,
     GLB_FILE,
+    MESH_ENDINGS,
+    MODEL_FORMATS,
     NORMALS_FILE,
     OBJ_FILE,
     OVERLAY_FILE,
+    PHOTO_FORMATS,
     PLY_FILE,
     SHEET_FILE,
-    write_result_files,
+    TEXTURE_FILE,
+    is_mesh_file,
+    parse_formats,
+    remove_other_formats,
 )
-from mien.morphable import MorphableModel
+from mien.io.result_folder import folder_of, write_coefficients, write_offset_maps, write_result_files
+from mien.morphable import MorphableModel, load_model
+from mien.morphable.registry import converted_model_path
 from mien.result import Reconstruction
 
 
 def write_reconstruction(
     reconstruction: Reconstruction,
-    model: MorphableModel,
-    photo: Photo,
+    model: MorphableModel | None,
+    photo: Photo | None,
     folder: str | os.PathLike[str],
+    formats: str | Iterable[str] = DEFAULT_FORMATS,
     *,
     morphs: str = "sparse",
 ) -> None:
-    """Write all files of one face into a folder: mesh, UV maps, pictures and numbers, as docs/outputs.md lists them.
+    """Write the files of one face into a folder: mesh, UV maps, pictures and numbers, as docs/outputs.md lists them.
 
-    The folder appears, or its files change, only after all files are written.
+    The folder appears, or its files change, only after all files are written. Files of an earlier result in formats
+    that are not chosen now are removed.
 
     Args:
         reconstruction: The face.
-        model: The model that the face was reconstructed with, `Reconstructor.model`.
-        photo: The photo that shows the face, for overlay.png and sheet.png.
+        model: The model that the face was reconstructed with, `Reconstructor.model`. `None` if only `ply`, `npz` and
+            `json` are written.
+        photo: The photo that shows the face. `None` if neither `sheet` nor `overlay` is written.
         folder: The folder of this face; missing parents are made.
+        formats: What to write, some of `glb`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and `json`, or one text
+            with commas. `Reconstruction.load` needs `npz`.
         morphs: How face.glb stores its morph targets: "sparse", or "dense" for programs that lose sparse data.
 
     Raises:
-        ConfigError: Model or photo are not those of the reconstruction, or `morphs` is unknown.
+        ConfigError: A format or `morphs` is unknown, a format needs a model or photo that is not given, or these are
+            not those of the reconstruction.
         OutputError: The folder cannot be written.
 
     Example:
@@ -58,28 +75,167 @@ def write_reconstruction(
         >>> for index, face in enumerate(reconstructor(photo)):
         ...     mien.write_reconstruction(face, reconstructor.model, photo, f"out/face{index}")
     """
-    _check_belongs(reconstruction, model, photo)
-    if not reconstruction.expression_names:
-        reconstruction = replace(reconstruction, expression_names=model.expression_names)
+    formats = parse_formats(formats)
+    folder = Path(folder)
+    if model is not None:
+        _check_model(reconstruction, model)
+        if not reconstruction.expression_names:
+            reconstruction = replace(reconstruction, expression_names=model.expression_names)
+    if photo is not None:
+        _check_photo(reconstruction, photo)
+    _check_given(formats, MODEL_FORMATS, model, "model")
+    _check_given(formats, PHOTO_FORMATS, photo, "photo")
+    with writing_folder(folder) as partial:
+        _write_numbers(reconstruction, partial, formats)
+        if model is not None:
+            _write_model_formats(reconstruction, model, partial, formats, morphs=morphs)
+            if photo is not None:
+                _write_pictures(reconstruction, model, photo, partial, formats)
+    with writing(folder):
+        remove_other_formats(folder, formats)
+
+
+def write_mesh(
+    reconstruction: Reconstruction, model: MorphableModel, path: str | os.PathLike[str], *, morphs: str = "sparse"
+) -> None:
+    """Write one mesh file; its ending chooses the format: `.glb`, `.obj` or `.ply`.
+
+    Beside an OBJ of the name face.obj go face.mtl and its texture, face.png.
+
+    Args:
+        reconstruction: The face.
+        model: The model that the face was reconstructed with.
+        path: The file to write; its folder is made if it is missing.
+        morphs: How a GLB stores its morph targets: "sparse", or "dense" for programs that lose sparse data.
+
+    Raises:
+        ConfigError: The ending is another, `morphs` is unknown, or the model is not that of the reconstruction.
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in MESH_ENDINGS:
+        raise ConfigError(f"path={path} ends in {path.suffix!r}; use one of {', '.join(MESH_ENDINGS)}.")
+    _check_model(reconstruction, model)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        match path.suffix.lower():
+            case ".glb":
+                write_whole(path, lambda partial: write_glb(reconstruction, model, partial, morphs=morphs))
+            case ".ply":
+                write_whole(path, lambda partial: write_ply(reconstruction, partial))
+            case _:
+                texture, materials = path.with_suffix(".png"), path.with_suffix(".mtl")
+                write_whole(texture, lambda partial: save_image(to_uint8(reconstruction.texture), partial))
+                write_text(materials, materials_text(texture.name))
+                write_text(path, obj_text(reconstruction, model, materials=materials.name))
+
+
+def save_reconstruction(
+    reconstruction: Reconstruction,
+    path: str | os.PathLike[str],
+    *,
+    formats: str | Iterable[str] | None,
+    model: MorphableModel | None,
+    photo: Photo | None,
+) -> None:
+    """Write a folder or one mesh file: `Reconstruction.save`, whose arguments and errors these are."""
+    if is_mesh_file(Path(path)):
+        if formats is not None:
+            raise ConfigError(f"path={path} names one file, so formats has no effect; leave it out or give a folder.")
+        write_mesh(reconstruction, model or _model_of(reconstruction), path)
+        return
+    if formats is None:
+        model = model or _find_model(reconstruction.model_name)
+        given = {"glb": model is not None, "sheet": model is not None and photo is not None}
+        formats = [name for name in DEFAULT_FORMATS if given.get(name, True)]
+    formats = parse_formats(formats)
+    if model is None and MODEL_FORMATS & set(formats):
+        model = _model_of(reconstruction)
+    write_reconstruction(reconstruction, model, photo, folder_of(path), formats)
+
+
+def glb_of(reconstruction: Reconstruction, model: MorphableModel | None) -> bytes:
+    """Encode a face as a GLB file: `Reconstruction.glb_bytes`, whose arguments and errors these are."""
+    model = model or _model_of(reconstruction)
+    _check_model(reconstruction, model)
+    return glb_bytes(reconstruction, model)
+
+
+def _model_of(reconstruction: Reconstruction) -> MorphableModel:
+    """Load the model of a reconstruction by its name: the packaged one or a converted one.
+
+    Raises:
+        ConfigError: There is no model of this name.
+    """
+    model = _find_model(reconstruction.model_name)
+    if model is None:
+        raise ConfigError(
+            f"model={reconstruction.model_name!r} cannot be found by its name; give the model that made the face, "
+            "model=reconstructor.model."
+        )
+    return model
+
+
+def _find_model(name: str) -> MorphableModel | None:
+    try:
+        path = converted_model_path(name)
+    except ConfigError:
+        return None
+    return load_model(path)
+
+
+def _write_numbers(reconstruction: Reconstruction, folder: Path, formats: Sequence[str]) -> None:
+    """The formats that need neither model nor photo."""
+    if "npz" in formats:
+        write_result_files(reconstruction, folder)
+    elif "json" in formats:
+        write_coefficients(reconstruction, folder)
+    if "ply" in formats:
+        write_ply(reconstruction, folder / PLY_FILE)
+    if {"obj", "maps"} & set(formats):
+        save_image(to_uint8(reconstruction.texture), folder / TEXTURE_FILE)
+
+
+def _write_model_formats(
+    reconstruction: Reconstruction, model: MorphableModel, folder: Path, formats: Sequence[str], *, morphs: str
+) -> None:
+    if "glb" in formats:
+        write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs)
+    if "obj" in formats:
+        write_obj(reconstruction, model, folder / OBJ_FILE)
+    if "maps" in formats:
+        write_offset_maps(reconstruction, folder)
+        save_image(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
+        save_image(to_uint8(0.5 + 0.5 * normal_map(reconstruction, model)), folder / NORMALS_FILE)
+
+
+def _write_pictures(
+    reconstruction: Reconstruction, model: MorphableModel, photo: Photo, folder: Path, formats: Sequence[str]
+) -> None:
+    if not PHOTO_FORMATS & set(formats):
+        return
     painter = FacePainter(reconstruction, model)
-    normals = painter.normals_map if painter.normals_map is not None else normal_map(reconstruction, model)
-    with writing_folder(Path(folder)) as partial:
-        write_result_files(reconstruction, partial)
-        write_glb(reconstruction, model, partial / GLB_FILE, morphs=morphs)
-        write_obj(reconstruction, model, partial / OBJ_FILE)
-        write_ply(reconstruction, partial / PLY_FILE)
-        save_image(to_uint8(albedo_map(reconstruction, model)), partial / ALBEDO_FILE)
-        save_image(to_uint8(0.5 + 0.5 * normals), partial / NORMALS_FILE)
-        save_image(overlay_image(reconstruction, painter, photo), partial / OVERLAY_FILE)
-        save_image(sheet_image(reconstruction, painter, photo), partial / SHEET_FILE)
+    if "overlay" in formats:
+        save_image(overlay_image(reconstruction, painter, photo), folder / OVERLAY_FILE)
+    if "sheet" in formats:
+        save_image(sheet_image(reconstruction, painter, photo), folder / SHEET_FILE)
 
 
-def _check_belongs(reconstruction: Reconstruction, model: MorphableModel, photo: Photo) -> None:
+def _check_given(formats: Sequence[str], needed: Set[str], value: object, name: str) -> None:
+    lacking = [chosen for chosen in formats if chosen in needed]
+    if lacking and value is None:
+        raise ConfigError(f"{name}=None, but {', '.join(lacking)} of formats need it; give it, or leave these out.")
+
+
+def _check_model(reconstruction: Reconstruction, model: MorphableModel) -> None:
     if reconstruction.model_name != model.name or len(reconstruction.vertices) != len(model.mean):
         raise ConfigError(
             f"model={model.name!r} has {len(model.mean)} vertices, but the reconstruction was made with "
             f"{reconstruction.model_name!r} of {len(reconstruction.vertices)}; load that model."
         )
+
+
+def _check_photo(reconstruction: Reconstruction, photo: Photo) -> None:
     height, width = photo.pixels.shape[:2]
     if reconstruction.image_size != (width, height):
         size = " × ".join(map(str, reconstruction.image_size))

@@ -81,7 +81,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
         raise ConfigError(f"morphs={morphs!r} is unknown; choose one of {', '.join(MORPH_STORAGE)}.")
     names, basis, weights = _morphs(reconstruction, model)
     # The base also keeps the movements that no target stores.
-    basis = basis * (np.abs(basis).max(axis=2, keepdims=True) > _POSITION_EPSILON_M)
+    basis = basis * np.stack([_exceeds(offsets, _POSITION_EPSILON_M) for offsets in basis])[..., None]
     base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
     parts = _parts(reconstruction.triangles, eye_triangles(model))
     glb = _Glb(morphs)
@@ -240,28 +240,40 @@ class _MovedNormals:
 
     def __init__(self, base: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "T 3"]) -> None:
         self._base, self._triangles = base, triangles
-        self._sums = self._scattered(np.zeros_like(base), triangles, _cross_products(base[triangles]))
+        self._sums = _scattered(_cross_products(base[triangles]), triangles, len(base))
+        self._normals = _normalised(self._sums)
 
     def __call__(self, delta: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
-        moved = _exceeds(delta, 0.0)
-        a, b, c = (moved[corner] for corner in self._triangles.T)
-        touched = self._triangles[a | b | c]
+        moved = _exceeds(delta, 0.0)[self._triangles]
+        touched = self._triangles[moved[:, 0] | moved[:, 1] | moved[:, 2]]
         change = _cross_products((self._base + delta)[touched]) - _cross_products(self._base[touched])
-        sums = self._scattered(self._sums.copy(), touched, change)
-        length = np.linalg.norm(sums, axis=1, keepdims=True)
-        return np.where(length > 0, sums / np.maximum(length, 1e-30), np.array([0, 0, 1], np.float32))
+        changed = _scattered(change, touched, len(delta))
+        rows = np.flatnonzero(_exceeds(changed, 0.0))
+        normals = self._normals.copy()
+        normals[rows] = _normalised(self._sums[rows] + changed[rows])
+        return normals
 
-    @staticmethod
-    def _scattered(sums: np.ndarray, triangles: np.ndarray, values: np.ndarray) -> np.ndarray:
-        # Three times as fast as np.add.at.
-        corners, rows = triangles.reshape(-1), values.repeat(3, axis=0)
-        for axis in range(3):
-            sums[:, axis] += np.bincount(corners, rows[:, axis], minlength=len(sums))
-        return sums
+
+def _scattered(
+    values: Float[np.ndarray, "T 3"], triangles: Int[np.ndarray, "T 3"], vertices: int
+) -> Float[np.ndarray, "V 3"]:
+    """The sum of the values of the triangles at each vertex."""
+    corners = triangles.ravel()
+    sums = [np.bincount(corners, np.repeat(values[:, axis], 3), vertices) for axis in range(3)]
+    return np.stack(sums, axis=1).astype(np.float32)
+
+
+def _normalised(vectors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    """Unit vectors; (0, 0, 1) for vectors of length zero."""
+    x, y, z = vectors.T
+    length = np.sqrt(x * x + y * y + z * z)[:, None]
+    return np.where(length > 0, vectors / np.maximum(length, 1e-30), np.array([0, 0, 1], np.float32))
 
 
 def _cross_products(corners: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 3"]:
-    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    (ax, ay, az), (bx, by, bz) = first.T, second.T
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)  # np.cross takes twice the time
 
 
 @dataclass
@@ -348,8 +360,9 @@ def _described(vectors: np.ndarray) -> dict[str, object]:
         "componentType": _FLOAT,
         "count": len(vectors),
         "type": f"VEC{vectors.shape[1]}",
-        "min": _plain(vectors.min(axis=0)),
-        "max": _plain(vectors.max(axis=0)),
+        # Per column, which is faster than over the first axis.
+        "min": _plain(np.array([column.min() for column in vectors.T])),
+        "max": _plain(np.array([column.max() for column in vectors.T])),
     }
 
 

@@ -22,7 +22,7 @@ from mien.rasterizer import rasterize_hard
 from mien.rendering import sample_map
 from mien.result import Reconstruction
 from mien.texture import DisplacedNormals, TexelAtlas
-from mien.typing import Bool, Float, Int, Tensor, UInt8
+from mien.typing import Float, Int, Tensor, UInt8
 
 OVERLAY_SIDE = 1024
 """Longest side of overlay.png, pixels."""
@@ -32,8 +32,9 @@ _COLUMNS = 4
 _PANEL = (229, 227, 223)
 """Background of the panels that do not show the photo."""
 
-# Supersampling: rendered pixels per side of an output pixel. The overlay is large, so 2 suffice.
-_SHEET_SUPERSAMPLING, _OVERLAY_SUPERSAMPLING = 3, 2
+_RUN_LENGTHS = 3
+# zlib's Z_RLE: a third of the default strategy's time, and 3 to 13 % more bytes.
+_SUPERSAMPLING = 2  # rendered pixels per side of an output pixel; 3 takes twice the time for slightly smoother edges
 _CROP_MARGIN = 0.2  # space around the face, as a share of its larger side
 _TURNED_FOV_DEG = 20.0
 _TURNED_YAW_DEG = 60.0
@@ -92,8 +93,8 @@ def normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[n
 class FaceView:
     """The mesh rasterized for one camera, supersampled: its P covered pixels, to be coloured."""
 
-    covered: Bool[Tensor, "H W"]
-    """Whether a supersampled pixel shows the mesh."""
+    pixels: Int[Tensor, "P"]
+    """Output pixel of each covered pixel, counted row by row."""
     corners: Int[Tensor, "P 3"]
     """Vertices of the triangle at each covered pixel."""
     barycentrics: Float[Tensor, "P 3"]
@@ -139,15 +140,18 @@ class FaceView:
             far=float(depth.max()) + _DEPTH_SLACK_M,
             cull_backfaces=True,
         )
-        covered = fragments.triangle_ids[0] >= 0
-        corners = triangles[fragments.triangle_ids[0][covered].long()]
-        barycentrics = fragments.barycentrics[0][covered]
-        uv = (torch.from_numpy(reconstruction.uv)[corners] * barycentrics[..., None]).sum(1)
-        return cls(covered, corners, barycentrics, uv, supersampling)
+        ids = fragments.triangle_ids.flatten()
+        covered = torch.nonzero(ids >= 0)[:, 0]
+        corners = triangles.index_select(0, ids[covered])
+        barycentrics = fragments.barycentrics.view(-1, 3).index_select(0, covered)
+        rows, columns = covered // fine.image_size[1], covered % fine.image_size[1]
+        pixels = rows // supersampling * width + columns // supersampling
+        uv = _mixed(torch.from_numpy(reconstruction.uv), corners, barycentrics)
+        return cls(pixels, corners, barycentrics, uv, supersampling)
 
     def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "P C"]:
         """Interpolate values per vertex at the covered pixels."""
-        return (torch.from_numpy(values)[self.corners] * self.barycentrics[..., None]).sum(1)
+        return _mixed(torch.from_numpy(values), self.corners, self.barycentrics)
 
     def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "P C"]:
         """Sample a UV map at the covered pixels."""
@@ -156,14 +160,19 @@ class FaceView:
 
     def over(self, colours: Float[Tensor, "P 3"], background: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """Composite the coloured mesh over a picture of the output size, averaging the supersampled pixels."""
-        mask = self.covered.float()[None, None]
-        fine_colours = torch.zeros(*self.covered.shape, 3)
-        fine_colours[self.covered] = colours.clamp(0, 1)
-        fine_colours = fine_colours.permute(2, 0, 1)[None]
-        colour, alpha = (F.avg_pool2d(image, self.supersampling)[0] for image in (fine_colours, mask))
-        behind = torch.from_numpy(background).permute(2, 0, 1) / 255
-        mixed = colour + behind * (1 - alpha)
-        return to_uint8(mixed.permute(1, 2, 0))
+        fine = F.pad(colours.clamp(0, 1), (0, 1), value=1.0) / self.supersampling**2
+        # Colour and coverage of each output pixel. scatter_add_ takes a sixth of the time of index_add_.
+        layer = torch.zeros(background.shape[0] * background.shape[1], 4)
+        layer.scatter_add_(0, self.pixels[:, None].expand(-1, 4), fine)
+        behind = torch.from_numpy(background).view(-1, 3) / 255
+        return to_uint8((layer[:, :3] + behind * (1 - layer[:, 3:])).view(background.shape))
+
+
+def _mixed(
+    values: Float[Tensor, "V C"], corners: Int[Tensor, "P 3"], barycentrics: Float[Tensor, "P 3"]
+) -> Float[Tensor, "P C"]:
+    """Weighted sums of the values at three vertices."""
+    return F.embedding_bag(corners, values, per_sample_weights=barycentrics, mode="sum")
 
 
 class FacePainter:
@@ -234,7 +243,7 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
         scale=torch.full((1,), scale), shift_px=torch.zeros(1, 2), image_size=(size[1], size[0])
     )
     view = FaceView.of(
-        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_OVERLAY_SUPERSAMPLING
+        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_SUPERSAMPLING
     )
     return view.over(painter.shaded(view), picture)
 
@@ -258,7 +267,7 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         image_size=(PANEL_SIDE, PANEL_SIDE),
     )
     view = FaceView.of(
-        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_SHEET_SUPERSAMPLING
+        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_SUPERSAMPLING
     )
     picture = _crop_photo(photo.pixels, crop)
     plain = np.full((PANEL_SIDE, PANEL_SIDE, 3), _PANEL, np.uint8)
@@ -286,7 +295,7 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
 
 def save_image(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
     """Write a PNG; raises OSError."""
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(pixels).save(path, "PNG", compress_type=_RUN_LENGTHS)
 
 
 def _encode_srgb(linear: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s 3"]:
@@ -327,4 +336,4 @@ def _turned_view(reconstruction: Reconstruction, yaw_deg: float) -> FaceView:
     distance = radius / np.sin(np.deg2rad(_TURNED_FOV_DEG / 2))
     placed = to_camera_axes(centred @ rotation.T) + torch.tensor([0.0, 0.0, distance])
     camera = Camera.from_fov(_TURNED_FOV_DEG, image_size=(PANEL_SIDE, PANEL_SIDE))
-    return FaceView.of(reconstruction, placed.float(), camera=camera, supersampling=_SHEET_SUPERSAMPLING)
+    return FaceView.of(reconstruction, placed.float(), camera=camera, supersampling=_SUPERSAMPLING)

@@ -17,7 +17,9 @@ from mien.export.images import albedo_map, save_image
 from mien.export.obj import write_obj
 from mien.export.portrait import HALF_VIEW, Portrait, render_portrait
 from mien.io.files import writing_folder
-from mien.io.result_folder import GLB_FILE, OBJ_FILE, write_result_files
+from mien.io.pixels import to_uint8
+from mien.io.result_files import GLB_FILE, OBJ_FILE, TEXTURE_FILE
+from mien.io.result_folder import write_result_files
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
 from mien.typing import Float, Tensor, UInt8
@@ -111,4 +113,5 @@ def write_model_face(identity: Float[Tensor, "I"], model: MorphableModel, folder
         write_result_files(reconstruction, partial)
         write_glb(reconstruction, model, partial / GLB_FILE)
         write_obj(reconstruction, model, partial / OBJ_FILE)
+        save_image(to_uint8(reconstruction.texture), partial / TEXTURE_FILE)
         save_image(picture, partial / PICTURE_FILE)

@@ -1,0 +1,78 @@
+"""What `mien reconstruct` writes: the choice of --formats, and one mesh file instead of a folder."""
+# ruff: noqa: PLC0415 (heavy packages are imported inside the commands)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mien.errors import ConfigError
+from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, is_mesh_file, parse_formats
+
+if TYPE_CHECKING:
+    from mien.pipeline import Reconstructor
+
+
+def _checked(formats: str | None) -> str | None:
+    try:
+        return None if formats is None else ",".join(parse_formats(formats))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+FormatsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--formats",
+        callback=_checked,
+        metavar="NAMES",
+        help=f"Files per face, with commas: {','.join(FORMAT_FILES)}. Default: {','.join(DEFAULT_FORMATS)}.",
+    ),
+]
+
+
+def one_mesh_file(out: Path, paths: Sequence[Path], formats: str | None) -> bool:
+    """Whether --out names one mesh file instead of a folder.
+
+    Args:
+        out: The value of --out.
+        paths: The photos.
+        formats: The value of --formats.
+
+    Raises:
+        typer.BadParameter: One file cannot hold the results.
+    """
+    if not is_mesh_file(out):
+        return False
+    if len(paths) > 1:
+        raise typer.BadParameter(
+            f"{out} is one file, but there are {len(paths)} photos; give a folder.", param_hint="--out"
+        )
+    if formats is not None:
+        raise typer.BadParameter(f"the ending of --out {out} is the format; give a folder.", param_hint="--formats")
+    return True
+
+
+def reconstruct_to_file(
+    reconstructor: Reconstructor, path: Path, out: Path, *, focal_px: float | None, glb: str
+) -> None:
+    """Write the mesh of the most prominent face of a photo.
+
+    Args:
+        reconstructor: Makes the face.
+        path: The photo.
+        out: The file to write; its ending is the format.
+        focal_px: Focal length of the photo; None if unknown.
+        glb: How a GLB stores its morph targets.
+
+    Raises:
+        MienError: There is no face, or a file cannot be read or written.
+    """
+    from mien.export import write_mesh
+    from mien.io.photo import read_photo
+
+    face = reconstructor(read_photo(path), focal_px=focal_px)[0]
+    write_mesh(face, reconstructor.model, out, morphs=glb)
