@@ -19,11 +19,10 @@ SIZE_RANGE_M = (0.12, 0.40)
 """Height of a face or a head."""
 FRAMES = {
     "+Y": np.eye(3),
-    "+Z": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),  # Blender's: the face looks along -Y
-    "+Y, mirrored": np.diag([-1.0, 1, 1]),
-    "+Y, turned": np.diag([-1.0, 1, -1]),
+    "+Z, face to −Y": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    "+Y, x mirrored": np.diag([-1.0, 1, 1]),
 }
-"""Matrices from the axes of the file to those of the reader, by their up axis."""
+"""Matrices from the axes of a reader to those of the file: a row is where an axis of the reader points."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,8 @@ class Expected:
     colours: np.ndarray
     """Of the texture at both landmarks, 2 × 3, 8-bit."""
     target_names: tuple[str, ...]
-    offsets: tuple[float, ...]
+    offsets: tuple[tuple[float, ...], tuple[float, ...]]
+    """Greatest offset of each morph target, of the skin and of all; readers that join the parts have the latter."""
 
     @classmethod
     def of(cls, folder: Path) -> Expected:
@@ -127,7 +127,12 @@ class Expected:
         glb = Glb(folder / "face.glb")
         mesh = glb.document["meshes"][0]
         positions = [primitive["attributes"]["POSITION"] for primitive in mesh["primitives"]]
-        targets = mesh["primitives"][0]["targets"]
+        targets = [primitive["targets"] for primitive in mesh["primitives"]]
+
+        def greatest(parts: Sequence[Any]) -> tuple[float, ...]:
+            boxes = (glb.box([target["POSITION"] for target in same]) for same in zip(*parts, strict=True))
+            return tuple(float(np.abs(box).max()) for box in boxes)
+
         texture = np.array(Image.open(folder / "texture.png").convert("RGB"))
         return cls(
             triangles=sum(row[:1] == ["f"] for row in rows),
@@ -141,7 +146,7 @@ class Expected:
             },
             colours=np.array([texel(texture, place) for place in uv[landmarks] * (1, -1) + (0, 1)]),
             target_names=tuple(mesh["extras"]["targetNames"]),
-            offsets=tuple(float(np.abs(glb.box([target["POSITION"]])).max()) for target in targets),
+            offsets=(greatest(targets[:1]), greatest(targets)),
         )
 
 
@@ -163,33 +168,34 @@ class Verdict:
     landmarks: str
     shape: str
     size: str
-    up: str
     colour: str
 
 
-def judged(read: Content, expected: Expected) -> tuple[Verdict | None, list[str]]:
+def judged(read: Content, expected: Expected, *, up: str) -> tuple[Verdict | None, list[str]]:
     """The cells of a file, and its faults."""
     faults = []
-    vertices = np.concatenate(read.parts)
-    found = placed(vertices, expected)
+    vertices = np.concatenate(read.parts) @ FRAMES[up]
+    shape = matching_shape(vertices, expected)
     if read.triangles != expected.triangles:
         faults.append(f"{read.triangles} triangles instead of {expected.triangles}")
     if read.targets not in (None, len(expected.target_names)):
         faults.append(f"{read.targets} morph targets")
     if read.target_names not in (None, expected.target_names):
         faults.append("other names of morph targets")
-    if read.offsets is not None and not np.allclose(read.offsets, expected.offsets, rtol=0, atol=TOLERANCE_M):
+    if read.offsets is not None and not any(
+        len(read.offsets) == len(known) and np.allclose(read.offsets, known, rtol=0, atol=TOLERANCE_M)
+        for known in expected.offsets
+    ):
         faults.append("other morph targets")
-    if found is None:
+    if shape is None:
         return None, [*faults, f"bounding box {vertices.min(axis=0).round(4)} to {vertices.max(axis=0).round(4)}"]
-    shape, up = found
     landmarks = expected.shapes[shape].landmarks
     upright = read.parts[0] @ FRAMES[up]
     distances = np.linalg.norm(upright[:, None] - landmarks[None], axis=2)
     nearest = distances.argmin(axis=0)
     if distances.min(axis=0).max() > TOLERANCE_M:
         faults.append(f"no vertex at the landmarks, the nearest at {1000 * distances.min(axis=0).max():.2f} mm")
-    if not SIZE_RANGE_M[0] < np.ptp(vertices @ FRAMES[up], axis=0)[1] < SIZE_RANGE_M[1]:
+    if not SIZE_RANGE_M[0] < np.ptp(vertices, axis=0)[1] < SIZE_RANGE_M[1]:
         faults.append("not a face in metres")
     colour = "not read"
     if read.uv is not None and read.image is not None:
@@ -203,18 +209,13 @@ def judged(read: Content, expected: Expected) -> tuple[Verdict | None, list[str]
         targets=targets + (", named" if read.target_names else ""),
         landmarks="same" if (nearest == expected.landmarks).all() else "other",
         shape=shape,
-        size=" × ".join(f"{1000 * side:.1f}" for side in np.ptp(vertices @ FRAMES[up], axis=0)),
-        up=up,
+        size=" × ".join(f"{1000 * side:.1f}" for side in np.ptp(vertices, axis=0)),
         colour=colour,
     ), faults
 
 
-def placed(vertices: np.ndarray, expected: Expected) -> tuple[str, str] | None:
-    """Which shape in which frame the vertices are."""
-    for up, frame in FRAMES.items():
-        upright = vertices @ frame
-        box = np.stack([upright.min(axis=0), upright.max(axis=0)])
-        for shape, known in expected.shapes.items():
-            if np.abs(box - known.box).max() < TOLERANCE_M:
-                return shape, up
-    return None
+def matching_shape(vertices: np.ndarray, expected: Expected) -> str | None:
+    """Which of the shapes has the box of the vertices."""
+    box = np.stack([vertices.min(axis=0), vertices.max(axis=0)])
+    near = (shape for shape, known in expected.shapes.items() if np.abs(box - known.box).max() < TOLERANCE_M)
+    return next(near, None)

@@ -83,7 +83,7 @@ def read_pyvista(path: str) -> Content:
         triangles=sum(block.n_cells for block in blocks),
         offsets=[data[f"target{index}_position"] for index in range(targets)],
         uv=data["TEXCOORD_0"],
-        image=rows[::-1],
+        image=rows[::-1],  # VTK's first row is the lowest, but its v still points down
     )
 
 
@@ -195,6 +195,10 @@ class Reader:
     name: str
     package: str
     version: Callable[[str], str] = version
+    up: str = "+Y"
+    """Key of `FRAMES`."""
+    file: str = "face.glb"
+    """dense.glb for readers that lose sparse data."""
     may_be_missing: bool = False
     """It has no wheel for some Pythons, or needs a library of the system."""
 
@@ -203,10 +207,10 @@ READERS = (
     Reader(read_assimp_py, "assimp-py", "assimp-py", may_be_missing=True),
     Reader(read_impasse, "impasse", "impasse", may_be_missing=True),
     Reader(read_open3d, "Open3D", "open3d"),
-    Reader(read_pyvista, "PyVista", "pyvista"),
+    Reader(read_pyvista, "PyVista", "pyvista", file="dense.glb"),
     Reader(read_trimesh, "trimesh", "trimesh"),
     Reader(read_pygfx, "pygfx", "pygfx"),
-    Reader(read_blender, "Blender", "bpy", may_be_missing=True),
+    Reader(read_blender, "Blender", "bpy", up="+Z, face to −Y", may_be_missing=True),
     Reader(read_three, "three.js", "three", node_version),
-    Reader(read_babylon, "Babylon.js", "babylonjs", node_version),
+    Reader(read_babylon, "Babylon.js", "babylonjs", node_version, up="+Y, x mirrored"),
 )

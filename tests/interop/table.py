@@ -23,7 +23,6 @@ from tests.interop.readers import READERS, Reader
 
 TIMEOUT_S = 240
 BEGIN, END = "<!-- make interop writes this table -->", "<!-- end of the table -->"
-COLUMNS = ("vertices of skin and eyes", "morph targets", "landmark indices", "shape", "box in mm", "up", "colour")
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,12 @@ def row(folder: Path, expected: Expected, reader: Reader) -> Row:
     name = reader.name
     try:
         name = f"{reader.name} {reader.version(reader.package)}"
-        read = read_apart(reader, folder / "face.glb")
+        read = read_apart(reader, folder / reader.file)
     except ModuleNotFoundError as error:  # PackageNotFoundError is one
         return Row(folder.name, name, None, f"not tried: {error}", failed=not reader.may_be_missing)
     except Exception as error:
         return Row(folder.name, name, None, f"**no**: {error or type(error).__name__}", failed=True)
-    verdict, faults = judged(read, expected)
+    verdict, faults = judged(read, expected, up=reader.up)
     if faults:
         return Row(folder.name, name, None, "**no**: " + ", ".join(faults), failed=True)
     return Row(folder.name, name, verdict)
@@ -68,14 +67,20 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def documented(rows: Sequence[Row]) -> str:
-    """One line per reader, with the cells of the first file that was read, and how many files it opens."""
+    """One line per reader, with the cells of the first file, and how many files it opens."""
     lines = []
-    for reader in dict.fromkeys(row.reader for row in rows):
-        own = [row for row in rows if row.reader == reader]
-        read = [row for row in own if row.verdict]
-        vertices, targets, landmarks, shape, _, up, colour = (read or own)[0].cells()
-        lines.append([reader, f"{len(read)} of {len(own)}", vertices, targets, landmarks, shape, up, colour])
-    header = ("reader", "opens", *(name for name in COLUMNS if name != "box in mm"))
+    for reader in READERS:
+        own = [row for row in rows if row.reader.startswith(f"{reader.name} ")]
+        read = [row.verdict for row in own if row.verdict]
+        if not read:
+            lines.append([own[0].reader, own[0].note, "", "", "", "", "", ""])
+            continue
+        first = read[0]
+        lines.append([
+            own[0].reader, f"{len(read)} of {len(own)}" + (", dense" if reader.file == "dense.glb" else ""),
+            first.vertices, first.targets, first.landmarks, first.shape, reader.up, first.colour,
+        ])  # fmt: skip
+    header = ("reader", "opens", "vertices of skin and eyes", "morph targets", "indices", "shape", "up", "colour")
     return markdown(header, lines)
 
 

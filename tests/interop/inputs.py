@@ -1,0 +1,69 @@
+"""The files that `make interop` opens: a face, a phenotype, an ICT head and a head of a converted model.
+
+Usage: python -m tests.interop.inputs OUT DATA
+
+OUT has results of the demo and of `mien model phenotype`. Prints the folders. DATA has ict_facekit.npz; without it
+there is no ICT head.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tests.formats.files import Face, write_bfm2017
+
+from mien import Reconstruction, load_model
+from mien.export import write_glb
+from mien.export.model_face import write_model_face
+from mien.morphable import MorphableModel
+from mien.morphable.formats import read_model
+from mien.registration import complete
+from mien.registration.landmark_file import with_landmarks
+
+
+def ict_model(data: Path) -> MorphableModel | None:
+    source = data / "ict_facekit.npz"
+    if not source.is_file():
+        print(f"no ICT head: {source} is missing; DATA=FOLDER names another folder", file=sys.stderr)
+        return None
+    return complete(read_model(source), load_model())
+
+
+def converted_model(folder: Path) -> MorphableModel:
+    """The packaged model as a file of the Basel Face Model 2017, converted back: its expressions are components."""
+    packaged = load_model()
+    rows = [packaged.identity_basis[:3], packaged.expression_basis[[16, 43]]]
+    albedo = packaged.albedo_basis[:2]
+    bases = [row.flatten().numpy().astype(float) for rows_of in (*rows, albedo) for row in rows_of]
+    deviations = np.array([np.linalg.norm(basis) for basis in bases])
+    face = Face(
+        mean=packaged.mean.numpy(),
+        triangles=packaged.triangles.numpy(),
+        directions=np.array(bases) / deviations[:, None],
+        deviations=deviations,
+        albedo=packaged.albedo_mean.numpy(),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    landmarks = folder / "landmarks.txt"
+    landmarks.write_text("".join(f"{number} {vertex}\n" for number, vertex in enumerate(packaged.landmarks68.tolist())))
+    source = read_model(write_bfm2017(folder / "bfm2017.h5", face))
+    return complete(with_landmarks(source, landmarks), packaged)
+
+
+def main(out: Path, data: Path) -> None:
+    models = {"ict": ict_model(data), "converted": converted_model(out / "model")}
+    folders = [(out / "astronaut" / "face0", load_model()), (out / "phenotype", load_model())]
+    for name, model in models.items():
+        if model is not None:
+            write_model_face(torch.zeros(model.counts[0]), model, out / name)
+            folders.append((out / name, model))
+    for folder, model in folders:
+        write_glb(Reconstruction.load(folder), model, folder / "dense.glb", morphs="dense")
+        print(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
