@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.errors import FormatError, OutputError
+from mien.camera import to_camera_axes, to_model_axes
+from mien.errors import ConfigError, FormatError, OutputError
 from mien.io.files import writing_folder
 from mien.io.result_folder import ARRAYS, ARRAYS_FILE, COEFFICIENTS_FILE, TEXTURE_FILE
 from mien.result import Reconstruction
@@ -53,6 +54,60 @@ def test_coefficients_are_readable_by_people(tmp_path: Path) -> None:
     assert written["expression"] == {"jawOpen": 0.5, "mouthSmileLeft": 0.25, "tongueOut": 0.0}
     assert written["camera"]["focal_px"] == 200
     assert written["errors"] == {"landmark": 0.031, "photometric": 0.022}
+
+
+def homogeneous(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, np.ones((len(points), 1))], axis=1)
+
+
+def off_centre() -> Reconstruction:
+    """A face of another scale whose principal point is not the centre of the photo."""
+    face = replace(tiny_reconstruction(), scale=1.3, centre_px=np.array([50.5, 71.25], np.float32))
+    turned = to_camera_axes(1.3 * face.vertices_model @ face.rotation.T) + face.translation
+    return replace(face, vertices=turned, xy=200 * turned[:, :2] / turned[:, 2:] + face.centre_px)
+
+
+def test_camera_and_view_matrix_project_to_the_photo() -> None:
+    face = off_centre()
+    camera = (homogeneous(face.vertices_model) @ face.view_matrix.T)[:, :3]
+    np.testing.assert_allclose(camera, face.vertices, atol=1e-6)
+    pixels = camera @ face.camera_matrix.T
+    np.testing.assert_allclose(pixels[:, :2] / pixels[:, 2:], face.xy, atol=1e-3)
+
+
+@pytest.mark.parametrize("planes", [(), (0.1, 3.0)])
+def test_opengl_matrices_project_to_the_photo(planes: tuple[float, ...]) -> None:
+    face = off_centre()
+    view = homogeneous(face.vertices_model) @ face.view_matrix_opengl.T
+    np.testing.assert_allclose(view[:, :3], to_model_axes(face.vertices), atol=1e-6)
+    clip = view @ face.projection_matrix_opengl(*planes).T
+    ndc = clip[:, :3] / clip[:, 3:]
+    width, height = face.image_size
+    pixels = np.stack([(ndc[:, 0] + 1) / 2 * width, (1 - ndc[:, 1]) / 2 * height], axis=1)
+    np.testing.assert_allclose(pixels, face.xy, atol=1e-3)
+    near, far = planes or (0.01, 1000.0)
+    depth = np.array([[0, 0, -near, 1], [0, 0, -far, 1]]) @ face.projection_matrix_opengl(*planes).T
+    np.testing.assert_allclose(depth[:, 2] / depth[:, 3], [-1, 1], atol=1e-9)
+
+
+def test_clipping_planes_are_checked() -> None:
+    with pytest.raises(ConfigError, match="near_m=2 and far_m=1 are out of range"):
+        tiny_reconstruction().projection_matrix_opengl(2.0, 1.0)
+
+
+def test_coefficients_repeat_the_matrices(tmp_path: Path) -> None:
+    face = off_centre()
+    face.save(tmp_path)
+    written = json.loads((tmp_path / "coefficients.json").read_text())["matrices"]
+    expected = {
+        "camera": face.camera_matrix,
+        "view": face.view_matrix,
+        "view_opengl": face.view_matrix_opengl,
+        "projection_opengl": face.projection_matrix_opengl(),
+    }
+    assert set(written) == set(expected)
+    for name, matrix in expected.items():
+        np.testing.assert_allclose(written[name], matrix, rtol=1e-6)
 
 
 def test_large_displacements_widen_the_step_instead_of_clipping(tmp_path: Path) -> None:

@@ -47,6 +47,33 @@ def to_model_axes(vectors: ArrayT) -> ArrayT:
     return to_camera_axes(vectors)
 
 
+def opengl_projection(
+    focal_px: float, centre_px: Float[np.ndarray, "2"], *, image_size: tuple[int, int], near_m: float, far_m: float
+) -> Float[np.ndarray, "4 4"]:
+    """The projection matrix of OpenGL, from view axes to clip space, of a pinhole camera.
+
+    Args:
+        focal_px: Focal length, pixels.
+        centre_px: Principal point (x, y), pixels.
+        image_size: Rows and columns of the image.
+        near_m: Depth that becomes z = -1, metres.
+        far_m: Depth that becomes z = 1, metres.
+
+    Returns:
+        Acts on column vectors in view axes, x right, y up, z to the viewer. The image fills x and y from -1 to 1.
+    """
+    (height, width), (x, y) = image_size, map(float, centre_px)
+    depth = far_m - near_m
+    return np.array(
+        [
+            [2 * focal_px / width, 0, 1 - 2 * x / width, 0],
+            [0, 2 * focal_px / height, 2 * y / height - 1, 0],
+            [0, 0, -(far_m + near_m) / depth, -2 * far_m * near_m / depth],
+            [0, 0, -1, 0],
+        ]
+    )
+
+
 @dataclass(frozen=True)
 class Pose(Batched):
     """Position, orientation and size of each face in front of its camera.

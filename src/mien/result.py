@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mien.camera import opengl_projection, to_camera_axes, to_model_axes
+from mien.errors import ConfigError
 from mien.io.result_folder import load_result, save_result
 from mien.typing import Bool, Float, Int
+
+# Wide enough for every photo; a 24-bit depth buffer still resolves 4 µm at a distance of 0.8 m.
+NEAR_M, FAR_M = 0.01, 1000.0
+"""Clipping planes of `projection_matrix_opengl` in coefficients.json, metres."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,6 +92,54 @@ class Reconstruction:
         return (
             f"Reconstruction(model_name={self.model_name!r}, image_size=({width}, {height}), "
             f"landmark_error={self.landmark_error:.3f}, photometric_error={self.photometric_error:.3f})"
+        )
+
+    @property
+    def camera_matrix(self) -> Float[np.ndarray, "3 3"]:
+        """OpenCV's camera matrix K, from camera space to pixels; `view_matrix` is its extrinsic matrix.
+
+        Pixels count from the top-left corner of the photo, so OpenCV's own functions, which count from the centre of
+        the first pixel, need a principal point that is 0.5 smaller.
+        """
+        (x, y), focal = map(float, self.centre_px), float(self.focal_px)
+        return np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]])
+
+    @property
+    def view_matrix(self) -> Float[np.ndarray, "4 4"]:
+        """From model space, that of GLB, OBJ and PLY, to camera space in OpenCV's axes: x right, y down, z forward.
+
+        It acts on column vectors (x, y, z, 1) in metres, and includes the scale of the face.
+        """
+        matrix = np.eye(4)
+        matrix[:3, :3] = to_camera_axes(float(self.scale) * self.rotation.astype(np.float64).T).T
+        matrix[:3, 3] = self.translation
+        return matrix
+
+    @property
+    def view_matrix_opengl(self) -> Float[np.ndarray, "4 4"]:
+        """`view_matrix` for OpenGL, glTF, three.js and Blender, whose camera has x right, y up and z to the viewer."""
+        matrix = self.view_matrix
+        matrix[:3] = to_model_axes(matrix[:3].T).T
+        return matrix
+
+    def projection_matrix_opengl(self, near_m: float = NEAR_M, far_m: float = FAR_M) -> Float[np.ndarray, "4 4"]:
+        """OpenGL's projection matrix, which maps `view_matrix_opengl`'s space to clip space over the whole photo.
+
+        Args:
+            near_m: Distance of the near clipping plane, metres.
+            far_m: Distance of the far clipping plane, metres.
+
+        Returns:
+            Acts on column vectors; after the division by w, x and y run from -1 to 1 over the photo, y up.
+
+        Raises:
+            ConfigError: The planes are not 0 < near_m < far_m.
+        """
+        if not 0 < near_m < far_m:
+            raise ConfigError(f"near_m={near_m:g} and far_m={far_m:g} are out of range; use 0 < near_m < far_m.")
+        width, height = self.image_size
+        return opengl_projection(
+            float(self.focal_px), self.centre_px, image_size=(height, width), near_m=near_m, far_m=far_m
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

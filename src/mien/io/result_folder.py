@@ -122,6 +122,12 @@ def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
             "rotation": _numbers(face.rotation),
             "translation_m": _numbers(face.translation),
         },
+        "matrices": {
+            "camera": _numbers(face.camera_matrix),
+            "view": _numbers(face.view_matrix),
+            "view_opengl": _numbers(face.view_matrix_opengl),
+            "projection_opengl": _numbers(face.projection_matrix_opengl()),
+        },
         "identity": _numbers(face.identity),
         "expression": dict(zip(face.expression_names, expression, strict=True)) if named else expression,
         "albedo": _numbers(face.albedo),
