@@ -1,19 +1,26 @@
 // Opens a page of this folder in headless Chromium with a file, and prints what its `read` returns as JSON.
 //
-//     node browser.mjs PAGE FILE [--query TEXT] [--screenshot PNG WIDTH HEIGHT]
+//     node browser.mjs PAGE FILE [--screenshot PNG WIDTH HEIGHT]
 //
-// The folder MIEN_INTEROP_NODE has the packages, CHROMIUM the browser. Nothing is loaded from the network.
+// The packages are those of build/interop-node, the browser is the variable CHROMIUM's. Nothing comes from the network.
 
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 
 const [page, file, ...options] = process.argv.slice(2);
-const packages = path.resolve(process.env.MIEN_INTEROP_NODE, "node_modules");
+const here = path.dirname(fileURLToPath(import.meta.url));
+const packages = path.resolve(here, "../../build/interop-node/node_modules");
 const puppeteer = createRequire(path.join(packages, "anchor.js"))("puppeteer-core");
-const folders = { modules: packages, pages: path.resolve(path.dirname(page)), files: path.resolve(path.dirname(file)) };
-const types = { ".html": "text/html", ".js": "text/javascript", ".json": "application/json" };
+const folders = {
+  modules: packages,
+  pages: path.resolve(path.dirname(page)),
+  examples: path.resolve(here, "../../examples"),
+  files: path.resolve(path.dirname(file)),
+};
+const types = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".json": "application/json" };
 
 const server = createServer(async (request, response) => {
   const [, folder, ...rest] = decodeURIComponent(new URL(request.url, "http://localhost").pathname).split("/");

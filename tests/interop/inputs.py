@@ -9,6 +9,7 @@ there is no ICT head.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from tests.formats.files import Face, write_bfm2017
 
 from mien import Reconstruction, load_model
-from mien.export import write_glb
+from mien.export import write_glb, write_obj
+from mien.export.images import save_image
 from mien.export.model_face import write_model_face
+from mien.io.pixels import to_uint8
 from mien.morphable import MorphableModel
 from mien.morphable.formats import read_model
 from mien.registration import complete
@@ -53,6 +56,21 @@ def converted_model(folder: Path) -> MorphableModel:
     return complete(with_landmarks(source, landmarks), packaged)
 
 
+def off_centre(face: Reconstruction) -> Reconstruction:
+    """The face before a camera that tells signs, sides and scales apart: off-centre, oblong, and a scale other than 1."""
+    size, centre, scale = (700, 520), np.array([310.0, 215.0], np.float32), 1.25
+    xy = face.xy + centre - face.centre_px
+    return replace(
+        face,
+        image_size=size,
+        centre_px=centre,
+        xy=xy,
+        landmarks68=xy[face.landmarks68_vertices],
+        scale=scale,
+        vertices_model=face.vertices_model / np.float32(scale),
+    )
+
+
 def main(out: Path, data: Path) -> None:
     models = {"ict": ict_model(data), "converted": converted_model(out / "model")}
     folders = [(out / "astronaut" / "face0", load_model()), (out / "phenotype", load_model())]
@@ -61,7 +79,16 @@ def main(out: Path, data: Path) -> None:
             write_model_face(torch.zeros(model.counts[0]), model, out / name)
             folders.append((out / name, model))
     for folder, model in folders:
-        write_glb(Reconstruction.load(folder), model, folder / "dense.glb", morphs="dense")
+        face = Reconstruction.load(folder)
+        write_glb(face, model, folder / "dense.glb", morphs="dense")
+        write_obj(face, model, folder / "face.obj")
+        save_image(to_uint8(face.texture), folder / "texture.png")
+    moved = off_centre(Reconstruction.load(folders[0][0]))
+    moved.save(out / "off_centre")
+    write_glb(moved, load_model(), out / "off_centre" / "face.glb")
+    write_obj(moved, load_model(), out / "off_centre" / "face.obj")
+    # The folders of the table; the recipes use the first and off_centre.
+    for folder, _ in folders:
         print(folder)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from PIL import Image
 from tests.interop.content import Content, content
 
 HERE = Path(__file__).parent
-NODE_FOLDER = "MIEN_INTEROP_NODE"
-"""Variable with the folder of package.json and node_modules."""
+NODE_FOLDER = HERE.parent.parent / "build" / "interop-node"
+"""Folder of package.json and node_modules, as browser.mjs has it."""
 
 
 def read_assimp_py(path: str) -> Content:
@@ -183,8 +182,7 @@ def read_babylon(path: str) -> Content:
 
 
 def node_version(package: str) -> str:
-    folder = Path(os.environ[NODE_FOLDER]) / "node_modules" / package
-    return json.loads((folder / "package.json").read_text())["version"]
+    return json.loads((NODE_FOLDER / "node_modules" / package / "package.json").read_text())["version"]
 
 
 @dataclass(frozen=True)
