@@ -105,7 +105,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a reader must find in the GLB of a result folder: its OBJ, npz, JSON and texture, and the GLB's own ranges."""
+    """What a reader must find in a GLB, from the other files of its result folder and the ranges that it declares."""
 
     triangles: int
     landmarks: np.ndarray

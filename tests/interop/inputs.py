@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.formats.files import Face, write_bfm2017
 
 from mien import Reconstruction, load_model
 from mien.export import write_glb, write_obj
@@ -25,6 +24,7 @@ from mien.morphable import MorphableModel
 from mien.morphable.formats import read_model
 from mien.registration import complete
 from mien.registration.landmark_file import with_landmarks
+from tests.formats.files import Face, write_bfm2017
 
 
 def ict_model(data: Path) -> MorphableModel | None:
@@ -57,7 +57,7 @@ def converted_model(folder: Path) -> MorphableModel:
 
 
 def off_centre(face: Reconstruction) -> Reconstruction:
-    """The face before a camera that tells signs, sides and scales apart: off-centre, oblong, and a scale other than 1."""
+    """The face before another camera: off-centre, oblong, with a scale of 1.25. Wrong signs and sides show there."""
     size, centre, scale = (700, 520), np.array([310.0, 215.0], np.float32), 1.25
     xy = face.xy + centre - face.centre_px
     return replace(

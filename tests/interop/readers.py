@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from tests.interop.content import Content, content
 
 HERE = Path(__file__).parent
@@ -156,12 +157,12 @@ def v_down(uv: np.ndarray) -> np.ndarray:
 
 
 def read_in_browser(page: str, path: str) -> Content:
-    answer = subprocess.run(
+    ran = subprocess.run(
         ["node", HERE / "browser.mjs", HERE / page, path], capture_output=True, text=True, check=False, timeout=200
     )
-    if answer.returncode:
-        raise ValueError(answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else "node failed")
-    found = json.loads(answer.stdout)
+    if ran.returncode:
+        raise ValueError(ran.stderr.strip().splitlines()[-1] if ran.stderr.strip() else "node failed")
+    found = json.loads(ran.stdout)
     return content(
         found["parts"],
         triangles=found["triangles"],

@@ -92,17 +92,17 @@ def blender(folder: Path) -> Overlay:
 def three(folder: Path) -> Overlay:
     width, height = json.loads((folder / "coefficients.json").read_text())["image_size_px"]
     with tempfile.TemporaryDirectory() as out:
-        answer = subprocess.run(
+        ran = subprocess.run(
             [
                 *("node", HERE / "browser.mjs", HERE / "over_photo.html", folder / "face.glb"),
                 *("--screenshot", f"{out}/face.png", str(width), str(height)),
             ],
             capture_output=True, text=True, check=False, timeout=200,
         )  # fmt: skip
-        if answer.returncode:
-            raise ValueError(answer.stderr)
+        if ran.returncode:
+            raise ValueError(ran.stderr)
         alpha = alpha_of(Image.open(f"{out}/face.png"))
-    vertices = np.reshape(json.loads(answer.stdout), (-1, 2))
+    vertices = np.reshape(json.loads(ran.stdout), (-1, 2))
     return Overlay(landmarks=vertices[landmark_vertices(folder)], alpha=alpha)
 
 
