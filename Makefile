@@ -76,8 +76,8 @@ interop: $(INSTALLED) $(READERS)/.installed $(BROWSER_READERS)/.installed
 	$(BIN)/python examples/00_demo.py $(INTEROP)
 	$(BIN)/mien model phenotype --out $(INTEROP)/phenotype
 	$(BIN)/python -m tests.interop.inputs $(INTEROP) $(DATA) > $(INTEROP)/folders
-	$(READERS)/bin/python -m tests.interop.table docs/outputs.md $$(cat $(INTEROP)/folders)
-	$(READERS)/bin/python -m tests.interop.recipes $(INTEROP)/astronaut/face0 $(INTEROP)/off_centre
+	$(READERS)/bin/python -W ignore -m tests.interop.table docs/outputs.md $$(cat $(INTEROP)/folders)
+	$(READERS)/bin/python -W ignore -m tests.interop.recipes $(INTEROP)/astronaut/face0 $(INTEROP)/off_centre
 
 $(READERS)/.installed: tests/interop/requirements.txt
 	$(PYTHON) -m venv $(READERS)

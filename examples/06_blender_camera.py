@@ -46,7 +46,7 @@ def main(folder: Path, out: str) -> None:
     place(folder)
     scene = bpy.context.scene
     scene.world = bpy.data.worlds.new("white")
-    scene.world.color = (1, 1, 1)
+    scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (1, 1, 1, 1)
     scene.render.engine, scene.cycles.samples = "CYCLES", 16
     scene.view_settings.view_transform = "Standard"  # the colours of the texture, without a film curve
     scene.render.film_transparent = True
