@@ -6,7 +6,7 @@
 #   make docs    the documentation site, in build/site; links and docstrings with faults are errors
 #   make wheel-test    build a wheel, install it without a compiler, reconstruct a face with it
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
-#   make interop opens GLBs in other projects' readers, which go into an environment of their own (1.9 GB)
+#   make interop opens GLBs in other projects' readers, which go into build/ (3.4 GB); needs Node.js and Chromium
 #   make mutants small changes of the source, and how many of them the tests notice (SEED=0 COUNT=80, half an hour)
 #   make bench   the benchmarks, on the photos and heads in DATA
 #   make format  what lint would ask for        make clean   remove everything that was made
@@ -34,6 +34,7 @@ SEED ?= 0
 COUNT ?= 80
 INTEROP := build/interop
 READERS := build/interop-venv
+BROWSER_READERS := build/interop-node
 
 .PHONY: demo test docs wheel wheel-test asan interop mutants bench lint format clean
 .DELETE_ON_ERROR:
@@ -70,15 +71,24 @@ asan: $(INSTALLED)
 	sh tests/rasterizer/sanitizer/run.sh
 
 # Not part of the tests: other projects' releases decide whether it passes. docs/outputs.md has its table.
-interop: $(INSTALLED) $(READERS)/.installed
+interop: $(INSTALLED) $(READERS)/.installed $(BROWSER_READERS)/.installed
 	rm -rf $(INTEROP)
 	$(BIN)/python examples/00_demo.py $(INTEROP) --formats glb,obj,npz
 	$(BIN)/mien model phenotype --out $(INTEROP)/phenotype
-	$(READERS)/bin/python tests/interop/readers.py $(INTEROP)/astronaut/face0 $(INTEROP)/phenotype
+	$(BIN)/python -m tests.interop.inputs $(INTEROP) $(DATA) > $(INTEROP)/folders
+	$(READERS)/bin/python -W ignore -m tests.interop.table docs/outputs.md $$(cat $(INTEROP)/folders)
+	$(READERS)/bin/python -W ignore -m tests.interop.recipes $(INTEROP)/astronaut/face0 $(INTEROP)/off_centre
 
 $(READERS)/.installed: tests/interop/requirements.txt
 	$(PYTHON) -m venv $(READERS)
 	$(READERS)/bin/pip install --quiet --requirement $<
+	touch $@
+
+# Chromium is the system's: CHROMIUM=FILE names another.
+$(BROWSER_READERS)/.installed: tests/interop/package.json
+	mkdir -p $(BROWSER_READERS)
+	cp $< $(BROWSER_READERS)
+	cd $(BROWSER_READERS) && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
 	touch $@
 
 mutants: $(INSTALLED)

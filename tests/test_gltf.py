@@ -70,19 +70,21 @@ def morph_targets(glb: Glb) -> list[tuple[str, dict[str, int]]]:
     return [pair for part in mesh["primitives"] for pair in zip(names, part["targets"], strict=True)]
 
 
-def test_every_morph_target_has_a_view_and_explicit_offsets() -> None:
-    """glTF asks for neither, but Assimp, Open3D and VTK do."""
+def test_each_sparse_morph_target_is_readable_everywhere() -> None:
+    """A view under sparse data is what Babylon.js damages; neither view nor sparse data is what Assimp refuses."""
     glb = Glb(glb_bytes(tiny_reconstruction(), tiny_model()))
-    stored = set()
+    moved = set()
     for name, target in morph_targets(glb):
         assert set(target) == {"POSITION", "NORMAL"}
-        for accessor in (glb.document["accessors"][index] for index in target.values()):
-            view = glb.document["bufferViews"][accessor["bufferView"]]
-            assert (view["byteStride"], view["byteLength"]) == (12, 12 * accessor["count"])
-            if sparse := accessor.get("sparse"):
-                assert sparse["indices"]["byteOffset"] == sparse["values"]["byteOffset"] == 0
-                stored.add(name)
-    assert stored == {"jawOpen", "mouthSmileLeft"}  # tongueOut moves nothing
+        for index in target.values():
+            accessor = glb.document["accessors"][index]
+            assert "bufferView" not in accessor
+            assert accessor["sparse"]["count"] >= 1
+            # Without these two, VTK refuses the file and names the reason; with them it reads rubbish.
+            assert "byteOffset" not in {**accessor["sparse"]["indices"], **accessor["sparse"]["values"]}
+            if glb.accessor(index).any():
+                moved.add(name)
+    assert moved == {"jawOpen", "mouthSmileLeft"}  # tongueOut moves nothing
 
 
 @pytest.mark.parametrize("morphs", MORPH_STORAGE)

@@ -153,7 +153,7 @@ def write_bfm2017(path: Path, face: Face = FACE, *, expression: bool = True, col
     with h5py.File(path, "w") as file:
         parts = {"shape": (face.mean.reshape(-1) * 1e3, face.directions[:3], (face.deviations[:3] * 1e3) ** 2)}
         if expression:
-            offset = np.tile([0.5, 0.0, 0.0], V)
+            offset = np.tile([0.5, 0.0, 0.0], len(face.mean))
             parts["expression"] = (offset, face.directions[3:5], (face.deviations[3:5] * 1e3) ** 2)
         if colour:
             parts["color"] = (face.albedo.reshape(-1), face.directions[5:7], face.deviations[5:7] ** 2)

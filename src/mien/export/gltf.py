@@ -169,11 +169,10 @@ def _primitives(
             "NORMAL": glb.add_vectors(normals[rows]),
             "TEXCOORD_0": glb.add_vectors(uv[rows]),
         }
-        zeros = glb.add_zeros(len(rows))
         targets = [
             {
-                "POSITION": glb.add_morph(delta[rows] * used, zeros=zeros, epsilon=_POSITION_EPSILON_M),
-                "NORMAL": glb.add_morph(turn[rows] * used, zeros=zeros, epsilon=_NORMAL_EPSILON),
+                "POSITION": glb.add_morph(delta[rows] * used, epsilon=_POSITION_EPSILON_M),
+                "NORMAL": glb.add_morph(turn[rows] * used, epsilon=_NORMAL_EPSILON),
             }
             for delta, turn in zip(basis, turned, strict=True)
         ]
@@ -306,35 +305,36 @@ class _Glb:
         view = self.add_view(triangles.astype(kind).tobytes(), target=_ELEMENT_ARRAY_BUFFER)
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
-    def add_zeros(self, vertices: int) -> int:
-        """Add one view of zeros for all morph targets, whose sparse data replace some of them.
+    def add_morph(self, delta: Float[np.ndarray, "V 3"], *, epsilon: float) -> int:
+        """Add the offsets of a morph target above `epsilon`, as sparse data over no view or as a dense view.
 
-        glTF does not need it. But Assimp 5 and Open3D 0.20 refuse a file with a target that has neither a view nor
-        sparse data, and VTK 9.7 drops targets without a view. glTF asks for a stride where accessors share a view.
+        The choice of readers: Babylon.js 9 writes sparse data into the view below them, so that targets that share a
+        view of zeros destroy each other; Assimp 5 and Open3D refuse such a view with a stride of its own, and a target
+        with neither view nor sparse data; VTK 9.7 reads rubbish from sparse data without a view, but refuses the file
+        where their byteOffset is left to its default, which is the better of the two.
         """
-        size = 3 * np.dtype("<f4").itemsize
-        return self.add_view(bytes(vertices * size), target=_ARRAY_BUFFER, byteStride=size)
-
-    def add_morph(self, delta: Float[np.ndarray, "V 3"], *, zeros: int, epsilon: float) -> int:
-        """Add the offsets of a morph target above `epsilon`; sparse ones lie over the view of zeros."""
         moved = np.flatnonzero(_exceeds(delta, epsilon))
         stored = np.ascontiguousarray(delta[moved], dtype="<f4")
-        if len(moved) and self.morphs == "dense":
+        if self.morphs == "dense":
             dense = np.zeros(delta.shape, "<f4")
             dense[moved] = stored
             return self.add_vectors(dense)
+        if not len(moved):
+            moved, stored = np.zeros(1, int), np.zeros((1, 3), "<f4")  # a zero that replaces a zero
         still = np.zeros((min(1, len(delta) - len(moved)), 3), "<f4")
-        accessor = {"bufferView": zeros, **_described(np.concatenate([stored, still])), "count": len(delta)}
-        if len(moved):
-            kind, code = _index_type(int(moved[-1]))
-            indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored.tobytes())
-            # 0 is glTF's default of byteOffset, but VTK 9.7 cannot read a file without it.
-            accessor["sparse"] = {
-                "count": len(moved),
-                "indices": {"bufferView": indices, "byteOffset": 0, "componentType": code},
-                "values": {"bufferView": values, "byteOffset": 0},
+        kind, code = _index_type(int(moved[-1]))
+        indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored.tobytes())
+        return self.add_accessor(
+            {
+                **_described(np.concatenate([stored, still])),
+                "count": len(delta),
+                "sparse": {
+                    "count": len(moved),
+                    "indices": {"bufferView": indices, "componentType": code},
+                    "values": {"bufferView": values},
+                },
             }
-        return self.add_accessor(accessor)
+        )
 
     def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         image = Image.fromarray(to_uint8(texture))

@@ -1,0 +1,96 @@
+"""The files that `make interop` opens: a face, a phenotype, an ICT head and a head of a converted model.
+
+Usage: python -m tests.interop.inputs OUT DATA
+
+OUT has results of the demo and of `mien model phenotype`. Prints the folders. DATA has ict_facekit.npz; without it
+there is no ICT head.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mien import Reconstruction, load_model
+from mien.export import write_glb, write_obj
+from mien.export.images import save_image
+from mien.export.model_face import write_model_face
+from mien.io.pixels import to_uint8
+from mien.morphable import MorphableModel
+from mien.morphable.formats import read_model
+from mien.registration import complete
+from mien.registration.landmark_file import with_landmarks
+from tests.formats.files import Face, write_bfm2017
+
+
+def ict_model(data: Path) -> MorphableModel | None:
+    source = data / "ict_facekit.npz"
+    if not source.is_file():
+        print(f"no ICT head: {source} is missing; DATA=FOLDER names another folder", file=sys.stderr)
+        return None
+    return complete(read_model(source), load_model())
+
+
+def converted_model(folder: Path) -> MorphableModel:
+    """The packaged model as a file of the Basel Face Model 2017, converted back: its expressions are components."""
+    packaged = load_model()
+    rows = [packaged.identity_basis[:3], packaged.expression_basis[[16, 43]]]
+    albedo = packaged.albedo_basis[:2]
+    bases = [row.flatten().numpy().astype(float) for rows_of in (*rows, albedo) for row in rows_of]
+    deviations = np.array([np.linalg.norm(basis) for basis in bases])
+    face = Face(
+        mean=packaged.mean.numpy(),
+        triangles=packaged.triangles.numpy(),
+        directions=np.array(bases) / deviations[:, None],
+        deviations=deviations,
+        albedo=packaged.albedo_mean.numpy(),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    landmarks = folder / "landmarks.txt"
+    landmarks.write_text("".join(f"{number} {vertex}\n" for number, vertex in enumerate(packaged.landmarks68.tolist())))
+    source = read_model(write_bfm2017(folder / "bfm2017.h5", face))
+    return complete(with_landmarks(source, landmarks), packaged)
+
+
+def off_centre(face: Reconstruction) -> Reconstruction:
+    """The face before another camera: off-centre, oblong, with a scale of 1.25. Wrong signs and sides show there."""
+    size, centre, scale = (700, 520), np.array([310.0, 215.0], np.float32), 1.25
+    xy = face.xy + centre - face.centre_px
+    return replace(
+        face,
+        image_size=size,
+        centre_px=centre,
+        xy=xy,
+        landmarks68=xy[face.landmarks68_vertices],
+        scale=scale,
+        vertices_model=face.vertices_model / np.float32(scale),
+    )
+
+
+def main(out: Path, data: Path) -> None:
+    models = {"ict": ict_model(data), "converted": converted_model(out / "model")}
+    folders = [(out / "astronaut" / "face0", load_model()), (out / "phenotype", load_model())]
+    for name, model in models.items():
+        if model is not None:
+            write_model_face(torch.zeros(model.counts[0]), model, out / name)
+            folders.append((out / name, model))
+    for folder, model in folders:
+        face = Reconstruction.load(folder)
+        write_glb(face, model, folder / "dense.glb", morphs="dense")
+        write_obj(face, model, folder / "face.obj")
+        save_image(to_uint8(face.texture), folder / "texture.png")
+    moved = off_centre(Reconstruction.load(folders[0][0]))
+    moved.save(out / "off_centre")
+    write_glb(moved, load_model(), out / "off_centre" / "face.glb")
+    write_obj(moved, load_model(), out / "off_centre" / "face.obj")
+    # The folders of the table; the recipes use the first and off_centre.
+    for folder, _ in folders:
+        print(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
