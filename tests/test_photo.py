@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from mien.errors import ImageError
-from mien.io.photo import find_photos, output_stems, read_photo
+from mien.io.photo import find_photos, read_photo
 from mien.io.source import open_photo
 
 
@@ -336,18 +336,3 @@ def test_find_photos_in_folders(tmp_path: Path) -> None:
 def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no photos in this folder"):
         find_photos([tmp_path])
-
-
-def test_output_stems_never_collide() -> None:
-    assert output_stems(["a.jpg", "x/a.png", "b.jpg", "A.webp", "a-2.jpg"]) == [
-        "a",
-        "a-2",
-        "b",
-        "A-3",
-        "a-2-2",
-    ]
-    assert output_stems(["summary.csv.jpg"]) == ["summary.csv-2"]
-
-
-def test_output_stems_never_lead_out_of_their_folder() -> None:
-    assert output_stems(["photos/..jpg", "photos/...jpg"]) == [".-2", "..-2"]

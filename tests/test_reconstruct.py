@@ -15,6 +15,7 @@ from mien.camera import Camera
 from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, ModelMismatch, NoFaceFound
 from mien.export.images import FacePainter, overlay_image
 from mien.fitting import DetailSettings, FitSettings, FitTargets
+from mien.fitting.maps import STEPS
 from mien.io.photo import Photo
 from mien.lighting import rolled_lighting
 from mien.morphable import FaceCoefficients, load_model
@@ -38,9 +39,27 @@ def reconstructor() -> Reconstructor:
 
 
 @pytest.fixture(scope="module")
-def face(astronaut: np.ndarray, reconstructor: Reconstructor) -> Reconstruction:
-    (found,) = reconstructor(astronaut)
+def progress() -> list[tuple[str, float]]:
+    """What the reconstruction of `face` reported."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def face(astronaut: np.ndarray, reconstructor: Reconstructor, progress: list[tuple[str, float]]) -> Reconstruction:
+    (found,) = reconstructor(astronaut, progress=lambda name, share: progress.append((name, share)))
     return found
+
+
+def test_progress_has_the_stages_in_order_and_each_step(
+    face: Reconstruction, progress: list[tuple[str, float]]
+) -> None:
+    assert list(dict(progress)) == [name for name, _ in face.stage_seconds]
+    shares = {stage: [share for name, share in progress if name == stage] for stage in dict(progress)}
+    assert shares["photometric"] == [step / 10 for step in range(11)]
+    assert len(shares["maps"]) == STEPS + 1
+    assert shares["maps"] == sorted(shares["maps"])
+    assert shares["maps"][-1] == 1.0
+    assert {tuple(shares[name]) for name in ("perception", "landmarks", "light and albedo")} == {(0.0,)}
 
 
 def test_the_face_is_where_the_photo_shows_it(face: Reconstruction) -> None:
@@ -164,10 +183,10 @@ def test_a_face_that_cannot_be_fitted_does_not_cost_the_others(
     whole = by_network(both)
     build, fails_from_px = by_network.texture_builder, 270.0
 
-    def failing(inputs: PhotoInputs, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
+    def failing(inputs: PhotoInputs, coefficients: FaceCoefficients, camera: Camera, **rest: Any) -> Reconstruction:
         if inputs.faces[0].detection.landmarks468_px[:, 0].mean() > fails_from_px:
             raise FitDiverged("diverged on purpose")
-        return build(inputs, coefficients, camera)
+        return build(inputs, coefficients, camera, **rest)
 
     monkeypatch.setattr(by_network, "texture_builder", failing)
     with pytest.warns(FaceLeftOut, match=r"face . of 2 .* diverged on purpose"):

@@ -13,6 +13,7 @@ from mien.errors import ConfigError
 from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, is_mesh_file, parse_formats
 
 if TYPE_CHECKING:
+    from mien.io.photo import Photo
     from mien.pipeline import Reconstructor
 
 
@@ -57,13 +58,13 @@ def one_mesh_file(out: Path, paths: Sequence[Path], formats: str | None) -> bool
 
 
 def reconstruct_to_file(
-    reconstructor: Reconstructor, path: Path, out: Path, *, focal_px: float | None, glb: str
+    reconstructor: Reconstructor, photo: Photo, out: Path, *, focal_px: float | None, glb: str
 ) -> None:
     """Write the mesh of the most prominent face of a photo.
 
     Args:
         reconstructor: Makes the face.
-        path: The photo.
+        photo: The photo.
         out: The file to write; its ending is the format.
         focal_px: Focal length of the photo; None if unknown.
         glb: How a GLB stores its morph targets.
@@ -72,7 +73,6 @@ def reconstruct_to_file(
         MienError: There is no face, or a file cannot be read or written.
     """
     from mien.export import write_mesh
-    from mien.io.photo import read_photo
 
-    face = reconstructor(read_photo(path), focal_px=focal_px)[0]
+    face = reconstructor(photo, focal_px=focal_px)[0]
     write_mesh(face, reconstructor.model, out, morphs=glb)

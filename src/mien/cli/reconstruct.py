@@ -7,8 +7,9 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,13 +30,16 @@ from mien.cli.options import (
     ModeOption,
     SeedOption,
 )
-from mien.cli.summary import PhotoRow, show_rows, summary_file
-from mien.cli.terminal import printable, progress_bar, stdout
+from mien.cli.output_folder import PhotoFolder, open_output
+from mien.cli.progress import Report, Reporter
+from mien.cli.run_record import Options, file_sha256, result_options
+from mien.cli.summary import PhotoRow, SummaryTable
 from mien.errors import FaceLeftOut, MienError
 from mien.io.result_files import DEFAULT_FORMATS, is_result
 
 if TYPE_CHECKING:
-    from mien.pipeline import Reconstructor
+    from mien.io.photo import Photo
+    from mien.result import Reconstruction
 
 
 def reconstruct(
@@ -63,20 +67,25 @@ def reconstruct(
     detail_mode: DetailModeOption = None,
     detail_network: DetailNetworkOption = None,
     glb: GlbOption = GlbMorphs.SPARSE,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip photos that an earlier run finished with the same options.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo, and no table.")] = False,
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
     If OUT ends in .glb, .obj or .ply, it becomes the mesh of the photo's most prominent face, and nothing else is
-    written.
-
-    If a photo fails, the others are still reconstructed, and the exit code is 1.
+    written. If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
-    from mien.io.photo import find_photos, output_stems
+    parameters = dict(locals())  # all of them, so that a new option is not forgotten in run.json
+
+    from mien.export import write_reconstruction
+    from mien.io.photo import find_photos, read_photo
     from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
     from mien.pipeline import Reconstructor
 
     paths = find_photos(photos, skip=out)
-    console = stdout()
     to_file = one_mesh_file(out, paths, formats)
     make_reconstructor = partial(
         Reconstructor,
@@ -92,72 +101,99 @@ def reconstruct(
         detail_mode=None if detail_mode is None else detail_mode.value,
         detail_network=detail_network or DEFAULT_DETAIL,
     )
+    read = partial(read_photo, max_pixels=round(max_megapixels * 1e6))
     if to_file:
-        with console.status(f"reconstructing {printable(paths[0].name)}"):
-            reconstruct_to_file(make_reconstructor(), paths[0], out, focal_px=focal_px, glb=glb.value)
+        reconstruct_to_file(make_reconstructor(), read(paths[0]), out, focal_px=focal_px, glb=glb.value)
         return
-    with summary_file(out) as write_row:
-        with console.status("loading the model"):
-            reconstructor = make_reconstructor()
-        rows = []
-        with progress_bar(console, len(paths)) as progress:
-            task = progress.add_task("", total=len(paths))
-            for path, stem in zip(paths, output_stems(paths), strict=True):
-                progress.update(task, description=printable(path.name))
-                row = _reconstruct_one(
-                    reconstructor,
-                    path,
-                    out / stem,
-                    focal_px=focal_px,
-                    max_megapixels=max_megapixels,
-                    formats=formats,
-                    glb=glb.value,
-                )
-                rows.append(row)
-                write_row(rows[-1])
-                progress.advance(task)
-    show_rows(console, rows, out)
-    if any(row.reason for row in rows):
+    report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
+    reporter = Reporter(out, len(paths), report=report, bar=not quiet)
+    with reporter.showing(), open_output(out) as output:
+        reconstructor = make_reconstructor()
+        run = _Run(
+            read=read,
+            reconstruct=partial(reconstructor, focal_px=focal_px, progress=reporter.stage),
+            write=partial(
+                write_reconstruction,
+                model=reconstructor.model,
+                formats=formats or DEFAULT_FORMATS,
+                morphs=glb.value,
+            ),
+            options=result_options(parameters),
+            reporter=reporter,
+        )
+        for path in paths:
+            folder = output.folder_of(path)
+            if not (resume and run.skip(folder, output.table)):
+                run.process(folder, output.table)
+    if reporter.failed:
         raise typer.Exit(1)
 
 
-def _reconstruct_one(
-    reconstructor: Reconstructor,
-    path: Path,
-    folder: Path,
-    *,
-    focal_px: float | None,
-    max_megapixels: float,
-    formats: str | None,
-    glb: str,
-) -> PhotoRow:
-    from mien.export import write_reconstruction
-    from mien.io.photo import read_photo
+@dataclass(frozen=True)
+class _Run:
+    """What the photos of one run share."""
 
-    start = time.perf_counter()
-    try:
-        photo = read_photo(path, max_pixels=round(max_megapixels * 1e6))
-        with _left_out_faces() as left_out:
-            faces = reconstructor(photo, focal_px=focal_px)
-        for index, face in enumerate(faces):
-            write_reconstruction(
-                face, reconstructor.model, photo, folder / f"face{index}", formats or DEFAULT_FORMATS, morphs=glb
+    read: Callable[[Path], Photo]
+    reconstruct: Callable[[Photo], list[Reconstruction]]
+    write: Callable[..., None]
+    """`write_reconstruction` with the options of the command."""
+    options: Options
+    reporter: Reporter
+
+    def skip(self, folder: PhotoFolder, table: SummaryTable) -> bool:
+        """Skip a photo that an earlier run finished; a row that a killed run did not write is added to the table."""
+        row, changed = folder.earlier(self.options)
+        if changed:
+            self.reporter.note(f"photos that were done with other options are reconstructed again: {changed}")
+        if row is None:
+            return False
+        if not table.has(row):
+            table.add(row)
+        self.reporter.skipped(row)
+        return True
+
+    def process(self, folder: PhotoFolder, table: SummaryTable) -> None:
+        """Reconstruct a photo; if it fails, the table has the reason."""
+        self.reporter.begin(folder.photo)
+        row = self._reconstruct(folder)
+        table.add(row)
+        self.reporter.done(row)
+
+    def _reconstruct(self, folder: PhotoFolder) -> PhotoRow:
+        path, start = folder.photo, time.perf_counter()
+        try:
+            content = file_sha256(path)
+            with _left_out_faces() as left_out:
+                faces = self._write_faces(folder, content)
+            row = PhotoRow(
+                photo=str(path),
+                faces=len(faces),
+                seconds=time.perf_counter() - start,
+                landmark_error=sum(face.landmark_error for face in faces) / len(faces),
+                photometric_error=sum(face.photometric_error for face in faces) / len(faces),
+                results=str(folder.path),
+                reason="; ".join(f"{FaceLeftOut.__name__}: {message}" for message in left_out),
             )
-        _remove_stale_faces(folder, len(faces))
-    except (MienError, MemoryError) as error:
-        reason = str(error) or type(error).__name__
-        # The row already names the photo.
-        reason = f"{type(error).__name__}: {reason.removeprefix(f'{path}: ')}"
-        return PhotoRow(str(path), 0, time.perf_counter() - start, None, None, "", reason)
-    return PhotoRow(
-        photo=str(path),
-        faces=len(faces),
-        seconds=time.perf_counter() - start,
-        landmark_error=sum(face.landmark_error for face in faces) / len(faces),
-        photometric_error=sum(face.photometric_error for face in faces) / len(faces),
-        results=str(folder),
-        reason="; ".join(f"{FaceLeftOut.__name__}: {message}" for message in left_out),
-    )
+            if not row.reason:
+                folder.finish(row, content, self.options)
+        except (MienError, MemoryError) as error:
+            reason = str(error) or type(error).__name__
+            # The row already names the photo.
+            reason = f"{type(error).__name__}: {reason.removeprefix(f'{path}: ')}"
+            folder.forget()
+            return PhotoRow(str(path), 0, time.perf_counter() - start, None, None, "", reason)
+        return row
+
+    def _write_faces(self, folder: PhotoFolder, content: str) -> list[Reconstruction]:
+        self.reporter.stage("reading", 0.0)
+        photo = self.read(folder.photo)
+        faces = self.reconstruct(photo)
+        folder.begin(content, self.options)
+        for index, face in enumerate(faces):
+            self.reporter.stage("writing", index / len(faces))
+            self.write(face, photo=photo, folder=folder.path / f"face{index}")
+        _remove_stale_faces(folder.path, len(faces))
+        return faces
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+import functools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,10 +16,13 @@ from rich.text import Text
 
 from mien.cli.terminal import printable
 from mien.errors import OutputError
+from mien.io.files import remove_partial, write_whole, writing
 
 SUMMARY_FILE = "summary.csv"
 _LONGEST_TABLE = 60
 """Maximum number of rows in the terminal; of a longer table only the failures are printed."""
+_PAUSE = 20
+"""Least time between two writings of the table, in durations of the last one: of 100,000 rows it takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -39,57 +44,139 @@ class PhotoRow:
     reason: str
     """What failed; empty if all faces were written."""
 
+    def absolute(self) -> PhotoRow:
+        """The row with absolute paths, for files."""
+        return replace(
+            self, photo=absolute_path(self.photo), results=absolute_path(self.results) if self.results else ""
+        )
 
-@contextmanager
-def summary_file(out: Path) -> Iterator[Callable[[PhotoRow], None]]:
-    """Open OUT/summary.csv before the work starts, so that a place that cannot be written is an early error.
 
-    Yields:
-        A function that appends a row.
+_COLUMNS = [field.name for field in fields(PhotoRow)]
+
+
+def photo_key(photo: str | os.PathLike[str]) -> str:
+    """The path by which a photo is recognised in a later run: absolute, and spelled as in summary.csv."""
+    return _escaped(os.path.normcase(absolute_path(photo)))
+
+
+class SummaryTable:
+    """OUT/summary.csv. Rows of earlier runs stay; the new row of a photo replaces its old one.
+
+    The file is replaced as a whole, so that a killed process leaves a whole table.
+
+    Args:
+        out: The folder of all results, which exists.
 
     Raises:
-        OutputError: The folder or the file cannot be written.
+        OutputError: There is a summary.csv that is not a table of mien.
     """
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / SUMMARY_FILE
+        remove_partial(out, SUMMARY_FILE)
+        self._rows = {photo_key(row["photo"]): row for row in _read_table(self.path)}
+        self._owners = {photo_key(row["results"]): key for key, row in self._rows.items() if row["results"]}
+        self._next_write = 0.0
+
+    def owner(self, folder: Path) -> str | None:
+        """The `photo_key` of the photo whose results were in a folder when the table was opened."""
+        return self._owners.get(photo_key(folder))
+
+    def has(self, row: PhotoRow) -> bool:
+        """Whether the table has exactly this row."""
+        return self._rows.get(photo_key(row.photo)) == _values(row)
+
+    def add(self, row: PhotoRow) -> None:
+        """Add or replace the row of a photo, and write the table if that was not done a moment ago.
+
+        Raises:
+            OutputError: The table cannot be written.
+        """
+        self._rows[photo_key(row.photo)] = _values(row)
+        if time.monotonic() >= self._next_write:
+            self.write()
+
+    def write(self) -> None:
+        """Write the table.
+
+        Raises:
+            OutputError: The table cannot be written; the old one stays.
+        """
+        start = time.monotonic()
+        with writing(self.path, advice="free some space or choose another place with -o"):
+            write_whole(self.path, self._save)
+        end = time.monotonic()
+        self._next_write = end + _PAUSE * (end - start)
+
+    def _save(self, path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(self._rows.values())
+
+
+def _values(row: PhotoRow) -> dict[str, str]:
+    """The row as texts."""
+    return {
+        name: f"{value:.5g}" if isinstance(value, float) else "" if value is None else _escaped(str(value))
+        for name, value in asdict(row.absolute()).items()
+    }
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; an empty list if there is none."""
+    advice = "move it away, or choose another place with -o"
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is not a file; {advice}")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        # A file name need not be valid Unicode, but the table must be.
-        stream = (out / SUMMARY_FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another place with -o") from error
-    with stream:
-        writer = csv.writer(stream)
-        names = [field.name for field in fields(PhotoRow)]
-
-        def write(values: Sequence[object]) -> None:
-            try:
-                writer.writerow(values)
-                stream.flush()
-            except OSError as error:
-                # Closing writes the rest of the buffer, which fails again, but the file is closed.
-                with suppress(OSError):
-                    stream.close()
-                raise OutputError(
-                    f"{out / SUMMARY_FILE}: cannot be written ({error.strerror}); free some space or choose another "
-                    "place with -o"
-                ) from error
-
-        def write_row(row: PhotoRow) -> None:
-            values = [getattr(row, name) for name in names]
-            write([f"{value:.5g}" if isinstance(value, float) else value for value in values])
-
-        write(names)
-        yield write_row
+        with path.open(encoding="utf-8-sig", newline="") as stream:  # a spreadsheet may have added a BOM
+            reader = csv.reader(stream)
+            names = next(reader, _COLUMNS)
+            rows = list(reader)
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OutputError(f"{path}: cannot be read ({error}); {advice}") from error
+    if names != _COLUMNS:
+        raise OutputError(f"{path}: is not a table of mien, its columns are {', '.join(names)}; {advice}")
+    # mien 0.2 appended to the file; if it was killed, the last row may be incomplete. That photo was not done.
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
 
-def show_rows(console: Console, rows: list[PhotoRow], out: Path) -> None:
-    """Print the table and the totals."""
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """The absolute path, without symbolic links in its folders; a link keeps its own name."""
+    path = Path(path).absolute()
+    return str(_resolved(path.parent) / path.name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
+
+
+def _escaped(text: str) -> str:
+    """A file name need not be valid Unicode, but the table must be."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def show_rows(console: Console, rows: list[PhotoRow], out: Path, *, skipped: int, only_failed: bool) -> None:
+    """Print the table and the totals.
+
+    Args:
+        console: Where to.
+        rows: The photos of this run.
+        out: The folder of all results.
+        skipped: How many of the rows are of an earlier run.
+        only_failed: Whether to leave the other photos out of the table; a long table leaves them out in any case.
+    """
     failed = [row for row in rows if row.reason]
-    table = _table(rows if len(rows) <= _LONGEST_TABLE else failed[:_LONGEST_TABLE])
+    table = _table(failed[:_LONGEST_TABLE] if only_failed or len(rows) > _LONGEST_TABLE else rows)
     if table.row_count:
         console.print(table)
         console.print()
     count = sum(row.faces for row in rows)
-    total = f"{_plural(len(rows), 'photo')}, {_plural(count, 'face')}, {len(failed)} failed"
+    total = f"{plural(len(rows), 'photo')}, {plural(count, 'face')}, {len(failed)} failed"
+    total += f", {skipped} done earlier" if skipped else ""
     console.print(Text(f"{total}; the table is in {printable(str(out / SUMMARY_FILE))}"), soft_wrap=True)
 
 
@@ -101,7 +188,7 @@ def _table(rows: Sequence[PhotoRow]) -> Table:
         table.add_column(name, justify="right", width=width)
     table.add_column("result", overflow="fold")
     for row in rows:
-        result = Text(printable(row.reason), style="red") if row.reason else Text(printable(_faces_of(row)))
+        result = Text(printable(row.reason), style="red") if row.reason else Text(printable(faces_of(row)))
         table.add_row(
             Text(printable(Path(row.photo).name)),
             str(row.faces),
@@ -113,10 +200,12 @@ def _table(rows: Sequence[PhotoRow]) -> Table:
     return table
 
 
-def _faces_of(row: PhotoRow) -> str:
+def faces_of(row: PhotoRow) -> str:
+    """The folders of a photo's faces."""
     first = str(Path(row.results) / "face0")
     return first if row.faces == 1 else f"{first} … face{row.faces - 1}"
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """A count and its noun."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

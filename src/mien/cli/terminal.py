@@ -37,14 +37,16 @@ class _RateColumn(ProgressColumn):
         return Text("" if not task.speed else f"{60 * task.speed:.1f} per minute", style="cyan")
 
 
+def counting_columns() -> list[ProgressColumn]:
+    """Columns of a progress bar: the bar, the count, the rate and the time left."""
+    return [BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn()]
+
+
 def progress_bar(console: Console, count: int) -> Progress:
     """A bar with the rate and the time left; nothing for one photo, or where the console is not a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
+        *counting_columns(),
         console=console,
         transient=True,
         disable=count < 2 or not console.is_terminal,

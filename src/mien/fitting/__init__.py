@@ -7,6 +7,7 @@ from mien.fitting.photometric import sample_vertex_colours as sample_vertex_colo
 from mien.fitting.problem import FitResult as FitResult
 from mien.fitting.problem import FitSettings as FitSettings
 from mien.fitting.problem import FitTargets as FitTargets
+from mien.fitting.problem import Progress as Progress
 from mien.fitting.problem import StageTime as StageTime
 from mien.fitting.stages import StageClock as StageClock
 from mien.fitting.stages import fit as fit

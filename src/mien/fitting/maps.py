@@ -10,6 +10,7 @@ wrinkles, and impossible in brows, eyes and lips. The offset is cheap for broad 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,7 @@ def fit_detail(
     coefficients: FaceCoefficients,
     unwrapped: Unwrapped,
     settings: DetailSettings,
+    progress: Callable[[float], None] | None = None,
 ) -> DetailMaps:
     """Find the smallest and smoothest maps with which the model has the colours of the photo (eq. 12).
 
@@ -69,6 +71,7 @@ def fit_detail(
         coefficients: Their light and pose.
         unwrapped: The photo in UV space.
         settings: Weights of the terms.
+        progress: Is called with the share of the steps that is done.
 
     Returns:
         Maps that are zero outside the UV layout; not meant to be differentiated.
@@ -87,6 +90,8 @@ def fit_detail(
         if not torch.isfinite(value):
             raise FitDiverged(f"the energy of the detail fit is {value.item()} at step {step} of {STEPS}.")
         optimizer.step(value)
+        if progress is not None:
+            progress((step + 1) / STEPS)
     with torch.no_grad():
         return DetailMaps(offset() * inside, displacement() * smooth_skin * DISPLACEMENT_UNIT_M)
 

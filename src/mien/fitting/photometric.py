@@ -6,6 +6,7 @@ shading. Adam works here because all unknowns are scaled to a standard deviation
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -187,6 +188,7 @@ def fit_photometric(
     settings: FitSettings,
     point_weights: Float[Tensor, "B 468"],
     recognition: IdentityNetwork | None,
+    progress: Callable[[float], None] | None = None,
 ) -> FaceCoefficients:
     """Minimise `PhotometricEnergy` with Adam.
 
@@ -197,6 +199,7 @@ def fit_photometric(
         settings: Standard deviations, weights and number of steps.
         point_weights: Weight of each of MediaPipe's points, see `mesh_point_weights`.
         recognition: Network of eq. 6; None leaves the term out.
+        progress: Is called with the share of the steps that is done.
 
     Returns:
         The faces after `settings.photometric_steps` steps.
@@ -218,6 +221,8 @@ def fit_photometric(
             )
         optimizer.step(value)
         unknowns.project()
+        if progress is not None:
+            progress((step + 1) / steps)
     with torch.no_grad():
         return unknowns.coefficients()
 

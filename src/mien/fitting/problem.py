@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mien.batched import SHARED, Batched
@@ -122,6 +123,10 @@ class FitSettings:
             `expression_sigma` for blendshape weights, 1 otherwise.
         """
         return self.expression_sigma if model.expression_kind == "strength" else 1.0
+
+
+Progress = Callable[[str, float], None]
+"""Is called with the name of a stage and the share of it that is done, 0 to 1. If it raises, the computation ends."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Every stage processes a batch of faces and is deterministic.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ from mien.errors import FitDiverged
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.lighting import fit_light_and_albedo
 from mien.fitting.photometric import fit_photometric, photometric_error, sample_vertex_colours
-from mien.fitting.problem import FitResult, FitSettings, FitTargets, StageTime
+from mien.fitting.problem import FitResult, FitSettings, FitTargets, Progress, StageTime
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import MEDIAPIPE_LIDS, MEDIAPIPE_OVAL
@@ -37,20 +37,34 @@ FOCAL_SIGMA = 0.3
 
 
 class StageClock:
-    """Measures the duration of stages; `times` lists them in order."""
+    """Measures the duration of stages; `times` lists them in order.
 
-    def __init__(self) -> None:
+    Args:
+        progress: Is called when a stage begins, and with the share of it that is done.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
         self.times: list[StageTime] = []
+        self._progress = progress
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
         """Context manager that measures its body.
 
         Args:
             name: Name of the stage.
+
+        Yields:
+            A function for the share of the stage that is done, 0 to 1.
         """
+
+        def report(share: float) -> None:
+            if self._progress is not None:
+                self._progress(name, share)
+
+        report(0.0)
         start = time.perf_counter()
-        yield
+        yield report
         self.times.append(StageTime(name, time.perf_counter() - start))
 
 
@@ -61,6 +75,7 @@ def fit(
     settings: FitSettings | None = None,
     recognition: IdentityNetwork | None = None,
     start: FaceCoefficients | None = None,
+    progress: Progress | None = None,
 ) -> FitResult:
     """Fit the model to photos: identity, expression, albedo, light and pose of each face.
 
@@ -71,6 +86,7 @@ def fit(
         recognition: Network of the recognition term (eq. 6); None leaves the term out.
         start: Prediction of a network, from which fewer steps are needed (`settings.warm_photometric_steps`); None
             starts from the mean face.
+        progress: Is called with the name of the stage and the share of it that is done, 0 to 1.
 
     Returns:
         Coefficients, cameras, colour errors and durations. Neither `model` nor `targets` is changed. The result is
@@ -89,15 +105,23 @@ def fit(
     if start is not None:
         settings = replace(settings, photometric_steps=settings.warm_photometric_steps)
     _check_finite(targets)
-    clock = StageClock()
+    clock = StageClock(progress)
     weights = mesh_point_weights(model).expand(len(targets.crops), -1)
     with clock.stage("landmarks"):
         face, camera = _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=start)
         targets = replace(targets, camera=camera)
     with clock.stage("light and albedo"):
         face = with_light_and_albedo(model, targets, face, settings=settings)
-    with clock.stage("photometric"):
-        face = fit_photometric(model, targets, face, settings=settings, point_weights=weights, recognition=recognition)
+    with clock.stage("photometric") as report:
+        face = fit_photometric(
+            model,
+            targets,
+            face,
+            settings=settings,
+            point_weights=weights,
+            recognition=recognition,
+            progress=report,
+        )
     with torch.no_grad():
         error = photometric_error(render(model, face, targets.camera), targets)
     return FitResult(face, targets.camera, error, tuple(clock.times))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,6 @@ MAX_PIXELS = 64_000_000
 
 WELL_EXPOSED = 0.9
 """Brightness, of 1, of the brightest hundredth of a well-exposed photo."""
-
-# "..jpg" and "...jpg" have stems that are paths out of the output folder.
-_RESERVED_STEMS = ("summary.csv", ".", "..")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,29 +148,6 @@ def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathL
         for path in below:
             found.setdefault(path.resolve(), path)
     return list(found.values())
-
-
-def output_stems(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Name a result folder per photo: the stem of the file, or stem-2, stem-3 … if stems are equal.
-
-    Names that differ only in case count as equal, since they are one folder on Windows and macOS.
-
-    Args:
-        paths: The photos.
-
-    Returns:
-        One name per photo.
-    """
-    taken = {name.casefold() for name in _RESERVED_STEMS}
-    stems = []
-    for path in map(Path, paths):
-        stem, number = path.stem, 1
-        while stem.casefold() in taken:
-            number += 1
-            stem = f"{path.stem}-{number}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
 
 
 def _pictures_below(folder: Path, skipped: Path | None) -> list[Path]:

@@ -12,7 +12,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,16 @@ import torch
 
 from mien.camera import Camera
 from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound
-from mien.fitting import DetailSettings, FitSettings, StageClock, StageTime, align_to_points, fit, mesh_point_weights
+from mien.fitting import (
+    DetailSettings,
+    FitSettings,
+    Progress,
+    StageClock,
+    StageTime,
+    align_to_points,
+    fit,
+    mesh_point_weights,
+)
 from mien.io.photo import Photo, read_photo
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
@@ -188,7 +197,11 @@ class Reconstructor:
         return IdentityNetwork.from_assets().to(self.device)
 
     def __call__(
-        self, photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"], *, focal_px: float | None = None
+        self,
+        photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        *,
+        focal_px: float | None = None,
+        progress: Progress | None = None,
     ) -> list[Reconstruction]:
         """Reconstruct every face of a photo.
 
@@ -196,6 +209,9 @@ class Reconstructor:
             photo: A file, a photo that `read_photo` read, or its pixels: sRGB, upright.
             focal_px: Focal length in pixels of the upright photo, of the whole file if `read_photo` reduced it; by
                 default that of EXIF, or the focal length of a field of view of 30° if EXIF has none.
+            progress: Is called with the name of a stage, as in `stage_seconds` of the result, and the share of the
+                stage that is done, 0 to 1: when the stage begins, and after each step of an optimisation. To cancel
+                the reconstruction, raise an exception in it.
 
         Returns:
             The faces, the most prominent first.
@@ -214,7 +230,7 @@ class Reconstructor:
             photo = read_photo(photo)
         pixels = photo.pixels if isinstance(photo, Photo) else photo
         known_focal = _focal_in_pixels_of(photo, focal_px) if isinstance(photo, Photo) else focal_px
-        clock = StageClock()
+        clock = StageClock(progress)
         with clock.stage("perception"):
             detections = self.detector.detect(pixels, max_faces=self.max_faces)
             if not detections:
@@ -223,13 +239,15 @@ class Reconstructor:
                     "pixels. Crop the photo around the face, or use a sharper one."
                 )
             inputs = PhotoInputs.of(pixels, detections, focal_px=known_focal, device=self.device)
-        return self._reconstruct(inputs, perception=clock.times[0])
+        return self._reconstruct(inputs, perception=clock.times[0], progress=progress)
 
-    def _reconstruct(self, inputs: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
+    def _reconstruct(
+        self, inputs: PhotoInputs, *, perception: StageTime, progress: Progress | None
+    ) -> list[Reconstruction]:
         """All faces as one batch; if that fails, one by one, so that one bad face does not cost the others."""
         count = len(inputs)
         try:
-            return self._reconstruct_batch(inputs, perception=perception)
+            return self._reconstruct_batch(inputs, perception=perception, progress=progress)
         except FitDiverged as error:
             if count == 1:
                 raise
@@ -238,7 +256,7 @@ class Reconstructor:
         share = StageTime(perception.name, perception.seconds / count)
         for k in range(count):
             try:
-                results += self._reconstruct_batch(inputs[slice(k, k + 1)], perception=share)
+                results += self._reconstruct_batch(inputs[slice(k, k + 1)], perception=share, progress=progress)
             except FitDiverged as error:  # noqa: PERF203 (a failure here is rare)
                 last = error
                 warnings.warn(FaceLeftOut(f"face {k + 1} of {count} was left out: {error}"), stacklevel=3)
@@ -246,18 +264,25 @@ class Reconstructor:
             raise last
         return results
 
-    def _reconstruct_batch(self, inputs: PhotoInputs, *, perception: StageTime) -> list[Reconstruction]:
-        count, clock = len(inputs), StageClock()
-        found = self._coefficients(inputs)
-        with clock.stage("maps"):
-            singles = [slice(k, k + 1) for k in range(count)]
-            faces = [self.texture_builder(inputs[one], found.coefficients[one], found.camera[one]) for one in singles]
+    def _reconstruct_batch(
+        self, inputs: PhotoInputs, *, perception: StageTime, progress: Progress | None
+    ) -> list[Reconstruction]:
+        count, clock = len(inputs), StageClock(progress)
+        found = self._coefficients(inputs, progress=progress)
+        faces = []
+        with clock.stage("maps") as report:
+            for k in range(count):
+                one = slice(k, k + 1)
+                own = functools.partial(_report_part, report, k, count)
+                faces.append(
+                    self.texture_builder(inputs[one], found.coefficients[one], found.camera[one], progress=own)
+                )
         times = (perception, *found.stage_times, *clock.times)
         return [replace(face, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for face in faces]
 
-    def _coefficients(self, inputs: PhotoInputs) -> _Coefficients:
+    def _coefficients(self, inputs: PhotoInputs, *, progress: Progress | None) -> _Coefficients:
         """The coefficients, found as `mode` says."""
-        start, clock, targets = None, StageClock(), inputs.targets
+        start, clock, targets = None, StageClock(progress), inputs.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
                 start = align_to_points(
@@ -270,7 +295,9 @@ class Reconstructor:
         if start is not None and self.mode == "net":
             return _Coefficients(start, targets.camera, tuple(clock.times))
         recognition = self.identity_network if self.settings.recognition_weight else None
-        result = fit(self.model, targets, settings=self.settings, recognition=recognition, start=start)
+        result = fit(
+            self.model, targets, settings=self.settings, recognition=recognition, start=start, progress=progress
+        )
         return _Coefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
 
     def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
@@ -291,6 +318,11 @@ class Reconstructor:
 def _focal_in_pixels_of(photo: Photo, focal_px: float | None) -> float | None:
     """The focal length in pixels of a photo that may be reduced; a given one is in pixels of the whole file."""
     return photo.focal_px if focal_px is None else focal_px / photo.reduction
+
+
+def _report_part(report: Callable[[float], None], part: int, count: int, share: float) -> None:
+    """Report the share of one of `count` equal parts as a share of the whole."""
+    report((part + share) / count)
 
 
 def _on_device(model: MorphableModel, device: torch.device) -> MorphableModel:

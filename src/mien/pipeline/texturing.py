@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -50,13 +51,21 @@ class TextureBuilder:
             self._atlases[size] = TexelAtlas.of(self.model, size)
         return self._atlases[size]
 
-    def __call__(self, inputs: PhotoInputs, coefficients: FaceCoefficients, camera: Camera) -> Reconstruction:
+    def __call__(
+        self,
+        inputs: PhotoInputs,
+        coefficients: FaceCoefficients,
+        camera: Camera,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> Reconstruction:
         """Make the result of one face.
 
         Args:
             inputs: One face of a photo.
             coefficients: Its coefficients.
             camera: The camera of its crop, with the focal length that the fit found.
+            progress: Is called with the share of the detail fit's steps that is done.
 
         Returns:
             The result, without stage times.
@@ -72,7 +81,7 @@ class TextureBuilder:
         photo = torch.cat([sample_pixels(inputs.pixels, sharp).to(model.mean.device), masks], dim=1)
         with torch.no_grad():
             coarse = build_surface(model, coefficients)
-        maps = self._detail_maps(photo, view, coarse, coefficients=coefficients)
+        maps = self._detail_maps(photo, view, coarse, coefficients=coefficients, progress=progress)
         with torch.no_grad():
             surface = self._detailed(coarse, maps, coefficients=coefficients)
             texture = self._texture(photo, view, surface, coarse=coarse, maps=maps)
@@ -98,7 +107,13 @@ class TextureBuilder:
         )
 
     def _detail_maps(
-        self, photo: Tensor, view: Camera, surface: FaceSurface, *, coefficients: FaceCoefficients
+        self,
+        photo: Tensor,
+        view: Camera,
+        surface: FaceSurface,
+        *,
+        coefficients: FaceCoefficients,
+        progress: Callable[[float], None] | None,
     ) -> DetailMaps:
         size = self.resolution
         if self.detail is None:
@@ -118,6 +133,7 @@ class TextureBuilder:
             coefficients=coefficients,
             unwrapped=self._unwrapped(atlas, photo, view, surface),
             settings=self.detail,
+            progress=progress,
         )
 
     def _detailed(self, coarse: FaceSurface, maps: DetailMaps, *, coefficients: FaceCoefficients) -> FaceSurface:

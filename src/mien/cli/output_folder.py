@@ -1,0 +1,183 @@
+"""The folder of all results: its lock, its table, and which folder below it belongs to which photo."""
+# ruff: noqa: PLC0415 (packages that only a run needs are imported inside it)
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mien.cli.run_record import Options, RunRecord, changed_options, file_sha256, read_record
+from mien.cli.summary import SUMMARY_FILE, PhotoRow, SummaryTable, absolute_path, photo_key
+from mien.errors import OutputError
+from mien.io.files import remove_partial_folders, writing
+
+LOCK_FILE = ".mien.lock"
+_HOLDER_FILE = ".mien.lock-holder"
+# "..jpg" and "...jpg" have stems that are paths out of the output folder.
+_RESERVED_NAMES = frozenset({SUMMARY_FILE, LOCK_FILE, _HOLDER_FILE, ".", ".."})
+
+
+@contextmanager
+def open_output(out: Path) -> Iterator[OutputFolder]:
+    """Open the folder of all results; it is made if it is missing. At the end the table is written.
+
+    Args:
+        out: The folder.
+
+    Raises:
+        OutputError: The folder cannot be written, another run writes into it, or its summary.csv is not mien's.
+    """
+    with _locked(out):
+        output = OutputFolder(out)
+        output.table.write()  # a place that cannot be written is an error before the work starts
+        try:
+            yield output
+        finally:
+            output.table.write()
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """The folder of one photo."""
+
+    path: Path
+    """Where its faces go."""
+    photo: Path
+    """The photo."""
+
+    def earlier(self, options: Options) -> tuple[PhotoRow | None, str]:
+        """Find the result of an earlier run.
+
+        Args:
+            options: The options of this run.
+
+        Returns:
+            The row if the photo is done, with the same options and content, else None; and the options that changed.
+        """
+        record = read_record(self.path)
+        if record is None or record.row is None:
+            return None, ""
+        changed = changed_options(record.options, options)
+        whole = all((self.path / f"face{index}").is_dir() for index in range(record.row.faces))
+        content = file_sha256(self.photo)
+        if changed or not whole or not content or content != record.photo_sha256:
+            return None, changed
+        return replace(record.row, photo=str(self.photo), results=str(self.path)), ""
+
+    def begin(self, photo_sha256: str, options: Options) -> None:
+        """Record that the folder belongs to this photo and is not whole.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        RunRecord(absolute_path(self.photo), photo_sha256, options, None).write(self.path)
+        remove_partial_folders(self.path, "face*")
+
+    def finish(self, row: PhotoRow, photo_sha256: str, options: Options) -> None:
+        """Record that all faces are written.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        RunRecord(absolute_path(self.photo), photo_sha256, options, row.absolute()).write(self.path)
+
+    def forget(self) -> None:
+        """Record that the photo is not done: results of an earlier run stay, and the next run retries the photo.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        record = read_record(self.path)
+        if record is not None and record.row is not None:
+            replace(record, row=None).write(self.path)
+
+
+class OutputFolder:
+    """The folder of all results, locked. Get it from `open_output`.
+
+    Args:
+        path: The folder, which exists.
+
+    Raises:
+        OutputError: Its summary.csv is not a table of mien.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.table = SummaryTable(path)
+        self._taken = {name.casefold() for name in _RESERVED_NAMES}
+        self._existing: dict[str, list[str]] = {}
+        for name in sorted(entry.name for entry in path.iterdir()):
+            for stem in {name, re.sub(r"-\d+$", "", name)}:
+                self._existing.setdefault(stem.casefold(), []).append(name)
+
+    def folder_of(self, photo: Path) -> PhotoFolder:
+        """Choose the folder of a photo: that of an earlier run, or the first free one of STEM, STEM-2, STEM-3 …
+
+        Names that differ only in case count as equal, since they are one folder on Windows and macOS.
+
+        Args:
+            photo: The photo; each photo is given once.
+
+        Raises:
+            FormatError: A run.json cannot be read.
+        """
+        key, owned_by_others = photo_key(photo), set[str]()
+        for name in self._existing.get(photo.stem.casefold(), ()):
+            if name.casefold() in self._taken:
+                continue
+            owner = self._owner(self.path / name)
+            if owner == key:
+                return self._take(photo, name)
+            if owner is not None:
+                owned_by_others.add(name.casefold())
+        name, number = photo.stem, 1
+        while name.casefold() in self._taken | owned_by_others:
+            number += 1
+            name = f"{photo.stem}-{number}"
+        return self._take(photo, name)
+
+    def _take(self, photo: Path, name: str) -> PhotoFolder:
+        self._taken.add(name.casefold())
+        return PhotoFolder(self.path / name, photo)
+
+    def _owner(self, folder: Path) -> str | None:
+        """The key of the photo that a folder belongs to; mien 0.2 left it in the table alone."""
+        record = read_record(folder)
+        return self.table.owner(folder) if record is None else photo_key(record.photo)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other runs out. The system ends the lock of a killed process."""
+    from filelock import FileLock, Timeout
+
+    holder = out / _HOLDER_FILE
+    with writing(out, advice="choose another place with -o"):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"{out}: {_holder_of(holder)} writes into it; wait until it ends, or choose another place with -o"
+            ) from None
+        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the lock counts, not this file
+            holder.unlink()
+        lock.release()
+
+
+def _holder_of(file: Path) -> str:
+    try:
+        return f"another run ({file.read_text(encoding='utf-8')})"
+    except (OSError, UnicodeDecodeError):
+        return "another run"

@@ -1,0 +1,125 @@
+"""run.json in the folder of a photo: which photo and options its faces were made with, and whether all were written."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mien import __version__
+from mien.cli.summary import PhotoRow
+from mien.errors import FormatError
+from mien.io.files import remove_partial, write_text, writing
+
+RUN_FILE = "run.json"
+_FORMAT = "mien-run-1"
+_NOT_OF_THE_RESULT = frozenset({"photos", "out", "resume", "quiet", "json_lines"})
+"""Parameters of the command that do not change the files of a photo."""
+
+Options = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of run.json."""
+
+    photo: str
+    """Absolute path of the photo; the folder belongs to it."""
+    photo_sha256: str
+    """SHA-256 of its file."""
+    options: Options
+    """What `result_options` returns."""
+    row: PhotoRow | None
+    """The photo's row in the table; None until all faces are written."""
+
+    def write(self, folder: Path) -> None:
+        """Write run.json atomically.
+
+        Args:
+            folder: The photo's folder; it is made if it is missing.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        content = {
+            "format": _FORMAT,
+            "photo": self.photo,
+            "photo_sha256": self.photo_sha256,
+            "options": dict(self.options),
+            "summary": None if self.row is None else asdict(self.row),
+        }
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_partial(folder, RUN_FILE)
+            write_text(folder / RUN_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Read the run.json of a photo's folder.
+
+    Args:
+        folder: The photo's folder.
+
+    Returns:
+        The record; None if the folder has none.
+
+    Raises:
+        FormatError: The file is damaged or of another version.
+    """
+    file = folder / RUN_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, and this version reads {_FORMAT!r}")
+        row = None if content["summary"] is None else PhotoRow(**content["summary"])
+        return RunRecord(str(content["photo"]), str(content["photo_sha256"]), dict(content["options"]), row)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise FormatError(f"{file}: cannot be read ({error}); delete it, and the photo is redone") from error
+
+
+def result_options(parameters: Mapping[str, object]) -> Options:
+    """The options that the files of a photo depend on, with the version of mien.
+
+    Args:
+        parameters: All parameters of the command. New ones count too, unless this module lists them as exceptions.
+
+    Returns:
+        Name and value of each option; a model or network file is represented by its SHA-256.
+    """
+    used = {name: _value(value) for name, value in sorted(parameters.items()) if name not in _NOT_OF_THE_RESULT}
+    return {"mien": __version__, **used}
+
+
+def changed_options(before: Options, now: Options) -> str:
+    """List the options that differ, as `name (old → new)`; empty if all are equal."""
+    names = sorted(before.keys() | now.keys())
+    return ", ".join(
+        f"{name} ({before.get(name)} → {now.get(name)})" for name in names if before.get(name) != now.get(name)
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file; empty if it is not a readable file, which `read_photo` reports."""
+    digest = hashlib.sha256()
+    if not path.is_file():
+        return ""
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _value(value: object) -> str | int | float | bool | None:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file():
+        return f"sha256:{file_sha256(Path(value))}"
+    return value if value is None or isinstance(value, str | int | float) else str(value)

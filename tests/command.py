@@ -1,0 +1,92 @@
+"""The command `mien` in tests, with a reconstructor that takes no time."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mien.cli import app as cli
+from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
+from mien.fitting import Progress
+from mien.io.files import writing_folder
+from mien.io.photo import Photo
+from mien.io.result_folder import write_result_files
+from mien.result import Reconstruction
+from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
+
+
+class FakeReconstructor:
+    """Returns as many faces as the brightness of the top-left pixel; loads no weights."""
+
+    made: list[dict[str, Any]] = []  # noqa: RUF012 (shared on purpose: the commands make their own instance)
+    photos: list[str] = []  # noqa: RUF012 (names of the photos that were reconstructed)
+
+    def __init__(self, **settings: Any) -> None:
+        self.made.append(settings)
+        self.model = tiny_model()
+
+    def __call__(
+        self, photo: Photo, *, focal_px: float | None = None, progress: Progress | None = None
+    ) -> list[Reconstruction]:
+        if progress is not None:
+            progress("photometric", 0.4)
+        self.made[-1]["focal_px"] = focal_px
+        self.photos.append(photo.path.name)
+        count = int(photo.pixels[0, 0, 0])
+        if count == 0:
+            raise NoFaceFound("no face was found")
+        if count == 7:
+            raise KeyboardInterrupt
+        if count == 9:
+            raise FitDiverged("a number is not finite")
+        if count == 8:
+            warnings.warn("something else", UserWarning, stacklevel=2)
+            warnings.warn(FaceLeftOut("face 2 of 2 was left out: lost"), stacklevel=2)
+            count = 1
+        height, width = photo.pixels.shape[:2]
+        return [replace(tiny_reconstruction(), image_size=(width, height))] * count
+
+
+def photo_with(path: Path, faces: int) -> Path:
+    pixels = tiny_photo().pixels.copy()
+    pixels[0, 0] = faces
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+def summary(out: Path) -> list[dict[str, str]]:
+    with (out / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_numbers(face: Reconstruction, *, folder: Path, **_: object) -> None:
+    """Stands for `write_reconstruction`, without meshes and pictures."""
+    with writing_folder(folder) as partial:
+        write_result_files(face, partial)
+
+
+def main() -> None:
+    """`python -m tests.command reconstruct …`: the command with fakes that take no time, for tests that kill it."""
+    import mien.export
+    import mien.pipeline
+
+    mien.pipeline.Reconstructor = FakeReconstructor  # pyright: ignore[reportAttributeAccessIssue]
+    mien.export.write_reconstruction = write_numbers  # pyright: ignore[reportAttributeAccessIssue]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
