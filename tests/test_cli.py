@@ -137,8 +137,11 @@ def test_faces_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in (out / "a").iterdir()) == ["face0", "face7", "face_notes"]
 
 
-def test_options_reach_the_reconstructor(tmp_path: Path) -> None:
+def test_options_reach_the_reconstructor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = photo_with(tmp_path / "a.png", 1)
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "mine", "maps"):
+        (tmp_path / f"{name}.safetensors").touch()
     options = (
         "--model x.safetensors --device cuda --no-detail --max-faces 3 --seed 7 --resolution 512 --focal-px 900 "
         "--refine-focal --mode auto --encoder mine.safetensors --detail-mode net --detail-network maps.safetensors"

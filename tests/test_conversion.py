@@ -323,7 +323,7 @@ def test_a_converted_model_is_listed_and_found_by_its_name(
     shown = capsys.readouterr().out
     for message in ("metres; +x", "expression in standard deviations", "albedo: transferred", "none"):
         assert message in shown
-    assert run("info", "flame") == 1
+    assert run("info", "flame") == 2
     assert "https://flame.is.tue.mpg.de" in capsys.readouterr().err
 
 
@@ -332,8 +332,8 @@ def test_unwritable_paths_are_refused_before_conversion(
 ) -> None:
     source = files.write_generic(tmp_path / "mine.npz")
     monkeypatch.setattr("mien.morphable.formats.read_model", lambda *_, **__: pytest.fail("read before"))
-    assert run("convert", source, "-o", tmp_path / "out.npz") == 1
-    assert "ends in .safetensors" in capsys.readouterr().err
+    assert run("convert", source, "-o", tmp_path / "out.npz") == 2
+    assert "does not end in .safetensors" in capsys.readouterr().err
     assert run("convert", source, "-o", source / "in a file" / "out.safetensors") == 1
     assert "cannot be written (Not a directory)" in capsys.readouterr().err
 

@@ -52,6 +52,14 @@ class Diagnosis:
         """Whether a reconstruction should work here."""
         return all(check.passed for check in self.checks) and not any(a.problem for a in self.assets)
 
+    def content(self) -> dict[str, object]:
+        """The checks for JSON: passed, checks (subject, state, passed), assets (name, bytes, licence, problem)."""
+        assets = [
+            {"name": a.record.name, "bytes": a.record.bytes, "licence": a.record.licence, "problem": a.problem}
+            for a in self.assets
+        ]
+        return {"passed": self.passed, "checks": self.checks, "assets": assets}
+
 
 def diagnose() -> Diagnosis:
     """Check this installation.

@@ -20,12 +20,15 @@ from mien.cli.options import (
     DetailOption,
     DeviceOption,
     EncoderOption,
+    FocalOption,
     GlbMorphs,
     GlbOption,
     Mode,
     ModelOption,
     ModeOption,
+    ResolutionOption,
     SeedOption,
+    wrong_usage,
 )
 from mien.cli.summary import PhotoRow, show_rows, summary_file
 from mien.cli.terminal import printable, progress_bar, stdout
@@ -44,10 +47,8 @@ def reconstruct(
     detail: DetailOption = True,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum number of faces per photo.")] = None,
     seed: SeedOption = 0,
-    resolution: Annotated[int, typer.Option(help="Side of the detail maps in texels: 224, 512 or 1024.")] = 224,
-    focal_px: Annotated[
-        float | None, typer.Option(help="Focal length in pixels. Default: from EXIF, or a field of view of 30°.")
-    ] = None,
+    resolution: ResolutionOption = 224,
+    focal_px: FocalOption = None,
     max_megapixels: Annotated[
         float, typer.Option(min=1, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced.")
     ] = 64,
@@ -69,7 +70,7 @@ def reconstruct(
     paths = find_photos(photos, skip=out)
     console = stdout()
     with summary_file(out) as write_row:
-        with console.status("loading the model"):
+        with console.status("loading the model"), wrong_usage():
             reconstructor = Reconstructor(
                 model=model,
                 device=device,

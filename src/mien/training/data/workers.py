@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +23,7 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
     """Call `work` once per entry of `calls` and yield the key of each call when it is finished.
 
     Every call has one torch thread, so that its sums are the same in any process. After an error, or when the caller
-    stops iterating, running calls finish and no further call starts.
+    stops iterating, running calls finish and no further call starts. After Ctrl-C running calls are cut off.
 
     Args:
         work: A function that can be pickled.
@@ -45,7 +47,8 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
     with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting = iter(calls.items())
         try:
-            running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
+            with _interrupt_ignored():
+                running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -53,11 +56,28 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
                     future.result()
                     running |= {pool.submit(work, *arguments): other for other, arguments in islice(waiting, 1)}
                     yield key
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         except BrokenProcessPool as error:
             raise OutputError(
                 "the system killed a worker process, probably because memory ran out; finished work is kept, so run "
                 "the command again with fewer --processes."
             ) from error
+
+
+@contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C: it reaches all of them, and each would print a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change handlers, and only it gets the interrupt
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
