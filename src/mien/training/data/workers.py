@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -44,10 +43,10 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
         return
     # Fresh processes: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
         waiting = iter(calls.items())
         try:
-            with _interrupt_ignored():
+            with _interrupt_delayed():
                 running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -67,17 +66,25 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
             ) from error
 
 
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C: it reaches all of them, and each would print a traceback."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change handlers, and only it gets the interrupt
+def _interrupt_delayed() -> Iterator[None]:
+    """Delay Ctrl-C while processes start. It reaches them too, and while they import they would print a traceback.
+
+    They inherit the mask. Windows has none; there only the time before `_start_worker` is not covered.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) or signal.SIG_DFL
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
