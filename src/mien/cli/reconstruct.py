@@ -35,11 +35,17 @@ from mien.cli.terminal import printable, progress_bar, stdout
 from mien.errors import FaceLeftOut, MienError
 
 if TYPE_CHECKING:
+    from mien.io.photo_arguments import RemotePhoto
     from mien.pipeline import Reconstructor
 
 
 def reconstruct(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            help='Photos, folders, patterns such as "*.jpg", URLs, or - for standard input.', show_default=False
+        ),
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("out"),
     model: ModelOption = "mien-face",
@@ -63,11 +69,13 @@ def reconstruct(
 
     If a photo fails, the others are still reconstructed, and the exit code is 1.
     """
-    from mien.io.photo import find_photos, output_stems
+    from mien.io.photo import output_stems
+    from mien.io.photo_arguments import find_arguments
     from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
     from mien.pipeline import Reconstructor
 
-    paths = find_photos(photos, skip=out)
+    with wrong_usage("photos"):
+        paths = find_arguments(photos, skip=out)
     console = stdout()
     with summary_file(out) as write_row:
         with console.status("loading the model"), wrong_usage():
@@ -87,8 +95,9 @@ def reconstruct(
         rows = []
         with progress_bar(console, len(paths)) as progress:
             task = progress.add_task("", total=len(paths))
-            for path, stem in zip(paths, output_stems(paths), strict=True):
-                progress.update(task, description=printable(path.name))
+            names = [path if isinstance(path, Path) else path.path for path in paths]
+            for path, name, stem in zip(paths, names, output_stems(names), strict=True):
+                progress.update(task, description=printable(name.name))
                 row = _reconstruct_one(
                     reconstructor,
                     path,
@@ -107,7 +116,7 @@ def reconstruct(
 
 def _reconstruct_one(
     reconstructor: Reconstructor,
-    path: Path,
+    path: Path | RemotePhoto,
     folder: Path,
     *,
     focal_px: float | None,
@@ -115,11 +124,11 @@ def _reconstruct_one(
     glb: str,
 ) -> PhotoRow:
     from mien.export import write_reconstruction
-    from mien.io.photo import read_photo
+    from mien.io.photo_arguments import read_argument
 
     start = time.perf_counter()
     try:
-        photo = read_photo(path, max_pixels=round(max_megapixels * 1e6))
+        photo = read_argument(path, max_pixels=round(max_megapixels * 1e6))
         with _left_out_faces() as left_out:
             faces = reconstructor(photo, focal_px=focal_px)
         for index, face in enumerate(faces):
