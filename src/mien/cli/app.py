@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except _UsageError as error:
-        _fail_usage(cast("typer.BadParameter", error))
+        _fail_usage(error.format_message(), "mien" if error.ctx is None else error.ctx.command_path)
     except (MienError, OSError) as error:  # an OSError of stdout; others are a MienError
         _fail(str(error), code=1)
     except typer.Abort:
@@ -82,18 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""The base class of all errors of usage, which typer does not export."""
+# The base class of all errors of usage, which typer does not export; it has the attributes that are used here.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 
 
-def _fail_usage(error: typer.BadParameter) -> NoReturn:
+def _fail_usage(message: str, command: str) -> NoReturn:
     """Print an error of usage as one line, without typer's frame, and where to find help."""
-    message, context = " ".join(error.format_message().split()).removesuffix("."), error.ctx
     if not message:
         sys.exit(2)  # a command without arguments: typer has printed its help
-    if context is not None:
-        message += f"; see `{context.command_path} -h`"
-    _fail(message, code=2)
+    text = " ".join(message.split()).removesuffix(".")
+    _fail(f"{text}; see `{command} -h`", code=2)
 
 
 def _fail(message: str, *, code: int) -> NoReturn:
