@@ -13,7 +13,7 @@ from mien.errors import AssetError, BackendUnavailable
 from mien.io.formats import readable_formats, unreadable_formats
 from mien.rasterizer import rasterize_hard
 
-_PACKAGES = ("mien", "torch", "numpy", "safetensors", "pillow", "jaxtyping", "typer", "rich")
+_PACKAGES = ("mien", "torch", "numpy", "safetensors", "pillow", "jaxtyping", "fsspec", "typer", "rich")
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,13 @@ def _positive(value: float | None) -> float | None:
     return value
 
 
+def finite(value: float) -> float:
+    """Check that a number is not nan, which passes every comparison of a range."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value:g} is not a number")
+    return value
+
+
 def suffixed(suffix: str) -> Callable[[Path | None], Path | None]:
     """The check that a file to write has the ending of its format."""
 

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mien.cli.options import ModelOption, ProcessesOption, QuietOption, SeedOption, network_file, wrong_usage
+from mien.cli.options import ModelOption, ProcessesOption, QuietOption, SeedOption, finite, network_file, wrong_usage
 from mien.errors import BackendUnavailable, ConfigError, RenamedSetting
 from mien.io.files import write_whole, writing
 
@@ -114,7 +114,10 @@ def write_store_of_synthetic_faces(
     size: Annotated[int, typer.Option(min=32, help="Side of the crops, pixels.")] = 128,
     seed: SeedOption = 0,
     jitter: Annotated[
-        float, typer.Option(min=0.0, max=10.0, help="Factor on the random shift and size of the crops, as data.jitter.")
+        float,
+        typer.Option(
+            min=0.0, max=10.0, callback=finite, help="Factor on the random shift and size of the crops, as data.jitter."
+        ),
     ] = 1.0,
     skins: SkinsOption = None,
     processes: ProcessesOption = None,
