@@ -128,10 +128,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         find_arguments(["s3://bucket/a.jpg"])
 
 
-class _Stdin(io.StringIO):
+class _Stdin(io.TextIOWrapper):
     def __init__(self, content: bytes, *, terminal: bool = False) -> None:
-        super().__init__()
-        self.buffer = io.BytesIO(content)
+        super().__init__(io.BytesIO(content))
         self.terminal = terminal
 
     def isatty(self) -> bool:

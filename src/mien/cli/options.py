@@ -32,7 +32,7 @@ def wrong_usage(option: str | None = None) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+        raise typer.BadParameter(str(error), param_hint=option and f"'{option}'") from error
 
 
 def model_path(name: str) -> str:
