@@ -68,7 +68,7 @@ def test_a_run_that_fails_at_once_leaves_the_table(tmp_path: Path, out: Path, mo
     run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", out)
     before = (out / "summary.csv").read_bytes()
     monkeypatch.setattr(mien.pipeline, "Reconstructor", refuse)
-    assert run("reconstruct", tmp_path / "a.png", "-o", out) == 1
+    assert run("reconstruct", tmp_path / "a.png", "-o", out) == 2
     assert (out / "summary.csv").read_bytes() == before
 
 

@@ -136,8 +136,11 @@ def test_wrong_choices_of_files_are_wrong_usage(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
-def test_options_reach_the_reconstructor(tmp_path: Path) -> None:
+def test_options_reach_the_reconstructor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = photo_with(tmp_path / "a.png", 1)
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "mine", "maps"):
+        (tmp_path / f"{name}.safetensors").touch()
     options = (
         "--model x.safetensors --device cuda --no-detail --max-faces 3 --seed 7 --resolution 512 --focal-px 900 "
         "--refine-focal --mode auto --encoder mine.safetensors --detail-mode net --detail-network maps.safetensors"

@@ -11,21 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from mien.camera import Camera
+from mien.camera import Camera, to_camera_axes
 from mien.cli import app as cli
 from mien.errors import ConfigError, FormatError
 from mien.export.gltf import glb_bytes
 from mien.export.model_sheet import model_picture
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
-from mien.geometry import Matcher, nearest
+from mien.geometry import Matcher, boundary_vertices, nearest
 from mien.morphable import MorphableModel, load_model, save_model
 from mien.morphable.formats.source import SourceModel
 from mien.morphable.registry import converted_model_path
-from mien.registration import complete, register, transfer
+from mien.registration import Transfer, complete, register, transfer
 from mien.registration.landmark_file import read_landmarks, with_landmarks
 from mien.registration.transfer import _followed
 from mien.registration.transfer_files import write_transfer
 from mien.registration.uv_layout import connected_parts, unwrapped
+from mien.rendering import sample_map
+from mien.result import Reconstruction
 from tests.formats import files
 from tests.test_model_file import model_with_every_part
 from tests.tiny_face import tiny_model as tiny_face_model
@@ -207,18 +209,44 @@ def test_a_face_is_transferred_to_another_topology(
         face, vertices_model=vertices, vertices=vertices, triangles=packaged.triangles.numpy().astype(np.int32),
         uv=packaged.uv.numpy(), xy=vertices[:, :2].copy(), visible=np.ones(count, bool), vertex_albedo=vertices,
     )  # fmt: skip
+    u, v = np.meshgrid((np.arange(96) + 0.5) / 96, 1 - (np.arange(96) + 0.5) / 96)
+    dark = 0.5 * packaged.albedo_mean.numpy()
+    whole = replace(whole, texture=np.stack([u, v, 0.5 + 0 * u], -1).astype(np.float32), vertex_albedo=dark)
     carried = transfer(whole, packaged, disguised.converted)
     assert 1000 * carried.surface_error.median < 0.3
     assert 1000 * carried.landmark_error_m < 2.5
     gt = vertices[disguised.order]
     skin = (packaged.masks.skin > 0.9).numpy()[disguised.order]
     assert np.median(np.linalg.norm(carried.vertices.numpy() - gt, axis=1)[skin]) < 2e-3
+    _check_result_of_transfer(carried, whole, uv=packaged.uv.numpy()[disguised.order], skin=skin)
     write_transfer(carried, tmp_path / "out")
     lines = (tmp_path / "out" / "mesh.obj").read_text().splitlines()
     assert sum(line.startswith("v ") for line in lines) == len(gt)
     assert json.loads((tmp_path / "out" / "coefficients.json").read_text())["surface_error_mm"]["median"] < 0.3
+    with np.load(tmp_path / "out" / "shapes.npz") as shapes:
+        own = np.tensordot(carried.expression.numpy(), disguised.converted.expression_basis.numpy(), axes=1)
+        assert np.allclose(shapes["neutral"] + own, shapes["vertices"], atol=1e-6)
+        assert shapes["names"].tolist() == list(packaged.expression_names)
+        assert shapes["offsets"].shape == (52, len(gt), 3)
+    assert {"face.glb", "mesh.mtl", "texture.png"} < {path.name for path in (tmp_path / "out").iterdir()}
     with pytest.raises(ConfigError, match="load the model"):
         transfer(face, packaged, disguised.converted)
+
+
+def _check_result_of_transfer(carried: Transfer, source: Reconstruction, *, uv: np.ndarray, skin: np.ndarray) -> None:
+    """The face has the camera of the source, and at each vertex of the skin the colour of the source."""
+    face, target = carried.face, carried.model
+    in_camera = to_camera_axes(source.scale * carried.vertices.numpy() @ source.rotation.T) + source.translation
+    assert np.allclose(face.vertices, in_camera, atol=1e-5)
+    posed = to_camera_axes(face.scale * face.vertices_model @ face.rotation.T) + face.translation
+    assert np.allclose(posed, in_camera, atol=1e-5)
+    assert face.scale / source.scale == pytest.approx(1 / 1.1, rel=0.08)  # the stranger is larger by a tenth
+    texture = torch.from_numpy(face.texture).permute(2, 0, 1)[None]
+    colours = sample_map(texture, torch.from_numpy(face.uv))[0].numpy()
+    assert np.median(np.abs(colours[skin, :2] - uv[skin])) < 0.01
+    error = np.abs(face.vertex_albedo - 0.5 * target.albedo_mean.numpy())
+    assert np.median(error[skin]) < 0.01
+    assert np.median(error[boundary_vertices(target.triangles).numpy()]) < 0.02  # where the tone is continued
 
 
 def test_surfaces_other_than_skin_follow_the_skin() -> None:
@@ -323,7 +351,7 @@ def test_a_converted_model_is_listed_and_found_by_its_name(
     shown = capsys.readouterr().out
     for message in ("metres; +x", "expression in standard deviations", "albedo: transferred", "none"):
         assert message in shown
-    assert run("info", "flame") == 1
+    assert run("info", "flame") == 2
     assert "https://flame.is.tue.mpg.de" in capsys.readouterr().err
 
 
@@ -332,8 +360,8 @@ def test_unwritable_paths_are_refused_before_conversion(
 ) -> None:
     source = files.write_generic(tmp_path / "mine.npz")
     monkeypatch.setattr("mien.morphable.formats.read_model", lambda *_, **__: pytest.fail("read before"))
-    assert run("convert", source, "-o", tmp_path / "out.npz") == 1
-    assert "ends in .safetensors" in capsys.readouterr().err
+    assert run("convert", source, "-o", tmp_path / "out.npz") == 2
+    assert "does not end in .safetensors" in capsys.readouterr().err
     assert run("convert", source, "-o", source / "in a file" / "out.safetensors") == 1
     assert "cannot be written (Not a directory)" in capsys.readouterr().err
 

@@ -223,7 +223,7 @@ def test_the_command_prints_what_is_wrong(
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["model", "phenotype", "--set", text, "-o", str(tmp_path / "x")])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 from rich.table import Table
@@ -18,19 +18,39 @@ from rich.text import Text
 
 from mien import __version__
 from mien.cli.models import model_app
-from mien.cli.options import DeviceOption, EncoderOption, Mode, ModelOption, ModeOption, SeedOption
+from mien.cli.options import (
+    DeviceOption,
+    EncoderOption,
+    JsonOption,
+    Mode,
+    ModelOption,
+    ModeOption,
+    QuietOption,
+    SeedOption,
+    model_path,
+    wrong_usage,
+)
 from mien.cli.reconstruct import reconstruct
-from mien.cli.terminal import plain_table, printable, progress_bar, stderr, stdout
+from mien.cli.terminal import (
+    activity,
+    plain_table,
+    print_json,
+    print_values,
+    printable,
+    progress_bar,
+    stderr,
+    stdout,
+)
 from mien.cli.training import data_app, report_app, train_app
 from mien.errors import MienError
 
 if TYPE_CHECKING:
-    pass
+    from mien.cli.doctor import Diagnosis
 
 app = typer.Typer(
     help="Reconstruct 3D human faces from photos.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 evaluate_app = typer.Typer(help="Measure errors on annotated photos.", no_args_is_help=True)
@@ -43,21 +63,45 @@ app.add_typer(report_app, name="report")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. A MienError becomes one line on stderr and exit code 1.
+    """Run the command line.
+
+    Exit codes: 0 if all went well, 1 after an error or where a photo failed, 2 for wrong usage, 130 after Ctrl-C. An
+    error is one line on stderr, without a traceback.
 
     Args:
         arguments: The arguments after the command's name; those of the process by default.
     """
     try:
-        app(args=None if arguments is None else list(arguments))
-    except MienError as error:
-        stderr().print(Text("error: ", style="bold red") + Text(printable(str(error))), soft_wrap=True)
-        sys.exit(1)
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except _UsageError as error:
+        _fail_usage(error.format_message(), "mien" if error.ctx is None else error.ctx.command_path)
+    except (MienError, OSError) as error:  # an OSError of stdout; others are a MienError
+        _fail(str(error), code=1)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# The base class of all errors of usage, which typer does not export; it has the attributes that are used here.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+
+
+def _fail_usage(message: str, command: str) -> NoReturn:
+    """Print an error of usage as one line, without typer's frame, and where to find help."""
+    if not message:
+        sys.exit(2)  # a command without arguments: typer has printed its help
+    text = " ".join(message.split()).removesuffix(".")
+    _fail(f"{text}; see `{command} -h`", code=2)
+
+
+def _fail(message: str, *, code: int) -> NoReturn:
+    stderr().print(Text("error: ", style="bold red") + Text(printable(message)), soft_wrap=True)
+    sys.exit(code)
 
 
 def _show_version(requested: bool) -> bool:
     if requested:
-        print(f"mien {__version__}")
+        typer.echo(f"mien {__version__}")
         raise typer.Exit
     return requested
 
@@ -65,7 +109,7 @@ def _show_version(requested: bool) -> bool:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Reconstruct 3D human faces from photos."""
@@ -73,27 +117,32 @@ def options(
 
 @app.command()
 def transfer(
-    reconstruction: Annotated[Path, typer.Argument(help="Result folder of `mien reconstruct`.")],
+    reconstruction: Annotated[Path, typer.Argument(exists=True, help="Result folder of `mien reconstruct`.")],
     *,
-    to: Annotated[str, typer.Option(help="Target model: a converted file, or a name: flame, bfm, ict.")],
+    to: Annotated[
+        str, typer.Option(callback=model_path, help="Target model: a converted file, or a name: flame, bfm, ict.")
+    ],
     model: ModelOption = "mien-face",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of mesh.obj and coefficients.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of face.glb, mesh.obj, shapes.npz and more.")],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Transfer a reconstructed face to the mesh of another model, and print the errors."""
+    """Transfer a reconstructed face to the mesh of another model, with its texture and blendshapes."""
     from mien.morphable import load_model
-    from mien.morphable.registry import converted_model_path
     from mien.registration import transfer as transfer_face
-    from mien.registration.transfer_files import write_transfer
+    from mien.registration.transfer_files import transfer_content, write_transfer
     from mien.result import Reconstruction
 
-    console = stdout()
-    with console.status("registering"):
-        target = load_model(converted_model_path(to))
+    with activity("registering", quiet=quiet):
+        target = load_model(to)
         transferred = transfer_face(Reconstruction.load(reconstruction), load_model(model), target)
-    write_transfer(transferred, out)
-    table = plain_table()
+    with activity("writing", quiet=quiet):
+        write_transfer(transferred, out)
+    if as_json:
+        print_json({**transfer_content(transferred), "results": str(out)})
+        return
     error = transferred.surface_error
-    for subject, state in (
+    print_values(
         ("mesh", f"{len(transferred.vertices)} vertices of {target.name}"),
         ("landmark error", f"{1000 * transferred.landmark_error_m:.2f} mm, mean of 51"),
         (
@@ -101,17 +150,24 @@ def transfer(
             f"{1000 * error.mean:.2f} mm mean, {1000 * error.median:.2f} median, {1000 * error.p90:.2f} p90",
         ),
         ("written to", str(out)),
-    ):
-        table.add_row(Text(subject), Text(printable(state)))
-    console.print(table)
+    )
 
 
 @app.command()
-def doctor() -> None:
+def doctor(*, as_json: JsonOption = False) -> None:
     """Check this installation: versions, device, native code, packaged files and their licences."""
     from mien.cli.doctor import diagnose
 
     diagnosis = diagnose()
+    if as_json:
+        print_json(diagnosis.content())
+    else:
+        _show(diagnosis)
+    if not diagnosis.passed:
+        raise typer.Exit(1)
+
+
+def _show(diagnosis: Diagnosis) -> None:
     console = stdout()
     table = plain_table()
     for check in diagnosis.checks:
@@ -128,13 +184,13 @@ def doctor() -> None:
     for asset in diagnosis.assets:
         if asset.problem:
             console.print(Text(f"\n{asset.problem}", style="red"), soft_wrap=True)
-    if not diagnosis.passed:
-        raise typer.Exit(1)
 
 
 @evaluate_app.command("landmarks")
 def evaluate_landmarks(
-    folder: Annotated[Path, typer.Argument(help="Folder of photos with 68 annotated landmarks each.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder of photos with 68 annotated landmarks each.")
+    ],
     *,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
@@ -145,6 +201,8 @@ def evaluate_landmarks(
     seed: SeedOption = 0,
     mode: ModeOption = Mode.FIT,
     encoder: EncoderOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure landmark errors on annotated photos and print a Markdown table."""
     from mien import evaluation
@@ -153,15 +211,16 @@ def evaluate_landmarks(
 
     reconstructor = None
     if not perception_only:
-        reconstructor = Reconstructor(
-            model=model,
-            device=device,
-            detail=False,
-            seed=seed,
-            mode=mode.value,
-            encoder=encoder or DEFAULT_ENCODER,
-        )
-    with progress_bar(stderr(), 2) as progress:
+        with wrong_usage():
+            reconstructor = Reconstructor(
+                model=model,
+                device=device,
+                detail=False,
+                seed=seed,
+                mode=mode.value,
+                encoder=encoder or DEFAULT_ENCODER,
+            )
+    with progress_bar(stderr(), 0 if quiet else 2) as progress:
         task = progress.add_task("photos", total=None)
         report = evaluation.evaluate_landmarks(
             folder,
@@ -169,4 +228,7 @@ def evaluate_landmarks(
             limit=limit,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    print(report.table())
+    if as_json:
+        print_json({"summaries": report.summaries(), "photos": report.rows})
+    else:
+        print(report.table())

@@ -13,7 +13,7 @@ from mien.errors import AssetError, BackendUnavailable
 from mien.io.formats import readable_formats, unreadable_formats
 from mien.rasterizer import rasterize_hard
 
-_PACKAGES = ("mien", "torch", "numpy", "safetensors", "pillow", "jaxtyping", "typer", "rich")
+_PACKAGES = ("mien", "torch", "numpy", "safetensors", "pillow", "jaxtyping", "fsspec", "typer", "rich")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ class Diagnosis:
     def passed(self) -> bool:
         """Whether a reconstruction should work here."""
         return all(check.passed for check in self.checks) and not any(a.problem for a in self.assets)
+
+    def content(self) -> dict[str, object]:
+        """The checks for JSON: passed, checks (subject, state, passed), assets (name, bytes, licence, problem)."""
+        assets = [
+            {"name": a.record.name, "bytes": a.record.bytes, "licence": a.record.licence, "problem": a.problem}
+            for a in self.assets
+        ]
+        return {"passed": self.passed, "checks": self.checks, "assets": assets}
 
 
 def diagnose() -> Diagnosis:

@@ -14,6 +14,7 @@ from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, is_mesh_file, pa
 
 if TYPE_CHECKING:
     from mien.io.photo import Photo
+    from mien.io.photo_arguments import RemotePhoto
     from mien.pipeline import Reconstructor
 
 
@@ -35,7 +36,7 @@ FormatsOption = Annotated[
 ]
 
 
-def one_mesh_file(out: Path, paths: Sequence[Path], formats: str | None) -> bool:
+def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], formats: str | None) -> bool:
     """Whether --out names one mesh file instead of a folder.
 
     Args:

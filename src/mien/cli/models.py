@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from mien.cli.options import model_path
-from mien.cli.terminal import plain_table, printable, stdout
+from mien.cli.options import JsonOption, QuietOption, model_path, suffixed, wrong_usage
+from mien.cli.terminal import activity, plain_table, print_json, print_values, printable, stdout
 from mien.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -21,14 +21,20 @@ model_app = typer.Typer(help="List, show, convert and use face models.", no_args
 
 @model_app.command("info")
 def model_info(
-    name: Annotated[str, typer.Argument(help="Face model: a name, or the path of a .safetensors file.")] = "mien-face",
+    name: Annotated[
+        str, typer.Argument(callback=model_path, help="Face model: a name, or the path of a .safetensors file.")
+    ] = "mien-face",
     *,
-    picture: Annotated[Path | None, typer.Option(help="PNG to write: the mean and ±3 standard deviations.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(callback=suffixed(".png"), help="PNG to write: the mean and ±3 standard deviations."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the contents of a face model."""
     from mien.morphable import load_model
 
-    model = load_model(model_path(name))
+    model = load_model(name)
     if picture is not None:
         from mien.export.images import save_image
         from mien.export.model_sheet import model_picture
@@ -37,10 +43,32 @@ def model_info(
             save_image(model_picture(model), picture)
         except (OSError, ValueError) as error:
             raise OutputError(f"{picture}: cannot be written ({error}); name a .png in an existing folder") from error
-    table = plain_table()
-    for subject, state in _description(model):
-        table.add_row(Text(subject), Text(printable(state)))
-    stdout().print(table)
+    if as_json:
+        print_json(_content(model))
+    else:
+        print_values(*_description(model))
+
+
+def _content(model: MorphableModel) -> dict[str, object]:
+    """The description for JSON; docs/formats.md lists the keys."""
+    identity, expression, albedo = model.counts
+    return {
+        "model": model.name,
+        "licence": model.licence,
+        "vertices": len(model.mean),
+        "triangles": len(model.triangles),
+        "size_mm": (1000 * (model.mean.amax(0) - model.mean.amin(0))).tolist(),
+        "coefficients": {"identity": identity, "expression": expression, "albedo": albedo},
+        "expression_kind": model.expression_kind,
+        "expressions": model.expression_names,
+        "blendshapes": model.blendshapes[0],
+        "joints": _joints(model),
+        "completed": model.notes,
+    }
+
+
+def _joints(model: MorphableModel) -> int:
+    return 0 if model.skinning is None else len(model.skinning.parents)
 
 
 def _description(model: MorphableModel) -> list[tuple[str, str]]:
@@ -56,7 +84,7 @@ def _description(model: MorphableModel) -> list[tuple[str, str]]:
         ("units of coefficients", f"identity and albedo in standard deviations, expression in {units}"),
         ("expressions", ", ".join(model.expression_names)),
         ("blendshapes for animation", f"{len(model.blendshapes[0])}"),
-        ("joints", "none" if model.skinning is None else f"{len(model.skinning.parents)}"),
+        ("joints", str(_joints(model) or "none")),
         *(("converted", note) for note in model.notes),
     ]
 
@@ -66,15 +94,24 @@ _EXPRESSION_UNITS = {"strength": "strengths 0 to 1", "deviation": "standard devi
 
 @model_app.command("convert")
 def model_convert(
-    source: Annotated[Path, typer.Argument(help="File or folder of a face model; see `mien model list`.")],
+    source: Annotated[Path, typer.Argument(exists=True, help="File or folder of a face model; see `mien model list`.")],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", callback=suffixed(".safetensors"), help="The .safetensors file to write.")
+    ],
     landmarks: Annotated[
         Path | None,
-        typer.Option(help="Lines of 'iBUG-number vertex', both from 0. For FLAME also its landmark embedding."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Lines of 'iBUG-number vertex', both from 0. For FLAME also its landmark embedding.",
+        ),
     ] = None,
-    blendshapes: Annotated[Path | None, typer.Option(help="Blendshape file of an eos model.")] = None,
+    blendshapes: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Blendshape file of an eos model.")
+    ] = None,
     front: Annotated[bool, typer.Option("--front", help="Cut BFM 2009 to Deep3DFaceRecon's 35,709 vertices.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Convert a face model of another project into a file that all of mien can use."""
     from mien.morphable import load_model, save_model
@@ -83,26 +120,22 @@ def model_convert(
     from mien.registration.landmark_file import with_landmarks
 
     _make_place(out)
-    console = stdout()
-    with console.status("reading"):
+    with activity("reading", quiet=quiet):
         model = read_model(source, landmarks=landmarks, blendshapes=blendshapes, front=front)
         model = with_landmarks(model, landmarks)
-    with console.status("registering the packaged model to it"):
+    with activity("registering the packaged model to it", quiet=quiet):
         converted = complete(model, load_model())
     save_model(converted, out)
-    table = plain_table()
-    table.add_row(Text("model"), Text(printable(f"{converted.name}: {len(converted.mean)} vertices")))
-    table.add_row(Text("licence"), Text(printable(converted.licence)))
-    for note in converted.notes:
-        table.add_row(Text("completed"), Text(printable(note)))
-    console.print(table)
-    console.print(Text(f"written to {printable(str(out))}"), soft_wrap=True)
+    print_values(
+        ("model", f"{converted.name}: {len(converted.mean)} vertices"),
+        ("licence", converted.licence),
+        *(("completed", note) for note in converted.notes),
+    )
+    stdout().print(Text(f"written to {printable(str(out))}"), soft_wrap=True)
 
 
 def _make_place(out: Path) -> None:
     """Make the folder of the model before the work starts, so that errors come early."""
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"-o {out}: is not a model file; choose a name that ends in .safetensors")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,7 +165,10 @@ def model_list() -> None:
 
 @model_app.command("phenotype")
 def model_phenotype(
-    file: Annotated[Path | None, typer.Argument(help="JSON file with a phenotype of anny.", show_default=False)] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="JSON file with a phenotype of anny.", show_default=False),
+    ] = None,
     *,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One value from 0 to 1, for example age=0.7; overrides FILE.")
@@ -152,15 +188,12 @@ def model_phenotype(
     from mien.morphable.phenotypes import Phenotype, phenotype_identity
 
     person = Phenotype() if file is None else read_phenotype(file)
-    given = {name: getattr(person, name) for name in Phenotype.names()} | dict(map(_setting, settings or []))
-    person = Phenotype.of(given)
+    with wrong_usage("--set"):
+        given = {name: getattr(person, name) for name in Phenotype.names()} | dict(map(_setting, settings or []))
+        person = Phenotype.of(given)
     model = load_model()
     write_model_face(phenotype_identity([person], model)[0], model, out)
-    table = plain_table()
-    for name in Phenotype.names():
-        table.add_row(Text(name), Text(f"{getattr(person, name):g}"))
-    table.add_row(Text("written to"), Text(printable(str(out))))
-    stdout().print(table)
+    print_values(*((name, f"{getattr(person, name):g}") for name in Phenotype.names()), ("written to", str(out)))
     if file is None and not settings:
         stdout().print("\nThis is the average person. Describe another one with --set, for example --set age=0.9.")
 
@@ -172,5 +205,5 @@ def _setting(text: str) -> tuple[str, float]:
         return name.strip(), float(value)
     except ValueError as error:
         raise ConfigError(
-            f"--set {text}: write it as NAME=NUMBER with a number from 0 to 1, for example age=0.7."
+            f"{text!r}: write it as NAME=NUMBER with a number from 0 to 1, for example age=0.7"
         ) from error

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mien.cli.run_record import Options, RunRecord, changed_options, file_sha256, read_record
 from mien.cli.summary import SUMMARY_FILE, PhotoRow, SummaryTable, absolute_path, photo_key
 from mien.errors import OutputError
 from mien.io.files import remove_partial_folders, writing
+
+if TYPE_CHECKING:
+    from mien.io.photo_arguments import RemotePhoto
 
 LOCK_FILE = ".mien.lock"
 _HOLDER_FILE = ".mien.lock-holder"
@@ -47,7 +51,7 @@ class PhotoFolder:
 
     path: Path
     """Where its faces go."""
-    photo: Path
+    photo: Path | RemotePhoto
     """The photo."""
 
     def earlier(self, options: Options) -> tuple[PhotoRow | None, str]:
@@ -75,7 +79,7 @@ class PhotoFolder:
         Raises:
             OutputError: The folder cannot be written.
         """
-        RunRecord(absolute_path(self.photo), photo_sha256, options, None).write(self.path)
+        RunRecord(absolute_path(str(self.photo)), photo_sha256, options, None).write(self.path)
         remove_partial_folders(self.path, "face*")
 
     def finish(self, row: PhotoRow, photo_sha256: str, options: Options) -> None:
@@ -84,7 +88,7 @@ class PhotoFolder:
         Raises:
             OutputError: The folder cannot be written.
         """
-        RunRecord(absolute_path(self.photo), photo_sha256, options, row.absolute()).write(self.path)
+        RunRecord(absolute_path(str(self.photo)), photo_sha256, options, row.absolute()).write(self.path)
 
     def forget(self) -> None:
         """Record that the photo is not done: results of an earlier run stay, and the next run retries the photo.
@@ -116,7 +120,7 @@ class OutputFolder:
             for stem in {name, re.sub(r"-\d+$", "", name)}:
                 self._existing.setdefault(stem.casefold(), []).append(name)
 
-    def folder_of(self, photo: Path) -> PhotoFolder:
+    def folder_of(self, photo: Path | RemotePhoto) -> PhotoFolder:
         """Choose the folder of a photo: that of an earlier run, or the first free one of STEM, STEM-2, STEM-3 …
 
         Names that differ only in case count as equal, since they are one folder on Windows and macOS.
@@ -127,7 +131,7 @@ class OutputFolder:
         Raises:
             FormatError: A run.json cannot be read.
         """
-        key, owned_by_others = photo_key(photo), set[str]()
+        key, owned_by_others = photo_key(str(photo)), set[str]()
         for name in self._existing.get(photo.stem.casefold(), ()):
             if name.casefold() in self._taken:
                 continue
@@ -142,7 +146,7 @@ class OutputFolder:
             name = f"{photo.stem}-{number}"
         return self._take(photo, name)
 
-    def _take(self, photo: Path, name: str) -> PhotoFolder:
+    def _take(self, photo: Path | RemotePhoto, name: str) -> PhotoFolder:
         self._taken.add(name.casefold())
         return PhotoFolder(self.path / name, photo)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -20,6 +21,9 @@ from rich.text import Text
 
 from mien.cli.summary import PhotoRow, faces_of, plural, show_rows
 from mien.cli.terminal import counting_columns, printable, stderr, stdout
+
+if TYPE_CHECKING:
+    from mien.io.photo_arguments import RemotePhoto
 
 _STAGES = {
     "perception": "finding faces",
@@ -83,7 +87,7 @@ class Reporter:
         """Whether a photo or a face failed."""
         return any(row.reason for row in self.rows)
 
-    def begin(self, photo: Path) -> None:
+    def begin(self, photo: Path | RemotePhoto) -> None:
         """A photo begins."""
         self._bar.update(self._task, description=printable(photo.name), stage="")
 

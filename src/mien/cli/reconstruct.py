@@ -23,12 +23,16 @@ from mien.cli.options import (
     DetailOption,
     DeviceOption,
     EncoderOption,
+    FocalOption,
     GlbMorphs,
     GlbOption,
     Mode,
     ModelOption,
     ModeOption,
+    QuietOption,
+    ResolutionOption,
     SeedOption,
+    wrong_usage,
 )
 from mien.cli.output_folder import PhotoFolder, open_output
 from mien.cli.progress import Report, Reporter
@@ -39,11 +43,17 @@ from mien.io.result_files import DEFAULT_FORMATS, is_result
 
 if TYPE_CHECKING:
     from mien.io.photo import Photo
+    from mien.io.photo_arguments import RemotePhoto
     from mien.result import Reconstruction
 
 
 def reconstruct(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            help='Photos, folders, patterns such as "*.jpg", URLs, or - for standard input.', show_default=False
+        ),
+    ],
     *,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the results, or FILE.glb, .obj or .ply for one face.")
@@ -54,10 +64,8 @@ def reconstruct(
     detail: DetailOption = True,
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum number of faces per photo.")] = None,
     seed: SeedOption = 0,
-    resolution: Annotated[int, typer.Option(help="Side of the detail maps in texels: 224, 512 or 1024.")] = 224,
-    focal_px: Annotated[
-        float | None, typer.Option(help="Focal length in pixels. Default: from EXIF, or a field of view of 30°.")
-    ] = None,
+    resolution: ResolutionOption = 224,
+    focal_px: FocalOption = None,
     max_megapixels: Annotated[
         float, typer.Option(min=1, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced.")
     ] = 64,
@@ -70,7 +78,7 @@ def reconstruct(
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip photos that an earlier run finished with the same options.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: QuietOption = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo, and no table.")] = False,
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
@@ -81,11 +89,12 @@ def reconstruct(
     parameters = dict(locals())  # all of them, so that a new option is not forgotten in run.json
 
     from mien.export import write_reconstruction
-    from mien.io.photo import find_photos, read_photo
+    from mien.io.photo_arguments import find_arguments, read_argument
     from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
     from mien.pipeline import Reconstructor
 
-    paths = find_photos(photos, skip=out)
+    with wrong_usage("photos"):
+        paths = find_arguments(photos, skip=out)
     to_file = one_mesh_file(out, paths, formats)
     make_reconstructor = partial(
         Reconstructor,
@@ -101,14 +110,17 @@ def reconstruct(
         detail_mode=None if detail_mode is None else detail_mode.value,
         detail_network=detail_network or DEFAULT_DETAIL,
     )
-    read = partial(read_photo, max_pixels=round(max_megapixels * 1e6))
+    read = partial(read_argument, max_pixels=round(max_megapixels * 1e6))
     if to_file:
-        reconstruct_to_file(make_reconstructor(), read(paths[0]), out, focal_px=focal_px, glb=glb.value)
+        with wrong_usage():
+            reconstructor = make_reconstructor()
+        reconstruct_to_file(reconstructor, read(paths[0]), out, focal_px=focal_px, glb=glb.value)
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
     reporter = Reporter(out, len(paths), report=report, bar=not quiet)
     with reporter.showing(), open_output(out) as output:
-        reconstructor = make_reconstructor()
+        with wrong_usage():
+            reconstructor = make_reconstructor()
         run = _Run(
             read=read,
             reconstruct=partial(reconstructor, focal_px=focal_px, progress=reporter.stage),
@@ -133,7 +145,7 @@ def reconstruct(
 class _Run:
     """What the photos of one run share."""
 
-    read: Callable[[Path], Photo]
+    read: Callable[[Path | RemotePhoto], Photo]
     reconstruct: Callable[[Photo], list[Reconstruction]]
     write: Callable[..., None]
     """`write_reconstruction` with the options of the command."""

@@ -8,11 +8,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mien import __version__
 from mien.cli.summary import PhotoRow
 from mien.errors import FormatError
 from mien.io.files import remove_partial, write_text, writing
+
+if TYPE_CHECKING:
+    from mien.io.photo_arguments import RemotePhoto
 
 RUN_FILE = "run.json"
 _FORMAT = "mien-run-1"
@@ -103,10 +107,11 @@ def changed_options(before: Options, now: Options) -> str:
     )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file; empty if it is not a readable file, which `read_photo` reports."""
+def file_sha256(path: Path | RemotePhoto) -> str:
+    """SHA-256 of a file; empty if it is not a readable file, which `read_photo` reports, or not a file of this machine,
+    which may change at any time."""
     digest = hashlib.sha256()
-    if not path.is_file():
+    if not isinstance(path, Path) or not path.is_file():
         return ""
     try:
         with path.open("rb") as stream:

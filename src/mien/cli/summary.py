@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -51,6 +52,8 @@ class PhotoRow:
         )
 
 
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]+://|standard input$", re.IGNORECASE)
+"""How `RemotePhoto` names itself."""
 _COLUMNS = [field.name for field in fields(PhotoRow)]
 
 
@@ -144,7 +147,9 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:
-    """The absolute path, without symbolic links in its folders; a link keeps its own name."""
+    """The absolute path, without symbolic links in its folders; a link keeps its own name, and a URL stays."""
+    if _REMOTE.match(str(path)):
+        return str(path)
     path = Path(path).absolute()
     return str(_resolved(path.parent) / path.name)
 

@@ -1,7 +1,15 @@
-"""Text and tables in a terminal."""
+"""Text, tables and JSON on stdout; progress and errors on stderr."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -30,6 +38,37 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console for progress and errors."""
     return Console(stderr=True, highlight=False)
+
+
+def print_values(*rows: tuple[str, str]) -> None:
+    """Print names and values as a table."""
+    table = plain_table()
+    for name, value in rows:
+        table.add_row(Text(name), Text(printable(value)))
+    stdout().print(table)
+
+
+def print_json(content: Mapping[str, object]) -> None:
+    """Print one JSON object. Dataclasses become objects, paths strings, and numbers that are not finite null."""
+    typer.echo(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def activity(name: str, *, quiet: bool = False) -> AbstractContextManager[object]:
+    """Show on stderr what is being done; nothing where stderr is not a terminal."""
+    console = stderr()
+    return nullcontext() if quiet or not console.is_terminal else console.status(name)
 
 
 class _RateColumn(ProgressColumn):

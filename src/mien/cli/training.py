@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 import sys
@@ -10,19 +11,29 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mien.cli.options import ModelOption
-from mien.errors import BackendUnavailable, RenamedSetting
+from mien.cli.options import ModelOption, ProcessesOption, QuietOption, SeedOption, finite, network_file, wrong_usage
+from mien.errors import BackendUnavailable, ConfigError, RenamedSetting
 from mien.io.files import write_whole, writing
 
 data_app = typer.Typer(help="Prepare photos and synthesize faces for training.", no_args_is_help=True)
 train_app = typer.Typer(help="Train the networks.", no_args_is_help=True)
 report_app = typer.Typer(help="Show what a trained network does.", no_args_is_help=True)
+
+SkinsOption = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of `mien data skins`.")]
+T = TypeVar("T")
+
+
+class SplitBy(str, enum.Enum):
+    """The choices of --split-by."""
+
+    IDENTITY, RANDOM = "identity", "random"
+
 
 StoreOption = Annotated[
     str | None, typer.Option("--data", help="Store of `mien data prepare`: a folder, or s3://… and the like.")
@@ -31,25 +42,33 @@ StoreOption = Annotated[
 
 @data_app.command("prepare")
 def prepare_photos(
-    photos: Annotated[Path, typer.Argument(help="Folder of photos, searched to any depth.")],
+    photos: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder of photos, searched to any depth.")
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
     table: Annotated[
-        Path | None, typer.Option(help="CSV with columns file and identity. Default: names of files and folders.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="CSV with columns file and identity. Default: names of files and folders."
+        ),
     ] = None,
-    split_by: Annotated[str, typer.Option(help="Unit of the split: identity or random (photo by photo).")] = "identity",
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    split_by: Annotated[
+        SplitBy, typer.Option(metavar="[identity|random]", help="Unit of the split: a person, or a photo at random.")
+    ] = SplitBy.IDENTITY,
+    seed: SeedOption = 0,
     drop_flagged: Annotated[
         bool, typer.Option("--drop-flagged", help="Leave out blurred, covered, dark and profile faces.")
     ] = False,
-    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
+    processes: ProcessesOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Detect, align and pack the faces of photos. Run it again to continue an interrupted run."""
     from mien.training.data.prepare import PreparationSettings, list_photos, prepare
 
-    settings = PreparationSettings(split_by=split_by, seed=seed, drop_flagged=drop_flagged)
+    settings = PreparationSettings(split_by=split_by.value, seed=seed, drop_flagged=drop_flagged)
     entries = list_photos(photos, table=table, skip=out)
-    with _progress("photos") as update:
+    with _progress("photos", quiet=quiet) as update:
         report = prepare(entries, out, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
     print(report.text(), end="")
     print(f"The store is {out}; look at {out / 'contact_sheet.png'}.")
@@ -61,8 +80,8 @@ def write_synthetic_samples(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the images.")] = Path("out/synth"),
     count: Annotated[int, typer.Option(min=1, help="Number of faces.")] = 48,
     size: Annotated[int, typer.Option(min=32, help="Side of an image, pixels.")] = 224,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal faces.")] = 0,
-    skins: Annotated[Path | None, typer.Option(help="File of `mien data skins`.")] = None,
+    seed: SeedOption = 0,
+    skins: SkinsOption = None,
     detail: Annotated[
         bool, typer.Option("--detail", help="Add wrinkles and skin blemishes, and show their maps below each face.")
     ] = False,
@@ -93,19 +112,23 @@ def write_store_of_synthetic_faces(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
     faces: Annotated[int, typer.Option(min=1, help="Number of faces.")] = 50_000,
     size: Annotated[int, typer.Option(min=32, help="Side of the crops, pixels.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal faces.")] = 0,
+    seed: SeedOption = 0,
     jitter: Annotated[
-        float, typer.Option(min=0.0, help="Factor on the random shift and size of the crops, as data.jitter.")
+        float,
+        typer.Option(
+            min=0.0, max=10.0, callback=finite, help="Factor on the random shift and size of the crops, as data.jitter."
+        ),
     ] = 1.0,
-    skins: Annotated[Path | None, typer.Option(help="File of `mien data skins`.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
+    skins: SkinsOption = None,
+    processes: ProcessesOption = None,
+    quiet: QuietOption = False,
     model: ModelOption = "mien-face",
 ) -> None:
     """Write a store of synthetic faces for training runs. Run it again to continue, or to add faces."""
     from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
 
     plan = SyntheticStorePlan(faces, size=size, seed=seed, jitter=jitter, model=model, skins=str(skins or ""))
-    with _progress("faces") as update:
+    with _progress("faces", quiet=quiet) as update:
         sheet = write_synthetic_store(plan, out, processes=processes or os.cpu_count() or 1, progress=update)
     print(f"{faces} faces in {out}; look at {sheet}, and train on them with --set data.synthetic={out}.")
 
@@ -116,6 +139,7 @@ def collect_skin_colours(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("skins.safetensors"),
     model: ModelOption = "mien-face",
+    quiet: QuietOption = False,
 ) -> None:
     """Collect the skin colours of a store's training faces, for synthetic faces to use (data.skins)."""
     from mien.morphable import load_model
@@ -123,7 +147,7 @@ def collect_skin_colours(
     from mien.training.synthetic.skins import collect_skins
 
     loaded = load_model(model)
-    with _progress("faces") as update:
+    with _progress("faces", quiet=quiet) as update:
         bank = collect_skins(FaceStore(store, split="train"), loaded, progress=update)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -146,12 +170,13 @@ _keep_old_data_command("synth", "samples", write_synthetic_samples)
 _keep_old_data_command("draw", "synthesize", write_store_of_synthetic_faces)
 
 
-ConfigOption = Annotated[Path | None, typer.Option(help="TOML file, e.g. from configs/.")]
+ConfigOption = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="TOML file, e.g. from configs/.")]
 RunOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", help="Setting as section.key=value; replaces the file's.")
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
+RunArgument = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the run.")]
 ReportOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report. Default: RUN/report.")]
 
 
@@ -166,10 +191,9 @@ def train_coarse_command(
 ) -> None:
     """Train the encoder. Under torchrun every process takes its part of each batch."""
     from mien.training.config import CoarseConfig
-    from mien.training.config_file import load_config
 
     with _renamed_settings():
-        settings = load_config(CoarseConfig, config, changes=changes or [])
+        settings = _load_config(CoarseConfig, config, changes or [])
         with _training_packages():
             from mien.training.run import train_coarse
         path = train_coarse(settings, store=data, run=out, resume=resume)
@@ -196,9 +220,11 @@ def train_detail_command(
     *,
     coarse: Annotated[
         str,
-        typer.Option("--coarse", help="Run of `mien train coarse`, or an encoder's file. Default: the packaged one."),
+        typer.Option("--coarse", callback=network_file, help="Run of `mien train coarse`, or the file of an encoder."),
     ] = "encoder-lite0.safetensors",
-    base: Annotated[str | None, typer.Option("--base", hidden=True, help="Old name of --coarse.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", callback=network_file, hidden=True, help="Old name of --coarse.")
+    ] = None,
     config: ConfigOption = None,
     data: StoreOption = None,
     out: RunOption = Path("runs/detail"),
@@ -207,12 +233,11 @@ def train_detail_command(
 ) -> None:
     """Train the detail network (texture offset and displacement) over a frozen encoder."""
     from mien.training.config import DetailConfig
-    from mien.training.config_file import load_config
 
     if base is not None:
         _print_warning("--base is now called --coarse; version 0.3 will not know the old name.")
     with _renamed_settings():
-        settings = load_config(DetailConfig, config, changes=changes or [])
+        settings = _load_config(DetailConfig, config, changes or [])
         with _training_packages():
             from mien.training.run import train_detail
         path = train_detail(settings, encoder=base or coarse, store=data, run=out, resume=resume)
@@ -222,7 +247,10 @@ def train_detail_command(
 
 @train_app.command("recipe")
 def train_recipe_command(
-    recipe: Annotated[Path, typer.Argument(help="TOML file with stages, e.g. configs/packaged_encoder.toml.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="TOML file with stages, e.g. configs/packaged_encoder.toml."),
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the stages and the result.")] = Path(
         "runs/packaged"
@@ -246,7 +274,7 @@ def train_recipe_command(
 
 @report_app.command("coarse")
 def report_coarse_command(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: RunArgument,
     *,
     data: StoreOption = None,
     out: ReportOption = None,
@@ -263,7 +291,7 @@ def report_coarse_command(
 
 @report_app.command("base", hidden=True)
 def report_base_command(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: RunArgument,
     *,
     data: StoreOption = None,
     out: ReportOption = None,
@@ -275,7 +303,7 @@ def report_base_command(
 
 @report_app.command("detail")
 def report_detail_command(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: RunArgument,
     *,
     data: StoreOption = None,
     out: ReportOption = None,
@@ -288,6 +316,18 @@ def report_detail_command(
         report = report_detail(run, store=data, out=folder)
     print(report.text(), end="")
     print(f"The figures are in {folder}.")
+
+
+def _load_config(kind: type[T], path: Path | None, changes: list[str]) -> T:
+    """`load_config`; an error that only --set causes is wrong usage."""
+    from mien.training.config_file import load_config
+
+    try:
+        return load_config(kind, path, changes=changes)
+    except ConfigError:
+        load_config(kind, path)  # raises what is wrong with the file itself
+        with wrong_usage("--set"):
+            raise
 
 
 def _print_warning(message: str) -> None:
@@ -321,9 +361,9 @@ def _training_packages() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

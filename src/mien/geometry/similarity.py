@@ -25,6 +25,11 @@ class Similarity:
         rotated = torch.einsum("bij,bpj->bpi", self.rotation, points)
         return self.scale[:, None, None] * rotated + self.translation[:, None]
 
+    def inverse(self) -> Similarity:
+        """The similarity that undoes this one; differentiable."""
+        scale, rotation = 1 / self.scale, self.rotation.mT
+        return Similarity(scale, rotation, -scale[:, None] * torch.einsum("bij,bj->bi", rotation, self.translation))
+
 
 def align_points(
     source: Float[Tensor, "B P 3"],

@@ -3,6 +3,7 @@
 reconstruction ── closest points between the two registered means ──► target position of each vertex
 target model ── ridge regression on these positions ──► coefficients
 positions ── minus the model's surface ──► offsets beyond the coefficients; eyeballs, teeth and scalp follow them
+texture ── closest points between the two surfaces ──► texture in the target's UV map    transfer_face
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mien.geometry import Matcher, Matches, Similarity, Surface, align_points, s
 from mien.morphable import MorphableModel
 from mien.morphable.landmark_tables import IBUG_INNER
 from mien.registration.nonrigid_icp import register
+from mien.registration.transfer_face import transferred_face
 from mien.registration.uv_layout import connected_parts
 from mien.result import Reconstruction
 from mien.typing import Float, Int, Tensor
@@ -51,6 +53,8 @@ class Transfer:
     """Mean distance of the 51 inner landmarks of the two faces."""
     surface_error: DistanceSummary
     """From the reconstruction's skin to the transferred surface, metres."""
+    face: Reconstruction
+    """The face as a result of the target model, in its model space, with a texture in its UV map; for all exporters."""
 
 
 def transfer(face: Reconstruction, own: MorphableModel, target: MorphableModel) -> Transfer:
@@ -91,6 +95,9 @@ def transfer(face: Reconstruction, own: MorphableModel, target: MorphableModel) 
         target, moved, identity, expression,
         landmark_error_m=_landmark_error(moved, vertices, own, target),
         surface_error=_surface_error(moved, vertices, own, target),
+        face=transferred_face(
+            face, own, target, vertices=moved, identity=identity, expression=expression, similarity=similarity
+        ),
     )  # fmt: skip
 
 

@@ -7,28 +7,66 @@ from pathlib import Path
 
 import numpy as np
 
+from mien.export.gltf import write_glb
+from mien.export.images import save_image
+from mien.export.obj import write_obj
 from mien.io.files import writing_folder
+from mien.io.pixels import to_uint8
+from mien.io.result_files import GLB_FILE, TEXTURE_FILE
 from mien.registration.transfer import Transfer
 
-MESH_FILE, COEFFICIENTS_FILE = "mesh.obj", "coefficients.json"
+MESH_FILE, COEFFICIENTS_FILE, SHAPES_FILE = "mesh.obj", "coefficients.json", "shapes.npz"
 
 
 def write_transfer(carried: Transfer, folder: Path) -> None:
-    """Write mesh.obj (metres, vertices in the model's order) and coefficients.json; OutputError on failure."""
-    vertices, triangles = carried.vertices.numpy(), carried.model.triangles.numpy() + 1
-    uv = carried.model.uv.numpy()
+    """Write face.glb, mesh.obj, mesh.mtl, texture.png, shapes.npz and coefficients.json; see docs/formats.md.
+
+    Args:
+        carried: The transferred face.
+        folder: Made if it is missing.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    face, model = carried.face, carried.model
     content = {
         "format": "mien-transfer-1",
+        **transfer_content(carried),
+        "identity": face.identity.tolist(),
+        "expression": dict(zip(model.expression_names, face.expression.tolist(), strict=True)),
+        "albedo": face.albedo.tolist(),
+    }
+    with writing_folder(folder) as partial:
+        write_obj(face, model, partial / MESH_FILE)
+        save_image(to_uint8(face.texture), partial / TEXTURE_FILE)
+        write_glb(face, model, partial / GLB_FILE)
+        _write_shapes(carried, partial / SHAPES_FILE)
+        (partial / COEFFICIENTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def transfer_content(carried: Transfer) -> dict[str, object]:
+    """Model and errors of a transfer, for JSON."""
+    return {
         "model": carried.model.name,
-        "identity": carried.identity.tolist(),
-        "expression": dict(zip(carried.model.expression_names, carried.expression.tolist(), strict=True)),
+        "vertices": len(carried.vertices),
         "landmark_error_mm": 1000 * carried.landmark_error_m,
         "surface_error_mm": {key: 1000 * getattr(carried.surface_error, key) for key in ("mean", "median", "p90")},
     }
-    with writing_folder(folder) as partial:
-        with (partial / MESH_FILE).open("w", encoding="ascii") as file:
-            np.savetxt(file, vertices, fmt="v %.8f %.8f %.8f")
-            np.savetxt(file, uv, fmt="vt %.6f %.6f")
-            corners = np.repeat(triangles, 2, axis=1)
-            np.savetxt(file, corners, fmt="f %d/%d %d/%d %d/%d")
-        (partial / COEFFICIENTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_shapes(carried: Transfer, path: Path) -> None:
+    """Write the face with its expression, without it, and the offsets of the target's blendshapes."""
+    face, model = carried.face, carried.model
+    names, basis = model.blendshapes
+    strengths = face.expression if names == model.expression_names else np.zeros(len(names), np.float32)
+    own = np.tensordot(face.expression, model.expression_basis.numpy(), axes=1)
+    np.savez_compressed(
+        path,
+        vertices=face.vertices_model,
+        neutral=(face.vertices_model - own).astype(np.float32),
+        triangles=face.triangles,
+        uv=face.uv,
+        names=np.array(names, dtype=np.str_),
+        offsets=basis.numpy(),
+        strengths=strengths,
+    )

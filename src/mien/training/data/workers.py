@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +22,7 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
     """Call `work` once per entry of `calls` and yield the key of each call when it is finished.
 
     Every call has one torch thread, so that its sums are the same in any process. After an error, or when the caller
-    stops iterating, running calls finish and no further call starts.
+    stops iterating, running calls finish and no further call starts. After Ctrl-C running calls are cut off.
 
     Args:
         work: A function that can be pickled.
@@ -42,10 +43,11 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
         return
     # Fresh processes: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
         waiting = iter(calls.items())
         try:
-            running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
+            with _interrupt_delayed():
+                running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -53,11 +55,36 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
                     future.result()
                     running |= {pool.submit(work, *arguments): other for other, arguments in islice(waiting, 1)}
                     yield key
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         except BrokenProcessPool as error:
             raise OutputError(
                 "the system killed a worker process, probably because memory ran out; finished work is kept, so run "
                 "the command again with fewer --processes."
             ) from error
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _interrupt_delayed() -> Iterator[None]:
+    """Delay Ctrl-C while processes start. It reaches them too, and while they import they would print a traceback.
+
+    They inherit the mask. Windows has none; there only the time before `_start_worker` is not covered.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -1,0 +1,196 @@
+"""The photos that a command line names: files, folders, quoted patterns, URLs and standard input.
+
+Only the command reads URLs. The Python API takes paths, bytes and open files, so that a program that passes on a text
+from others does not fetch what they name.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mien.errors import BackendUnavailable, ConfigError, ImageError
+from mien.io.photo import MAX_PIXELS, Photo, find_photos, read_photo
+
+STDIN = "-"
+MAX_BYTES = 1 << 28
+"""Largest size of a photo from a URL or standard input: 256 MiB; 64 megapixels of 8-bit RGB without compression are
+192 MB."""
+CONNECT_S, SILENCE_S, TOTAL_S = 15, 30, 300
+"""Time limits of HTTP, seconds: to connect, without a byte, and in total."""
+_CHUNK = 1 << 20
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C:// is a drive
+_UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
+"""Characters that a file name cannot have on one of the systems."""
+
+
+@dataclass(frozen=True)
+class RemotePhoto:
+    """A photo at a URL or on standard input, which is read when it is needed."""
+
+    address: str
+    """The URL, or "-"."""
+
+    def __str__(self) -> str:
+        """The address for messages and tables, without user name and password."""
+        if self.address == STDIN:
+            return "standard input"
+        parts = urlsplit(self.address)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @property
+    def path(self) -> Path:
+        """A file name for the photo, which names the folder of its results: the last part of the URL's path."""
+        if self.address == STDIN:
+            return Path("stdin")
+        parts = urlsplit(self.address)
+        name = PurePosixPath(unquote(parts.path)).name or parts.hostname or "photo"
+        return Path(_UNSAFE.sub("_", name))
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return self.path.name
+
+    @property
+    def stem(self) -> str:
+        """The file name without its ending."""
+        return self.path.stem
+
+    def fetch(self) -> bytes:
+        """Read the photo.
+
+        Raises:
+            ImageError: It cannot be read, or is larger than `MAX_BYTES`.
+        """
+        content = _read_stdin() if self.address == STDIN else _download(self.address, str(self))
+        if len(content) > MAX_BYTES:
+            raise ImageError(f"{self}: more than the limit of {MAX_BYTES >> 20} MiB; save it as a file and resize it")
+        return content
+
+
+def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> list[Path | RemotePhoto]:
+    """List the photos that the arguments of a command name, each once.
+
+    An argument with *, ? or [ that is not the path of a file is a pattern, as in a shell; ** stands for folders of any
+    depth. Windows' shells and quotes leave patterns to the command.
+
+    Args:
+        arguments: Files, folders, patterns, URLs, and "-" for standard input.
+        skip: A folder to leave out, where the results go.
+
+    Raises:
+        ConfigError: A pattern matches nothing, or a URL has an unknown protocol.
+        BackendUnavailable: A package for the protocol of a URL is not installed.
+        ImageError: A folder contains no photos.
+    """
+    found: dict[str, Path | RemotePhoto] = {}
+    for argument in arguments:
+        if argument == STDIN or _URL.match(argument):
+            _check_protocol(argument)
+            found.setdefault(argument, RemotePhoto(argument))
+        else:
+            for path in find_photos(_matches(argument, skip), skip=skip):
+                found.setdefault(str(path.resolve()), path)
+    return list(found.values())
+
+
+def read_argument(photo: Path | RemotePhoto, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read a photo of `find_arguments`.
+
+    Raises:
+        ImageError: As `read_photo` and `RemotePhoto.fetch`; the message begins with the path or address.
+    """
+    if isinstance(photo, Path):
+        return read_photo(photo, max_pixels=max_pixels)
+    content = photo.fetch()
+    try:
+        return read_photo(content, name=photo.path, max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{photo}: {str(error).removeprefix(f'{photo.path}: ')}") from error
+
+
+def _matches(argument: str, skip: Path | None) -> list[Path]:
+    path = Path(argument)
+    if not glob.has_magic(argument) or path.exists():
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207 (absolute too)
+    if skip is not None:
+        matches = [match for match in matches if not match.resolve().is_relative_to(skip.resolve())]
+    if not matches:
+        raise ConfigError(f"the pattern {argument} matches no file; quote a name that contains *, ? or [ as [*]")
+    return matches
+
+
+def _check_protocol(address: str) -> None:
+    if address == STDIN:
+        return
+    import fsspec  # noqa: PLC0415 (only URLs need it)
+
+    protocol = address.partition("://")[0].lower()
+    if "::" in address or protocol not in fsspec.available_protocols():
+        raise ConfigError(f"{address}: cannot be read; use https://, http:// or another protocol that fsspec has")
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        advice = "run pip install 'mien[url]'" if protocol in {"http", "https"} else str(error)
+        raise BackendUnavailable(
+            f"{address}: reading {protocol}:// needs a package that is missing; {advice}"
+        ) from None
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ImageError("standard input: is a terminal; pipe a photo into the command, or give its path")
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
+def _download(url: str, shown: str) -> bytes:
+    import fsspec  # noqa: PLC0415 (only URLs need it)
+
+    chunks, size = [], 0
+    try:
+        files, path = fsspec.url_to_fs(url, **_http_options(url))
+        streamed = {"block_size": 0} if _is_http(url) else {}
+        with files.open(path, "rb", **streamed) as file:
+            while size <= MAX_BYTES and (chunk := file.read(_CHUNK)):
+                chunks.append(chunk)
+                size += len(chunk)
+    except Exception as error:  # each protocol has errors of its own
+        raise ImageError(f"{shown}: {_reason(error).replace(url, shown)}") from error
+    return b"".join(chunks)
+
+
+def _reason(error: BaseException) -> str:
+    import asyncio  # noqa: PLC0415 (only URLs need it)
+
+    # fsspec reports every failure of HTTP as a missing file.
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    status = getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return "no such file"
+    if isinstance(status, int):
+        return f"the server refuses it (HTTP {status})"
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes under Python 3.10
+        return "the server is too slow or does not respond; download the photo first"
+    return f"cannot be read ({type(error).__name__}: {error})"
+
+
+def _is_http(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
+
+
+def _http_options(url: str) -> dict[str, Any]:
+    if not _is_http(url):
+        return {}
+    import aiohttp  # noqa: PLC0415 (fsspec's HTTP needs it)
+
+    limits = aiohttp.ClientTimeout(total=TOTAL_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+    return {"client_kwargs": {"timeout": limits, "trust_env": True}, "skip_instance_cache": True}
