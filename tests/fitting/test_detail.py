@@ -14,6 +14,7 @@ from mien.rendering import build_surface, render, visible_vertices
 from mien.texture import (
     DisplacedNormals,
     TexelAtlas,
+    TexelParts,
     Unwrapped,
     complete_texture,
     pull_push,
@@ -31,6 +32,13 @@ def lit_face(model: MorphableModel) -> FaceCoefficients:
     lighting[:, 1], lighting[:, 3] = 0.25, 0.15
     mean = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, distance=0.5)
     return replace(mean, lighting=lighting)
+
+
+def completed(albedo: Tensor, shade: Tensor, unwrapped: Unwrapped) -> Tensor:
+    """The completed texture of a face that is all skin, without lids and offset."""
+    nothing = torch.zeros_like(unwrapped.weights)
+    parts = TexelParts(torch.ones_like(nothing), nothing, nothing, shade)
+    return complete_texture(albedo, torch.zeros_like(albedo), shade, unwrapped, parts)
 
 
 def test_an_unwrapped_photo_has_the_colours_of_the_model(tiny: MorphableModel) -> None:
@@ -109,7 +117,7 @@ def test_completed_texture_uses_photo_then_mirror() -> None:
     colours = torch.full((1, 3, 4, 4), 0.3)
     weights = torch.zeros(1, 1, 4, 4)
     weights[..., :2] = 1
-    found = complete_texture(torch.full((1, 3, 4, 4), 0.8), shade, Unwrapped(colours, weights, weights))
+    found = completed(torch.full((1, 3, 4, 4), 0.8), shade, Unwrapped(colours, weights, weights))
     torch.testing.assert_close(found[..., :2], torch.full((1, 3, 4, 2), 0.3))
     torch.testing.assert_close(found[..., 2:], torch.full((1, 3, 4, 2), 0.6))
 
@@ -119,14 +127,14 @@ def test_completed_texture_has_no_seam_to_hidden_texels() -> None:
     albedo = torch.linspace(0.3, 0.5, size).reshape(1, 1, size, 1).expand(1, 3, size, size)
     weights = torch.zeros(1, 1, size, size)
     weights[..., size // 2 :, :] = 1
-    found = complete_texture(albedo, torch.ones(1, 3, size, size), Unwrapped(albedo + 0.2, weights, weights))
-    torch.testing.assert_close(found, albedo + 0.2, atol=1e-5, rtol=0)
+    found = completed(albedo, torch.ones(1, 3, size, size), Unwrapped(albedo * 1.4, weights, weights))
+    torch.testing.assert_close(found, albedo * 1.4, atol=1e-5, rtol=0)
 
 
 def test_completed_texture_is_the_lit_albedo_if_nothing_is_visible() -> None:
     albedo, shade = torch.full((1, 3, 8, 8), 0.8), torch.full((1, 3, 8, 8), 0.5)
     nothing = torch.zeros(1, 1, 8, 8)
-    found = complete_texture(albedo, shade, Unwrapped(torch.rand(1, 3, 8, 8), nothing, nothing))
+    found = completed(albedo, shade, Unwrapped(torch.rand(1, 3, 8, 8), nothing, nothing))
     torch.testing.assert_close(found, albedo * shade)
 
 
@@ -296,9 +304,7 @@ def test_mirrored_colours_are_relit_by_a_bounded_factor() -> None:
     shade[..., :2] = 0.01  # deep shadow on the visible side
     weights = torch.zeros(1, 1, 4, 4)
     weights[..., :2] = 1
-    found = complete_texture(
-        torch.full((1, 3, 4, 4), 0.5), shade, Unwrapped(torch.full((1, 3, 4, 4), 0.03), weights, weights)
-    )
+    found = completed(torch.full((1, 3, 4, 4), 0.5), shade, Unwrapped(torch.full((1, 3, 4, 4), 0.03), weights, weights))
     torch.testing.assert_close(found[..., 2:], torch.full((1, 3, 4, 2), 0.03 / 0.15 * 0.6))
 
 

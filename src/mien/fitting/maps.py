@@ -21,7 +21,7 @@ from mien.fitting.optimizer import CosineAdam
 from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface
-from mien.texture import DetailMaps, TexelAtlas, TexelFace, Unwrapped, texel_face
+from mien.texture import DetailMaps, TexelAtlas, TexelFace, Unwrapped, biweight, skin_deviations, texel_face
 from mien.typing import Float, Tensor
 
 STEPS = 80
@@ -30,6 +30,16 @@ PYRAMID = (1, 4, 16, 64)
 """Spacings in texels of the grids whose sum is a map, so that a step changes broad and fine structure alike."""
 DISPLACEMENT_UNIT_M = 1e-3
 """The displacement is optimised in millimetres."""
+
+_GLOSS_SPREADS = 4.0
+"""A brighter texel whose chroma is this many standard deviations from that of the skin is gloss (Tukey's biweight)."""
+_GLOSS_BRIGHTNESS = (1.0, 3.0)
+"""Gloss is brighter than the median of the skin by at least the first number of standard deviations; from the second
+on its brightness counts fully. The bright side of a wrinkle stays below."""
+_SATURATED = 0.98
+"""A colour channel above this value is saturated."""
+_GLOSS_MARGIN = 11
+"""Side in texels of the square around gloss that counts as gloss, because its border is a slope of brightness too."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,21 @@ def _displaceable(model: MorphableModel) -> Float[Tensor, "V"]:
     return (masks.skin * (1 - masks.brows) * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth)).clamp(0, 1)
 
 
+def _matte(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 1 S S"]:
+    """0 where the photo shows gloss, 1 on matte skin.
+
+    Relief changes all colour channels by the same factor. Gloss adds the colour of the light: the skin is brighter and
+    paler, or a channel is saturated. A diffuse model would explain it by a bump.
+    """
+    weights = unwrapped.weights * unwrapped.skin
+    brighter, *chroma = skin_deviations(unwrapped.colours, face.albedo * face.shading, weights).split(1, dim=1)
+    tinted = biweight(torch.cat(chroma, dim=1).norm(dim=1, keepdim=True) / _GLOSS_SPREADS)
+    low, high = _GLOSS_BRIGHTNESS
+    gloss = ((brighter - low) / (high - low)).clamp(0, 1) * (1 - tinted)
+    gloss = torch.maximum(gloss, (unwrapped.colours.amax(1, keepdim=True) > _SATURATED).float())
+    return 1 - F.max_pool2d(gloss, _GLOSS_MARGIN, stride=1, padding=_GLOSS_MARGIN // 2)
+
+
 class _DetailEnergy:
     """The sum of eq. 12 as a function of offset and displacement (millimetres)."""
 
@@ -109,6 +134,7 @@ class _DetailEnergy:
         self, face: TexelFace, unwrapped: Unwrapped, *, inside: Float[Tensor, "1 1 S S"], settings: DetailSettings
     ) -> None:
         self.face, self.settings, self.colours, self.seen = face, settings, unwrapped.colours, unwrapped.weights
+        self.matte = _matte(face, unwrapped)
         self.unseen = (self.seen.flip(-1) - self.seen).clamp(min=0)[:, 0]
         self.inside = inside[:, 0].expand(len(face.albedo), -1, -1)
 
@@ -116,7 +142,7 @@ class _DetailEnergy:
         self, offset: Float[Tensor, "B 3 S S"], displacement_mm: Float[Tensor, "B 1 S S"]
     ) -> Float[Tensor, ""]:
         settings = self.settings
-        colours = self.face.colours(offset, displacement_mm * DISPLACEMENT_UNIT_M)
+        colours = self.face.colours(offset, displacement_mm * DISPLACEMENT_UNIT_M, matte=self.matte)
         error = (colours - self.colours).square().sum(1, keepdim=True)
         return (
             (error * self.seen).sum() / self.seen.sum().clamp(min=1)

@@ -20,7 +20,7 @@ from mien.perception.crops import sample_pixels
 from mien.pipeline.inputs import FIT_SIZE_PX, PhotoInputs
 from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map, vertex_visibility
 from mien.result import Reconstruction
-from mien.texture import DetailMaps, TexelAtlas, Unwrapped, complete_texture, texel_face, unwrap_photo
+from mien.texture import DetailMaps, TexelAtlas, TexelParts, Unwrapped, complete_texture, texel_face, unwrap_photo
 from mien.typing import Float, Tensor
 
 
@@ -84,7 +84,7 @@ class TextureBuilder:
         maps = self._detail_maps(photo, view, coarse, coefficients=coefficients, progress=progress)
         with torch.no_grad():
             surface = self._detailed(coarse, maps, coefficients=coefficients)
-            texture = self._texture(photo, view, surface, coarse=coarse, maps=maps)
+            texture = self._texture(photo, view, surface, coarse=coarse, coefficients=coefficients, maps=maps)
             error = _texture_error(model, surface, targets, texture)
             return _reconstruction(
                 model,
@@ -97,13 +97,16 @@ class TextureBuilder:
                 photometric_error=error,
             )
 
-    def _unwrapped(self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface) -> Unwrapped:
+    def _unwrapped(
+        self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface, *, thin: Tensor | None = None
+    ) -> Unwrapped:
         return unwrap_photo(
             atlas,
             surface,
             photo=photo,
             vertices_px=view.project(surface.vertices_camera),
             visibility=vertex_visibility(self.model, surface, view),
+            thin=thin,
         )
 
     def _detail_maps(
@@ -147,17 +150,24 @@ class TextureBuilder:
         return build_surface(self.model, coefficients, detail=detail)
 
     def _texture(
-        self, photo: Tensor, view: Camera, surface: FaceSurface, *, coarse: FaceSurface, maps: DetailMaps
+        self,
+        photo: Tensor,
+        view: Camera,
+        surface: FaceSurface,
+        *,
+        coarse: FaceSurface,
+        coefficients: FaceCoefficients,
+        maps: DetailMaps,
     ) -> Float[Tensor, "1 3 S S"]:
         """The completed texture, dilated beyond the border of the UV layout."""
-        atlas = self._atlas(self.texture_size)
-        albedo, shade = atlas.interpolate(torch.cat([coarse.albedo, coarse.shading], dim=-1)).split(3, dim=1)
-        if self.detail is not None:
-            size = (self.texture_size, self.texture_size)
-            albedo = albedo + F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
+        atlas, size = self._atlas(self.texture_size), (self.texture_size, self.texture_size)
         # Shading without the displacement, which ends where the photo does: its border must not show.
-        completed = complete_texture(albedo, shade, self._unwrapped(atlas, photo, view, surface))
-        return atlas.dilate(completed).clamp(0, 1)
+        albedo, shade = atlas.interpolate(torch.cat([coarse.albedo, coarse.shading], dim=-1)).split(3, dim=1)
+        offset = F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
+        thin = atlas.interpolate((self.model.masks.eyes + self.model.masks.lips).clamp(max=1)[None, :, None])
+        unwrapped = self._unwrapped(atlas, photo, view, surface, thin=thin)
+        parts = TexelParts.of(self.model, atlas, coarse, coefficients)
+        return atlas.dilate(complete_texture(albedo, offset, shade, unwrapped, parts)).clamp(0, 1)
 
 
 def _reconstruction(

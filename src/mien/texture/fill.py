@@ -1,4 +1,4 @@
-"""Pull-push filling of unknown texels (Gortler et al. 1996)."""
+"""Pull-push filling of unknown texels (Gortler et al. 1996), and dilation."""
 
 from __future__ import annotations
 
@@ -34,3 +34,18 @@ def pull_push(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "#B 1 S S
 def _halved(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
     """Means of 2 × 2 texels; of fewer in the last row and column of an odd side."""
     return F.avg_pool2d(values, 2, ceil_mode=True)
+
+
+def largest(values: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:
+    """Maximum over a square of 2 · radius + 1 texels."""
+    down = F.max_pool2d(values, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
+    return F.max_pool2d(down, (1, 2 * radius + 1), stride=1, padding=(0, radius))
+
+
+def dilated(values: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:
+    """About the maximum over a square of 2 · radius + 1 texels, with soft borders; in blocks, which is fast."""
+    block = max(radius // 4, 1)
+    coarse = largest(F.max_pool2d(values, block, ceil_mode=True), radius=radius // block)
+    return F.interpolate(coarse, scale_factor=block, mode="bilinear", align_corners=False)[
+        ..., : values.shape[-2], : values.shape[-1]
+    ]

@@ -112,18 +112,27 @@ class TexelFace:
         self.shading = self._shading(self.displaced_normals.normals)
 
     def colours(
-        self, texture_offset: Float[Tensor, "B 3 S S"], displacement: Float[Tensor, "B 1 S S"]
+        self,
+        texture_offset: Float[Tensor, "B 3 S S"],
+        displacement: Float[Tensor, "B 1 S S"],
+        *,
+        matte: Float[Tensor, "B 1 S S"] | None = None,
     ) -> Float[Tensor, "B 3 S S"]:
         """Colours with detail: (albedo + offset) · shading(normals of the displaced surface).
 
         Args:
             texture_offset: Added to the albedo.
             displacement: Metres along the normal.
+            matte: 0 where the photo shows gloss, 1 elsewhere; scales the derivative by the displacement, not the
+                colours. None for 1.
 
         Returns:
             Colours, not clamped; differentiable in both maps.
         """
-        return (self.albedo + texture_offset) * self._shading(self.displaced_normals(displacement))
+        shade = self._shading(self.displaced_normals(displacement))
+        if matte is not None:
+            shade = matte * shade + (1 - matte) * shade.detach()
+        return (self.albedo + texture_offset) * shade
 
     def slope_response(self) -> Float[Tensor, "B 2 S S"]:
         """Relative change of the shading per slope of the surface along u and along v, as shape-from-shading uses it.

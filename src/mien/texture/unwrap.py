@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch.nn import functional as F
 
 from mien.rendering import FaceSurface, facing_camera, sample_image
 from mien.texture.atlas import TexelAtlas
+from mien.texture.fill import dilated, largest
 from mien.typing import Float, Tensor
 
 FACING = (0.37, 0.64)
 """Cosines of the angle between normal and direction to the camera (68° and 50°): up to the first a texel has no weight,
 from the second on full weight. A surface that is seen at a grazing angle covers too few pixels for its texels."""
+
+_MARGIN = 75
+"""The margin to hidden texels is the side of the map over this number, 3 mm on a face."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ def unwrap_photo(
     photo: Float[Tensor, "B 5 H W"],
     vertices_px: Float[Tensor, "B V 2"],
     visibility: Float[Tensor, "B V"],
+    thin: Float[Tensor, "1 1 S S"] | None = None,
 ) -> Unwrapped:
     """Sample a photo at every texel; weights fade out where the surface turns away from the camera.
 
@@ -43,6 +49,8 @@ def unwrap_photo(
         photo: Colours (3 channels), mask of the skin, and mask of the whole face with eyes, mouth, beard and glasses.
         vertices_px: Projection of each vertex into the photo, pixels.
         visibility: 1 for vertices that the camera sees, 0 for the others.
+        thin: Parts that are too thin for the usual margin to hidden texels, 0 to 1: eyes and lips. They get a quarter
+            of it.
 
     Returns:
         Colours, weights and skin per texel.
@@ -54,15 +62,18 @@ def unwrap_photo(
     facing = ((facing_camera(surface) - low) / (high - low)).clamp(0, 1)
     weights = atlas.interpolate((visibility * facing)[..., None])
     # Interpolation blends hidden vertices into their visible neighbours: shrink the region, then soften its border.
-    weights = _shrunk_and_softened(weights * sampled[:, 4:], radius=max(size // 75, 1))
-    return Unwrapped(sampled[:, :3], weights * atlas.valid, sampled[:, 3:4])
+    weights, radius = weights * sampled[:, 4:], max(size // _MARGIN, 1)
+    shrunk = _shrunk_and_softened(weights, radius=radius)
+    if thin is not None:
+        nearby = dilated(thin, radius=2 * radius)
+        narrow = _shrunk_and_softened(weights, radius=max(radius // 4, 1))
+        shrunk = torch.maximum(shrunk, nearby * narrow)
+    return Unwrapped(sampled[:, :3], shrunk * atlas.valid, sampled[:, 3:4])
 
 
 def _shrunk_and_softened(weights: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:
     """Minimum, then mean, over a square of 2 · radius + 1 texels."""
-    side = 2 * radius + 1
-    for window, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
-        weights = -F.max_pool2d(-weights, window, stride=1, padding=padding)
+    side, weights = 2 * radius + 1, -largest(-weights, radius=radius)
     for window, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
         weights = F.avg_pool2d(weights, window, stride=1, padding=padding, count_include_pad=False)
     return weights
