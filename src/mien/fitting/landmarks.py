@@ -251,7 +251,7 @@ class _Problem:
         if self.depths_px is not None:
             away = without_plane(focal * z / z.mean(1, keepdim=True) - self.depths_px, self.planes)
             d_depth = torch.zeros_like(points)
-            d_depth[..., 2] = focal / z.mean(1, keepdim=True)
+            d_depth[..., 2] = 1
             d_projection = torch.cat([d_projection, d_depth[:, :, None]], dim=2)
             from_centre = torch.cat([from_centre, zero[..., None]], dim=-1)
             residuals = torch.cat([residuals, away[..., None]], dim=-1)
@@ -263,7 +263,11 @@ class _Problem:
         d_shape = torch.einsum("bpij,bjl,plk->bpik", d_rotated, state.rotation, self.basis)
         jacobian = torch.cat([d_rotation, d_projection, from_centre[..., None], d_shape], dim=-1)
         if self.depths_px is not None:
-            jacobian[:, :, 2] = without_plane(jacobian[:, :, 2], self.planes)
+            # The third row is the derivative of z so far; the residual is focal · z / mean(z).
+            mean, d_z = z.mean(1, keepdim=True), jacobian[:, :, 2]
+            d_z = (focal / mean)[..., None] * (d_z - (z / mean)[..., None] * d_z.mean(1, keepdim=True))
+            d_z[..., 6] = focal * z / mean
+            jacobian[:, :, 2] = without_plane(d_z, self.planes)
         return residuals, jacobian, weights
 
     def _weights(self, residuals: Float[Tensor, "B P R"], sigma_px: Float[Tensor, "B"]) -> Float[Tensor, "B P"]:
