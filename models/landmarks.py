@@ -10,7 +10,14 @@ import numpy as np
 from face_region import FaceRegion
 from surface import REFLECT_X, boundary_loops, closest_points, vertex_normals
 
-from mien.morphable.landmark_tables import IBUG_MIRROR, MEDIAPIPE_BROWS, MEDIAPIPE_LIPS, MEDIAPIPE_SIDES
+from mien.morphable.landmark_tables import (
+    IBUG_MIRROR,
+    IBUG_UPPER_LIDS,
+    MEDIAPIPE_BROWS,
+    MEDIAPIPE_EYES,
+    MEDIAPIPE_LIPS,
+    MEDIAPIPE_SIDES,
+)
 
 SITES_FILE = Path(__file__).with_name("mediapipe468.json")
 ANCHOR_SITES_FILE = Path(__file__).with_name("anchor_sites.json")
@@ -114,6 +121,31 @@ def _lids(shape: np.ndarray, region: FaceRegion) -> set[tuple[int, int]]:
         side = np.flatnonzero(above == upper)
         found.add((landmark, int(loop[side[np.abs(along[side] - share).argmin()]])))
     return found
+
+
+def on_lid_rims(
+    table: np.ndarray, sites: Sites, shape: np.ndarray, region: FaceRegion
+) -> tuple[np.ndarray, Sites]:
+    """Move the points of the upper lids from the seam between lid and eye to the rim of the lid, 0.6 mm away.
+
+    The subdivision makes the vertices of the seam means of lid and eye, so a blink moves them half as far as the lid:
+    points there would show a closed eye as half open. Both tables stay symmetric.
+    """
+    seam = np.isin(np.arange(len(shape)), np.concatenate(eye_margins(shape, region)))
+    inside = region.eye_cap | region.mouth_bag | seam
+    table = table.copy()
+    for landmark in IBUG_UPPER_LIDS[:2]:
+        table[landmark] = _nearest(shape, shape[table[landmark]], ~inside)
+        table[MIRROR_68[landmark]] = region.mirror[table[landmark]]
+    lids = [site for eye in MEDIAPIPE_EYES for site in eye[len(eye) // 2 + 1 :]]
+    points = sites.on(shape, region.triangles)
+    symmetric = ((points + points[sites.mirror] * REFLECT_X) / 2)[lids]
+    skin = np.flatnonzero(~inside[region.triangles].any(1))
+    hits = closest_points(symmetric, shape, region.triangles[skin])
+    triangles, barycentrics = sites.triangles.copy(), sites.barycentrics.copy()
+    triangles[lids], barycentrics[lids] = skin[hits.triangles], np.clip(hits.barycentrics, 0, 1)
+    barycentrics[lids] /= barycentrics[lids].sum(1, keepdims=True)
+    return table, Sites(triangles, barycentrics, sites.mirror)
 
 
 def _inner_lips(shape: np.ndarray, region: FaceRegion) -> set[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """Fitting of the face model to photos: landmarks, light, photometric energy, detail maps."""
 
 from mien.fitting.landmarks import align_to_points as align_to_points
+from mien.fitting.lids import fit_lids as fit_lids
 from mien.fitting.maps import DetailSettings as DetailSettings
 from mien.fitting.maps import fit_detail as fit_detail
 from mien.fitting.photometric import sample_vertex_colours as sample_vertex_colours

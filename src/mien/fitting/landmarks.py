@@ -15,6 +15,7 @@ import torch
 
 from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.fitting.depth import plane_basis, without_plane
+from mien.fitting.lids import LidGaps
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
 from mien.losses import geman_mcclure_weights
@@ -37,6 +38,8 @@ class LandmarkPriors:
     """Error of a point, as a share of the size of the face in the image."""
     depth_sigma: float
     """Error of the depth of a point, in the same unit."""
+    lid_sigma: float
+    """Error of the distance between upper and lower lid, as a share of the eye's width."""
     identity_sigma: float
     """Identity coefficients."""
     expression_sigma: float
@@ -198,6 +201,7 @@ class _Problem:
         self.point_weights = point_weights
         self.depths_px = None if depths_px is None else depths_px.double()
         self.planes = plane_basis(self.target)
+        self.lids = LidGaps.of(self.target, sigma=priors.lid_sigma)
 
         self.centre = self.target.new_zeros(len(self.target), identity_count + expression_count)
         if prediction is not None:
@@ -222,6 +226,11 @@ class _Problem:
         off_centre = state.shape - self.centre
         values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], off_centre], 1)
         gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + self.prior_precision * values
+        if not pose_only:
+            lid_jacobian = self.lids.across(jacobian[:, :, :2])
+            hessian = hessian + lid_jacobian.mT @ lid_jacobian
+            lid_residuals = self.lids.residuals(self.target + residuals[..., :2])
+            gradient = gradient + torch.einsum("bpk,bp->bk", lid_jacobian, lid_residuals)
         held = self._held(state, gradient, pose_only=pose_only)
         gradient = gradient.masked_fill(held, 0.0)
         free = (~held).to(hessian)

@@ -16,6 +16,7 @@ from mien.errors import FitDiverged
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
 from mien.fitting.lighting import expected_light, light_precision
+from mien.fitting.lids import LidGaps
 from mien.fitting.optimizer import CosineAdam
 from mien.fitting.problem import ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.losses import geman_mcclure, identity_loss
@@ -50,6 +51,8 @@ class EnergyTerms:
     """Eq. 5 on MediaPipe's points."""
     depth: Float[Tensor, ""]
     """Depth of MediaPipe's points, see `mien.fitting.depth`; zero where it is unknown."""
+    lids: Float[Tensor, ""]
+    """Distance between upper and lower lid, see `mien.fitting.lids`."""
     contour: Float[Tensor, ""]
     """Distance of the occluding contour from that of the photo, see `mien.fitting.contour`."""
     identity_prior: Float[Tensor, ""]
@@ -94,6 +97,7 @@ class PhotometricEnergy:
         self.light_precision = light_precision(settings.light_priors).to(targets.crops)
         self.contour = ContourMesh.of(model)
         self.planes = plane_basis(targets.landmarks468_px)
+        self.lids = LidGaps.of(targets.landmarks468_px, sigma=settings.lid_sigma)
 
     def terms(self, coefficients: FaceCoefficients, *, with_recognition: bool) -> EnergyTerms:
         """Render the faces and compare them with the photos.
@@ -111,6 +115,7 @@ class PhotometricEnergy:
             colour=_colour_energy(rendered, self.targets, sigma=settings.pixel_sigma),
             landmarks=self._landmark_energy(rendered),
             depth=self._depth_energy(rendered),
+            lids=self._lid_energy(rendered),
             contour=contour_energy(self.contour, rendered, self.targets, settings),
             identity_prior=0.5 * (coefficients.identity / settings.identity_sigma).square().sum(),
             expression_prior=0.5 * (coefficients.expression / expression_sigma).square().sum(),
@@ -126,6 +131,10 @@ class PhotometricEnergy:
         sigma_px = self.settings.landmark_sigma * self.targets.extent_px[:, None]
         squared = ((predicted - self.targets.landmarks468_px) ** 2).sum(-1) / sigma_px**2
         return 0.5 * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum()
+
+    def _lid_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
+        points = self.model.mediapipe_points(rendered.surface.vertices_camera)
+        return 0.5 * self.lids.residuals(self.targets.camera.project(points)).square().sum()
 
     def _depth_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
         """Depths of the dense points after the best plane is removed."""

@@ -66,6 +66,8 @@ class FitSettings:
     depth_sigma: float = 0.05
     """Error of the depth of one of MediaPipe's points, as a share of the size of the face in the image, see
     `mien.fitting.depth`."""
+    lid_sigma: float = 0.03
+    """Error of the distance between upper and lower lid, as a share of the eye's width, see `mien.fitting.lids`."""
     identity_sigma: float = 1.0
     """Identity coefficients, which are in standard deviations already."""
     expression_sigma: float = 0.25
@@ -97,6 +99,7 @@ class FitSettings:
         for name in (
             "landmark_sigma",
             "depth_sigma",
+            "lid_sigma",
             "identity_sigma",
             "expression_sigma",
             "pixel_sigma",

@@ -139,6 +139,7 @@ def _fit_landmarks(
     priors = LandmarkPriors(
         settings.landmark_sigma,
         settings.depth_sigma,
+        settings.lid_sigma,
         settings.identity_sigma,
         settings.expression_sigma_of(model),
         FOCAL_SIGMA if settings.refine_focal else None,

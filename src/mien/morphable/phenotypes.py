@@ -17,6 +17,7 @@ import torch
 from mien.assets import load_metadata, load_tensors
 from mien.errors import ConfigError, ModelMismatch
 from mien.morphable.model import MorphableModel
+from mien.morphable.revisions import is_made_for
 from mien.typing import Float, Tensor
 
 PHENOTYPES_FILE = "phenotypes.safetensors"
@@ -117,7 +118,7 @@ def phenotype_identity(phenotypes: Sequence[Phenotype], model: MorphableModel) -
         ModelMismatch: The model is not the packaged one.
     """
     expected = load_metadata(PHENOTYPES_FILE)["model_hash"]
-    if model.fingerprint != expected:
+    if not is_made_for(expected, model.fingerprint):
         raise ModelMismatch(
             f"phenotypes exist only for the packaged model mien-face (hash {expected[:12]}), not for {model.name!r} "
             f"({model.fingerprint[:12]}); make the face with mien-face and transfer it with `mien transfer`"

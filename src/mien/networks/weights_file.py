@@ -21,6 +21,7 @@ from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.io.files import write_whole
 from mien.io.placeholders import refuse_placeholder
 from mien.morphable import MorphableModel
+from mien.morphable.revisions import is_made_for
 from mien.typing import Tensor
 
 N = TypeVar("N", bound=nn.Module)
@@ -111,7 +112,7 @@ def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> Non
     Raises:
         ModelMismatch: The fingerprints differ.
     """
-    if model.fingerprint != expected_hash:
+    if not is_made_for(expected_hash, model.fingerprint):
         raise ModelMismatch(
             f"{whose} was made with another face model (hash {expected_hash[:12]}) than {model.name!r} "
             f"({model.fingerprint[:12]}); use that model, or train again."

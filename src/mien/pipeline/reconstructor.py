@@ -29,6 +29,7 @@ from mien.fitting import (
     StageTime,
     align_to_points,
     fit,
+    fit_lids,
     mesh_point_weights,
 )
 from mien.io.photo import Photo, read_photo
@@ -292,6 +293,14 @@ class Reconstructor:
                     points_px=targets.landmarks468_px,
                     point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
                 )
+            start = fit_lids(
+                self.model,
+                start,
+                targets.camera,
+                points_px=targets.landmarks468_px,
+                sigma=self.settings.lid_sigma,
+                expression_sigma=self.settings.expression_sigma_of(self.model),
+            )
         if start is not None and self.mode == "net":
             return _Coefficients(start, targets.camera, tuple(clock.times))
         recognition = self.identity_network if self.settings.recognition_weight else None

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mien.errors import FormatError, ModelMismatch
 from mien.io.files import remove_partial_folders, writing_folder
+from mien.morphable.revisions import is_made_for
 from mien.networks.weights_file import current_names
 from mien.typing import Tensor
 
@@ -93,7 +94,7 @@ def load_checkpoint(path: Path, state: TrainState, *, model_hash: str) -> int:
         tensors = load_file(path / TENSORS_FILE)
         if header["format"] != FORMAT:
             raise FormatError(f"{path} has format {header['format']!r}; this version of mien reads {FORMAT!r}.")
-        if header["model_hash"] != model_hash:
+        if not is_made_for(header["model_hash"], model_hash):
             raise ModelMismatch(
                 f"{path} was trained with another face model (hash {header['model_hash'][:12]}, now "
                 f"{model_hash[:12]}); resume with that model, or start a new run."

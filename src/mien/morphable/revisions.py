@@ -1,0 +1,21 @@
+"""Revisions of the packaged model that keep its mesh and bases, so that networks of the earlier revision still fit."""
+
+from __future__ import annotations
+
+_EARLIER = {
+    # 0.2: points of the upper lids moved from the seam with the eye to the rim.
+    "dfb8ba4eb7b6f5e4f23b73f94aa78329c05b06d2122c136b6a3eeed2d51b151c": (
+        "30b9aee4acb2432d83ef93b78207b8773029285ea413a9b9b7deaa9791884891",
+    ),
+}
+"""Fingerprint of a revision: fingerprints of the earlier ones with equal mesh, bases and albedo."""
+
+
+def is_made_for(file_hash: str, fingerprint: str) -> bool:
+    """Whether a file belongs to a face model: to the model itself, or to an earlier revision with the same bases.
+
+    Args:
+        file_hash: Fingerprint of the face model that the file was made with.
+        fingerprint: Fingerprint of the face model in use.
+    """
+    return file_hash == fingerprint or file_hash in _EARLIER.get(fingerprint, ())
