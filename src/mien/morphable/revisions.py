@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _EARLIER = {
     # 0.2: points of the upper lids moved from the seam with the eye to the rim.
-    "dfb8ba4eb7b6f5e4f23b73f94aa78329c05b06d2122c136b6a3eeed2d51b151c": (
+    "c8bfa44c2271e4fcf724d0fe7b68a54d2b259380249df2087260e58adabc6a91": (
         "30b9aee4acb2432d83ef93b78207b8773029285ea413a9b9b7deaa9791884891",
     ),
 }
