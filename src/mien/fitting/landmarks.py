@@ -42,8 +42,8 @@ class LandmarkPriors:
     """Error of the distance between upper and lower lid, as a share of the eye's width."""
     identity_sigma: float
     """Identity coefficients."""
-    expression_sigma: float
-    """Expression coefficients."""
+    expression_sigma: float | Float[Tensor, "E"]
+    """Expression coefficients, all or each."""
     focal_sigma: float | None
     """Logarithm of the focal length; None keeps the given focal length."""
 
@@ -312,6 +312,6 @@ def _prior_precision(priors: LandmarkPriors, identity_count: int, expression_cou
             torch.zeros(6),
             torch.tensor([focal_sigma**-2]),
             torch.full((identity_count,), priors.identity_sigma**-2),
-            torch.full((expression_count,), priors.expression_sigma**-2),
+            torch.as_tensor(priors.expression_sigma).cpu().expand(expression_count) ** -2.0,
         ]
     )

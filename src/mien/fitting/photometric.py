@@ -97,6 +97,7 @@ class PhotometricEnergy:
         self.light_precision = light_precision(settings.light_priors).to(targets.crops)
         self.contour = ContourMesh.of(model)
         self.planes = plane_basis(targets.landmarks468_px)
+        self.expression_sigmas = settings.expression_sigmas(model)
         self.lids = LidGaps.of(targets.landmarks468_px, sigma=settings.lid_sigma)
 
     def terms(self, coefficients: FaceCoefficients, *, with_recognition: bool) -> EnergyTerms:
@@ -110,7 +111,6 @@ class PhotometricEnergy:
             The terms; differentiable in the coefficients.
         """
         settings, rendered = self.settings, render(self.model, coefficients, self.targets.camera)
-        expression_sigma = settings.expression_sigma_of(self.model)
         return EnergyTerms(
             colour=_colour_energy(rendered, self.targets, sigma=settings.pixel_sigma),
             landmarks=self._landmark_energy(rendered),
@@ -118,7 +118,7 @@ class PhotometricEnergy:
             lids=self._lid_energy(rendered),
             contour=contour_energy(self.contour, rendered, self.targets, settings),
             identity_prior=0.5 * (coefficients.identity / settings.identity_sigma).square().sum(),
-            expression_prior=0.5 * (coefficients.expression / expression_sigma).square().sum(),
+            expression_prior=0.5 * (coefficients.expression / self.expression_sigmas).square().sum(),
             albedo_prior=0.5 * coefficients.albedo.square().sum(),
             light_prior=self._light_prior(coefficients.lighting),
             recognition=self._recognition(rendered) if with_recognition else rendered.image.new_zeros(()),

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 from mien.batched import SHARED, Batched
 from mien.camera import Camera
 from mien.errors import ConfigError
@@ -16,6 +18,12 @@ from mien.typing import Float, Tensor
 ROBUST_SCALE_SQ = 3.0**2
 """Squared scale of the robust errors, in standard deviations. Larger errors lose their influence, so that a hand in
 front of the mouth does not deform the face."""
+
+BLINKS = ("eyeBlinkLeft", "eyeBlinkRight")
+"""ARKit's blendshapes that close the eyes."""
+BLINK_SIGMA = 1.0
+"""Standard deviation of their strength: unlike other expressions, a blink is rarely half. With the standard deviation
+of the others, the identity closes the eyes."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,18 @@ class FitSettings:
             `expression_sigma` for blendshape weights, 1 otherwise.
         """
         return self.expression_sigma if model.expression_kind == "strength" else 1.0
+
+
+    def expression_sigmas(self, model: MorphableModel) -> Float[Tensor, "E"]:
+        """Standard deviation of each expression coefficient of a model: `expression_sigma_of`, but 1 for blinks.
+
+        Args:
+            model: The morphable model.
+        """
+        sigmas = torch.full_like(model.mean[:1, 0], self.expression_sigma_of(model)).repeat(model.counts[1])
+        blinks = [k for k, name in enumerate(model.expression_names) if name in BLINKS]
+        sigmas[blinks] = BLINK_SIGMA
+        return sigmas
 
 
 Progress = Callable[[str, float], None]

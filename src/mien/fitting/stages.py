@@ -141,7 +141,7 @@ def _fit_landmarks(
         settings.depth_sigma,
         settings.lid_sigma,
         settings.identity_sigma,
-        settings.expression_sigma_of(model),
+        settings.expression_sigmas(model),
         FOCAL_SIGMA if settings.refine_focal else None,
     )
     shape = fit_landmarks(
