@@ -51,10 +51,10 @@ class LidGaps:
         up = torch.stack([along[:, 1], -along[:, 0]], dim=-1)
         width = torch.stack([(points_px[:, a] - points_px[:, b]).norm(dim=-1) for a, b in MEDIAPIPE_EYE_CORNERS], 1)
         gaps = cls(up, up.new_zeros(len(up), len(PAIRS))).residuals(points_px).clamp(min=0).unflatten(1, (2, -1))
-        opening = gaps.mean(-1) / width
+        opening = gaps.mean(-1) / width.clamp(min=1.0)
         excess = CLOSED_OPENING * (1 - opening / UNBIASED_OPENING).clamp(min=0)
         share = (1 - excess / opening.clamp(min=1e-6)).clamp(min=0)
-        sigma_px = sigma * width.amax(1)
+        sigma_px = sigma * width.amax(1).clamp(min=1.0)
         return cls(up / sigma_px[:, None], (gaps * share[..., None]).flatten(1) / sigma_px[:, None])
 
     def across(self, points: Float[Tensor, "B 468 2 *C"]) -> Float[Tensor, "B 6 *C"]:
