@@ -23,6 +23,7 @@ measure() {
 measure reconstruct
 measure shape --heads --focal both --out "$out/shape" --profiles "$here/../docs/images/shape_profiles.png" --jobs 2
 measure landmarks --jobs 2
+measure lids --jobs 2
 measure likeness --jobs 2
 measure perspective --jobs 2
 measure detail --jobs 2

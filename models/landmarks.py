@@ -127,9 +127,7 @@ def _lids(shape: np.ndarray, region: FaceRegion) -> set[tuple[int, int]]:
     return found
 
 
-def revise_eyes(
-    table: np.ndarray, sites: Sites, shape: np.ndarray, region: FaceRegion
-) -> tuple[np.ndarray, Sites]:
+def revise_eyes(table: np.ndarray, sites: Sites, shape: np.ndarray, region: FaceRegion) -> tuple[np.ndarray, Sites]:
     """Move the points of the upper lids to the rims, and the inner corners towards the nose; both stay symmetric.
 
     The subdivision makes the vertices of the seam between lid and eye means of both, so a blink moves them half as far

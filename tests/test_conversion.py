@@ -192,7 +192,7 @@ def test_transferred_coefficients_may_be_negative(disguised: Disguised) -> None:
     points = model.mediapipe_points(turned) * torch.tensor([1.0, -1, -1]) + torch.tensor([0.0, 0, 0.7])
     fitted = fit_landmarks(
         model, camera.project(points), camera, point_weights=torch.ones(1, 468),
-        priors=LandmarkPriors(1e-3, 1e-2, 1.0, None),
+        priors=LandmarkPriors(1e-3, 1.0, 0.03, 1e-2, 1.0, None),
     )  # fmt: skip
     assert torch.allclose(fitted.expression, wanted, atol=0.3)
 

@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
-from mien.fitting import align_to_points
 from mien.fitting.depth import depth_px
 from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
-from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable import MorphableModel
 from mien.typing import Tensor
 
 PRIORS = LandmarkPriors(
-    landmark_sigma=0.002, depth_sigma=0.004, identity_sigma=1.0, expression_sigma=0.25, focal_sigma=None
+    landmark_sigma=0.002, depth_sigma=0.004, lid_sigma=0.03, identity_sigma=1.0, expression_sigma=0.25, focal_sigma=None
 )
 YAWS_DEG = (0.0, 40.0, -70.0)
 

@@ -15,8 +15,8 @@ from mien.camera import Pose
 from mien.errors import FitDiverged
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
-from mien.fitting.lighting import expected_light, light_precision
 from mien.fitting.lids import LidGaps
+from mien.fitting.lighting import expected_light, light_precision
 from mien.fitting.optimizer import CosineAdam
 from mien.fitting.problem import ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.losses import geman_mcclure, identity_loss

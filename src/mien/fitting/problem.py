@@ -142,7 +142,6 @@ class FitSettings:
         """
         return self.expression_sigma if model.expression_kind == "strength" else 1.0
 
-
     def expression_sigmas(self, model: MorphableModel) -> Float[Tensor, "E"]:
         """Standard deviation of each expression coefficient of a model: `expression_sigma_of`, but 1 for blinks.
 
