@@ -29,10 +29,11 @@ from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.io.photo import read_photo
 from mien.morphable.landmark_tables import IBUG_LEFT_EYE, IBUG_RIGHT_EYE
 from mien.perception import FaceDetector
-from mien.pipeline import MODES, Reconstructor
+from mien.pipeline import Reconstructor
 
 CLOSED = 0.08
 """An eye with a smaller annotated opening is closed."""
+MODES = ("net", "fit", "auto")
 SETS = ("helen_train", "helen_test", "afw")
 
 
@@ -121,7 +122,7 @@ def predicted_openings(photo: AnnotatedPhoto, source: FaceDetector | Reconstruct
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with photos_68")
-    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES, help="modes to measure")
+    parser.add_argument("--modes", nargs="*", default=list(MODES), help="net, fit or auto; all if not given")
     parser.add_argument("--open", type=int, default=20, help="photos with open eyes per set")
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
     parser.add_argument("--json", type=Path)

@@ -138,7 +138,7 @@ def test_the_bias_of_the_network_is_removed_from_closed_eyes_only(shown: float, 
         points[0, list(eye), 1] = angle.sin().round(decimals=4).sign() * 20 * shown
     gaps = LidGaps.of(points, sigma=0.1)
     assert gaps.across(points)[0].tolist() == pytest.approx([10 * shown] * 6, rel=1e-3)
-    assert gaps.observed[0].tolist() == pytest.approx([10 * shown * expected] * 6, rel=1e-3, abs=1e-4)
+    assert gaps.detected[0].tolist() == pytest.approx([10 * shown * expected] * 6, rel=1e-3, abs=1e-4)
 
 
 def test_the_photometric_energy_holds_the_lids(model: MorphableModel, camera: Camera) -> None:

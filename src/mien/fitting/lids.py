@@ -1,4 +1,4 @@
-"""How far the eyes are open: the distance between upper and lower lid as an observation of the fit.
+"""How far the eyes are open: a term of the fit for the distance between upper and lower lid.
 
 The position of a detected point errs by as much as an eye is open, but upper and lower lid err together: their distance
 is known ten times better. Without a term of its own, the distance loses against the prior of the expression, and closed
@@ -35,7 +35,7 @@ class LidGaps:
 
     up: Float[Tensor, "B 2"]
     """Direction across the eyes in the image, divided by the standard deviation of a distance, 1/pixels."""
-    observed: Float[Tensor, "B 6"]
+    detected: Float[Tensor, "B 6"]
     """Distance of each of `PAIRS`, standard deviations."""
 
     @classmethod
@@ -71,7 +71,7 @@ class LidGaps:
 
     def residuals(self, points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 6"]:
         """Errors of the distances of projected points, standard deviations; differentiable."""
-        return self.across(points_px) - self.observed
+        return self.across(points_px) - self.detected
 
 
 def fit_lids(

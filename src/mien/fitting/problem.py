@@ -143,10 +143,13 @@ class FitSettings:
         return self.expression_sigma if model.expression_kind == "strength" else 1.0
 
     def expression_sigmas(self, model: MorphableModel) -> Float[Tensor, "E"]:
-        """Standard deviation of each expression coefficient of a model: `expression_sigma_of`, but 1 for blinks.
+        """Standard deviation of each expression coefficient of a model.
 
         Args:
             model: The morphable model.
+
+        Returns:
+            `expression_sigma_of`, but `BLINK_SIGMA` for ARKit's blinks.
         """
         sigmas = torch.full_like(model.mean[:1, 0], self.expression_sigma_of(model)).repeat(model.counts[1])
         blinks = [k for k, name in enumerate(model.expression_names) if name in BLINKS]
