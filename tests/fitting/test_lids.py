@@ -79,7 +79,9 @@ def test_the_fit_closes_the_eyes_that_are_closed(
     model: MorphableModel, camera: Camera, closed: tuple[str, ...]
 ) -> None:
     face = face_with(model, **{f"eyeBlink{side}": CLOSED for side in closed})
-    found = fit(model, targets_of(model, face, camera), settings=FitSettings(photometric_steps=0)).coefficients
+    # With points this uncertain, only the distance between the lids can move them against the priors.
+    settings = FitSettings(photometric_steps=0, landmark_sigma=0.1)
+    found = fit(model, targets_of(model, face, camera), settings=settings).coefficients
     assert openings(model, found) == pytest.approx(openings(model, face), abs=0.03)
     # The person has closed the eyes; it is not the shape of the person's face.
     assert found.identity.norm() < 1.2

@@ -18,9 +18,9 @@ from mien.typing import Float, Tensor
 
 PAIRS = tuple((eye[16 - k], eye[k]) for eye in MEDIAPIPE_EYES for k in (3, 4, 5))
 """Upper and lower point of the three middle pairs of each eye, right eye first."""
-CLOSED_OPENING = 0.06
+CLOSED_OPENING = 0.085
 """Opening that the mesh network shows for closed eyes, as a share of the eye's width. On renderings of the packaged
-model with closed eyes it is 0.085 ± 0.05, on photos less."""
+model with closed eyes it is 0.085 ± 0.05."""
 UNBIASED_OPENING = 0.3
 """Opening of a relaxed eye, from which on the network's opening is taken as it is."""
 SHAPES = ("eyeBlink", "eyeSquint", "eyeWide")
