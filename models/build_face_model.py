@@ -73,7 +73,8 @@ def assemble(
     mean, table = shapes.mean, shapes.table
     strips = landmarks.contour_strips(mean, region, table)
     masks = landmarks.part_masks(mean, region, sites, table)
-    table, sites = landmarks.revise_eyes(table, sites, mean, region)
+    blink = sum(blendshapes[expressions.ARKIT_NAMES.index(name)] for name in ("eyeBlinkLeft", "eyeBlinkRight"))
+    table, sites = landmarks.revise_eyes(table, sites, mean, region, blink=blink)
     skin = ~(region.eye_cap | region.mouth_bag)[region.triangles].any(1)
     area = triangle_areas(mean, region.triangles) * skin
     mean = mean - area @ mean[region.triangles].mean(1) / area.sum()

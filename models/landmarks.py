@@ -11,9 +11,7 @@ from face_region import FaceRegion
 from surface import REFLECT_X, boundary_loops, closest_points, vertex_normals
 
 from mien.morphable.landmark_tables import (
-    IBUG_LEFT_EYE,
     IBUG_MIRROR,
-    IBUG_UPPER_LIDS,
     MEDIAPIPE_BROWS,
     MEDIAPIPE_EYES,
     MEDIAPIPE_LIPS,
@@ -36,9 +34,6 @@ SITES_OF_68: dict[int, tuple[int, ...]] = {
 }  # fmt: skip
 OUTER_LIPS = (MEDIAPIPE_LIPS[0], *MEDIAPIPE_LIPS[:0:-1])
 """The other way round: along the upper lip first."""
-
-LOWER_LID_SHARE = 0.7
-"""Place of iBUG point 40 between the corners; annotated are 0.67 on open eyes and 0.69 on closed ones."""
 
 STRIP_STEP_MM = 3.0
 STRIP_INWARD_MM, STRIP_OUTWARD_MM = 42.0, 30.0
@@ -127,27 +122,25 @@ def _lids(shape: np.ndarray, region: FaceRegion) -> set[tuple[int, int]]:
     return found
 
 
-def revise_eyes(table: np.ndarray, sites: Sites, shape: np.ndarray, region: FaceRegion) -> tuple[np.ndarray, Sites]:
-    """Move the points of the upper lids to the rims, and the inner corners towards the nose; both stay symmetric.
+def revise_eyes(
+    table: np.ndarray, sites: Sites, shape: np.ndarray, region: FaceRegion, *, blink: np.ndarray
+) -> tuple[np.ndarray, Sites]:
+    """Move the points of the upper lids to the rims, so that they close with the eyes; the tables stay symmetric.
 
     The subdivision makes the vertices of the seam between lid and eye means of both, so a blink moves them half as far
-    as the rim 0.6 mm beside them: points there would show a closed eye as half open. Annotators place the inner corner
-    half way between the end of the eye's opening and MediaPipe's point (on 44 photos, 5 % of the eye's width beside
-    the latter), and the inner point of the lower lid below the one of the upper lid.
+    as the rim 0.6 mm beside them: points there would show a closed eye as half open. The points of the lower lid go
+    where a blink (V, 3) carries those of the upper lid, and the inner corners to MediaPipe's, as those of the mouth.
     """
     seam = np.isin(np.arange(len(shape)), np.concatenate(eye_margins(shape, region)))
     inside = region.eye_cap | region.mouth_bag | seam
-    table = table.copy()
-    for landmark in IBUG_UPPER_LIDS[:2]:
-        table[landmark] = _nearest(shape, shape[table[landmark]], ~inside)
-        table[MIRROR_68[landmark]] = region.mirror[table[landmark]]
     points = sites.on(shape, region.triangles)
-    corner, site = MIRROR_68[IBUG_LEFT_EYE.start], MEDIAPIPE_EYES[0][8]
-    table[corner] = _nearest(shape, (shape[table[corner]] + points[site]) / 2, ~inside)
-    outer, lower = shape[table[36]], shape[table[40]]
-    target = np.array([outer[0] + LOWER_LID_SHARE * (shape[table[corner], 0] - outer[0]), *lower[1:]])
-    table[40] = _nearest(shape, target, seam)
-    for landmark in (corner, 40):
+    table = table.copy()
+    table[39] = _nearest(shape, points[133], ~inside)
+    for upper, lower in ((37, 41), (38, 40)):
+        table[upper] = _nearest(shape, shape[table[upper]], ~inside)
+        met = np.array([(shape + blink)[table[upper], 0], *shape[table[lower], 1:]])
+        table[lower] = _nearest(shape, met, seam)
+    for landmark in range(37, 42):
         table[MIRROR_68[landmark]] = region.mirror[table[landmark]]
     lids = [site for eye in MEDIAPIPE_EYES for site in eye[len(eye) // 2 + 1 :]]
     symmetric = ((points + points[sites.mirror] * REFLECT_X) / 2)[lids]

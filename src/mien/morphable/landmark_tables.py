@@ -28,7 +28,6 @@ IBUG_RIGHT_EYE, IBUG_LEFT_EYE = slice(36, 42), slice(42, 48)
 IBUG_OUTER_EYE_CORNERS = (36, 45)
 """Their distance in the photo is the unit of landmark errors (NME)."""
 IBUG_LOWER_LIDS = (40, 41, 46, 47)
-IBUG_UPPER_LIDS = (37, 38, 43, 44)
 IBUG_OUTER_LIPS, IBUG_INNER_LIPS = slice(48, 60), slice(60, 68)
 IBUG_MOUTH_CORNERS = (48, 54)
 IBUG_LOWER_LIP = 57

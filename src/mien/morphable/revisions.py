@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _EARLIER = {
-    # 0.2: points of the upper lids moved from the seam with the eye to the rim.
-    "c8bfa44c2271e4fcf724d0fe7b68a54d2b259380249df2087260e58adabc6a91": (
+    # 0.2: points of the lids and of the inner corners of the eyes moved, see `revise_eyes` in models/landmarks.py.
+    "b2acf4d8c8bdaedb179af4604df2c5253b4d5b9a5d5fa378d3b93888c899a523": (
         "30b9aee4acb2432d83ef93b78207b8773029285ea413a9b9b7deaa9791884891",
     ),
 }
