@@ -2,11 +2,11 @@
 # babylonjs 9.28.0 and babylonjs-loaders 9.28.0 (npm), Node.js 20. No browser: Babylon's NullEngine.
 #
 # Sparse accessors of a glTF file over one shared bufferView overwrite each other: the loader writes the sparse values into
-# the data of the view, which the next accessor starts from. Here two morph targets share a view of zeros, the
-# first moves vertex 0, the second vertex 1; both targets come out with both movements, without an error or a warning. With
-# a view of zeros per target, each is right.
+# the data of the view, from which the next accessor starts. Here two morph targets share a view of zeros. The first moves
+# vertex 0, the second moves vertex 1, but both come out with both movements, without an error or a warning. With a view
+# of zeros per target, each is right.
 # Both files are valid (gltf-validator 2.0.0-dev.3.10: no errors, warnings, infos or hints).
-# Expected: the same positions from both. Consequence: every expression of such a face moves all that any of them moves.
+# Expected: the same positions from both. Consequence: one blendshape of such a face makes all expressions at once.
 # Seen on 2026-11-29. Exit status: 0 while the behaviour is as described, 1 when it changes.
 set -euo pipefail
 folder=$(mktemp -d)
