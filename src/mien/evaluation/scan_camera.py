@@ -41,8 +41,8 @@ class ScanCamera:
     ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
         """Vertices of a prediction and the points of the scan that the photo shows at their pixels.
 
-        Vertices outside of the face's oval, or in an opening of the eyes or mouth, are left out. Vertices at the back of
-        the head are matched too, wrongly; a robust start ignores them.
+        Vertices outside of the face's oval, or in an opening of the eyes or mouth, are left out. Vertices at the back
+        of the head are matched too, wrongly; a robust start ignores them.
 
         Args:
             face: The prediction.

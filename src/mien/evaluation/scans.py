@@ -4,13 +4,13 @@
     points of the scan ── distance to the aligned prediction ──► median, mean, p90; the same per region
 
 Distances run from the scan to the prediction, so that all predictions are measured at the same points, and a missing
-part costs its distance to the border. The protocol is that of NoW (Sanyal et al. 2019) and REALY (Chai et al. 2022) with
-the differences that docs/benchmarks.md lists. Lengths are millimetres.
+part costs its distance to the border. The protocol follows NoW (Sanyal et al. 2019) and REALY (Chai et al. 2022);
+docs/benchmarks.md lists the differences. Lengths are millimetres.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ class FaceScan:
     """Camera of the photo, if it is known."""
     keypoints: Keypoints | None = None
     """Keypoints for the regional alignment; without them regions are aligned by their points alone."""
-    icp: IcpSettings = IcpSettings()
+    icp: IcpSettings = field(default_factory=IcpSettings)
     """Schedule of the alignment."""
 
     def region_points(self, region: int) -> Float[Tensor, "R 3"]:
@@ -182,7 +182,7 @@ def score_face(scan: FaceScan, face: PredictedFace, *, rigid: bool = False, regi
         runs.append((trimmed_icp(face.surface, scan.points, start, rigid=rigid, settings=scan.icp), matches))
     if not runs:
         raise ConfigError(
-            f"{scan.name}: the prediction has no start; give pixels of its vertices inside the face, or the 7 landmarks."
+            f"{scan.name}: the prediction has no start; give pixels of vertices inside the face, or the 7 landmarks."
         )
     best, matches = min(runs, key=lambda run: run[0].rms_mm)
     distances = _distances(face.surface, scan.points, best.similarity)
