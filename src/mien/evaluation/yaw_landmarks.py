@@ -58,7 +58,7 @@ class YawReport:
     rows: tuple[YawRow, ...]
     """One per photo."""
 
-    def nme(self, low: float, high: float) -> float:
+    def nme(self, low: int, high: int) -> float:
         """Mean NME of the faces found in one group; NaN if there is no such face."""
         found = [row.nme for row in self._group(low, high) if row.nme is not None]
         return float(np.mean(found)) if found else float("nan")
@@ -81,7 +81,7 @@ class YawReport:
         lines = [markdown_table(["yaw", "photos", "found", "NME68 %"], rows)]
         return "\n".join([*lines, *(f"{row.name} failed: {row.reason}" for row in self.rows if row.nme is None)])
 
-    def _group(self, low: float, high: float) -> list[YawRow]:
+    def _group(self, low: int, high: int) -> list[YawRow]:
         return [row for row in self.rows if low < abs(row.yaw_deg) <= high or (low == 0 == row.yaw_deg)]
 
 

@@ -160,8 +160,7 @@ def _shaded(
 
 def _places(points: Float[Tensor, "P 3"], across: int) -> Float[Tensor, "P 2"]:
     """Position in a panel of points of a frontal frame; `across` is the axis to the right."""
-    shift = 0.0 if across == 0 else -30.0  # the profile's middle lies behind the nose
-    x = PANEL_SIZE[0] / 2 + _PIXELS_PER_MM * (points[:, across] - shift)
+    x = PANEL_SIZE[0] / 2 + _PIXELS_PER_MM * points[:, across]
     return torch.stack([x, PANEL_SIZE[1] / 2 - _PIXELS_PER_MM * points[:, 1]], dim=-1)
 
 
