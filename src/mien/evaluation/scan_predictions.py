@@ -218,7 +218,7 @@ def _save_npz(face: PredictedFace, path: Path) -> None:
     if face.metric:
         arrays["unit"] = np.array("mm")
     with path.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _save_npy(array: np.ndarray, path: Path) -> None:

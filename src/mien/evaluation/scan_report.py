@@ -22,6 +22,7 @@ from mien.io.files import write_text
 
 Alignment = Literal["sim", "metric"]
 """sim: rotation, translation and scale. metric: without scale."""
+_ALIGNMENTS: tuple[tuple[Alignment, str], ...] = (("sim", "similarity"), ("metric", "metric"))
 Inspector = Callable[[FaceScan, PredictedFace, ScanErrors], None]
 _STATISTICS = ("median", "mean", "std", "p90")
 
@@ -78,24 +79,25 @@ class ScanReport:
     def table(self) -> str:
         """The figures as a Markdown table, and the photos that failed."""
         header = ["alignment, mm", "photos", *_STATISTICS, *self.region_names]
-        rows = []
-        for alignment, label in (("sim", "similarity"), ("metric", "metric")):
-            measured = self.measured(alignment)
-            if not measured:
-                continue
-            overall = [f"{self.mean(alignment, statistic):.2f}" for statistic in _STATISTICS]
-            regions = [_cell(self.region_mean(alignment, name)) for name in self.region_names]
-            rows.append([label, len(measured), *overall, *regions])
-            again = [self.region_mean(alignment, name, realigned=True) for name in self.region_names]
-            if np.isfinite(again).any():
-                rows.append([f"{label}, each region alone", len(measured), *[""] * 4, *map(_cell, again)])
-            if self.pooled:
-                pool = ErrorSummary.of(np.concatenate([errors.distances for errors in measured.values()]))
-                values = [f"{getattr(pool, statistic):.2f}" for statistic in _STATISTICS]
-                rows.append([f"{label}, all points", len(measured), *values, *[""] * len(self.region_names)])
-        lines = [markdown_table(header, rows)]
-        lines += [f"{row.name} failed: {row.reason}" for row in self.failed]
-        return "\n".join(lines)
+        rows: list[list[object]] = []
+        for alignment, label in _ALIGNMENTS:
+            if self.measured(alignment):
+                rows += self._table_rows(alignment, label)
+        return "\n".join([markdown_table(header, rows), *(f"{row.name} failed: {row.reason}" for row in self.failed)])
+
+    def _table_rows(self, alignment: Alignment, label: str) -> list[list[object]]:
+        measured = self.measured(alignment)
+        overall = [f"{self.mean(alignment, statistic):.2f}" for statistic in _STATISTICS]
+        regions = [_cell(self.region_mean(alignment, name)) for name in self.region_names]
+        rows: list[list[object]] = [[label, len(measured), *overall, *regions]]
+        alone = [self.region_mean(alignment, name, realigned=True) for name in self.region_names]
+        if np.isfinite(alone).any():
+            rows.append([f"{label}, each region alone", len(measured), *[""] * 4, *map(_cell, alone)])
+        if self.pooled:
+            pool = ErrorSummary.of(np.concatenate([errors.distances for errors in measured.values()]))
+            values = [f"{getattr(pool, statistic):.2f}" for statistic in _STATISTICS]
+            rows.append([f"{label}, all points", len(measured), *values, *[""] * len(self.region_names)])
+        return rows
 
     def compare(self, base: Path) -> list[tuple[Alignment, str, PairedDifference]]:
         """Paired differences of the median and the mean against another run.
@@ -107,7 +109,7 @@ class ScanReport:
             FormatError: It is not such a file, or has no photo in common.
         """
         found: list[tuple[Alignment, str, PairedDifference]] = []
-        for alignment in ("sim", "metric"):
+        for alignment, _ in _ALIGNMENTS:
             measured = self.measured(alignment)
             for statistic in ("median", "mean"):
                 values = {name: float(getattr(errors.overall, statistic)) for name, errors in measured.items()}
@@ -144,7 +146,7 @@ class ScanReport:
             kinds = (("sim", row.sim), ("metric", row.metric))
             found = {kind: _plain(errors) for kind, errors in kinds if errors is not None}
             photos[row.name] = found or {"fail": row.reason}
-        means = {kind: self._means(kind) for kind in ("sim", "metric")}
+        means = {kind: self._means(kind) for kind, _ in _ALIGNMENTS}
         failures = {row.name: row.reason for row in self.failed}
         return {"n": len(self.rows), "failures": failures, **means, "per_photo": photos}
 

@@ -122,8 +122,10 @@ def _crop_box(picture: ScanPicture) -> tuple[float, float, float, float]:
 
 
 def _cropped(photo: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    whole = Image.fromarray(photo).crop(tuple(round(value) for value in box))
-    return np.array(whole.resize(PANEL_SIZE, Image.Resampling.BILINEAR))
+    left, top, right, bottom = (round(value) for value in box)
+    return np.array(
+        Image.fromarray(photo).crop((left, top, right, bottom)).resize(PANEL_SIZE, Image.Resampling.BILINEAR)
+    )
 
 
 def _overlay(picture: ScanPicture, box: tuple[float, ...], frame: _FrontalFrame, photo: np.ndarray) -> np.ndarray:
