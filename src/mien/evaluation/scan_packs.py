@@ -256,11 +256,11 @@ def surface_of(vertices: np.ndarray, triangles: np.ndarray, path: Path) -> Surfa
         triangles = np.concatenate([triangles[:, [0, 1, 2]], triangles[:, [0, 2, 3]]])
     if len(triangles) and (triangles.min() < 0 or triangles.max() >= len(vertices)):
         raise FormatError(f"{path}: a triangle has a vertex that does not exist.")
-    finite = np.isfinite(vertices).all(axis=-1, keepdims=True)
-    used = triangles[finite[triangles].all(axis=(1, 2))].astype(np.int64)
+    finite = np.asarray(np.isfinite(vertices).all(axis=-1))
+    used = triangles[finite[triangles].all(axis=1)].astype(np.int64)
     if not len(used):
         raise FormatError(f"{path}: the mesh has no triangles.")
-    return Surface(_points(np.where(finite, vertices, 0.0)), torch.from_numpy(used))
+    return Surface(_points(np.where(finite[:, None], vertices, 0.0)), torch.from_numpy(used))
 
 
 def _points(array: np.ndarray) -> Tensor:
