@@ -89,7 +89,7 @@ def write_obj(path: Path, vertices: np.ndarray, triangles: np.ndarray) -> None:
 def write_pack(folder: Path, names: tuple[str, ...] = ("a", "b")) -> None:
     """mien's layout."""
     vertices, triangles = grid_mesh()
-    points = on_mesh(2500)
+    points = on_mesh(1200)
     labels = np.full(len(points), 2)
     labels[points[:, 1] > FOREHEAD_FROM] = 3
     labels[(np.abs(points[:, 0]) < 12) & (np.abs(points[:, 1] + 5) < 20)] = 0

@@ -364,10 +364,10 @@ def test_the_mean_face_needs_no_photo(pack: Path) -> None:
 
 
 def test_wrong_combinations_of_options_are_errors(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("evaluate", "scans", pack, "--unit", "mm") == 1
+    assert run("evaluate", "scans", pack, "--unit", "mm") == 2
     assert "--predictions" in capsys.readouterr().err
-    assert run("evaluate", "scans", pack, "--predictions", pack, "--landmarks", "1,x") == 1
+    assert run("evaluate", "scans", pack, "--predictions", pack, "--landmarks", "1,x") == 2
     assert "vertex numbers" in capsys.readouterr().err
-    assert run("evaluate", "scans", pack, "--predictions", pack / "missing") == 1
-    assert "is not a folder" in capsys.readouterr().err
+    assert run("evaluate", "scans", pack, "--predictions", pack / "missing") == 2
+    assert "does not exist" in capsys.readouterr().err
     assert open_pack(pack).scan("a").camera.image_size == IMAGE_SIZE  # pyright: ignore[reportOptionalMemberAccess]

@@ -88,7 +88,7 @@ def test_a_missing_part_costs_its_distance_to_the_border(scan: FaceScan) -> None
     face = replace(prediction(), surface=surface(moved(vertices), upper))
     errors = score_face(scan, face)
     below = scan.points[:, 1].numpy() < -75
-    assert below.sum() > 20
+    assert below.sum() > 10
     assert errors.distances[below].min() > 8
     assert np.median(errors.distances) < 0.01
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mien.cli import main
 from mien.errors import ConfigError, FormatError, NoFaceFound
 from mien.evaluation.yaw_landmarks import box_nme, evaluate_yaw, holds_mat_landmarks, read_turned_faces
 from mien.morphable.formats.mat5 import write_mat
@@ -100,6 +102,30 @@ def test_the_mean_weighs_the_groups_equally(tmp_path: Path) -> None:
     found = {k: points68(k) + np.array([6.0 * (k == 3), 0.0]) for k in range(4)}
     report = evaluate_yaw(tmp_path, FakeReconstructor(found, 2.0))
     assert report.mean == pytest.approx((0.02 + 0.08) / 2, abs=1e-5)
+
+
+def test_the_command_prints_the_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+
+    class Prepared(FakeReconstructor):
+        def __init__(self, **settings: object) -> None:
+            super().__init__({0: points68(0), 1: points68(1)}, 3.0)
+            made.append(settings)
+
+    monkeypatch.setattr("mien.pipeline.Reconstructor", Prepared)
+    for k, yaw in enumerate([5.0, 45.0]):
+        write_face(tmp_path, f"image{k:05}", points68(k), yaw)
+    main(["evaluate", "scans", str(tmp_path), "--mode", "net", "--seed", "3", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert [group["nme68"] for group in shown["groups"]] == [pytest.approx(0.03, abs=1e-5), pytest.approx(0.03, abs=1e-5), None]
+    assert (made[0]["mode"], made[0]["seed"], made[0]["detail"]) == ("net", 3, False)
+    main(["evaluate", "scans", str(tmp_path), "--mode", "net", "--limit", "1"])
+    assert "| 0° to 30°" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "scans", str(tmp_path), "--mode", "mean"])
+    assert stop.value.code == 2
 
 
 def test_damaged_files_are_format_errors(tmp_path: Path) -> None:

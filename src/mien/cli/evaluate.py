@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import enum
-import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mien.cli.options import DeviceOption, EncoderOption, ModelOption, SeedOption
-from mien.cli.terminal import progress_bar, stderr
+from mien.cli.options import (
+    DeviceOption,
+    EncoderOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    SeedOption,
+    wrong_usage,
+)
+from mien.cli.terminal import print_json, progress_bar, stderr
 from mien.errors import ConfigError
 from mien.io.files import writing
 
@@ -42,14 +48,20 @@ class Unit(str, enum.Enum):
 
 def evaluate_scans(
     folder: Annotated[
-        Path, typer.Argument(help="Data set of photos with scans: mien's layout, NoW, REALY or 300W-LP.")
+        Path,
+        typer.Argument(
+            exists=True, file_okay=False, help="Data set of photos with scans: mien's layout, NoW, REALY or 300W-LP."
+        ),
     ],
     *,
     mode: Annotated[
         Method, typer.Option(help="fit, net, auto: as mien reconstruct. mean: the mean face, without the photo.")
     ] = Method.FIT,
     predictions: Annotated[
-        Path | None, typer.Option(help="Folder of predicted meshes to measure, instead of a mode of mien.")
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder of predicted meshes to measure, instead of a mode of mien."
+        ),
     ] = None,
     unit: Annotated[Unit | None, typer.Option(help="Unit of the predicted meshes.")] = None,
     landmarks: Annotated[
@@ -57,7 +69,10 @@ def evaluate_scans(
     ] = None,
     metric: Annotated[bool, typer.Option("--metric", help="Also measure without scale.")] = False,
     regional: Annotated[bool, typer.Option("--regional", help="Also align and measure each region alone.")] = False,
-    base: Annotated[Path | None, typer.Option(help="JSON of another run to compare with, photo by photo.")] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="JSON of another run to compare with, photo by photo."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of photos, evenly spaced.")] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="CSV file to write: one row per photo.")] = None,
     run: Annotated[Path | None, typer.Option(help="JSON file to write: the whole run, for --base.")] = None,
@@ -67,11 +82,12 @@ def evaluate_scans(
     write: Annotated[
         Path | None, typer.Option(help="Folder to write: the predictions, as the data set's own tool reads them.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
     encoder: EncoderOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure predicted faces against scans of real people and print a Markdown table, in millimetres."""
     from mien.evaluation.scan_packs import open_pack
@@ -79,17 +95,20 @@ def evaluate_scans(
     from mien.evaluation.yaw_landmarks import holds_mat_landmarks
 
     if holds_mat_landmarks(folder):
-        _evaluate_yaw(folder, _reconstructor(mode, model, device, seed, encoder), limit=limit, as_json=as_json)
+        with wrong_usage():
+            reconstructor = _reconstructor(mode, model, device, seed, encoder)
+        _evaluate_yaw(folder, reconstructor, limit=limit, as_json=as_json, quiet=quiet)
         return
     pack = open_pack(folder)
-    if predictions is not None:
-        predict = _from_files(pack, predictions, unit, landmarks)
-    elif unit is not None or landmarks is not None:
-        raise ConfigError("--unit and --landmarks describe --predictions; give its folder, or leave them out.")
-    else:
-        predict = _from_mode(mode, model, device, seed, encoder)
+    with wrong_usage():
+        if predictions is not None:
+            predict = _from_files(pack, predictions, unit, landmarks)
+        elif unit is not None or landmarks is not None:
+            raise ConfigError("--unit and --landmarks describe --predictions; give its folder, or leave them out.")
+        else:
+            predict = _from_mode(mode, model, device, seed, encoder)
     recorder = _Recorder(pack.layout, write, pictures=sheet is not None)
-    with progress_bar(stderr(), 2) as progress:
+    with progress_bar(stderr(), 0 if quiet else 2) as progress:
         task = progress.add_task("photos", total=None)
         report = evaluate(
             pack,
@@ -134,10 +153,10 @@ def _reconstructor(mode: Method, model: str, device: str, seed: int, encoder: st
     )
 
 
-def _evaluate_yaw(folder: Path, reconstructor: Reconstructor, *, limit: int | None, as_json: bool) -> None:
+def _evaluate_yaw(folder: Path, reconstructor: Reconstructor, *, limit: int | None, as_json: bool, quiet: bool) -> None:
     from mien.evaluation.yaw_landmarks import YAW_BINS, evaluate_yaw
 
-    with progress_bar(stderr(), 2) as progress:
+    with progress_bar(stderr(), 0 if quiet else 2) as progress:
         task = progress.add_task("photos", total=None)
         report = evaluate_yaw(
             folder,
@@ -146,16 +165,10 @@ def _evaluate_yaw(folder: Path, reconstructor: Reconstructor, *, limit: int | No
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
-        groups = [{"yaw_deg": limits, "nme68": _number(report.nme(*limits))} for limits in YAW_BINS]
-        rows = [asdict(row) for row in report.rows]
-        print(json.dumps({"groups": groups, "mean": _number(report.mean), "photos": rows}, indent=2, allow_nan=False))
+        groups = [{"yaw_deg": limits, "nme68": report.nme(*limits)} for limits in YAW_BINS]
+        print_json({"groups": groups, "mean": report.mean, "photos": report.rows})
     else:
         print(report.table())
-
-
-def _number(value: float) -> float | None:
-    """A number that JSON has; null for NaN."""
-    return value if math.isfinite(value) else None
 
 
 class _Recorder:
@@ -209,7 +222,7 @@ def _print_report(report: ScanReport, base: Path | None, *, as_json: bool) -> No
     differences = [] if base is None else report.compare(base)
     if as_json:
         paired = [{"alignment": kind, "statistic": name, **asdict(found)} for kind, name, found in differences]
-        print(json.dumps({**report.run(), "paired": paired}, indent=2, allow_nan=False))
+        print_json({**report.run(), "paired": paired})
         return
     print(report.table())
     for kind, name, found in differences:
