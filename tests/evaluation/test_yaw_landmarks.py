@@ -61,6 +61,12 @@ class FakeReconstructor(Reconstructor):
         return [Result(xy + 1000), Result(xy)]
 
 
+def run(folder: Path, *options: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "scans", str(folder), *options])
+    return int(stop.value.code or 0)
+
+
 def test_the_error_is_relative_to_the_box() -> None:
     gt = points68(0)
     gt[1] = (250, 100)  # 200 wide, 100 high at most
@@ -117,15 +123,17 @@ def test_the_command_prints_the_groups(
     monkeypatch.setattr("mien.pipeline.Reconstructor", Prepared)
     for k, yaw in enumerate([5.0, 45.0]):
         write_face(tmp_path, f"image{k:05}", points68(k), yaw)
-    main(["evaluate", "scans", str(tmp_path), "--mode", "net", "--seed", "3", "--json"])
+    assert run(tmp_path, "--mode", "net", "--seed", "3", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
-    assert [group["nme68"] for group in shown["groups"]] == [pytest.approx(0.03, abs=1e-5), pytest.approx(0.03, abs=1e-5), None]
+    assert [group["nme68"] for group in shown["groups"]] == [
+        pytest.approx(0.03, abs=1e-5),
+        pytest.approx(0.03, abs=1e-5),
+        None,
+    ]
     assert (made[0]["mode"], made[0]["seed"], made[0]["detail"]) == ("net", 3, False)
-    main(["evaluate", "scans", str(tmp_path), "--mode", "net", "--limit", "1"])
+    assert run(tmp_path, "--mode", "net", "--limit", "1") == 0
     assert "| 0° to 30°" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stop:
-        main(["evaluate", "scans", str(tmp_path), "--mode", "mean"])
-    assert stop.value.code == 2
+    assert run(tmp_path, "--mode", "mean") == 2
 
 
 def test_damaged_files_are_format_errors(tmp_path: Path) -> None:
