@@ -72,7 +72,7 @@ def robust_similarity(source: Float[Tensor, "P 3"], target: Float[Tensor, "P 3"]
     found = Similarity(*(part[best : best + 1] for part in (tried.scale, tried.rotation, tried.translation)))
     for _ in range(_REFITS):
         distances = pair_distances(found, source, target)
-        agree = distances < max(_INLIER_MM, _numpy_median(distances))
+        agree = distances < max(_INLIER_MM, float(torch.quantile(distances, 0.5)))
         if int(agree.sum()) < 4:
             break
         found = align_points(source[agree][None], target[agree][None], rigid=rigid)
@@ -84,10 +84,6 @@ def pair_distances(
 ) -> Float[Tensor, "P"]:
     """Distance of each moved source point to its target."""
     return (similarity(source[None])[0] - target).norm(dim=-1)
-
-
-def _numpy_median(values: Tensor) -> float:
-    return float(torch.quantile(values, 0.5))
 
 
 def trimmed_icp(

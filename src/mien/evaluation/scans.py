@@ -32,11 +32,9 @@ from mien.evaluation.scan_camera import ScanCamera
 from mien.geometry import Similarity, Surface, align_points
 from mien.typing import Float, Int, Tensor
 
-SEVEN_LANDMARKS = ("right eye, outer corner", "right eye, inner corner", "left eye, inner corner",
-                 "left eye, outer corner", "nose base", "right mouth corner", "left mouth corner")  # fmt: skip
-"""The seven landmarks of NoW, in its order; right and left are the subject's."""
 IBUG_OF_SEVEN = (36, 39, 42, 45, 33, 48, 54)
-"""The same landmarks among the 68 iBUG points."""
+"""NoW's seven landmarks among the 68 iBUG points: outer and inner corner of the right and inner and outer corner of the
+left eye, nose base, right and left corner of the mouth."""
 _FEWEST_PAIRS = 12
 """Fewer pixels on the scan give no start."""
 _FEWEST_LANDMARKS = 4
