@@ -11,10 +11,11 @@ import torch
 
 from mien.errors import ConfigError
 from mien.evaluation.paired import paired_difference
+from mien.evaluation.scan_alignment import align_with_keypoints
 from mien.evaluation.scan_camera import ScanCamera, inside_polygon
 from mien.evaluation.scan_packs import open_pack
 from mien.evaluation.scans import ErrorSummary, FaceScan, PredictedFace, score_face
-from mien.geometry import Surface
+from mien.geometry import Similarity, Surface
 from tests.evaluation.scan_files import (
     CAMERA,
     FOREHEAD_FROM,
@@ -162,6 +163,21 @@ def test_points_inside_a_polygon() -> None:
     polygon = np.array([[0, 0], [10, 0], [10, 10], [5, 2], [0, 10]], float)
     points = np.array([[1, 1], [5, 5], [9, 7], [-1, 1], [5, 1.5], [11, 1]], float)
     assert inside_polygon(points, polygon).tolist() == [True, False, True, False, True, False]
+
+
+def test_keypoints_hold_a_flat_region_that_could_slide() -> None:
+    plane = torch.tensor([[-90.0, -90, 0], [90, -90, 0], [90, 90, 0], [-90, 90, 0]], dtype=torch.float64)
+    flat = Surface(plane, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    grid = torch.linspace(-20, 20, 9, dtype=torch.float64)
+    points = torch.cat([torch.cartesian_prod(grid, grid), torch.zeros(81, 1, dtype=torch.float64)], dim=-1)
+    shift = torch.tensor([[4.0, 0, 0]], dtype=torch.float64)
+    start = Similarity(torch.ones(1).double(), torch.eye(3)[None].double(), shift)
+    corners = points[[0, 8, 72, 80]]
+    for weight, left in ((1.0, 0.05), (1e-6, 3.9)):
+        found = align_with_keypoints(
+            flat, points, start, keypoints=corners, gt_keypoints=corners, weight=weight, tolerance_mm2=1e-6
+        )
+        assert (float(found.translation[0, 0]) < left) == (weight == 1.0)
 
 
 def test_a_summary_of_errors() -> None:
