@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets
+from mien.fitting.depth import depth_px
 from mien.fitting.photometric import EnergyTerms, PhotometricEnergy, _Unknowns
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -61,7 +62,8 @@ def targets_of(model: MorphableModel, face: FaceCoefficients) -> FitTargets:
     photo = rendered.image * inside[:, None] + BACKGROUND[:, None, None] * (1 - inside)[:, None]
     points = camera.project(model.mediapipe_points(rendered.surface.vertices_camera))
     landmarks = rendered.vertices_px[:, model.landmarks68]
-    return FitTargets(photo, inside, inside, torch.tensor([EXPOSURE]), camera, points, landmarks)
+    depths = depth_px(model.mediapipe_points(rendered.surface.vertices_camera), camera)
+    return FitTargets(photo, inside, inside, torch.tensor([EXPOSURE]), camera, points, landmarks, depths)
 
 
 def terms_of(
@@ -80,6 +82,7 @@ def test_terms_of_the_data_vanish_at_the_ground_truth(tiny: MorphableModel) -> N
     terms = terms_of(tiny, face, targets)
     assert terms.colour.item() == pytest.approx(0, abs=1e-6)
     assert terms.landmarks.item() == pytest.approx(0, abs=1e-6)
+    assert terms.depth.item() == pytest.approx(0, abs=1e-6)
     assert terms.recognition.item() == pytest.approx(0, abs=1e-4)
     # The triangles are large: their edges and the contour of the smooth normals are most of a pixel apart.
     moved = terms_of(tiny, CHANGES["right"](face, 1.0), targets)
@@ -129,6 +132,27 @@ def test_the_colour_term_counts_masked_pixels_only(tiny: MorphableModel) -> None
     mask[:, :, : SIDE // 2] = 0
     assert terms_of(tiny, face, replace(targets, mask=mask)).colour.item() == pytest.approx(0, abs=1e-6)
     assert terms_of(tiny, face, targets).colour.item() > 100
+
+
+def test_the_depth_term_ignores_planes_and_counts_one_point_by_its_error(tiny: MorphableModel) -> None:
+    face = ground_truth(tiny)
+    targets = targets_of(tiny, face)
+    depths = targets.landmarks468_depth_px
+    assert depths is not None
+    points_px = targets.landmarks468_px
+    tilted = replace(targets, landmarks468_depth_px=depths + 0.5 * points_px[..., 0] - 0.1 * points_px[..., 1] + 9)
+    assert terms_of(tiny, face, tilted).depth.item() == pytest.approx(0, abs=1e-5)
+    sigma_px = SETTINGS.depth_sigma * targets.extent_px.item()
+    middle = int((points_px[0] - points_px[0].mean(0)).norm(dim=-1).argmin())
+    wrong = depths.clone()
+    wrong[0, middle] += sigma_px
+    weights = torch.ones(1, 468)
+    weights[0, middle] = 2.0
+    # A single point hardly tilts the plane; the error of one sigma counts 1 / (1 + 1/9).
+    energy = terms_of(tiny, face, replace(targets, landmarks468_depth_px=wrong), point_weights=weights).depth.item()
+    assert energy == pytest.approx(0.5 * 2 * 0.9, rel=0.02)
+    unknown = replace(targets, landmarks468_depth_px=None)
+    assert terms_of(tiny, CHANGES["right"](face, 1.0), unknown).depth.item() == 0
 
 
 def test_the_landmark_term_weighs_each_point_and_is_robust_beyond_three_sigmas(tiny: MorphableModel) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -8,11 +9,15 @@ import torch
 
 from mien.camera import Camera, Pose
 from mien.fitting import align_to_points
+from mien.fitting.depth import depth_px
 from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.typing import Tensor
 
-PRIORS = LandmarkPriors(landmark_sigma=0.002, identity_sigma=1.0, expression_sigma=0.25, focal_sigma=None)
+PRIORS = LandmarkPriors(
+    landmark_sigma=0.002, depth_sigma=0.004, identity_sigma=1.0, expression_sigma=0.25, focal_sigma=None
+)
 YAWS_DEG = (0.0, 40.0, -70.0)
 
 
@@ -74,7 +79,7 @@ def test_the_focal_length_is_fitted_only_with_a_prior(tiny: MorphableModel) -> N
     points = right.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
     fixed = fit_landmarks(tiny, points, wrong, point_weights=torch.ones(1, 468), priors=PRIORS)
     assert fixed.camera.focal_px.item() == pytest.approx(wrong.focal_px.item(), rel=1e-4)
-    free_priors = LandmarkPriors(0.002, 1.0, 0.25, focal_sigma=0.5)
+    free_priors = replace(PRIORS, focal_sigma=0.5)
     free = fit_landmarks(tiny, points, wrong, point_weights=torch.ones(1, 468), priors=free_priors)
     assert free.camera.focal_px.item() == pytest.approx(right.focal_px.item(), rel=0.1)
 
@@ -85,18 +90,52 @@ def test_the_weight_of_a_point_falls_to_a_quarter_at_three_sigmas(
 ) -> None:
     camera = Camera.from_fov(30.0, image_size=(224, 224))
     points = camera.project(posed(0.0).to_camera(tiny.mediapipe_points(tiny.mean[None])))
-    problem = _Problem(tiny, points, camera, torch.full((1, 468), 0.5), priors=PRIORS, prediction=None)
+    problem = _problem(tiny, points, camera, point_weights=torch.full((1, 468), 0.5))
     size = (points.amax(1) - points.amin(1)).norm()
     residuals = torch.zeros(1, 468, 2, dtype=torch.float64)
     residuals[..., 0] = sigmas * PRIORS.landmark_sigma * size
-    weights = problem._weights(residuals) * (PRIORS.landmark_sigma * size) ** 2
+    weights = problem._weights(residuals, problem.sigma_px) * (PRIORS.landmark_sigma * size) ** 2
     torch.testing.assert_close(weights, torch.full((1, 468), 0.5 * expected).double(), rtol=1e-5, atol=0)
 
 
-def test_the_jacobian_is_the_derivative_of_the_residuals(tiny: MorphableModel) -> None:
+def test_depth_tells_two_faces_apart_that_look_the_same(tiny: MorphableModel) -> None:
+    """Seen from the front, a change of depth moves no point, so without depth the fit keeps the mean face."""
+    camera = Camera.from_fov(1.0, image_size=(224, 224))
+    pose = Pose(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 12.0]]), torch.ones(1))
+    model = copy.deepcopy(tiny)
+    model.identity_basis[0] = 0
+    model.identity_basis[0, :, 2] = 0.004 * torch.randn(len(model.mean))
+    identity = torch.zeros(1, model.counts[0])
+    identity[:, 0] = 1.5
+    points = pose.to_camera(model.mediapipe_points(model.vertices(identity, torch.zeros(1, model.counts[1]))))
+    points_px = camera.project(points)
+    weights = torch.ones(1, 468)
+    without = fit_landmarks(model, points_px, camera, point_weights=weights, priors=PRIORS)
+    assert abs(without.identity[0, 0].item()) < 0.8
+    # The plane stands for the turned axis of the network's depth.
+    depths_px = depth_px(points, camera) + 0.4 * points_px[..., 0] - 0.3 * points_px[..., 1] + 50
+    fitted = fit_landmarks(model, points_px, camera, point_weights=weights, priors=PRIORS, depths_px=depths_px)
+    assert fitted.identity[0, 0].item() == pytest.approx(1.5, abs=0.15)
+
+
+def _problem(
+    model: MorphableModel,
+    points_px: Tensor,
+    camera: Camera,
+    *,
+    point_weights: Tensor | None = None,
+    depths_px: Tensor | None = None,
+) -> _Problem:
+    weights = torch.ones(1, 468) if point_weights is None else point_weights
+    return _Problem(model, points_px, camera, weights, priors=PRIORS, depths_px=depths_px, prediction=None)
+
+
+@pytest.mark.parametrize("with_depth", [False, True])
+def test_the_jacobian_is_the_derivative_of_the_residuals(tiny: MorphableModel, with_depth: bool) -> None:
     camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(25.0)
-    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
-    problem = _Problem(tiny, points, camera, torch.ones(1, 468), priors=PRIORS, prediction=None)
+    mean = pose.to_camera(tiny.mediapipe_points(tiny.mean[None]))
+    points = camera.project(mean)
+    problem = _problem(tiny, points, camera, depths_px=depth_px(mean, camera) if with_depth else None)
     state = _State(
         pose.rotmat().double(), pose.translation.double(), torch.full((1,), 0.1).double(), torch.randn(1, 16).double()
     )
@@ -108,50 +147,3 @@ def test_the_jacobian_is_the_derivative_of_the_residuals(tiny: MorphableModel) -
         step[0, unknown] = 1e-6
         ahead, back = (problem._linearise(problem._moved(state, sign * step))[0] for sign in (1, -1))
         torch.testing.assert_close(jacobian[..., unknown], (ahead - back) / 2e-6, rtol=1e-4, atol=1e-4)
-
-
-def test_a_batch_gives_the_same_as_its_faces_one_by_one(tiny: MorphableModel) -> None:
-    camera = Camera.from_fov(30.0, image_size=(224, 224), batch=2)
-    pose = Pose(
-        torch.tensor([[0.0, 0.3, 0.0], [0.1, 0.0, 0.2]]), torch.tensor([[0.0, 0, 0.7], [0, 0, 1]]), torch.ones(2)
-    )
-    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(torch.randn(2, 12), torch.zeros(2, 4)))))
-    both = fit_landmarks(tiny, points, camera, point_weights=torch.ones(2, 468), priors=PRIORS)
-    for k in range(2):
-        one = slice(k, k + 1)
-        alone = fit_landmarks(tiny, points[one], camera[one], point_weights=torch.ones(1, 468), priors=PRIORS)
-        torch.testing.assert_close(alone.identity, both.identity[one], atol=2e-3, rtol=0)
-
-
-def test_a_prediction_is_the_start_and_the_centre_of_the_prior(tiny: MorphableModel) -> None:
-    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
-    identity, expression = torch.randn(1, 12), torch.tensor([[0.0, 0.4, 0.8, 0.0]])
-    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
-    prediction = FaceCoefficients(identity, expression, torch.zeros(1, 5), torch.zeros(1, 9, 3), pose)
-    strong = replace(PRIORS, landmark_sigma=1.0, identity_sigma=0.01)
-    weights = torch.ones(1, 468)
-    alone = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong)
-    guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong, start=prediction)
-    assert alone.identity.abs().max() < 0.1  # landmarks without influence leave the mean
-    torch.testing.assert_close(guided.identity, identity, atol=1e-3, rtol=0)
-    torch.testing.assert_close(guided.pose.translation, pose.translation, atol=1e-3, rtol=0)
-
-
-def test_a_face_is_translated_onto_points(tiny: MorphableModel) -> None:
-    """The face is far away, so that the perspective does not change; a point without weight has no influence."""
-    camera = Camera.from_fov(3.0, image_size=(224, 224))
-    pose = Pose(torch.tensor([[0.1, 0.5, 0.0]]), torch.tensor([[0.05, -0.02, 8.0]]), torch.ones(1))
-    face = replace(
-        FaceCoefficients.mean(identity=tiny.counts[0], expression=tiny.counts[1], albedo=tiny.counts[2]), pose=pose
-    )
-    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
-    points[0, 5] += 100.0
-    weights = torch.ones(1, 468)
-    weights[0, 5] = 0.0
-    off = replace(face, pose=replace(pose, translation=torch.tensor([[0.02, 0.03, 10.0]])))
-    found = align_to_points(tiny, off, camera, points_px=points, point_weights=weights)
-    torch.testing.assert_close(found.pose.translation, pose.translation, atol=0.02, rtol=0)
-    assert abs(float(found.pose.translation[0, 0]) - 0.05) < 5e-4
-    assert torch.equal(found.pose.rotation, pose.rotation)
-    dragged = align_to_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
-    assert float((dragged.pose.translation - pose.translation).norm()) > 0.002

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
+from mien.fitting.depth import plane_basis, without_plane
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
 from mien.losses import geman_mcclure_weights
@@ -34,6 +35,8 @@ class LandmarkPriors:
 
     landmark_sigma: float
     """Error of a point, as a share of the size of the face in the image."""
+    depth_sigma: float
+    """Error of the depth of a point, in the same unit."""
     identity_sigma: float
     """Identity coefficients."""
     expression_sigma: float
@@ -125,6 +128,7 @@ def fit_landmarks(
     *,
     point_weights: Float[Tensor, "B 468"],
     priors: LandmarkPriors,
+    depths_px: Float[Tensor, "B 468"] | None = None,
     start: FaceCoefficients | None = None,
 ) -> LandmarkFit:
     """The most probable pose, identity and expression given MediaPipe's points.
@@ -135,13 +139,14 @@ def fit_landmarks(
         camera: One camera per face.
         point_weights: Weight of each point.
         priors: Standard deviations.
+        depths_px: Depth of each point up to a plane, pixels; None if it is unknown.
         start: Prediction of a network. The search begins there, and the priors of identity and expression are centred
             on it. None starts from the mean face.
 
     Returns:
         The fitted faces; not meant to be differentiated.
     """
-    problem = _Problem(model, points_px, camera, point_weights, priors=priors, prediction=start)
+    problem = _Problem(model, points_px, camera, point_weights, priors=priors, depths_px=depths_px, prediction=start)
     state = problem.start()
     cold = start is None
     for iteration in range(ITERATIONS if cold else WARM_ITERATIONS):
@@ -174,6 +179,7 @@ class _Problem:
         point_weights: Float[Tensor, "B 468"],
         *,
         priors: LandmarkPriors,
+        depths_px: Float[Tensor, "B 468"] | None,
         prediction: FaceCoefficients | None,
     ) -> None:
         self.prediction = prediction
@@ -188,7 +194,10 @@ class _Problem:
         self.prior_precision = _prior_precision(priors, identity_count, expression_count).to(self.target)
         extent = (self.target.amax(1) - self.target.amin(1)).norm(dim=-1)
         self.sigma_px = priors.landmark_sigma * extent
+        self.depth_sigma_px = priors.depth_sigma * extent
         self.point_weights = point_weights
+        self.depths_px = None if depths_px is None else depths_px.double()
+        self.planes = plane_basis(self.target)
 
         self.centre = self.target.new_zeros(len(self.target), identity_count + expression_count)
         if prediction is not None:
@@ -207,9 +216,8 @@ class _Problem:
 
     def step(self, state: _State, *, pose_only: bool) -> _State:
         """One damped Gauss-Newton step under robust weights, with expressions kept in the range of the model."""
-        residuals, jacobian = self._linearise(state)
-        weights = self._weights(residuals)
-        weighted = jacobian * weights[..., None, None]
+        residuals, jacobian, weights = self._linearise(state)
+        weighted = jacobian * weights[..., None]
         hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + torch.diag(self.prior_precision)
         off_centre = state.shape - self.centre
         values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], off_centre], 1)
@@ -224,7 +232,10 @@ class _Problem:
         delta = -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
         return self._moved(state, delta)
 
-    def _linearise(self, state: _State) -> tuple[Float[Tensor, "B P 2"], Float[Tensor, "B P 2 K"]]:
+    def _linearise(
+        self, state: _State
+    ) -> tuple[Float[Tensor, "B P R"], Float[Tensor, "B P R K"], Float[Tensor, "B P R"]]:
+        """Residuals of x, y and, if it is known, depth; their Jacobian and weights."""
         shaped = self.mean + torch.einsum("pik,bk->bpi", self.basis, state.shape)
         rotated = torch.einsum("bij,bpj->bpi", state.rotation, shaped)
         points = to_camera_axes(rotated) + state.translation[:, None]
@@ -236,16 +247,33 @@ class _Problem:
         d_projection = torch.stack(
             [focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2], dim=-1
         ).view(*z.shape, 2, 3)
+        weights = self._weights(residuals, self.sigma_px)[..., None].expand(-1, -1, 2)
+        if self.depths_px is not None:
+            away = without_plane(focal * z / z.mean(1, keepdim=True) - self.depths_px, self.planes)
+            d_depth = torch.zeros_like(points)
+            d_depth[..., 2] = 1
+            d_projection = torch.cat([d_projection, d_depth[:, :, None]], dim=2)
+            from_centre = torch.cat([from_centre, zero[..., None]], dim=-1)
+            residuals = torch.cat([residuals, away[..., None]], dim=-1)
+            depth_weights = self._weights(away[..., None], self.depth_sigma_px)[..., None]
+            weights = torch.cat([weights, depth_weights], dim=-1)
         d_rotated = to_model_axes(d_projection)
         batch, count = z.shape
         d_rotation = -d_rotated @ cross_matrix(rotated.reshape(-1, 3)).view(batch, count, 3, 3)
         d_shape = torch.einsum("bpij,bjl,plk->bpik", d_rotated, state.rotation, self.basis)
-        return residuals, torch.cat([d_rotation, d_projection, from_centre[..., None], d_shape], dim=-1)
+        jacobian = torch.cat([d_rotation, d_projection, from_centre[..., None], d_shape], dim=-1)
+        if self.depths_px is not None:
+            # The third row is the derivative of z so far; the residual is focal · z / mean(z).
+            mean, d_z = z.mean(1, keepdim=True), jacobian[:, :, 2]
+            d_z = (focal / mean)[..., None] * (d_z - (z / mean)[..., None] * d_z.mean(1, keepdim=True))
+            d_z[..., 6] = focal * z / mean
+            jacobian[:, :, 2] = without_plane(d_z, self.planes)
+        return residuals, jacobian, weights
 
-    def _weights(self, residuals: Float[Tensor, "B P 2"]) -> Float[Tensor, "B P"]:
-        scaled_sq = (residuals**2).sum(-1) / self.sigma_px[:, None] ** 2
+    def _weights(self, residuals: Float[Tensor, "B P R"], sigma_px: Float[Tensor, "B"]) -> Float[Tensor, "B P"]:
+        scaled_sq = (residuals**2).sum(-1) / sigma_px[:, None] ** 2
         robust = geman_mcclure_weights(scaled_sq, scale_sq=ROBUST_SCALE_SQ)
-        return self.point_weights * robust / self.sigma_px[:, None] ** 2
+        return self.point_weights * robust / sigma_px[:, None] ** 2
 
     def _held(self, state: _State, gradient: Tensor, *, pose_only: bool) -> Tensor:
         """Unknowns that this step keeps: all of shape, or expressions that the step would move out of their range."""

@@ -14,6 +14,7 @@ import torch
 from mien.camera import Pose
 from mien.errors import FitDiverged
 from mien.fitting.contour import ContourMesh, contour_energy
+from mien.fitting.depth import depth_px, plane_basis, without_plane
 from mien.fitting.lighting import expected_light, light_precision
 from mien.fitting.optimizer import CosineAdam
 from mien.fitting.problem import ROBUST_SCALE_SQ, FitSettings, FitTargets
@@ -47,6 +48,8 @@ class EnergyTerms:
     """Eq. 4: colour error of the pixels."""
     landmarks: Float[Tensor, ""]
     """Eq. 5 on MediaPipe's points."""
+    depth: Float[Tensor, ""]
+    """Depth of MediaPipe's points, see `mien.fitting.depth`; zero where it is unknown."""
     contour: Float[Tensor, ""]
     """Distance of the occluding contour from that of the photo, see `mien.fitting.contour`."""
     identity_prior: Float[Tensor, ""]
@@ -90,6 +93,7 @@ class PhotometricEnergy:
         self.photo_features = None if recognition is None else _photo_features(targets, recognition)
         self.light_precision = light_precision(settings.light_priors).to(targets.crops)
         self.contour = ContourMesh.of(model)
+        self.planes = plane_basis(targets.landmarks468_px)
 
     def terms(self, coefficients: FaceCoefficients, *, with_recognition: bool) -> EnergyTerms:
         """Render the faces and compare them with the photos.
@@ -106,6 +110,7 @@ class PhotometricEnergy:
         return EnergyTerms(
             colour=_colour_energy(rendered, self.targets, sigma=settings.pixel_sigma),
             landmarks=self._landmark_energy(rendered),
+            depth=self._depth_energy(rendered),
             contour=contour_energy(self.contour, rendered, self.targets, settings),
             identity_prior=0.5 * (coefficients.identity / settings.identity_sigma).square().sum(),
             expression_prior=0.5 * (coefficients.expression / expression_sigma).square().sum(),
@@ -120,6 +125,16 @@ class PhotometricEnergy:
         predicted = self.targets.camera.project(points)
         sigma_px = self.settings.landmark_sigma * self.targets.extent_px[:, None]
         squared = ((predicted - self.targets.landmarks468_px) ** 2).sum(-1) / sigma_px**2
+        return 0.5 * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum()
+
+    def _depth_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
+        """Depths of the dense points after the best plane is removed."""
+        if self.targets.landmarks468_depth_px is None:
+            return rendered.image.new_zeros(())
+        points = self.model.mediapipe_points(rendered.surface.vertices_camera)
+        difference = depth_px(points, self.targets.camera) - self.targets.landmarks468_depth_px
+        sigma_px = self.settings.depth_sigma * self.targets.extent_px[:, None]
+        squared = without_plane(difference, self.planes) ** 2 / sigma_px**2
         return 0.5 * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum()
 
     def _light_prior(self, lighting: Float[Tensor, "B 9 3"]) -> Float[Tensor, ""]:

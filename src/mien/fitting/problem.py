@@ -36,6 +36,9 @@ class FitTargets(Batched):
     """MediaPipe's points, crop pixels."""
     landmarks68_px: Float[Tensor, "B 68 2"]
     """iBUG points, crop pixels."""
+    landmarks468_depth_px: Float[Tensor, "B 468"] | None = None
+    """Depth of MediaPipe's points in crop pixels, larger away from the camera, up to a plane in x and y; None if it is
+    unknown."""
 
     @property
     def extent_px(self) -> Float[Tensor, "B"]:
@@ -60,6 +63,9 @@ class FitSettings:
     """Error of one of MediaPipe's points, as a share of the size of the face in the image. The error of the network is
     near 0.01, but the errors of neighbouring points are correlated; the larger value makes 468 points count like about
     50."""
+    depth_sigma: float = 0.05
+    """Error of the depth of one of MediaPipe's points, as a share of the size of the face in the image, see
+    `mien.fitting.depth`."""
     identity_sigma: float = 1.0
     """Identity coefficients, which are in standard deviations already."""
     expression_sigma: float = 0.25
@@ -90,6 +96,7 @@ class FitSettings:
     def __post_init__(self) -> None:
         for name in (
             "landmark_sigma",
+            "depth_sigma",
             "identity_sigma",
             "expression_sigma",
             "pixel_sigma",

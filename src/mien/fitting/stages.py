@@ -138,12 +138,19 @@ def _fit_landmarks(
     """Shape and pose from the landmarks, with the mean albedo under white light; and the fitted camera."""
     priors = LandmarkPriors(
         settings.landmark_sigma,
+        settings.depth_sigma,
         settings.identity_sigma,
         settings.expression_sigma_of(model),
         FOCAL_SIGMA if settings.refine_focal else None,
     )
     shape = fit_landmarks(
-        model, targets.landmarks468_px, targets.camera, point_weights=point_weights, priors=priors, start=start
+        model,
+        targets.landmarks468_px,
+        targets.camera,
+        point_weights=point_weights,
+        priors=priors,
+        depths_px=targets.landmarks468_depth_px,
+        start=start,
     )
     batch = len(targets.crops)
     albedo = shape.identity.new_zeros(batch, model.counts[2])

@@ -142,11 +142,17 @@ def _targets(
         camera=_crop_cameras(camera, faces).to(device),
         landmarks468_px=_landmarks468_px(faces).to(device),
         landmarks68_px=_in_crops(faces, [f.detection.landmarks68_px for f in faces]).to(device),
+        landmarks468_depth_px=_depths_px(faces).to(device),
     )
 
 
 def _landmarks468_px(faces: Sequence[FaceInput]) -> Float[Tensor, "B 468 2"]:
     return _in_crops(faces, [f.detection.landmarks468_px[:, :2] for f in faces])
+
+
+def _depths_px(faces: Sequence[FaceInput]) -> Float[Tensor, "B 468"]:
+    depths = [torch.from_numpy(face.detection.landmarks468_px[:, 2]) / face.crop.scale for face in faces]
+    return torch.stack(depths).float()
 
 
 def _in_crops(faces: Sequence[FaceInput], points: Sequence[np.ndarray]) -> Float[Tensor, "B L 2"]:
