@@ -81,6 +81,7 @@ def test_resolutions_are_the_reconstructors() -> None:
         ("reconstruct a.jpg --resolution 300", "--resolution 300 224 512 1024"),
         ("reconstruct a.jpg --focal-px -3", "--focal-px -3 positive"),
         ("reconstruct a.jpg --focal-px nan", "--focal-px nan positive"),
+        ("reconstruct a.jpg --max-megapixels inf", "--max-megapixels inf"),
         ("reconstruct a.jpg --focal-px inf", "--focal-px inf positive"),
         ("reconstruct a.jpg --seed -1", "--seed -1 0"),
         (f"reconstruct a.jpg --seed {10**30}", "--seed 10000 2^63"),

@@ -36,16 +36,16 @@ FormatsOption = Annotated[
 ]
 
 
-def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], formats: str | None) -> bool:
+def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_options: Sequence[str]) -> bool:
     """Whether --out names one mesh file instead of a folder.
 
     Args:
         out: The value of --out.
         paths: The photos.
-        formats: The value of --formats.
+        folder_options: The given options that need a folder.
 
     Raises:
-        typer.BadParameter: One file cannot hold the results.
+        typer.BadParameter: One file cannot hold the results, or an option needs a folder.
     """
     if not is_mesh_file(out):
         return False
@@ -53,8 +53,8 @@ def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], formats: str |
         raise typer.BadParameter(
             f"{out} is one file, but there are {len(paths)} photos; give a folder.", param_hint="--out"
         )
-    if formats is not None:
-        raise typer.BadParameter(f"the ending of --out {out} is the format; give a folder.", param_hint="--formats")
+    for option in folder_options:
+        raise typer.BadParameter(f"--out {out} is one file; leave {option} out, or give a folder.", param_hint=option)
     return True
 
 

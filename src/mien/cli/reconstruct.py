@@ -32,12 +32,14 @@ from mien.cli.options import (
     QuietOption,
     ResolutionOption,
     SeedOption,
+    finite,
     wrong_usage,
 )
 from mien.cli.output_folder import PhotoFolder, open_output
 from mien.cli.progress import Report, Reporter
 from mien.cli.run_record import Options, file_sha256, result_options
 from mien.cli.summary import PhotoRow, SummaryTable
+from mien.cli.terminal import activity, printable
 from mien.errors import FaceLeftOut, MienError
 from mien.io.result_files import DEFAULT_FORMATS, is_result
 
@@ -67,7 +69,8 @@ def reconstruct(
     resolution: ResolutionOption = 224,
     focal_px: FocalOption = None,
     max_megapixels: Annotated[
-        float, typer.Option(min=1, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced.")
+        float,
+        typer.Option(min=1, callback=finite, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced."),
     ] = 64,
     refine_focal: Annotated[bool, typer.Option("--refine-focal", help="Let the fit change the focal length.")] = False,
     mode: ModeOption = Mode.FIT,
@@ -95,7 +98,8 @@ def reconstruct(
 
     with wrong_usage("photos"):
         paths = find_arguments(photos, skip=out)
-    to_file = one_mesh_file(out, paths, formats)
+    given = (("--formats", formats is not None), ("--json", json_lines), ("--resume", resume))
+    to_file = one_mesh_file(out, paths, folder_options=[option for option, is_given in given if is_given])
     make_reconstructor = partial(
         Reconstructor,
         model=model,
@@ -112,9 +116,9 @@ def reconstruct(
     )
     read = partial(read_argument, max_pixels=round(max_megapixels * 1e6))
     if to_file:
-        with wrong_usage():
+        with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():
             reconstructor = make_reconstructor()
-        reconstruct_to_file(reconstructor, read(paths[0]), out, focal_px=focal_px, glb=glb.value)
+            reconstruct_to_file(reconstructor, read(paths[0]), out, focal_px=focal_px, glb=glb.value)
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
     reporter = Reporter(out, len(paths), report=report, bar=not quiet)
