@@ -20,6 +20,7 @@ import mien.pipeline
 from mien.cli import app as cli
 from mien.cli import options
 from mien.errors import NoFaceFound
+from mien.io.result_files import FORMAT_FILES
 from mien.morphable import save_model
 from tests.test_photo_arguments import picture
 from tests.tiny_face import tiny_model
@@ -48,6 +49,16 @@ def test_each_command_has_help_under_both_names(
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
     assert "Usage" in shown[0]
+
+
+def test_help_is_whole_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run("reconstruct", "-h")
+    shown = capsys.readouterr().out
+    assert "…" not in shown  # a word too long for its column is cut off
+    assert all(name in shown for name in FORMAT_FILES)
 
 
 def test_help_shows_choices_and_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,8 +86,9 @@ def reconstruct(
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
-    If OUT ends in .glb, .obj or .ply, it becomes the mesh of the photo's most prominent face, and nothing else is
-    written. If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
+    If OUT ends in .glb, .obj or .ply, only the mesh of the photo's most prominent face is written.
+
+    If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
     parameters = dict(locals())  # all of them, so that a new option is not forgotten in run.json
 
