@@ -113,7 +113,7 @@ class FaceDetector:
         moving = list(range(len(faces)))
         for _ in range(PASSES):
             matrices = [squares[k].matrix() for k in moving]
-            windows, inside = photo.sample_many(matrices, MESH_SIZE)
+            windows, inside = photo.sample_many(matrices, MESH_SIZE, padding="border")
             with torch.inference_mode():
                 points, rings, logits = self.mesh(normalise_exposure(windows, inside))
             confidences = logits.sigmoid().tolist()
