@@ -18,8 +18,8 @@ FACE_RADIUS_M = 0.056
 that the mesh network predicts is larger. On 122 photos, up to the profile, it gives the size of the mean face that fits
 the points best to within 5 %."""
 WIDEST_FOCAL = 24 / 36
-"""Smallest assumed focal length over the longer side of a photo: a 24 mm lens on a full-frame camera, or the main camera
-of a phone. A small face in a large photo is therefore farther away than the typical distance."""
+"""Smallest assumed focal length over the longer side of a photo: that of a 24 mm lens on a full-frame camera, or of the
+main camera of a phone. A small face in a large photo is therefore farther away than the typical distance."""
 
 
 def typical_focal_px(
