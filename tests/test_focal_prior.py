@@ -32,9 +32,7 @@ def tiny() -> MorphableModel:
 def detection(model: MorphableModel, camera: Camera, pose: Pose, identity: torch.Tensor | None = None) -> FaceDetection:
     """A face whose points and depths are exact."""
     identity = torch.zeros(1, model.counts[0]) if identity is None else identity
-    points = pose.to_camera(
-        model.mediapipe_points(model.vertices(identity, torch.zeros(1, model.counts[1])))
-    )
+    points = pose.to_camera(model.mediapipe_points(model.vertices(identity, torch.zeros(1, model.counts[1]))))
     scale = camera.focal_px[0] / points[0, :, 2].mean()
     found = torch.cat([camera.project(points)[0], points[0, :, 2:] * scale], dim=1).double().numpy()
     box = np.concatenate([found[:, :2].min(0), found[:, :2].max(0)])

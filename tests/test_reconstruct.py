@@ -16,6 +16,7 @@ from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverge
 from mien.export.images import FacePainter, overlay_image
 from mien.fitting import DetailSettings, FitSettings, FitTargets
 from mien.fitting.maps import STEPS
+from mien.geometry import align_points
 from mien.io.photo import Photo
 from mien.lighting import rolled_lighting
 from mien.morphable import FaceCoefficients, load_model

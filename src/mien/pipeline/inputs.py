@@ -125,6 +125,9 @@ class PhotoInputs:
     def rolled(self, rolls: Sequence[float]) -> EncoderInputs:
         """Make inputs of the encoder from turned crops.
 
+        Outside the photo they show its mirror image. With the pixels of its border instead, predictions for photos that
+        were cropped to the face changed by 3.4 mm instead of 1.6 mm (mean of six portraits).
+
         Args:
             rolls: Angle of each face's crop, radians.
 
@@ -133,7 +136,7 @@ class PhotoInputs:
         """
         device = self.targets.crops.device
         turned = [FaceInput.of(face.detection, roll=roll) for face, roll in zip(self.faces, rolls, strict=True)]
-        crops = torch.cat([sample_pixels(self.pixels, face.crop) for face in turned]).to(device)
+        crops = torch.cat([sample_pixels(self.pixels, face.crop, padding="reflection") for face in turned]).to(device)
         return EncoderInputs(crops, _crop_cameras(self.camera, turned).to(device), _landmarks468_px(turned).to(device))
 
 

@@ -318,12 +318,9 @@ class Reconstructor:
     def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
         """The encoder's prediction; heads that lie on their side or upside down are turned upright for it."""
         rolls = self._large_rolls(inputs)
-        if not any(rolls):
-            targets = inputs.targets
-            return encoder.encode(targets.crops, targets.camera, landmarks468_px=targets.landmarks468_px)
         upright = inputs.rolled(rolls)
         prediction = encoder.encode(upright.crops, upright.camera, landmarks468_px=upright.landmarks468_px)
-        return prediction.rolled(torch.tensor(rolls, device=self.device))
+        return prediction.rolled(torch.tensor(rolls, device=self.device)) if any(rolls) else prediction
 
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
