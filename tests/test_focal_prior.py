@@ -133,6 +133,19 @@ def test_a_crop_with_the_principal_point_of_the_photo_has_the_cameras_of_the_pho
     torch.testing.assert_close(part.targets.camera.focal_px, whole.targets.camera.focal_px)
 
 
+def test_outside_the_photo_the_encoder_sees_its_mirror_image(tiny: MorphableModel) -> None:
+    camera = Camera(torch.tensor([2000.0]), torch.tensor([[350.0, 450.0]]), SIZE)
+    face = detection(tiny, camera, posed(0.0, 1.1))
+    pixels = np.repeat(np.linspace(0, 255, SIZE[1]).astype(np.uint8)[None, :, None], SIZE[0], 0).repeat(3, 2)
+    cut = int(np.median(face.landmarks468_px[:, 0]))
+    inputs = inputs_of(np.ascontiguousarray(pixels[:, cut:]), [moved(face, cut, 0)])
+    row = inputs.rolled([0.0]).crops[0, 0, 112]
+    border = int(inputs.faces[0].crop.to_crop(torch.zeros(1, 2, dtype=torch.float64))[0, 0].round())
+    assert 60 < border < 164
+    torch.testing.assert_close(row[:border].flip(0)[:50], row[border : border + 50], atol=0.01, rtol=0)
+    assert float(row[border] - row[border + 50]) < -0.05
+
+
 @pytest.mark.parametrize("point", [(math.nan, 0.0), (0.0, math.inf), (9000.0, 450.0)])
 def test_a_principal_point_out_of_range_is_refused(tiny: MorphableModel, point: tuple[float, float]) -> None:
     camera = Camera(torch.tensor([2000.0]), torch.tensor([[350.0, 450.0]]), SIZE)
