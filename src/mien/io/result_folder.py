@@ -394,11 +394,12 @@ class _Coefficients:
         return array
 
     def focal_source(self) -> FocalSource:
-        camera = self._get("camera")
+        camera, known = self._get("camera"), get_args(FocalSource)
         source = camera.get("focal_source", "unknown") if isinstance(camera, dict) else None
-        if source not in get_args(FocalSource):
-            raise FormatError(f"{self.path}: camera.focal_source must be one of {', '.join(get_args(FocalSource))}")
-        return source
+        for name in known:
+            if source == name:
+                return name
+        raise FormatError(f"{self.path}: camera.focal_source must be one of {', '.join(known)}")
 
     def expression(self) -> tuple[tuple[str, ...], np.ndarray]:
         value = self._get("expression")
