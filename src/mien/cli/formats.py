@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,8 @@ from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, is_mesh_file, pa
 if TYPE_CHECKING:
     from mien.io.photo import Photo
     from mien.io.photo_arguments import RemotePhoto
-    from mien.pipeline import Reconstructor
+    from mien.morphable import MorphableModel
+    from mien.result import Reconstruction
 
 
 def _checked(formats: str | None) -> str | None:
@@ -59,15 +60,15 @@ def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_opti
 
 
 def reconstruct_to_file(
-    reconstructor: Reconstructor, photo: Photo, out: Path, *, focal_px: float | None, glb: str
+    reconstruct: Callable[[Photo], list[Reconstruction]], photo: Photo, out: Path, *, model: MorphableModel, glb: str
 ) -> None:
     """Write the mesh of the most prominent face of a photo.
 
     Args:
-        reconstructor: Makes the face.
+        reconstruct: Makes the faces, the most prominent first.
         photo: The photo.
         out: The file to write; its ending is the format.
-        focal_px: Focal length of the photo; None if unknown.
+        model: The model of the faces.
         glb: How a GLB stores its morph targets.
 
     Raises:
@@ -75,5 +76,4 @@ def reconstruct_to_file(
     """
     from mien.export import write_mesh
 
-    face = reconstructor(photo, focal_px=focal_px)[0]
-    write_mesh(face, reconstructor.model, out, morphs=glb)
+    write_mesh(reconstruct(photo)[0], model, out, morphs=glb)

@@ -29,6 +29,7 @@ from mien.cli.options import (
     Mode,
     ModelOption,
     ModeOption,
+    PrincipalPointOption,
     QuietOption,
     ResolutionOption,
     SeedOption,
@@ -68,6 +69,7 @@ def reconstruct(
     seed: SeedOption = 0,
     resolution: ResolutionOption = 224,
     focal_px: FocalOption = None,
+    principal_point: PrincipalPointOption = None,
     max_megapixels: Annotated[
         float,
         typer.Option(min=1, callback=finite, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced."),
@@ -119,7 +121,8 @@ def reconstruct(
     if to_file:
         with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():
             reconstructor = make_reconstructor()
-            reconstruct_to_file(reconstructor, read(paths[0]), out, focal_px=focal_px, glb=glb.value)
+            reconstruct_photo = partial(reconstructor, focal_px=focal_px, principal_point_px=principal_point)
+            reconstruct_to_file(reconstruct_photo, read(paths[0]), out, model=reconstructor.model, glb=glb.value)
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
     reporter = Reporter(out, len(paths), report=report, bar=not quiet)
@@ -128,7 +131,9 @@ def reconstruct(
             reconstructor = make_reconstructor()
         run = _Run(
             read=read,
-            reconstruct=partial(reconstructor, focal_px=focal_px, progress=reporter.stage),
+            reconstruct=partial(
+                reconstructor, focal_px=focal_px, principal_point_px=principal_point, progress=reporter.stage
+            ),
             write=partial(
                 write_reconstruction,
                 model=reconstructor.model,

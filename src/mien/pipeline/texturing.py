@@ -207,6 +207,7 @@ def _reconstruction(
         model_name=model.name,
         image_size=(width, height),
         focal_px=float(camera.focal_px[0]) * crop.scale,
+        focal_source=inputs.focal_source,
         centre_px=_numpy(crop.to_photo(camera.centre_px[0].double().cpu())),
         scale=float(coefficients.pose.scale[0]),
         rotation=_numpy(rotmat[0]),
