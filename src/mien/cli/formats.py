@@ -32,7 +32,7 @@ FormatsOption = Annotated[
         "--formats",
         callback=_checked,
         metavar="NAMES",
-        help=f"Files per face, with commas: {', '.join(FORMAT_FILES)}. Default: {','.join(DEFAULT_FORMATS)}.",
+        help=f"Files per face, with commas: {', '.join(FORMAT_FILES)}. Default: {', '.join(DEFAULT_FORMATS)}.",
     ),
 ]
 
