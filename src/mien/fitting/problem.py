@@ -17,6 +17,9 @@ ROBUST_SCALE_SQ = 3.0**2
 """Squared scale of the robust errors, in standard deviations. Larger errors lose their influence, so that a hand in
 front of the mouth does not deform the face."""
 
+COLOUR_ROBUST_SCALE_SQ = 3 * ROBUST_SCALE_SQ
+"""The same for colours, whose squared error is that of three channels."""
+
 
 @dataclass(frozen=True)
 class FitTargets(Batched):
@@ -84,9 +87,9 @@ class FitSettings:
     recognition_weight: float = 1200.0
     """Weight of eq. 6 in the energy, in which an error of one standard deviation counts 0.5. With 200 the recognition
     network verifies the fit of seven of eight portraits, with 1,600 of all eight, at the same photometric error."""
-    photometric_steps: int = 100
+    photometric_steps: int = 12
     """Steps of the photometric fit."""
-    warm_photometric_steps: int = 36
+    warm_photometric_steps: int = 8
     """Steps of the photometric fit that starts from the prediction of a network."""
     seed: int = 0
     """Selects the vertices that light and albedo are fitted to; nothing else in the fit is random."""

@@ -22,7 +22,8 @@ from mien.camera import Camera
 from mien.errors import FitDiverged
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.lighting import fit_light_and_albedo
-from mien.fitting.photometric import fit_photometric, photometric_error, sample_vertex_colours
+from mien.fitting.photometric import photometric_error, sample_vertex_colours
+from mien.fitting.second_order import fit_photometric
 from mien.fitting.problem import FitResult, FitSettings, FitTargets, Progress, StageTime
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
