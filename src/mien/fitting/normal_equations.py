@@ -55,9 +55,7 @@ class NormalEquations:
     gradient: Float[Tensor, "N"]
     """First derivative. That of the colours is the derivative of the sampled pixels."""
 
-    def add(
-        self, jacobian: Float[Tensor, "R M"], errors: Float[Tensor, "R"], weights: Float[Tensor, "R"]
-    ) -> None:
+    def add(self, jacobian: Float[Tensor, "R M"], errors: Float[Tensor, "R"], weights: Float[Tensor, "R"]) -> None:
         """Add ½ Σ weight · error², in place.
 
         Args:
@@ -221,7 +219,7 @@ def _by_corners(
 
 
 def _photo_gradient(crop: Float[Tensor, "3 S S"], pixels: _Pixels) -> Float[Tensor, "N 3 2"]:
-    """Derivative of the photo by x and y at the pixels: central differences of the photo, smoothed over 3 × 3 pixels."""
+    """Derivative of the photo by x and y at the pixels: central differences after a mean over 3 × 3 pixels."""
     smooth = F.avg_pool2d(F.pad(crop[None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")[0]
     along_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
@@ -248,8 +246,11 @@ def _add_points(equations: NormalEquations, face: _Face) -> None:
     depth_errors = energy.depth_errors(camera_points)
     if depth_errors is not None:
         by_depth = torch.zeros_like(by_camera[:, :1])
-        by_depth[..., 2] = face.targets.camera.focal_px[0] / camera_points[0, :, 2].mean()
-        jacobian = energy.without_plane(face.by_geometry(by_depth, face.basis.points, points)[None, :, 0])[0]
+        by_depth[..., 2] = 1
+        depth, focal = camera_points[0, :, 2:], face.targets.camera.focal_px[0]
+        by_unknowns = face.by_geometry(by_depth, face.basis.points, points)[:, 0]
+        of_scaled = focal / depth.mean() * (by_unknowns - depth / depth.mean() * by_unknowns.mean(0))
+        jacobian = energy.without_plane(of_scaled[None])[0]
         add(jacobian[:, None], depth_errors[0, :, None], settings.depth_sigma)
 
 

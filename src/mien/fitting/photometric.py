@@ -79,15 +79,12 @@ class PhotometricEnergy:
         """Render the faces with the cameras of the photos."""
         return render(self.model, coefficients, self.targets.camera)
 
-    def terms(
-        self, coefficients: FaceCoefficients, rendered: RenderOutput, *, with_recognition: bool
-    ) -> EnergyTerms:
+    def terms(self, coefficients: FaceCoefficients, rendered: RenderOutput) -> EnergyTerms:
         """Compare rendered faces with the photos.
 
         Args:
             coefficients: The faces.
             rendered: Their rendering.
-            with_recognition: Whether to compute the recognition term, the most expensive one.
 
         Returns:
             The terms; differentiable in coefficients and rendering.
@@ -103,7 +100,7 @@ class PhotometricEnergy:
             expression_prior=0.5 * (coefficients.expression / expression_sigma).square().sum(),
             albedo_prior=0.5 * coefficients.albedo.square().sum(),
             light_prior=self._light_prior(coefficients.lighting),
-            recognition=self._recognition(rendered) if with_recognition else rendered.image.new_zeros(()),
+            recognition=self._recognition(rendered),
         )
 
     def _landmark_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:

@@ -88,9 +88,9 @@ class FitSettings:
     """Weight of eq. 6 in the energy, in which an error of one standard deviation counts 0.5. With 200 the recognition
     network verifies the fit of seven of eight portraits, with 1,600 of all eight, at the same photometric error."""
     photometric_steps: int = 12
-    """Steps of the photometric fit."""
+    """Largest number of steps of the photometric fit; it ends earlier if it has converged."""
     warm_photometric_steps: int = 8
-    """Steps of the photometric fit that starts from the prediction of a network."""
+    """The same for a fit that starts from the prediction of a network."""
     seed: int = 0
     """Selects the vertices that light and albedo are fitted to; nothing else in the fit is random."""
     refine_focal: bool = False

@@ -142,7 +142,7 @@ class _Descent:
     def _look(self) -> _Place:
         coefficients = self.unknowns.coefficients()
         rendered = self.energy.render(coefficients)
-        value = self.energy.terms(coefficients, rendered, with_recognition=True).total()
+        value = self.energy.terms(coefficients, rendered).total()
         if not torch.isfinite(value):
             raise FitDiverged(
                 f"the energy of the photometric fit is {value.item()}; the photo's crop or the landmarks contain "
