@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
-from mien.fitting import align_to_points
 from mien.fitting.depth import depth_px
 from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
-from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable import MorphableModel
 from mien.typing import Tensor
 
 PRIORS = LandmarkPriors(

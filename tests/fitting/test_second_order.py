@@ -11,7 +11,7 @@ from mien.errors import FitDiverged
 from mien.fitting import FitSettings, FitTargets
 from mien.fitting.normal_equations import ShapeBasis
 from mien.fitting.photometric import PhotometricEnergy
-from mien.fitting.second_order import DAMPING, GAUSS_NEWTON_STEPS, _Descent, _Matrix, fit_photometric
+from mien.fitting.second_order import DAMPING, GAUSS_NEWTON_STEPS, _Descent, _Matrix, _Place, fit_photometric
 from mien.fitting.unknowns import Unknowns
 from mien.morphable import FaceCoefficients, MorphableModel
 from tests.fitting.test_energy import BrightnessNetwork, ground_truth, targets_of
@@ -59,14 +59,15 @@ def test_quasi_newton_steps_never_raise_the_energy(tiny: MorphableModel) -> None
     )
     basis = ShapeBasis(tiny, expression_sigma=SETTINGS.expression_sigma_of(tiny))
     descent = _Descent(energy, basis, Unknowns(tiny, away_from(face), SETTINGS))
-    values = []
+    places: list[_Place] = []
     for _ in range(8):
         descent.quasi_newton()
         assert descent.place is not None
-        values.append(descent.place.value)
+        places.append(descent.place)
+    values = [place.value for place in places]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.9 * values[0]
-    torch.testing.assert_close(descent.result().identity[0], descent.place.vector[: tiny.counts[0]])
+    torch.testing.assert_close(descent.result().identity[0], places[-1].vector[: tiny.counts[0]])
 
 
 def test_a_converged_fit_takes_no_more_steps(tiny: MorphableModel) -> None:

@@ -115,7 +115,7 @@ class ContourErrors:
     errors: Float[Tensor, "B N"]
     """Distance from the contour of the photo in standard deviations; differentiable in the rendered vertices."""
     weights: Float[Tensor, "B N"]
-    """Number of independent observations that the point counts as."""
+    """Number of independent points that the point counts as."""
 
 
 def contour_energy(
