@@ -59,14 +59,14 @@ def test_quasi_newton_steps_never_raise_the_energy(tiny: MorphableModel) -> None
     )
     basis = ShapeBasis(tiny, expression_sigma=SETTINGS.expression_sigma_of(tiny))
     descent = _Descent(energy, basis, Unknowns(tiny, away_from(face), SETTINGS))
-    places: list[_Place] = []
+    places: list[_Place] = [descent._look()]
     for _ in range(8):
         descent.quasi_newton()
         assert descent.place is not None
         places.append(descent.place)
     values = [place.value for place in places]
     assert values == sorted(values, reverse=True)
-    assert values[-1] < 0.9 * values[0]
+    assert values[-1] < 0.5 * values[0]
     torch.testing.assert_close(descent.result().identity[0], places[-1].vector[: tiny.counts[0]])
 
 

@@ -62,10 +62,10 @@ class FitSettings:
         50
     """
 
-    landmark_sigma: float = 0.03
+    landmark_sigma: float = 0.02
     """Error of one of MediaPipe's points, as a share of the size of the face in the image. The error of the network is
     near 0.01, but the errors of neighbouring points are correlated; the larger value makes 468 points count like about
-    50."""
+    120."""
     depth_sigma: float = 0.05
     """Error of the depth of one of MediaPipe's points, as a share of the size of the face in the image, see
     `mien.fitting.depth`."""
