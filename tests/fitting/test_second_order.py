@@ -103,10 +103,11 @@ def test_expressions_stay_in_the_range_of_the_model(tiny: MorphableModel) -> Non
     assert found.max() == 1
 
 
-def test_an_energy_that_is_not_finite_is_refused(tiny: MorphableModel) -> None:
+@pytest.mark.parametrize("value", [1e30, float("nan")])
+def test_an_energy_that_is_not_finite_is_refused(tiny: MorphableModel, value: float) -> None:
     face = ground_truth(tiny)
     targets = targets_of(tiny, face)
-    targets.crops[:] = 1e30
+    targets.crops[:] = value
     with pytest.raises(FitDiverged, match="the energy of the photometric fit is"):
         fitted(tiny, targets, face, GAUSS_NEWTON_STEPS + 1)
 

@@ -106,6 +106,8 @@ class _Descent:
         with torch.no_grad():
             rendered = self.energy.render(self.unknowns.coefficients())
         equations = normal_equations(self.energy, self.basis, self.unknowns, rendered)
+        if not torch.isfinite(equations.hessian).all():
+            raise _diverged(float("nan"))
         vector = self.unknowns.vector()
         held = self.unknowns.held(vector, equations.gradient)
         matrix = _Matrix(equations.hessian)
@@ -144,13 +146,17 @@ class _Descent:
         rendered = self.energy.render(coefficients)
         value = self.energy.terms(coefficients, rendered).total()
         if not torch.isfinite(value):
-            raise FitDiverged(
-                f"the energy of the photometric fit is {value.item()}; the photo's crop or the landmarks contain "
-                "extreme values. Use mode net for this photo, and report it."
-            )
+            raise _diverged(value.item())
         gradients = torch.autograd.grad(value, self.unknowns.parameters())
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         return _Place(self.unknowns.vector(), value.item(), flat, rendered)
+
+
+def _diverged(value: float) -> FitDiverged:
+    return FitDiverged(
+        f"the energy of the photometric fit is {value}; the photo's crop or the landmarks contain extreme values. "
+        "Use mode net for this photo, and report it."
+    )
 
 
 class _Matrix:
