@@ -83,6 +83,7 @@ def test_a_converged_fit_takes_no_more_steps(tiny: MorphableModel) -> None:
         progress=reported.append,
     )
     assert GAUSS_NEWTON_STEPS < len(reported) < 60
+    assert reported[-1] == 1
 
 
 def test_a_face_does_not_depend_on_its_batch(tiny: MorphableModel) -> None:

@@ -76,7 +76,8 @@ def fit_photometric(
         for step in range(settings.photometric_steps):
             converged = descent.gauss_newton() if step < GAUSS_NEWTON_STEPS else descent.quasi_newton()
             if progress is not None:
-                progress((k + (step + 1) / settings.photometric_steps) / len(targets.crops))
+                share = 1 if converged else (step + 1) / settings.photometric_steps
+                progress((k + share) / len(targets.crops))
             if converged:
                 break
         faces.append(descent.result())
