@@ -133,9 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     near, far = zoom[0], zoom[-1]
     distances = (
         identity_distance("one person, 15 to 60 cm, focal length known", pairs("known", zoom), reconstructor.model),
-        identity_distance("one person, 15 to 60 cm, 30° assumed", pairs("assumed", zoom), reconstructor.model),
+        identity_distance("one person, 15 to 60 cm, 0.8 m assumed", pairs("assumed", zoom), reconstructor.model),
         identity_distance("15 against 60 cm, known", pairs("known", [near, far]), reconstructor.model),
-        identity_distance("15 against 60 cm, 30° assumed", pairs("assumed", [near, far]), reconstructor.model),
+        identity_distance("15 against 60 cm, 0.8 m assumed", pairs("assumed", [near, far]), reconstructor.model),
         identity_distance("different people, one studio", pairs("assumed", others), reconstructor.model),
     )
     texts = ", ".join(

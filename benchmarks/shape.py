@@ -336,7 +336,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=24, help="number of heads")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--focal", choices=list(RUNS), default="exif",
-                        help="give the true focal length as EXIF would, or let 30° be assumed, or both")  # fmt: skip
+                        help="give the true focal length as EXIF would, or let 0.8 m be assumed, or both")  # fmt: skip
     parser.add_argument("--detail", action="store_true", help="with the displacement map")
     parser.add_argument("--mode", default="fit", help="of the reconstructions: fit, net or auto")
     parser.add_argument("--ablate", action="append", default=[], metavar="NAME=VALUE", help="change FitSettings")
@@ -349,7 +349,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-KNOWN_FOCAL, ASSUMED_FOCAL = "mien", "mien, 30° assumed"
+KNOWN_FOCAL, ASSUMED_FOCAL = "mien", "mien, 0.8 m assumed"
 RUNS = {"exif": (KNOWN_FOCAL,), "default": (ASSUMED_FOCAL,), "both": (KNOWN_FOCAL, ASSUMED_FOCAL)}
 
 

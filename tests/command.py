@@ -32,11 +32,16 @@ class FakeReconstructor:
         self.model = tiny_model()
 
     def __call__(
-        self, photo: Photo, *, focal_px: float | None = None, progress: Progress | None = None
+        self,
+        photo: Photo,
+        *,
+        focal_px: float | None = None,
+        principal_point_px: tuple[float, float] | None = None,
+        progress: Progress | None = None,
     ) -> list[Reconstruction]:
         if progress is not None:
             progress("photometric", 0.4)
-        self.made[-1]["focal_px"] = focal_px
+        self.made[-1] |= {"focal_px": focal_px, "principal_point_px": principal_point_px}
         self.photos.append(photo.path.name)
         count = int(photo.pixels[0, 0, 0])
         if count == 0:

@@ -116,12 +116,33 @@ def test_a_mesh_file_is_the_most_prominent_face_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "nobody.glb").exists()
 
 
+def test_the_texture_of_an_obj_does_not_replace_the_photo(tmp_path: Path) -> None:
+    photo = photo_with(tmp_path / "anna.png", 1)
+    content = photo.read_bytes()
+    assert run("reconstruct", photo, "-o", tmp_path / "anna.obj") == 0
+    assert photo.read_bytes() == content
+    assert (tmp_path / "anna_texture.png").is_file()
+
+
+def test_results_are_not_photos_of_a_later_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo_with(tmp_path / "a.png", 1)
+    photo_with(tmp_path / "face7" / "b.png", 1)
+    monkeypatch.chdir(tmp_path)
+    for out in ("out", ".", "out2"):
+        for formats in ("sheet", "maps,json"):
+            FakeReconstructor.photos.clear()
+            assert run("reconstruct", ".", "-o", out, "--formats", formats) == 0
+            assert FakeReconstructor.photos == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--formats glb,stl", "formats contains 'stl'; choose from glb"),
         ("a.png -o one.glb", "one.glb is one file, but there are 2 photos"),
-        ("-o one.glb --formats glb", "--out one.glb is the format"),
+        ("-o one.glb --formats glb", "--formats: --out one.glb is one file; leave --formats out, or give a folder"),
+        ("-o one.glb --json", "--out one.glb is one file; leave --json out"),
+        ("-o one.glb --resume", "--out one.glb is one file; leave --resume out"),
     ],
 )
 def test_wrong_choices_of_files_are_wrong_usage(
@@ -143,6 +164,7 @@ def test_options_reach_the_reconstructor(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / f"{name}.safetensors").touch()
     options = (
         "--model x.safetensors --device cuda --no-detail --max-faces 3 --seed 7 --resolution 512 --focal-px 900 "
+        "--principal-point 320.5 -40 "
         "--refine-focal --mode auto --encoder mine.safetensors --detail-mode net --detail-network maps.safetensors"
     )
     run("reconstruct", photo, "-o", tmp_path / "out", *options.split())
@@ -150,6 +172,7 @@ def test_options_reach_the_reconstructor(tmp_path: Path, monkeypatch: pytest.Mon
         {
             "model": "x.safetensors", "device": "cuda", "detail": False, "resolution": 512, "seed": 7, "max_faces": 3,
             "refine_focal": True, "mode": "auto", "encoder": "mine.safetensors", "focal_px": 900.0,
+            "principal_point_px": (320.5, -40.0),
             "detail_mode": "net", "detail_network": "maps.safetensors",
         }
     ]  # fmt: skip
@@ -261,6 +284,7 @@ def test_without_options_the_packaged_networks_are_used(tmp_path: Path) -> None:
     assert made == {
         "model": "mien-face", "device": "cpu", "detail": True, "resolution": 224, "seed": 0, "max_faces": None,
         "refine_focal": False, "mode": "fit", "encoder": DEFAULT_ENCODER, "focal_px": None,
+        "principal_point_px": None,
         "detail_mode": None, "detail_network": DEFAULT_DETAIL,
     }  # fmt: skip
 

@@ -20,6 +20,7 @@ import mien.pipeline
 from mien.cli import app as cli
 from mien.cli import options
 from mien.errors import NoFaceFound
+from mien.io.result_files import FORMAT_FILES
 from mien.morphable import save_model
 from tests.test_photo_arguments import picture
 from tests.tiny_face import tiny_model
@@ -48,6 +49,16 @@ def test_each_command_has_help_under_both_names(
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
     assert "Usage" in shown[0]
+
+
+def test_help_is_whole_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run("reconstruct", "-h")
+    shown = capsys.readouterr().out
+    assert "…" not in shown  # a word too long for its column is cut off
+    assert all(name in shown for name in FORMAT_FILES)
 
 
 def test_help_shows_choices_and_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +92,10 @@ def test_resolutions_are_the_reconstructors() -> None:
         ("reconstruct a.jpg --resolution 300", "--resolution 300 224 512 1024"),
         ("reconstruct a.jpg --focal-px -3", "--focal-px -3 positive"),
         ("reconstruct a.jpg --focal-px nan", "--focal-px nan positive"),
+        ("reconstruct a.jpg --max-megapixels inf", "--max-megapixels inf"),
         ("reconstruct a.jpg --focal-px inf", "--focal-px inf positive"),
+        ("reconstruct a.jpg --principal-point 3 nan", "--principal-point 3 nan finite"),
+        ("reconstruct a.jpg --principal-point 3 x", "--principal-point number"),
         ("reconstruct a.jpg --seed -1", "--seed -1 0"),
         (f"reconstruct a.jpg --seed {10**30}", "--seed 10000 2^63"),
         ("reconstruct a.jpg --seed x", "--seed integer"),

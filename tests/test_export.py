@@ -135,11 +135,11 @@ def test_one_mesh_file(tmp_path: Path, name: str) -> None:
     suffix = Path(name).suffix.lower()
     content = (tmp_path / "deep" / name).read_bytes()
     assert content == (tmp_path / "face0" / f"face{suffix}").read_bytes().replace(b"face.mtl", b"anna.mtl")
-    others = {"anna.mtl", "anna.png"} if suffix == ".obj" else set()
+    others = {"anna.mtl", "anna_texture.png"} if suffix == ".obj" else set()
     assert names_in(tmp_path / "deep") == {name} | others
     if others:
-        assert (tmp_path / "deep" / "anna.mtl").read_text().count("map_Kd anna.png") == 2
-        with Image.open(tmp_path / "deep" / "anna.png") as texture:
+        assert (tmp_path / "deep" / "anna.mtl").read_text().count("map_Kd anna_texture.png") == 2
+        with Image.open(tmp_path / "deep" / "anna_texture.png") as texture:
             assert texture.size == (20, 20)
 
 

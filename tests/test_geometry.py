@@ -10,6 +10,7 @@ from mien.geometry import (
     boundary_vertices,
     compose_rotations,
     cross_matrix,
+    left_jacobian,
     rotmat_to_rotvec,
     rotvec_to_rotmat,
     triangle_normals,
@@ -140,3 +141,13 @@ def test_small_rotations_do_not_lose_digits() -> None:
     expected = rotvec_to_rotmat(small.double())
     assert (rotvec_to_rotmat(small).double() - expected).abs().max() < 1e-7
     torch.testing.assert_close(compose_rotations(small, torch.zeros(2, 3)), small, rtol=1e-5, atol=0)
+
+
+def test_the_left_jacobian_turns_a_rotation_as_its_vector_changes() -> None:
+    for scale in (1.0, 1e-6):
+        start = scale * torch.tensor([[0.3, -0.8, 0.5]], dtype=torch.float64)
+        for change in 1e-6 * torch.eye(3, dtype=torch.float64):
+            expected = rotvec_to_rotmat(start + change)
+            turn = left_jacobian(start)[0] @ change
+            found = rotvec_to_rotmat(turn[None]) @ rotvec_to_rotmat(start)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)

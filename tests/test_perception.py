@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,30 @@ def test_badly_exposed_photos_give_the_same_landmarks(gain: float, offset: float
     bad = (astronaut() / 255 * gain + offset).clip(0, 1)
     face = detector().detect((bad * 255).astype(np.uint8))[0]
     assert np.linalg.norm(face.landmarks68_px - astronaut_face().landmarks68_px, axis=1).mean() < 2.0
+
+
+def test_a_photo_that_ends_at_the_face_is_continued_for_the_mesh_but_not_for_its_confidence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampled: list[tuple[str, float]] = []
+    sample_many = PhotoPyramid.sample_many
+
+    def recorded(photo: PhotoPyramid, matrices: list[np.ndarray], size: int, **padding: Any) -> Any:
+        windows, inside = sample_many(photo, matrices, size, **padding)
+        if padding:
+            sampled.append((padding["padding"], float(windows[0][:, inside[0] == 0].sum())))
+        return windows, inside
+
+    monkeypatch.setattr(PhotoPyramid, "sample_many", recorded)
+    whole = detector().detect(astronaut())[0]
+    assert {padding for padding, _ in sampled} == {"zeros"}  # it is inside the photo
+    sampled.clear()
+    left, top, right, bottom = whole.box_px.astype(int)
+    detector().detect(np.ascontiguousarray(astronaut()[top:bottom, left:right]))
+    outside = dict(sampled)
+    assert list(outside) == ["zeros", "border"]
+    assert outside["border"] > 1000
+    assert outside["zeros"] < 0.1 * outside["border"]
 
 
 def test_several_faces_come_largest_first() -> None:

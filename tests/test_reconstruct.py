@@ -16,6 +16,7 @@ from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverge
 from mien.export.images import FacePainter, overlay_image
 from mien.fitting import DetailSettings, FitSettings, FitTargets
 from mien.fitting.maps import STEPS
+from mien.geometry import align_points
 from mien.io.photo import Photo
 from mien.lighting import rolled_lighting
 from mien.morphable import FaceCoefficients, load_model
@@ -55,7 +56,9 @@ def test_progress_has_the_stages_in_order_and_each_step(
 ) -> None:
     assert list(dict(progress)) == [name for name, _ in face.stage_seconds]
     shares = {stage: [share for name, share in progress if name == stage] for stage in dict(progress)}
-    assert shares["photometric"] == [step / 10 for step in range(11)]
+    assert shares["photometric"][:5] == [step / 10 for step in range(5)]
+    assert shares["photometric"] == sorted(shares["photometric"])
+    assert shares["photometric"][-1] == 1.0  # also if it converges before the last step
     assert len(shares["maps"]) == STEPS + 1
     assert shares["maps"] == sorted(shares["maps"])
     assert shares["maps"][-1] == 1.0
@@ -139,16 +142,39 @@ def test_grey_dark_and_bright_photos_give_nearly_the_same_shape(
 
 def test_a_given_focal_length_is_in_pixels_of_the_file_even_if_the_photo_is_reduced(astronaut: np.ndarray) -> None:
     reconstructor = Reconstructor(mode="net", detail=False)
-    (face,) = reconstructor(Photo(astronaut, 1500.0, Path("a.jpg"), reduction=2), focal_px=2000.0)
+    photo = Photo(astronaut, 1500.0, Path("a.jpg"), reduction=2)
+    (face,) = reconstructor(photo, focal_px=2000.0, principal_point_px=(500.0, -30.0))
     assert face.focal_px == pytest.approx(1000)
-    (face,) = reconstructor(Photo(astronaut, 1500.0, Path("a.jpg"), reduction=2))
+    np.testing.assert_allclose(face.centre_px, [250, -15], atol=1e-3)
+    assert face.focal_source == "given"
+    (face,) = reconstructor(photo)
     assert face.focal_px == pytest.approx(1500)
+    np.testing.assert_allclose(face.centre_px, [256, 256], atol=1e-3)
+    assert face.focal_source == "exif"
 
 
 def test_a_photo_without_a_face_is_an_error(reconstructor: Reconstructor) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
-    with pytest.raises(NoFaceFound, match="400 × 300"):
+    with pytest.raises(NoFaceFound, match=r"400 × 300 photo; .* Use a larger or sharper photo of it\.$"):
         reconstructor(noise)
+
+
+def test_a_face_without_a_known_focal_length_is_at_the_typical_distance(face: Reconstruction) -> None:
+    assert face.focal_source == "prior"
+    assert face.translation[2] == pytest.approx(0.8, rel=0.2)
+
+
+def test_a_photo_and_its_crops_give_one_shape(astronaut: np.ndarray, reconstructor: Reconstructor) -> None:
+    plain = replace_detail(reconstructor, detail=False)
+    shapes = []
+    for left, top, right, bottom in ((0, 0, 512, 512), (110, 10, 350, 260), (146, 44, 306, 206)):
+        crop = np.ascontiguousarray(astronaut[top:bottom, left:right])
+        # The face is far from the middle of the photo, so a crop needs to know where that was.
+        (found,) = plain(crop, principal_point_px=(256.0 - left, 256.0 - top))
+        shapes.append(torch.from_numpy(found.vertices_model)[None])
+    for shape in shapes[1:]:
+        moved = align_points(shape, shapes[0])(shape)
+        assert float((moved - shapes[0]).square().sum(-1).mean().sqrt()) < 0.8e-3
 
 
 def test_saved_and_loaded_it_is_the_same(face: Reconstruction, tmp_path: Path) -> None:
@@ -328,6 +354,7 @@ def test_a_refined_focal_length_is_reported_and_the_errors_are_measured_with_it(
         (faces[refine],) = plain(photo, focal_px=300.0)
     fixed, refined = faces[False], faces[True]
     assert fixed.focal_px == pytest.approx(300)
+    assert (fixed.focal_source, refined.focal_source) == ("given", "fitted")
     assert refined.focal_px > 330  # the portrait's lens was longer
     pixels = refined.focal_px * refined.vertices[:, :2] / refined.vertices[:, 2:] + refined.centre_px
     np.testing.assert_allclose(pixels, refined.xy, atol=0.05)

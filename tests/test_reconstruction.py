@@ -82,7 +82,18 @@ def test_coefficients_are_readable_by_people(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "coefficients.json").read_text())
     assert written["expression"] == {"jawOpen": 0.5, "mouthSmileLeft": 0.25, "tongueOut": 0.0}
     assert written["camera"]["focal_px"] == 200
+    assert written["camera"]["focal_source"] == "unknown"
     assert written["errors"] == {"landmark": 0.031, "photometric": 0.022}
+
+
+def test_the_source_of_the_focal_length_is_kept_and_unknown_in_older_results(tmp_path: Path) -> None:
+    replace(tiny_reconstruction(), focal_source="prior").save(tmp_path)
+    assert Reconstruction.load(tmp_path).focal_source == "prior"
+    file = tmp_path / COEFFICIENTS_FILE
+    content = json.loads(file.read_text())
+    assert content["camera"].pop("focal_source") == "prior"
+    file.write_text(json.dumps(content))
+    assert Reconstruction.load(tmp_path).focal_source == "unknown"
 
 
 def homogeneous(points: np.ndarray) -> np.ndarray:
@@ -201,6 +212,8 @@ def break_coefficients(content: dict[str, Any], case: str) -> None:
             del content["pose"]["scale"]
         case "json number":
             content["camera"]["focal_px"] = "long"
+        case "json source":
+            content["camera"]["focal_source"] = "rumour"
         case "json array":
             content["lighting"] = [[1, 2], [3]]
         case "json huge whole number":
@@ -269,6 +282,7 @@ def break_file(folder: Path, case: str) -> None:
         ("version", "mien-reconstruction-99"),
         ("json key", "lacks 'pose.scale'"),
         ("json number", "camera.focal_px must be"),
+        ("json source", "camera.focal_source must be one of given, exif, prior"),
         ("json array", "lighting must be"),
         ("json huge whole number", "camera.focal_px must be"),
         ("json huge array", "lighting must be"),

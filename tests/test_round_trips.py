@@ -98,7 +98,7 @@ def test_transferred_mesh(tmp_path: Path, face: Reconstruction, model: Morphable
     vertices = torch.from_numpy(face.vertices_model)
     zero = DistanceSummary(0.0, 0.0, 0.0)
     identity, expression = torch.from_numpy(face.identity), torch.from_numpy(face.expression)
-    transferred = Transfer(model, vertices, identity, expression, landmark_error_m=0.0, surface_error=zero)
+    transferred = Transfer(model, vertices, identity, expression, landmark_error_m=0.0, surface_error=zero, face=face)
     write_transfer(transferred, tmp_path / "transferred")
     assert relative_error(obj_vertices(tmp_path / "transferred" / "mesh.obj"), face.vertices_model) <= TOLERANCE
 

@@ -82,6 +82,13 @@ def test_relief_that_the_vertices_carry_is_not_in_the_map() -> None:
     assert beside[0] < -0.02  # the mesh slopes down to the right of the vertex, the surface does not
 
 
+def test_the_side_becomes_a_power_of_two() -> None:
+    """Also beside a texture offset map that keeps its size."""
+    slope = np.linspace(0, 0.01, 24, dtype=np.float32)[None].repeat(24, 0)
+    face = replace(tiny_reconstruction(), displacement=slope, texture_offset=np.zeros((24, 24, 3), np.float32))
+    assert tangent_normal_map(face, tiny_model()).shape == (32, 32, 3)
+
+
 def test_the_map_turns_the_meshs_normals_into_those_of_the_surface() -> None:
     """With the axes of a viewer that computes them in each triangle from positions and texture coordinates."""
     model = tiny_model()

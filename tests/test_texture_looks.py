@@ -12,7 +12,7 @@ from mien.fitting import DetailSettings, fit_detail
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.rendering import VertexDetail, build_surface, render, vertex_visibility
-from mien.texture import TexelAtlas, TexelParts, Unwrapped, complete_texture, texel_face, unwrap_photo
+from mien.texture import TexelAtlas, TexelMasks, TexelParts, Unwrapped, complete_texture, texel_face, unwrap_photo
 from mien.typing import Tensor
 
 SIZE = 256
@@ -104,7 +104,8 @@ def test_closed_lids_show_no_lashes(packaged: MorphableModel) -> None:
     """Lashes in front of the lids, every sixth column black, vanish from the skin that comes down with the lid."""
     face, atlas = lit_face(packaged), TexelAtlas.of(packaged, SIZE)
     surface = build_surface(packaged, face)
-    parts = TexelParts.of(packaged, atlas, surface, face)
+    masks = TexelMasks.of(packaged, atlas)
+    parts = TexelParts.of(packaged, atlas, masks, surface=surface, coefficients=face)
     lid = parts.lids > 0.9
     assert lid.sum() > 50
     shade, skin = atlas.interpolate(surface.shading), plain(torch.tensor([0.6, 0.45, 0.4]))
@@ -118,7 +119,8 @@ def test_closed_lids_show_no_lashes(packaged: MorphableModel) -> None:
     open_eyes = replace(face, expression=face.expression.clone())
     for name in ("eyeBlinkLeft", "eyeBlinkRight"):
         open_eyes.expression[:, packaged.expression_names.index(name)] = 1
-    assert TexelParts.of(packaged, atlas, surface, open_eyes).lids.max() == 0  # closed already: the photo shows them
+    closed = TexelParts.of(packaged, atlas, masks, surface=surface, coefficients=open_eyes)
+    assert closed.lids.max() == 0  # closed already: the photo shows them
 
 
 def test_near_black_eyes_are_those_of_the_photo(packaged: MorphableModel) -> None:
@@ -127,17 +129,17 @@ def test_near_black_eyes_are_those_of_the_photo(packaged: MorphableModel) -> Non
     black = VertexDetail(displacement=None, albedo_offset=0.03 * eyes - packaged.albedo(face.albedo) * eyes)
     camera = Camera.from_fov(30.0, image_size=(512, 512))
     photo = render(packaged, face, camera, detail=black)
-    surface = build_surface(packaged, face)
+    surface, masks = build_surface(packaged, face), TexelMasks.of(packaged, atlas)
     unwrapped = unwrap_photo(
         atlas,
         surface,
         photo=torch.cat([photo.image, torch.ones(1, 2, 512, 512)], dim=1),
         vertices_px=camera.project(surface.vertices_camera),
         visibility=vertex_visibility(packaged, surface, camera),
-        thin=atlas.interpolate(eyes),
+        near_thin=masks.near_thin,
     )
     albedo, shade = atlas.interpolate(torch.cat([surface.albedo, surface.shading], dim=-1)).split(3, dim=1)
-    parts = TexelParts.of(packaged, atlas, surface, face)
+    parts = TexelParts.of(packaged, atlas, masks, surface=surface, coefficients=face)
     found = complete_texture(albedo, torch.zeros_like(albedo), shade, unwrapped, parts)
     inner = -torch.nn.functional.max_pool2d(-atlas.interpolate(eyes), 5, stride=1, padding=2)[0, 0] > 0.99
     assert inner.sum() > 100

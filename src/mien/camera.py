@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from mien.typing import Float, Tensor
 CAMERA_FROM_MODEL = (1.0, -1.0, -1.0)
 """Diagonal of the half turn about x between model axes and camera axes; it is its own inverse."""
 
-DEFAULT_FOV_DEG = 30.0
-"""Field of view across the longer side of a photo without a known focal length: the paper's value, that of a 67 mm lens
-on a full-frame camera."""
+FocalSource = Literal["given", "exif", "prior", "fitted", "unknown"]
+"""Where a focal length comes from: the caller, EXIF, the typical distance of a face, a fit, or an older result."""
 
 ArrayT = TypeVar("ArrayT", Tensor, np.ndarray)
 

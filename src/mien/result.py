@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mien.camera import opengl_projection, to_camera_axes, to_model_axes
+from mien.camera import FocalSource, opengl_projection, to_camera_axes, to_model_axes
 from mien.errors import ConfigError
 from mien.io.result_folder import load_result
 from mien.typing import Bool, Float, Int
@@ -92,6 +92,9 @@ class Reconstruction:
     """Name and seconds of each stage of the computation."""
     expression_names: tuple[str, ...] = ()
     """Names of the expression coefficients; empty if the model has none."""
+    focal_source: FocalSource = "unknown"
+    """Where `focal_px` comes from: "given", "exif", "prior" (the typical distance of a face), or "fitted"; "unknown" in
+    results of mien 0.1."""
 
     def __repr__(self) -> str:
         width, height = self.image_size

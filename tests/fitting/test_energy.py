@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets
 from mien.fitting.depth import depth_px
-from mien.fitting.photometric import EnergyTerms, PhotometricEnergy, _Unknowns
+from mien.fitting.photometric import EnergyTerms, PhotometricEnergy
+from mien.fitting.unknowns import Unknowns
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
@@ -73,7 +74,7 @@ def terms_of(
     energy = PhotometricEnergy(
         model, targets, settings=SETTINGS, point_weights=weights, recognition=BrightnessNetwork()
     )
-    return energy.terms(face, with_recognition=True)
+    return energy.terms(face, energy.render(face))
 
 
 def test_terms_of_the_data_vanish_at_the_ground_truth(tiny: MorphableModel) -> None:
@@ -182,12 +183,15 @@ def test_the_recognition_term_is_the_weighted_mean_of_feature_distances(tiny: Mo
     assert black.recognition.item() == pytest.approx(1200 * features.mean().item(), rel=0.02)
 
 
-def test_recognition_is_left_out_when_not_asked_for(tiny: MorphableModel) -> None:
+def test_without_a_network_there_is_no_recognition_term(tiny: MorphableModel) -> None:
     face = ground_truth(tiny)
     targets = targets_of(tiny, replace(face, albedo=-face.albedo))
-    weights = torch.ones(1, 468)
-    energy = PhotometricEnergy(tiny, targets, settings=SETTINGS, point_weights=weights, recognition=BrightnessNetwork())
-    with_it, without = (energy.terms(face, with_recognition=asked) for asked in (True, False))
+    with_it, without = (
+        PhotometricEnergy(tiny, targets, settings=SETTINGS, point_weights=torch.ones(1, 468), recognition=network)
+        for network in (BrightnessNetwork(), None)
+    )
+    rendered = with_it.render(face)
+    with_it, without = with_it.terms(face, rendered), without.terms(face, rendered)
     assert with_it.recognition.item() > 1
     assert without.recognition.item() == 0
     assert with_it.total().item() - without.total().item() == pytest.approx(with_it.recognition.item(), rel=1e-3)
@@ -241,7 +245,7 @@ def test_a_change_of_depth_slides_the_face_along_its_line_of_sight(tiny: Morphab
     face = ground_truth(tiny)
     start = replace(face, pose=replace(face.pose, translation=torch.tensor([[0.08, -0.05, 0.5]])))
     camera = Camera.from_fov(30.0, image_size=(SIDE, SIDE))
-    unknowns = _Unknowns(tiny, start, SETTINGS)
+    unknowns = Unknowns(tiny, start, SETTINGS)
     with torch.no_grad():
         unknowns.translation[0, 2] = 10.0
         moved = unknowns.coefficients().pose.translation
@@ -251,7 +255,7 @@ def test_a_change_of_depth_slides_the_face_along_its_line_of_sight(tiny: Morphab
 
 def test_a_unit_of_each_unknown_is_about_one_standard_deviation(tiny: MorphableModel) -> None:
     start = ground_truth(tiny)
-    unknowns = _Unknowns(tiny, start, SETTINGS)
+    unknowns = Unknowns(tiny, start, SETTINGS)
     with torch.no_grad():
         for parameter in unknowns.parameters():
             parameter.add_(1)
@@ -264,5 +268,5 @@ def test_a_unit_of_each_unknown_is_about_one_standard_deviation(tiny: MorphableM
     torch.testing.assert_close(shift, torch.tensor([0.0015, 0.0015, 0.5 * (math.exp(0.01) - 1)]))
     with torch.no_grad():
         unknowns.expression += 100
-        unknowns.project()
+        unknowns.assign(unknowns.vector())
         assert unknowns.coefficients().expression.max().item() == pytest.approx(1.0)

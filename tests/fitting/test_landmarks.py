@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
+from mien.fitting import align_to_points
 from mien.fitting.depth import depth_px
 from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
 from mien.geometry import rotvec_to_rotmat
-from mien.morphable import MorphableModel
+from mien.morphable import FaceCoefficients, MorphableModel
 from mien.typing import Tensor
 
 PRIORS = LandmarkPriors(
@@ -146,3 +147,50 @@ def test_the_jacobian_is_the_derivative_of_the_residuals(tiny: MorphableModel, w
         step[0, unknown] = 1e-6
         ahead, back = (problem._linearise(problem._moved(state, sign * step))[0] for sign in (1, -1))
         torch.testing.assert_close(jacobian[..., unknown], (ahead - back) / 2e-6, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_gives_the_same_as_its_faces_one_by_one(tiny: MorphableModel) -> None:
+    camera = Camera.from_fov(30.0, image_size=(224, 224), batch=2)
+    pose = Pose(
+        torch.tensor([[0.0, 0.3, 0.0], [0.1, 0.0, 0.2]]), torch.tensor([[0.0, 0, 0.7], [0, 0, 1]]), torch.ones(2)
+    )
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(torch.randn(2, 12), torch.zeros(2, 4)))))
+    both = fit_landmarks(tiny, points, camera, point_weights=torch.ones(2, 468), priors=PRIORS)
+    for k in range(2):
+        one = slice(k, k + 1)
+        alone = fit_landmarks(tiny, points[one], camera[one], point_weights=torch.ones(1, 468), priors=PRIORS)
+        torch.testing.assert_close(alone.identity, both.identity[one], atol=2e-3, rtol=0)
+
+
+def test_a_prediction_is_the_start_and_the_centre_of_the_prior(tiny: MorphableModel) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
+    identity, expression = torch.randn(1, 12), torch.tensor([[0.0, 0.4, 0.8, 0.0]])
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
+    prediction = FaceCoefficients(identity, expression, torch.zeros(1, 5), torch.zeros(1, 9, 3), pose)
+    strong = replace(PRIORS, landmark_sigma=1.0, lid_sigma=1e3, identity_sigma=0.01)
+    weights = torch.ones(1, 468)
+    alone = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong)
+    guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong, start=prediction)
+    assert alone.identity.abs().max() < 0.1  # landmarks without influence leave the mean
+    torch.testing.assert_close(guided.identity, identity, atol=1e-3, rtol=0)
+    torch.testing.assert_close(guided.pose.translation, pose.translation, atol=1e-3, rtol=0)
+
+
+def test_a_face_is_translated_onto_points(tiny: MorphableModel) -> None:
+    """The face is far away, so that the perspective does not change; a point without weight has no influence."""
+    camera = Camera.from_fov(3.0, image_size=(224, 224))
+    pose = Pose(torch.tensor([[0.1, 0.5, 0.0]]), torch.tensor([[0.05, -0.02, 8.0]]), torch.ones(1))
+    face = replace(
+        FaceCoefficients.mean(identity=tiny.counts[0], expression=tiny.counts[1], albedo=tiny.counts[2]), pose=pose
+    )
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.mean[None])))
+    points[0, 5] += 100.0
+    weights = torch.ones(1, 468)
+    weights[0, 5] = 0.0
+    off = replace(face, pose=replace(pose, translation=torch.tensor([[0.02, 0.03, 10.0]])))
+    found = align_to_points(tiny, off, camera, points_px=points, point_weights=weights)
+    torch.testing.assert_close(found.pose.translation, pose.translation, atol=0.02, rtol=0)
+    assert abs(float(found.pose.translation[0, 0]) - 0.05) < 5e-4
+    assert torch.equal(found.pose.rotation, pose.rotation)
+    dragged = align_to_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
+    assert float((dragged.pose.translation - pose.translation).norm()) > 0.002

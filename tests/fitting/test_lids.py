@@ -151,7 +151,7 @@ def test_the_photometric_energy_holds_the_lids(model: MorphableModel, camera: Ca
     )
     with torch.no_grad():
         at_truth, blinking = (
-            energy.terms(f, with_recognition=False).lids.item() for f in (face, face_with(model, eyeBlinkLeft=CLOSED))
+            energy.terms(f, energy.render(f)).lids.item() for f in (face, face_with(model, eyeBlinkLeft=CLOSED))
         )
     assert at_truth < 1e-6
     # Three distances of 0.3 of the width, with a standard deviation of 0.1.

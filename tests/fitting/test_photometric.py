@@ -10,11 +10,13 @@ from mien.errors import ConfigError, FitDiverged
 from mien.fitting import FitSettings, FitTargets, fit, mesh_point_weights
 from mien.fitting.lighting import LightFit
 from mien.fitting.optimizer import CosineAdam
-from mien.fitting.photometric import PhotometricEnergy, step_length
+from mien.fitting.second_order import GAUSS_NEWTON_STEPS
 from mien.fitting.stages import with_light_and_albedo
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import render
+from mien.typing import Tensor
+from tests.fitting.test_energy import BrightnessNetwork
 
 SIZE = (64, 64)
 SETTINGS = FitSettings(landmark_sigma=0.01, photometric_steps=12)
@@ -78,10 +80,6 @@ def test_settings_outside_their_range_are_refused() -> None:
         FitSettings(landmark_sigma=0.0)
     with pytest.raises(ConfigError, match="photometric_steps"):
         FitSettings(photometric_steps=-1)
-
-
-def test_a_descent_of_fewer_steps_takes_longer_ones() -> None:
-    assert [step_length(steps) for steps in (200, 100, 50, 10)] == pytest.approx([0.02, 0.04, 0.08, 0.12])
 
 
 def test_the_fit_leaves_model_and_targets_unchanged(tiny: MorphableModel) -> None:
@@ -156,20 +154,26 @@ def test_a_warm_start_takes_fewer_steps(tiny: MorphableModel, monkeypatch: pytes
     assert seen == [9, 4]
 
 
-def test_recognition_joins_in_the_second_half_of_the_steps(
-    tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recognition_joins_after_the_gauss_newton_steps(tiny: MorphableModel) -> None:
     targets, _ = targets_of(tiny)
-    asked: list[bool] = []
-    terms = PhotometricEnergy.terms
 
-    def recorded(energy: PhotometricEnergy, face: FaceCoefficients, *, with_recognition: bool) -> object:
-        asked.append(with_recognition)
-        return terms(energy, face, with_recognition=with_recognition)
+    def looks(steps: int) -> int:
+        network = CountingNetwork()
+        fit(tiny, targets, settings=replace(SETTINGS, photometric_steps=steps), recognition=network)
+        return network.looks
 
-    monkeypatch.setattr(PhotometricEnergy, "terms", recorded)
-    fit(tiny, targets, settings=replace(SETTINGS, photometric_steps=6))
-    assert asked == [False, False, False, True, True, True]
+    assert looks(GAUSS_NEWTON_STEPS) == 1  # at the photo
+    assert looks(GAUSS_NEWTON_STEPS + 1) > 2
+
+
+class CountingNetwork(BrightnessNetwork):
+    """Counts the images that it sees."""
+
+    looks = 0
+
+    def forward(self, faces: Tensor) -> Tensor:
+        self.looks += 1
+        return super().forward(faces)
 
 
 def test_light_is_fitted_to_visible_skin_under_the_exposure_of_the_photo(

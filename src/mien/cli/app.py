@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mien import __version__
+from mien.cli.evaluate import evaluate_scans
 from mien.cli.models import model_app
 from mien.cli.options import (
     DeviceOption,
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 evaluate_app = typer.Typer(help="Measure errors on annotated photos.", no_args_is_help=True)
 app.command()(reconstruct)
+evaluate_app.command("scans")(evaluate_scans)
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(data_app, name="data")

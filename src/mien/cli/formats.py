@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,8 @@ from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, is_mesh_file, pa
 if TYPE_CHECKING:
     from mien.io.photo import Photo
     from mien.io.photo_arguments import RemotePhoto
-    from mien.pipeline import Reconstructor
+    from mien.morphable import MorphableModel
+    from mien.result import Reconstruction
 
 
 def _checked(formats: str | None) -> str | None:
@@ -31,21 +32,21 @@ FormatsOption = Annotated[
         "--formats",
         callback=_checked,
         metavar="NAMES",
-        help=f"Files per face, with commas: {','.join(FORMAT_FILES)}. Default: {','.join(DEFAULT_FORMATS)}.",
+        help=f"Files per face, with commas: {', '.join(FORMAT_FILES)}. Default: {', '.join(DEFAULT_FORMATS)}.",
     ),
 ]
 
 
-def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], formats: str | None) -> bool:
+def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_options: Sequence[str]) -> bool:
     """Whether --out names one mesh file instead of a folder.
 
     Args:
         out: The value of --out.
         paths: The photos.
-        formats: The value of --formats.
+        folder_options: The given options that need a folder.
 
     Raises:
-        typer.BadParameter: One file cannot hold the results.
+        typer.BadParameter: One file cannot hold the results, or an option needs a folder.
     """
     if not is_mesh_file(out):
         return False
@@ -53,21 +54,21 @@ def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], formats: str |
         raise typer.BadParameter(
             f"{out} is one file, but there are {len(paths)} photos; give a folder.", param_hint="--out"
         )
-    if formats is not None:
-        raise typer.BadParameter(f"the ending of --out {out} is the format; give a folder.", param_hint="--formats")
+    for option in folder_options:
+        raise typer.BadParameter(f"--out {out} is one file; leave {option} out, or give a folder.", param_hint=option)
     return True
 
 
 def reconstruct_to_file(
-    reconstructor: Reconstructor, photo: Photo, out: Path, *, focal_px: float | None, glb: str
+    reconstruct: Callable[[Photo], list[Reconstruction]], photo: Photo, out: Path, *, model: MorphableModel, glb: str
 ) -> None:
     """Write the mesh of the most prominent face of a photo.
 
     Args:
-        reconstructor: Makes the face.
+        reconstruct: Makes the faces, the most prominent first.
         photo: The photo.
         out: The file to write; its ending is the format.
-        focal_px: Focal length of the photo; None if unknown.
+        model: The model of the faces.
         glb: How a GLB stores its morph targets.
 
     Raises:
@@ -75,5 +76,4 @@ def reconstruct_to_file(
     """
     from mien.export import write_mesh
 
-    face = reconstructor(photo, focal_px=focal_px)[0]
-    write_mesh(face, reconstructor.model, out, morphs=glb)
+    write_mesh(reconstruct(photo)[0], model, out, morphs=glb)

@@ -29,15 +29,18 @@ from mien.cli.options import (
     Mode,
     ModelOption,
     ModeOption,
+    PrincipalPointOption,
     QuietOption,
     ResolutionOption,
     SeedOption,
+    finite,
     wrong_usage,
 )
 from mien.cli.output_folder import PhotoFolder, open_output
 from mien.cli.progress import Report, Reporter
 from mien.cli.run_record import Options, file_sha256, result_options
 from mien.cli.summary import PhotoRow, SummaryTable
+from mien.cli.terminal import activity, printable
 from mien.errors import FaceLeftOut, MienError
 from mien.io.result_files import DEFAULT_FORMATS, is_result
 
@@ -66,8 +69,10 @@ def reconstruct(
     seed: SeedOption = 0,
     resolution: ResolutionOption = 224,
     focal_px: FocalOption = None,
+    principal_point: PrincipalPointOption = None,
     max_megapixels: Annotated[
-        float, typer.Option(min=1, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced.")
+        float,
+        typer.Option(min=1, callback=finite, help="Maximum size of a photo in megapixels. Larger JPEGs are reduced."),
     ] = 64,
     refine_focal: Annotated[bool, typer.Option("--refine-focal", help="Let the fit change the focal length.")] = False,
     mode: ModeOption = Mode.FIT,
@@ -83,8 +88,9 @@ def reconstruct(
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
-    If OUT ends in .glb, .obj or .ply, it becomes the mesh of the photo's most prominent face, and nothing else is
-    written. If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
+    If OUT ends in .glb, .obj or .ply, only the mesh of the photo's most prominent face is written.
+
+    If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
     parameters = dict(locals())  # all of them, so that a new option is not forgotten in run.json
 
@@ -95,7 +101,8 @@ def reconstruct(
 
     with wrong_usage("photos"):
         paths = find_arguments(photos, skip=out)
-    to_file = one_mesh_file(out, paths, formats)
+    given = (("--formats", formats is not None), ("--json", json_lines), ("--resume", resume))
+    to_file = one_mesh_file(out, paths, folder_options=[option for option, is_given in given if is_given])
     make_reconstructor = partial(
         Reconstructor,
         model=model,
@@ -112,9 +119,10 @@ def reconstruct(
     )
     read = partial(read_argument, max_pixels=round(max_megapixels * 1e6))
     if to_file:
-        with wrong_usage():
+        with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():
             reconstructor = make_reconstructor()
-        reconstruct_to_file(reconstructor, read(paths[0]), out, focal_px=focal_px, glb=glb.value)
+            reconstruct_photo = partial(reconstructor, focal_px=focal_px, principal_point_px=principal_point)
+            reconstruct_to_file(reconstruct_photo, read(paths[0]), out, model=reconstructor.model, glb=glb.value)
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
     reporter = Reporter(out, len(paths), report=report, bar=not quiet)
@@ -123,7 +131,9 @@ def reconstruct(
             reconstructor = make_reconstructor()
         run = _Run(
             read=read,
-            reconstruct=partial(reconstructor, focal_px=focal_px, progress=reporter.stage),
+            reconstruct=partial(
+                reconstructor, focal_px=focal_px, principal_point_px=principal_point, progress=reporter.stage
+            ),
             write=partial(
                 write_reconstruction,
                 model=reconstructor.model,

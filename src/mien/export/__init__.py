@@ -100,7 +100,7 @@ def write_mesh(
 ) -> None:
     """Write one mesh file; its ending chooses the format: `.glb`, `.obj` or `.ply`.
 
-    Beside an OBJ of the name face.obj go face.mtl and its texture, face.png.
+    Beside an OBJ of the name face.obj go face.mtl and its texture, face_texture.png.
 
     Args:
         reconstruction: The face.
@@ -124,7 +124,8 @@ def write_mesh(
             case ".ply":
                 write_whole(path, lambda partial: write_ply(reconstruction, partial))
             case _:
-                texture, materials = path.with_suffix(".png"), path.with_suffix(".mtl")
+                # Not anna.png, which may be the photo.
+                texture, materials = path.with_name(f"{path.stem}_texture.png"), path.with_suffix(".mtl")
                 write_whole(texture, lambda partial: save_image(to_uint8(reconstruction.texture), partial))
                 write_text(materials, materials_text(texture.name))
                 write_text(path, obj_text(reconstruction, model, materials=materials.name))

@@ -67,25 +67,28 @@ def albedo_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[n
     return albedo.permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "S S 3"]:
+def normal_map(
+    reconstruction: Reconstruction, model: MorphableModel, displacement: Float[np.ndarray, "S S"] | None = None
+) -> Float[np.ndarray, "S S 3"]:
     """Unit normals in model space, with the relief of the displacement map, as a UV map of that map's size.
 
     Args:
         reconstruction: The face.
         model: The face's model.
+        displacement: The displacement map; that of the face by default.
 
     Returns:
         Normals; zeros where the map lies far from every triangle. Row 0 is v = 1.
     """
-    displacement = torch.from_numpy(reconstruction.displacement)
-    atlas = TexelAtlas.of(model, len(displacement))
+    relief = torch.from_numpy(reconstruction.displacement if displacement is None else displacement)
+    atlas = TexelAtlas.of(model, len(relief))
     with torch.no_grad():
         smooth = model.vertices(
             torch.from_numpy(reconstruction.identity)[None], torch.from_numpy(reconstruction.expression)[None]
         )
         normals = torch.from_numpy(unit_normals(smooth[0].numpy(), reconstruction.triangles))[None]
         displaced = DisplacedNormals(atlas, model, vertices=smooth, normals=normals, rotmat=torch.eye(3)[None])
-        texels = displaced(displacement[None, None]).permute(0, 3, 1, 2)
+        texels = displaced(relief[None, None]).permute(0, 3, 1, 2)
         return F.normalize(atlas.dilate(texels), dim=1)[0].permute(1, 2, 0).numpy()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from PIL import Image
@@ -38,8 +36,8 @@ def tangent_normal_map(reconstruction: Reconstruction, model: MorphableModel) ->
         Unit normals; (0, 0, 1) on the eyes and outside the UV layout. Row 0 is v = 1. The side is a power of two, at
         least that of the displacement map.
     """
-    fine = _enlarged(reconstruction)
-    atlas = TexelAtlas.of(model, len(fine.displacement))
+    displacement = _enlarged(reconstruction.displacement)
+    atlas = TexelAtlas.of(model, len(displacement))
     normals = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
     tangents = vertex_tangents(reconstruction.vertices_model, normals, model)
     at_texels = atlas.interpolate(torch.from_numpy(np.concatenate([tangents, normals], axis=1))[None])[0]
@@ -48,7 +46,7 @@ def tangent_normal_map(reconstruction: Reconstruction, model: MorphableModel) ->
     axes = torch.stack([x, torch.linalg.cross(z, x) * sign.sign(), z], dim=-1)
     skin = atlas.valid & ~torch.from_numpy(eye_triangles(model))[atlas.triangle_ids.clamp(min=0)]
     axes[~skin] = torch.eye(3)
-    relief = torch.linalg.solve(axes, torch.from_numpy(normal_map(fine, model)))
+    relief = torch.linalg.solve(axes, torch.from_numpy(normal_map(reconstruction, model, displacement)))
     relief[..., 2].clamp_(min=_LEAST_SLOPE_Z)
     return F.normalize(torch.where(skin[..., None], relief, torch.tensor(_FLAT)), dim=-1).numpy()
 
@@ -93,9 +91,8 @@ def _without(normal: Float[Tensor, "N 3"], vector: Float[Tensor, "N 3"]) -> Floa
     return vector - (vector * normal).sum(-1, keepdim=True) * normal
 
 
-def _enlarged(reconstruction: Reconstruction) -> Reconstruction:
-    """The same face with a displacement map whose side is a power of two, as older engines want it."""
-    size = len(reconstruction.displacement)
-    side = 1 << (size - 1).bit_length()
-    image = Image.fromarray(reconstruction.displacement.astype(np.float32))
-    return replace(reconstruction, displacement=np.array(image.resize((side, side), Image.Resampling.BICUBIC)))
+def _enlarged(displacement: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "S S"]:
+    """The same map with a side that is a power of two, as older engines want it."""
+    side = 1 << (len(displacement) - 1).bit_length()
+    image = Image.fromarray(displacement.astype(np.float32))
+    return np.array(image.resize((side, side), Image.Resampling.BICUBIC))

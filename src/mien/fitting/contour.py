@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mien.camera import to_camera_axes
 from mien.fitting.problem import ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.geometry import boundary_vertices, unique_edges, vertex_normals
+from mien.losses import geman_mcclure
 from mien.morphable import MorphableModel
 from mien.rendering import (
     VISIBILITY_SLACK_M,
@@ -87,6 +88,10 @@ class _Contour:
     """Occluding contour of rendered faces: a point on each of N mesh edges from a vertex that faces the camera to one
     that does not."""
 
+    ends: Int[Tensor, "B N 2"]
+    """Vertices of the edge."""
+    shares: Float[Tensor, "B N 2"]
+    """Weights of the two vertices in the point."""
     points_px: Float[Tensor, "B N 2"]
     """Position of the point; the only differentiable field."""
     normals: Float[Tensor, "B N 2"]
@@ -95,6 +100,22 @@ class _Contour:
     """Colour of the face at the point."""
     weights: Float[Tensor, "B N"]
     """Length of the mesh edge times its trust, metres; 0 for padding and for points in front of the face itself."""
+
+
+@dataclass(frozen=True)
+class ContourErrors:
+    """Errors of N points of the occluding contour; the energy is half of the weighted sum of their robust squares."""
+
+    ends: Int[Tensor, "B N 2"]
+    """Vertices between which each point lies."""
+    shares: Float[Tensor, "B N 2"]
+    """Weights of the two vertices in the point."""
+    normals: Float[Tensor, "B N 2"]
+    """Direction in the image along which the error is measured; y down."""
+    errors: Float[Tensor, "B N"]
+    """Distance from the contour of the photo in standard deviations; differentiable in the rendered vertices."""
+    weights: Float[Tensor, "B N"]
+    """Number of independent points that the point counts as."""
 
 
 def contour_energy(
@@ -111,20 +132,30 @@ def contour_energy(
     Returns:
         Energy, summed over the faces; differentiable in the rendered vertices.
     """
+    contour = contour_errors(mesh, rendered, targets, settings)
+    return 0.5 * geman_mcclure(contour.errors.square(), scale_sq=ROBUST_SCALE_SQ, weights=contour.weights).sum()
+
+
+def contour_errors(
+    mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets, settings: FitSettings
+) -> ContourErrors:
+    """The errors of which `contour_energy` is the sum.
+
+    Args:
+        mesh: Edges and trust of the model.
+        rendered: The rendered faces.
+        targets: The photos.
+        settings: Gives the standard deviation of the distance.
+    """
     contour = _occluding_contour(mesh, rendered, targets)
-    if contour.weights.shape[1] == 0:
-        return rendered.image.new_zeros(())
     size = targets.extent_px[:, None]
     with torch.no_grad():
         distance_px, confidence = _search(contour, targets.crops, reach_px=REACH_SHARE * size)
-        ends = contour.points_px + contour.normals * distance_px[..., None]
-    error = ((contour.points_px - ends) * contour.normals).sum(-1) / (settings.contour_sigma * size)
-    # `geman_mcclure` written out: the function rounds the gradient differently in the last bit, and the steps of Adam
-    # amplify that. After 100 of them, identity coefficients of portrait_a differ by up to 0.2 standard deviations.
-    robust = error**2 / (1 + error**2 / ROBUST_SCALE_SQ)
-    weights = contour.weights
-    per_face = (weights * confidence * robust).sum(1) / weights.sum(1).clamp(min=WHOLE_CONTOUR_M)
-    return 0.5 * EFFECTIVE_POINTS * per_face.sum()
+        ends_px = contour.points_px + contour.normals * distance_px[..., None]
+        whole = contour.weights.sum(1, keepdim=True).clamp(min=WHOLE_CONTOUR_M)
+        weights = EFFECTIVE_POINTS * contour.weights * confidence / whole
+    errors = ((contour.points_px - ends_px) * contour.normals).sum(-1) / (settings.contour_sigma * size)
+    return ContourErrors(contour.ends, contour.shares, contour.normals, errors, weights)
 
 
 def _occluding_contour(mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets) -> _Contour:
@@ -149,7 +180,7 @@ def _occluding_contour(mesh: ContourMesh, rendered: RenderOutput, targets: FitTa
         uncovered = sample_nearest(rendered.triangle_ids, outside) < 0
         first, second = (surface.vertices_camera.gather(1, k[..., None].expand(-1, -1, 3)) for k in ends.unbind(-1))
         weights = kept * uncovered * (first - second).norm(dim=-1) * mesh.trust[ends].amin(-1)
-        return _Contour(points_px, normals, between(surface.colours), weights)
+        return _Contour(ends, shares, points_px, normals, between(surface.colours), weights)
 
 
 @torch.no_grad()

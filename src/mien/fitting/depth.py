@@ -1,4 +1,4 @@
-"""The depth that the mesh network predicts for its points, as an observation of the fit.
+"""The depth that the mesh network predicts for its points, as an input of the fit.
 
 MediaPipe's z is in pixels, as x and y are, but it is measured from the centre of the head and its axis is not that of
 the camera. On photos with scans the error of z was a plane in x and y (a turn of 4° about the vertical axis and 7°

@@ -1,44 +1,24 @@
-"""The photometric fit: gradient descent on all coefficients together, with the losses of the paper (eq. 4 to 7).
-
-The landmark fit puts the face in place. What remains is what landmarks do not show: the shape between them, and its
-shading. Adam works here because all unknowns are scaled to a standard deviation of about 1.
-"""
+"""The energy of the photometric fit: the losses of the paper (eq. 4 to 7) as negative log-likelihoods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 
-from mien.camera import Pose
-from mien.errors import FitDiverged
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
 from mien.fitting.lids import LidGaps
 from mien.fitting.lighting import expected_light, light_precision
-from mien.fitting.optimizer import CosineAdam
-from mien.fitting.problem import ROBUST_SCALE_SQ, FitSettings, FitTargets
+from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.losses import geman_mcclure, identity_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
 from mien.rendering import RenderOutput, render, sample_image
 from mien.typing import Float, Tensor
 
-REACH, LONGEST_STEP = 4.0, 0.12
-"""Distance in standard deviations that an unknown can move in all steps at their first length, and in one step. With
-steps of one fixed length, a short descent would leave the colours where they began."""
 EFFECTIVE_PIXELS = 400.0
 """Number of independent colour errors in a face; see `lighting.EFFECTIVE_SAMPLES`."""
-RECOGNITION_FROM = 0.5
-"""The recognition term joins after this share of the steps. It costs as much as all other terms together, and its
-gradient is of little use far from the solution."""
-DEPTH_STEP_SHARE = 0.01
-"""Relative change of the depth per unit of its unknown."""
-ROTATION_STEP_RAD = 0.05
-"""Rotation per unit of its unknown."""
-FACE_SIZE_M = 0.15
-"""Scale of the lateral steps: one unit moves the face by its own width times `DEPTH_STEP_SHARE`."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +80,23 @@ class PhotometricEnergy:
         self.expression_sigmas = settings.expression_sigmas(model)
         self.lids = LidGaps.of(targets.landmarks468_px, sigma=settings.lid_sigma)
 
-    def terms(self, coefficients: FaceCoefficients, *, with_recognition: bool) -> EnergyTerms:
-        """Render the faces and compare them with the photos.
+    def render(self, coefficients: FaceCoefficients) -> RenderOutput:
+        """Render the faces with the cameras of the photos."""
+        return render(self.model, coefficients, self.targets.camera)
+
+    def terms(self, coefficients: FaceCoefficients, rendered: RenderOutput) -> EnergyTerms:
+        """Compare rendered faces with the photos.
 
         Args:
             coefficients: The faces.
-            with_recognition: Whether to compute the recognition term, the most expensive one.
+            rendered: Their rendering.
 
         Returns:
-            The terms; differentiable in the coefficients.
+            The terms; differentiable in coefficients and rendering.
         """
-        settings, rendered = self.settings, render(self.model, coefficients, self.targets.camera)
+        settings = self.settings
         return EnergyTerms(
-            colour=_colour_energy(rendered, self.targets, sigma=settings.pixel_sigma),
+            colour=self._colour_energy(rendered),
             landmarks=self._landmark_energy(rendered),
             depth=self._depth_energy(rendered),
             lids=self._lid_energy(rendered),
@@ -121,7 +105,7 @@ class PhotometricEnergy:
             expression_prior=0.5 * (coefficients.expression / self.expression_sigmas).square().sum(),
             albedo_prior=0.5 * coefficients.albedo.square().sum(),
             light_prior=self._light_prior(coefficients.lighting),
-            recognition=self._recognition(rendered) if with_recognition else rendered.image.new_zeros(()),
+            recognition=self._recognition(rendered),
         )
 
     def _landmark_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
@@ -138,13 +122,38 @@ class PhotometricEnergy:
 
     def _depth_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
         """Depths of the dense points after the best plane is removed."""
-        if self.targets.landmarks468_depth_px is None:
+        errors = self.depth_errors(self.model.mediapipe_points(rendered.surface.vertices_camera))
+        if errors is None:
             return rendered.image.new_zeros(())
-        points = self.model.mediapipe_points(rendered.surface.vertices_camera)
-        difference = depth_px(points, self.targets.camera) - self.targets.landmarks468_depth_px
         sigma_px = self.settings.depth_sigma * self.targets.extent_px[:, None]
-        squared = without_plane(difference, self.planes) ** 2 / sigma_px**2
+        squared = errors**2 / sigma_px**2
         return 0.5 * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum()
+
+    def depth_errors(self, points: Float[Tensor, "B 468 3"]) -> Float[Tensor, "B 468"] | None:
+        """Differences from the depths of the photo after the best plane is removed, pixels; None if it has no depths.
+
+        Args:
+            points: MediaPipe's points on the faces, camera space; the errors are differentiable in them.
+        """
+        if self.targets.landmarks468_depth_px is None:
+            return None
+        return self.without_plane(depth_px(points, self.targets.camera) - self.targets.landmarks468_depth_px)
+
+    def without_plane(self, values: Float[Tensor, "B 468 *C"]) -> Float[Tensor, "B 468 *C"]:
+        """Values at MediaPipe's points of the photos minus their least-squares plane."""
+        return without_plane(values, self.planes)
+
+    def pixel_weights(self, rendered: RenderOutput) -> Float[Tensor, "B H W"]:
+        """Weight of each pixel in eq. 4: the mask of the photo within the rendering."""
+        return self.targets.mask * rendered.coverage
+
+    def _colour_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
+        """Eq. 4 as a robust negative log-likelihood of the colour errors of masked pixels."""
+        weight = self.pixel_weights(rendered)
+        squared = ((rendered.image - self.targets.crops) ** 2).sum(1) / self.settings.pixel_sigma**2
+        robust = geman_mcclure(squared, scale_sq=COLOUR_ROBUST_SCALE_SQ)
+        per_face = (robust * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        return 0.5 * EFFECTIVE_PIXELS * per_face.sum()
 
     def _light_prior(self, lighting: Float[Tensor, "B 9 3"]) -> Float[Tensor, ""]:
         """Gaussian prior around white light of the photo's exposure."""
@@ -163,97 +172,6 @@ class PhotometricEnergy:
         )
         # Eq. 6 is a mean over faces; the energy is a sum.
         return self.settings.recognition_weight * len(features) * identity_loss(features, self.photo_features)
-
-
-class _Unknowns:
-    """The vector that is optimised for one batch, each part in units of about one standard deviation."""
-
-    def __init__(self, model: MorphableModel, start: FaceCoefficients, settings: FitSettings) -> None:
-        self.start, self.settings = start, settings
-        self.expression_sigma = settings.expression_sigma_of(model)
-        self.expression_range = [bound / self.expression_sigma for bound in model.expression_range]
-        batch = len(start.identity)
-        self.identity = start.identity.clone().requires_grad_()
-        self.expression = (start.expression / self.expression_sigma).requires_grad_()
-        self.albedo = start.albedo.clone().requires_grad_()
-        self.lighting = start.lighting.new_zeros(batch, 9, 3).requires_grad_()
-        self.rotation = start.identity.new_zeros(batch, 3).requires_grad_()
-        self.translation = start.identity.new_zeros(batch, 3).requires_grad_()
-
-    def parameters(self) -> list[Tensor]:
-        return [self.identity, self.expression, self.albedo, self.lighting, self.rotation, self.translation]
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Bring the expression back into the range of the model after a step."""
-        self.expression.clamp_(*self.expression_range)
-
-    def coefficients(self) -> FaceCoefficients:
-        expression = self.expression * self.expression_sigma
-        lighting = self.start.lighting + self.settings.light_chroma_sigma * self.lighting
-        return FaceCoefficients(self.identity.clone(), expression, self.albedo.clone(), lighting, self._pose())
-
-    def _pose(self) -> Pose:
-        start = self.start.pose
-        distance = start.translation[:, 2:]
-        lateral = self.translation[:, :2] * (DEPTH_STEP_SHARE * FACE_SIZE_M)
-        depth = distance * (DEPTH_STEP_SHARE * self.translation[:, 2:]).exp()
-        # The face slides along its own line of sight, so that a change of depth changes its size only.
-        position = start.translation[:, :2] * (depth / distance) + lateral
-        rotation = start.rotation + ROTATION_STEP_RAD * self.rotation
-        return Pose(rotation, torch.cat([position, depth], dim=1), start.scale)
-
-
-def fit_photometric(
-    model: MorphableModel,
-    targets: FitTargets,
-    start: FaceCoefficients,
-    *,
-    settings: FitSettings,
-    point_weights: Float[Tensor, "B 468"],
-    recognition: IdentityNetwork | None,
-    progress: Callable[[float], None] | None = None,
-) -> FaceCoefficients:
-    """Minimise `PhotometricEnergy` with Adam.
-
-    Args:
-        model: The morphable model.
-        targets: Photos, masks, landmarks and cameras.
-        start: Faces at which the descent begins.
-        settings: Standard deviations, weights and number of steps.
-        point_weights: Weight of each of MediaPipe's points, see `mesh_point_weights`.
-        recognition: Network of eq. 6; None leaves the term out.
-        progress: Is called with the share of the steps that is done.
-
-    Returns:
-        The faces after `settings.photometric_steps` steps.
-
-    Raises:
-        FitDiverged: The energy is not finite.
-    """
-    energy = PhotometricEnergy(model, targets, settings=settings, point_weights=point_weights, recognition=recognition)
-    unknowns = _Unknowns(model, start, settings)
-    steps = settings.photometric_steps
-    optimizer = CosineAdam(unknowns.parameters(), rate=step_length(steps), steps=steps)
-    for step in range(steps):
-        late = step / max(steps - 1, 1) >= RECOGNITION_FROM
-        value = energy.terms(unknowns.coefficients(), with_recognition=late).total()
-        if not torch.isfinite(value):
-            raise FitDiverged(
-                f"the energy of the photometric fit is {value.item()} at step {step} of {steps}; the photo's crop or "
-                "the landmarks contain extreme values. Use mode net for this photo, and report it."
-            )
-        optimizer.step(value)
-        unknowns.project()
-        if progress is not None:
-            progress((step + 1) / steps)
-    with torch.no_grad():
-        return unknowns.coefficients()
-
-
-def step_length(steps: int) -> float:
-    """Length of the first step, in standard deviations: a descent of fewer steps takes longer ones."""
-    return min(REACH / max(steps, 1), LONGEST_STEP)
 
 
 def photometric_error(rendered: RenderOutput, targets: FitTargets) -> Float[Tensor, "B"]:
@@ -291,15 +209,6 @@ def recognition_features(
 def _photo_features(targets: FitTargets, network: IdentityNetwork) -> Float[Tensor, "B 128"]:
     with torch.no_grad():
         return network(network.crop(targets.crops, targets.landmarks68_px))
-
-
-def _colour_energy(rendered: RenderOutput, targets: FitTargets, *, sigma: float) -> Float[Tensor, ""]:
-    """Eq. 4 as a robust negative log-likelihood of the colour errors of masked pixels."""
-    weight = targets.mask * rendered.coverage
-    squared = ((rendered.image - targets.crops) ** 2).sum(1) / sigma**2
-    robust = geman_mcclure(squared, scale_sq=3 * ROBUST_SCALE_SQ)  # the square of three channels
-    per_face = (robust * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-    return 0.5 * EFFECTIVE_PIXELS * per_face.sum()
 
 
 def sample_vertex_colours(

@@ -19,6 +19,8 @@ ROBUST_SCALE_SQ = 3.0**2
 """Squared scale of the robust errors, in standard deviations. Larger errors lose their influence, so that a hand in
 front of the mouth does not deform the face."""
 
+COLOUR_ROBUST_SCALE_SQ = 3 * ROBUST_SCALE_SQ
+"""The same for colours, whose squared error is that of three channels."""
 BLINKS = ("eyeBlinkLeft", "eyeBlinkRight")
 """ARKit's blendshapes that close the eyes."""
 BLINK_SIGMA = 1.0
@@ -67,10 +69,10 @@ class FitSettings:
         50
     """
 
-    landmark_sigma: float = 0.03
+    landmark_sigma: float = 0.02
     """Error of one of MediaPipe's points, as a share of the size of the face in the image. The error of the network is
     near 0.01, but the errors of neighbouring points are correlated; the larger value makes 468 points count like about
-    50."""
+    120."""
     depth_sigma: float = 0.05
     """Error of the depth of one of MediaPipe's points, as a share of the size of the face in the image, see
     `mien.fitting.depth`."""
@@ -94,10 +96,10 @@ class FitSettings:
     recognition_weight: float = 1200.0
     """Weight of eq. 6 in the energy, in which an error of one standard deviation counts 0.5. With 200 the recognition
     network verifies the fit of seven of eight portraits, with 1,600 of all eight, at the same photometric error."""
-    photometric_steps: int = 100
-    """Steps of the photometric fit."""
-    warm_photometric_steps: int = 36
-    """Steps of the photometric fit that starts from the prediction of a network."""
+    photometric_steps: int = 12
+    """Largest number of steps of the photometric fit; it ends earlier if it has converged."""
+    warm_photometric_steps: int = 8
+    """The same for a fit that starts from the prediction of a network."""
     seed: int = 0
     """Selects the vertices that light and albedo are fitted to; nothing else in the fit is random."""
     refine_focal: bool = False

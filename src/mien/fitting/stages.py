@@ -3,7 +3,8 @@
     landmarks ── closed form ──► pose                      landmarks.initial_pose
     landmarks + priors ── Gauss-Newton ──► pose, shape     landmarks.fit_landmarks
     colours ── Gauss-Newton ──► light, albedo              lighting.fit_light_and_albedo
-    pixels + landmarks + recognition ── Adam ──► all       photometric.fit_photometric
+    pixels + landmarks + contour ── Gauss-Newton ──► all   second_order.fit_photometric
+    the same + recognition ── quasi-Newton ──► all         second_order.fit_photometric
     photo in UV space ── Adam ──► detail maps              maps.fit_detail
 
 Every stage processes a batch of faces and is deterministic.
@@ -22,8 +23,9 @@ from mien.camera import Camera
 from mien.errors import FitDiverged
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.lighting import fit_light_and_albedo
-from mien.fitting.photometric import fit_photometric, photometric_error, sample_vertex_colours
+from mien.fitting.photometric import photometric_error, sample_vertex_colours
 from mien.fitting.problem import FitResult, FitSettings, FitTargets, Progress, StageTime
+from mien.fitting.second_order import fit_photometric
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import MEDIAPIPE_LIDS, MEDIAPIPE_OVAL
@@ -33,7 +35,8 @@ from mien.threads import warn_if_too_late
 from mien.typing import Float, Tensor
 
 FOCAL_SIGMA = 0.3
-"""Standard deviation of the logarithm of a fitted focal length: 30° is a guess; phones are within a factor of two."""
+"""Standard deviation of the logarithm of a fitted focal length. The perspective of a face shows little of it: with 0.5,
+fits of portraits diverged."""
 
 
 class StageClock:

@@ -15,6 +15,7 @@ from mien.geometry.meshes import vertex_areas as vertex_areas
 from mien.geometry.meshes import vertex_normals as vertex_normals
 from mien.geometry.rotations import compose_rotations as compose_rotations
 from mien.geometry.rotations import cross_matrix as cross_matrix
+from mien.geometry.rotations import left_jacobian as left_jacobian
 from mien.geometry.rotations import rotmat_to_rotvec as rotmat_to_rotvec
 from mien.geometry.rotations import rotvec_to_rotmat as rotvec_to_rotmat
 from mien.geometry.similarity import Similarity as Similarity

@@ -30,6 +30,28 @@ def rotvec_to_rotmat(rotvec: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
     return identity + sine_quotient * K + cosine_quotient * (K @ K)
 
 
+def left_jacobian(rotvec: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
+    """How a small change of a rotation vector turns the rotated frame.
+
+    For J = left_jacobian(r) and a small d, exp([r + d]ₓ) = exp([J d]ₓ) exp([r]ₓ) (Chirikjian 2012, eq. 10.86).
+
+    Args:
+        rotvec: Axis times angle, radians.
+
+    Returns:
+        One matrix per rotation vector; differentiable.
+    """
+    angle_sq = (rotvec * rotvec).sum(-1)[:, None, None]
+    small = angle_sq < SMALL_ANGLE_SQ
+    safe_sq = torch.where(small, torch.ones_like(angle_sq), angle_sq)
+    angle = safe_sq.sqrt()
+    cosine_quotient = torch.where(small, 0.5 - angle_sq / 24, (1 - torch.cos(angle)) / safe_sq)
+    cubic_quotient = torch.where(small, 1 / 6 - angle_sq / 120, (angle - torch.sin(angle)) / (safe_sq * angle))
+    K = cross_matrix(rotvec)
+    identity = torch.eye(3, dtype=rotvec.dtype, device=rotvec.device)
+    return identity + cosine_quotient * K + cubic_quotient * (K @ K)
+
+
 def rotmat_to_rotvec(rotmat: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3"]:
     """Rotation vectors of rotation matrices, exact up to half a turn.
 

@@ -36,6 +36,7 @@ def align_points(
     target: Float[Tensor, "B P 3"],
     *,
     weights: Float[Tensor, "P"] | None = None,
+    rigid: bool = False,
 ) -> Similarity:
     """The similarity that moves `source` onto `target` with the least weighted squared error (Umeyama 1991).
 
@@ -43,6 +44,7 @@ def align_points(
         source: Points to move.
         target: Point that corresponds to each point of `source`.
         weights: Weight per correspondence; without it all are equal.
+        rigid: Keep the size: the scale of the result is 1.
 
     Returns:
         A similarity without reflection.
@@ -55,6 +57,6 @@ def align_points(
     sign = torch.ones_like(S)
     sign[:, 2] = torch.sign(torch.linalg.det(U @ Vh))
     rotation = U @ torch.diag_embed(sign) @ Vh
-    scale = (S * sign).sum(-1) / (w * source * source).sum((1, 2))
+    scale = torch.ones_like(S[:, 0]) if rigid else (S * sign).sum(-1) / (w * source * source).sum((1, 2))
     translation = target_mean[:, 0] - scale[:, None] * torch.einsum("bij,bj->bi", rotation, source_mean[:, 0])
     return Similarity(scale, rotation, translation)

@@ -19,6 +19,7 @@ from PIL import Image
 from mien.errors import ImageError, PhotoReduced
 from mien.io.decoding import DecodedPhoto, decode_photo, too_large_message
 from mien.io.formats import RAW_SUFFIXES, REFUSED_SUFFIXES, SUFFIXES
+from mien.io.result_files import is_face_folder
 from mien.io.source import BinaryFile, PhotoSource, open_photo
 from mien.lighting import LUMA
 from mien.typing import UInt8
@@ -124,9 +125,9 @@ def exposure_of(pixels: UInt8[np.ndarray, "H W 3"]) -> float:
 def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathLike[str] | None = None) -> list[Path]:
     """List the photos among files and folders, each once.
 
-    Folders are searched to any depth, without hidden files and folders, and their photos sorted by path. Files are
-    listed even if they are not photos, so that `read_photo` can report them. A raw photo in a folder is left out if the
-    camera's JPEG or HEIC of the same name is beside it.
+    Folders are searched to any depth, without hidden files and folders and without the pictures of results, and their
+    photos sorted by path. Files are listed even if they are not photos, so that `read_photo` can report them. A raw
+    photo in a folder is left out if the camera's JPEG or HEIC of the same name is beside it.
 
     Args:
         paths: Files and folders.
@@ -150,12 +151,14 @@ def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathL
     return list(found.values())
 
 
+def _holds_photos(folder: Path, skipped: Path | None) -> bool:
+    return not (folder.name.startswith(".") or folder.resolve() == skipped or is_face_folder(folder))
+
+
 def _pictures_below(folder: Path, skipped: Path | None) -> list[Path]:
     pictures = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and (Path(parent) / name).resolve() != skipped
-        ]
+        folders[:] = [name for name in folders if _holds_photos(Path(parent) / name, skipped)]
         photos = [Path(parent) / name for name in names if not name.startswith(".")]
         photos = [path for path in photos if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES]
         developed = {path.stem for path in photos if path.suffix.lower() in SUFFIXES - RAW_SUFFIXES}

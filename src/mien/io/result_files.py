@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def is_mesh_file(path: Path) -> bool:
 def is_result(folder: Path) -> bool:
     """Whether a folder holds a file of a result."""
     return any((folder / name).is_file() for name in _ALL_FILES)
+
+
+def is_face_folder(folder: Path) -> bool:
+    """Whether a folder is the result of one face: by its numbers, or by the name faceN and any file of a result."""
+    numbers = (folder / COEFFICIENTS_FILE).is_file() or (folder / ARRAYS_FILE).is_file()
+    return numbers or (re.fullmatch(r"face\d+", folder.name) is not None and is_result(folder))
 
 
 def remove_other_formats(folder: Path, formats: Iterable[str]) -> None:

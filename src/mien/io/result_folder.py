@@ -19,13 +19,13 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image
 
 from mien import __version__
-from mien.camera import to_model_axes
+from mien.camera import FocalSource, to_model_axes
 from mien.errors import FormatError
 from mien.io.pixels import to_uint8
 from mien.io.result_files import (
@@ -152,7 +152,11 @@ def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
         "mien_version": __version__,
         "model": face.model_name,
         "image_size_px": list(face.image_size),
-        "camera": {"focal_px": float(face.focal_px), "centre_px": _numbers(face.centre_px)},
+        "camera": {
+            "focal_px": float(face.focal_px),
+            "focal_source": face.focal_source,
+            "centre_px": _numbers(face.centre_px),
+        },
         "pose": {
             "scale": float(face.scale),
             "rotation": _numbers(face.rotation),
@@ -228,6 +232,7 @@ def load_result(
         photometric_error=stored.number_or_nan("errors", "photometric"),
         stage_seconds=stored.stage_seconds(),
         expression_names=names,
+        focal_source=stored.focal_source(),
     )
 
 
@@ -387,6 +392,14 @@ class _Coefficients:
             expected = " x ".join("n" if size is None else str(size) for size in shape)
             raise FormatError(f"{self.path}: {name} must be {expected} finite numbers")
         return array
+
+    def focal_source(self) -> FocalSource:
+        camera, known = self._get("camera"), get_args(FocalSource)
+        source = camera.get("focal_source", "unknown") if isinstance(camera, dict) else None
+        for name in known:
+            if source == name:
+                return name
+        raise FormatError(f"{self.path}: camera.focal_source must be one of {', '.join(known)}")
 
     def expression(self) -> tuple[tuple[str, ...], np.ndarray]:
         value = self._get("expression")

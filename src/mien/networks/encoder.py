@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mien.assets import asset_path
-from mien.camera import DEFAULT_FOV_DEG, Camera
+from mien.camera import Camera
 from mien.errors import AssetError, ConfigError
 from mien.lighting import SH_COUNT
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -285,7 +285,7 @@ class FaceEncoder(nn.Module):
             import onnxscript  # noqa: F401, PLC0415  # torch's exporter needs it; its own message is unclear
         except ImportError as error:
             raise AssetError("the ONNX export needs more packages; run pip install 'mien[onnx]'.") from error
-        camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(self.crop_size, self.crop_size), batch=2)
+        camera = Camera.from_fov(30.0, image_size=(self.crop_size, self.crop_size), batch=2)
         crops = torch.zeros(2, 3, self.crop_size, self.crop_size)
         example = self.inputs(crops, camera, landmarks468_px=torch.zeros(2, POINT_COUNT, 2))
         torch.onnx.export(

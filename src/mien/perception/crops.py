@@ -176,7 +176,9 @@ def face_crop(
     return Crop.around((x, y), float((high - low).max()) * scale, size=size, angle=angle)
 
 
-def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tensor, "1 3 S S"]:
+def sample_pixels(
+    pixels: UInt8[np.ndarray, "H W 3"], crop: Crop, *, padding: Padding = "border"
+) -> Float[Tensor, "1 3 S S"]:
     """Sample the crop from a photo of bytes, as RGB in [0, 1]; reads only the pixels around the crop."""
     height, width = pixels.shape[:2]
     corners = crop.to_photo(torch.tensor([[0.0, 0.0], [crop.size, 0.0], [0.0, crop.size], [crop.size, crop.size]]))
@@ -187,7 +189,7 @@ def sample_pixels(pixels: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float[Tenso
     top, bottom = min(max(top, 0), height - 1), max(min(bottom, height), 1)
     patch = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right].transpose(2, 0, 1)))[None]
     matrix = crop.photo_from_crop - torch.tensor([[0.0, 0.0, left], [0.0, 0.0, top]])
-    return sample_affine(patch, matrix[None], size=(crop.size, crop.size)) / 255
+    return sample_affine(patch, matrix[None], size=(crop.size, crop.size), padding=padding) / 255
 
 
 def similarity_between(source: Float[Tensor, "B L 2"], target: Float[Tensor, "B L 2"]) -> Float[Tensor, "B 2 3"]:

@@ -11,7 +11,7 @@ import torch
 from mien.errors import ImageError
 from mien.morphable.landmark_tables import MEDIAPIPE_OUTER_EYE_CORNERS
 from mien.perception.box_detector import SURE_SCORE, BoxDetector
-from mien.perception.crops import sample_affine
+from mien.perception.crops import Padding, sample_affine
 from mien.perception.face_detection import FaceBox, FaceDetection
 from mien.perception.facemesh import MESH_SIZE, FaceMesh
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
@@ -108,28 +108,43 @@ class FaceDetector:
         return PhotoPyramid(image, device=self.device)
 
     def _place_meshes(self, photo: PhotoPyramid, faces: list[FaceBox]) -> list[FaceDetection]:
-        squares = [_Square.of(face) for face in faces]
-        detections: dict[int, FaceDetection] = {}
-        moving = list(range(len(faces)))
+        meshes = self._settled(photo, [_Square.of(face) for face in faces], padding="zeros")
+        # The network squeezes a face that ends at a black area. The confidence is that of the first meshes: continued
+        # to the sides, some patterns without a face look like one.
+        cut_off = [k for k, mesh in enumerate(meshes) if mesh.cut_off]
+        continued = self._settled(photo, [_Square.around(meshes[k].points_px) for k in cut_off], padding="border")
+        placed = meshes.copy()
+        for k, mesh in zip(cut_off, continued, strict=True):
+            placed[k] = mesh
+        return [
+            FaceDetection(face.score, face.box_px, face.keypoints_px, mesh.points_px, mesh.irises_px, first.confidence)
+            for face, mesh, first in zip(faces, placed, meshes, strict=True)
+        ]
+
+    def _settled(self, photo: PhotoPyramid, squares: list[_Square], *, padding: Padding) -> list[_Mesh]:
+        """The mesh in each square, which is moved to the mesh until it stays."""
+        squares = squares.copy()
+        meshes: dict[int, _Mesh] = {}
+        moving = list(range(len(squares)))
         for _ in range(PASSES):
+            if not moving:
+                break
             matrices = [squares[k].matrix() for k in moving]
-            windows, inside = photo.sample_many(matrices, MESH_SIZE)
+            windows, inside = photo.sample_many(matrices, MESH_SIZE, padding=padding)
             with torch.inference_mode():
                 points, rings, logits = self.mesh(normalise_exposure(windows, inside))
-            confidences = logits.sigmoid().tolist()
+            confidences, cut_off = logits.sigmoid().tolist(), (inside.amin((1, 2)) == 0).tolist()
             still_moving = []
             for row, k in enumerate(moving):
                 mesh = _to_photo(points[row].cpu().double().numpy(), matrices[row])
                 iris = _to_photo(rings[row].cpu().double().numpy(), matrices[row])
-                face, square = faces[k], _Square.around(mesh)
-                detections[k] = FaceDetection(face.score, face.box_px, face.keypoints_px, mesh, iris, confidences[row])
+                meshes[k] = _Mesh(mesh, iris, confidences[row], cut_off[row])
+                square = _Square.around(mesh)
                 if square.differs(squares[k]):
                     still_moving.append(k)
                 squares[k] = square
             moving = still_moving
-            if not moving:
-                break
-        return [detections[k] for k in range(len(faces))]
+        return [meshes[k] for k in range(len(squares))]
 
 
 def detect_landmarks468(
@@ -158,6 +173,17 @@ def detect_landmarks468(
             mesh = network(normalise_exposure(window[:, :3], (window[:, 3] > 0.5).float()))[0][0].double().numpy()
         found.append(torch.from_numpy(_to_photo(mesh, matrix)[:, :2]))
     return torch.stack(found).to(near_px.dtype)
+
+
+@dataclass(frozen=True)
+class _Mesh:
+    """What the mesh network finds in one square; photo pixels."""
+
+    points_px: np.ndarray
+    irises_px: np.ndarray
+    confidence: float
+    cut_off: bool
+    """Whether a part of the square is outside the photo."""
 
 
 @dataclass(frozen=True)

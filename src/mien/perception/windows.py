@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mien.perception.crops import sample_affine
+from mien.perception.crops import Padding, sample_affine
 from mien.typing import Float, Tensor
 
 # Exposure is changed only if a window is clearly dark, bright or low in contrast. Limits of the Rec. 709 luma of the
@@ -65,15 +65,18 @@ class PhotoPyramid:
             self.levels.append(np.asarray(Image.fromarray(self.levels[-1]).reduce(2)))
         return self.levels[number]
 
-    def sample(self, photo_from_window: np.ndarray, size: int) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
+    def sample(
+        self, photo_from_window: np.ndarray, size: int, *, padding: Padding = "zeros"
+    ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
         """Sample one window.
 
         Args:
             photo_from_window: 2×3 matrix from window pixels to photo pixels.
             size: Side of the window, pixels.
+            padding: How pixels outside the photo are filled; a window without any of the photo is black.
 
         Returns:
-            RGB in [0, 1], black outside the photo; and the mask of pixels inside the photo.
+            RGB in [0, 1], and the mask of pixels inside the photo.
         """
         shrink = float(np.linalg.norm(photo_from_window[:, 0]))
         halvings = int(np.log2(max(shrink, 1.0)))
@@ -86,19 +89,20 @@ class PhotoPyramid:
         part = pixels[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
         if not part.size:
             return torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
-        # The fourth channel is the mask: white inside, read with the same weights as the colours.
+        # The fourth channel is the mask: white inside.
         image = np.full((1, 4, *part.shape[:2]), 255, np.uint8)
         image[0, :3] = part.transpose(2, 0, 1)
         shifted = torch.from_numpy(matrix - np.array([[0, 0, low[0]], [0, 0, low[1]]])).to(self.device)
         image = torch.from_numpy(image).to(self.device)
-        window = sample_affine(image, shifted[None].float(), size=(size, size), padding="zeros")[0] / 255
-        return window[:3], (window[3] > 0.5).float()
+        window = sample_affine(image[:, :3], shifted[None].float(), size=(size, size), padding=padding)[0] / 255
+        inside = sample_affine(image[:, 3:], shifted[None].float(), size=(size, size), padding="zeros")[0, 0] / 255
+        return window, (inside > 0.5).float()
 
     def sample_many(
-        self, matrices: list[np.ndarray], size: int
+        self, matrices: list[np.ndarray], size: int, *, padding: Padding = "zeros"
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B S S"]]:
         """Sample several windows of one size, see `sample`."""
-        pairs = [self.sample(matrix, size) for matrix in matrices]
+        pairs = [self.sample(matrix, size, padding=padding) for matrix in matrices]
         return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mien.camera import DEFAULT_FOV_DEG, Camera
+from mien.camera import Camera, FocalSource
 from mien.errors import ConfigError
 from mien.fitting import FitTargets
 from mien.io.photo import exposure_of
 from mien.morphable.landmark_tables import IBUG_OUTER_EYE_CORNERS
-from mien.perception import Crop, FaceDetection, face_crop, face_parts
+from mien.perception import Crop, FaceDetection, face_crop, face_parts, typical_focal_px
 from mien.perception.crops import sample_pixels
 from mien.typing import Float, Tensor, UInt8
 
@@ -22,6 +22,9 @@ FIT_SIZE_PX = 224
 """Side of the crop that the coefficients are fitted in, as in the paper."""
 SHORTEST_FOCAL = 0.1
 """Smallest focal length over the photo's longer side: 157° of view, wider than any lens without distortion."""
+LARGEST_OFFSET = 5.0
+"""Largest distance of the principal point from the middle of the photo, over the focal length: 79° off the axis, the
+edge of that view."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class PhotoInputs:
     """The camera of the whole photo, repeated for each face."""
     targets: FitTargets
     """The same faces in their crops."""
+    focal_source: FocalSource
+    """Where the focal length comes from."""
 
     @classmethod
     def of(
@@ -73,36 +78,55 @@ class PhotoInputs:
         pixels: UInt8[np.ndarray, "H W 3"],
         detections: Sequence[FaceDetection],
         *,
-        focal_px: float | None,
+        focal_px: float | None = None,
+        exif_focal_px: float | None = None,
+        principal_point_px: tuple[float, float] | None = None,
         device: torch.device,
     ) -> PhotoInputs:
         """Crop the faces and compute their masks.
 
         Args:
             pixels: The whole photo, sRGB.
-            detections: Its faces.
-            focal_px: Focal length of the photo in pixels; None stands for a field of view of 30°.
+            detections: Its faces, the most prominent first.
+            focal_px: Given focal length of the photo, pixels.
+            exif_focal_px: That of EXIF, which is used if none is given. Without both, the most prominent face is
+                assumed at a typical distance, see `typical_focal_px`.
+            principal_point_px: Position (x, y) of the optical axis in the photo; None for the middle.
             device: Device of `targets`.
 
         Returns:
             The inputs.
 
         Raises:
-            ConfigError: `focal_px` is out of range.
+            ConfigError: `focal_px` or `principal_point_px` is out of range.
         """
         faces = tuple(FaceInput.of(detection) for detection in detections)
-        camera = _camera(pixels, focal_px, len(faces))
-        return cls(pixels, faces, camera, _targets(pixels, faces, camera, device=device))
+        size = pixels.shape[0], pixels.shape[1]
+        centre_px = _checked_centre(principal_point_px, size)
+        source: FocalSource = "given"
+        if focal_px is None:
+            source, focal_px = "exif", exif_focal_px
+        if focal_px is None:
+            source = "prior"
+            focal_px = typical_focal_px(detections[0].landmarks468_px, image_size=size, centre_px=centre_px)
+        _check_focal(focal_px, centre_px, size)
+        camera = Camera(
+            torch.full((len(faces),), float(focal_px)), torch.tensor([centre_px]).expand(len(faces), 2), image_size=size
+        )
+        return cls(pixels, faces, camera, _targets(pixels, faces, camera, device=device), source)
 
     def __getitem__(self, index: slice) -> PhotoInputs:
         """A part of the batch."""
-        return PhotoInputs(self.pixels, self.faces[index], self.camera[index], self.targets[index])
+        return replace(self, faces=self.faces[index], camera=self.camera[index], targets=self.targets[index])
 
     def __len__(self) -> int:
         return len(self.faces)
 
     def rolled(self, rolls: Sequence[float]) -> EncoderInputs:
         """Make inputs of the encoder from turned crops.
+
+        Outside the photo they show its mirror image. With the pixels of its border instead, predictions for photos that
+        were cropped to the face changed by 3.4 mm instead of 1.6 mm (mean of six portraits).
 
         Args:
             rolls: Angle of each face's crop, radians.
@@ -112,7 +136,7 @@ class PhotoInputs:
         """
         device = self.targets.crops.device
         turned = [FaceInput.of(face.detection, roll=roll) for face, roll in zip(self.faces, rolls, strict=True)]
-        crops = torch.cat([sample_pixels(self.pixels, face.crop) for face in turned]).to(device)
+        crops = torch.cat([sample_pixels(self.pixels, face.crop, padding="reflection") for face in turned]).to(device)
         return EncoderInputs(crops, _crop_cameras(self.camera, turned).to(device), _landmarks468_px(turned).to(device))
 
 
@@ -160,15 +184,28 @@ def _in_crops(faces: Sequence[FaceInput], points: Sequence[np.ndarray]) -> Float
     return torch.stack(moved).float()
 
 
-def _camera(pixels: UInt8[np.ndarray, "H W 3"], focal_px: float | None, batch: int) -> Camera:
-    height, width = pixels.shape[:2]
-    if focal_px is not None and not SHORTEST_FOCAL * max(height, width) <= focal_px < math.inf:
+def _checked_centre(given: tuple[float, float] | None, size: tuple[int, int]) -> tuple[float, float]:
+    """The principal point, by default the middle of the photo."""
+    height, width = size
+    x, y = (width / 2, height / 2) if given is None else map(float, given)
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ConfigError(f"principal_point_px=({x:g}, {y:g}) is not a position; use finite numbers.")
+    return x, y
+
+
+def _check_focal(focal_px: float, centre_px: tuple[float, float], size: tuple[int, int]) -> None:
+    (height, width), (x, y) = size, centre_px
+    least = SHORTEST_FOCAL * max(height, width)
+    if not least <= focal_px < math.inf:
         raise ConfigError(
             f"focal_px={focal_px:g} is out of range for a {width} × {height} photo; use a finite value of at least "
-            f"{SHORTEST_FOCAL * max(height, width):g}."
+            f"{least:g}."
         )
-    camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(height, width), batch=batch)
-    return camera if focal_px is None else replace(camera, focal_px=torch.full((batch,), float(focal_px)))
+    if math.hypot(x - width / 2, y - height / 2) > LARGEST_OFFSET * focal_px:
+        raise ConfigError(
+            f"principal_point_px=({x:g}, {y:g}) is out of range for a {width} × {height} photo with a focal length of "
+            f"{focal_px:g} pixels; use a point within {LARGEST_OFFSET * focal_px:g} pixels of its middle."
+        )
 
 
 def _crop_cameras(camera: Camera, faces: Sequence[FaceInput]) -> Camera:

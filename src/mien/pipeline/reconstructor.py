@@ -202,6 +202,7 @@ class Reconstructor:
         photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
         *,
         focal_px: float | None = None,
+        principal_point_px: tuple[float, float] | None = None,
         progress: Progress | None = None,
     ) -> list[Reconstruction]:
         """Reconstruct every face of a photo.
@@ -209,7 +210,10 @@ class Reconstructor:
         Args:
             photo: A file, a photo that `read_photo` read, or its pixels: sRGB, upright.
             focal_px: Focal length in pixels of the upright photo, of the whole file if `read_photo` reduced it; by
-                default that of EXIF, or the focal length of a field of view of 30° if EXIF has none.
+                default that of EXIF. If EXIF has none, the most prominent face is assumed 0.8 m away, or farther if
+                that would need a wider lens than 24 mm (full frame).
+            principal_point_px: Position (x, y) of the optical axis in the same pixels; by default the middle of the
+                photo. A crop of a photo has the middle of the whole photo there, which may be outside the crop.
             progress: Is called with the name of a stage, as in `stage_seconds` of the result, and the share of the
                 stage that is done, 0 to 1: when the stage begins, and after each step of an optimisation. To cancel
                 the reconstruction, raise an exception in it.
@@ -220,7 +224,8 @@ class Reconstructor:
         Raises:
             NoFaceFound: The photo shows no face that the detector finds.
             ImageError: The file cannot be read.
-            ConfigError: `focal_px` is less than a tenth of the photo's longer side, or not finite.
+            ConfigError: `focal_px` is less than a tenth of the photo's longer side, `principal_point_px` is more than
+                five focal lengths from its middle, or one of them is not finite.
             FitDiverged: No face of the photo could be fitted.
 
         Warns:
@@ -230,16 +235,24 @@ class Reconstructor:
         if not isinstance(photo, np.ndarray | Photo):
             photo = read_photo(photo)
         pixels = photo.pixels if isinstance(photo, Photo) else photo
-        known_focal = _focal_in_pixels_of(photo, focal_px) if isinstance(photo, Photo) else focal_px
+        exif_focal_px = photo.focal_px if isinstance(photo, Photo) else None
+        reduction = photo.reduction if isinstance(photo, Photo) else 1
         clock = StageClock(progress)
         with clock.stage("perception"):
             detections = self.detector.detect(pixels, max_faces=self.max_faces)
             if not detections:
                 raise NoFaceFound(
                     f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; a face needs at least 30 "
-                    "pixels. Crop the photo around the face, or use a sharper one."
+                    "pixels. Use a larger or sharper photo of it."
                 )
-            inputs = PhotoInputs.of(pixels, detections, focal_px=known_focal, device=self.device)
+            inputs = PhotoInputs.of(
+                pixels,
+                detections,
+                focal_px=None if focal_px is None else focal_px / reduction,
+                exif_focal_px=exif_focal_px,
+                principal_point_px=_reduced(principal_point_px, reduction),
+                device=self.device,
+            )
         return self._reconstruct(inputs, perception=clock.times[0], progress=progress)
 
     def _reconstruct(
@@ -270,6 +283,8 @@ class Reconstructor:
     ) -> list[Reconstruction]:
         count, clock = len(inputs), StageClock(progress)
         found = self._coefficients(inputs, progress=progress)
+        if self.settings.refine_focal:
+            inputs = replace(inputs, focal_source="fitted")
         faces = []
         with clock.stage("maps") as report:
             for k in range(count):
@@ -312,21 +327,18 @@ class Reconstructor:
     def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
         """The encoder's prediction; heads that lie on their side or upside down are turned upright for it."""
         rolls = self._large_rolls(inputs)
-        if not any(rolls):
-            targets = inputs.targets
-            return encoder.encode(targets.crops, targets.camera, landmarks468_px=targets.landmarks468_px)
         upright = inputs.rolled(rolls)
         prediction = encoder.encode(upright.crops, upright.camera, landmarks468_px=upright.landmarks468_px)
-        return prediction.rolled(torch.tensor(rolls, device=self.device))
+        return prediction.rolled(torch.tensor(rolls, device=self.device)) if any(rolls) else prediction
 
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
         return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
 
 
-def _focal_in_pixels_of(photo: Photo, focal_px: float | None) -> float | None:
-    """The focal length in pixels of a photo that may be reduced; a given one is in pixels of the whole file."""
-    return photo.focal_px if focal_px is None else focal_px / photo.reduction
+def _reduced(point_px: tuple[float, float] | None, reduction: int) -> tuple[float, float] | None:
+    """A position in a file, in pixels of the reduced photo."""
+    return None if point_px is None else (point_px[0] / reduction, point_px[1] / reduction)
 
 
 def _report_part(report: Callable[[float], None], part: int, count: int, share: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,12 +21,21 @@ from mien.perception.crops import sample_pixels
 from mien.pipeline.inputs import FIT_SIZE_PX, PhotoInputs
 from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map, vertex_visibility
 from mien.result import Reconstruction
-from mien.texture import DetailMaps, TexelAtlas, TexelParts, Unwrapped, complete_texture, texel_face, unwrap_photo
+from mien.texture import (
+    DetailMaps,
+    TexelAtlas,
+    TexelMasks,
+    TexelParts,
+    Unwrapped,
+    complete_texture,
+    texel_face,
+    unwrap_photo,
+)
 from mien.typing import Float, Tensor
 
 
 class TextureBuilder:
-    """Makes the maps, surface and texture of one face at a time; keeps the UV atlases from face to face.
+    """Makes the maps, surface and texture of one face at a time; keeps the UV atlases and masks from face to face.
 
     Args:
         model: The face model.
@@ -50,6 +60,10 @@ class TextureBuilder:
         if size not in self._atlases:
             self._atlases[size] = TexelAtlas.of(self.model, size)
         return self._atlases[size]
+
+    @functools.cached_property
+    def _masks(self) -> TexelMasks:
+        return TexelMasks.of(self.model, self._atlas(self.texture_size))
 
     def __call__(
         self,
@@ -98,7 +112,7 @@ class TextureBuilder:
             )
 
     def _unwrapped(
-        self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface, *, thin: Tensor | None = None
+        self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface, *, near_thin: Tensor | None = None
     ) -> Unwrapped:
         return unwrap_photo(
             atlas,
@@ -106,7 +120,7 @@ class TextureBuilder:
             photo=photo,
             vertices_px=view.project(surface.vertices_camera),
             visibility=vertex_visibility(self.model, surface, view),
-            thin=thin,
+            near_thin=near_thin,
         )
 
     def _detail_maps(
@@ -164,9 +178,8 @@ class TextureBuilder:
         # Shading without the displacement, which ends where the photo does: its border must not show.
         albedo, shade = atlas.interpolate(torch.cat([coarse.albedo, coarse.shading], dim=-1)).split(3, dim=1)
         offset = F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
-        thin = atlas.interpolate((self.model.masks.eyes + self.model.masks.lips).clamp(max=1)[None, :, None])
-        unwrapped = self._unwrapped(atlas, photo, view, surface, thin=thin)
-        parts = TexelParts.of(self.model, atlas, coarse, coefficients)
+        unwrapped = self._unwrapped(atlas, photo, view, surface, near_thin=self._masks.near_thin)
+        parts = TexelParts.of(self.model, atlas, self._masks, surface=coarse, coefficients=coefficients)
         return atlas.dilate(complete_texture(albedo, offset, shade, unwrapped, parts)).clamp(0, 1)
 
 
@@ -194,6 +207,7 @@ def _reconstruction(
         model_name=model.name,
         image_size=(width, height),
         focal_px=float(camera.focal_px[0]) * crop.scale,
+        focal_source=inputs.focal_source,
         centre_px=_numpy(crop.to_photo(camera.centre_px[0].double().cpu())),
         scale=float(coefficients.pose.scale[0]),
         rotation=_numpy(rotmat[0]),

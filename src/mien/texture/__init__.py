@@ -6,6 +6,7 @@ from mien.texture.fill import pull_push as pull_push
 from mien.texture.maps import DetailMaps as DetailMaps
 from mien.texture.maps import along_normal as along_normal
 from mien.texture.maps import vertex_detail as vertex_detail
+from mien.texture.parts import TexelMasks as TexelMasks
 from mien.texture.parts import TexelParts as TexelParts
 from mien.texture.skin_colour import biweight as biweight
 from mien.texture.skin_colour import skin_deviations as skin_deviations

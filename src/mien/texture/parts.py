@@ -12,6 +12,7 @@ from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface
 from mien.texture.atlas import TexelAtlas
 from mien.texture.fill import dilated
+from mien.texture.unwrap import margin_of
 from mien.typing import Float, Tensor
 
 BLINKS = ("eyeBlinkLeft", "eyeBlinkRight")
@@ -25,8 +26,36 @@ _NEAR_EYES = 28
 
 
 @dataclass(frozen=True)
+class TexelMasks:
+    """Masks of the model on the UV atlas, 0 to 1; the same for all faces."""
+
+    skin: Float[Tensor, "1 1 S S"]
+    """Skin, with brows, without lips, eyes and mouth."""
+    eye_rims: Float[Tensor, "1 1 S S"]
+    """Eyes and the lash line."""
+    near_eyes: Float[Tensor, "1 1 S S"]
+    """Eyes and the skin around them that lashes and their shadows may cover."""
+    near_thin: Float[Tensor, "1 1 S S"]
+    """Eyes, lips, and what is as near to them as the margin of `unwrap_photo` reaches."""
+
+    @classmethod
+    def of(cls, model: MorphableModel, atlas: TexelAtlas) -> TexelMasks:
+        """Find the masks.
+
+        Args:
+            model: Gives the masks of the vertices.
+            atlas: UV atlas of the size of the result.
+        """
+        skin, eyes = (atlas.interpolate(mask[None, :, None]) for mask in (model.masks.skin, model.masks.eyes))
+        thin = atlas.interpolate((model.masks.eyes + model.masks.lips).clamp(max=1)[None, :, None])
+        size = len(atlas.triangle_ids)
+        rims, near_eyes = (dilated(eyes, radius=max(size // share, 1)) for share in (_RIM, _NEAR_EYES))
+        return cls(skin, rims, near_eyes, dilated(thin, radius=2 * margin_of(size)))
+
+
+@dataclass(frozen=True)
 class TexelParts:
-    """Parts of the face on the UV atlas, 0 to 1."""
+    """Parts of a face on the UV atlas, 0 to 1."""
 
     skin: Float[Tensor, "1 1 S S"]
     """Skin, with brows, without lips, eyes and mouth."""
@@ -39,29 +68,33 @@ class TexelParts:
 
     @classmethod
     def of(
-        cls, model: MorphableModel, atlas: TexelAtlas, surface: FaceSurface, coefficients: FaceCoefficients
+        cls,
+        model: MorphableModel,
+        atlas: TexelAtlas,
+        masks: TexelMasks,
+        *,
+        surface: FaceSurface,
+        coefficients: FaceCoefficients,
     ) -> TexelParts:
         """Find the parts of posed faces.
 
         Args:
-            model: Gives the masks and the blendshapes.
+            model: Gives the blendshapes.
             atlas: UV atlas of the size of the result.
+            masks: Those of model and atlas.
             surface: The faces as the photo shows them.
             coefficients: Their expression, which tells how far the eyes are closed.
 
         Returns:
             The parts.
         """
-        skin = atlas.interpolate(model.masks.skin[None, :, None])
         path = _blink(model, coefficients)
         low, high = _LID_PATH_M
         moved = ((path.norm(dim=-1, keepdim=True) - low) / (high - low)).clamp(0, 1)
-        eyes, size = atlas.interpolate(model.masks.eyes[None, :, None]), len(atlas.triangle_ids)
-        rim, near_eyes = (dilated(eyes, radius=max(size // share, 1)) for share in (_RIM, _NEAR_EYES))
-        lids = atlas.interpolate(moved) * skin * (1 - rim)
+        lids = atlas.interpolate(moved) * masks.skin * (1 - masks.eye_rims)
         normals = vertex_normals(surface.vertices + path, model.triangles)
         shade = atlas.interpolate(shading(coefficients.pose.to_view_axes(normals), coefficients.lighting))
-        return cls(skin, lids, near_eyes, shade)
+        return cls(masks.skin, lids, masks.near_eyes, shade)
 
 
 def _blink(model: MorphableModel, coefficients: FaceCoefficients) -> Float[Tensor, "B V 3"]:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mien.rendering import FaceSurface, facing_camera, sample_image
 from mien.texture.atlas import TexelAtlas
-from mien.texture.fill import dilated, largest
+from mien.texture.fill import largest
 from mien.typing import Float, Tensor
 
 FACING = (0.37, 0.64)
@@ -39,7 +39,7 @@ def unwrap_photo(
     photo: Float[Tensor, "B 5 H W"],
     vertices_px: Float[Tensor, "B V 2"],
     visibility: Float[Tensor, "B V"],
-    thin: Float[Tensor, "1 1 S S"] | None = None,
+    near_thin: Float[Tensor, "1 1 S S"] | None = None,
 ) -> Unwrapped:
     """Sample a photo at every texel; weights fade out where the surface turns away from the camera.
 
@@ -49,8 +49,8 @@ def unwrap_photo(
         photo: Colours (3 channels), mask of the skin, and mask of the whole face with eyes, mouth, beard and glasses.
         vertices_px: Projection of each vertex into the photo, pixels.
         visibility: 1 for vertices that the camera sees, 0 for the others.
-        thin: Parts that are too thin for the usual margin to hidden texels, 0 to 1: eyes and lips. They get a quarter
-            of it.
+        near_thin: Parts that are too thin for the usual margin to hidden texels, eyes and lips, with what is nearer
+            than two margins, 0 to 1. They get a quarter of it.
 
     Returns:
         Colours, weights and skin per texel.
@@ -62,13 +62,17 @@ def unwrap_photo(
     facing = ((facing_camera(surface) - low) / (high - low)).clamp(0, 1)
     weights = atlas.interpolate((visibility * facing)[..., None])
     # Interpolation blends hidden vertices into their visible neighbours: shrink the region, then soften its border.
-    weights, radius = weights * sampled[:, 4:], max(size // _MARGIN, 1)
+    weights, radius = weights * sampled[:, 4:], margin_of(size)
     shrunk = _shrunk_and_softened(weights, radius=radius)
-    if thin is not None:
-        nearby = dilated(thin, radius=2 * radius)
+    if near_thin is not None:
         narrow = _shrunk_and_softened(weights, radius=max(radius // 4, 1))
-        shrunk = torch.maximum(shrunk, nearby * narrow)
+        shrunk = torch.maximum(shrunk, near_thin * narrow)
     return Unwrapped(sampled[:, :3], shrunk * atlas.valid, sampled[:, 3:4])
+
+
+def margin_of(size: int) -> int:
+    """The margin to hidden texels of a map with this side, in texels."""
+    return max(size // _MARGIN, 1)
 
 
 def _shrunk_and_softened(weights: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from mien.camera import DEFAULT_FOV_DEG, Camera
 from mien.errors import ConfigError, FormatError, ImageError, MienError
 from mien.export.contact_sheet import SheetLayout, in_rows
 from mien.export.contact_sheet import contact_sheet as grid
@@ -28,7 +27,7 @@ from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
 from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
-from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts
+from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts, typical_focal_px
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
 from mien.training.data.store import (
     INDEX_FILE,
@@ -339,9 +338,9 @@ def _detect_face(detector: FaceDetector, photo: Photo) -> tuple[FaceRecord | str
     crop = face_crop(points, size=STORE_SIZE, scale=FACE_CROP_SCALE * STORE_MARGIN)
     parts = face_parts(photo.pixels, face, crop)
     height, width = photo.pixels.shape[:2]
-    camera = Camera.from_fov(DEFAULT_FOV_DEG, image_size=(height, width))
-    focal = photo.focal_px or float(camera.focal_px[0])
-    centre = crop.to_crop(camera.centre_px.double())[0]
+    middle = width / 2, height / 2
+    focal = photo.focal_px or typical_focal_px(face.landmarks468_px, image_size=(height, width), centre_px=middle)
+    centre = crop.to_crop(torch.tensor([middle], dtype=torch.float64))[0]
     record = FaceRecord(
         crop=sample_pixels(photo.pixels, crop)[0],
         mask=parts.skin,

@@ -1,0 +1,293 @@
+"""Gauss-Newton's normal equations of the photometric energy, without the recognition term.
+
+Colours are those of a sample of the pixels that show skin. A pixel shows a point of the surface; when the face changes,
+the point moves over the photo and turns in the light. The derivative of its colour error is therefore minus the
+gradient of the photo times the motion, plus the change of shading and albedo. No derivative of the rasterizer is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from mien.camera import CAMERA_FROM_MODEL
+from mien.fitting.contour import contour_errors
+from mien.fitting.lighting import expected_light
+from mien.fitting.photometric import EFFECTIVE_PIXELS, PhotometricEnergy
+from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ
+from mien.fitting.unknowns import PoseDerivatives, Unknowns
+from mien.lighting import sh_basis, shading_gradient
+from mien.losses import geman_mcclure_weights
+from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import RenderOutput
+from mien.typing import Float, Int, Tensor
+
+PIXELS = 2000
+"""Number of sampled pixels per face. Each shows three channels; there are 285 unknowns."""
+POSE_PRECISION = 1e-3
+"""Weak prior of the pose, so that the equations have a solution without any pixel."""
+
+
+class ShapeBasis:
+    """The bases of a model, arranged per vertex for products with one face's derivatives.
+
+    Args:
+        model: The morphable model.
+        expression_sigmas: Expression coefficients per unit of their unknowns.
+    """
+
+    def __init__(self, model: MorphableModel, *, expression_sigmas: Float[Tensor, "E"]) -> None:
+        bases = torch.cat([model.identity_basis, model.expression_basis * expression_sigmas[:, None, None]])
+        self.vertices = bases.permute(1, 2, 0).contiguous()  # V 3 K
+        self.albedo = model.albedo_basis.permute(1, 2, 0).contiguous()  # V 3 A
+        corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics
+        self.points = (self.vertices[corners] * weights[..., None, None]).sum(1)  # 468 3 K
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """The quadratic approximation of the energy of one face: its second and first derivative by the unknowns."""
+
+    hessian: Float[Tensor, "N N"]
+    """Gauss-Newton's approximation of the second derivative, positive definite."""
+    gradient: Float[Tensor, "N"]
+    """First derivative. That of the colours is the derivative of the sampled pixels."""
+
+    def add(self, jacobian: Float[Tensor, "R M"], errors: Float[Tensor, "R"], weights: Float[Tensor, "R"]) -> None:
+        """Add ½ Σ weight · error², in place.
+
+        Args:
+            jacobian: Derivative of the errors by the first M unknowns.
+            errors: The errors.
+            weights: Inverse variances.
+        """
+        count = jacobian.shape[1]
+        weighted = jacobian * weights[:, None]
+        self.hessian[:count, :count] += weighted.T @ jacobian
+        self.gradient[:count] += weighted.T @ errors
+
+
+@torch.no_grad()
+def normal_equations(
+    energy: PhotometricEnergy, basis: ShapeBasis, unknowns: Unknowns, rendered: RenderOutput
+) -> NormalEquations:
+    """Linearise the energy of one face at its unknowns.
+
+    Args:
+        energy: Energy of a batch of one face.
+        basis: Bases of the energy's model.
+        unknowns: The face.
+        rendered: Its rendering.
+    """
+    count = sum(parameter.numel() for parameter in unknowns.parameters())
+    zeros = rendered.image.new_zeros
+    equations = NormalEquations(zeros(count, count), zeros(count))
+    face = _Face(energy, basis, unknowns, rendered)
+    _add_colours(equations, face)
+    _add_points(equations, face)
+    _add_contour(equations, face)
+    _add_priors(equations, face)
+    return equations
+
+
+class _Face:
+    """One face with what all terms need of it; tensors without the dimension of the batch."""
+
+    def __init__(
+        self, energy: PhotometricEnergy, basis: ShapeBasis, unknowns: Unknowns, rendered: RenderOutput
+    ) -> None:
+        self.energy, self.model, self.targets, self.settings = energy, energy.model, energy.targets, energy.settings
+        self.basis, self.unknowns, self.rendered = basis, unknowns, rendered
+        self.coefficients: FaceCoefficients = unknowns.coefficients()
+        surface = rendered.surface
+        self.vertices, self.vertices_camera = surface.vertices[0], surface.vertices_camera[0]
+        self.normals, self.albedo, self.shading = surface.normals[0], surface.albedo[0], surface.shading[0]
+        self.pose: PoseDerivatives = unknowns.pose_derivatives()
+        self.to_view = self.coefficients.pose.rotmat()[0] * self.coefficients.pose.scale[0]
+        self.to_camera = self.vertices.new_tensor(CAMERA_FROM_MODEL)[:, None] * self.to_view
+        self.extent_px = self.targets.extent_px[0]
+
+    def projection(self, points_camera: Float[Tensor, "P 3"]) -> Float[Tensor, "P 2 3"]:
+        """Derivative of pixel positions by the points."""
+        focal = self.targets.camera.focal_px[0]
+        x, y, z = points_camera.unbind(-1)
+        zero = torch.zeros_like(z)
+        rows = [focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2]
+        return torch.stack(rows, dim=-1).view(-1, 2, 3)
+
+    def by_geometry(
+        self, by_camera: Float[Tensor, "P R 3"], basis: Float[Tensor, "P 3 K"], points: Float[Tensor, "P 3"]
+    ) -> Float[Tensor, "P R K+6"]:
+        """Derivative of R values per surface point by the unknowns of shape and pose.
+
+        Args:
+            by_camera: Derivative of the values by the point in camera space.
+            basis: Bases at the points.
+            points: Model space.
+        """
+        by_pose = by_camera @ self.pose.of_points(points @ self.to_view.T)
+        return torch.cat([torch.bmm(by_camera @ self.to_camera, basis), by_pose], dim=-1)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """N sampled pixels and the surface points that they show."""
+
+    index: Int[Tensor, "N"]
+    """Number of the pixel in the flattened crop."""
+    corners: Int[Tensor, "N 3"]
+    """Vertices of the triangle."""
+    barycentrics: Float[Tensor, "N 3"]
+    """Position in it."""
+    count: float
+    """Number of independent colour errors that each of them counts as."""
+
+    def at(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "N C"]:
+        """Values of an image at the pixels."""
+        return image.flatten(1)[:, self.index].T
+
+    def between(self, values: Float[Tensor, "V C"]) -> Float[Tensor, "N C"]:
+        """Values per vertex, interpolated."""
+        return (values[self.corners] * self.barycentrics[..., None]).sum(1)
+
+
+def _sampled_pixels(face: _Face) -> _Pixels:
+    """Pixels at equal steps of the summed weight, row by row: every part of the face has its share."""
+    ids = face.rendered.triangle_ids[0].flatten()
+    cumulated = (face.energy.pixel_weights(face.rendered)[0].flatten() * (ids >= 0)).double().cumsum(0)
+    steps = (torch.arange(PIXELS, device=ids.device) + 0.5) / PIXELS
+    index = torch.searchsorted(cumulated, steps * cumulated[-1]).clamp(max=len(ids) - 1)
+    index = index[ids[index] >= 0]
+    barycentrics = face.rendered.barycentrics[0].flatten(0, 1)[index]
+    # A few pixels are no sample: the weight of the energy's own mean is bounded in the same way.
+    count = EFFECTIVE_PIXELS / PIXELS * min(float(cumulated[-1]), 1.0)
+    return _Pixels(index, face.model.triangles[ids[index].long()], barycentrics, count)
+
+
+def _add_colours(equations: NormalEquations, face: _Face) -> None:
+    pixels, settings = _sampled_pixels(face), face.settings
+    errors = pixels.at(face.rendered.image[0] - face.targets.crops[0])
+    squared = errors.square().sum(-1) / settings.pixel_sigma**2
+    weights = pixels.count / settings.pixel_sigma**2 * geman_mcclure_weights(squared, scale_sq=COLOUR_ROBUST_SCALE_SQ)
+    jacobian = colour_jacobian(face, pixels)
+    equations.add(jacobian.flatten(0, 1), errors.flatten(), weights[:, None].expand(-1, 3).flatten())
+
+
+def colour_jacobian(face: _Face, pixels: _Pixels) -> Float[Tensor, "N 3 M"]:
+    """Derivative of the colour errors of surface points by all unknowns.
+
+    The normal of the smooth surface turns like that of its triangle.
+    """
+    albedo, shading = pixels.between(face.albedo), pixels.between(face.shading)
+    normals = F.normalize(pixels.between(face.normals), dim=-1)
+    by_normal = albedo[..., None] * _shading_gradients(normals, face.coefficients.lighting)  # N 3 3, view axes
+    points_camera, points = pixels.between(face.vertices_camera), pixels.between(face.vertices)
+    by_camera = -_photo_gradient(face.targets.crops[0], pixels) @ face.projection(points_camera)
+    by_shape = _by_corners(face, pixels, by_normal=by_normal, by_camera=by_camera)
+    by_pose = by_camera @ face.pose.of_points(points @ face.to_view.T)
+    by_pose[..., :3] += by_normal @ face.pose.of_normals(normals)
+    by_albedo = pixels.between(face.basis.albedo.flatten(1)).unflatten(1, (3, -1)) * shading[..., None]
+    channels = torch.eye(3).to(albedo) * face.settings.light_chroma_sigma
+    by_light = torch.einsum("nc,nk,cd->nckd", albedo, sh_basis(normals), channels).flatten(2)
+    return torch.cat([by_shape, by_pose, by_albedo, by_light], dim=-1)
+
+
+def _shading_gradients(normals: Float[Tensor, "N 3"], lighting: Float[Tensor, "1 9 3"]) -> Float[Tensor, "N 3 3"]:
+    """Derivative of each channel of the shading by the normal."""
+    return torch.stack([shading_gradient(normals[None], level)[0] for level in lighting.unbind(-1)], dim=1)
+
+
+def _by_corners(
+    face: _Face, pixels: _Pixels, *, by_normal: Float[Tensor, "N 3 3"], by_camera: Float[Tensor, "N 3 3"]
+) -> Float[Tensor, "N 3 K"]:
+    """Derivative by the shape, through the corners of the triangles: the product of two edges has the direction of the
+    normal."""
+    first, second, third = face.vertices[pixels.corners].unbind(1)
+    edges = (second - first)[:, None], (third - first)[:, None]
+    product = torch.cross(*edges, dim=-1)
+    length = product.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    normal = product / length
+    in_model = by_normal @ (face.to_view / face.coefficients.pose.scale[0])
+    by_product = (in_model - (in_model * normal).sum(-1, keepdim=True) * normal) / length
+    by_second = torch.cross(edges[1].expand_as(by_product), by_product, dim=-1)
+    by_third = torch.cross(by_product, edges[0].expand_as(by_product), dim=-1)
+    by_corner = torch.stack([-(by_second + by_third), by_second, by_third], dim=2)  # N 3 corner 3
+    by_corner = by_corner + pixels.barycentrics[:, None, :, None] * (by_camera @ face.to_camera)[:, :, None]
+    return torch.bmm(by_corner.flatten(2), face.basis.vertices[pixels.corners].flatten(1, 2))
+
+
+def _photo_gradient(crop: Float[Tensor, "3 S S"], pixels: _Pixels) -> Float[Tensor, "N 3 2"]:
+    """Derivative of the photo by x and y at the pixels: central differences after a mean over 3 × 3 pixels."""
+    smooth = F.avg_pool2d(F.pad(crop[None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")[0]
+    along_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    along_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    return torch.stack([pixels.at(along_x), pixels.at(along_y)], dim=-1)
+
+
+def _add_points(equations: NormalEquations, face: _Face) -> None:
+    """MediaPipe's points, the distances between their lids, and their depth."""
+    model, energy, settings = face.model, face.energy, face.settings
+    camera_points = model.mediapipe_points(face.vertices_camera[None])
+    points = model.mediapipe_points(face.vertices[None])[0]
+    weights = energy.point_weights[0]
+
+    def add(jacobian: Float[Tensor, "P R M"], errors: Float[Tensor, "P R"], sigma: float) -> None:
+        precision = (sigma * face.extent_px) ** -2
+        robust = geman_mcclure_weights(errors.square().sum(-1) * precision, scale_sq=ROBUST_SCALE_SQ)
+        rows = (weights * robust * precision)[:, None].expand_as(errors).flatten()
+        equations.add(jacobian.flatten(0, 1), errors.flatten(), rows)
+
+    by_camera = face.projection(camera_points[0])
+    of_pixels = face.by_geometry(by_camera, face.basis.points, points)
+    found_px = face.targets.camera.project(camera_points)
+    lid_errors = energy.lids.residuals(found_px)[0]
+    equations.add(energy.lids.across(of_pixels[None])[0], lid_errors, torch.ones_like(lid_errors))
+    offsets = found_px[0] - face.targets.landmarks468_px[0]
+    add(of_pixels, offsets, settings.landmark_sigma)
+    depth_errors = energy.depth_errors(camera_points)
+    if depth_errors is not None:
+        by_depth = torch.zeros_like(by_camera[:, :1])
+        by_depth[..., 2] = 1
+        depth, focal = camera_points[0, :, 2:], face.targets.camera.focal_px[0]
+        by_unknowns = face.by_geometry(by_depth, face.basis.points, points)[:, 0]
+        of_scaled = focal / depth.mean() * (by_unknowns - depth / depth.mean() * by_unknowns.mean(0))
+        jacobian = energy.without_plane(of_scaled[None])[0]
+        add(jacobian[:, None], depth_errors[0, :, None], settings.depth_sigma)
+
+
+def _add_contour(equations: NormalEquations, face: _Face) -> None:
+    found = contour_errors(face.energy.contour, face.rendered, face.targets, face.settings)
+    used = found.weights[0] > 0
+    ends, shares, normals = found.ends[0, used], found.shares[0, used, :, None], found.normals[0, used]
+    points, camera_points = ((values[ends] * shares).sum(1) for values in (face.vertices, face.vertices_camera))
+    basis = (face.basis.vertices[ends] * shares[..., None]).sum(1)
+    by_camera = normals[:, None] @ face.projection(camera_points) / (face.settings.contour_sigma * face.extent_px)
+    errors = found.errors[0, used]
+    weights = found.weights[0, used] * geman_mcclure_weights(errors.square(), scale_sq=ROBUST_SCALE_SQ)
+    equations.add(face.by_geometry(by_camera, basis, points)[:, 0], errors, weights)
+
+
+def _add_priors(equations: NormalEquations, face: _Face) -> None:
+    unknowns, settings = face.unknowns, face.settings
+    one = torch.ones_like
+    precision = torch.cat(
+        [
+            one(unknowns.identity[0]) / settings.identity_sigma**2,
+            one(unknowns.expression[0]),
+            POSE_PRECISION * one(unknowns.vector()[:6]),
+            one(unknowns.albedo[0]),
+        ]
+    )
+    count = len(precision)
+    equations.hessian.diagonal()[:count] += precision
+    # The weak prior of the pose is centred on the present pose: it limits the step and moves nothing.
+    pulled = precision.masked_fill(precision == POSE_PRECISION, 0.0)
+    equations.gradient[:count] += pulled * unknowns.vector()[:count]
+    # The prior of the light is in the order channel, harmonic; the unknowns are in the order harmonic, channel.
+    light = face.energy.light_precision.view(3, 9, 3, 9).permute(1, 0, 3, 2).reshape(27, 27)
+    offset = face.coefficients.lighting[0] - expected_light(face.targets.exposure).view(3, 9).T
+    equations.hessian[count:, count:] += light * settings.light_chroma_sigma**2
+    equations.gradient[count:] += settings.light_chroma_sigma * (light @ offset.flatten())
