@@ -45,9 +45,10 @@ MEASURED = {
     "fit": (0.50, 0.052, 0.30, 0.037, 0.013, 7.8e-3, 0.0, 4.9e-4, 1.4e-3),
     "auto": (0.28, 0.042, 0.28, 0.012, 7.4e-3, 3.5e-3, 0.0, 4.9e-4, 1.2e-3),
 }
-"""Largest root-mean-square difference per group, in its unit, between two of six runs over the six photos: SSE4, AVX2 and
-AVX-512 in PyTorch (ATEN_CPU_CAPABILITY), MKL (MKL_CBWR) and oneDNN (ONEDNN_MAX_CPU_ISA), mixed, with one thread and two;
-torch 2.13, AMD EPYC (Zen 4). Without the runs on SSE4, "fit" differs by 0.05. The same run twice gives the same bits."""
+"""Largest root-mean-square difference per group, in its unit, between two of six runs over the six photos: SSE4, AVX2
+and AVX-512 in PyTorch (ATEN_CPU_CAPABILITY), MKL (MKL_CBWR) and oneDNN (ONEDNN_MAX_CPU_ISA), mixed, with one thread and
+two; torch 2.13, AMD EPYC (Zen 4). Without SSE4, the identity of "fit" differs by 0.05 at most. The same run twice gives
+the same bits."""
 MARGIN = {"net": 10.0, "short": 5.0, "fit": 1.5, "auto": 1.5}
 """Other processors round in other places. In "net" and "short" a margin costs nothing, in the long fits it would hide
 what they are here to show."""
