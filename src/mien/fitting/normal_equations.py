@@ -242,10 +242,10 @@ def _add_points(equations: NormalEquations, face: _Face) -> None:
 
     by_camera = face.projection(camera_points[0])
     of_pixels = face.by_geometry(by_camera, face.basis.points, points)
-    found_px = face.targets.camera.project(camera_points)
-    lid_errors = energy.lids.residuals(found_px)[0]
+    predicted_px = face.targets.camera.project(camera_points)
+    lid_errors = energy.lids.residuals(predicted_px)[0]
     equations.add(energy.lids.across(of_pixels[None])[0], lid_errors, torch.ones_like(lid_errors))
-    offsets = found_px[0] - face.targets.landmarks468_px[0]
+    offsets = predicted_px[0] - face.targets.landmarks468_px[0]
     add(of_pixels, offsets, settings.landmark_sigma)
     depth_errors = energy.depth_errors(camera_points)
     if depth_errors is not None:
