@@ -1,7 +1,9 @@
-"""Sampled people: twins of one muscle move together, poses and crops stay in their ranges, real skins are used."""
+"""Sampled people: twins move together, but for one-sided expressions; poses and crops stay in their ranges."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from mien.errors import FormatError, ModelMismatch
 from mien.morphable import MorphableModel, load_model
 from mien.training.synthetic.population import (
+    ONE_SIDED,
+    ONE_SIDED_SHARE,
     SMILE,
     Population,
     SkinBank,
@@ -19,6 +23,7 @@ from mien.training.synthetic.population import (
     _is_sided,
     _sample_expression,
     _sample_lighting,
+    _with_one_sided,
 )
 from tests.tiny import tiny_model
 from tests.training.scripted import ScriptedRng
@@ -91,6 +96,59 @@ def test_a_smile_moves_the_blendshapes_of_a_smile_alone() -> None:
 def test_neutral_faces_do_not_smile() -> None:
     rng = ScriptedRng(random=(0.24, 0.99, 0.0))
     assert (_sample_expression(rng, len(NAMES), _expression_pairs(NAMES), NAMES) == 0).all()
+
+
+def mirrored(strengths: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """The strengths on the other side of the face."""
+    swap = {"Left": "Right", "Right": "Left"}
+    twins = [re.sub("(Left|Right)$", lambda side: swap[side[0]], name) for name in names]
+    return strengths[..., [names.index(name) for name in twins]]
+
+
+def test_every_one_sided_blendshape_exists_on_both_sides(model: MorphableModel) -> None:
+    for expression in ONE_SIDED:
+        assert {name + side for name in expression for side in ("Left", "Right")} <= set(model.expression_names)
+
+
+def test_one_sided_expressions_have_their_share_and_each_kind_both_sides(model: MorphableModel) -> None:
+    names, none = list(model.expression_names), torch.zeros(model.counts[1])
+    samples = torch.stack([_with_one_sided(rng, none, names) for rng in rngs(4000)])
+    share = float((samples > 0).any(1).float().mean())
+    assert share == pytest.approx(ONE_SIDED_SHARE, abs=0.017)  # three standard errors
+    for leading in ("eyeBlink", "mouthSmile", "browOuterUp", "browDown", "mouth", "noseSneer"):
+        sides = samples[:, [names.index(leading + side) for side in ("Left", "Right")]]
+        left, right = sides.argmax(1)[sides.amax(1) > 0.4].bincount(minlength=2).tolist()
+        assert min(left, right) >= 25 and abs(left - right) < 3.5 * (left + right) ** 0.5, leading
+
+
+def test_the_other_side_of_a_one_sided_expression_hardly_moves(model: MorphableModel) -> None:
+    names, before = list(model.expression_names), torch.full((model.counts[1],), 0.5)
+    before[names.index("jawOpen")] = 0.7
+    left, right = (
+        _with_one_sided(ScriptedRng(random=(0.0, side), uniform=(1.0,), integers=(0,)), before, names)
+        for side in (0.4, 0.6)
+    )
+    assert left[names.index("eyeBlinkLeft")] == 1 and left[names.index("eyeBlinkRight")] == 0.25
+    assert left[names.index("jawOpen")] == before[names.index("jawOpen")]
+    torch.testing.assert_close(mirrored(left, names), right)
+    assert torch.equal(_with_one_sided(ScriptedRng(random=(ONE_SIDED_SHARE,)), before, names), before)
+
+
+def test_one_sided_expressions_change_nothing_else_of_a_face(
+    model: MorphableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    population = Population(model, size=32, skins=None, jitter=1.0)
+    drawn = population.sample_faces(rngs(20))
+    monkeypatch.setattr("mien.training.synthetic.population.ONE_SIDED_SHARE", 0.0)
+    symmetric = population.sample_faces(rngs(20))
+    one, other = drawn.coefficients, symmetric.coefficients
+    changed = (one.expression != other.expression).any(1)
+    assert 1 <= changed.sum() <= 10
+    assert torch.equal(one.identity, other.identity) and torch.equal(one.lighting, other.lighting)
+    assert torch.equal(drawn.albedo_offset, symmetric.albedo_offset)
+    assert torch.equal(one.pose.translation, other.pose.translation)
+    assert torch.equal(drawn.camera.focal_px[~changed], symmetric.camera.focal_px[~changed])
+    assert [rng.random() for rng in drawn.rngs] == [rng.random() for rng in symmetric.rngs]
 
 
 def test_poses_are_clipped_to_their_ranges(tiny: MorphableModel) -> None:

@@ -19,6 +19,7 @@ from mien.training.data.batch import FaceBatch
 from mien.training.synthetic import store as module
 from mien.training.synthetic.disk_names import PLAN_FILE
 from mien.training.synthetic.faces import SyntheticFaces
+from mien.training.synthetic.population import POPULATION_VERSION
 from mien.training.synthetic.store import StoredSyntheticFaces, SyntheticStorePlan, write_synthetic_store
 from tests.tiny import tiny_model
 
@@ -163,6 +164,19 @@ def test_a_store_stays_complete_while_it_grows(
     with pytest.raises(OutputError, match="full"):
         write_synthetic_store(PLAN, folder, processes=1)
     assert len(set(faces_of(folder, model).batch(range(3)).names)) == 3
+
+
+def test_a_store_of_an_earlier_population_is_read_but_not_continued(model: MorphableModel, tmp_path: Path) -> None:
+    write_synthetic_store(SyntheticStorePlan(3, size=SIZE, seed=4, jitter=0.2), tmp_path, processes=1)
+    now = faces_of(tmp_path, model)
+    content = json.loads((tmp_path / PLAN_FILE).read_text(encoding="utf-8"))
+    assert content.pop("population") == POPULATION_VERSION
+    (tmp_path / PLAN_FILE).write_text(json.dumps(content), encoding="utf-8")
+    earlier = faces_of(tmp_path, model)
+    assert torch.equal(earlier.batch([1]).images, now.batch([1]).images)
+    assert earlier.fingerprint != now.fingerprint
+    with pytest.raises(ConfigError, match=rf"population \(None there, {POPULATION_VERSION} now\)"):
+        write_synthetic_store(PLAN, tmp_path, processes=1)
 
 
 def test_two_processes_write_what_one_does(store: Path, tmp_path: Path) -> None:

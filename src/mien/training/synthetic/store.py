@@ -37,7 +37,7 @@ from mien.training.data.photos import epoch_order
 from mien.training.data.workers import run_calls
 from mien.training.synthetic.disk_names import GT_PREFIX, PLAN_FILE, STORE_FORMAT, TENSOR_NAMES
 from mien.training.synthetic.faces import SyntheticFaces
-from mien.training.synthetic.population import SkinBank
+from mien.training.synthetic.population import POPULATION_VERSION, SkinBank
 from mien.training.synthetic.samples import sheet_of
 from mien.typing import Tensor
 
@@ -141,7 +141,8 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
     if plan.skins:
         SkinBank.load(Path(plan.skins), model)  # an unusable file must fail before hours of rendering
         skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
-    settings = {"format": STORE_FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
+    hashes = {"skins": skins, "model_hash": model.fingerprint}
+    settings = {"format": STORE_FORMAT, "population": POPULATION_VERSION, **asdict(plan), **hashes}
     path = store / PLAN_FILE
     if not path.exists():
         _write_plan(settings, store)
@@ -155,7 +156,8 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
     if changed:
         raise ConfigError(
             f"{store} was started with other settings, see {path}: {', '.join(changed)}. Skins and model are compared "
-            "by the hash of their content; use the former ones, or choose another folder."
+            "by the hash of their content, and the population is that of another version of mien; use the former ones, "
+            "or choose another folder."
         )
     if existing["faces"] > plan.faces:
         raise ConfigError(
@@ -290,6 +292,7 @@ def _read_plan(store: Path, model: MorphableModel) -> SyntheticStorePlan:
     path = store / PLAN_FILE
     content = _read_plan_file(path)
     del content["format"]
+    content.pop("population", None)  # faces of every version can be trained on
     try:
         check_model(model, content.pop("model_hash"), whose=str(store))
         return SyntheticStorePlan(**content)
