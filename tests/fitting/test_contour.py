@@ -60,6 +60,29 @@ def test_the_end_of_the_face_is_found_in_the_photo(tiny: MorphableModel) -> None
     assert 2 < moved < 6
 
 
+def test_the_end_does_not_jump_between_two_alike(tiny: MorphableModel) -> None:
+    """Skin ends at 76 and at 84 pixels; the contour is at 80."""
+    skin, photo = torch.tensor([0.8, 0.6, 0.5]), BACKGROUND[:, None, None].repeat(1, SIDE, SIDE)
+    photo[..., :76] = photo[..., 80:84] = skin[:, None, None]
+    point, one = torch.full((1, 1, 2), SIDE / 2), torch.ones(1, 1)
+    found_contour = contour._Contour(
+        torch.zeros(1, 1, 2, dtype=torch.long),
+        torch.full_like(point, 0.5),
+        point,
+        torch.eye(2)[None, :1],
+        skin[None, None],
+        one,
+    )
+    found = []
+    for brighter in (76, 80):
+        changed = photo.clone()
+        changed[..., brighter : brighter + 4] += 2e-3
+        distance, confidence = contour._search(found_contour, changed[None], reach_px=torch.full((1, 1), 12.0))
+        found.append(float(distance))
+        assert confidence > 0.2
+    assert abs(found[0] - found[1]) < 0.5
+
+
 def test_the_energy_pulls_the_face_to_its_contour(tiny: MorphableModel) -> None:
     targets, _ = targets_of(tiny, turned(tiny))
     mesh, settings = ContourMesh.of(tiny), FitSettings()

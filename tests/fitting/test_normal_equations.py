@@ -16,7 +16,7 @@ from mien.fitting.normal_equations import (
     colour_jacobian,
     normal_equations,
 )
-from mien.fitting.photometric import PhotometricEnergy
+from mien.fitting.photometric import EFFECTIVE_PIXELS, PhotometricEnergy
 from mien.fitting.unknowns import Unknowns
 from mien.geometry import triangle_normals
 from mien.lighting import shading
@@ -129,7 +129,7 @@ def separate_pixels(face: _Face) -> _Pixels:
                 taken |= corners
     at = tuple(torch.tensor(part) for part in zip(*chosen, strict=True))
     index = at[0] * ids.shape[1] + at[1]
-    return _Pixels(index, face.model.triangles[ids[at]], face.rendered.barycentrics[0][at], count=1.0)
+    return _Pixels(index, face.model.triangles[ids[at]], face.rendered.barycentrics[0][at], torch.ones(len(index)))
 
 
 @torch.no_grad()
@@ -169,16 +169,32 @@ def test_the_colour_jacobian_is_that_of_flat_triangles_over_a_linear_photo(tiny:
             torch.testing.assert_close(found[k, channel], expected, rtol=2e-3, atol=2e-5)
 
 
-def test_pixels_are_sampled_in_proportion_to_the_mask(tiny: MorphableModel) -> None:
+def test_pixels_count_in_proportion_to_the_mask(tiny: MorphableModel) -> None:
     energy, unknowns, rendered = problem_of(tiny)
     side = energy.targets.mask.shape[-1]
     energy.targets.mask[..., : side // 2] *= 0.25
     face = _Face(energy, basis_of(tiny), unknowns, rendered)
     with torch.no_grad():
-        column = _sampled_pixels(face).index % side
+        pixels = _sampled_pixels(face)
     weight = energy.targets.mask * (rendered.triangle_ids >= 0)
     share = float(weight[..., : side // 2].sum() / weight.sum())
-    assert float((column < side // 2).float().mean()) == pytest.approx(share, abs=0.01)
+    left = pixels.counts[pixels.index % side < side // 2].sum()
+    assert float(left / pixels.counts.sum()) == pytest.approx(share, abs=0.01)
+    assert float(pixels.counts.sum()) == pytest.approx(EFFECTIVE_PIXELS)
+
+
+@pytest.mark.parametrize("pixels", [50, 200])
+def test_sampled_pixels_are_a_lattice_that_small_changes_do_not_move(
+    tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
+    monkeypatch.setattr("mien.fitting.normal_equations.PIXELS", pixels)
+    energy, unknowns, rendered = problem_of(tiny)
+    face = _Face(energy, basis_of(tiny), unknowns, rendered)
+    with torch.no_grad():
+        before = _sampled_pixels(face).index
+        energy.targets.mask[:] *= 1 - 1e-3 * torch.rand(energy.targets.mask.shape)
+        assert torch.equal(_sampled_pixels(face).index, before)
+    assert len(before) == pytest.approx(pixels, rel=0.2)
 
 
 def test_held_unknowns_are_expressions_that_would_leave_their_range(tiny: MorphableModel) -> None:

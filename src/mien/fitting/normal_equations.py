@@ -26,6 +26,8 @@ from mien.typing import Float, Int, Tensor
 
 PIXELS = 2000
 """Number of sampled pixels per face. Each shows three channels; there are 285 unknowns."""
+GOLDEN = 0.382
+"""Shift of a row of the lattice of sampled pixels, as a share of its spacing: the golden section spreads it evenly."""
 POSE_PRECISION = 1e-3
 """Weak prior of the pose, so that the equations have a solution without any pixel."""
 
@@ -141,7 +143,7 @@ class _Pixels:
     """Vertices of the triangle."""
     barycentrics: Float[Tensor, "N 3"]
     """Position in it."""
-    count: float
+    counts: Float[Tensor, "N"]
     """Number of independent colour errors that each of them counts as."""
 
     def at(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "N C"]:
@@ -154,23 +156,32 @@ class _Pixels:
 
 
 def _sampled_pixels(face: _Face) -> _Pixels:
-    """Pixels at equal steps of the summed weight, row by row: every part of the face has its share."""
-    ids = face.rendered.triangle_ids[0].flatten()
-    cumulated = (face.energy.pixel_weights(face.rendered)[0].flatten() * (ids >= 0)).double().cumsum(0)
-    steps = (torch.arange(PIXELS, device=ids.device) + 0.5) / PIXELS
-    index = torch.searchsorted(cumulated, steps * cumulated[-1]).clamp(max=len(ids) - 1)
-    index = index[ids[index] >= 0]
-    barycentrics = face.rendered.barycentrics[0].flatten(0, 1)[index]
+    """Pixels of a lattice that depends on the size of the mask alone.
+
+    A sample that follows the weights of the pixels would change with the last bit of the photo, and the fit with it.
+    """
+    ids, weights = face.rendered.triangle_ids[0], face.energy.pixel_weights(face.rendered)[0]
+    spacing = max(1, round(float(face.targets.mask.sum()) / PIXELS))
+    rows, columns = (torch.arange(side, device=ids.device) for side in ids.shape)
+    on_lattice = (columns + round(GOLDEN * spacing) * rows[:, None]) % spacing == 0
+    chosen = on_lattice & (ids >= 0) & (weights > 0)
+    index = chosen.flatten().nonzero()[:, 0]
+    shares = weights.flatten()[index]
     # A few pixels are no sample: the weight of the energy's own mean is bounded in the same way.
-    count = EFFECTIVE_PIXELS / PIXELS * min(float(cumulated[-1]), 1.0)
-    return _Pixels(index, face.model.triangles[ids[index].long()], barycentrics, count)
+    counts = EFFECTIVE_PIXELS * shares / (shares.sum()).clamp(min=1)
+    return _Pixels(
+        index,
+        face.model.triangles[ids.flatten()[index].long()],
+        face.rendered.barycentrics[0].flatten(0, 1)[index],
+        counts,
+    )
 
 
 def _add_colours(equations: NormalEquations, face: _Face) -> None:
     pixels, settings = _sampled_pixels(face), face.settings
     errors = pixels.at(face.rendered.image[0] - face.targets.crops[0])
     squared = errors.square().sum(-1) / settings.pixel_sigma**2
-    weights = pixels.count / settings.pixel_sigma**2 * geman_mcclure_weights(squared, scale_sq=COLOUR_ROBUST_SCALE_SQ)
+    weights = pixels.counts / settings.pixel_sigma**2 * geman_mcclure_weights(squared, scale_sq=COLOUR_ROBUST_SCALE_SQ)
     jacobian = colour_jacobian(face, pixels)
     equations.add(jacobian.flatten(0, 1), errors.flatten(), weights[:, None].expand(-1, 3).flatten())
 
