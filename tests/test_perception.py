@@ -20,7 +20,8 @@ from mien.perception import (
 from mien.perception import skin_mask as skin
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
 from mien.perception.box_detector import BoxDetector
-from mien.perception.facemesh import TAILS, tail_layers
+from mien.perception.detector import _faded
+from mien.perception.facemesh import MESH_SIZE, TAILS, tail_layers
 from mien.perception.landmarks import landmarks68_from_mesh, spaced_along
 from mien.perception.layers import BlazeBlock, pad_same
 from mien.perception.recognition import CHIP_SIZE, chip_template
@@ -116,6 +117,20 @@ def test_a_photo_that_ends_at_the_face_is_continued_for_the_mesh_but_not_for_its
     assert list(outside) == ["zeros", "border"]
     assert outside["border"] > 1000
     assert outside["zeros"] < 0.1 * outside["border"]
+
+
+def test_outside_the_photo_its_last_pixels_fade_into_its_blurred_colours() -> None:
+    inside = torch.zeros(1, MESH_SIZE, MESH_SIZE)
+    inside[..., :96] = 1
+    stripes = (torch.arange(MESH_SIZE) // 4 % 2).float()[:, None].expand(MESH_SIZE, MESH_SIZE)
+    window = stripes.expand(1, 3, -1, -1)
+    faded = _faded(window, inside)
+    assert torch.equal(faded[..., :96], window[..., :96])
+    contrast = faded[0, 0].std(0)
+    assert contrast[96] > 0.8 * contrast[95]
+    assert (contrast[97:110].diff() < 0).all()
+    assert contrast[110] < 0.1 * contrast[95]
+    assert abs(faded[0, 0, :, 150].mean() - 0.5) < 0.02
 
 
 def test_several_faces_come_largest_first() -> None:

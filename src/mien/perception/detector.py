@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from mien.errors import ImageError
 from mien.morphable.landmark_tables import MEDIAPIPE_OUTER_EYE_CORNERS
@@ -31,6 +32,10 @@ HESITANT_CONFIDENCE = 0.95
 # between a face and its mirror image; y: the mean at the eye corners against manual templates; both on CC-BY portraits
 # (PROVENANCE.md).
 MESH_OFFSET = np.array([0.2, 0.85])
+# Outside the photo, its last pixels continue and fade into its blurred colours; radii of the two box filters, pixels of
+# the 192-pixel crop. Sharp streaks squeeze the mesh: six portraits that end at the face (1.0 face widths wide and
+# high) give points that are off by 1.7 % of its width with streaks, and by 1.3 % with these.
+FADE_RADIUS, BLUR_RADIUS = 10, 30
 BATCH = 16
 
 
@@ -131,6 +136,8 @@ class FaceDetector:
                 break
             matrices = [squares[k].matrix() for k in moving]
             windows, inside = photo.sample_many(matrices, MESH_SIZE, padding=padding)
+            if padding == "border":
+                windows = _faded(windows, inside)
             with torch.inference_mode():
                 points, rings, logits = self.mesh(normalise_exposure(windows, inside))
             confidences, cut_off = logits.sigmoid().tolist(), (inside.amin((1, 2)) == 0).tolist()
@@ -145,6 +152,21 @@ class FaceDetector:
                 squares[k] = square
             moving = still_moving
         return [meshes[k] for k in range(len(squares))]
+
+
+def _faded(windows: Float[Tensor, "B 3 S S"], inside: Float[Tensor, "B S S"]) -> Float[Tensor, "B 3 S S"]:
+    """The windows, with streaks outside the photo that fade into the blurred photo."""
+    shown = inside[:, None]
+    sharp = (2 * _box_blur(shown, FADE_RADIUS)).clamp(max=1)
+    blurred = _box_blur(_box_blur(windows, BLUR_RADIUS), BLUR_RADIUS)
+    return torch.where(shown > 0, windows, torch.lerp(blurred, windows, sharp))
+
+
+def _box_blur(images: Float[Tensor, "B C S S"], radius: int) -> Float[Tensor, "B C S S"]:
+    """Means of squares with a side of 2 radius + 1 pixels."""
+    padded = F.pad(images, (radius,) * 4, mode="replicate")
+    side = 2 * radius + 1
+    return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), stride=1), (1, side), stride=1)
 
 
 def detect_landmarks468(
