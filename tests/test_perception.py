@@ -128,8 +128,8 @@ def test_outside_the_photo_its_last_pixels_fade_into_its_blurred_colours() -> No
     assert torch.equal(faded[..., :96], window[..., :96])
     contrast = faded[0, 0].std(0)
     assert contrast[96] > 0.8 * contrast[95]
-    assert (contrast[97:110].diff() < 0).all()
-    assert contrast[110] < 0.1 * contrast[95]
+    assert (contrast[96:105].diff() < 0).all()
+    assert contrast[110] < 0.2 * contrast[95]
     assert abs(faded[0, 0, :, 150].mean() - 0.5) < 0.02
 
 

@@ -111,8 +111,8 @@ def test_every_one_sided_blendshape_exists_on_both_sides(model: MorphableModel) 
 
 
 def test_one_sided_expressions_have_their_share_and_each_kind_both_sides(model: MorphableModel) -> None:
-    names, none = list(model.expression_names), torch.zeros(model.counts[1])
-    samples = torch.stack([_with_one_sided(rng, none, names) for rng in rngs(4000)])
+    names, neutral = list(model.expression_names), torch.zeros(model.counts[1])
+    samples = torch.stack([_with_one_sided(rng, neutral, names) for rng in rngs(4000)])
     share = float((samples > 0).any(1).float().mean())
     assert share == pytest.approx(ONE_SIDED_SHARE, abs=0.017)  # three standard errors
     for leading in ("eyeBlink", "mouthSmile", "browOuterUp", "browDown", "mouth", "noseSneer"):
@@ -121,7 +121,7 @@ def test_one_sided_expressions_have_their_share_and_each_kind_both_sides(model: 
         assert min(left, right) >= 25 and abs(left - right) < 3.5 * (left + right) ** 0.5, leading
 
 
-def test_the_other_side_of_a_one_sided_expression_hardly_moves(model: MorphableModel) -> None:
+def test_the_other_side_of_a_one_sided_expression_moves_little(model: MorphableModel) -> None:
     names, before = list(model.expression_names), torch.full((model.counts[1],), 0.5)
     before[names.index("jawOpen")] = 0.7
     left, right = (
@@ -138,17 +138,17 @@ def test_one_sided_expressions_change_nothing_else_of_a_face(
     model: MorphableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     population = Population(model, size=32, skins=None, jitter=1.0)
-    drawn = population.sample_faces(rngs(20))
+    samples = population.sample_faces(rngs(20))
     monkeypatch.setattr("mien.training.synthetic.population.ONE_SIDED_SHARE", 0.0)
     symmetric = population.sample_faces(rngs(20))
-    one, other = drawn.coefficients, symmetric.coefficients
+    one, other = samples.coefficients, symmetric.coefficients
     changed = (one.expression != other.expression).any(1)
     assert 1 <= changed.sum() <= 10
     assert torch.equal(one.identity, other.identity) and torch.equal(one.lighting, other.lighting)
-    assert torch.equal(drawn.albedo_offset, symmetric.albedo_offset)
+    assert torch.equal(samples.albedo_offset, symmetric.albedo_offset)
     assert torch.equal(one.pose.translation, other.pose.translation)
-    assert torch.equal(drawn.camera.focal_px[~changed], symmetric.camera.focal_px[~changed])
-    assert [rng.random() for rng in drawn.rngs] == [rng.random() for rng in symmetric.rngs]
+    assert torch.equal(samples.camera.focal_px[~changed], symmetric.camera.focal_px[~changed])
+    assert [rng.random() for rng in samples.rngs] == [rng.random() for rng in symmetric.rngs]
 
 
 def test_poses_are_clipped_to_their_ranges(tiny: MorphableModel) -> None:
