@@ -168,7 +168,7 @@ def _sampled_pixels(face: _Face) -> _Pixels:
     index = chosen.flatten().nonzero()[:, 0]
     shares = weights.flatten()[index]
     # A few pixels are no sample: the weight of the energy's own mean is bounded in the same way.
-    counts = EFFECTIVE_PIXELS * shares / (shares.sum()).clamp(min=1)
+    counts = EFFECTIVE_PIXELS * shares / shares.sum().clamp(min=1)
     return _Pixels(
         index,
         face.model.triangles[ids.flatten()[index].long()],
