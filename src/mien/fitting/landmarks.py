@@ -133,6 +133,7 @@ def fit_landmarks(
     priors: LandmarkPriors,
     depths_px: Float[Tensor, "B 468"] | None = None,
     start: FaceCoefficients | None = None,
+    steps: int | None = None,
 ) -> LandmarkFit:
     """The most probable pose, identity and expression given MediaPipe's points.
 
@@ -145,6 +146,8 @@ def fit_landmarks(
         depths_px: Depth of each point up to a plane, pixels; None if it is unknown.
         start: Prediction of a network. The search begins there, and the priors of identity and expression are centred
             on it. None starts from the mean face.
+        steps: Number of Gauss-Newton steps; by default `ITERATIONS` from the mean face and `WARM_ITERATIONS` from a
+            start.
 
     Returns:
         The fitted faces; not meant to be differentiated.
@@ -152,7 +155,7 @@ def fit_landmarks(
     problem = _Problem(model, points_px, camera, point_weights, priors=priors, depths_px=depths_px, prediction=start)
     state = problem.start()
     cold = start is None
-    for iteration in range(ITERATIONS if cold else WARM_ITERATIONS):
+    for iteration in range(steps or (ITERATIONS if cold else WARM_ITERATIONS)):
         state = problem.step(state, pose_only=cold and iteration < POSE_ITERATIONS)
     identity, expression = state.shape.to(points_px).split(model.counts[:2], dim=1)
     translation = state.translation.to(points_px)

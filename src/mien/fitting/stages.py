@@ -37,6 +37,8 @@ from mien.typing import Float, Tensor
 FOCAL_SIGMA = 0.3
 """Standard deviation of the logarithm of a fitted focal length. The perspective of a face shows little of it: with 0.5,
 fits of portraits diverged."""
+PREDICTION_STEPS = 3
+"""Steps of `fit_prediction`: on photos with scans, two and eight steps have the same error."""
 
 
 class StageClock:
@@ -139,20 +141,12 @@ def _fit_landmarks(
     start: FaceCoefficients | None,
 ) -> tuple[FaceCoefficients, Camera]:
     """Shape and pose from the landmarks, with the mean albedo under white light; and the fitted camera."""
-    priors = LandmarkPriors(
-        settings.landmark_sigma,
-        settings.depth_sigma,
-        settings.lid_sigma,
-        settings.identity_sigma,
-        settings.expression_sigmas(model),
-        FOCAL_SIGMA if settings.refine_focal else None,
-    )
     shape = fit_landmarks(
         model,
         targets.landmarks468_px,
         targets.camera,
         point_weights=point_weights,
-        priors=priors,
+        priors=_landmark_priors(model, settings),
         depths_px=targets.landmarks468_depth_px,
         start=start,
     )
@@ -160,6 +154,52 @@ def _fit_landmarks(
     albedo = shape.identity.new_zeros(batch, model.counts[2])
     light = ambient_lighting(batch).to(shape.identity)
     return FaceCoefficients(shape.identity, shape.expression, albedo, light, shape.pose), shape.camera
+
+
+def fit_prediction(
+    model: MorphableModel, targets: FitTargets, prediction: FaceCoefficients, *, settings: FitSettings
+) -> FaceCoefficients:
+    """Fit shape and pose to the landmarks in a few steps from the prediction of a network; light and albedo are kept.
+
+    The points show the shape of a face better than a network that learnt from synthetic faces: on photos with scans the
+    prediction has an error of 2.07 mm, this fit 1.59 mm. With the prior of the identity centred on half of the
+    predicted identity it is 1.63 mm, so the prior keeps its centre at the mean face.
+
+    Args:
+        model: The morphable model.
+        targets: Landmarks and cameras of the faces.
+        prediction: Where the fit starts.
+        settings: Standard deviations.
+
+    Returns:
+        The fitted faces; not meant to be differentiated.
+
+    Raises:
+        FitDiverged: A value of `targets` is not finite.
+    """
+    _check_finite(targets)
+    shape = fit_landmarks(
+        model,
+        targets.landmarks468_px,
+        targets.camera,
+        point_weights=mesh_point_weights(model).expand(len(targets.crops), -1),
+        priors=_landmark_priors(model, settings),
+        depths_px=targets.landmarks468_depth_px,
+        start=replace(prediction, identity=torch.zeros_like(prediction.identity)),
+        steps=PREDICTION_STEPS,
+    )
+    return replace(prediction, identity=shape.identity, expression=shape.expression, pose=shape.pose)
+
+
+def _landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPriors:
+    return LandmarkPriors(
+        settings.landmark_sigma,
+        settings.depth_sigma,
+        settings.lid_sigma,
+        settings.identity_sigma,
+        settings.expression_sigmas(model),
+        FOCAL_SIGMA if settings.refine_focal else None,
+    )
 
 
 def _check_finite(targets: FitTargets) -> None:

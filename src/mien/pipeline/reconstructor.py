@@ -24,12 +24,14 @@ from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverge
 from mien.fitting import (
     DetailSettings,
     FitSettings,
+    FitTargets,
     Progress,
     StageClock,
     StageTime,
     align_to_points,
     fit,
     fit_lids,
+    fit_prediction,
     mesh_point_weights,
 )
 from mien.io.photo import Photo, read_photo
@@ -126,7 +128,8 @@ class Reconstructor:
         refine_focal: Whether the fit may change the focal length. Modes "fit" and "auto".
         settings: Weights and schedule of the fit. Modes "fit" and "auto".
         detail_settings: Weights and schedule of the detail fit. Detail mode "fit".
-        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder alone, about 25 times faster) or
+        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder and a short
+            fit to the points, about 20 times faster) or
             "auto" (optimisation from the encoder's prediction).
         encoder: File of the encoder; the packaged one by default. Modes "net" and "auto".
         detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "fit" in
@@ -301,22 +304,10 @@ class Reconstructor:
         start, clock, targets = None, StageClock(progress), inputs.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                start = align_to_points(
-                    self.model,
-                    self._predict(self.encoder, inputs),
-                    targets.camera,
-                    points_px=targets.landmarks468_px,
-                    point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
-                )
-            start = fit_lids(
-                self.model,
-                start,
-                targets.camera,
-                points_px=targets.landmarks468_px,
-                sigma=self.settings.lid_sigma,
-                expression_sigma=self.settings.expression_sigma_of(self.model),
-            )
+                start = self._predict(self.encoder, inputs)
         if start is not None and self.mode == "net":
+            with clock.stage("landmarks"), torch.no_grad():
+                start = self._with_lids(fit_prediction(self.model, targets, start, settings=self.settings), targets)
             return _Coefficients(start, targets.camera, tuple(clock.times))
         recognition = self.identity_network if self.settings.recognition_weight else None
         result = fit(
@@ -325,11 +316,32 @@ class Reconstructor:
         return _Coefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
 
     def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
-        """The encoder's prediction; heads that lie on their side or upside down are turned upright for it."""
-        rolls = self._large_rolls(inputs)
+        """The encoder's prediction, moved onto the points and with the detected opening of the eyes.
+
+        Heads that lie on their side or upside down are turned upright for the encoder.
+        """
+        rolls, targets = self._large_rolls(inputs), inputs.targets
         upright = inputs.rolled(rolls)
         prediction = encoder.encode(upright.crops, upright.camera, landmarks468_px=upright.landmarks468_px)
-        return prediction.rolled(torch.tensor(rolls, device=self.device)) if any(rolls) else prediction
+        aligned = align_to_points(
+            self.model,
+            prediction.rolled(torch.tensor(rolls, device=self.device)) if any(rolls) else prediction,
+            targets.camera,
+            points_px=targets.landmarks468_px,
+            point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
+        )
+        return self._with_lids(aligned, targets)
+
+    def _with_lids(self, coefficients: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
+        """The faces with the detected opening of the eyes."""
+        return fit_lids(
+            self.model,
+            coefficients,
+            targets.camera,
+            points_px=targets.landmarks468_px,
+            sigma=self.settings.lid_sigma,
+            expression_sigma=self.settings.expression_sigma_of(self.model),
+        )
 
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
