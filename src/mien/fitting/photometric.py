@@ -18,8 +18,9 @@ from mien.perception import IdentityNetwork
 from mien.rendering import RenderOutput, render, sample_image
 from mien.typing import Float, Tensor
 
-EFFECTIVE_PIXELS = 400.0
-"""Number of independent colour errors in a face; see `lighting.EFFECTIVE_SAMPLES`."""
+EFFECTIVE_PIXELS = 250.0
+"""Number of independent colour errors in a face; see `lighting.EFFECTIVE_SAMPLES`. On photos with scans 150 and 400 had
+larger errors."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from mien.morphable import MorphableModel
 from mien.typing import Float, Tensor
 
