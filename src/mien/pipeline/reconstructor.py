@@ -36,7 +36,15 @@ from mien.fitting import (
 )
 from mien.io.photo import Photo, read_photo
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
-from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
+from mien.networks import (
+    DEFAULT_DETAIL,
+    DEFAULT_ENCODER,
+    DetailNetwork,
+    FaceEncoder,
+    has_packaged_encoder,
+    load_detail,
+    load_encoder,
+)
 from mien.networks.detail_unet import CROP_SHARE
 from mien.perception import FaceDetector, IdentityNetwork
 from mien.pipeline.inputs import PhotoInputs
@@ -75,7 +83,7 @@ class _Settings:
 
     @property
     def detail_by_network(self) -> bool:
-        chosen = self.detail_mode or ("fit" if self.mode == "fit" else "net")
+        chosen = self.detail_mode or ("net" if self.mode == "net" else "fit")
         return self.detail and chosen == "net"
 
     def check(self) -> None:
@@ -128,12 +136,12 @@ class Reconstructor:
         refine_focal: Whether the fit may change the focal length. Modes "fit" and "auto".
         settings: Weights and schedule of the fit. Modes "fit" and "auto".
         detail_settings: Weights and schedule of the detail fit. Detail mode "fit".
-        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder and a short
-            fit to the points, about 20 times faster) or
-            "auto" (optimisation from the encoder's prediction).
+        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder and a short fit to the points, about
+            ten times faster) or "auto" (optimisation from the encoder's prediction, which also is an estimate beside
+            points and pixels). None means "auto", or "fit" for a face model that the packaged encoder was not made for.
         encoder: File of the encoder; the packaged one by default. Modes "net" and "auto".
-        detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "fit" in
-            mode "fit" and "net" in the others.
+        detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "net" in
+            mode "net" and "fit" in the others.
         detail_network: File of the detail network; the packaged one by default. Detail mode "net".
 
     Raises:
@@ -164,11 +172,16 @@ class Reconstructor:
         refine_focal: bool = False,
         settings: FitSettings | None = None,
         detail_settings: DetailSettings | None = None,
-        mode: str = "fit",
+        mode: str | None = None,
         encoder: str | Path = DEFAULT_ENCODER,
         detail_mode: str | None = None,
         detail_network: str | Path = DEFAULT_DETAIL,
     ) -> None:
+        self.device = _checked_device(device)
+        warn_if_too_late(self.device)
+        self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
+        if mode is None:
+            mode = "auto" if encoder != DEFAULT_ENCODER or has_packaged_encoder(self.model) else "fit"
         chosen = _Settings(
             mode, detail, detail_mode, refine_focal, str(encoder), str(detail_network), settings, detail_settings
         )
@@ -177,9 +190,6 @@ class Reconstructor:
             raise ConfigError(f"resolution={resolution} is not offered; choose one of {RESOLUTIONS}.")
         if max_faces is not None and max_faces < 1:
             raise ConfigError(f"max_faces={max_faces} is out of range; use at least 1, or None for all faces.")
-        self.device = _checked_device(device)
-        warn_if_too_late(self.device)
-        self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
         self.detector = FaceDetector(device=device)
         self.mode, self.max_faces = mode, max_faces
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
