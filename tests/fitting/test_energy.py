@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets
 from mien.fitting.depth import depth_px
-from mien.fitting.photometric import EnergyTerms, PhotometricEnergy
+from mien.fitting.photometric import EFFECTIVE_PIXELS, EnergyTerms, PhotometricEnergy
+from mien.fitting.prediction import EFFECTIVE_POINTS, PredictedIdentity
 from mien.fitting.unknowns import Unknowns
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -98,6 +99,32 @@ def test_priors_are_half_the_squares_in_standard_deviations(tiny: MorphableModel
     assert terms.albedo_prior.item() == pytest.approx(0.5 * float(face.albedo.square().sum()))
 
 
+def test_a_prediction_counts_as_a_few_points_of_one_standard_deviation(tiny: MorphableModel) -> None:
+    """A surface whose weighted distance from the predicted one is one standard deviation costs half per point."""
+    predicted, identity = torch.randn(2, 1, tiny.counts[0]).unbind(0)
+    weights = (1 - tiny.masks.neck) * (1 - tiny.masks.eyes)
+    moved = tiny.vertices(identity, torch.zeros(1, 4)) - tiny.vertices(predicted, torch.zeros(1, 4))
+    distance = ((moved.square().sum(-1) * weights).sum() / weights.sum()).sqrt()
+    prediction = PredictedIdentity.of(tiny, predicted, sigma_m=float(distance))
+    assert prediction.energy(identity).item() == pytest.approx(0.5 * EFFECTIVE_POINTS, rel=1e-3)
+    assert prediction.energy(predicted).item() == 0
+    free = identity.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(prediction.energy(free), free)
+    torch.testing.assert_close(prediction.gradient(identity), gradient)
+
+
+def test_the_energy_contains_the_prediction(tiny: MorphableModel) -> None:
+    face = ground_truth(tiny)
+    prediction = PredictedIdentity.of(tiny, face.identity + 0.5, sigma_m=0.002)
+    targets = targets_of(tiny, face)
+    energy = PhotometricEnergy(
+        tiny, targets, settings=SETTINGS, point_weights=torch.ones(1, 468), prediction=prediction
+    )
+    terms = energy.terms(face, energy.render(face))
+    assert terms.prediction.item() == pytest.approx(prediction.energy(face.identity).item())
+    assert terms_of(tiny, face, targets).prediction.item() == 0
+
+
 def test_the_light_prior_is_centred_on_white_light_of_the_exposure(tiny: MorphableModel) -> None:
     face = ground_truth(tiny)
     targets = targets_of(tiny, face)
@@ -122,7 +149,7 @@ def test_the_colour_term_is_robust_with_a_scale_of_three_sigmas_per_channel(tiny
     photo = render(tiny, face, targets.camera).image
     for sigmas, expected in ((1.0, 3 / (1 + 3 / 27)), (3.0, 13.5), (30.0, 2700 / 101)):
         terms = terms_of(tiny, face, replace(targets, crops=photo + sigmas * SETTINGS.pixel_sigma))
-        assert terms.colour.item() == pytest.approx(0.5 * 400 * expected, rel=1e-4)
+        assert terms.colour.item() == pytest.approx(0.5 * EFFECTIVE_PIXELS * expected, rel=1e-4)
 
 
 def test_the_colour_term_counts_masked_pixels_only(tiny: MorphableModel) -> None:

@@ -11,6 +11,7 @@ from mien.camera import Camera, Pose
 from mien.fitting import align_to_points
 from mien.fitting.depth import depth_px
 from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
+from mien.fitting.prediction import PredictedIdentity
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.typing import Tensor
@@ -162,18 +163,29 @@ def test_a_batch_gives_the_same_as_its_faces_one_by_one(tiny: MorphableModel) ->
         torch.testing.assert_close(alone.identity, both.identity[one], atol=2e-3, rtol=0)
 
 
-def test_a_prediction_is_the_start_and_the_centre_of_the_prior(tiny: MorphableModel) -> None:
+def test_a_predicted_identity_stays_where_points_have_no_influence(tiny: MorphableModel) -> None:
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
+    identity = torch.randn(1, 12)
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, torch.zeros(1, 4)))))
+    weak = replace(PRIORS, landmark_sigma=1.0, depth_sigma=1.0, lid_sigma=1e3, identity_sigma=10.0)
+    prediction = PredictedIdentity.of(tiny, identity, sigma_m=1e-4)
+    weights = torch.ones(1, 468)
+    guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=weak, prediction=prediction)
+    torch.testing.assert_close(guided.identity, identity, atol=1e-2, rtol=0)
+    alone = fit_landmarks(tiny, points, camera, point_weights=weights, priors=replace(weak, identity_sigma=0.01))
+    assert alone.identity.abs().max() < 0.1
+
+
+def test_few_steps_from_a_start_find_what_many_from_the_mean_find(tiny: MorphableModel) -> None:
     camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
     identity, expression = torch.randn(1, 12), torch.tensor([[0.0, 0.4, 0.8, 0.0]])
     points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
-    prediction = FaceCoefficients(identity, expression, torch.zeros(1, 5), torch.zeros(1, 9, 3), pose)
-    strong = replace(PRIORS, landmark_sigma=1.0, lid_sigma=1e3, identity_sigma=0.01)
+    near = FaceCoefficients(identity + 0.1, expression, torch.zeros(1, 5), torch.zeros(1, 9, 3), pose)
     weights = torch.ones(1, 468)
-    alone = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong)
-    guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=strong, start=prediction)
-    assert alone.identity.abs().max() < 0.1  # landmarks without influence leave the mean
-    torch.testing.assert_close(guided.identity, identity, atol=1e-3, rtol=0)
-    torch.testing.assert_close(guided.pose.translation, pose.translation, atol=1e-3, rtol=0)
+    cold = fit_landmarks(tiny, points, camera, point_weights=weights, priors=PRIORS)
+    warm = fit_landmarks(tiny, points, camera, point_weights=weights, priors=PRIORS, start=near, steps=3)
+    torch.testing.assert_close(warm.identity, cold.identity, atol=5e-3, rtol=0)
+    torch.testing.assert_close(warm.pose.translation, cold.pose.translation, atol=1e-3, rtol=0)
 
 
 def test_a_face_is_translated_onto_points(tiny: MorphableModel) -> None:

@@ -17,6 +17,7 @@ from mien.fitting.normal_equations import (
     normal_equations,
 )
 from mien.fitting.photometric import EFFECTIVE_PIXELS, PhotometricEnergy
+from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.unknowns import Unknowns
 from mien.geometry import triangle_normals
 from mien.lighting import shading
@@ -57,7 +58,8 @@ def problem_of(
     if not masked:
         targets = replace(targets, mask=torch.zeros_like(targets.mask))
     weights = torch.linspace(0.5, 2, 468)[None]
-    energy = PhotometricEnergy(model, targets, settings=SETTINGS, point_weights=weights)
+    prediction = PredictedIdentity.of(model, gt.identity - 0.4, sigma_m=0.002)
+    energy = PhotometricEnergy(model, targets, settings=SETTINGS, point_weights=weights, prediction=prediction)
     unknowns = Unknowns(model, away_from(gt), SETTINGS)
     # Pose and light have a vector of their own, in which they start at zero.
     unknowns.assign(unknowns.vector() + 0.1)
@@ -71,7 +73,7 @@ def basis_of(model: MorphableModel) -> ShapeBasis:
 def test_the_gradient_of_points_depth_contour_and_priors_is_that_of_the_energy(tiny: MorphableModel) -> None:
     energy, unknowns, rendered = problem_of(tiny, masked=False)
     terms = energy.terms(unknowns.coefficients(), rendered)
-    for name in ("landmarks", "depth", "contour", "identity_prior", "light_prior"):
+    for name in ("landmarks", "depth", "contour", "identity_prior", "prediction", "light_prior"):
         assert getattr(terms, name).item() > 0.01, name
     gradients = torch.autograd.grad(terms.total(), unknowns.parameters(), retain_graph=True)
     expected = torch.cat([gradient.flatten() for gradient in gradients])

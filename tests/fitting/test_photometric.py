@@ -154,6 +154,19 @@ def test_a_warm_start_takes_fewer_steps(tiny: MorphableModel, monkeypatch: pytes
     assert seen == [9, 4]
 
 
+def test_the_identity_of_a_start_is_an_estimate_in_both_stages(tiny: MorphableModel) -> None:
+    targets, gt = targets_of(tiny)
+    off = replace(gt, identity=gt.identity + 1.0)
+    for steps in (0, 8):
+        settings = replace(SETTINGS, warm_photometric_steps=steps)
+        trusted, doubted = (
+            fit(tiny, targets, settings=replace(settings, prediction_sigma=sigma), start=off).coefficients.identity
+            for sigma in (1e-5, 1e3)
+        )
+        torch.testing.assert_close(trusted, off.identity, atol=0.05, rtol=0)
+        assert float((doubted - off.identity).abs().mean()) > 0.3
+
+
 def test_recognition_joins_after_the_gauss_newton_steps(tiny: MorphableModel) -> None:
     targets, _ = targets_of(tiny)
 

@@ -23,7 +23,6 @@ from mien.cli.options import (
     DeviceOption,
     EncoderOption,
     JsonOption,
-    Mode,
     ModelOption,
     ModeOption,
     QuietOption,
@@ -201,7 +200,7 @@ def evaluate_landmarks(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of photos per set.")] = None,
     seed: SeedOption = 0,
-    mode: ModeOption = Mode.FIT,
+    mode: ModeOption = None,
     encoder: EncoderOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -219,7 +218,7 @@ def evaluate_landmarks(
                 device=device,
                 detail=False,
                 seed=seed,
-                mode=mode.value,
+                mode=None if mode is None else mode.value,
                 encoder=encoder or DEFAULT_ENCODER,
             )
     with progress_bar(stderr(), 0 if quiet else 2) as progress:

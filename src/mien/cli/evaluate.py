@@ -55,8 +55,13 @@ def evaluate_scans(
     ],
     *,
     mode: Annotated[
-        Method, typer.Option(help="fit, net, auto: as mien reconstruct. mean: the mean face, without the photo.")
-    ] = Method.FIT,
+        Method | None,
+        typer.Option(
+            metavar="[auto|fit|net|mean]",
+            help="auto, fit, net, and the default: as mien reconstruct. mean: the mean face, without the photo.",
+            show_default=False,
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -133,7 +138,7 @@ def _from_files(pack: ScanPack, folder: Path, unit: Unit | None, landmarks: str 
     return PredictionFiles(folder, None if unit is None else unit.value, vertices).predictor(pack)
 
 
-def _from_mode(mode: Method, model: str, device: str, seed: int, encoder: str | None) -> Predictor:
+def _from_mode(mode: Method | None, model: str, device: str, seed: int, encoder: str | None) -> Predictor:
     from mien.evaluation.scan_predictions import predict_by_reconstruction, predict_mean_face
     from mien.morphable import load_model
 
@@ -142,14 +147,19 @@ def _from_mode(mode: Method, model: str, device: str, seed: int, encoder: str | 
     return predict_by_reconstruction(_reconstructor(mode, model, device, seed, encoder))
 
 
-def _reconstructor(mode: Method, model: str, device: str, seed: int, encoder: str | None) -> Reconstructor:
+def _reconstructor(mode: Method | None, model: str, device: str, seed: int, encoder: str | None) -> Reconstructor:
     from mien.networks import DEFAULT_ENCODER
     from mien.pipeline import Reconstructor
 
     if mode is Method.MEAN:
         raise ConfigError("--mode mean needs scans; for photos with .mat files use fit, net or auto.")
     return Reconstructor(
-        model=model, device=device, detail=False, seed=seed, mode=mode.value, encoder=encoder or DEFAULT_ENCODER
+        model=model,
+        device=device,
+        detail=False,
+        seed=seed,
+        mode=None if mode is None else mode.value,
+        encoder=encoder or DEFAULT_ENCODER,
     )
 
 

@@ -165,10 +165,12 @@ PrincipalPointOption = Annotated[
     ),
 ]
 ModeOption = Annotated[
-    Mode,
+    Mode | None,
     typer.Option(
-        metavar="[fit|net|auto]",
-        help="fit: optimise. net: use the encoder alone. auto: optimise from the encoder's prediction.",
+        metavar="[auto|fit|net]",
+        help="auto: optimise from the encoder's prediction. fit: optimise without the encoder. net: the encoder and a "
+        "short fit to the points. Default: auto, or fit for a face model without an encoder.",
+        show_default=False,
     ),
 ]
 EncoderOption = Annotated[
@@ -182,7 +184,7 @@ DetailModeOption = Annotated[
     typer.Option(
         "--detail-mode",
         metavar="[fit|net]",
-        help="fit: optimise the maps. net: use the detail network. Default: fit in mode fit, else net.",
+        help="fit: optimise the maps. net: use the detail network. Default: net in mode net, else fit.",
     ),
 ]
 DetailNetworkOption = Annotated[

@@ -16,6 +16,7 @@ import torch
 from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.fitting.depth import plane_basis, without_plane
 from mien.fitting.lids import LidGaps
+from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
 from mien.losses import geman_mcclure_weights
@@ -133,6 +134,8 @@ def fit_landmarks(
     priors: LandmarkPriors,
     depths_px: Float[Tensor, "B 468"] | None = None,
     start: FaceCoefficients | None = None,
+    prediction: PredictedIdentity | None = None,
+    steps: int | None = None,
 ) -> LandmarkFit:
     """The most probable pose, identity and expression given MediaPipe's points.
 
@@ -143,16 +146,20 @@ def fit_landmarks(
         point_weights: Weight of each point.
         priors: Standard deviations.
         depths_px: Depth of each point up to a plane, pixels; None if it is unknown.
-        start: Prediction of a network. The search begins there, and the priors of identity and expression are centred
-            on it. None starts from the mean face.
+        start: Faces near the solution, at which the search begins. None starts from the mean face.
+        prediction: Identities that a network predicts, as a second estimate; None leaves it out.
+        steps: Number of Gauss-Newton steps; by default `ITERATIONS` from the mean face and `WARM_ITERATIONS` from a
+            start.
 
     Returns:
         The fitted faces; not meant to be differentiated.
     """
-    problem = _Problem(model, points_px, camera, point_weights, priors=priors, depths_px=depths_px, prediction=start)
-    state = problem.start()
+    problem = _Problem(
+        model, points_px, camera, point_weights, priors=priors, depths_px=depths_px, prediction=prediction
+    )
+    state = problem.start(start)
     cold = start is None
-    for iteration in range(ITERATIONS if cold else WARM_ITERATIONS):
+    for iteration in range(steps or (ITERATIONS if cold else WARM_ITERATIONS)):
         state = problem.step(state, pose_only=cold and iteration < POSE_ITERATIONS)
     identity, expression = state.shape.to(points_px).split(model.counts[:2], dim=1)
     translation = state.translation.to(points_px)
@@ -183,7 +190,7 @@ class _Problem:
         *,
         priors: LandmarkPriors,
         depths_px: Float[Tensor, "B 468"] | None,
-        prediction: FaceCoefficients | None,
+        prediction: PredictedIdentity | None,
     ) -> None:
         self.prediction = prediction
         self.camera, self.target = camera.double(), points_px.double()
@@ -203,16 +210,11 @@ class _Problem:
         self.planes = plane_basis(self.target)
         self.lids = LidGaps.of(self.target, sigma=priors.lid_sigma)
 
-        self.centre = self.target.new_zeros(len(self.target), identity_count + expression_count)
-        if prediction is not None:
-            expression = prediction.expression.clamp(self.least, self.largest)
-            self.centre = torch.cat([prediction.identity, expression], dim=1).double()
-
-    def start(self) -> _State:
-        if self.prediction is not None:
-            pose = self.prediction.pose
-            log_focal = torch.zeros_like(pose.scale).double()
-            return _State(pose.rotmat().double(), pose.translation.double(), log_focal, self.centre)
+    def start(self, near: FaceCoefficients | None) -> _State:
+        if near is not None:
+            pose, log_focal = near.pose, torch.zeros_like(near.pose.scale).double()
+            shape = torch.cat([near.identity, near.expression.clamp(self.least, self.largest)], dim=1).double()
+            return _State(pose.rotmat().double(), pose.translation.double(), log_focal, shape)
         batch = len(self.target)
         pose = initial_pose(self.mean.expand(batch, -1, -1), self.target, self.camera)
         shape = self.target.new_zeros(batch, self.basis.shape[-1])
@@ -223,9 +225,12 @@ class _Problem:
         residuals, jacobian, weights = self._linearise(state)
         weighted = jacobian * weights[..., None]
         hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + torch.diag(self.prior_precision)
-        off_centre = state.shape - self.centre
-        values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], off_centre], 1)
+        values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], state.shape], 1)
         gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + self.prior_precision * values
+        if self.prediction is not None:
+            part = slice(self.RIGID, self.RIGID + len(self.prediction.precision))
+            hessian[:, part, part] += self.prediction.precision
+            gradient[:, part] += self.prediction.gradient(state.shape[:, : len(self.prediction.precision)])
         if not pose_only:
             lid_jacobian = self.lids.across(jacobian[:, :, :2])
             hessian = hessian + lid_jacobian.mT @ lid_jacobian

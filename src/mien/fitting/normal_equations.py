@@ -292,6 +292,10 @@ def _add_priors(equations: NormalEquations, face: _Face) -> None:
             one(unknowns.albedo[0]),
         ]
     )
+    if (prediction := face.energy.prediction) is not None:
+        part = slice(len(prediction.precision))
+        equations.hessian[part, part] += prediction.precision
+        equations.gradient[part] += prediction.gradient(unknowns.identity)[0]
     count = len(precision)
     equations.hessian.diagonal()[:count] += precision
     # The weak prior of the pose is centred on the present pose: it limits the step and moves nothing.

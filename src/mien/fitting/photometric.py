@@ -10,6 +10,7 @@ from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
 from mien.fitting.lids import LidGaps
 from mien.fitting.lighting import expected_light, light_precision
+from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.losses import geman_mcclure, identity_loss
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -17,8 +18,9 @@ from mien.perception import IdentityNetwork
 from mien.rendering import RenderOutput, render, sample_image
 from mien.typing import Float, Tensor
 
-EFFECTIVE_PIXELS = 400.0
-"""Number of independent colour errors in a face; see `lighting.EFFECTIVE_SAMPLES`."""
+EFFECTIVE_PIXELS = 250.0
+"""Number of independent colour errors in a face; see `lighting.EFFECTIVE_SAMPLES`. On photos with scans 150 and 400 had
+larger errors."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class EnergyTerms:
     """Distance of the occluding contour from that of the photo, see `mien.fitting.contour`."""
     identity_prior: Float[Tensor, ""]
     """Gaussian prior of the identity coefficients."""
+    prediction: Float[Tensor, ""]
+    """Distance of the identity from the prediction of a network, see `mien.fitting.prediction`; zero without one."""
     expression_prior: Float[Tensor, ""]
     """Gaussian prior of the expression coefficients."""
     albedo_prior: Float[Tensor, ""]
@@ -60,6 +64,7 @@ class PhotometricEnergy:
         settings: Standard deviations and weights of the terms.
         point_weights: Weight of each of MediaPipe's points, see `mesh_point_weights`.
         recognition: Network of eq. 6; None leaves the term out.
+        prediction: Identities that a network predicts; None leaves the term out.
     """
 
     def __init__(
@@ -70,9 +75,10 @@ class PhotometricEnergy:
         settings: FitSettings,
         point_weights: Float[Tensor, "B 468"],
         recognition: IdentityNetwork | None = None,
+        prediction: PredictedIdentity | None = None,
     ) -> None:
         self.model, self.targets, self.settings, self.point_weights = model, targets, settings, point_weights
-        self.recognition = recognition
+        self.recognition, self.prediction = recognition, prediction
         self.photo_features = None if recognition is None else _photo_features(targets, recognition)
         self.light_precision = light_precision(settings.light_priors).to(targets.crops)
         self.contour = ContourMesh.of(model)
@@ -102,6 +108,7 @@ class PhotometricEnergy:
             lids=self._lid_energy(rendered),
             contour=contour_energy(self.contour, rendered, self.targets, settings),
             identity_prior=0.5 * (coefficients.identity / settings.identity_sigma).square().sum(),
+            prediction=self._prediction_energy(coefficients.identity),
             expression_prior=0.5 * (coefficients.expression / self.expression_sigmas).square().sum(),
             albedo_prior=0.5 * coefficients.albedo.square().sum(),
             light_prior=self._light_prior(coefficients.lighting),
@@ -128,6 +135,9 @@ class PhotometricEnergy:
         sigma_px = self.settings.depth_sigma * self.targets.extent_px[:, None]
         squared = errors**2 / sigma_px**2
         return 0.5 * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum()
+
+    def _prediction_energy(self, identity: Float[Tensor, "B I"]) -> Float[Tensor, ""]:
+        return identity.new_zeros(()) if self.prediction is None else self.prediction.energy(identity)
 
     def depth_errors(self, points: Float[Tensor, "B 468 3"]) -> Float[Tensor, "B 468"] | None:
         """Differences from the depths of the photo after the best plane is removed, pixels; None if it has no depths.

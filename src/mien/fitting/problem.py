@@ -80,6 +80,8 @@ class FitSettings:
     """Error of the distance between upper and lower lid, as a share of the eye's width, see `mien.fitting.lids`."""
     identity_sigma: float = 1.0
     """Identity coefficients, which are in standard deviations already."""
+    prediction_sigma: float = 0.002
+    """Position of a vertex in the identity that a network predicts, metres, see `mien.fitting.prediction`."""
     expression_sigma: float = 0.25
     """Typical strength of a blendshape in a photo. Not used for models whose expressions are in standard deviations."""
     pixel_sigma: float = 0.05
@@ -111,6 +113,7 @@ class FitSettings:
             "depth_sigma",
             "lid_sigma",
             "identity_sigma",
+            "prediction_sigma",
             "expression_sigma",
             "pixel_sigma",
             "contour_sigma",

@@ -15,6 +15,7 @@ import torch
 from mien.errors import FitDiverged
 from mien.fitting.normal_equations import ShapeBasis, normal_equations
 from mien.fitting.photometric import PhotometricEnergy
+from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import FitSettings, FitTargets
 from mien.fitting.unknowns import Unknowns
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -44,6 +45,7 @@ def fit_photometric(
     settings: FitSettings,
     point_weights: Float[Tensor, "B 468"],
     recognition: IdentityNetwork | None,
+    prediction: PredictedIdentity | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> FaceCoefficients:
     """Minimise `PhotometricEnergy`.
@@ -55,6 +57,7 @@ def fit_photometric(
         settings: Standard deviations, weights and largest number of steps.
         point_weights: Weight of each of MediaPipe's points, see `mesh_point_weights`.
         recognition: Network of eq. 6; None leaves the term out.
+        prediction: Identities that a network predicts; None leaves the term out.
         progress: Is called with the share of the steps that is done.
 
     Returns:
@@ -70,7 +73,12 @@ def fit_photometric(
     for k in range(len(targets.crops)):
         one = slice(k, k + 1)
         energy = PhotometricEnergy(
-            model, targets[one], settings=settings, point_weights=point_weights[one], recognition=recognition
+            model,
+            targets[one],
+            settings=settings,
+            point_weights=point_weights[one],
+            recognition=recognition,
+            prediction=None if prediction is None else prediction[one],
         )
         descent = _Descent(energy, basis, Unknowns(model, start[one], settings))
         for step in range(settings.photometric_steps):

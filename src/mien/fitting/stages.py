@@ -24,6 +24,7 @@ from mien.errors import FitDiverged
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
 from mien.fitting.lighting import fit_light_and_albedo
 from mien.fitting.photometric import photometric_error, sample_vertex_colours
+from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import FitResult, FitSettings, FitTargets, Progress, StageTime
 from mien.fitting.second_order import fit_photometric
 from mien.lighting import ambient_lighting
@@ -37,6 +38,8 @@ from mien.typing import Float, Tensor
 FOCAL_SIGMA = 0.3
 """Standard deviation of the logarithm of a fitted focal length. The perspective of a face shows little of it: with 0.5,
 fits of portraits diverged."""
+PREDICTION_STEPS = 3
+"""Steps of `fit_prediction`: on photos with scans, two and eight steps have the same error."""
 
 
 class StageClock:
@@ -87,8 +90,8 @@ def fit(
         targets: Crops, masks, landmarks and cameras of the faces.
         settings: Standard deviations, weights and numbers of steps; None for the defaults.
         recognition: Network of the recognition term (eq. 6); None leaves the term out.
-        start: Prediction of a network, from which fewer steps are needed (`settings.warm_photometric_steps`); None
-            starts from the mean face.
+        start: Prediction of a network, from which fewer steps are needed (`settings.warm_photometric_steps`) and whose
+            identity is a second estimate, see `mien.fitting.prediction`; None starts from the mean face.
         progress: Is called with the name of the stage and the share of it that is done, 0 to 1.
 
     Returns:
@@ -110,8 +113,11 @@ def fit(
     _check_finite(targets)
     clock = StageClock(progress)
     weights = mesh_point_weights(model).expand(len(targets.crops), -1)
+    prediction = None if start is None else _predicted_identity(model, start, settings)
     with clock.stage("landmarks"):
-        face, camera = _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=start)
+        face, camera = _fit_landmarks(
+            model, targets, settings=settings, point_weights=weights, start=start, prediction=prediction
+        )
         targets = replace(targets, camera=camera)
     with clock.stage("light and albedo"):
         face = with_light_and_albedo(model, targets, face, settings=settings)
@@ -123,6 +129,7 @@ def fit(
             settings=settings,
             point_weights=weights,
             recognition=recognition,
+            prediction=prediction,
             progress=report,
         )
     with torch.no_grad():
@@ -137,9 +144,65 @@ def _fit_landmarks(
     settings: FitSettings,
     point_weights: Float[Tensor, "B 468"],
     start: FaceCoefficients | None,
+    prediction: PredictedIdentity | None,
 ) -> tuple[FaceCoefficients, Camera]:
     """Shape and pose from the landmarks, with the mean albedo under white light; and the fitted camera."""
-    priors = LandmarkPriors(
+    shape = fit_landmarks(
+        model,
+        targets.landmarks468_px,
+        targets.camera,
+        point_weights=point_weights,
+        priors=_landmark_priors(model, settings),
+        depths_px=targets.landmarks468_depth_px,
+        start=start,
+        prediction=prediction,
+    )
+    batch = len(targets.crops)
+    albedo = shape.identity.new_zeros(batch, model.counts[2])
+    light = ambient_lighting(batch).to(shape.identity)
+    return FaceCoefficients(shape.identity, shape.expression, albedo, light, shape.pose), shape.camera
+
+
+def fit_prediction(
+    model: MorphableModel, targets: FitTargets, prediction: FaceCoefficients, *, settings: FitSettings
+) -> FaceCoefficients:
+    """Fit shape and pose to the landmarks in a few steps from the prediction of a network; light and albedo are kept.
+
+    Args:
+        model: The morphable model.
+        targets: Landmarks and cameras of the faces.
+        prediction: Where the fit starts; its identity is a second estimate beside the landmarks.
+        settings: Standard deviations.
+
+    Returns:
+        The fitted faces; not meant to be differentiated.
+
+    Raises:
+        FitDiverged: A value of `targets` is not finite.
+    """
+    _check_finite(targets)
+    shape = fit_landmarks(
+        model,
+        targets.landmarks468_px,
+        targets.camera,
+        point_weights=mesh_point_weights(model).expand(len(targets.crops), -1),
+        priors=_landmark_priors(model, settings),
+        depths_px=targets.landmarks468_depth_px,
+        start=prediction,
+        prediction=_predicted_identity(model, prediction, settings),
+        steps=PREDICTION_STEPS,
+    )
+    return replace(prediction, identity=shape.identity, expression=shape.expression, pose=shape.pose)
+
+
+def _predicted_identity(
+    model: MorphableModel, prediction: FaceCoefficients, settings: FitSettings
+) -> PredictedIdentity:
+    return PredictedIdentity.of(model, prediction.identity, sigma_m=settings.prediction_sigma)
+
+
+def _landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPriors:
+    return LandmarkPriors(
         settings.landmark_sigma,
         settings.depth_sigma,
         settings.lid_sigma,
@@ -147,19 +210,6 @@ def _fit_landmarks(
         settings.expression_sigmas(model),
         FOCAL_SIGMA if settings.refine_focal else None,
     )
-    shape = fit_landmarks(
-        model,
-        targets.landmarks468_px,
-        targets.camera,
-        point_weights=point_weights,
-        priors=priors,
-        depths_px=targets.landmarks468_depth_px,
-        start=start,
-    )
-    batch = len(targets.crops)
-    albedo = shape.identity.new_zeros(batch, model.counts[2])
-    light = ambient_lighting(batch).to(shape.identity)
-    return FaceCoefficients(shape.identity, shape.expression, albedo, light, shape.pose), shape.camera
 
 
 def _check_finite(targets: FitTargets) -> None:

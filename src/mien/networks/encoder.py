@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mien.assets import asset_path
+from mien.assets import asset_path, load_metadata
 from mien.camera import Camera
 from mien.errors import AssetError, ConfigError
 from mien.lighting import SH_COUNT
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable.revisions import is_made_for
 from mien.morphable.symmetry import Mirror, mirrored_camera, mirrored_points
 from mien.networks.backbones import make_backbone
 from mien.networks.crop_space import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, CropSpaceParameters, mean_face_frame
@@ -389,3 +390,15 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
             refiner=s.get("refiner", False),  # the first files of mien 0.1 do not have it
         ),
     )
+
+
+def has_packaged_encoder(model: MorphableModel) -> bool:
+    """Whether the packaged encoder was made for a face model.
+
+    Args:
+        model: The face model.
+
+    Raises:
+        AssetError: The packaged file is missing or damaged.
+    """
+    return is_made_for(load_metadata(DEFAULT_ENCODER)["model_hash"], model.fingerprint)

@@ -24,17 +24,27 @@ from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverge
 from mien.fitting import (
     DetailSettings,
     FitSettings,
+    FitTargets,
     Progress,
     StageClock,
     StageTime,
     align_to_points,
     fit,
     fit_lids,
+    fit_prediction,
     mesh_point_weights,
 )
 from mien.io.photo import Photo, read_photo
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
-from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
+from mien.networks import (
+    DEFAULT_DETAIL,
+    DEFAULT_ENCODER,
+    DetailNetwork,
+    FaceEncoder,
+    has_packaged_encoder,
+    load_detail,
+    load_encoder,
+)
 from mien.networks.detail_unet import CROP_SHARE
 from mien.perception import FaceDetector, IdentityNetwork
 from mien.pipeline.inputs import PhotoInputs
@@ -73,7 +83,7 @@ class _Settings:
 
     @property
     def detail_by_network(self) -> bool:
-        chosen = self.detail_mode or ("fit" if self.mode == "fit" else "net")
+        chosen = self.detail_mode or ("net" if self.mode == "net" else "fit")
         return self.detail and chosen == "net"
 
     def check(self) -> None:
@@ -126,11 +136,12 @@ class Reconstructor:
         refine_focal: Whether the fit may change the focal length. Modes "fit" and "auto".
         settings: Weights and schedule of the fit. Modes "fit" and "auto".
         detail_settings: Weights and schedule of the detail fit. Detail mode "fit".
-        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder alone, about 25 times faster) or
-            "auto" (optimisation from the encoder's prediction).
+        mode: How coefficients are found: "fit" (optimisation), "net" (the encoder and a short fit to the points, about
+            ten times faster) or "auto" (optimisation from the encoder's prediction, which also is an estimate beside
+            points and pixels). None means "auto", or "fit" for a face model that the packaged encoder was not made for.
         encoder: File of the encoder; the packaged one by default. Modes "net" and "auto".
-        detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "fit" in
-            mode "fit" and "net" in the others.
+        detail_mode: How the maps are found: "fit" (optimisation) or "net" (the detail network). None means "net" in
+            mode "net" and "fit" in the others.
         detail_network: File of the detail network; the packaged one by default. Detail mode "net".
 
     Raises:
@@ -161,11 +172,16 @@ class Reconstructor:
         refine_focal: bool = False,
         settings: FitSettings | None = None,
         detail_settings: DetailSettings | None = None,
-        mode: str = "fit",
+        mode: str | None = None,
         encoder: str | Path = DEFAULT_ENCODER,
         detail_mode: str | None = None,
         detail_network: str | Path = DEFAULT_DETAIL,
     ) -> None:
+        self.device = _checked_device(device)
+        warn_if_too_late(self.device)
+        self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
+        if mode is None:
+            mode = "auto" if encoder != DEFAULT_ENCODER or has_packaged_encoder(self.model) else "fit"
         chosen = _Settings(
             mode, detail, detail_mode, refine_focal, str(encoder), str(detail_network), settings, detail_settings
         )
@@ -174,9 +190,6 @@ class Reconstructor:
             raise ConfigError(f"resolution={resolution} is not offered; choose one of {RESOLUTIONS}.")
         if max_faces is not None and max_faces < 1:
             raise ConfigError(f"max_faces={max_faces} is out of range; use at least 1, or None for all faces.")
-        self.device = _checked_device(device)
-        warn_if_too_late(self.device)
-        self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
         self.detector = FaceDetector(device=device)
         self.mode, self.max_faces = mode, max_faces
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
@@ -301,22 +314,10 @@ class Reconstructor:
         start, clock, targets = None, StageClock(progress), inputs.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                start = align_to_points(
-                    self.model,
-                    self._predict(self.encoder, inputs),
-                    targets.camera,
-                    points_px=targets.landmarks468_px,
-                    point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
-                )
-            start = fit_lids(
-                self.model,
-                start,
-                targets.camera,
-                points_px=targets.landmarks468_px,
-                sigma=self.settings.lid_sigma,
-                expression_sigma=self.settings.expression_sigma_of(self.model),
-            )
+                start = self._predict(self.encoder, inputs)
         if start is not None and self.mode == "net":
+            with clock.stage("landmarks"), torch.no_grad():
+                start = self._with_lids(fit_prediction(self.model, targets, start, settings=self.settings), targets)
             return _Coefficients(start, targets.camera, tuple(clock.times))
         recognition = self.identity_network if self.settings.recognition_weight else None
         result = fit(
@@ -325,11 +326,32 @@ class Reconstructor:
         return _Coefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
 
     def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
-        """The encoder's prediction; heads that lie on their side or upside down are turned upright for it."""
-        rolls = self._large_rolls(inputs)
+        """The encoder's prediction, moved onto the points and with the detected opening of the eyes.
+
+        Heads that lie on their side or upside down are turned upright for the encoder.
+        """
+        rolls, targets = self._large_rolls(inputs), inputs.targets
         upright = inputs.rolled(rolls)
         prediction = encoder.encode(upright.crops, upright.camera, landmarks468_px=upright.landmarks468_px)
-        return prediction.rolled(torch.tensor(rolls, device=self.device)) if any(rolls) else prediction
+        aligned = align_to_points(
+            self.model,
+            prediction.rolled(torch.tensor(rolls, device=self.device)) if any(rolls) else prediction,
+            targets.camera,
+            points_px=targets.landmarks468_px,
+            point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
+        )
+        return self._with_lids(aligned, targets)
+
+    def _with_lids(self, coefficients: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
+        """The faces with the detected opening of the eyes."""
+        return fit_lids(
+            self.model,
+            coefficients,
+            targets.camera,
+            points_px=targets.landmarks468_px,
+            sigma=self.settings.lid_sigma,
+            expression_sigma=self.settings.expression_sigma_of(self.model),
+        )
 
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:

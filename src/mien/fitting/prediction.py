@@ -1,0 +1,52 @@
+"""A network's prediction of the identity as a second estimate beside points and pixels.
+
+The errors of a network that learnt from faces, and those of points and pixels of the photo, have different causes. So
+the fit takes both: the distance between its surface and the predicted one is one more error with a standard deviation.
+The whole surface counts as a few points, since the errors of a prediction are smooth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mien.morphable import MorphableModel
+from mien.typing import Float, Tensor
+
+EFFECTIVE_POINTS = 30.0
+"""Number of independent errors in a predicted surface."""
+
+
+@dataclass(frozen=True)
+class PredictedIdentity:
+    """Gaussian of the identity around the prediction of a network."""
+
+    identity: Float[Tensor, "B I"]
+    """The prediction, standard deviations."""
+    precision: Float[Tensor, "I I"]
+    """Inverse covariance."""
+
+    @classmethod
+    def of(cls, model: MorphableModel, identity: Float[Tensor, "B I"], *, sigma_m: float) -> PredictedIdentity:
+        """Weigh a prediction by the distance between surfaces.
+
+        Args:
+            model: The morphable model.
+            identity: The prediction.
+            sigma_m: Standard deviation of the position of a vertex, metres.
+        """
+        weights = (1 - model.masks.neck) * (1 - model.masks.eyes)
+        moved = (model.identity_basis * weights.sqrt()[:, None]).flatten(1)
+        precision = EFFECTIVE_POINTS / sigma_m**2 / weights.sum() * (moved @ moved.T)
+        return cls(identity.detach(), precision)
+
+    def __getitem__(self, index: slice) -> PredictedIdentity:
+        """The predictions of some of the faces."""
+        return PredictedIdentity(self.identity[index], self.precision)
+
+    def energy(self, identity: Float[Tensor, "B I"]) -> Float[Tensor, ""]:
+        """Half the squared distance from the prediction, summed over the faces; differentiable."""
+        return 0.5 * ((identity - self.identity) * self.gradient(identity)).sum()
+
+    def gradient(self, identity: Float[Tensor, "B I"]) -> Float[Tensor, "B I"]:
+        """Derivative of the energy."""
+        return (identity - self.identity) @ self.precision.to(identity)
