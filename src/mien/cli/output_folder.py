@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mien.cli.run_record import Options, RunRecord, changed_options, file_sha256, read_record
 from mien.cli.summary import SUMMARY_FILE, PhotoRow, SummaryTable, absolute_path, photo_key
 from mien.errors import OutputError
-from mien.io.files import remove_partial_folders, writing
+from mien.io.files import writing
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
@@ -80,7 +80,6 @@ class PhotoFolder:
             OutputError: The folder cannot be written.
         """
         RunRecord(absolute_path(str(self.photo)), photo_sha256, options, None).write(self.path)
-        remove_partial_folders(self.path, "face*")
 
     def finish(self, row: PhotoRow, photo_sha256: str, options: Options) -> None:
         """Record that all faces are written.

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from mien.cli.terminal import printable
 from mien.errors import OutputError
-from mien.io.files import remove_partial, write_whole, writing
+from mien.io.files import write_whole, writing
 
 SUMMARY_FILE = "summary.csv"
 _LONGEST_TABLE = 60
@@ -76,7 +76,6 @@ class SummaryTable:
 
     def __init__(self, out: Path) -> None:
         self.path = out / SUMMARY_FILE
-        remove_partial(out, SUMMARY_FILE)
         self._rows = {photo_key(row["photo"]): row for row in _read_table(self.path)}
         self._owners = {photo_key(row["results"]): key for key, row in self._rows.items() if row["results"]}
         self._next_write = 0.0

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from mien.errors import ConfigError, FormatError, ImageError, MienError
 from mien.export.contact_sheet import SheetLayout, in_rows
 from mien.export.contact_sheet import contact_sheet as grid
-from mien.io.files import remove_partial, write_text, write_whole, writing
+from mien.io.files import write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
 from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
@@ -46,7 +46,6 @@ from mien.typing import UInt8
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
 """Photos per shard: the work that a process loses when it is killed, at most about 6 MB. A store of up to 16,384 photos
 has at most 64 shards."""
-SHARD_NAMES = ("faces-*.tar", "faces-*.json")
 SPLIT_SHARES = (0.70, 0.15, 0.15)
 """Shares of training, validation and test, as in the paper."""
 CACD_NAME = re.compile(r"^(?P<age>\d{1,3})_(?P<identity>.+)_(?P<number>\d+)$")
@@ -262,7 +261,7 @@ def prepare(
 
 
 def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: PreparationSettings) -> None:
-    """Write the plan of a new store, or check that of an old one and remove leftovers of killed processes."""
+    """Write the plan of a new store, or check that of an old one."""
     names = _digest("\n".join(f"{p.name}\t{p.identity}" for p in photos)).hex()
     plan = json.dumps({"settings": asdict(settings), "photos": names})
     path = store / "plan.json"
@@ -274,8 +273,6 @@ def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: Preparation
             raise ConfigError(
                 f"{store} was started with other photos or settings; use the same ones, or choose another folder."
             )
-        for names in SHARD_NAMES:
-            remove_partial(store, names)
 
 
 def _shard_path(store: Path, number: int, ending: str) -> Path:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from mien.camera import Camera
 from mien.errors import ConfigError, FormatError
-from mien.io.files import remove_partial, write_text, write_whole, writing
+from mien.io.files import write_text, write_whole, writing
 from mien.io.pixels import to_uint8
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.symmetry import Mirror
@@ -42,7 +42,6 @@ from mien.training.synthetic.samples import sheet_of
 from mien.typing import Tensor
 
 SHEET_FILE = "sheet.png"
-SHARD_NAMES = "faces-*.safetensors"
 SHARD_FACES, SHEET_FACES = 512, 48
 RENDER_BATCH = 32
 BYTE_TENSORS = ("images", "mask")
@@ -161,8 +160,6 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
         raise ConfigError(
             f"{store} has {existing['faces']} faces already, more than faces={plan.faces}; use at least as many."
         )
-    with writing(store):
-        remove_partial(store, SHARD_NAMES)
     return settings
 
 
