@@ -82,6 +82,15 @@ def test_a_photo_is_the_same_from_every_folder(tmp_path: Path, out: Path, monkey
     assert results(out) == {"photos/a.png": "a"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+def test_a_link_to_itself_is_a_row(tmp_path: Path, out: Path) -> None:
+    photo_with(tmp_path / "in" / "a.png", 1)
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    assert run("reconstruct", tmp_path / "in", "-o", out) == 1
+    reasons = {Path(row["photo"]).name: row["reason"].partition(":")[0] for row in summary(out)}
+    assert reasons == {"a.png": "", "loop.png": "ImageError"}
+
+
 def test_photos_of_equal_names_keep_their_folders_from_run_to_run(tmp_path: Path, out: Path) -> None:
     x, y = photo_with(tmp_path / "x" / "a.png", 1), photo_with(tmp_path / "y" / "A.png", 2)
     run("reconstruct", x, "-o", out)

@@ -18,6 +18,7 @@ from rich.text import Text
 from mien.cli.terminal import printable
 from mien.errors import OutputError
 from mien.io.files import write_whole, writing
+from mien.io.source import real_path
 
 SUMMARY_FILE = "summary.csv"
 _LONGEST_TABLE = 60
@@ -155,7 +156,7 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _resolved(folder: Path) -> Path:
-    return folder.resolve()
+    return real_path(folder)
 
 
 def _escaped(text: str) -> str:
