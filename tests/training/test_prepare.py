@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -49,6 +50,13 @@ def test_identities_come_from_tables_names_and_folders(tmp_path: Path) -> None:
     table = tmp_path / "people.csv"
     table.write_text("file,subject,age\nanna/1.jpg,bertha,31\n", encoding="utf-8")
     assert people_of(tmp_path, table=table)["anna/1.jpg"] == ("bertha", 31)
+    table.write_text("\ufefffile,identity,age\nalone.png, ,7\nanna/1.jpg,,\nanna/2.jpg\n", encoding="utf-8")
+    assert people_of(tmp_path, table=table) == {
+        "53_First_Last_0001.jpg": ("First_Last", 53),
+        "alone.png": ("alone", 7),
+        "anna/1.jpg": ("anna", None),
+        "anna/2.jpg": ("anna", None),
+    }
     table.write_text("name\nanna\n", encoding="utf-8")
     with pytest.raises(FormatError, match="columns file and identity"):
         list_photos(tmp_path, table=table)
@@ -147,6 +155,18 @@ def test_photos_become_a_store_and_an_interrupted_run_continues(
 def test_a_store_among_its_photos_is_not_taken_for_photos(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "store/contact_sheet.png")
     assert list(people_of(tmp_path, skip=tmp_path / "store")) == ["a.jpg"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and these names are not possible on Windows")
+def test_dropped_photos_are_rows_without_formulas(tmp_path: Path) -> None:
+    photos, store = tmp_path / "photos", tmp_path / "store"
+    touch(photos, "=1+1.jpg", "@a.jpg", "-1.jpg", "a;=1.jpg")
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    report = prepare(list_photos(photos), store, settings=PreparationSettings(), processes=1)
+    assert [drop.photo for drop in report.dropped] == ["-1.jpg", "=1+1.jpg", "@a.jpg", "a;=1.jpg", "loop.jpg"]
+    with (store / "dropped.csv").open(encoding="utf-8", newline="") as file:
+        names = [row["photo"] for row in csv.DictReader(file)]
+    assert names == ["'-1.jpg", "'=1+1.jpg", "'@a.jpg", "a;=1.jpg", "loop.jpg"]
 
 
 def test_names_that_are_no_valid_text_are_prepared(tmp_path: Path) -> None:

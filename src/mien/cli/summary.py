@@ -19,6 +19,7 @@ from mien.cli.terminal import printable
 from mien.errors import OutputError
 from mien.io.files import write_whole, writing
 from mien.io.source import real_path
+from mien.io.tables import read_cell, write_table
 
 SUMMARY_FILE = "summary.csv"
 _LONGEST_TABLE = 60
@@ -112,10 +113,7 @@ class SummaryTable:
         self._next_write = end + _PAUSE * (end - start)
 
     def _save(self, path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(self._rows.values())
+        write_table(path, [_COLUMNS, *([row[name] for name in _COLUMNS] for row in self._rows.values())])
 
 
 def _values(row: PhotoRow) -> dict[str, str]:
@@ -143,7 +141,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
     if names != _COLUMNS:
         raise OutputError(f"{path}: is not a table of mien, its columns are {', '.join(names)}; {advice}")
     # mien 0.2 appended to the file; if it was killed, the last row may be incomplete. That photo was not done.
-    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+    return [dict(zip(names, map(read_cell, row), strict=True)) for row in rows if len(row) == len(names)]
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:

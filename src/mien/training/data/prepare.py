@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
+from mien.io.tables import write_table
 from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
 from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts, typical_focal_px
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
@@ -157,7 +159,8 @@ def list_photos(root: Path, *, table: Path | None = None, skip: Path | None = No
     """List the photos below a folder with their identities and ages.
 
     Identity and age come from the table; for a photo that is not in it, from a file name of CACD2000; otherwise each
-    subfolder is one person, and each photo directly in the folder is another person. Ages are then unknown.
+    subfolder is one person, and each photo directly in the folder is another person. Ages are then unknown. A row
+    without an identity counts as if the table did not name the person.
 
     Args:
         root: Folder of the photos, searched to any depth.
@@ -175,23 +178,32 @@ def list_photos(root: Path, *, table: Path | None = None, skip: Path | None = No
     for path in find_photos([root], skip=skip):
         name = path.relative_to(root).as_posix()
         cacd = CACD_NAME.match(path.stem)
-        if name in known:
-            identity, age = known[name]
-        elif cacd is not None:
+        if cacd is not None:
             identity, age = cacd["identity"], int(cacd["age"])
         else:
             parent = Path(name).parent.as_posix()
             identity, age = (parent if parent != "." else path.stem), None
+        if name in known:
+            identity, age = known[name].identity or identity, known[name].age
         entries.append(PhotoEntry(str(path), name, identity, age))
     return entries
 
 
-def _read_table(path: Path) -> dict[str, tuple[str, int | None]]:
+class _TableRow(NamedTuple):
+    identity: str
+    """Empty if the table does not name the person."""
+    age: int | None
+
+
+def _read_table(path: Path) -> dict[str, _TableRow]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have added a BOM
             rows = list(csv.DictReader(file))
         column = "identity" if rows and "identity" in rows[0] else "subject"
-        return {row["file"]: (row[column], int(row["age"]) if row.get("age") else None) for row in rows}
+        return {
+            row["file"]: _TableRow((row[column] or "").strip(), int(row["age"]) if row.get("age") else None)
+            for row in rows
+        }
     except (OSError, KeyError, ValueError) as error:
         raise FormatError(
             f"{path} cannot be used ({error}); give a CSV file with the columns file and identity (or subject)."
@@ -383,11 +395,12 @@ def _write_summary(
         photos_per_second=rate,
         processes=processes,
     )
-    (store / "report.md").write_text(report.text(), encoding="utf-8")
-    with (store / "dropped.csv").open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        csv.writer(file).writerows([("photo", "reason"), *((row.photo, row.reason) for row in dropped)])
+    write_text(store / "report.md", report.text())
+    rows = [("photo", "reason"), *((row.photo, row.reason) for row in dropped)]
+    write_whole(store / "dropped.csv", lambda partial: write_table(partial, rows))
     if kept:
-        Image.fromarray(contact_sheet(FaceStore(str(store)))).save(store / "contact_sheet.png")
+        sheet = Image.fromarray(contact_sheet(FaceStore(str(store))))
+        write_whole(store / "contact_sheet.png", sheet.save)
     return report
 
 
