@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mien.errors import ConfigError, FormatError, OutputError
+from mien.io.folder_lock import LOCK_FILE, locked_folder
 from mien.perception import FaceDetection, FaceParts
 from mien.training.data import prepare as module
 from mien.training.data.prepare import (
@@ -187,6 +188,14 @@ def test_nothing_left_to_do_has_no_speed_and_damaged_rows_are_named(tmp_path: Pa
         prepare(entries, store, settings=settings, processes=1)
 
 
+def test_two_runs_into_one_store_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg")
+    photos, store = list_photos(tmp_path / "photos"), tmp_path / "store"
+    with locked_folder(store), pytest.raises(OutputError, match=r"store: another run \(process \d+ on .*wait"):
+        prepare(photos, store, settings=PreparationSettings(), processes=1)
+    assert prepare(photos, store, settings=PreparationSettings(), processes=1).photos == 1
+
+
 def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, settings = tmp_path / "store", PreparationSettings()
 
@@ -200,7 +209,7 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.Mo
         for _ in range(2):  # the plan stays, so the store can be continued
             with pytest.raises(OutputError, match="No space left"):
                 prepare(list_photos(tmp_path / "photos"), store, settings=settings, processes=1)
-            assert [path.name for path in store.iterdir()] == ["plan.json"]
+            assert sorted(path.name for path in store.iterdir()) == [LOCK_FILE, "plan.json"]
     (store / ".mien-partial-7").mkdir()  # left by a killed process
     (store / "download.zip.partial").touch()  # not of this store
     assert prepare(list_photos(tmp_path / "photos"), store, settings=settings, processes=1).photos == 1

@@ -25,6 +25,7 @@ from mien.errors import ConfigError, FormatError, ImageError, MienError
 from mien.export.contact_sheet import SheetLayout, in_rows
 from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import write_text, write_whole, writing
+from mien.io.folder_lock import locked_folder
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
 from mien.io.tables import write_table
@@ -246,7 +247,7 @@ def prepare(
 
     Raises:
         ConfigError: The store was started with other photos or settings.
-        OutputError: The store cannot be written.
+        OutputError: The store cannot be written, or another process writes it.
         FormatError: The rows of a finished shard are damaged.
 
     Example:
@@ -257,12 +258,13 @@ def prepare(
     """
     size = min(max(-(-len(photos) // SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
     shards = [photos[start : start + size] for start in range(0, len(photos), size)]
-    _open_store(store, photos, settings)
-    missing = [k for k in range(len(shards)) if not _shard_path(store, k, "json").exists()]
-    done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
-    at_start, start = done, time.perf_counter()
-    processes = max(min(processes, len(missing)), 1)
-    with writing(store, advice="finished shards are kept, so free some space and run the command again"):
+    advice = "finished shards are kept, so free some space and run the command again"
+    with locked_folder(store), writing(store, advice=advice):
+        _open_store(store, photos, settings)
+        missing = [k for k in range(len(shards)) if not _shard_path(store, k, "json").exists()]
+        done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
+        at_start, start = done, time.perf_counter()
+        processes = max(min(processes, len(missing)), 1)
         calls = {k: (shards[k], store, k, settings) for k in missing}
         for number in run_calls(_make_shard, calls, processes=processes):
             done += len(shards[number])
