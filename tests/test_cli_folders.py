@@ -227,6 +227,15 @@ def test_ctrl_c_keeps_results_and_names_resume(tmp_path: Path, out: Path, capsys
     assert redone() == ["b.png", "c.png"]
 
 
+def test_a_photo_that_needs_too_much_memory_is_a_row(tmp_path: Path, out: Path) -> None:
+    for name, faces in (("a", 1), ("b", 6), ("c", 1)):
+        photo_with(tmp_path / "in" / f"{name}.png", faces)
+    assert run("reconstruct", tmp_path / "in", "-o", out) == 1
+    reasons = [row["reason"] for row in summary(out)]
+    assert reasons[0] == reasons[2] == ""
+    assert reasons[1].startswith("OutOfMemory: memory ran out ([enforce fail")
+
+
 def test_a_photo_whose_faces_were_written_in_part_is_not_done(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@
     ├── ModelMismatch         trained weights belong to another face model
     ├── FitDiverged           an optimisation reached a number that is not finite
     ├── TrainingDiverged      a training step reached a number that is not finite
+    ├── OutOfMemory           memory ran out
     └── OutputError           results cannot be written
 
 and four warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
@@ -76,6 +77,10 @@ class ModelMismatch(MienError):
 
 class TrainingDiverged(MienError):
     """A training step reached a number that is not finite."""
+
+
+class OutOfMemory(MienError, MemoryError):
+    """Memory ran out."""
 
 
 class OutputError(MienError):

@@ -29,6 +29,7 @@ from mien.io.folder_lock import locked_folder
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
 from mien.io.tables import write_table
+from mien.memory import typed_out_of_memory
 from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
 from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts, typical_focal_px
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
@@ -337,6 +338,7 @@ def _read_face(photo: PhotoEntry) -> tuple[FaceRecord | str, tuple[str, ...]]:
         return f"{type(error).__name__}: {error}", ()
 
 
+@typed_out_of_memory
 def _detect_face(detector: FaceDetector, photo: Photo) -> tuple[FaceRecord | str, tuple[str, ...]]:
     """The most prominent face and its flags, or the reason why there is none."""
     detections = detector.detect(photo.pixels, max_faces=1)
