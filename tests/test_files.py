@@ -72,7 +72,7 @@ def test_an_error_of_safetensors_in_a_folder_is_an_output_error(tmp_path: Path) 
 def test_files_and_their_names_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
     sync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda number: (flushed.append(Path(os.readlink(f"/proc/self/fd/{number}")))))
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(Path(f"/proc/self/fd/{number}").readlink()))
     with writing_folder(tmp_path / "run") as stage:
         (stage / "a").touch()
         (stage / "b").touch()

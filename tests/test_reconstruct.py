@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, ModelMismatch, NoFaceFound, OutOfMemory
+from mien.errors import (
+    BackendUnavailable,
+    ConfigError,
+    FaceLeftOut,
+    FitDiverged,
+    ModelMismatch,
+    NoFaceFound,
+    OutOfMemory,
+)
 from mien.export.images import FacePainter, overlay_image
 from mien.fitting import DetailSettings, FitSettings, FitTargets
 from mien.fitting.maps import STEPS

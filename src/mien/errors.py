@@ -9,8 +9,8 @@
     ├── ConfigError           a setting is unknown or out of range
     ├── ModelMismatch         trained weights belong to another face model
     ├── FitDiverged           an optimisation reached a number that is not finite
-    ├── TrainingDiverged      a training step reached a number that is not finite
     ├── OutOfMemory           memory ran out
+    ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
 and four warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
@@ -51,6 +51,10 @@ class ConfigError(MienError):
     """A setting is unknown, of the wrong type or out of range."""
 
 
+class OutOfMemory(MienError, MemoryError):
+    """Memory ran out."""
+
+
 class FitDiverged(MienError):
     """An optimisation reached a number that is not finite."""
 
@@ -77,10 +81,6 @@ class ModelMismatch(MienError):
 
 class TrainingDiverged(MienError):
     """A training step reached a number that is not finite."""
-
-
-class OutOfMemory(MienError, MemoryError):
-    """Memory ran out."""
 
 
 class OutputError(MienError):

@@ -12,8 +12,8 @@ from mien.errors import OutOfMemory
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# In torch 2.13: CPU on Linux, CPU on Windows and CUDA, C++, cuBLAS and cuDNN, oneDNN. oneDNN keeps the failure: the same
-# operation fails again in this process after memory is free.
+# In torch 2.13: CPU on Linux, CPU on Windows and CUDA, C++, cuBLAS and cuDNN, oneDNN. oneDNN keeps its failure: the
+# same operation fails again in this process when there is memory.
 _TEXTS = re.compile(
     r"can't allocate memory|(not enough|out of) memory|bad_alloc|STATUS_ALLOC_FAILED|could not create a primitive",
     re.IGNORECASE,

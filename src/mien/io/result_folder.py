@@ -98,7 +98,7 @@ def _arrays_sha256(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for key in sorted(arrays):
         digest.update(f"{key} {arrays[key].dtype.str} {arrays[key].shape}\n".encode())
-        digest.update(np.ascontiguousarray(arrays[key]))
+        digest.update(arrays[key].tobytes())
     return digest.hexdigest()
 
 
