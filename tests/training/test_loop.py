@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from mien.errors import ConfigError, FitDiverged, ModelMismatch, OutputError, RenamedSetting, TrainingDiverged
+from mien.io.folder_lock import LOCK_FILE, locked_folder
 from mien.morphable import MorphableModel, load_model
 from mien.training.checkpoint import checkpoints
 from mien.training.coarse import CoarseObjective
@@ -132,6 +133,11 @@ def test_a_run_takes_its_faces_from_a_synthetic_store(model_file: Path, tmp_path
     write_synthetic_store(SyntheticStorePlan(6, size=32, model=str(model_file)), store, processes=1)
     with pytest.raises(ConfigError, match=r"of: synthetic \([0-9a-f]{12} now, [0-9a-f]{12} in inputs\.json\)"):
         train_coarse(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
+
+
+def test_two_runs_into_one_folder_are_refused(model_file: Path, tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "run"), pytest.raises(OutputError, match=r"run: another run \(process .*; wait"):
+        train_coarse(config_of(model_file, "loop.steps=1"), store=None, run=tmp_path / "run", resume=False)
 
 
 def test_a_network_that_cannot_be_written_is_a_typed_error(model_file: Path, tmp_path: Path) -> None:
@@ -488,7 +494,7 @@ def test_a_full_disk_is_a_typed_error_and_leaves_a_run_that_can_begin(
         patch.setattr(Path, "replace", full)
         with pytest.raises(OutputError, match=r"No space left on device\); free some space"):
             train_coarse(config, store=None, run=run, resume=False)
-    assert not list(run.iterdir())
+    assert [path.name for path in run.iterdir()] == [LOCK_FILE]
     with monkeypatch.context() as patch:
         patch.setattr("mien.training.monitor._append", lambda *_: full(run, run))
         with pytest.raises(OutputError, match="continue with --resume"):
