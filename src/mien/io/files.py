@@ -119,7 +119,7 @@ def _staging(parent: Path) -> Iterator[Path]:
 def _new_stage(parent: Path) -> tuple[Path, BaseFileLock]:
     from filelock import FileLock, Timeout  # noqa: PLC0415 (35 ms, and most commands write nothing)
 
-    while True:
+    for _ in range(10):
         stage = parent / f"{_STAGE}{secrets.token_hex(8)}"
         lock = FileLock(f"{stage}{_LOCK}", timeout=0)
         # Another process that cleans up may get the lock, or remove its file, before this one holds it.
@@ -128,6 +128,8 @@ def _new_stage(parent: Path) -> tuple[Path, BaseFileLock]:
             if Path(lock.lock_file).exists():
                 break
             lock.release()
+    else:
+        raise TimeoutError(f"no lock in {parent}")
     try:
         stage.mkdir()
     except BaseException:
