@@ -9,6 +9,7 @@
     ├── ConfigError           a setting is unknown or out of range
     ├── ModelMismatch         trained weights belong to another face model
     ├── FitDiverged           an optimisation reached a number that is not finite
+    ├── OutOfMemory           memory ran out
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
@@ -48,6 +49,10 @@ class BackendUnavailable(MienError):
 
 class ConfigError(MienError):
     """A setting is unknown, of the wrong type or out of range."""
+
+
+class OutOfMemory(MienError, MemoryError):
+    """Memory ran out."""
 
 
 class FitDiverged(MienError):
