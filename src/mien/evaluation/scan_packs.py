@@ -20,8 +20,8 @@ from mien.evaluation.scan_alignment import IcpSettings
 from mien.evaluation.scan_camera import ScanCamera
 from mien.evaluation.scans import IBUG_OF_SEVEN, FaceScan, Keypoints
 from mien.geometry import Surface
+from mien.io.npz import NpzReader
 from mien.io.photo import find_photos
-from mien.morphable.formats.archive import NpzReader
 from mien.morphable.formats.ict import read_obj
 from mien.typing import Float, Tensor
 

@@ -15,8 +15,8 @@ from mien.evaluation.scan_packs import REALY_KEYPOINT_COUNT, ScanPack, surface_o
 from mien.evaluation.scans import IBUG_OF_SEVEN, FaceScan, PredictedFace
 from mien.geometry import Surface
 from mien.io.files import write_text, write_whole
+from mien.io.npz import NpzReader
 from mien.morphable import MorphableModel
-from mien.morphable.formats.archive import NpzReader
 from mien.morphable.formats.ict import read_obj
 from mien.pipeline import Reconstructor
 from mien.result import Reconstruction
