@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 import numpy as np
 
-from mien.errors import FormatError, MienError
+from mien.errors import ConfigError, FormatError, MienError
 from mien.io.placeholders import refuse_placeholder
 from mien.typing import Float
 
@@ -38,11 +38,19 @@ _MAX_DEPTH = 50
 _WRITE_AGAIN = "write it again"
 
 
-def file_size(path: Path, *, limit: int | None = None, advice: str = "", error: type[MienError] = FormatError) -> int:
+def file_size(
+    path: Path,
+    *,
+    smallest: int = 1,
+    limit: int | None = None,
+    advice: str = "",
+    error: type[MienError] = FormatError,
+) -> int:
     """Check that a file can be read, and measure it.
 
     Args:
         path: The file.
+        smallest: Smallest allowed size, bytes.
         limit: Largest allowed size, bytes; by default `MAX_FILE_BYTES`.
         advice: What the user can do, the end of the message.
         error: Class of the error.
@@ -51,8 +59,8 @@ def file_size(path: Path, *, limit: int | None = None, advice: str = "", error: 
         Size in bytes.
 
     Raises:
-        MienError: Of the class `error`: the file is missing, not a regular file, unreadable, empty, too large, or a
-            placeholder of another file.
+        MienError: Of the class `error`: the file is missing, not a regular file, unreadable, too small, too large, or
+            a placeholder of another file.
     """
     end, limit = _end(advice), MAX_FILE_BYTES if limit is None else limit
     try:
@@ -65,8 +73,8 @@ def file_size(path: Path, *, limit: int | None = None, advice: str = "", error: 
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
         raise error(f"{path}: is {kind}; expected a regular file{end}")
     refuse_placeholder(path, error)
-    if not 0 < status.st_size <= limit:
-        raise error(f"{path}: {status.st_size} bytes; expected 1 to {limit}{end}")
+    if not smallest <= status.st_size <= limit:
+        raise error(f"{path}: {status.st_size} bytes; expected {smallest} to {limit}{end}")
     return status.st_size
 
 
@@ -95,7 +103,7 @@ def read_text(
     Raises:
         MienError: Of the class `error`: see `file_size`, or the file is not UTF-8.
     """
-    file_size(path, limit=limit, advice=advice, error=error)
+    file_size(path, smallest=0, limit=limit, advice=advice, error=error)
     try:
         return path.read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError as reason:
@@ -152,13 +160,30 @@ def parse_json(
         # msgspec's own parser refuses file names that are not Unicode, which JSON of Python holds as lone surrogates.
         content = json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_finite_number)
         _check_depth(content)
-        return msgspec.convert(content, cast("type[T]", kind))
     except RecursionError:
         raise error(f"{where}: damaged (nested too deep){_end(advice)}") from None
-    except (MienError, msgspec.ValidationError) as reason:
-        raise error(f"{where}: damaged ({reason}){_end(advice)}") from reason
     except ValueError as reason:
         raise error(f"{where}: damaged, not JSON ({reason}){_end(advice)}") from reason
+    return converted(content, kind, where, advice=advice, error=error)
+
+
+def converted(
+    content: object,
+    kind: Callable[..., T],
+    where: Path | str,
+    *,
+    advice: str = _WRITE_AGAIN,
+    error: type[MienError] = FormatError,
+) -> T:
+    """Convert JSON's lists, dictionaries and numbers to a value of a type; see `parse_json` for the arguments.
+
+    Raises:
+        MienError: Of the class `error`: the content is not of the type, or a dataclass refuses a value.
+    """
+    try:
+        return msgspec.convert(content, cast("type[T]", kind))
+    except (ConfigError, msgspec.ValidationError) as reason:
+        raise error(f"{where}: damaged ({reason}){_end(advice)}") from reason
 
 
 def read_toml(path: Path, *, error: type[MienError] = FormatError) -> dict[str, Any]:

@@ -294,9 +294,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check_shapes(
-    archive: NpzReader, expected: dict[str, tuple[type[np.generic], tuple[str | int, ...]]]
-) -> None:
+def _check_shapes(archive: NpzReader, expected: dict[str, tuple[type[np.generic], tuple[str | int, ...]]]) -> None:
     """Compare the headers before the arrays need memory."""
     sizes: dict[str | int, int] = {}
     for key, (dtype, names) in expected.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mien.errors import FormatError, MienError
+from mien.errors import FormatError, MienError, OutOfMemory
 from mien.io.reading import file_size, unreadable
 from mien.typing import Tensor
+
+_OUT_OF_MEMORY = ("out of memory", "Cannot allocate memory", "can't allocate memory", "not enough memory")
 
 
 @contextmanager
@@ -38,9 +39,10 @@ def open_tensors(path: Path, *, advice: str, error: type[MienError] = FormatErro
     except SafetensorError as reason:
         raise error(f"{path} is not a readable safetensors file: {reason}; {advice}") from reason
     except OSError as reason:
-        if reason.errno == errno.ENOMEM:
-            raise MemoryError from reason
         raise error(unreadable(path, reason)) from reason
+    except (MemoryError, RuntimeError) as reason:
+        raise_out_of_memory(reason, path)
+        raise
 
 
 def read_tensors(
@@ -61,6 +63,21 @@ def read_tensors(
     """
     with open_tensors(path, advice=advice, error=error) as file:
         return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def raise_out_of_memory(reason: Exception, what: object) -> None:
+    """Raise OutOfMemory if an error is torch's, safetensors' or Python's way to say that memory is short.
+
+    Args:
+        reason: The error; of any other cause nothing happens.
+        what: What needed the memory, the begin of the message.
+
+    Raises:
+        OutOfMemory: Memory is short.
+    """
+    if isinstance(reason, MemoryError) or any(words in str(reason) for words in _OUT_OF_MEMORY):
+        advice = "close other programs, or use a larger machine"
+        raise OutOfMemory(f"{what}: memory is short ({reason}); {advice}") from reason
 
 
 def not_finite(tensors: dict[str, Tensor]) -> str | None:

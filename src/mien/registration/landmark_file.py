@@ -42,4 +42,6 @@ def read_landmarks(path: Path, *, vertices: int) -> dict[int, int]:
         if not is_pair or int(words[0]) >= 68 or int(words[1]) >= vertices:
             raise FormatError(f"{path}: line {number} is {line!r}; expected 0 to 67 and a vertex below {vertices}")
         found[int(words[0])] = int(words[1])
+    if not found:
+        raise FormatError(f"{path}: holds no landmarks; expected lines of an iBUG number and a vertex")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mien.io.files import write_whole, writing
+from mien.io.reading import read_csv
 from mien.training.objective import LossTerm, Metric
 from mien.typing import UInt8
 
 METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"
 METRICS_HEADER, VALIDATION_HEADER = ["step", "name", "value"], ["step", "name", "value", "unit"]
+_STEP = re.compile("[0-9]{1,18}")
 ADVICE = "free some space and continue with --resume"
 
 
@@ -126,10 +129,9 @@ def _forget_from(path: Path, step: int, *, header: list[str]) -> None:
     """Remove the rows after the checkpoint that the run continues from."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
+    _, rows = read_csv(path, advice="move it away")
     # A kill or a full disk may have cut the last line.
-    whole = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step]
+    whole = [row for row in rows if len(row) == len(header) and _STEP.fullmatch(row[0]) and int(row[0]) <= step]
 
     def save(partial: Path) -> None:
         with partial.open("w", encoding="utf-8", newline="") as file:

@@ -11,6 +11,9 @@ from PIL import Image
 from mien.io.pixels import to_uint8
 from mien.typing import Float, Tensor
 
+MAX_SIDE = 4096
+"""Longest side of an image that is decoded, pixels."""
+
 
 def encode_image(image: Float[Tensor, "H W *C"], kind: str, **options: int) -> bytes:
     """The bytes of an image file.
@@ -30,6 +33,9 @@ def decode_image(data: bytes) -> Float[Tensor, "H W *C"]:
 
     Raises:
         OSError: The bytes are of another format or damaged.
+        ValueError: A side is longer than `MAX_SIDE`.
     """
     with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
+        if max(image.size) > MAX_SIDE:
+            raise ValueError(f"an image of {image.size[0]} x {image.size[1]} pixels; expected a side up to {MAX_SIDE}")
         return torch.from_numpy(np.array(image)).float() / 255

@@ -26,6 +26,7 @@ from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
+from mien.io.reading import read_csv, read_json, read_text
 from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
 from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts, typical_focal_px
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
@@ -188,15 +189,16 @@ def list_photos(root: Path, *, table: Path | None = None, skip: Path | None = No
 
 
 def _read_table(path: Path) -> dict[str, tuple[str, int | None]]:
+    advice = "give a CSV file with the columns file and identity (or subject)"
+    names, rows = read_csv(path, advice=advice)
+    column = "identity" if "identity" in names else "subject"
+    known: dict[str, tuple[str, int | None]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        column = "identity" if rows and "identity" in rows[0] else "subject"
-        return {row["file"]: (row[column], int(row["age"]) if row.get("age") else None) for row in rows}
-    except (OSError, KeyError, ValueError) as error:
-        raise FormatError(
-            f"{path} cannot be used ({error}); give a CSV file with the columns file and identity (or subject)."
-        ) from error
+        for row in (dict(zip(names, cells, strict=True)) for cells in rows):
+            known[row["file"]] = row[column], int(row["age"]) if row.get("age") else None
+    except (KeyError, ValueError) as error:
+        raise FormatError(f"{path} cannot be used (row {len(known) + 1}: {error}); {advice}.") from error
+    return known
 
 
 def assign_split(photo: PhotoEntry, settings: PreparationSettings) -> Split:
@@ -270,7 +272,7 @@ def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: Preparation
         store.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_text(path, plan)
-        if path.read_text(encoding="utf-8") != plan:
+        if read_text(path, advice="remove it to start the store again") != plan:
             raise ConfigError(
                 f"{store} was started with other photos or settings; use the same ones, or choose another folder."
             )
@@ -394,17 +396,21 @@ def _write_summary(
     return report
 
 
+@dataclass(frozen=True)
+class _ShardRows:
+    """The rows of a shard."""
+
+    faces: list[StoredFace]
+    dropped: list[DroppedPhoto]
+
+
 def _read_rows(store: Path, shards: int) -> tuple[list[StoredFace], list[DroppedPhoto]]:
     kept: list[StoredFace] = []
     dropped: list[DroppedPhoto] = []
     for number in range(shards):
-        path = _shard_path(store, number, "json")
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            kept += [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in rows["faces"]]
-            dropped += [DroppedPhoto(**row) for row in rows["dropped"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path} is damaged ({error}); remove it and run the command again.") from error
+        rows = read_json(_shard_path(store, number, "json"), _ShardRows, advice="remove it and run the command again")
+        kept += rows.faces
+        dropped += rows.dropped
     return kept, dropped
 
 

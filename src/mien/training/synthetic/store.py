@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mien.camera import Camera
 from mien.errors import ConfigError, FormatError
 from mien.io.files import remove_partial, write_text, write_whole, writing
 from mien.io.pixels import to_uint8
+from mien.io.reading import converted, read_json
+from mien.io.tensors import not_finite, open_tensors
+from mien.lighting import SH_COUNT
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.symmetry import Mirror
 from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters, mean_face_frame
@@ -44,7 +46,10 @@ from mien.typing import Tensor
 SHEET_FILE = "sheet.png"
 SHARD_NAMES = "faces-*.safetensors"
 SHARD_FACES, SHEET_FACES = 512, 48
+MAX_FACES, MAX_SIZE = 100_000_000, 1024
+"""Limits of a store: so many faces take a year to render."""
 RENDER_BATCH = 32
+_ADVICE = "remove it and run `mien data synthesize` again"
 BYTE_TENSORS = ("images", "mask")
 """Fields of `FaceBatch` that are stored as bytes."""
 
@@ -65,6 +70,11 @@ class SyntheticStorePlan:
     """Name or path of the face model."""
     skins: str = ""
     """A file of `mien data skins`; empty for none."""
+
+    def __post_init__(self) -> None:
+        for name, value, limit in (("faces", self.faces, MAX_FACES), ("size", self.size, MAX_SIZE)):
+            if not 1 <= value <= limit:
+                raise ConfigError(f"{name}={value} is out of range for a store of synthetic faces; use 1 to {limit}.")
 
     @property
     def shards(self) -> int:
@@ -114,7 +124,7 @@ def write_synthetic_store(
 def _write_sheet(store: Path) -> Path:
     path = store / SHEET_FILE
     advice = "free some space and run the command again"
-    with writing(path, advice=advice), safe_open(_shard_path(store, 0), framework="pt") as file:
+    with writing(path, advice=advice), open_tensors(_shard_path(store, 0), advice=_ADVICE) as file:
         Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
     return path
 
@@ -128,9 +138,9 @@ def _face_count(shard: Path) -> int:
     if not shard.exists():
         return 0
     try:
-        with safe_open(shard, framework="pt") as file:
+        with open_tensors(shard, advice=_ADVICE) as file:
             return file.get_slice("images").get_shape()[0]
-    except (OSError, SafetensorError):  # damaged: it is written again
+    except FormatError:  # damaged: it is written again
         return 0
 
 
@@ -173,17 +183,11 @@ def _write_plan(settings: dict[str, object], store: Path) -> None:
 
 
 def _read_plan_file(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != STORE_FORMAT:
-            raise FormatError(f"{path} has format {content['format']!r}; this version of mien reads {STORE_FORMAT!r}.")
-        if not isinstance(content["faces"], int) or content["faces"] < 1:
-            raise ValueError("no number of faces")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{path.parent} is not a store of synthetic faces, or a damaged one ({error}); make one with "
-            "`mien data synthesize`."
-        ) from error
+    advice = f"{path.parent} is not a store of synthetic faces, or a damaged one; make one with `mien data synthesize`"
+    content = read_json(path, dict[str, Any], advice=advice)
+    if content.get("format") != STORE_FORMAT:
+        raise FormatError(f"{path} has format {content.get('format')!r}; this version of mien reads {STORE_FORMAT!r}.")
+    converted(content, SyntheticStorePlan, path, advice=advice)
     return content
 
 
@@ -249,6 +253,7 @@ class StoredSyntheticFaces:
             raise FormatError(
                 f"{len(missing)} of {self.plan.shards} files are missing in {store}; run `mien data synthesize` again."
             )
+        self._shapes = _tensor_shapes(model, self.plan.size)
         self._sides_per_m = mean_face_frame(model).sides_per_m
         self._mirror = Mirror.of(model)
 
@@ -266,32 +271,42 @@ class StoredSyntheticFaces:
     def _stored(self, index: int) -> FaceBatch:
         shard, row = divmod(index, SHARD_FACES)
         path = _shard_path(self.store, shard)
-        try:
-            with safe_open(path, framework="pt") as file:
-                read = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118 (no mapping)
-            images = {name: read[name].float() / 255 for name in BYTE_TENSORS}
-            points = {name: read[TENSOR_NAMES.get(name, name)] for name in TENSORS if name not in BYTE_TENSORS}
-            gt = {name: read[f"{GT_PREFIX}{name}"] for name in HEAD_UNITS}
-            camera = Camera(read["focal_px"], read["centre_px"], image_size=(self.plan.size, self.plan.size))
-        except (OSError, KeyError, SafetensorError) as error:
+        with open_tensors(path, advice=_ADVICE) as file:
+            read = {name: file.get_slice(name)[row : row + 1] for name in self._shapes}
+        wrong = [name for name, shape in self._shapes.items() if read[name].shape != (1, *shape)]
+        damaged = wrong[0] if wrong else not_finite(read)
+        if damaged is not None:
             raise FormatError(
-                f"{path} is damaged ({error}); remove it and run `mien data synthesize` again."
-            ) from error
+                f"{path}: {damaged} of face {index} has the shape {tuple(read[damaged].shape[1:])}, or values that are "
+                f"not finite; expected finite values of the shape {self._shapes[damaged]}; {_ADVICE}."
+            )
+        images = {name: read[name].float() / 255 for name in BYTE_TENSORS}
+        points = {name: read[TENSOR_NAMES.get(name, name)] for name in TENSORS if name not in BYTE_TENSORS}
+        gt = {name: read[f"{GT_PREFIX}{name}"] for name in HEAD_UNITS}
         return FaceBatch(
             **images,
             **points,
-            camera=camera,
+            camera=Camera(read["focal_px"], read["centre_px"], image_size=(self.plan.size, self.plan.size)),
             gt=CropSpaceParameters(**gt, sides_per_m=self._sides_per_m),
             names=(f"stored-{self.plan.seed}-{index}",),
         )
 
 
+def _tensor_shapes(model: MorphableModel, size: int) -> dict[str, tuple[int, ...]]:
+    """Names of the tensors of a shard, and their shapes per face."""
+    identity, expression, albedo = model.counts
+    sizes = (identity, expression, albedo, 3 * SH_COUNT, 3, 2, 1)
+    shapes: dict[str, tuple[int, ...]] = {
+        "images": (3, size, size), "mask": (size, size), "landmarks68_px": (68, 2), "gt_px": (468, 2),
+        "detected_px": (468, 2),
+    }  # fmt: skip
+    named = {TENSOR_NAMES.get(name, name): shape for name, shape in shapes.items()}
+    named |= {"focal_px": (), "centre_px": (2,)}
+    return named | {f"{GT_PREFIX}{name}": (count,) for name, count in zip(HEAD_UNITS, sizes, strict=True)}
+
+
 def _read_plan(store: Path, model: MorphableModel) -> SyntheticStorePlan:
     path = store / PLAN_FILE
     content = _read_plan_file(path)
-    del content["format"]
-    try:
-        check_model(model, content.pop("model_hash"), whose=str(store))
-        return SyntheticStorePlan(**content)
-    except (KeyError, TypeError) as error:
-        raise FormatError(f"{path} is damaged ({error}); make the store again with `mien data synthesize`.") from error
+    check_model(model, str(content.get("model_hash", "")), whose=str(store))
+    return converted(content, SyntheticStorePlan, path)
