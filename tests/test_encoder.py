@@ -403,10 +403,10 @@ def test_short_memory_is_not_called_damage(
 
     with monkeypatch.context() as context:
         context.setattr("mien.io.tensors.safe_open", fail)
-        with pytest.raises(OutOfMemory, match="memory is short"):
+        with pytest.raises(OutOfMemory, match="memory ran out"):
             load_encoder(tiny, path)
     monkeypatch.setattr("mien.networks.encoder.make_backbone", fail)
-    with pytest.raises(OutOfMemory, match="memory is short"):
+    with pytest.raises(OutOfMemory, match="memory ran out"):
         load_encoder(tiny, path)
 
 

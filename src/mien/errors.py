@@ -9,7 +9,7 @@
     ├── ConfigError           a setting is unknown or out of range
     ├── ModelMismatch         trained weights belong to another face model
     ├── FitDiverged           an optimisation reached a number that is not finite
-    ├── OutOfMemory           the machine has too little memory
+    ├── OutOfMemory           memory ran out
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
@@ -51,8 +51,8 @@ class ConfigError(MienError):
     """A setting is unknown, of the wrong type or out of range."""
 
 
-class OutOfMemory(MienError):
-    """The machine has too little memory for the work."""
+class OutOfMemory(MienError, MemoryError):
+    """Memory ran out."""
 
 
 class FitDiverged(MienError):

@@ -193,7 +193,8 @@ class RealyScans(ScanPack):
     def __init__(self, folder: Path, photos: dict[str, Path]) -> None:
         super().__init__(folder, tuple(photos))
         self._photos = photos
-        self._millimetres = read_numbers(folder / "metrical_scale.txt").reshape(-1)
+        factors = read_numbers(folder / "metrical_scale.txt", advice="expected one factor per subject")
+        self._millimetres = factors.reshape(-1)
 
     @classmethod
     def open(cls, folder: Path) -> RealyScans:

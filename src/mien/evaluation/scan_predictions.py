@@ -132,7 +132,7 @@ class PredictionFiles:
             points = numbers(read_npy(table), "the array", table)
         else:
             table = self.folder / f"{name}.txt"
-            points = read_numbers(table)
+            points = read_numbers(table, advice="expected 7 landmarks of 3 numbers")
         if points.shape != (7, 3):
             raise FormatError(f"{table}: landmarks have shape {points.shape}; expected (7, 3).")
         factor = UNITS_MM[self.unit] if self.unit else 1.0

@@ -8,6 +8,7 @@ FormatError, or the class of error that the caller gives; the message has the fi
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import stat
@@ -105,7 +106,7 @@ def read_text(
     """
     file_size(path, smallest=0, limit=limit, advice=advice, error=error)
     try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
+        return path.read_bytes().decode("utf-8-sig", errors)
     except UnicodeDecodeError as reason:
         raise error(f"{path}: damaged, not UTF-8 text ({reason.reason} at byte {reason.start}){_end(advice)}") from None
     except OSError as reason:
@@ -240,26 +241,30 @@ def read_csv(
     """
     text = read_text(path, advice=advice, error=error)
     try:
-        rows = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except csv.Error as reason:
         raise error(f"{path}: damaged, not CSV ({reason}){_end(advice)}") from reason
     return (rows[0], rows[1:]) if rows else ([], [])
 
 
-def read_numbers(path: Path) -> Float[np.ndarray, "*N"]:
+def read_numbers(path: Path, *, advice: str) -> Float[np.ndarray, "*N"]:
     """Read a text of finite numbers between spaces, in rows of equal length.
+
+    Args:
+        path: The file.
+        advice: What the user can do, the end of the message.
 
     Raises:
         FormatError: See `read_text`, or the text has something else.
     """
-    text = read_text(path)
+    text = read_text(path, advice=advice)
     try:
         rows = [[float(word) for word in line.split()] for line in text.splitlines() if line.strip()]
         array = np.array(rows, np.float64)
     except ValueError as reason:
-        raise FormatError(f"{path}: damaged ({reason}); expected rows of numbers") from reason
+        raise FormatError(f"{path}: damaged ({reason}); {advice}") from reason
     if not np.isfinite(array).all():
-        raise FormatError(f"{path}: holds values that are not finite; expected rows of numbers")
+        raise FormatError(f"{path}: holds values that are not finite; {advice}")
     return array
 
 

@@ -19,7 +19,8 @@ from torch import nn
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.io.files import write_whole
 from mien.io.reading import converted, parse_json
-from mien.io.tensors import not_finite, raise_out_of_memory, read_tensors
+from mien.io.tensors import not_finite, read_tensors
+from mien.memory import typed_out_of_memory
 from mien.morphable import MorphableModel
 from mien.morphable.revisions import is_made_for
 from mien.typing import Tensor
@@ -80,7 +81,7 @@ class NetworkKind(Generic[S]):
         Raises:
             FormatError: The file is damaged or of another kind.
             ModelMismatch: The network was trained with another face model.
-            OutOfMemory: Memory is short.
+            OutOfMemory: Memory ran out.
         """
         metadata, tensors = read_tensors(path, advice=_ADVICE)
         if metadata.get("format") != self.format:
@@ -92,10 +93,9 @@ class NetworkKind(Generic[S]):
             raise FormatError(f"{path}: the weights {damaged} hold values that are not finite; {_ADVICE}.")
         try:
             check_model(model, metadata["model_hash"], whose=str(path))
-            network = build(self._settings_of(metadata[self.settings_key]))
+            network = typed_out_of_memory(build)(self._settings_of(metadata[self.settings_key]))
             network.load_state_dict(current_names(tensors))
-        except (ConfigError, FormatError, MemoryError, RuntimeError, KeyError) as error:
-            raise_out_of_memory(error, path)
+        except (ConfigError, FormatError, RuntimeError, KeyError) as error:
             raise FormatError(f"{path} does not hold a network of format {self.format}: {error}") from error
         return network.eval().requires_grad_(False)
 

@@ -152,6 +152,7 @@ def decode_record(data: bytes, *, name: str = "a record of the store") -> FaceRe
     try:
         parts = _members(data)
         points = parse_npy(parts["points.npy"], "points.npy", name)
+        camera = parse_json(parts["json"], _RecordedCamera, name, advice=advice)
         crop, mask = (decode_image(parts[part]) for part in ("jpg", "mask.png"))
     except (tarfile.TarError, KeyError, ValueError, OSError, IndexError) as error:
         raise FormatError(f"{name} is damaged ({error}); {advice}.") from error
@@ -162,7 +163,6 @@ def decode_record(data: bytes, *, name: str = "a record of the store") -> FaceRe
     if points.dtype != np.float32 or points.shape != (68 + 468, 2) or not np.isfinite(points).all():
         found = f"{points.dtype} {points.shape}"
         raise FormatError(f"{name}: the points are {found}; expected finite float32 (536, 2); {advice}.")
-    camera = parse_json(parts["json"], _RecordedCamera, name, advice=advice)
     return FaceRecord(
         crop=crop.permute(2, 0, 1),
         mask=mask,
