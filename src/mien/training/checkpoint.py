@@ -15,20 +15,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from mien.errors import FormatError, ModelMismatch
+from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.io.files import remove_partial_folders, writing_folder
+from mien.io.reading import read_json
+from mien.io.tensors import read_tensors
 from mien.morphable.revisions import is_made_for
 from mien.networks.weights_file import current_names
 from mien.typing import Tensor
 
 FORMAT = "mien-checkpoint-1"
 FOLDER, TENSORS_FILE, STATE_FILE = "checkpoints", "tensors.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The content of state.json."""
+
+    format: str
+    step: int
+    model_hash: str
+
+    def __post_init__(self) -> None:
+        if self.step < 0:
+            raise ConfigError(f"step={self.step} is negative")
 
 
 @dataclass(frozen=True)
@@ -90,13 +104,13 @@ def load_checkpoint(path: Path, state: TrainState, *, model_hash: str) -> int:
         ModelMismatch: The checkpoint belongs to another face model.
     """
     try:
-        header = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(path / TENSORS_FILE)
-        if header["format"] != FORMAT:
-            raise FormatError(f"{path} has format {header['format']!r}; this version of mien reads {FORMAT!r}.")
-        if not is_made_for(header["model_hash"], model_hash):
+        header = read_json(path / STATE_FILE, _Header, advice="remove this checkpoint")
+        _, tensors = read_tensors(path / TENSORS_FILE, advice="remove this checkpoint")
+        if header.format != FORMAT:
+            raise FormatError(f"{path} has format {header.format!r}; this version of mien reads {FORMAT!r}.")
+        if not is_made_for(header.model_hash, model_hash):
             raise ModelMismatch(
-                f"{path} was trained with another face model (hash {header['model_hash'][:12]}, now "
+                f"{path} was trained with another face model (hash {header.model_hash[:12]}, now "
                 f"{model_hash[:12]}); resume with that model, or start a new run."
             )
         tensors = current_names(tensors)
@@ -104,8 +118,8 @@ def load_checkpoint(path: Path, state: TrainState, *, model_hash: str) -> int:
         if state.average is not None:
             state.average.load_state_dict(_below(tensors, "average."))
         _load_optimizer(state, _below(tensors, "optimizer."))
-        return int(header["step"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        return header.step
+    except RuntimeError as error:
         raise FormatError(f"{path} is damaged or belongs to another network: {error}") from error
 
 

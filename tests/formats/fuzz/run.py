@@ -4,8 +4,8 @@
     python -m tests.formats.fuzz.run TARGET FILE
 
 TARGET is a name of tests/formats/targets.py or tests/readers/targets.py; the rest goes to libFuzzer, also a folder that
-keeps what it finds from run to run. Needs atheris (pip install atheris). A finding is written by libFuzzer as crash-*, and that file's bytes
-belong into the tests beside this folder; the second form reads it once more.
+keeps what it finds from run to run. Needs atheris (pip install atheris). A finding is written by libFuzzer as crash-*,
+and that file's bytes belong into the tests beside this folder; the second form reads it once more.
 """
 
 from __future__ import annotations
