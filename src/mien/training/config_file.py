@@ -201,7 +201,7 @@ def _renamed(name: str) -> str:
 
 def _current_value(name: str, value: Any) -> Any:
     new = RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
-    if new != value:
+    if isinstance(value, str) and new != value:
         _warn(f"{name} = {value!r} is now written {new!r}; change it. Version 0.3 of mien will not know the old value.")
     return new
 
