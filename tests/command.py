@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from mien.cli import app as cli
@@ -46,6 +47,8 @@ class FakeReconstructor:
         count = int(photo.pixels[0, 0, 0])
         if count == 0:
             raise NoFaceFound("no face was found")
+        if count == 6:
+            torch.empty(10**15)  # more than any address space
         if count == 7:
             raise KeyboardInterrupt
         if count == 9:

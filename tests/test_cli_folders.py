@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from filelock import FileLock
 import mien.cli.run_record
 import mien.export
 import mien.pipeline
-from mien.cli.output_folder import LOCK_FILE, OutputFolder
+from mien.cli.output_folder import OutputFolder
 from mien.cli.summary import PhotoRow, SummaryTable
 from mien.errors import ConfigError
+from mien.io.folder_lock import LOCK_FILE
 from mien.result import Reconstruction
 from tests.command import FakeReconstructor, photo_with, run, summary, write_numbers
 
@@ -80,6 +82,15 @@ def test_a_photo_is_the_same_from_every_folder(tmp_path: Path, out: Path, monkey
         monkeypatch.chdir(tmp_path / folder)
         run("reconstruct", name, "-o", os.path.relpath(out))
     assert results(out) == {"photos/a.png": "a"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+def test_a_link_to_itself_is_a_row(tmp_path: Path, out: Path) -> None:
+    photo_with(tmp_path / "in" / "a.png", 1)
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    assert run("reconstruct", tmp_path / "in", "-o", out) == 1
+    reasons = {Path(row["photo"]).name: row["reason"].partition(":")[0] for row in summary(out)}
+    assert reasons == {"a.png": "", "loop.png": "ImageError"}
 
 
 def test_photos_of_equal_names_keep_their_folders_from_run_to_run(tmp_path: Path, out: Path) -> None:
@@ -216,6 +227,15 @@ def test_ctrl_c_keeps_results_and_names_resume(tmp_path: Path, out: Path, capsys
     assert redone() == ["b.png", "c.png"]
 
 
+def test_a_photo_that_needs_too_much_memory_is_a_row(tmp_path: Path, out: Path) -> None:
+    for name, faces in (("a", 1), ("b", 6), ("c", 1)):
+        photo_with(tmp_path / "in" / f"{name}.png", faces)
+    assert run("reconstruct", tmp_path / "in", "-o", out) == 1
+    reasons = [row["reason"] for row in summary(out)]
+    assert reasons[0] == reasons[2] == ""
+    assert reasons[1].startswith("OutOfMemory: memory ran out ([enforce fail")
+
+
 def test_a_photo_whose_faces_were_written_in_part_is_not_done(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +266,34 @@ def test_two_runs_into_one_folder_are_refused(tmp_path: Path, out: Path, capsys:
     assert redone() == []
     assert run("reconstruct", tmp_path / "a.png", "-o", out) == 0
     assert not (out / ".mien.lock-holder").exists()
+
+
+@pytest.mark.slow
+def test_four_processes_with_one_folder_lose_no_row(tmp_path: Path, out: Path) -> None:
+    """Each has three photos, and waits for a fourth one on standard input; those that are refused start again."""
+    fourth = photo_with(tmp_path / "fourth.png", 1).read_bytes()
+    photos = {k: [str(photo_with(tmp_path / "in" / f"{k}-{n}.png", 1)) for n in range(3)] for k in range(4)}
+    waiting = set(photos)
+    while waiting:
+        command = [sys.executable, "-m", "tests.command", "reconstruct", "-o", str(out), "--quiet"]
+        running = {
+            k: subprocess.Popen([*command, *photos[k], "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            for k in waiting
+        }
+        end = time.monotonic() + 200
+        while sum(process.poll() is None for process in running.values()) > 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        alive = [k for k, process in running.items() if process.poll() is None]
+        for k, process in running.items():
+            _, printed = process.communicate(fourth if [k] == alive else None)
+            assert [k] == alive or b"writes into it; wait until it ends" in printed, printed
+            assert process.returncode == ([k] != alive), printed
+        waiting -= set(alive)
+    rows = summary(out)
+    expected = [*itertools.chain.from_iterable(photos.values()), "standard input"]
+    assert sorted(row["photo"] for row in rows) == sorted(expected)
+    assert all(row["reason"] == "" and (Path(row["results"]) / "face0").is_dir() for row in rows)
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [LOCK_FILE]
 
 
 @pytest.mark.slow

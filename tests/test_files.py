@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mien.errors import OutputError
-from mien.io.files import remove_partial_folders, write_text, write_whole, writing_folder
+from mien.io.files import write_text, write_whole, writing, writing_folder
 from mien.morphable import save_model
 from mien.networks import FaceEncoder, save_encoder
 from mien.training.checkpoint import TENSORS_FILE, TrainState, save_checkpoint
@@ -65,19 +68,81 @@ def test_an_error_of_safetensors_in_a_folder_is_an_output_error(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_are_flushed_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: list[int] = []
-    monkeypatch.setattr(os, "fsync", flushed.append)
-    for flush, expected in ((False, 0), (True, 2)):
-        with writing_folder(tmp_path / f"run{flush}", flush=flush) as partial:
-            (partial / "a").touch()
-            (partial / "b").touch()
-        assert len(flushed) == expected
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of open files are read from /proc")
+def test_files_and_their_names_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(Path(f"/proc/self/fd/{number}").readlink()))
+    with writing_folder(tmp_path / "run") as stage:
+        (stage / "a").touch()
+        (stage / "b").touch()
+    write_text(tmp_path / "c", "")
+    monkeypatch.setattr(os, "fsync", sync)
+    names = [path.relative_to(tmp_path).name for path in flushed]
+    assert sorted(names[:2]) == ["a", "b"]
+    assert names[2:] == ["", "c", ""]  # "" is the folder with the new name
 
 
-def test_folders_of_killed_processes_are_removed_and_others_stay(tmp_path: Path) -> None:
-    for name in (".step-2.partial-7", "step-1", ".other.partial-7"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
-    remove_partial_folders(tmp_path, "step-*")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial-7", "step-1"]
+HOLD = """
+import os, sys
+from pathlib import Path
+from mien.io.files import writing_folder
+
+os.getpid = lambda: 1  # as in a container
+with writing_folder(Path(sys.argv[1])) as stage:
+    (stage / "a").write_text("whole")
+    print(stage.name, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """A process that is writing a folder until it reads a line, and the name of its hidden folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_killed_writer_leaves_a_hidden_folder_that_the_next_writer_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    killed, stage = hold(tmp_path / "face0")
+    live, live_stage = hold(tmp_path / "face1")
+    assert stage != live_stage
+    with killed:
+        killed.kill()
+    assert (tmp_path / stage / "a").exists()
+    (tmp_path / ".hidden").mkdir()
+    write_text(tmp_path / "b", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"b", ".hidden", live_stage, f"{live_stage}.lock"}
+    with writing_folder(tmp_path / "face0") as again:
+        (again / "a").touch()
+    with live:
+        live.communicate("\n")
+    assert live.returncode == 0
+    assert (tmp_path / "face1" / "a").read_text() == "whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"b", ".hidden", "face0", "face1"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit of file sizes")
+def test_a_file_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        for save in (
+            lambda path: save_file({"a": torch.ones(1000)}, path),
+            lambda path: path.write_bytes(bytes(4000)),
+            lambda path: np.savez(path, a=np.ones(1000)),
+        ):
+            with pytest.raises(OutputError, match="cannot be written"), writing(tmp_path):
+                write_whole(tmp_path / "a.npz", save)
+            with pytest.raises(OutputError, match="cannot be written"), writing_folder(tmp_path / "run") as stage:
+                save(stage / "a.npz")
+            assert list(tmp_path.iterdir()) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

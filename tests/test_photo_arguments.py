@@ -171,3 +171,17 @@ def test_patterns_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found("no.png") == ["no.png"]
     with pytest.raises(ConfigError, match=r"the pattern \*\.tif matches no file"):
         found("*.tif")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+def test_links_that_lead_to_themselves_do_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d").mkdir()
+    Path("d/a.png").write_bytes(picture())
+    for name, target in (("loop.png", "loop.png"), ("one", "."), ("two", "."), ("three", "four"), ("four", "three")):
+        Path("d", name).symlink_to(target)
+    expected = [Path("d/a.png"), Path("d/loop.png")]
+    for argument in ("d", "d/*.png", "**/*.png", "d/loop*"):
+        assert find_arguments([argument], skip=Path("d/four")) == expected[argument == "d/loop*" :], argument
+    with pytest.raises(ImageError, match=r"^d/loop\.png: "):
+        read_argument(Path("d/loop.png"))

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, ModelMismatch, NoFaceFound
+from mien.errors import (
+    BackendUnavailable,
+    ConfigError,
+    FaceLeftOut,
+    FitDiverged,
+    ModelMismatch,
+    NoFaceFound,
+    OutOfMemory,
+)
 from mien.export.images import FacePainter, overlay_image
 from mien.fitting import DetailSettings, FitSettings, FitTargets
 from mien.fitting.maps import STEPS
@@ -223,6 +231,34 @@ def test_a_face_that_cannot_be_fitted_does_not_cost_the_others(
     fails_from_px = 0.0
     with pytest.warns(FaceLeftOut), pytest.raises(FitDiverged, match="diverged on purpose"):
         by_network(both)
+
+
+def test_faces_that_need_too_much_memory_together_are_computed_in_smaller_batches(
+    astronaut: np.ndarray, reconstructor: Reconstructor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = astronaut[:300, 100:370]
+    three = np.concatenate([face, face[:, ::-1], face], axis=1)
+    by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
+    whole, predict, tried = by_network(three), by_network._predict, []
+    largest, refused = 1, -1.0
+
+    def predict_few(encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
+        tried.append(len(inputs))
+        if len(inputs) > largest or inputs.faces[0].detection.landmarks468_px[:, 0].mean() < refused:
+            torch.empty(10**15)  # more than any address space
+        return predict(encoder, inputs)
+
+    monkeypatch.setattr(by_network, "_predict", predict_few)
+    found = by_network(three)
+    assert tried == [3, 2, 1, 1, 1]
+    for one, other in zip(found, whole, strict=True):
+        np.testing.assert_allclose(one.xy, other.xy, atol=1e-2)
+    largest, refused = 2, 270.0
+    with pytest.warns(FaceLeftOut, match=r"^face . of 3 was left out: memory ran out"):
+        assert len(by_network(three)) == 2
+    largest = 0
+    with pytest.warns(FaceLeftOut), pytest.raises(OutOfMemory, match="memory ran out"):
+        by_network(three)
 
 
 @pytest.mark.parametrize("turns", [1, 2])

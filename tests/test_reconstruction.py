@@ -58,6 +58,9 @@ def save_as_mien_0_1(folder: Path) -> None:
     with np.load(folder / ARRAYS_FILE) as stored:
         arrays = {key: stored[key] for key in ARRAYS}
     np.savez(folder / ARRAYS_FILE, **arrays)
+    content = json.loads((folder / COEFFICIENTS_FILE).read_text(encoding="utf-8"))
+    del content["arrays_sha256"]
+    (folder / COEFFICIENTS_FILE).write_text(json.dumps(content), encoding="utf-8")
     write_offset_maps(face, folder)
     Image.fromarray(to_uint8(face.texture)).save(folder / TEXTURE_FILE)
     np.save(folder / "vertex_albedo.npy", face.vertex_albedo)
@@ -328,6 +331,29 @@ def test_a_failed_second_save_keeps_the_first(tmp_path: Path, monkeypatch: pytes
         tiny_reconstruction(detail=False).save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["face0"]
+
+
+def test_a_result_that_was_replaced_in_part_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tiny_reconstruction(), replace(tiny_reconstruction(), identity=tiny_reconstruction().identity + 1)
+    new = replace(new, vertices=new.vertices + np.float32(0.01))
+    old.save(tmp_path)
+    move = Path.replace
+
+    def move_one(source: Path, target: Path) -> None:
+        if target.name == ARRAYS_FILE:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", move_one)
+        with pytest.raises(KeyboardInterrupt):
+            new.save(tmp_path)
+    content = json.loads((tmp_path / COEFFICIENTS_FILE).read_text(encoding="utf-8"))
+    np.testing.assert_allclose(content["identity"], new.identity)
+    with pytest.raises(FormatError, match=r"coefficients\.json: belongs to another result than reconstruction\.npz"):
+        Reconstruction.load(tmp_path)
+    new.save(tmp_path)
+    np.testing.assert_array_equal(Reconstruction.load(tmp_path).vertices, new.vertices)
 
 
 def test_saving_again_replaces_its_files_and_keeps_others(tmp_path: Path) -> None:

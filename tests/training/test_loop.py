@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from mien.errors import ConfigError, FitDiverged, ModelMismatch, OutputError, RenamedSetting, TrainingDiverged
+from mien.io.folder_lock import LOCK_FILE, locked_folder
 from mien.morphable import MorphableModel, load_model
 from mien.training.checkpoint import checkpoints
 from mien.training.coarse import CoarseObjective
@@ -28,6 +29,7 @@ from mien.training.data.batch import FaceBatch
 from mien.training.data.source import FaceSource, Shard
 from mien.training.initial_networks import make_encoder
 from mien.training.loop import RunSettings, _agreed_precision
+from mien.training.monitor import _append
 from mien.training.precision import chosen_precision
 from mien.training.report import report_coarse
 from mien.training.run import load_run, train_coarse
@@ -133,6 +135,11 @@ def test_a_run_takes_its_faces_from_a_synthetic_store(model_file: Path, tmp_path
         train_coarse(config_of(model_file, *changes), store=None, run=tmp_path / "run", resume=True)
 
 
+def test_two_runs_into_one_folder_are_refused(model_file: Path, tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "run"), pytest.raises(OutputError, match=r"run: another run \(process .*; wait"):
+        train_coarse(config_of(model_file, "loop.steps=1"), store=None, run=tmp_path / "run", resume=False)
+
+
 def test_a_network_that_cannot_be_written_is_a_typed_error(model_file: Path, tmp_path: Path) -> None:
     config, run = config_of(model_file, "loop.steps=1"), tmp_path / "run"
     (run / "encoder.safetensors").mkdir(parents=True)
@@ -164,6 +171,101 @@ def test_a_killed_run_continues_from_its_last_checkpoint(model_file: Path, tmp_p
     subprocess.run([*command, "--resume"], env=environment(), check=True, capture_output=True, timeout=300)
     train_coarse(config_of(model_file, *changes), store=None, run=tmp_path / "whole", resume=False)
     assert_same_state(last_tensors(tmp_path / "whole"), last_tensors(run))
+
+
+WATCHED = ("loop.steps=5", "loop.checkpoint_every=2", "loop.validate_every=2", "loop.sheet_every=2")
+
+
+@pytest.fixture(scope="module")
+def whole_run(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole")
+    train_coarse(config_of(model_file, *WATCHED), store=None, run=run, resume=False)
+    return run
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert_same_state(last_tensors(one), last_tensors(other))
+    assert (one / "validation.csv").read_text() == (other / "validation.csv").read_text()
+    for sheet in (one / "sheets").iterdir():
+        assert sheet.read_bytes() == (other / "sheets" / sheet.name).read_bytes()
+    assert len(list((other / "sheets").iterdir())) == 3
+
+
+@pytest.mark.parametrize("cut", [("evaluate", 4), ("visualize", 5)])
+def test_a_kill_after_a_checkpoint_does_not_cost_its_validation(
+    model_file: Path, tmp_path: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch, cut: tuple[str, int]
+) -> None:
+    (lost, step), run, config = cut, tmp_path / "run", config_of(model_file, *WATCHED)
+
+    def killed(*_: object) -> None:
+        if checkpoints(run)[-1].name == f"step-{step:08d}":
+            raise KeyboardInterrupt  # the run's folder is as after a kill
+        return work(*_)
+
+    work = getattr(CoarseObjective, lost)
+    with monkeypatch.context() as patch:
+        patch.setattr(CoarseObjective, lost, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_coarse(config, store=None, run=run, resume=False)
+    train_coarse(config, store=None, run=run, resume=True)
+    assert_same_run(whole_run, run)
+
+
+@pytest.mark.parametrize("during", ["batch", "evaluate"])
+def test_sigterm_saves_the_state_and_ends_the_run(
+    model_file: Path, tmp_path: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    run, config = tmp_path / "run", config_of(model_file, *WATCHED, "loop.checkpoint_every=100")
+    owner = FaceSource if during == "batch" else CoarseObjective
+    work, calls = getattr(owner, during), []
+
+    def signalled(*arguments: object) -> object:
+        calls.append(during)
+        if len(calls) == (4 if during == "batch" else 2):
+            signal.raise_signal(signal.SIGTERM)
+            assert during == "batch", "validation goes on after the signal"
+        return work(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, during, signalled)
+        with pytest.raises(SystemExit) as stopped:
+            train_coarse(config, store=None, run=run, resume=False)
+    assert stopped.value.code == 143
+    assert [path.name for path in checkpoints(run)] == ["step-00000004"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    train_coarse(config_of(model_file, *WATCHED), store=None, run=run, resume=True)
+    assert_same_run(whole_run, run)
+
+
+def test_a_process_that_gets_sigterm_ends_in_seconds(model_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = run_command(model_file, run, ["loop.steps=100000", "loop.checkpoint_every=100000", "loop.workers=1"])
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 200
+        while not (run / "metrics.csv").exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        process.terminate()
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 143, printed
+    assert "Traceback" not in printed
+    (saved,) = checkpoints(run)
+    assert f"stopped by SIGTERM after step {int(saved.name[5:])}" in printed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit of file sizes")
+def test_rows_that_do_not_fit_on_the_disk_are_taken_back(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "metrics.csv"
+    _append(path, ["step", "name"], [[1, "loss"]])
+    content, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            _append(path, ["step", "name"], [[2, "loss"]] * 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == content
 
 
 def test_two_processes_train_as_one(model_file: Path, tmp_path: Path) -> None:
@@ -392,7 +494,7 @@ def test_a_full_disk_is_a_typed_error_and_leaves_a_run_that_can_begin(
         patch.setattr(Path, "replace", full)
         with pytest.raises(OutputError, match=r"No space left on device\); free some space"):
             train_coarse(config, store=None, run=run, resume=False)
-    assert not list(run.iterdir())
+    assert [path.name for path in run.iterdir()] == [LOCK_FILE]
     with monkeypatch.context() as patch:
         patch.setattr("mien.training.monitor._append", lambda *_: full(run, run))
         with pytest.raises(OutputError, match="continue with --resume"):

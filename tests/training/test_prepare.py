@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from mien.errors import ConfigError, FormatError, OutputError
+from mien.io.folder_lock import LOCK_FILE, locked_folder
 from mien.perception import FaceDetection, FaceParts
 from mien.training.data import prepare as module
 from mien.training.data.prepare import (
@@ -49,6 +51,13 @@ def test_identities_come_from_tables_names_and_folders(tmp_path: Path) -> None:
     table = tmp_path / "people.csv"
     table.write_text("file,subject,age\nanna/1.jpg,bertha,31\n", encoding="utf-8")
     assert people_of(tmp_path, table=table)["anna/1.jpg"] == ("bertha", 31)
+    table.write_text("\ufefffile,identity,age\nalone.png, ,7\nanna/1.jpg,,\nanna/2.jpg\n", encoding="utf-8")
+    assert people_of(tmp_path, table=table) == {
+        "53_First_Last_0001.jpg": ("First_Last", 53),
+        "alone.png": ("alone", 7),
+        "anna/1.jpg": ("anna", None),
+        "anna/2.jpg": ("anna", None),
+    }
     table.write_text("name\nanna\n", encoding="utf-8")
     with pytest.raises(FormatError, match="columns file and identity"):
         list_photos(tmp_path, table=table)
@@ -149,6 +158,18 @@ def test_a_store_among_its_photos_is_not_taken_for_photos(tmp_path: Path) -> Non
     assert list(people_of(tmp_path, skip=tmp_path / "store")) == ["a.jpg"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links and these names are not possible on Windows")
+def test_dropped_photos_are_rows_without_formulas(tmp_path: Path) -> None:
+    photos, store = tmp_path / "photos", tmp_path / "store"
+    touch(photos, "=1+1.jpg", "@a.jpg", "-1.jpg", "a;=1.jpg")
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    report = prepare(list_photos(photos), store, settings=PreparationSettings(), processes=1)
+    assert [drop.photo for drop in report.dropped] == ["-1.jpg", "=1+1.jpg", "@a.jpg", "a;=1.jpg", "loop.jpg"]
+    with (store / "dropped.csv").open(encoding="utf-8", newline="") as file:
+        names = [row["photo"] for row in csv.DictReader(file)]
+    assert names == ["'-1.jpg", "'=1+1.jpg", "'@a.jpg", "a;=1.jpg", "loop.jpg"]
+
+
 def test_names_that_are_no_valid_text_are_prepared(tmp_path: Path) -> None:
     photos = [PhotoEntry(str(tmp_path / "b\udcff.jpg"), "b\udcff.jpg", "b\udcff", None)]
     report = prepare(photos, tmp_path / "store", settings=PreparationSettings(), processes=1)
@@ -167,6 +188,14 @@ def test_nothing_left_to_do_has_no_speed_and_damaged_rows_are_named(tmp_path: Pa
         prepare(entries, store, settings=settings, processes=1)
 
 
+def test_two_runs_into_one_store_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg")
+    photos, store = list_photos(tmp_path / "photos"), tmp_path / "store"
+    with locked_folder(store), pytest.raises(OutputError, match=r"store: another run \(process \d+ on .*wait"):
+        prepare(photos, store, settings=PreparationSettings(), processes=1)
+    assert prepare(photos, store, settings=PreparationSettings(), processes=1).photos == 1
+
+
 def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, settings = tmp_path / "store", PreparationSettings()
 
@@ -180,8 +209,8 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.Mo
         for _ in range(2):  # the plan stays, so the store can be continued
             with pytest.raises(OutputError, match="No space left"):
                 prepare(list_photos(tmp_path / "photos"), store, settings=settings, processes=1)
-            assert [path.name for path in store.iterdir()] == ["plan.json"]
-    (store / "faces-000000.tar.7.partial").touch()  # left by a killed process
+            assert sorted(path.name for path in store.iterdir()) == [LOCK_FILE, "plan.json"]
+    (store / ".mien-partial-7").mkdir()  # left by a killed process
     (store / "download.zip.partial").touch()  # not of this store
     assert prepare(list_photos(tmp_path / "photos"), store, settings=settings, processes=1).photos == 1
-    assert [left.name for left in store.glob("*.partial")] == ["download.zip.partial"]
+    assert [left.name for left in store.glob("*partial*")] == ["download.zip.partial"]

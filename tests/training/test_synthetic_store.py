@@ -131,11 +131,11 @@ def test_a_model_without_symmetry_has_no_mirror(tiny: MorphableModel) -> None:
 def test_an_interrupted_store_continues_and_grows(store: Path, model: MorphableModel, tmp_path: Path) -> None:
     folder, progress = tmp_path / "store", []
     write_synthetic_store(SyntheticStorePlan(3, size=SIZE, seed=4, jitter=0.2), folder, processes=1)
-    (folder / "faces-000001.safetensors.7.partial").touch()  # left by a killed process
+    (folder / ".mien-partial-7").mkdir()  # left by a killed process
     (folder / "download.zip.partial").touch()  # not of this store
     write_synthetic_store(PLAN, folder, processes=1, progress=lambda done, total: progress.append((done, total)))
     assert progress == [(4, 6), (6, 6)]  # the first file held three of four
-    assert [left.name for left in folder.glob("*.partial")] == ["download.zip.partial"]
+    assert [left.name for left in folder.glob("*partial*")] == ["download.zip.partial"]
     first = folder / "faces-000000.safetensors"
     assert first.read_bytes() == (store / first.name).read_bytes()
     first.write_bytes(first.read_bytes()[:1000])

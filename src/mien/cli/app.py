@@ -44,6 +44,7 @@ from mien.cli.terminal import (
 )
 from mien.cli.training import data_app, report_app, train_app
 from mien.errors import MienError
+from mien.memory import typed_out_of_memory
 
 if TYPE_CHECKING:
     from mien.cli.doctor import Diagnosis
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The arguments after the command's name; those of the process by default.
     """
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        code = typed_out_of_memory(app)(args=None if arguments is None else list(arguments), standalone_mode=False)
     except _UsageError as error:
         _fail_usage(error.format_message(), "mien" if error.ctx is None else error.ctx.command_path)
     except (MienError, OSError) as error:  # an OSError of stdout; others are a MienError

@@ -1,29 +1,23 @@
 """The folder of all results: its lock, its table, and which folder below it belongs to which photo."""
-# ruff: noqa: PLC0415 (packages that only a run needs are imported inside it)
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.cli.run_record import Options, RunRecord, changed_options, file_sha256, read_record
 from mien.cli.summary import SUMMARY_FILE, PhotoRow, SummaryTable, absolute_path, photo_key
-from mien.errors import OutputError
-from mien.io.files import remove_partial_folders, writing
+from mien.io.folder_lock import HOLDER_FILE, LOCK_FILE, locked_folder
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
 
-LOCK_FILE = ".mien.lock"
-_HOLDER_FILE = ".mien.lock-holder"
 # "..jpg" and "...jpg" have stems that are paths out of the output folder.
-_RESERVED_NAMES = frozenset({SUMMARY_FILE, LOCK_FILE, _HOLDER_FILE, ".", ".."})
+_RESERVED_NAMES = frozenset({SUMMARY_FILE, LOCK_FILE, HOLDER_FILE, ".", ".."})
 
 
 @contextmanager
@@ -36,7 +30,7 @@ def open_output(out: Path) -> Iterator[OutputFolder]:
     Raises:
         OutputError: The folder cannot be written, another run writes into it, or its summary.csv is not mien's.
     """
-    with _locked(out):
+    with locked_folder(out, advice="choose another place with -o"):
         output = OutputFolder(out)
         output.table.write()  # a place that cannot be written is an error before the work starts
         try:
@@ -80,7 +74,6 @@ class PhotoFolder:
             OutputError: The folder cannot be written.
         """
         RunRecord(absolute_path(str(self.photo)), photo_sha256, options, None).write(self.path)
-        remove_partial_folders(self.path, "face*")
 
     def finish(self, row: PhotoRow, photo_sha256: str, options: Options) -> None:
         """Record that all faces are written.
@@ -154,34 +147,3 @@ class OutputFolder:
         """The key of the photo that a folder belongs to; mien 0.2 left it in the table alone."""
         record = read_record(folder)
         return self.table.owner(folder) if record is None else photo_key(record.photo)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep other runs out. The system ends the lock of a killed process."""
-    from filelock import FileLock, Timeout
-
-    holder = out / _HOLDER_FILE
-    with writing(out, advice="choose another place with -o"):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK_FILE, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"{out}: {_holder_of(holder)} writes into it; wait until it ends, or choose another place with -o"
-            ) from None
-        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # the lock counts, not this file
-            holder.unlink()
-        lock.release()
-
-
-def _holder_of(file: Path) -> str:
-    try:
-        return f"another run ({file.read_text(encoding='utf-8')})"
-    except (OSError, UnicodeDecodeError):
-        return "another run"

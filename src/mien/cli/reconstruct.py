@@ -43,6 +43,7 @@ from mien.cli.summary import PhotoRow, SummaryTable
 from mien.cli.terminal import activity, printable
 from mien.errors import FaceLeftOut, MienError
 from mien.io.result_files import DEFAULT_FORMATS, is_result
+from mien.memory import typed_out_of_memory
 
 if TYPE_CHECKING:
     from mien.io.photo import Photo
@@ -198,14 +199,15 @@ class _Run:
             )
             if not row.reason:
                 folder.finish(row, content, self.options)
-        except (MienError, MemoryError) as error:
-            reason = str(error) or type(error).__name__
+        except MienError as error:
+            reason = str(error)
             # The row already names the photo.
             reason = f"{type(error).__name__}: {reason.removeprefix(f'{path}: ')}"
             folder.forget()
             return PhotoRow(str(path), 0, time.perf_counter() - start, None, None, "", reason)
         return row
 
+    @typed_out_of_memory
     def _write_faces(self, folder: PhotoFolder, content: str) -> list[Reconstruction]:
         self.reporter.stage("reading", 0.0)
         photo = self.read(folder.photo)

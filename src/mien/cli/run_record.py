@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mien import __version__
 from mien.cli.summary import PhotoRow
 from mien.errors import FormatError
-from mien.io.files import remove_partial, write_text, writing
+from mien.io.files import write_text, writing
 from mien.io.reading import read_json
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ class RunRecord:
         }
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            remove_partial(folder, RUN_FILE)
             write_text(folder / RUN_FILE, json.dumps(content, indent=1) + "\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
 import re
@@ -17,8 +16,10 @@ from rich.text import Text
 
 from mien.cli.terminal import printable
 from mien.errors import OutputError
-from mien.io.files import remove_partial, write_whole, writing
+from mien.io.files import write_whole, writing
 from mien.io.reading import read_csv
+from mien.io.source import real_path
+from mien.io.tables import read_cell, write_table
 
 SUMMARY_FILE = "summary.csv"
 _LONGEST_TABLE = 60
@@ -77,7 +78,6 @@ class SummaryTable:
 
     def __init__(self, out: Path) -> None:
         self.path = out / SUMMARY_FILE
-        remove_partial(out, SUMMARY_FILE)
         self._rows = {photo_key(row["photo"]): row for row in _read_table(self.path)}
         self._owners = {photo_key(row["results"]): key for key, row in self._rows.items() if row["results"]}
         self._next_write = 0.0
@@ -113,10 +113,7 @@ class SummaryTable:
         self._next_write = end + _PAUSE * (end - start)
 
     def _save(self, path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(self._rows.values())
+        write_table(path, [_COLUMNS, *([row[name] for name in _COLUMNS] for row in self._rows.values())])
 
 
 def _values(row: PhotoRow) -> dict[str, str]:
@@ -136,7 +133,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
     if names and names != _COLUMNS:
         raise OutputError(f"{path}: is not a table of mien, its columns are {', '.join(names)}; {advice}")
     # mien 0.2 appended to the file; if it was killed, the last row may be incomplete. That photo was not done.
-    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+    return [dict(zip(names, map(read_cell, row), strict=True)) for row in rows if len(row) == len(names)]
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:
@@ -149,7 +146,7 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _resolved(folder: Path) -> Path:
-    return folder.resolve()
+    return real_path(folder)
 
 
 def _escaped(text: str) -> str:

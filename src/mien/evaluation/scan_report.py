@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,8 +16,9 @@ from mien.evaluation.report import markdown_table
 from mien.evaluation.scan_packs import ScanPack
 from mien.evaluation.scan_predictions import Predictor
 from mien.evaluation.scans import ErrorSummary, FaceScan, PredictedFace, ScanErrors, score_face
-from mien.io.files import write_text
+from mien.io.files import write_text, write_whole
 from mien.io.reading import read_json
+from mien.io.tables import write_table
 
 Alignment = Literal["sim", "metric"]
 """sim: rotation, translation and scale. metric: without scale."""
@@ -129,13 +128,11 @@ class ScanReport:
         for kind in kinds:
             columns += [f"{kind}_{name}_mm" for name in (*_STATISTICS, *names, *(f"{n}_alone" for n in names))]
             columns.append(f"{kind}_scale")
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(columns)
+        rows: list[list[str]] = [columns]
         for row in self.rows:
             cells = [_csv_cells(row.errors(kind), names) for kind in kinds]
-            writer.writerow([row.name, row.reason, *(cell for part in cells for cell in part)])
-        write_text(path, buffer.getvalue())
+            rows.append([row.name, row.reason, *(cell for part in cells for cell in part)])
+        write_whole(path, lambda partial: write_table(partial, rows))
 
     def run(self) -> dict[str, Any]:
         """The run as JSON: counts, means over the photos and the errors of every photo; millimetres.

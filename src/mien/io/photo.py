@@ -20,7 +20,7 @@ from mien.errors import ImageError, PhotoReduced
 from mien.io.decoding import DecodedPhoto, decode_photo, too_large_message
 from mien.io.formats import RAW_SUFFIXES, REFUSED_SUFFIXES, SUFFIXES
 from mien.io.result_files import is_face_folder
-from mien.io.source import BinaryFile, PhotoSource, open_photo
+from mien.io.source import BinaryFile, PhotoSource, open_photo, real_path
 from mien.lighting import LUMA
 from mien.typing import UInt8
 
@@ -139,7 +139,7 @@ def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathL
     Raises:
         ImageError: A folder contains no photos.
     """
-    skipped = Path(skip).resolve() if skip is not None else None
+    skipped = real_path(skip) if skip is not None else None
     found: dict[Path, Path] = {}
     for given in map(Path, paths):
         below = _pictures_below(given, skipped) if given.is_dir() else [given]
@@ -147,12 +147,12 @@ def find_photos(paths: Iterable[str | os.PathLike[str]], *, skip: str | os.PathL
             endings = " ".join(sorted(SUFFIXES - RAW_SUFFIXES))
             raise ImageError(f"{given}: no photos in this folder; photos end in {endings}, or are raw")
         for path in below:
-            found.setdefault(path.resolve(), path)
+            found.setdefault(real_path(path), path)
     return list(found.values())
 
 
 def _holds_photos(folder: Path, skipped: Path | None) -> bool:
-    return not (folder.name.startswith(".") or folder.resolve() == skipped or is_face_folder(folder))
+    return not (folder.name.startswith(".") or real_path(folder) == skipped or is_face_folder(folder))
 
 
 def _pictures_below(folder: Path, skipped: Path | None) -> list[Path]:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from mien.errors import BackendUnavailable, ConfigError, ImageError
 from mien.io.photo import MAX_PIXELS, Photo, find_photos, read_photo
+from mien.io.source import real_path
 
 STDIN = "-"
 MAX_BYTES = 1 << 28
@@ -97,7 +98,7 @@ def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> lis
             found.setdefault(argument, RemotePhoto(argument))
         else:
             for path in find_photos(_matches(argument, skip), skip=skip):
-                found.setdefault(str(path.resolve()), path)
+                found.setdefault(str(real_path(path)), path)
     return list(found.values())
 
 
@@ -120,12 +121,23 @@ def _matches(argument: str, skip: Path | None) -> list[Path]:
     path = Path(argument)
     if not glob.has_magic(argument) or path.exists():
         return [path]
-    matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207 (absolute too)
+    matches = sorted(_expanded(argument), key=str)
     if skip is not None:
-        matches = [match for match in matches if not match.resolve().is_relative_to(skip.resolve())]
+        matches = [match for match in matches if not real_path(match).is_relative_to(real_path(skip))]
     if not matches:
         raise ConfigError(f"the pattern {argument} matches no file; quote a name that contains *, ? or [ as [*]")
     return matches
+
+
+def _expanded(pattern: str) -> list[Path]:
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return [Path(match) for match in glob.glob(pattern)]  # noqa: PTH207 (absolute too)
+    # glob.glob follows links to folders, and never ends where two of them lead to their own folder.
+    anchor = Path(pattern).anchor
+    below = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts if part != anchor]
+    found = Path(anchor).glob(str(Path(*below)))
+    return [path for path in found if not any(part.startswith(".") and part not in parts for part in path.parts)]
 
 
 def _check_protocol(address: str) -> None:

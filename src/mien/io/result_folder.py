@@ -12,6 +12,7 @@ vertex_albedo.npy, (V, 3) float32. Reading never unpickles. docs/outputs.md desc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -85,12 +86,25 @@ def write_result_files(face: mien.result.Reconstruction, folder: Path) -> None:
     Raises:
         OSError: A file cannot be written.
     """
+    _write_npz(_stored_arrays(face), folder / ARRAYS_FILE)
+    write_coefficients(face, folder)
+
+
+def _stored_arrays(face: mien.result.Reconstruction) -> dict[str, np.ndarray]:
+    """The content of reconstruction.npz."""
     arrays = {key: np.asarray(getattr(face, key)).astype(dtype, copy=False) for key, (dtype, _) in ARRAYS.items()}
     arrays["vertex_albedo"] = face.vertex_albedo.astype(np.float32)
     arrays["texture"] = to_uint8(face.texture)
-    arrays |= _offset_steps(face)
-    _write_npz(arrays, folder / ARRAYS_FILE)
-    write_coefficients(face, folder)
+    return arrays | _offset_steps(face)
+
+
+def _arrays_sha256(arrays: dict[str, np.ndarray]) -> str:
+    """The fingerprint in coefficients.json of the arrays that belong to it."""
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        digest.update(f"{key} {arrays[key].dtype.str} {arrays[key].shape}\n".encode())
+        digest.update(arrays[key].tobytes())
+    return digest.hexdigest()
 
 
 def _write_npz(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -155,6 +169,7 @@ def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
     return {
         "format": FORMAT,
         "mien_version": __version__,
+        "arrays_sha256": _arrays_sha256(_stored_arrays(face)),
         "model": face.model_name,
         "image_size_px": list(face.image_size),
         "camera": {
@@ -209,6 +224,7 @@ def load_result(
     folder = folder_of(path)
     arrays = _read_arrays(folder / ARRAYS_FILE)
     stored = _Coefficients(folder / COEFFICIENTS_FILE)
+    stored.check_arrays(arrays)
     rotation, scale = stored.array("pose", "rotation", shape=(3, 3)), stored.number("pose", "scale")
     translation = stored.array("pose", "translation_m", shape=(3,))
     if scale <= 0:
@@ -347,6 +363,14 @@ class _Coefficients:
                 raise FormatError(f"{self.path}: lacks {'.'.join(keys)!r}; write the reconstruction again")
             value = value[key]
         return value
+
+    def check_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Refuse the arrays of another result; coefficients of mien 0.2 do not say which arrays are theirs."""
+        if self._content.get("arrays_sha256", "") not in ("", _arrays_sha256(arrays)):
+            raise FormatError(
+                f"{self.path}: belongs to another result than {ARRAYS_FILE} beside it, probably because writing was "
+                "interrupted; write the reconstruction again"
+            )
 
     def text(self, *keys: str) -> str:
         value = self._get(*keys)

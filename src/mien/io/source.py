@@ -58,6 +58,11 @@ def open_photo(source: PhotoSource, name: str | os.PathLike[str] | None) -> Iter
         yield _seekable(source, label), label
 
 
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path without symbolic links; until Python 3.13 `Path.resolve` fails where a link leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _open_path(path: Path, label: Path) -> io.BufferedReader:
     if path.is_dir():
         raise ImageError(f"{label}: is a folder, not a photo; give the photos in it")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mien.camera import Camera
-from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound
+from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound, OutOfMemory
 from mien.fitting import (
     DetailSettings,
     FitSettings,
@@ -33,6 +33,7 @@ from mien.fitting import (
     mesh_point_weights,
 )
 from mien.io.photo import Photo, read_photo
+from mien.memory import typed_out_of_memory
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER, DetailNetwork, FaceEncoder, load_detail, load_encoder
 from mien.networks.detail_unet import CROP_SHARE
@@ -227,6 +228,8 @@ class Reconstructor:
             ConfigError: `focal_px` is less than a tenth of the photo's longer side, `principal_point_px` is more than
                 five focal lengths from its middle, or one of them is not finite.
             FitDiverged: No face of the photo could be fitted.
+            OutOfMemory: Memory does not suffice for one face of the photo. Several faces are computed in smaller
+                batches first.
 
         Warns:
             FaceLeftOut: One of several faces could not be fitted and is missing from the list.
@@ -239,45 +242,63 @@ class Reconstructor:
         reduction = photo.reduction if isinstance(photo, Photo) else 1
         clock = StageClock(progress)
         with clock.stage("perception"):
-            detections = self.detector.detect(pixels, max_faces=self.max_faces)
-            if not detections:
-                raise NoFaceFound(
-                    f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; a face needs at least 30 "
-                    "pixels. Use a larger or sharper photo of it."
-                )
-            inputs = PhotoInputs.of(
+            inputs = self._inputs(
                 pixels,
-                detections,
                 focal_px=None if focal_px is None else focal_px / reduction,
                 exif_focal_px=exif_focal_px,
                 principal_point_px=_reduced(principal_point_px, reduction),
-                device=self.device,
             )
         return self._reconstruct(inputs, perception=clock.times[0], progress=progress)
+
+    @typed_out_of_memory
+    def _inputs(
+        self,
+        pixels: UInt8[np.ndarray, "H W 3"],
+        *,
+        focal_px: float | None,
+        exif_focal_px: float | None,
+        principal_point_px: tuple[float, float] | None,
+    ) -> PhotoInputs:
+        detections = self.detector.detect(pixels, max_faces=self.max_faces)
+        if not detections:
+            raise NoFaceFound(
+                f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; a face needs at least 30 "
+                "pixels. Use a larger or sharper photo of it."
+            )
+        return PhotoInputs.of(
+            pixels,
+            detections,
+            focal_px=focal_px,
+            exif_focal_px=exif_focal_px,
+            principal_point_px=principal_point_px,
+            device=self.device,
+        )
 
     def _reconstruct(
         self, inputs: PhotoInputs, *, perception: StageTime, progress: Progress | None
     ) -> list[Reconstruction]:
-        """All faces as one batch; if that fails, one by one, so that one bad face does not cost the others."""
-        count = len(inputs)
-        try:
-            return self._reconstruct_batch(inputs, perception=perception, progress=progress)
-        except FitDiverged as error:
-            if count == 1:
-                raise
-            last = error
-        results: list[Reconstruction] = []
-        share = StageTime(perception.name, perception.seconds / count)
-        for k in range(count):
+        """All faces as one batch; if that fails, in smaller ones, so that one bad face does not cost the others."""
+        count, results, last = len(inputs), list[Reconstruction](), None
+        waiting = [range(count)]
+        while waiting:
+            part = waiting.pop(0)
+            share = StageTime(perception.name, perception.seconds * len(part) / count)
             try:
-                results += self._reconstruct_batch(inputs[slice(k, k + 1)], perception=share, progress=progress)
-            except FitDiverged as error:  # noqa: PERF203 (a failure here is rare)
-                last = error
-                warnings.warn(FaceLeftOut(f"face {k + 1} of {count} was left out: {error}"), stacklevel=3)
-        if not results:
+                results += self._reconstruct_batch(inputs[_slice(part)], perception=share, progress=progress)
+            except (FitDiverged, OutOfMemory) as error:
+                if count == 1:
+                    raise
+                last = error.with_traceback(None)  # which would keep the tensors of the batch
+                size = -(-len(part) // 2) if isinstance(error, OutOfMemory) else 1
+                if len(part) == 1:
+                    warnings.warn(FaceLeftOut(f"face {part[0] + 1} of {count} was left out: {error}"), stacklevel=3)
+                else:
+                    waiting[:0] = [part[k : k + size] for k in range(0, len(part), size)]
+        if not results and last is not None:
             raise last
         return results
 
+    @typed_out_of_memory
     def _reconstruct_batch(
         self, inputs: PhotoInputs, *, perception: StageTime, progress: Progress | None
     ) -> list[Reconstruction]:
@@ -334,6 +355,10 @@ class Reconstructor:
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
         return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)
 
 
 def _reduced(point_px: tuple[float, float] | None, reduction: int) -> tuple[float, float] | None:

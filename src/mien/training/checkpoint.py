@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from mien.errors import ConfigError, FormatError, ModelMismatch
-from mien.io.files import remove_partial_folders, writing_folder
+from mien.io.files import writing_folder
 from mien.io.reading import read_json
 from mien.io.tensors import read_tensors
 from mien.morphable.revisions import is_made_for
@@ -72,9 +72,8 @@ def save_checkpoint(run: Path, state: TrainState, *, step: int, model_hash: str,
         OutputError: The checkpoint cannot be written.
     """
     target = run / FOLDER / f"step-{step:08d}"
-    remove_partial_folders(run / FOLDER, "step-*")
     if not target.exists():
-        with writing_folder(target, flush=True, advice="free some space") as partial:
+        with writing_folder(target, advice="free some space") as partial:
             save_file(_tensors(state), partial / TENSORS_FILE)
             header = {"format": FORMAT, "step": step, "model_hash": model_hash}
             (partial / STATE_FILE).write_text(json.dumps(header), encoding="utf-8")

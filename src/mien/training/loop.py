@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
@@ -35,6 +36,7 @@ from mien.training.optimization import (
 )
 from mien.training.precision import chosen_precision
 from mien.training.run_record import RunInputs, open_run, recorded_precision
+from mien.training.stop_signal import EXIT_CODE, StopSignal
 from mien.typing import Float, Tensor
 
 
@@ -76,6 +78,7 @@ def train(
         ConfigError: The folder holds another run, or a batch cannot be divided over the processes.
         ModelMismatch: The checkpoint belongs to another face model.
         OutputError: The folder cannot be written.
+        SystemExit: SIGTERM arrived; the state is saved.
     """
     loop = settings.loop
     fabric = _launch(loop)
@@ -87,16 +90,17 @@ def train(
     first = load_checkpoint(found[-1], state, model_hash=settings.model_hash) if found else 0
     network, engine = fabric.setup(state.network, state.optimizer)
     monitor = Monitor(settings.folder, first_step=first, steps=steps, active=fabric.is_global_zero)
-    run = _Run(fabric, objective, settings, state, network, engine, monitor, validation, steps, half)
     batches = stream(source, range(first, steps), shard=shard, workers=loop.workers)
-    try:
+    with StopSignal.noted() as stop, closing(monitor):
+        run = _Run(fabric, objective, settings, state, network, engine, monitor, validation, steps, half, stop)
+        run.make_up(first)
         for step in range(first, steps):
+            run.stop_if_asked(step)
             start = time.perf_counter()
             batch = next(batches).to(fabric.device)
             monitor.add_wait(time.perf_counter() - start, len(batch.images) * shard.processes)
             run.step(step, batch)
-    finally:
-        monitor.close()
+        run.stop_if_asked(steps)
     return final_model(state) if fabric.is_global_zero else None
 
 
@@ -130,6 +134,15 @@ class _Run(Generic[P]):
     validation: FaceBatch
     steps: int
     half: bool
+    stop: StopSignal
+
+    def stop_if_asked(self, done: int) -> None:
+        """After SIGTERM in any process, save the state after `done` steps and end all of them."""
+        if all_ranks_ok(self.fabric, ok=not self.stop.received):
+            return
+        self._save(done)
+        self.monitor.note(f"stopped by SIGTERM after step {done}; the state is saved, continue with --resume")
+        raise SystemExit(EXIT_CODE)
 
     def step(self, step: int, batch: FaceBatch) -> None:
         """Take one optimiser step; raises TrainingDiverged after saving the state before it."""
@@ -188,19 +201,37 @@ class _Run(Generic[P]):
 
     def _record(self, done: int, gradient: _Gradient, rate: float) -> None:
         """Log, save, validate and draw after `done` steps, each at its own interval."""
-        loop, last = self.settings.loop, done == self.steps
-        if done % loop.log_every == 0 or last:
+        loop = self.settings.loop
+        if self._due(done, loop.log_every):
             self.monitor.log(done, gradient.terms or [], rate=rate, gradient_norm=gradient.norm)
-        if done % loop.checkpoint_every == 0 or last:
+        if self._due(done, loop.checkpoint_every):
             self._save(done)
-        validate, draw = (last or done % every == 0 for every in (loop.validate_every, loop.sheet_every))
+        self._inspect(done, validate=self._due(done, loop.validate_every), draw=self._due(done, loop.sheet_every))
+
+    def make_up(self, first: int) -> None:
+        """Validate and draw after the checkpoint that the run continues from, if it was killed before it did."""
+        loop, monitor = self.settings.loop, self.monitor
+        if first:
+            validate = self._due(first, loop.validate_every) and not monitor.has_validation(first)
+            draw = self._due(first, loop.sheet_every) and not monitor.has_sheet(first)
+            self._inspect(first, validate=validate, draw=draw)
+
+    def _due(self, done: int, every: int) -> bool:
+        return done == self.steps or done % every == 0
+
+    def _inspect(self, done: int, *, validate: bool, draw: bool) -> None:
+        """Validate and draw in the first process; SIGTERM cuts it off, and the resumed run makes it up."""
         if not self.fabric.is_global_zero or not (validate or draw):
             return
-        network = final_model(self.state)
+        network, faces = final_model(self.state), self.validation
         if validate:
-            self.monitor.validated(done, self.objective.evaluate(network, self.validation))
+            metrics = self.stop.interruptible(lambda: self.objective.evaluate(network, faces))
+            if metrics is not None:
+                self.monitor.validated(done, metrics)
         if draw:
-            self.monitor.sheet(done, self.objective.visualize(network, self.validation))
+            sheet = self.stop.interruptible(lambda: self.objective.visualize(network, faces))
+            if sheet is not None:
+                self.monitor.sheet(done, sheet)
         self.objective.train_mode()
 
     def _save(self, step: int) -> None:

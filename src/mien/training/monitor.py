@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class Monitor:
             run.mkdir(parents=True, exist_ok=True)
             _forget_from(run / METRICS_FILE, first_step, header=METRICS_HEADER)
             _forget_from(run / VALIDATION_FILE, first_step, header=VALIDATION_HEADER)
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step)
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -106,7 +107,20 @@ class Monitor:
             for metric in metrics:
                 self.board.add_scalar(f"validation/{metric.name}", metric.value, step)
         text = ", ".join(f"{m.name} {m.value:.2f} {m.unit}" for m in metrics)
-        self.progress.console.print(f"step {step}: {text}", highlight=False, markup=False)
+        self.note(f"step {step}: {text}")
+
+    def note(self, text: str) -> None:
+        """Print a line on stderr."""
+        if self.active:
+            self.progress.console.print(text, highlight=False, markup=False)
+
+    def has_validation(self, step: int) -> bool:
+        """Whether the table has the metrics of a step."""
+        return any(row[:1] == [str(step)] for row in _rows(self.run / VALIDATION_FILE))
+
+    def has_sheet(self, step: int) -> bool:
+        """Whether the contact sheet of a step is there."""
+        return self._sheet_file(step).exists()
 
     def sheet(self, step: int, image: UInt8[np.ndarray, "H W 3"]) -> None:
         """Write a contact sheet."""
@@ -114,8 +128,11 @@ class Monitor:
             return
         with writing(self.run, advice=ADVICE):
             (self.run / SHEETS).mkdir(exist_ok=True)
-            Image.fromarray(image).save(self.run / SHEETS / f"step-{step:08d}.png")
+            write_whole(self._sheet_file(step), Image.fromarray(image).save)
             self.board.add_image("sheet", image, step, dataformats="HWC")
+
+    def _sheet_file(self, step: int) -> Path:
+        return self.run / SHEETS / f"step-{step:08d}.png"
 
     def close(self) -> None:
         """Write everything that is still buffered."""
@@ -129,8 +146,8 @@ def _forget_from(path: Path, step: int, *, header: list[str]) -> None:
     """Remove the rows after the checkpoint that the run continues from."""
     if not path.exists():
         return
-    _, rows = read_csv(path, advice="move it away")
-    # A kill or a full disk may have cut the last line.
+    # A kill may have cut the last line.
+    rows = _rows(path)
     whole = [row for row in rows if len(row) == len(header) and _STEP.fullmatch(row[0]) and int(row[0]) <= step]
 
     def save(partial: Path) -> None:
@@ -140,7 +157,20 @@ def _forget_from(path: Path, step: int, *, header: list[str]) -> None:
     write_whole(path, save)
 
 
+def _rows(path: Path) -> list[list[str]]:
+    """The rows below the header; none without a table."""
+    if not path.exists():
+        return []
+    return read_csv(path, advice="move it away")[1]
+
+
 def _append(path: Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows] if new else rows)
+    """Add rows: all of them, or none if the disk is full."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows if before else [header, *rows])
+    except BaseException:
+        if path.exists():
+            os.truncate(path, before)
+        raise

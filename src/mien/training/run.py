@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ import torch
 
 from mien.errors import BackendUnavailable, ConfigError, FormatError
 from mien.io.files import write_whole, writing
+from mien.io.folder_lock import locked_folder
 from mien.morphable import MorphableModel, load_model
 from mien.networks import DetailNetwork, FaceEncoder, load_detail, load_encoder, save_detail, save_encoder
 from mien.networks.weights_file import weights_hash
@@ -54,7 +56,8 @@ def train_coarse(config: CoarseConfig, *, store: str | None, run: Path, resume: 
     source = make_source(config, model, store=store)
     objective = make_coarse_objective(config, encoder.to(device), load_model(config.model).to(device))
     settings = _run_settings(config, model, source, run=run, resume=resume)
-    trained = train(objective, source, settings, validation=validation.to(device))
+    with _sole_writer(run):
+        trained = train(objective, source, settings, validation=validation.to(device))
     if not isinstance(trained, FaceEncoder):
         return None
     return _write(run / ENCODER_FILE, lambda path: save_encoder(trained, path, notes=_notes(config.loop, source)))
@@ -90,7 +93,8 @@ def train_detail(
     objective = make_detail_objective(
         config, network.to(device), frozen.to(device), load_model(config.model).to(device)
     )
-    trained = train(objective, source, settings, validation=validation.to(device))
+    with _sole_writer(run):
+        trained = train(objective, source, settings, validation=validation.to(device))
     if not isinstance(trained, DetailNetwork):
         return None
     # The run keeps the encoder below its maps, even if the encoder's own run is deleted.
@@ -140,6 +144,11 @@ def make_detail_objective(
 
 def _recognition(weight: float, model: MorphableModel) -> IdentityNetwork | None:
     return IdentityNetwork.from_assets().to(model.mean.device) if weight else None
+
+
+def _sole_writer(run: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder; of several processes the first one writes."""
+    return locked_folder(run) if os.environ.get("RANK", "0") == "0" else nullcontext()  # set by torchrun
 
 
 def _write(path: Path, save: Callable[[Path], None]) -> Path:

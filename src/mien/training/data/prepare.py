@@ -6,7 +6,6 @@ complete. Therefore a run that is interrupted in any way leaves complete shards,
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -15,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +23,13 @@ from PIL import Image, ImageDraw
 from mien.errors import ConfigError, FormatError, ImageError, MienError
 from mien.export.contact_sheet import SheetLayout, in_rows
 from mien.export.contact_sheet import contact_sheet as grid
-from mien.io.files import remove_partial, write_text, write_whole, writing
+from mien.io.files import write_text, write_whole, writing
+from mien.io.folder_lock import locked_folder
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
 from mien.io.reading import read_csv, read_json, read_text
+from mien.io.tables import write_table
+from mien.memory import typed_out_of_memory
 from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
 from mien.perception import FaceDetection, FaceDetector, FaceParts, face_crop, face_parts, typical_focal_px
 from mien.perception.crops import FACE_CROP_SCALE, sample_pixels
@@ -47,7 +50,6 @@ from mien.typing import UInt8
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
 """Photos per shard: the work that a process loses when it is killed, at most about 6 MB. A store of up to 16,384 photos
 has at most 64 shards."""
-SHARD_NAMES = ("faces-*.tar", "faces-*.json")
 SPLIT_SHARES = (0.70, 0.15, 0.15)
 """Shares of training, validation and test, as in the paper."""
 CACD_NAME = re.compile(r"^(?P<age>\d{1,3})_(?P<identity>.+)_(?P<number>\d+)$")
@@ -159,7 +161,8 @@ def list_photos(root: Path, *, table: Path | None = None, skip: Path | None = No
     """List the photos below a folder with their identities and ages.
 
     Identity and age come from the table; for a photo that is not in it, from a file name of CACD2000; otherwise each
-    subfolder is one person, and each photo directly in the folder is another person. Ages are then unknown.
+    subfolder is one person, and each photo directly in the folder is another person. Ages are then unknown. A row
+    without an identity counts as if the table did not name the person.
 
     Args:
         root: Folder of the photos, searched to any depth.
@@ -177,25 +180,32 @@ def list_photos(root: Path, *, table: Path | None = None, skip: Path | None = No
     for path in find_photos([root], skip=skip):
         name = path.relative_to(root).as_posix()
         cacd = CACD_NAME.match(path.stem)
-        if name in known:
-            identity, age = known[name]
-        elif cacd is not None:
+        if cacd is not None:
             identity, age = cacd["identity"], int(cacd["age"])
         else:
             parent = Path(name).parent.as_posix()
             identity, age = (parent if parent != "." else path.stem), None
+        if name in known:
+            identity, age = known[name].identity or identity, known[name].age
         entries.append(PhotoEntry(str(path), name, identity, age))
     return entries
 
 
-def _read_table(path: Path) -> dict[str, tuple[str, int | None]]:
+class _TableRow(NamedTuple):
+    identity: str
+    """Empty if the table does not name the person."""
+    age: int | None
+
+
+def _read_table(path: Path) -> dict[str, _TableRow]:
     advice = "give a CSV file with the columns file and identity (or subject)"
     names, rows = read_csv(path, advice=advice)
     column = "identity" if "identity" in names else "subject"
-    known: dict[str, tuple[str, int | None]] = {}
+    known: dict[str, _TableRow] = {}
     try:
-        for row in (dict(zip(names, cells, strict=True)) for cells in rows):
-            known[row["file"]] = row[column], int(row["age"]) if row.get("age") else None
+        for cells in rows:
+            row = dict(zip(names, [*cells, *[""] * (len(names) - len(cells))], strict=True))
+            known[row["file"]] = _TableRow(row[column].strip(), int(row["age"]) if row.get("age") else None)
     except (KeyError, ValueError) as error:
         raise FormatError(f"{path} cannot be used (row {len(known) + 1}: {error}); {advice}.") from error
     return known
@@ -237,7 +247,7 @@ def prepare(
 
     Raises:
         ConfigError: The store was started with other photos or settings.
-        OutputError: The store cannot be written.
+        OutputError: The store cannot be written, or another process writes it.
         FormatError: The rows of a finished shard are damaged.
 
     Example:
@@ -248,12 +258,13 @@ def prepare(
     """
     size = min(max(-(-len(photos) // SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
     shards = [photos[start : start + size] for start in range(0, len(photos), size)]
-    _open_store(store, photos, settings)
-    missing = [k for k in range(len(shards)) if not _shard_path(store, k, "json").exists()]
-    done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
-    at_start, start = done, time.perf_counter()
-    processes = max(min(processes, len(missing)), 1)
-    with writing(store, advice="finished shards are kept, so free some space and run the command again"):
+    advice = "finished shards are kept, so free some space and run the command again"
+    with locked_folder(store), writing(store, advice=advice):
+        _open_store(store, photos, settings)
+        missing = [k for k in range(len(shards)) if not _shard_path(store, k, "json").exists()]
+        done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
+        at_start, start = done, time.perf_counter()
+        processes = max(min(processes, len(missing)), 1)
         calls = {k: (shards[k], store, k, settings) for k in missing}
         for number in run_calls(_make_shard, calls, processes=processes):
             done += len(shards[number])
@@ -264,7 +275,7 @@ def prepare(
 
 
 def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: PreparationSettings) -> None:
-    """Write the plan of a new store, or check that of an old one and remove leftovers of killed processes."""
+    """Write the plan of a new store, or check that of an old one."""
     names = _digest("\n".join(f"{p.name}\t{p.identity}" for p in photos)).hex()
     plan = json.dumps({"settings": asdict(settings), "photos": names})
     path = store / "plan.json"
@@ -276,8 +287,6 @@ def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: Preparation
             raise ConfigError(
                 f"{store} was started with other photos or settings; use the same ones, or choose another folder."
             )
-        for names in SHARD_NAMES:
-            remove_partial(store, names)
 
 
 def _shard_path(store: Path, number: int, ending: str) -> Path:
@@ -328,6 +337,7 @@ def _read_face(photo: PhotoEntry) -> tuple[FaceRecord | str, tuple[str, ...]]:
         return f"{type(error).__name__}: {error}", ()
 
 
+@typed_out_of_memory
 def _detect_face(detector: FaceDetector, photo: Photo) -> tuple[FaceRecord | str, tuple[str, ...]]:
     """The most prominent face and its flags, or the reason why there is none."""
     detections = detector.detect(photo.pixels, max_faces=1)
@@ -388,11 +398,12 @@ def _write_summary(
         photos_per_second=rate,
         processes=processes,
     )
-    (store / "report.md").write_text(report.text(), encoding="utf-8")
-    with (store / "dropped.csv").open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        csv.writer(file).writerows([("photo", "reason"), *((row.photo, row.reason) for row in dropped)])
+    write_text(store / "report.md", report.text())
+    rows = [("photo", "reason"), *((row.photo, row.reason) for row in dropped)]
+    write_whole(store / "dropped.csv", lambda partial: write_table(partial, rows))
     if kept:
-        Image.fromarray(contact_sheet(FaceStore(str(store)))).save(store / "contact_sheet.png")
+        sheet = Image.fromarray(contact_sheet(FaceStore(str(store))))
+        write_whole(store / "contact_sheet.png", sheet.save)
     return report
 
 

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 
 from mien.camera import Camera
 from mien.errors import ConfigError, FormatError
-from mien.io.files import remove_partial, write_text, write_whole, writing
+from mien.io.files import write_text, write_whole, writing
+from mien.io.folder_lock import locked_folder
 from mien.io.pixels import to_uint8
 from mien.io.reading import converted, read_json
 from mien.io.tensors import not_finite, open_tensors
@@ -44,7 +45,6 @@ from mien.training.synthetic.samples import sheet_of
 from mien.typing import Tensor
 
 SHEET_FILE = "sheet.png"
-SHARD_NAMES = "faces-*.safetensors"
 SHARD_FACES, SHEET_FACES = 512, 48
 MAX_FACES, MAX_SIZE = 100_000_000, 1024
 """Limits of a store: so many faces take a year to render."""
@@ -107,25 +107,26 @@ def write_synthetic_store(
         ConfigError: The store was started with another plan, or has more faces than `plan.faces`.
         FormatError: The store's plan or the skins file is damaged.
         ModelMismatch: The skins belong to another face model.
-        OutputError: The store cannot be written.
+        OutputError: The store cannot be written, or another process writes it.
     """
-    settings = _open_store(plan, store)
-    missing = missing_shards(plan, store)
-    done = plan.faces - sum(len(plan.numbers(shard)) for shard in missing)
-    calls = {shard: (plan, plan.numbers(shard), _shard_path(store, shard)) for shard in missing}
-    for shard in run_calls(_write_shard, calls, processes=processes):
-        done += len(plan.numbers(shard))
-        if progress is not None:
-            progress(done, plan.faces)
-    _write_plan(settings, store)
-    return _write_sheet(store)
+    with locked_folder(store):
+        settings = _open_store(plan, store)
+        missing = missing_shards(plan, store)
+        done = plan.faces - sum(len(plan.numbers(shard)) for shard in missing)
+        calls = {shard: (plan, plan.numbers(shard), _shard_path(store, shard)) for shard in missing}
+        for shard in run_calls(_write_shard, calls, processes=processes):
+            done += len(plan.numbers(shard))
+            if progress is not None:
+                progress(done, plan.faces)
+        _write_plan(settings, store)
+        return _write_sheet(store)
 
 
 def _write_sheet(store: Path) -> Path:
     path = store / SHEET_FILE
     advice = "free some space and run the command again"
     with writing(path, advice=advice), open_tensors(_shard_path(store, 0), advice=_ADVICE) as file:
-        Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save(path)
+        write_whole(path, Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save)
     return path
 
 
@@ -171,8 +172,6 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
         raise ConfigError(
             f"{store} has {existing['faces']} faces already, more than faces={plan.faces}; use at least as many."
         )
-    with writing(store):
-        remove_partial(store, SHARD_NAMES)
     return settings
 
 
