@@ -12,10 +12,11 @@
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
-and five warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+and six warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
-from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien, and
-CheckpointDoubtful, if a resumed run cannot use its newest checkpoint or cannot check it.
+from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien,
+ForkedAfterImport, if a forked process may wait for ever, and CheckpointDoubtful, if a resumed run cannot use its newest
+checkpoint or cannot check it.
 
 A message says what is wrong, where, and what to do.
 """
@@ -69,6 +70,10 @@ class RenamedSetting(FutureWarning):
 
 class TorchImportedFirst(UserWarning):
     """Torch was imported before mien, so its threads wait for each other in a long busy loop."""
+
+
+class ForkedAfterImport(UserWarning):
+    """The process was forked after mien was imported; torch's threads do not survive a fork."""
 
 
 class CheckpointDoubtful(UserWarning):
