@@ -264,7 +264,7 @@ def test_a_reader_that_stops_early_gets_no_traceback(arguments: str) -> None:
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         process = _start("--version", stdout=full)
-        assert process.communicate()[1].startswith("error: [Errno 28]")
+        assert process.communicate()[1].startswith("error: standard output cannot be written (No space left on device)")
     assert process.returncode == 1
 
 
