@@ -28,6 +28,7 @@ from PIL import Image
 from mien import __version__
 from mien.camera import FocalSource, to_model_axes
 from mien.errors import FormatError
+from mien.io.formats import open_image
 from mien.io.npz import NpzReader, read_npy
 from mien.io.pixels import to_uint8
 from mien.io.reading import file_size, read_json
@@ -69,9 +70,10 @@ _DISPLACEMENT_STEP_M = 1e-6
 _DISPLACEMENT_ZERO = 32768
 _OFFSET_STEP = 1 / 254
 _OFFSET_ZERO = 128
-_LARGEST_MAP = 8192
+_LARGEST_MAP = 2048
+"""Twice the side of the largest map that mien writes; a small file could claim a picture of any size."""
 _LARGEST_SIZES: dict[str | int, int] = {"V": 1_000_000, "T": 2_000_000, "S": _LARGEST_MAP, "D": _LARGEST_MAP}
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 256 << 20
 """All arrays of a result of the largest sizes."""
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -336,13 +338,13 @@ def _read_map(path: Path, *, channels: int) -> np.ndarray:
     if not path.is_file():
         raise FormatError(f"{path}: no such file, or not a regular one; write the reconstruction again")
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with path.open("rb") as file, open_image(file, "PNG") as image:
             width, height = image.size
             right_mode = image.mode == "RGB" if channels == 3 else image.mode.startswith("I")
             if width != height or width > _LARGEST_MAP or not right_mode:
                 raise FormatError(f"{path}: {width} x {height} {image.mode} is not a map that mien writes")
             return np.asarray(image).astype(np.float32)
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise FormatError(f"{path}: damaged ({error}); write the reconstruction again") from error
 
 

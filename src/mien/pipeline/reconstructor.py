@@ -41,7 +41,7 @@ from mien.perception import FaceDetector, IdentityNetwork
 from mien.pipeline.inputs import PhotoInputs
 from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
-from mien.threads import warn_if_too_late
+from mien.threads import warn_about_threads
 from mien.typing import UInt8
 
 TEXTURE_SIZE = 1024
@@ -176,7 +176,7 @@ class Reconstructor:
         if max_faces is not None and max_faces < 1:
             raise ConfigError(f"max_faces={max_faces} is out of range; use at least 1, or None for all faces.")
         self.device = _checked_device(device)
-        warn_if_too_late(self.device)
+        warn_about_threads(self.device)
         self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
         self.detector = FaceDetector(device=device)
         self.mode, self.max_faces = mode, max_faces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,14 @@ class SkinBank:
     """Coefficients of the albedo model."""
     albedo_offset: Float[Tensor, "B V 3"]
     """The part of the colours that the albedo model cannot represent."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the colours; that of the file would depend on the order of its metadata, which is random."""
+        digest = hashlib.sha256()
+        for tensor in (self.albedo.float(), self.albedo_offset.half()):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: Path, model: MorphableModel) -> None:
         """Write a safetensors file; offsets are stored in float16.

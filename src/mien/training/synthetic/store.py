@@ -150,14 +150,15 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
     model = load_model(plan.model)
     skins = ""
     if plan.skins:
-        SkinBank.load(Path(plan.skins), model)  # an unusable file must fail before hours of rendering
-        skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
+        skins = SkinBank.load(Path(plan.skins), model).fingerprint
     settings = {"format": STORE_FORMAT, **asdict(plan), "skins": skins, "model_hash": model.fingerprint}
     path = store / PLAN_FILE
     if not path.exists():
         _write_plan(settings, store)
         return settings
     existing = _read_plan_file(path)
+    if plan.skins and existing.get("skins") == hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest():
+        settings["skins"] = existing["skins"]  # a store of mien 0.2 or earlier, which has the hash of the file
     changed = [
         f"{name} ({existing.get(name)!r} there, {settings.get(name)!r} now)"
         for name in dict.fromkeys((*settings, *existing))
