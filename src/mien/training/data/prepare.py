@@ -194,7 +194,8 @@ def _read_table(path: Path) -> dict[str, tuple[str, int | None]]:
     column = "identity" if "identity" in names else "subject"
     known: dict[str, tuple[str, int | None]] = {}
     try:
-        for row in (dict(zip(names, cells, strict=True)) for cells in rows):
+        for cells in rows:
+            row = dict(zip(names, [*cells, *[""] * (len(names) - len(cells))], strict=True))
             known[row["file"]] = row[column], int(row["age"]) if row.get("age") else None
     except (KeyError, ValueError) as error:
         raise FormatError(f"{path} cannot be used (row {len(known) + 1}: {error}); {advice}.") from error

@@ -47,7 +47,7 @@ SHEET_FILE = "sheet.png"
 SHARD_NAMES = "faces-*.safetensors"
 SHARD_FACES, SHEET_FACES = 512, 48
 MAX_FACES, MAX_SIZE = 100_000_000, 1024
-"""Limits of a store: so many faces take a year to render."""
+"""Limits of a store; rendering 100 million faces takes a core a month."""
 RENDER_BATCH = 32
 _ADVICE = "remove it and run `mien data synthesize` again"
 BYTE_TENSORS = ("images", "mask")
