@@ -7,6 +7,8 @@
 #   make wheel-test    build a wheel, install it without a compiler, reconstruct a face with it
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
 #   make interop opens GLBs in other projects' readers, which go into build/ (3.4 GB); needs Node.js and Chromium
+#   make lowest  the tests with the lowest versions that pyproject.toml allows (torch apart); needs Python 3.10 to 3.12
+#   make chaos   kills, damaged files, full disks, two writers, small memory (PARTS, TRIES; 20 minutes)
 #   make mutants small changes of the source, and how many of them the tests notice (SEED=0 COUNT=80, half an hour)
 #   make bench   the benchmarks, on the photos and heads in DATA
 #   make format  what lint would ask for        make clean   remove everything that was made
@@ -35,8 +37,12 @@ COUNT ?= 80
 INTEROP := build/interop
 READERS := build/interop-venv
 BROWSER_READERS := build/interop-node
+LOWEST := build/lowest
+LOWEST_TESTS ?= tests/test_*.py tests/formats tests/training/test_[c-w]*.py
+PARTS ?= all
+TRIES ?= 0
 
-.PHONY: demo test docs wheel wheel-test asan interop mutants bench lint format clean
+.PHONY: demo test docs wheel wheel-test asan interop lowest chaos mutants bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(PACKAGE)
@@ -90,6 +96,28 @@ $(BROWSER_READERS)/.installed: tests/interop/package.json
 	cp $< $(BROWSER_READERS)
 	cd $(BROWSER_READERS) && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
 	touch $@
+
+# Shapes are not checked, because the plugin of jaxtyping 0.2.34 refuses a package that conftest.py has imported.
+lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) -o addopts=-q -o filterwarnings=default $(LOWEST_TESTS)
+
+$(LOWEST)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv
+	echo "torch; sys_platform == 'none'" > $(LOWEST)/without_torch.txt
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --override $(LOWEST)/without_torch.txt \
+		--python $(LOWEST)/bin/python --extra formats --extra raw --extra url --extra train --extra onnx \
+		--output-file $(LOWEST)/lowest.txt pyproject.toml
+	$(LOWEST)/bin/pip install --quiet --no-deps '$(TORCH)' 2>/dev/null || \
+		$(LOWEST)/bin/pip install --quiet --no-deps --index-url $(TORCH_INDEX) '$(TORCH)'
+	$(LOWEST)/bin/pip install --quiet --constraint $(LOWEST)/lowest.txt --requirement $(LOWEST)/lowest.txt '$(TORCH)' \
+		pytest pytest-xdist hypothesis beartype trimesh onnxruntime scikit-image
+	$(LOWEST)/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+# Not part of CI's core: twenty minutes, and what it finds depends on the clock. docs/security.md has its table.
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --only $(PARTS) --tries $(TRIES) --seed $(SEED)
 
 mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutants --seed $(SEED) --count $(COUNT)

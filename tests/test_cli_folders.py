@@ -209,7 +209,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, out: Path, capsys: pytest.Cap
     for content in ("{", '{"format": "mien-run-9"}', '{"format": "mien-run-1"}', "[]"):
         (out / "a" / "run.json").write_text(content)
         assert run("reconstruct", a, "-o", out) == 1
-        assert f"{out / 'a' / 'run.json'}: cannot be read" in capsys.readouterr().err
+        assert f"{out / 'a' / 'run.json'}: damaged" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_results_and_names_resume(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,6 +217,9 @@ def test_saved_networks_load(tiny: MorphableModel, tmp_path: Path) -> None:
         ({"format": "mien-encoder-1"}, "has format 'mien-encoder-1'"),
         ({"format": "mien-detail-1", "network": "{}"}, "does not hold a network of format mien-detail-1"),
         ({"format": "mien-detail-1", "network": "not JSON"}, "does not hold a network of format mien-detail-1"),
+        ({"format": "mien-detail-1", "network": '{"width": 0}'}, "width=0 is out of range"),
+        ({"format": "mien-detail-1", "network": '{"width": 1099511627776}'}, "must be from 1 to 128"),
+        ({"format": "mien-detail-1", "network": '{"layout": "sphere"}'}, "Invalid enum value 'sphere'"),
     ],
 )
 def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], message: str) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mien.camera import Camera
-from mien.errors import ConfigError, FormatError, ModelMismatch
+from mien.errors import ConfigError, FormatError, ModelMismatch, OutOfMemory
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.symmetry import mirrored_camera, mirrored_points
 from mien.networks import FaceEncoder, load_encoder, save_encoder
@@ -351,6 +351,13 @@ def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> 
         ({"encoder": '{"backbone": "vgg", "image_size": 64, "points": false}'}, "backbone 'vgg' is unknown"),
         ({"encoder": '{"backbone": "resnet50", "image_size": 64, "points": false}'}, "does not hold a network"),
         ({}, "does not hold a network"),
+        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 0, "points": false}'}, "image_size=0"),
+        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": -4, "points": false}'}, "image_size=-4"),
+        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 1099511627776, "points": false}'}, "32 to 1024"),
+        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": "x", "points": false}'}, "at `$.image_size`"),
+        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 64, "points": "no"}'}, "at `$.points`"),
+        ({"encoder": "[" * 100_000}, "nested too deep"),
+        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 1' + "0" * 5000 + "}"}, "5001 digits"),
     ],
 )
 def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], message: str) -> None:
@@ -364,6 +371,56 @@ def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata:
         load_encoder(tiny, path)
     path.write_bytes(b"no tensors")
     with pytest.raises(FormatError, match="not a readable safetensors"):
+        load_encoder(tiny, path)
+
+
+def test_weights_that_are_not_finite_are_refused(trained: FaceEncoder, tiny: MorphableModel, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(trained, path, notes={})
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["heads.identity.weight"][0, 0] = torch.nan
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(FormatError, match=r"the weights heads\.\w+\.weight hold values that are not finite"):
+        load_encoder(tiny, path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Cannot allocate memory (os error 12)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_short_memory_is_not_called_damage(
+    trained: FaceEncoder, tiny: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(trained, path, notes={})
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as context:
+        context.setattr("mien.io.tensors.safe_open", fail)
+        with pytest.raises(OutOfMemory, match="memory ran out"):
+            load_encoder(tiny, path)
+    monkeypatch.setattr("mien.networks.encoder.make_backbone", fail)
+    with pytest.raises(OutOfMemory, match="memory ran out"):
+        load_encoder(tiny, path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tiny: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "encoder.safetensors"
+    path.write_bytes(b"content")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("mien.io.tensors.safe_open", refuse)
+    with pytest.raises(FormatError, match=r"cannot be read \(Permission denied\); check the file's permissions"):
         load_encoder(tiny, path)
 
 

@@ -128,8 +128,8 @@ def joints(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
         ({"metadata": {"length_unit_m": "wide"}}, "metadata is damaged"),
         ({"metadata": {"length_unit_m": "nan"}}, "length_unit_m=nan"),
         ({"metadata": {"name": None}}, "metadata is damaged"),
-        ({"metadata": {"expression_names": "[1]"}}, "lists of names"),
-        ({"metadata": {"expression_names": "["}}, "metadata is damaged"),
+        ({"metadata": {"expression_names": "[1]"}}, "expression_names in the metadata: damaged"),
+        ({"metadata": {"expression_names": "["}}, "metadata: damaged, not JSON"),
         ({"metadata": {"expression_kind": "mood"}}, "expression_kind='mood'"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from mien.errors import ImageError
 from mien.io.photo import find_photos, read_photo
@@ -336,3 +336,20 @@ def test_find_photos_in_folders(tmp_path: Path) -> None:
 def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no photos in this folder"):
         find_photos([tmp_path])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_strips_of_a_photo_come_together_upright(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientation: int
+) -> None:
+    monkeypatch.setattr("mien.io.decoding._STRIP_PIXELS", 500)  # seven rows, and a last strip of one
+    noise = np.random.default_rng(0).integers(256, 65536, (50, 70), dtype=np.uint16)
+    exif, colour, deep = Image.Exif(), tmp_path / "colour.png", tmp_path / "deep.png"
+    exif[0x0112] = orientation
+    Image.fromarray(noise.view(np.uint8).reshape(50, 70, 2)[..., [0, 1, 1]]).save(colour, exif=exif)
+    Image.fromarray(noise).save(deep, exif=exif)
+    with Image.open(colour) as image:
+        assert np.array_equal(read_photo(colour).pixels, np.asarray(ImageOps.exif_transpose(image)))
+    with Image.open(deep) as image:
+        expected = np.rint(np.asarray(ImageOps.exif_transpose(image)) / 257)
+        assert np.array_equal(read_photo(deep).pixels[..., 0], expected)

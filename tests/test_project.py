@@ -37,6 +37,23 @@ def test_changelog_and_citation_are_of_this_version() -> None:
     )
 
 
+def test_the_links_of_the_readme_work_on_pages_that_have_no_other_file() -> None:
+    """Package indexes show the README alone, so relative links lead nowhere."""
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+    own = [re.match(r"https://[^/]+/mien-project/mien/(?:blob/)?main/(.+)", link) for link in links]
+    assert [path[1] for path in own if path and not (ROOT / path[1]).is_file()] == []
+
+
+def test_the_notice_has_the_licences_of_what_the_package_contains() -> None:
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for name in ("nanobind (BSD-3-Clause)", "robin-map (MIT)", "ICT Face Model Light (MIT)"):
+        assert name in notice
+    assert notice.count("Permission is hereby granted, free of charge") == 1
+    assert notice.count("Redistributions in binary form must reproduce the above copyright notice") == 1
+
+
 RASTERIZER = [name for name, value in vars(mien.rasterizer).items() if not name.startswith("_") and callable(value)]
 
 

@@ -39,7 +39,7 @@ def late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 def reported(device: str = "cpu") -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        threads.warn_if_too_late(torch.device(device))
+        threads.warn_about_threads(torch.device(device))
     assert all(warning.category is TorchImportedFirst for warning in caught)
     return [str(warning.message) for warning in caught]
 
@@ -114,3 +114,34 @@ def test_torch_reads_the_count_that_mien_sets() -> None:
     if "GOMP_SPINCOUNT" not in printed:
         pytest.skip("this torch does not use GNU OpenMP")
     assert "GOMP_SPINCOUNT = '4000'" in printed
+
+
+FORKED = """
+import multiprocessing, sys, warnings
+import mien, torch
+
+def compute(_):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.set_num_threads(int(sys.argv[2]))
+        mien.threads.warn_about_threads(torch.device("cpu"))
+    return [warning.category.__name__ for warning in caught]
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+        print(pool.map(compute, [0])[0])
+"""
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("how", "count", "expected"),
+    [("fork", 2, ["ForkedAfterImport"]), ("fork", 1, []), ("spawn", 2, [])],
+)
+def test_a_fork_after_the_import_is_reported(tmp_path: Path, how: str, count: int, expected: list[str]) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(FORKED, encoding="utf-8")
+    command = [sys.executable, str(script), how, str(count)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == str(expected)

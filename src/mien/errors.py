@@ -13,9 +13,11 @@
     ├── TrainingDiverged      a training step reached a number that is not finite
     └── OutputError           results cannot be written
 
-and four warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+and six warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
-from an earlier version, and TorchImportedFirst, if the processor time grows because torch was imported before mien.
+from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien,
+ForkedAfterImport, if a forked process may wait for ever, and CheckpointDoubtful, if a resumed run cannot use its newest
+checkpoint or cannot check it.
 
 A message says what is wrong, where, and what to do.
 """
@@ -73,6 +75,14 @@ class RenamedSetting(FutureWarning):
 
 class TorchImportedFirst(UserWarning):
     """Torch was imported before mien, so its threads wait for each other in a long busy loop."""
+
+
+class ForkedAfterImport(UserWarning):
+    """The process was forked after mien was imported; torch's threads do not survive a fork."""
+
+
+class CheckpointDoubtful(UserWarning):
+    """The newest checkpoint of a resumed run is damaged, gone, or without hashes that would show damage."""
 
 
 class ModelMismatch(MienError):

@@ -7,13 +7,14 @@ that loop from the environment when torch is loaded; nothing changes it later. S
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.errors import TorchImportedFirst
+from mien.errors import ForkedAfterImport, TorchImportedFirst
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ iterations)."""
 _USERS_CHOICE = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _LOADED_FILES = Path("/proc/self/maps")  # on Linux, where torch's wheels contain GNU OpenMP
 
+_imported_in = os.getpid()
 _too_late = False
 """Whether torch was loaded before the variable was set."""
 
@@ -45,8 +47,11 @@ def share_processors(environment: MutableMapping[str, str]) -> None:
         _too_late = "torch" in sys.modules
 
 
-def warn_if_too_late(device: torch.device) -> None:
-    """Warn, once per process, if torch's threads wait in a long busy loop since torch was imported before mien.
+def warn_about_threads(device: torch.device) -> None:
+    """Warn, once per process, if torch's threads wait in a long busy loop, or for ever.
+
+    The loop is long since torch was imported before mien; in a forked process, threads wait for those of its parent
+    that do not exist in it.
 
     There is no warning where nothing is lost: on a GPU, with one thread, or with another OpenMP library than GNU's, as
     on macOS, on Windows and in conda.
@@ -54,8 +59,14 @@ def warn_if_too_late(device: torch.device) -> None:
     Args:
         device: Where the computation takes place.
     """
-    if _too_late and device.type == "cpu" and sys.modules["torch"].get_num_threads() > 1 and _gnu_openmp():
-        _warn()
+    forked = os.getpid() != _imported_in
+    if not (_too_late or forked) or device.type != "cpu" or sys.modules["torch"].get_num_threads() == 1:
+        return
+    if _gnu_openmp():
+        if _too_late:
+            _warn()
+        if forked:
+            _warn_forked()
 
 
 @functools.cache  # once per process
@@ -65,6 +76,17 @@ def _warn() -> None:
         f"use the processor, this multiplies the processor time. Import mien before torch, or set "
         f"GOMP_SPINCOUNT={SPIN_COUNT} before Python starts.",
         TorchImportedFirst,
+        stacklevel=4,
+    )
+
+
+@functools.cache
+def _warn_forked() -> None:
+    warnings.warn(
+        "this process was forked after mien was imported. If torch has computed before, its threads do not exist here, "
+        "and this process waits for them for ever. Start processes with spawn: "
+        'multiprocessing.get_context("spawn"); or call torch.set_num_threads(1) in each forked process.',
+        ForkedAfterImport,
         stacklevel=4,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mien.errors import FormatError
+from mien.errors import MienError
 from mien.morphable.formats.anny import read_phenotype
 from mien.morphable.formats.arkit import read_arkit_weights
 from mien.morphable.formats.bfm2009 import read_bfm2009
@@ -41,12 +41,12 @@ class Target:
     """From fuzzed bytes to a file: puts right what checksums would otherwise catch at once."""
 
     def survives(self, folder: Path, content: bytes) -> bool:
-        """Whether the damaged file was read; FormatError counts as refusal, everything else is raised."""
+        """Whether the damaged file was read; a typed error counts as refusal, everything else is raised."""
         path = folder / self.file
         path.write_bytes(self.wrap(content))
         try:
             self.read(path)
-        except FormatError:
+        except MienError:
             return False
         return True
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mien.errors import FormatError
-from mien.morphable.formats import limits
+from mien.io import reading
 from mien.morphable.formats.generic import read_generic
 from tests.formats import files
 from tests.formats.targets import TARGETS
@@ -82,6 +82,6 @@ def test_missing_and_empty_files_are_named(tmp_path: Path, name: str) -> None:
 
 
 def test_files_above_the_size_limit_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 1000)
     with pytest.raises(FormatError, match="expected 1 to 1000"):
         read_generic(files.write_generic(tmp_path / "a.npz"))

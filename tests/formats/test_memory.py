@@ -71,7 +71,7 @@ def test_decompression_bombs_are_refused_before_unpacking(tmp_path: Path) -> Non
     del zeros, body
     for name in ("generic.npz", "01_MorphableModel.mat"):
         path = tmp_path / name
-        with pytest.raises(FormatError, match="more than 16 times"):
+        with pytest.raises(FormatError, match="are allowed"):
             read_model(path)
         honest = 4 << 20
         assert peak_bytes(lambda path=path: read_model(path)) <= 4 * honest, name

@@ -31,7 +31,7 @@ from mien.training.report import report_detail
 from mien.training.run import train_detail
 from mien.training.sources import held_out_detail_faces
 from mien.training.synthetic.detailed_faces import DetailedFaces
-from tests.training.tiny_data import write_store
+from tests.training.tiny_data import undo_last_checkpoint, write_store
 
 SIZE, MAP = 64, 48
 NO_ERROR = CoarseInputSettings(
@@ -273,8 +273,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     packaged = "encoder-lite0.safetensors"
     train_detail(config, encoder=packaged, store=None, run=tmp_path / "whole", resume=False)
     train_detail(config, encoder=packaged, store=None, run=tmp_path / "cut", resume=False)
-    newest = checkpoints(tmp_path / "cut")[-1]
-    newest.rename(newest.with_name(".step-00000004.partial-1"))  # as a kill would leave it
+    undo_last_checkpoint(tmp_path / "cut")
     train_detail(config, encoder=packaged, store=None, run=tmp_path / "cut", resume=True)
     one, other = last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)

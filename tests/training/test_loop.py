@@ -18,7 +18,15 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
-from mien.errors import ConfigError, FitDiverged, ModelMismatch, OutputError, RenamedSetting, TrainingDiverged
+from mien.errors import (
+    CheckpointDoubtful,
+    ConfigError,
+    FitDiverged,
+    ModelMismatch,
+    OutputError,
+    RenamedSetting,
+    TrainingDiverged,
+)
 from mien.io.folder_lock import LOCK_FILE, locked_folder
 from mien.morphable import MorphableModel, load_model
 from mien.training.checkpoint import checkpoints
@@ -37,7 +45,7 @@ from mien.training.run_record import RunInputs, recorded_precision
 from mien.training.sources import make_source
 from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
 from tests.tiny import tiny_model
-from tests.training.tiny_data import write_model, write_store
+from tests.training.tiny_data import undo_last_checkpoint, write_model, write_store
 
 SUPERVISED = ("loss.points=8.0", "loss.vertices=1.0", "loss.pose=1.0", "loss.photometric=0.0", "loss.identity=0.0")
 SMALL = (
@@ -112,9 +120,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(model_file: Path, tm
     )
     train_coarse(config, store=None, run=tmp_path / "whole", resume=False)
     train_coarse(config, store=None, run=tmp_path / "cut", resume=False)
-    newest = checkpoints(tmp_path / "cut")[-1]
-    assert newest.name == "step-00000006"
-    newest.rename(newest.with_name(".step-00000006.partial-1"))  # as a kill would leave it
+    undo_last_checkpoint(tmp_path / "cut")
     train_coarse(config, store=None, run=tmp_path / "cut", resume=True)
     assert_same_state(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut"))
     for name in ("loss", "gradient_norm"):
@@ -465,8 +471,12 @@ def test_a_run_of_version_0_1_is_resumed(model_file: Path, tmp_path: Path) -> No
             for name, v in tensors.items()
         }
     save_file(tensors, checkpoints(run)[-1] / "tensors.safetensors")
+    header = json.loads((checkpoints(run)[-1] / "state.json").read_text(encoding="utf-8"))
+    header = {"format": "mien-checkpoint-1", "step": header["step"], "model_hash": header["model_hash"]}
+    (checkpoints(run)[-1] / "state.json").write_text(json.dumps(header), encoding="utf-8")
+    (run / "saved.json").unlink()
     longer = config_of(model_file, *changes, "loop.steps=2")
-    with pytest.warns(RenamedSetting):
+    with pytest.warns(RenamedSetting), pytest.warns(CheckpointDoubtful, match="of an earlier version without hashes"):
         train_coarse(longer, store=None, run=run, resume=True)
     train_coarse(config_of(model_file, *changes, "loop.steps=1"), store=None, run=whole, resume=False)
     train_coarse(longer, store=None, run=whole, resume=True)

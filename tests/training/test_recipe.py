@@ -20,7 +20,7 @@ from mien.training.recipe_run import run_recipe
 from mien.training.run import make_coarse_objective
 from mien.training.sources import held_out_faces
 from tests.tiny import tiny_model
-from tests.training.tiny_data import write_model
+from tests.training.tiny_data import undo_last_checkpoint, write_model
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 RECIPE = """
@@ -136,8 +136,7 @@ def test_four_stages_make_both_networks_and_continue_after_a_kill(
             patch.setattr(recipe_run, "train_coarse", killed)
             with pytest.raises(KilledError):
                 run(recipe_file, cut)
-    newest = sorted((cut / "second" / "checkpoints").iterdir())[-1]
-    newest.rename(newest.with_name(f".{newest.name}.partial-1"))  # "second" was killed in its last step
+    undo_last_checkpoint(cut / "second")
     (cut / "second" / "encoder.safetensors").unlink()
     _, lines = run(recipe_file, cut)
     assert [line.split(":")[0].removeprefix("stage ") for line in lines] == [

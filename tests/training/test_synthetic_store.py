@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mien.errors import ConfigError, FormatError, ModelMismatch, OutputError
 from mien.morphable import MorphableModel, load_model
@@ -17,9 +19,9 @@ from mien.rendering import render
 from mien.training.coarse import landmarks68
 from mien.training.data.batch import FaceBatch
 from mien.training.synthetic import store as module
-from mien.training.synthetic.disk_names import PLAN_FILE
+from mien.training.synthetic.disk_names import PLAN_FILE, SKINS_FORMAT
 from mien.training.synthetic.faces import SyntheticFaces
-from mien.training.synthetic.population import POPULATION_VERSION
+from mien.training.synthetic.population import POPULATION_VERSION, SkinBank
 from mien.training.synthetic.store import StoredSyntheticFaces, SyntheticStorePlan, write_synthetic_store
 from tests.tiny import tiny_model
 
@@ -208,3 +210,24 @@ def test_other_folders_and_models_are_refused(store: Path, model: MorphableModel
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="cannot be written"):
         write_synthetic_store(PLAN, tmp_path / "file", processes=1)
+
+
+def test_the_same_skins_in_other_bytes_continue_a_store(tmp_path: Path, model: MorphableModel) -> None:
+    """safetensors writes its metadata in random order, so that `mien data skins` never writes the same bytes twice."""
+    skins, store = tmp_path / "skins.safetensors", tmp_path / "store"
+    bank = SkinBank(torch.zeros(2, model.counts[2]), torch.zeros(2, len(model.mean), 3))
+    bank.save(skins, model)
+    plan = SyntheticStorePlan(6, size=SIZE, skins=str(skins))
+    module._open_store(plan, store)
+    tensors = load_file(skins)
+    notes = {"more": "bytes", "format": SKINS_FORMAT, "model_hash": model.fingerprint}
+    save_file(tensors, skins, metadata=notes)
+    module._open_store(plan, store)
+    content = json.loads((store / PLAN_FILE).read_text(encoding="utf-8"))
+    old = hashlib.sha256(skins.read_bytes()).hexdigest()
+    (store / PLAN_FILE).write_text(json.dumps({**content, "skins": old}), encoding="utf-8")
+    assert module._open_store(plan, store)["skins"] == old  # of mien 0.2, and stays as it is
+    tensors["albedo"][0, 0] = 1.0
+    save_file(tensors, skins, metadata=notes)
+    with pytest.raises(ConfigError, match="was started with other settings"):
+        module._open_store(plan, store)

@@ -20,6 +20,8 @@ def work(folder: Path, number: int, how: str) -> None:
     """Write a file with the number of threads, or fail."""
     if how == "fail":
         raise FormatError("this one cannot be made")
+    if how == "hang":
+        time.sleep(1000)
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)
@@ -51,3 +53,11 @@ def test_a_killed_process_is_a_typed_error(tmp_path: Path) -> None:
     calls = {k: (tmp_path, k, "die" if k else "well") for k in range(CALLS)}
     with pytest.raises(OutputError, match="fewer --processes"):
         list(run_calls(work, calls, processes=2))
+
+
+def test_a_hung_process_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mien.training.data.workers.LONGEST_WAIT_S", 0.2)
+    start = time.monotonic()
+    with pytest.raises(OutputError, match=r"no worker process finished its work in .* minutes; finished work is kept"):
+        list(run_calls(work, {k: (tmp_path, k, "hang") for k in range(4)}, processes=2))
+    assert time.monotonic() - start < 100

@@ -1,4 +1,4 @@
-"""The file of a face model, and stores of synthetic faces, small enough for tests."""
+"""Small inputs for tests: a model file, stores of synthetic faces, and a run as a kill leaves it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from mien.morphable import MorphableModel
 from mien.morphable.model import FORMAT
+from mien.training.checkpoint import SAVED_FILE, checkpoints
 from mien.training.data.store import INDEX_FILE, STORE_MARGIN, FaceRecord, Split, StoredFace, encode_record, write_index
 from mien.training.synthetic.faces import SyntheticFaces
 
@@ -64,3 +65,12 @@ def write_store(model: MorphableModel, folder: Path, *, splits: dict[Split, int]
     (folder / "faces.tar").write_bytes(data + b"\0" * 1024)
     write_index(str(folder / INDEX_FILE), rows, settings={})
     return folder
+
+
+def undo_last_checkpoint(run: Path) -> None:
+    """Change a run to the state in which a kill during its last checkpoint would leave it."""
+    newest = checkpoints(run)[-1]
+    newest.rename(newest.with_name(f".{newest.name}.partial-1"))
+    (run / SAVED_FILE).unlink()
+    if left := checkpoints(run):
+        (run / SAVED_FILE).write_text(json.dumps({"step": int(left[-1].name.removeprefix("step-"))}), encoding="utf-8")

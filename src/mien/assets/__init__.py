@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from mien.errors import AssetError
 from mien.io.placeholders import refuse_placeholder
+from mien.io.reading import read_json
+from mien.io.tensors import open_tensors, read_tensors
 from mien.typing import Tensor
 
 FOLDER = Path(__file__).parent
 MANIFEST = FOLDER / "manifest.json"
+_ADVICE = "reinstall mien"
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,8 @@ def asset_records() -> tuple[AssetRecord, ...]:
     Raises:
         AssetError: The manifest is damaged.
     """
-    try:
-        rows = json.loads(MANIFEST.read_text(encoding="utf-8"))
-        return tuple(AssetRecord(**row) for row in sorted(rows, key=lambda row: row["name"]))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AssetError(f"the list of packaged assets, {MANIFEST}, cannot be read: {error}; reinstall mien") from error
+    rows = read_json(MANIFEST, list[AssetRecord], advice=_ADVICE, error=AssetError)
+    return tuple(sorted(rows, key=lambda row: row.name))
 
 
 @functools.lru_cache(maxsize=32)
@@ -103,12 +101,7 @@ def load_tensors(name: str) -> dict[str, Tensor]:
     Raises:
         AssetError: As `asset_path`, or the file is not a safetensors file.
     """
-    path = asset_path(name)
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
-        raise AssetError(f"{path} is not a valid safetensors file: {error}") from error
+    return read_tensors(asset_path(name), advice=_ADVICE, error=AssetError)[1]
 
 
 def load_metadata(name: str) -> dict[str, str]:
@@ -123,12 +116,8 @@ def load_metadata(name: str) -> dict[str, str]:
     Raises:
         AssetError: As `load_tensors`.
     """
-    path = asset_path(name)
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return dict(stream.metadata() or {})
-    except SafetensorError as error:
-        raise AssetError(f"{path} is not a valid safetensors file: {error}") from error
+    with open_tensors(asset_path(name), advice=_ADVICE, error=AssetError) as file:
+        return dict(file.metadata() or {})
 
 
 def load_weights(

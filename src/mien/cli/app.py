@@ -77,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = typed_out_of_memory(app)(args=None if arguments is None else list(arguments), standalone_mode=False)
     except _UsageError as error:
         _fail_usage(error.format_message(), "mien" if error.ctx is None else error.ctx.command_path)
-    except (MienError, OSError) as error:  # an OSError of stdout; others are a MienError
+    except MienError as error:
         _fail(str(error), code=1)
+    except OSError as error:  # others are a MienError
+        _fail(f"standard output cannot be written ({error.strerror or error}); write it to another place.", code=1)
     except typer.Abort:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

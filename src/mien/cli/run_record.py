@@ -14,12 +14,14 @@ from mien import __version__
 from mien.cli.summary import PhotoRow
 from mien.errors import FormatError
 from mien.io.files import write_text, writing
+from mien.io.reading import read_json
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
 
 RUN_FILE = "run.json"
 _FORMAT = "mien-run-1"
+_ADVICE = "delete it, and the photo is redone"
 _NOT_OF_THE_RESULT = frozenset({"photos", "out", "resume", "quiet", "json_lines"})
 """Parameters of the command that do not change the files of a photo."""
 
@@ -60,6 +62,17 @@ class RunRecord:
             write_text(folder / RUN_FILE, json.dumps(content, indent=1) + "\n")
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """run.json."""
+
+    format: str
+    photo: str
+    photo_sha256: str
+    options: dict[str, str | int | float | bool | None]
+    summary: PhotoRow | None
+
+
 def read_record(folder: Path) -> RunRecord | None:
     """Read the run.json of a photo's folder.
 
@@ -73,16 +86,12 @@ def read_record(folder: Path) -> RunRecord | None:
         FormatError: The file is damaged or of another version.
     """
     file = folder / RUN_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, and this version reads {_FORMAT!r}")
-        row = None if content["summary"] is None else PhotoRow(**content["summary"])
-        return RunRecord(str(content["photo"]), str(content["photo_sha256"]), dict(content["options"]), row)
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.exists():
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise FormatError(f"{file}: cannot be read ({error}); delete it, and the photo is redone") from error
+    stored = read_json(file, _Stored, advice=_ADVICE)
+    if stored.format != _FORMAT:
+        raise FormatError(f"{file}: its format is {stored.format!r}, this version reads {_FORMAT!r}; {_ADVICE}")
+    return RunRecord(stored.photo, stored.photo_sha256, stored.options, stored.summary)
 
 
 def result_options(parameters: Mapping[str, object]) -> Options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
 import re
@@ -18,6 +17,7 @@ from rich.text import Text
 from mien.cli.terminal import printable
 from mien.errors import OutputError
 from mien.io.files import write_whole, writing
+from mien.io.reading import read_csv
 from mien.io.source import real_path
 from mien.io.tables import read_cell, write_table
 
@@ -127,18 +127,10 @@ def _values(row: PhotoRow) -> dict[str, str]:
 def _read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a table; an empty list if there is none."""
     advice = "move it away, or choose another place with -o"
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{path}: is not a file; {advice}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:  # a spreadsheet may have added a BOM
-            reader = csv.reader(stream)
-            names = next(reader, _COLUMNS)
-            rows = list(reader)
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OutputError(f"{path}: cannot be read ({error}); {advice}") from error
-    if names != _COLUMNS:
+    names, rows = read_csv(path, advice=advice, error=OutputError)
+    if names and names != _COLUMNS:
         raise OutputError(f"{path}: is not a table of mien, its columns are {', '.join(names)}; {advice}")
     # mien 0.2 appended to the file; if it was killed, the last row may be incomplete. That photo was not done.
     return [dict(zip(names, map(read_cell, row), strict=True)) for row in rows if len(row) == len(names)]

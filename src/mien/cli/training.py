@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mien.cli.options import ModelOption, ProcessesOption, QuietOption, SeedOption, finite, network_file, wrong_usage
-from mien.errors import BackendUnavailable, ConfigError, RenamedSetting
+from mien.errors import BackendUnavailable, CheckpointDoubtful, ConfigError, RenamedSetting
 from mien.io.files import write_whole, writing
 
 data_app = typer.Typer(help="Prepare photos and synthesize faces for training.", no_args_is_help=True)
@@ -192,7 +192,7 @@ def train_coarse_command(
     """Train the encoder. Under torchrun every process takes its part of each batch."""
     from mien.training.config import CoarseConfig
 
-    with _renamed_settings():
+    with _one_line_warnings():
         settings = _load_config(CoarseConfig, config, changes or [])
         with _training_packages():
             from mien.training.run import train_coarse
@@ -236,7 +236,7 @@ def train_detail_command(
 
     if base is not None:
         _print_warning("--base is now called --coarse; version 0.3 will not know the old name.")
-    with _renamed_settings():
+    with _one_line_warnings():
         settings = _load_config(DetailConfig, config, changes or [])
         with _training_packages():
             from mien.training.run import train_detail
@@ -265,7 +265,7 @@ def train_recipe_command(
     with _training_packages():
         from mien.training.recipe import load_recipe
         from mien.training.recipe_run import run_recipe
-    with _renamed_settings():
+    with _one_line_warnings():
         loaded = load_recipe(recipe)
         path = run_recipe(loaded, out, store=data, only=stage, processes=processes or os.cpu_count() or 1, report=print)
     if path is not None:
@@ -283,7 +283,7 @@ def report_coarse_command(
     with _training_packages():
         from mien.training.report import report_coarse
     folder = out or run / "report"
-    with writing(folder), _renamed_settings():
+    with writing(folder), _one_line_warnings():
         report = report_coarse(run, store=data, out=folder)
     print(report.text(), end="")
     print(f"The figures are in {folder}.")
@@ -312,7 +312,7 @@ def report_detail_command(
     with _training_packages():
         from mien.training.report import report_detail
     folder = out or run / "report"
-    with writing(folder), _renamed_settings():
+    with writing(folder), _one_line_warnings():
         report = report_detail(run, store=data, out=folder)
     print(report.text(), end="")
     print(f"The figures are in {folder}.")
@@ -335,12 +335,12 @@ def _print_warning(message: str) -> None:
 
 
 @contextmanager
-def _renamed_settings() -> Iterator[None]:
-    """Print a `RenamedSetting` warning as one line on stderr, each once; other warnings stay as they are."""
+def _one_line_warnings() -> Iterator[None]:
+    """Print mien's own warnings as one line on stderr, each once; other warnings stay as they are."""
     show, printed = warnings.showwarning, set[str]()
 
     def show_line(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
-        if not issubclass(category, RenamedSetting):
+        if not issubclass(category, RenamedSetting | CheckpointDoubtful):
             show(message, category, *rest, **options)
         elif str(message) not in printed:
             printed.add(str(message))
@@ -348,6 +348,7 @@ def _renamed_settings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", RenamedSetting)
+        warnings.simplefilter("always", CheckpointDoubtful)
         warnings.showwarning = show_line
         yield
 

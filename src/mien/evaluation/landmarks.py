@@ -16,7 +16,9 @@ from jaxtyping import Float
 
 from mien.errors import ConfigError, FormatError, MienError
 from mien.evaluation.report import markdown_table
+from mien.io.npz import NpzReader, names_of, numbers
 from mien.io.photo import find_photos, read_photo
+from mien.io.reading import read_text
 from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.perception import FaceDetector
 from mien.pipeline import Reconstructor
@@ -74,14 +76,12 @@ def read_annotated(folder: Path) -> list[AnnotatedPhoto]:
 
 
 def _read_npz(table: Path, *, split: str | None) -> list[AnnotatedPhoto]:
-    try:
-        with np.load(table, allow_pickle=False) as arrays:
-            files, landmarks = arrays["files"], arrays["landmarks"].astype(np.float64)
-            splits = np.broadcast_to(arrays["split"], files.shape) if "split" in arrays else None
-    except (OSError, ValueError, KeyError) as error:
-        raise FormatError(f"{table} is not a table of annotated photos: {error}") from error
-    if landmarks.shape != (len(files), 68, 2):
+    archive = NpzReader(table)
+    files = names_of(archive.array("files"), "files", table)
+    landmarks = numbers(archive.array("landmarks"), "landmarks", table).astype(np.float64)
+    if not files or landmarks.shape != (len(files), 68, 2):
         raise FormatError(f"{table}: landmarks has shape {landmarks.shape}; expected {(len(files), 68, 2)}.")
+    splits = _splits(archive, len(files)) if "split" in archive else None
     prefix = table.parent if (table.parent / str(files[0])).exists() else table.with_suffix("")
     return [
         AnnotatedPhoto(prefix / str(file), table.stem, points + 0.5)
@@ -90,15 +90,24 @@ def _read_npz(table: Path, *, split: str | None) -> list[AnnotatedPhoto]:
     ]
 
 
+def _splits(archive: NpzReader, count: int) -> tuple[str, ...]:
+    """The split of each photo; one text stands for all."""
+    stored = archive.array("split")
+    splits = names_of(np.broadcast_to(stored, (count,)) if stored.ndim == 0 else stored, "split", archive.path)
+    if len(splits) != count:
+        raise FormatError(f"{archive.path}: split has {len(splits)} texts; expected one or {count}.")
+    return splits
+
+
 def _read_pts(path: Path) -> Float[np.ndarray, "68 2"]:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_text(path, errors="replace")
     body = text.partition("{")[2].partition("}")[0]
     try:
         points = np.array([[float(x) for x in line.split()] for line in body.strip().splitlines()])
     except ValueError as error:
         raise FormatError(f"{path} is not a .pts file: {error}") from error
-    if points.shape != (68, 2):
-        raise FormatError(f"{path}: points have shape {points.shape}; expected (68, 2).")
+    if points.shape != (68, 2) or not np.isfinite(points).all():
+        raise FormatError(f"{path}: points have shape {points.shape}; expected (68, 2) and finite numbers.")
     return points - 0.5
 
 

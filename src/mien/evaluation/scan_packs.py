@@ -20,8 +20,9 @@ from mien.evaluation.scan_alignment import IcpSettings
 from mien.evaluation.scan_camera import ScanCamera
 from mien.evaluation.scans import IBUG_OF_SEVEN, FaceScan, Keypoints
 from mien.geometry import Surface
+from mien.io.npz import NpzReader, indices, numbers
 from mien.io.photo import find_photos
-from mien.morphable.formats.archive import NpzReader
+from mien.io.reading import file_size, read_numbers, read_text
 from mien.morphable.formats.ict import read_obj
 from mien.typing import Float, Tensor
 
@@ -107,7 +108,8 @@ class OwnScans(ScanPack):
         """Read one scan."""
         archive = NpzReader(self.folder / "scans" / f"{name}.npz")
         photo = _photo_named(self.folder / "photos", name)
-        arrays = {key: archive.array(key) for key in ("V", "F", "P", "lm2d", "lm3d", "pts", "pts_label")}
+        names = ("V", "F", "P", "lm2d", "lm3d", "pts", "pts_label")
+        arrays = {key: numbers(archive.array(key), key, archive.path) for key in names}
         for key, shape in (("P", (3, 4)), ("lm2d", (468, 2)), ("lm3d", (468, 3))):
             if arrays[key].shape != shape:
                 raise FormatError(f"{archive.path}: {key} has shape {arrays[key].shape}; expected {shape}.")
@@ -118,7 +120,7 @@ class OwnScans(ScanPack):
             surface_of(arrays["V"], arrays["F"], archive.path),
             _points(arrays["pts"]),
             PACK_REGIONS,
-            torch.from_numpy(arrays["pts_label"].astype(np.int64)),
+            torch.from_numpy(indices(arrays["pts_label"], "pts_label", archive.path)),
             landmarks7=_points(arrays["lm3d"])[list(_MEDIAPIPE_OF_SEVEN)],
             camera=camera,
         )
@@ -140,7 +142,7 @@ class NowScans(ScanPack):
     def open(cls, folder: Path) -> NowScans:
         """List the photos."""
         listed = cls.list_of(folder)
-        lines = [] if listed is None else listed.read_text(encoding="utf-8").split()
+        lines = [] if listed is None else read_text(listed).split()
         parts = [Path(line).with_suffix("").parts[-3:] for line in lines]
         return cls(folder, tuple("/".join(part) for part in parts if len(part) == 3))
 
@@ -168,7 +170,7 @@ def _in_now_sphere(points: Tensor, landmarks: Float[Tensor, "7 3"]) -> Tensor:
 
 def read_picked_points(path: Path) -> Float[Tensor, "7 3"]:
     """The first seven points of a MeshLab .pp file; FormatError if there are fewer."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_text(path, errors="replace")
     rows = []
     for tag in re.findall(r"<point\b([^>]*)>", text)[:7]:
         found = [re.search(rf'\b{axis}="([^"]*)"', tag) for axis in "xyz"]
@@ -191,10 +193,8 @@ class RealyScans(ScanPack):
     def __init__(self, folder: Path, photos: dict[str, Path]) -> None:
         super().__init__(folder, tuple(photos))
         self._photos = photos
-        try:
-            self._millimetres = np.loadtxt(folder / "metrical_scale.txt", ndmin=1)
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{folder / 'metrical_scale.txt'} is not a list of factors: {error}") from error
+        factors = read_numbers(folder / "metrical_scale.txt", advice="expected one factor per subject")
+        self._millimetres = factors.reshape(-1)
 
     @classmethod
     def open(cls, folder: Path) -> RealyScans:
@@ -282,6 +282,7 @@ def _photo_named(folder: Path, name: str) -> Path:
 
 
 def _photo_size(path: Path) -> tuple[int, int]:
+    file_size(path)
     try:
         with Image.open(path) as image:
             return image.size

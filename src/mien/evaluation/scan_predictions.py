@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from mien.evaluation.scan_packs import REALY_KEYPOINT_COUNT, ScanPack, surface_o
 from mien.evaluation.scans import IBUG_OF_SEVEN, FaceScan, PredictedFace
 from mien.geometry import Surface
 from mien.io.files import write_text, write_whole
+from mien.io.npz import NpzReader, indices, numbers, read_npy
+from mien.io.reading import read_json, read_numbers
 from mien.morphable import MorphableModel
-from mien.morphable.formats.archive import NpzReader
 from mien.morphable.formats.ict import read_obj
 from mien.pipeline import Reconstructor
 from mien.result import Reconstruction
@@ -113,28 +113,26 @@ class PredictionFiles:
 
     def _read_npz(self, path: Path) -> PredictedFace:
         archive = NpzReader(path)
-        surface = surface_of(archive.array("vertices"), archive.array("triangles"), path)
+        vertices, triangles = (numbers(archive.array(name), name, path) for name in ("vertices", "triangles"))
+        surface = surface_of(vertices, triangles, path)
         face = self._scaled(surface, unit=archive.text("unit", "") or self.unit)
         if "xy" in archive:
-            pixels = archive.array("xy").astype(np.float64)
+            pixels = numbers(archive.array("xy"), "xy", path).astype(np.float64)
             if pixels.shape != (len(surface.vertices), 2):
                 raise FormatError(f"{path}: xy has shape {pixels.shape}; expected one row per vertex.")
             face = replace(face, pixels=torch.from_numpy(pixels))
         if "lm7" in archive:
-            face = _with_landmarks(face, tuple(archive.array("lm7").astype(int).tolist()), path)
+            face = _with_landmarks(face, tuple(indices(archive.array("lm7"), "lm7", path).reshape(-1).tolist()), path)
         return face
 
     def _read_now(self, name: str) -> PredictedFace:
         face = self._mesh(self.folder / f"{name}.obj")
         table = self.folder / f"{name}.npy"
-        try:
-            if table.is_file():
-                points = np.load(table, allow_pickle=False)
-            else:
-                table = self.folder / f"{name}.txt"
-                points = np.loadtxt(table)
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{table}: the 7 landmarks cannot be read: {error}") from error
+        if table.is_file():
+            points = numbers(read_npy(table), "the array", table)
+        else:
+            table = self.folder / f"{name}.txt"
+            points = read_numbers(table, advice="expected 7 landmarks of 3 numbers")
         if points.shape != (7, 3):
             raise FormatError(f"{table}: landmarks have shape {points.shape}; expected (7, 3).")
         factor = UNITS_MM[self.unit] if self.unit else 1.0
@@ -172,10 +170,10 @@ def _with_landmarks(face: PredictedFace, vertices: tuple[int, ...], path: Path) 
 
 def read_barycentric_keypoints(path: Path) -> Float[np.ndarray, "85 3"]:
     """REALY's table of keypoints: per keypoint a triangle, and the weights of its first two corners (JSON)."""
-    try:
-        rows = np.array(json.loads(path.read_text(encoding="utf-8")), np.float64)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: the keypoints are not a JSON list of numbers: {error}") from error
+    stored = read_json(path, list[tuple[float, ...]], advice="expected a list of triangles and weights")
+    if len({len(row) for row in stored}) > 1:
+        raise FormatError(f"{path}: the rows of the keypoints differ in length; expected 3 numbers.")
+    rows = np.array(stored, np.float64)
     if rows.shape != (REALY_KEYPOINT_COUNT, 3):
         raise FormatError(f"{path}: keypoints have shape {rows.shape}; expected {(REALY_KEYPOINT_COUNT, 3)}.")
     return rows

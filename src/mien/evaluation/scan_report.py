@@ -17,6 +17,7 @@ from mien.evaluation.scan_packs import ScanPack
 from mien.evaluation.scan_predictions import Predictor
 from mien.evaluation.scans import ErrorSummary, FaceScan, PredictedFace, ScanErrors, score_face
 from mien.io.files import write_text, write_whole
+from mien.io.reading import read_json
 from mien.io.tables import write_table
 
 Alignment = Literal["sim", "metric"]
@@ -216,12 +217,19 @@ def _spread(names: tuple[str, ...], limit: int | None) -> list[str]:
     return [names[k] for k in np.unique(np.linspace(0, len(names) - 1, min(limit, len(names))).round().astype(int))]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What `ScanReport.run` returns, as far as it is read."""
+
+    per_photo: dict[str, dict[str, Any]]
+
+
 def _run_values(path: Path, alignment: Alignment, statistic: str) -> dict[str, float]:
     """One statistic per photo of a run; photos without it are left out."""
+    photos = read_json(path, _Run, advice="write one with --run").per_photo
     try:
-        photos = json.loads(path.read_text(encoding="utf-8"))["per_photo"]
         return {name: float(photos[name][alignment][statistic]) for name in photos if alignment in photos[name]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path} is not the JSON of a run ({error!r}); write one with --run.") from error
 
 

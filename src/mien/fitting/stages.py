@@ -32,7 +32,7 @@ from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import MEDIAPIPE_LIDS, MEDIAPIPE_OVAL
 from mien.perception import IdentityNetwork
 from mien.rendering import VISIBILITY_SLACK_M, render, visible_vertices
-from mien.threads import warn_if_too_late
+from mien.threads import warn_about_threads
 from mien.typing import Float, Tensor
 
 FOCAL_SIGMA = 0.3
@@ -106,7 +106,7 @@ def fit(
         >>> def fit_faces(targets: mien.FitTargets) -> mien.FaceCoefficients:
         ...     return mien.fit(mien.load_model(), targets).coefficients
     """
-    warn_if_too_late(targets.crops.device)
+    warn_about_threads(targets.crops.device)
     settings = settings or FitSettings()
     if start is not None:
         settings = replace(settings, photometric_steps=settings.warm_photometric_steps)

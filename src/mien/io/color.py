@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +50,32 @@ _D50_XYZ = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
-def to_srgb(image: Image.Image, space: ColorSpace | None, *, icc: bytes | None) -> UInt8[np.ndarray, "H W 3"]:
+def to_srgb(
+    strips: Iterable[Image.Image], space: ColorSpace | None, *, icc: bytes | None
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Convert a picture of 8 bits per channel to sRGB, transparent pixels on white.
 
+    The picture comes in strips, since each step of the conversion makes a copy.
+
     Args:
-        image: The picture, of any mode with 8 bits per channel.
+        strips: Parts of the picture, of any mode with 8 bits per channel.
         space: Its colour space, if the file names one; `icc` has priority.
         icc: Its colour profile; a damaged one is ignored, as viewers do.
+
+    Yields:
+        The strips as sRGB.
     """
+    transform = cache(_transform)  # for this picture alone
+    for strip in strips:
+        yield _strip_to_srgb(strip, space, icc, transform)
+
+
+def _strip_to_srgb(
+    image: Image.Image,
+    space: ColorSpace | None,
+    icc: bytes | None,
+    transform: Callable[[str, bytes], ImageCms.ImageCmsTransform | None],
+) -> UInt8[np.ndarray, "H W 3"]:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in {"RGB", "L"} and "transparency" in image.info:
@@ -67,38 +87,52 @@ def to_srgb(image: Image.Image, space: ColorSpace | None, *, icc: bytes | None) 
         image = image.convert("RGB" if image.mode == "RGBA" else "L")
     if not icc and space is not None and image.mode == "RGB":
         icc = _profile_of(space)
-    rgb = _apply_profile(image, icc) if icc else image.convert("RGB")
+    to_rgb = transform(image.mode, icc) if icc else None
+    rgb = image.convert("RGB") if to_rgb is None else to_rgb.apply(image)
     if alpha is not None:
         rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
     return np.array(rgb)
 
 
-def scale_to_8_bits(values: np.ndarray, path: Path, *, bits: int = 16) -> UInt8[np.ndarray, "..."]:
-    """Convert samples of more than 8 bits to 8 bits.
+def full_scale(values: Iterable[np.ndarray], path: Path, *, bits: int = 16) -> float:
+    """The value of white among samples of more than 8 bits.
 
     Integers use the range of their type, or 0 to 255 if none is larger: no photo is that dark. Numbers of 32 bits and
     floating-point numbers have no range of their own: 0 to 1, 255 or 65,535 is taken if the largest is in its upper
     part, since a wrong guess is a black photo.
 
     Args:
-        values: The samples.
+        values: The samples, in parts.
         path: Name of the photo in messages.
         bits: Number of bits that 16-bit integers use.
 
     Raises:
         ImageError: The range is not clear.
     """
-    low, high = float(values.min()), float(values.max())
-    if values.dtype == np.uint16:
-        full = 255.0 if high <= 255 else float((1 << bits) - 1)
-        return _rounded(values, full)
-    ranges = (255.0, 65535.0) if values.dtype.kind in "iu" else (1.0, 255.0, 65535.0)
+    dtypes, lows, highs = zip(*((part.dtype, float(part.min()), float(part.max())) for part in values), strict=True)
+    dtype, low, high = dtypes[0], float(np.min(lows)), float(np.max(highs))
+    if dtype == np.uint16:
+        return 255.0 if high <= 255 else float((1 << bits) - 1)
+    ranges = (255.0, 65535.0) if dtype.kind in "iu" else (1.0, 255.0, 65535.0)
     fitting = [full for full in ranges if high <= full and (full == ranges[0] or high >= full / 16)]
     if not (low >= 0 and fitting):
         raise ImageError(
             f"{path}: values from {low:g} to {high:g}, of unknown scale; save it with 8 or 16 bits per channel"
         )
-    return _rounded(values, fitting[0])
+    return fitting[0]
+
+
+def scale_to_8_bits(values: np.ndarray, full: float) -> UInt8[np.ndarray, "..."]:
+    """Convert samples of more than 8 bits to 8 bits.
+
+    Args:
+        values: The samples.
+        full: Their `full_scale`.
+    """
+    scaled = np.empty(values.shape, np.uint8)
+    for row, target in zip(values, scaled, strict=True):  # by rows: 64-bit copies of a whole photo are large
+        target[:] = np.rint(np.minimum(row.astype(np.float64) * (255 / full), 255))
+    return scaled
 
 
 def check_range(space: ColorSpace | None, path: Path) -> None:
@@ -118,20 +152,13 @@ def check_range(space: ColorSpace | None, path: Path) -> None:
         )
 
 
-def _rounded(values: np.ndarray, full: float) -> UInt8[np.ndarray, "..."]:
-    scaled = np.empty(values.shape, np.uint8)
-    for row, target in zip(values, scaled, strict=True):  # by rows: 64-bit copies of a whole photo are large
-        target[:] = np.rint(np.minimum(row.astype(np.float64) * (255 / full), 255))
-    return scaled
-
-
-def _apply_profile(image: Image.Image, icc: bytes) -> Image.Image:
+def _transform(mode: str, icc: bytes) -> ImageCms.ImageCmsTransform | None:
+    """The conversion of a profile's colours to sRGB; None if the profile is damaged or of another mode."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return image.convert("RGB")
-    return image.convert("RGB") if converted is None else converted
+        return None
 
 
 def _profile_of(space: ColorSpace) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from PIL import Image, ImageFile
 
 from mien.errors import ImageError
 from mien.io.boxes import read_main_picture
-from mien.io.color import ColorSpace, check_range, scale_to_8_bits, to_srgb
+from mien.io.color import ColorSpace, check_range, full_scale, scale_to_8_bits, to_srgb
 from mien.io.exif import color_space, exif_from_bytes, exif_of, exif_of_tiff, focal_px, orientation
 from mien.io.formats import AVIF, HEIF, RAW, TIFF, format_of, open_image
 from mien.io.raw import develop
 from mien.io.source import BinaryFile
-from mien.io.tiff import TiffPage, pillow_is_right, read_page, read_samples
+from mien.io.tiff import pillow_is_right, read_page, read_samples
 from mien.typing import UInt8
 
 MIN_SIDE = 32
@@ -26,15 +27,18 @@ MAX_REDUCTION_PIXELS = 4
 """A JPEG may have this many times the limit; it is then decoded at a smaller size. Decoding a progressive one takes
 memory for all its coefficients: at most 1.5 GB at the default limit."""
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_STRIP_PIXELS = 1 << 18
+_AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, 3),
 }
+"""Views of an upright picture in the order of the stored pixels, by EXIF's number of the turn."""
 _MAX_PNG_CHUNKS = 1000  # before the pixels
 
 
@@ -55,7 +59,7 @@ class _Picture:
     """A decoded picture and what is known about it."""
 
     image: Image.Image
-    """8 bits per channel, as stored."""
+    """As stored."""
     full_size: tuple[int, int]
     """Its size before it was reduced."""
     exif: Image.Exif
@@ -66,6 +70,10 @@ class _Picture:
     """Its colour profile."""
     space: ColorSpace | None = None
     """Its colour space, if the file names one otherwise."""
+    bits: int = 16
+    """Number of bits that 16-bit integers use."""
+    white_is_zero: bool = False
+    """Whether a grey picture of more than 8 bits is a negative."""
 
 
 def decode_photo(file: BinaryFile, path: Path, *, max_pixels: int) -> DecodedPhoto:
@@ -87,12 +95,9 @@ def decode_photo(file: BinaryFile, path: Path, *, max_pixels: int) -> DecodedPho
         picture = _decode_tiff(file, path, max_pixels)
     else:
         picture = _decode_usual(file, image_format, path, max_pixels)
-    image = picture.image
-    turn = _TURNS.get(picture.orientation)
-    pixels = to_srgb(image if turn is None else image.transpose(turn), picture.space, icc=picture.icc)
-    reduction = round(max(picture.full_size) / max(image.size))
+    reduction = round(max(picture.full_size) / max(picture.image.size))
     focal = focal_px(picture.exif, picture.full_size)
-    return DecodedPhoto(pixels, None if focal is None else focal / reduction, reduction)
+    return DecodedPhoto(_upright_srgb(picture, path), None if focal is None else focal / reduction, reduction)
 
 
 def too_large_message(path: Path, size: str, max_pixels: int) -> str:
@@ -126,10 +131,37 @@ def _decode_usual(file: BinaryFile, image_format: str, path: Path, max_pixels: i
         icc = image.info.get("icc_profile")
         if space is not None and image_format == "PNG":
             icc = None  # the PNG specification gives cICP priority
-        scaled = Image.fromarray(scale_to_8_bits(np.asarray(image), path)) if _is_deep(image) else image
         return _Picture(
-            scaled, full_size, exif, orientation(exif) if turn is None else turn, icc, space or color_space(exif)
+            image, full_size, exif, orientation(exif) if turn is None else turn, icc, space or color_space(exif)
         )
+
+
+def _upright_srgb(picture: _Picture, path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels, converted and turned in strips: beside them, only the decoder's picture is in memory."""
+    width, height = picture.image.size
+    turned = picture.orientation in {5, 6, 7, 8}
+    pixels = np.empty((width, height, 3) if turned else (height, width, 3), np.uint8)
+    stored, row = _AS_STORED[picture.orientation](pixels), 0
+    for strip in to_srgb(_strips_of_8_bits(picture, path), picture.space, icc=picture.icc):
+        stored[row : row + len(strip)] = strip
+        row += len(strip)
+    return pixels
+
+
+def _strips_of_8_bits(picture: _Picture, path: Path) -> Iterator[Image.Image]:
+    if not _is_deep(picture.image):
+        yield from _strips(picture.image)
+        return
+    full = full_scale((np.asarray(strip) for strip in _strips(picture.image)), path, bits=picture.bits)
+    for strip in _strips(picture.image):
+        grey = scale_to_8_bits(np.asarray(strip), full)
+        yield Image.fromarray(255 - grey if picture.white_is_zero else grey)
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    rows = max(_STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _what_decoders_forget(file: BinaryFile, image_format: str) -> tuple[ColorSpace | None, int | None]:
@@ -154,14 +186,17 @@ def _decode_tiff(file: BinaryFile, path: Path, max_pixels: int) -> _Picture:
         image.seek(page.number)
         image.load()  # Pillow turns a TIFF when it loads it
         exif = exif_of(image)
-        scaled = _scale_tiff(image, page, path) if _is_deep(image) else image
         icc = image.info.get("icc_profile")
-        return _Picture(scaled, image.size, exif, orientation(exif), icc, color_space(exif))
-
-
-def _scale_tiff(image: Image.Image, page: TiffPage, path: Path) -> Image.Image:
-    grey = scale_to_8_bits(np.asarray(image), path, bits=min(page.bits, 16))
-    return Image.fromarray(255 - grey if page.white_is_zero else grey)
+        return _Picture(
+            image,
+            image.size,
+            exif,
+            orientation(exif),
+            icc,
+            color_space(exif),
+            bits=min(page.bits, 16),
+            white_is_zero=page.white_is_zero,
+        )
 
 
 def _is_deep(image: Image.Image) -> bool:

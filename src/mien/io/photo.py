@@ -25,7 +25,8 @@ from mien.lighting import LUMA
 from mien.typing import UInt8
 
 MAX_PIXELS = 64_000_000
-"""Default limit of the size of a photo; 64 megapixels take 192 MB as RGB."""
+"""Default limit of the size of a photo; 64 megapixels take 192 MB as RGB. docs/security.md has the memory that
+decoding takes."""
 
 WELL_EXPOSED = 0.9
 """Brightness, of 1, of the brightest hundredth of a well-exposed photo."""

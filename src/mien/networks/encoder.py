@@ -6,6 +6,7 @@ crop ── backbone ──┐
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +25,6 @@ from mien.networks.refiner import REFINER_SIZE, Refiner, crop_size
 from mien.networks.weights_file import NetworkKind
 from mien.typing import Float, Tensor
 
-FILE = NetworkKind("mien-encoder-2", "encoder")
 DEFAULT_ENCODER = "encoder-lite0.safetensors"
 """Name of the packaged encoder."""
 FIRST_WEIGHT = 1e-3
@@ -35,6 +35,22 @@ POINT_UNIT = 0.05
 REFINE_STEPS = 3
 """Refinement steps of `FaceEncoder.encode`: the number that the packaged encoder was trained with."""
 POINT_COUNT, POINT_FEATURES = 468, 128
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
+"""Limits of the side of the backbone's input, pixels."""
+
+
+@dataclass(frozen=True)
+class EncoderHeader:
+    """What an encoder's file says of its architecture, the arguments of `FaceEncoder`."""
+
+    backbone: str
+    image_size: int
+    points: bool
+    refiner: bool = False
+    """Missing in the first files of mien 0.1."""
+
+
+FILE = NetworkKind("mien-encoder-2", "encoder", EncoderHeader)
 
 
 class PointBranch(nn.Module):
@@ -69,7 +85,7 @@ class FaceEncoder(nn.Module):
         refiner: Whether a `Refiner` corrects shape and pose; needs points.
 
     Raises:
-        ConfigError: `refiner` without `points`, or an unknown backbone.
+        ConfigError: `refiner` without `points`, an unknown backbone, or `image_size` out of range.
 
     Example:
         >>> encoder = load_encoder(model)
@@ -90,6 +106,8 @@ class FaceEncoder(nn.Module):
     ) -> None:
         if refiner and not points:
             raise ConfigError("refiner=True needs points=True; set encoder.points = true.")
+        if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
+            raise ConfigError(f"image_size={image_size} is out of range; use {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}.")
         super().__init__()
         self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
         self.backbone = make_backbone(backbone)
@@ -357,12 +375,8 @@ def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> 
         path: File to write.
         notes: Further entries of the file's header.
     """
-    settings = {
-        "backbone": encoder.backbone_name,
-        "image_size": encoder.image_size,
-        "points": encoder.points is not None,
-        "refiner": encoder.refiner is not None,
-    }
+    points, refiner = encoder.points is not None, encoder.refiner is not None
+    settings = EncoderHeader(encoder.backbone_name, encoder.image_size, points=points, refiner=refiner)
     FILE.save(encoder, path, model_hash=encoder.model_hash, settings=settings, notes=notes)
 
 
@@ -382,12 +396,8 @@ def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCOD
     return FILE.load(
         path,
         model=model,
-        build=lambda s: FaceEncoder(
-            s["backbone"],
-            model,
-            image_size=s["image_size"],
-            points=s["points"],
-            refiner=s.get("refiner", False),  # the first files of mien 0.1 do not have it
+        build=lambda header: FaceEncoder(
+            header.backbone, model, image_size=header.image_size, points=header.points, refiner=header.refiner
         ),
     )
 

@@ -11,20 +11,24 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from mien.errors import ConfigError, FormatError, ModelMismatch
 from mien.io.files import write_whole
-from mien.io.placeholders import refuse_placeholder
+from mien.io.reading import converted, parse_json
+from mien.io.tensors import not_finite, read_tensors
+from mien.memory import typed_out_of_memory
 from mien.morphable import MorphableModel
 from mien.morphable.revisions import is_made_for
 from mien.typing import Tensor
 
 N = TypeVar("N", bound=nn.Module)
+S = TypeVar("S")
+
+_ADVICE = "copy the file again, or train the network again"
 
 OLD_MODULES = (
     ("look.", "refiner."),
@@ -40,32 +44,33 @@ CHECKPOINT_PARTS = re.compile(r"(?:network|average|optimizer)\.(?:module\.)?|")
 
 
 @dataclass(frozen=True)
-class NetworkKind:
+class NetworkKind(Generic[S]):
     """A kind of weights file: the format it names, and the key under which it keeps the network's settings."""
 
     format: str
     """Value of `format` in the header."""
     settings_key: str
     """Key in the header of the network's settings, as JSON."""
+    settings: type[S]
+    """Dataclass of the settings, which raises ConfigError for a value out of range."""
 
-    def save(
-        self, network: nn.Module, path: Path, *, model_hash: str, settings: Mapping[str, object], notes: dict[str, str]
-    ) -> None:
+    def save(self, network: nn.Module, path: Path, *, model_hash: str, settings: S, notes: dict[str, str]) -> None:
         """Write a network for `load`.
 
         Args:
             network: Its floating-point tensors are rounded to float16.
             path: File to write.
             model_hash: Fingerprint of the face model that the network was trained with.
-            settings: Arguments from which the network can be built again, JSON values.
+            settings: Arguments from which the network can be built again.
             notes: Further entries of the header.
         """
-        metadata = {"format": self.format, "model_hash": model_hash, self.settings_key: json.dumps(settings), **notes}
+        header = json.dumps(vars(settings))
+        metadata = {"format": self.format, "model_hash": model_hash, self.settings_key: header, **notes}
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
         stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         write_whole(path, lambda partial: save_file(stored, partial, metadata=metadata))
 
-    def load(self, path: Path, *, model: MorphableModel, build: Callable[[dict[str, Any]], N]) -> N:
+    def load(self, path: Path, *, model: MorphableModel, build: Callable[[S], N]) -> N:
         """Read a network; it is returned in evaluation mode, and its parameters need no gradient.
 
         Args:
@@ -76,29 +81,28 @@ class NetworkKind:
         Raises:
             FormatError: The file is damaged or of another kind.
             ModelMismatch: The network was trained with another face model.
+            OutOfMemory: Memory ran out.
         """
-        metadata, tensors = _read(path)
+        metadata, tensors = read_tensors(path, advice=_ADVICE)
         if metadata.get("format") != self.format:
             raise FormatError(
                 f"{path} has format {metadata.get('format')!r}; this version of mien reads {self.format!r}."
             )
+        damaged = not_finite(tensors)
+        if damaged is not None:
+            raise FormatError(f"{path}: the weights {damaged} hold values that are not finite; {_ADVICE}.")
         try:
             check_model(model, metadata["model_hash"], whose=str(path))
-            settings: dict[str, Any] = json.loads(metadata[self.settings_key])
-            network = build({str(OLD_SETTINGS.get(name, name)): value for name, value in settings.items()})
+            network = typed_out_of_memory(build)(self._settings_of(metadata[self.settings_key]))
             network.load_state_dict(current_names(tensors))
-        except (AttributeError, ConfigError, RuntimeError, TypeError, ValueError, KeyError) as error:
+        except (ConfigError, FormatError, RuntimeError, KeyError) as error:
             raise FormatError(f"{path} does not hold a network of format {self.format}: {error}") from error
         return network.eval().requires_grad_(False)
 
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    refuse_placeholder(path, FormatError)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
+    def _settings_of(self, text: str) -> S:
+        stored = parse_json(text, dict[str, object], "its header", advice=_ADVICE)
+        renamed = {str(OLD_SETTINGS.get(name, name)): value for name, value in stored.items()}
+        return converted(renamed, self.settings, "its header", advice=_ADVICE)
 
 
 def check_model(model: MorphableModel, expected_hash: str, *, whose: str) -> None:

@@ -51,7 +51,7 @@ from mien.perception import FaceDetector, IdentityNetwork
 from mien.pipeline.inputs import PhotoInputs
 from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
-from mien.threads import warn_if_too_late
+from mien.threads import warn_about_threads
 from mien.typing import UInt8
 
 TEXTURE_SIZE = 1024
@@ -179,7 +179,7 @@ class Reconstructor:
         detail_network: str | Path = DEFAULT_DETAIL,
     ) -> None:
         self.device = _checked_device(device)
-        warn_if_too_late(self.device)
+        warn_about_threads(self.device)
         self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
         if mode is None:
             mode = "auto" if encoder != DEFAULT_ENCODER or has_packaged_encoder(self.model) else "fit"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mien.errors import FormatError
-from mien.morphable.formats.limits import file_size
+from mien.io.reading import read_text
 from mien.morphable.formats.source import SourceModel
 
 _LARGEST = 1 << 16
@@ -32,10 +32,9 @@ def read_landmarks(path: Path, *, vertices: int) -> dict[int, int]:
     Raises:
         FormatError: A line is invalid, or the file is too large.
     """
-    if file_size(path) > _LARGEST:
-        raise FormatError(f"{path}: larger than {_LARGEST} bytes; expected up to 68 lines of two numbers")
+    text = read_text(path, limit=_LARGEST, errors="replace", advice="expected up to 68 lines of two numbers")
     found: dict[int, int] = {}
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         words = line.split("#", 1)[0].split()
         if not words:
             continue
@@ -43,4 +42,6 @@ def read_landmarks(path: Path, *, vertices: int) -> dict[int, int]:
         if not is_pair or int(words[0]) >= 68 or int(words[1]) >= vertices:
             raise FormatError(f"{path}: line {number} is {line!r}; expected 0 to 67 and a vertex below {vertices}")
         found[int(words[0])] = int(words[1])
+    if not found:
+        raise FormatError(f"{path}: holds no landmarks; expected lines of an iBUG number and a vertex")
     return found

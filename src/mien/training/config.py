@@ -8,6 +8,7 @@ from typing import Literal
 from mien.errors import ConfigError
 from mien.networks.backbones import BackboneName
 from mien.networks.detail_unet import LEVELS, Displacement, Layout
+from mien.networks.encoder import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from mien.networks.refiner import crop_size
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
@@ -16,7 +17,6 @@ CoarseSource = Literal["refined", "encoder"]
 TrainedPart = Literal["all", "refiner"]
 Method = Literal["adam", "muon"]
 Sampling = Literal["bilinear", "hyperbolic"]
-MIN_IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class CoarseConfig:
         _check_minimum("data.jitter", self.data.jitter, 0)
         _check_range("loss.render_from", self.loss.render_from, 0, 1)
         _check_minimum("loss.render_size", self.loss.render_size, MIN_IMAGE_SIZE)
-        _check_minimum("encoder.image_size", encoder.image_size, MIN_IMAGE_SIZE)
+        _check_range("encoder.image_size", encoder.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
         _check_minimum("encoder.frozen_blocks", encoder.frozen_blocks, 0)
         _require(0 <= encoder.dropout < 1, f"encoder.dropout={encoder.dropout} is out of range: it must lie in [0, 1)")
         _check_minimum("encoder.refine_steps", encoder.refine_steps, 1)
@@ -364,7 +364,7 @@ def check_loop(loop: LoopSettings, optimizer: OptimizerSettings) -> None:
     _require(0 <= decay < 1, f"optimizer.ema_decay={decay} is out of range: it must lie in [0, 1)")
 
 
-def _check_range(name: str, value: float, low: int, high: int) -> None:
+def _check_range(name: str, value: float | int, low: int, high: int) -> None:
     _require(low <= value <= high, f"{name}={value} is out of range: it must lie in [{low}, {high}]")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mien.errors import ConfigError, RenamedSetting
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+from mien.io.reading import parse_toml
+from mien.io.reading import read_toml as _read_toml
 
 T = TypeVar("T")
 RENAMED = {
@@ -39,6 +36,8 @@ RENAMED = {
 }
 """Settings of mien 0.1 and their names of today. The old names are accepted until 0.3, with a warning."""
 RENAMED_VALUES = {("encoder.learn", "second look"): "refiner"}
+_MAX_CHANGE = 4096
+_LARGEST = 2**62
 PATHS = ("model", "data.skins", "data.synthetic", "encoder.start", "encoder.weights", "network.start")
 """Settings that may be paths."""
 
@@ -79,10 +78,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing or is not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    return _read_toml(path, error=ConfigError)
 
 
 def build_config(kind: type[T], content: Mapping[str, Any]) -> T:
@@ -205,7 +201,7 @@ def _renamed(name: str) -> str:
 
 def _current_value(name: str, value: Any) -> Any:
     new = RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
-    if new != value:
+    if isinstance(value, str) and new != value:
         _warn(f"{name} = {value!r} is now written {new!r}; change it. Version 0.3 of mien will not know the old value.")
     return new
 
@@ -219,11 +215,15 @@ def _change(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set {text}: write it as section.key=value.")
+    if len(text) > _MAX_CHANGE:
+        raise ConfigError(f"--set {text[:40]}…: {len(text)} characters; use at most {_MAX_CHANGE}.")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {value}", text, error=ConfigError)["value"]
+    except ConfigError:
         parsed = value.strip()  # words need no quotes on a command line
     *sections, key = name.strip().split(".")
+    if len(sections) > 1:
+        raise ConfigError(f"--set {text}: {name.strip()} is nested too deep; write it as section.key=value.")
     content: dict[str, Any] = {key: parsed}
     for section in reversed(sections):
         content = {section: content}
@@ -254,10 +254,13 @@ def _converted(wanted: Any, value: Any, name: str) -> Any:
                 f"{name}={value!r} is unknown: it must be one of {', '.join(map(str, get_args(wanted)))}."
             )
         return value
+    if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+        raise ConfigError(f"{name} is out of range: it must be a finite number of at most {_LARGEST}.")
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        raise ConfigError(f"{name}={value!r} has the wrong type: it must be of type {wanted.__name__}.")
+        shown = textwrap.shorten(repr(value), 80, placeholder="…")
+        raise ConfigError(f"{name}={shown} has the wrong type: it must be of type {wanted.__name__}.")
     return value
 
 
@@ -292,7 +295,7 @@ def differences(before: str, after: str, *, folders: Sequence[Path] = ()) -> lis
         folders: Where relative paths of both begin, as in `with_absolute_paths`.
 
     Raises:
-        ValueError: A text is not TOML.
+        ConfigError: A text is not TOML.
     """
     old, new = _flat(before, folders), _flat(after, folders)
     names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
@@ -300,7 +303,8 @@ def differences(before: str, after: str, *, folders: Sequence[Path] = ()) -> lis
 
 
 def _flat(text: str, folders: Sequence[Path]) -> dict[str, str]:
-    content = _with_absolute_paths(_without_unused(current_settings(tomllib.loads(text))), folders)
+    current = current_settings(parse_toml(text, "the configuration", error=ConfigError))
+    content = _with_absolute_paths(_without_unused(current), folders)
     return {
         f"{name}.{key}" if isinstance(value, dict) else name: _literal(single)
         for name, value in content.items()

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from mien.errors import ConfigError, FitDiverged
-from mien.training.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from mien.training.checkpoint import TrainState, load_checkpoint, newest_checkpoint, save_checkpoint
 from mien.training.config import LoopSettings, OptimizerSettings
 from mien.training.data.batch import FaceBatch
 from mien.training.data.source import FaceSource, Shard, stream
@@ -76,18 +76,22 @@ def train(
     Raises:
         TrainingDiverged: A number is not finite; the state before that step is saved.
         ConfigError: The folder holds another run, or a batch cannot be divided over the processes.
+        FormatError: All checkpoints of a run that is resumed are damaged or gone.
         ModelMismatch: The checkpoint belongs to another face model.
         OutputError: The folder cannot be written.
         SystemExit: SIGTERM arrived; the state is saved.
+
+    Warns:
+        CheckpointDoubtful: See `newest_checkpoint`.
     """
     loop = settings.loop
     fabric = _launch(loop)
-    found = checkpoints(settings.folder) if settings.resume else []
-    half = _open(fabric, settings, reached=found[-1].name if found else "the start") == "bf16-mixed"
+    found = _resume_point(fabric, settings)
+    half = _open(fabric, settings, reached="the start" if found is None else found.name) == "bf16-mixed"
     shard = Shard(fabric.global_rank, fabric.world_size)
     steps = step_count(loop, source)
     state = _initial_state(objective, settings, half=half)
-    first = load_checkpoint(found[-1], state, model_hash=settings.model_hash) if found else 0
+    first = 0 if found is None else load_checkpoint(found, state, model_hash=settings.model_hash)
     network, engine = fabric.setup(state.network, state.optimizer)
     monitor = Monitor(settings.folder, first_step=first, steps=steps, active=fabric.is_global_zero)
     batches = stream(source, range(first, steps), shard=shard, workers=loop.workers)
@@ -274,6 +278,12 @@ def _launch(loop: LoopSettings) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def _resume_point(fabric: Fabric, settings: RunSettings) -> Path | None:
+    """The checkpoint to continue from; the first process chooses it, so that damage is reported once."""
+    chosen = newest_checkpoint(settings.folder) if settings.resume and fabric.is_global_zero else None
+    return fabric.broadcast(chosen)
 
 
 def _open(fabric: Fabric, settings: RunSettings, *, reached: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mien.io.files import write_whole, writing
+from mien.io.reading import read_csv
 from mien.training.objective import LossTerm, Metric
 from mien.typing import UInt8
 
 METRICS_FILE, VALIDATION_FILE, SHEETS = "metrics.csv", "validation.csv", "sheets"
 METRICS_HEADER, VALIDATION_HEADER = ["step", "name", "value"], ["step", "name", "value", "unit"]
+_STEP = re.compile("[0-9]{1,18}")
 ADVICE = "free some space and continue with --resume"
 
 
@@ -144,7 +147,8 @@ def _forget_from(path: Path, step: int, *, header: list[str]) -> None:
     if not path.exists():
         return
     # A kill may have cut the last line.
-    whole = [row for row in _rows(path) if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step]
+    rows = _rows(path)
+    whole = [row for row in rows if len(row) == len(header) and _STEP.fullmatch(row[0]) and int(row[0]) <= step]
 
     def save(partial: Path) -> None:
         with partial.open("w", encoding="utf-8", newline="") as file:
@@ -157,8 +161,7 @@ def _rows(path: Path) -> list[list[str]]:
     """The rows below the header; none without a table."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
+    return read_csv(path, advice="move it away")[1]
 
 
 def _append(path: Path, header: list[str], rows: Sequence[Sequence[object]]) -> None:

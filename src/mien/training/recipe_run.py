@@ -9,11 +9,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mien.errors import ConfigError, FormatError
+from mien.errors import ConfigError
 from mien.io.files import write_text, write_whole, writing
+from mien.io.reading import read_json
 from mien.morphable import load_model
 from mien.networks import DEFAULT_ENCODER, load_detail, load_encoder
 from mien.training.config import CoarseConfig, DetailConfig
@@ -102,6 +104,14 @@ def run_recipe(
 
 
 @dataclass(frozen=True)
+class _FinishedStage:
+    """The content of stage.json."""
+
+    stage: dict[str, Any]
+    metrics: list[StageMetric]
+
+
+@dataclass(frozen=True)
 class _RecipeRun:
     recipe: Recipe
     out: Path
@@ -113,17 +123,13 @@ class _RecipeRun:
         path = self.out / stage.name / STAGE_FILE
         if not path.exists():
             return None
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            record, metrics = content["stage"], [StageMetric(**metric) for metric in content["metrics"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path} is damaged ({error}); delete it to run the stage again.") from error
-        if record != self._record(stage):
+        finished = read_json(path, _FinishedStage, advice="delete it to run the stage again")
+        if finished.stage != self._record(stage):
             raise ConfigError(
                 f"stage {stage.name!r} in {self.out} was made with other settings, see {path}; use the former recipe, "
                 "or choose another folder."
             )
-        return metrics
+        return finished.metrics
 
     def run(self, stage: Stage) -> list[StageMetric]:
         """Run or continue a stage, and mark it as finished."""

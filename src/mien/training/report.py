@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from mien.errors import FormatError
 from mien.evaluation.report import markdown_table
+from mien.io.reading import read_csv
 from mien.training.contact_sheets import coarse_sheet
 from mien.training.data.batch import FaceBatch
 from mien.training.monitor import METRICS_FILE
@@ -118,12 +118,13 @@ def draw_curves(metrics: Path, out: Path) -> None:
     from matplotlib.figure import Figure as Canvas  # noqa: PLC0415  (its import takes half a second)
 
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    names, cells = read_csv(metrics, advice="give the metrics.csv of a run")
     try:
-        with metrics.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["name"] not in NOT_LOSSES:
-                    curves[row["name"]].append((int(row["step"]), float(row["value"])))
-    except (OSError, KeyError, ValueError) as error:
+        # A kill may have cut the last row.
+        for row in (dict(zip(names, row, strict=True)) for row in cells if len(row) == len(names)):
+            if row["name"] not in NOT_LOSSES:
+                curves[row["name"]].append((int(row["step"]), float(row["value"])))
+    except (KeyError, ValueError) as error:
         raise FormatError(f"{metrics} is not the table of a run: {error}") from error
     rows = -(-len(curves) // CURVE_COLUMNS)
     canvas = Canvas(figsize=(CURVE_COLUMNS * CURVE_INCHES[0], rows * CURVE_INCHES[1]), layout="constrained")

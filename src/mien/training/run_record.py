@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mien.errors import ConfigError
 from mien.io.files import write_text, writing
+from mien.io.reading import read_json, read_text
 from mien.training.config_file import differences
 
 CONFIG_FILE, INPUTS_FILE = "config.toml", "inputs.json"
@@ -93,11 +94,11 @@ def open_run(folder: Path, config_text: str, inputs: RunInputs, *, resume: bool,
 def _history(folder: Path, config_text: str, inputs: RunInputs, *, reached: str) -> str:
     """The comments of the resumed run's configuration."""
     path = folder / CONFIG_FILE
-    before = path.read_text(encoding="utf-8")
+    before = read_text(path, advice="start a new run in another folder", error=ConfigError)
     try:
         # The paths of `config_text` were typed here, so those of the record probably were, too.
         changes = differences(before, config_text, folders=[Path(), *likely_starts(folder)])
-    except ValueError as error:
+    except ConfigError as error:
         raise ConfigError(f"{path} is damaged ({error}); start a new run in another folder.") from error
     fixed = [change.name for change in changes if change.name not in ADJUSTABLE]
     if fixed:
@@ -132,11 +133,6 @@ def _short(value: str) -> str:
 
 def _inputs(folder: Path) -> dict[str, str]:
     path = folder / INPUTS_FILE
-    try:
-        recorded: dict[str, str] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is missing or damaged ({error}), so the run's inputs cannot be checked; start a new run in "
-            "another folder."
-        ) from error
+    advice = "the run's inputs cannot be checked, so start a new run in another folder"
+    recorded = read_json(path, dict[str, str], advice=advice, error=ConfigError)
     return {**asdict(RunInputs()), **{str(OLD_INPUTS.get(name, name)): value for name, value in recorded.items()}}

@@ -3,9 +3,9 @@
     python -m tests.formats.fuzz.run TARGET -max_total_time=120 [CORPUS]
     python -m tests.formats.fuzz.run TARGET FILE
 
-TARGET is a name of tests/formats/targets.py; the rest goes to libFuzzer, also a folder that keeps what it finds from
-run to run. Needs atheris (pip install atheris). A finding is written by libFuzzer as crash-*, and that file's bytes
-belong into the tests beside this folder; the second form reads it once more.
+TARGET is a name of tests/formats/targets.py or tests/readers/targets.py; the rest goes to libFuzzer, also a folder that
+keeps what it finds from run to run. Needs atheris (pip install atheris). A finding is written by libFuzzer as crash-*,
+and that file's bytes belong into the tests beside this folder; the second form reads it once more.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import atheris
 sys.meta_path.insert(0, PathFinder)
 with atheris.instrument_imports(include=["mien"]):
     from mien.morphable.formats import detect
-from tests.formats.targets import TARGETS  # noqa: E402 (what it imports is instrumented by now)
+from tests.formats import targets as models  # noqa: E402 (what it imports is instrumented by now)
+from tests.readers import targets as others  # noqa: E402
 
 
 def main() -> None:
     if not any(inspect.ismodule(constant) for constant in detect.__code__.co_consts):
         sys.exit("atheris did not instrument the readers: it would fuzz blindly")
-    target = TARGETS[sys.argv.pop(1)]
+    target = {**models.TARGETS, **others.TARGETS}[sys.argv.pop(1)]
     warnings.simplefilter("ignore")
     scratch = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=scratch) as name:

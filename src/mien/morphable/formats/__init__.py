@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mien.errors import ConfigError, FormatError
+from mien.io.npz import NpzReader
 from mien.morphable.formats import bfm2009, deep3d, flame, ict, surrey
-from mien.morphable.formats.archive import NpzReader
 from mien.morphable.formats.bfm2017 import read_bfm2017
 from mien.morphable.formats.generic import read_generic
 from mien.morphable.formats.source import SkinningArrays as SkinningArrays

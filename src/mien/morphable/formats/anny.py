@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.errors import ConfigError, FormatError
-from mien.morphable.formats.limits import read_json
+from mien.io.reading import MAX_SETTINGS_BYTES, read_json
 from mien.morphable.phenotypes import Phenotype
 
 _FAR = 1e9
@@ -24,7 +24,8 @@ _BODY = ("pose_parameters", "pose_parameterization")
 
 def read_phenotype(path: Path) -> Phenotype:
     """Read a phenotype; missing names take anny's default 0.5; raises FormatError."""
-    values = _phenotypes(read_json(path, expected="an object of phenotypes and numbers"), path)
+    advice = "expected an object of phenotypes and numbers"
+    values = _phenotypes(read_json(path, dict[str, Any], limit=MAX_SETTINGS_BYTES, advice=advice), path)
     if not isinstance(values, dict):
         raise FormatError(f"{path}: holds a {type(values).__name__}; expected an object of phenotypes and numbers")
     try:
@@ -33,9 +34,9 @@ def read_phenotype(path: Path) -> Phenotype:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _phenotypes(stored: Any, path: Path) -> Any:
+def _phenotypes(stored: dict[str, Any], path: Path) -> Any:
     """The object of phenotypes; FormatError if the file also holds parts that the face cannot show."""
-    if not isinstance(stored, dict) or _PHENOTYPES not in stored:
+    if _PHENOTYPES not in stored:
         return stored
     unread = [name for name in _UNREAD if stored.get(name)]
     unread += sorted(set(stored) - {_PHENOTYPES, *_UNREAD, *_BODY})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mien.errors import FormatError
-from mien.morphable.formats.limits import read_json
+from mien.io.reading import MAX_SETTINGS_BYTES, read_json
 
 ARKIT_NAMES = (
     "eyeBlinkLeft", "eyeLookDownLeft", "eyeLookInLeft", "eyeLookOutLeft", "eyeLookUpLeft", "eyeSquintLeft",
@@ -30,9 +31,8 @@ def read_arkit_weights(path: Path) -> dict[str, float]:
     Raises:
         FormatError: The file is not such an object, or a name or value is not allowed.
     """
-    stored = read_json(path, expected="an object of names and numbers")
-    if not isinstance(stored, dict):
-        raise FormatError(f"{path}: holds a {type(stored).__name__}; expected an object of names and numbers")
+    advice = "expected an object of names and numbers"
+    stored = read_json(path, dict[str, Any], limit=MAX_SETTINGS_BYTES, advice=advice)
     stored.pop(_NEUTRAL, None)
     for name, value in stored.items():
         if name not in ARKIT_NAMES:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.archive import indices
-from mien.morphable.formats.limits import MAX_COMPONENTS, file_size
+from mien.io.npz import indices
+from mien.io.reading import file_size
+from mien.morphable.formats.limits import MAX_COMPONENTS
 from mien.morphable.formats.mat5 import read_mat
 from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
 from mien.typing import Int

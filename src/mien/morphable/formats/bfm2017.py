@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.archive import indices
+from mien.io.npz import indices
 from mien.morphable.formats.hdf5 import read_hdf5
 from mien.morphable.formats.limits import MAX_COMPONENTS
 from mien.morphable.formats.source import SourceModel, checked, numbered, silently

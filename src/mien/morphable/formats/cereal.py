@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.limits import file_size
+from mien.io.reading import file_size
 
 
 class CerealStream:

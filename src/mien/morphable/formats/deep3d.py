@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.archive import indices
+from mien.io.npz import indices
 from mien.morphable.formats.mat5 import read_mat
 from mien.morphable.formats.source import SourceModel, checked, numbered, rows_as_fields, silently
 

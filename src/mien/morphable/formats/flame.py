@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.archive import NpzReader, indices, numbers
+from mien.io.npz import NpzReader, indices, numbers
 from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_VERTICES
 from mien.morphable.formats.pickles import read_pickled_arrays, read_pickled_npy
 from mien.morphable.formats.source import SkinningArrays, SourceModel, checked, numbered, silently

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.archive import NpzReader, indices, names_of, numbers
+from mien.io.npz import NpzReader, indices, names_of, numbers
 from mien.morphable.formats.source import SourceModel, checked, numbered, silently
 from mien.morphable.landmark_tables import PARTS
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mien.errors import BackendUnavailable, FormatError
-from mien.morphable.formats.limits import Budget
+from mien.io.reading import Budget, parse_json
 
 _CHILD = Path(__file__).with_name("hdf5_child.py")
 _TIMEOUT_S = 120
@@ -50,7 +50,7 @@ def read_hdf5(path: Path, names: tuple[str, ...], *, transposed: frozenset[str] 
             raise FormatError(f"{path}: the HDF5 library failed on it ({reason[0]}); expected a complete HDF5 file")
         found: dict[str, np.ndarray] = {}
         for line in done.stdout.splitlines():
-            entry = json.loads(line)
+            entry = parse_json(line, dict[str, Any], path)
             if "error" in entry:
                 raise FormatError(f"{path}: {entry['error']}")
             raw = Path(folder) / f"{entry['name'].replace('/', '.')}.raw"

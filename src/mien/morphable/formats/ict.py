@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.archive import NpzReader, indices, names_of, numbers
+from mien.io.npz import NpzReader, indices, names_of, numbers
+from mien.io.reading import file_size
 from mien.morphable.formats.arkit import ARKIT_NAMES
-from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_TRIANGLES, MAX_VERTICES, file_size
+from mien.morphable.formats.limits import MAX_COMPONENTS, MAX_TRIANGLES, MAX_VERTICES
 from mien.morphable.formats.source import SourceModel, as_metres, checked, silently
 from mien.typing import Float, Int
 

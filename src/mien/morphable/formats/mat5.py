@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
+from mien.io.reading import Budget
 from mien.morphable.formats.hdf5 import read_hdf5
-from mien.morphable.formats.limits import Budget
 
 _HEADER = 128
 _VERSION_5, _VERSION_HDF5 = 0x0100, 0x0200

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.limits import MAX_EXPANSION, MAX_FILE_BYTES, Budget, file_size
+from mien.io.reading import MAX_EXPANSION, MAX_FILE_BYTES, Budget, file_size
 
 MAX_PROTOCOL = 5
 _MOST_INSTRUCTIONS = 200_000

@@ -6,7 +6,6 @@ complete. Therefore a run that is interrupted in any way leaves complete shards,
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -28,6 +27,7 @@ from mien.io.files import write_text, write_whole, writing
 from mien.io.folder_lock import locked_folder
 from mien.io.photo import Photo, exposure_of, find_photos, read_photo
 from mien.io.pixels import to_uint8
+from mien.io.reading import read_csv, read_json, read_text
 from mien.io.tables import write_table
 from mien.memory import typed_out_of_memory
 from mien.morphable.landmark_tables import MEDIAPIPE_NOSE_TIP, MEDIAPIPE_SIDES
@@ -198,18 +198,17 @@ class _TableRow(NamedTuple):
 
 
 def _read_table(path: Path) -> dict[str, _TableRow]:
+    advice = "give a CSV file with the columns file and identity (or subject)"
+    names, rows = read_csv(path, advice=advice)
+    column = "identity" if "identity" in names else "subject"
+    known: dict[str, _TableRow] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have added a BOM
-            rows = list(csv.DictReader(file))
-        column = "identity" if rows and "identity" in rows[0] else "subject"
-        return {
-            row["file"]: _TableRow((row[column] or "").strip(), int(row["age"]) if row.get("age") else None)
-            for row in rows
-        }
-    except (OSError, KeyError, ValueError) as error:
-        raise FormatError(
-            f"{path} cannot be used ({error}); give a CSV file with the columns file and identity (or subject)."
-        ) from error
+        for cells in rows:
+            row = dict(zip(names, [*cells, *[""] * (len(names) - len(cells))], strict=True))
+            known[row["file"]] = _TableRow(row[column].strip(), int(row["age"]) if row.get("age") else None)
+    except (KeyError, ValueError) as error:
+        raise FormatError(f"{path} cannot be used (row {len(known) + 1}: {error}); {advice}.") from error
+    return known
 
 
 def assign_split(photo: PhotoEntry, settings: PreparationSettings) -> Split:
@@ -284,7 +283,7 @@ def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: Preparation
         store.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_text(path, plan)
-        if path.read_text(encoding="utf-8") != plan:
+        if read_text(path, advice="remove it to start the store again") != plan:
             raise ConfigError(
                 f"{store} was started with other photos or settings; use the same ones, or choose another folder."
             )
@@ -408,17 +407,21 @@ def _write_summary(
     return report
 
 
+@dataclass(frozen=True)
+class _ShardRows:
+    """The rows of a shard."""
+
+    faces: list[StoredFace]
+    dropped: list[DroppedPhoto]
+
+
 def _read_rows(store: Path, shards: int) -> tuple[list[StoredFace], list[DroppedPhoto]]:
     kept: list[StoredFace] = []
     dropped: list[DroppedPhoto] = []
     for number in range(shards):
-        path = _shard_path(store, number, "json")
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            kept += [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in rows["faces"]]
-            dropped += [DroppedPhoto(**row) for row in rows["dropped"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path} is damaged ({error}); remove it and run the command again.") from error
+        rows = read_json(_shard_path(store, number, "json"), _ShardRows, advice="remove it and run the command again")
+        kept += rows.faces
+        dropped += rows.dropped
     return kept, dropped
 
 

@@ -15,9 +15,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mien.errors import ConfigError, MienError
+from mien.errors import ConfigError, MienError, OutputError
 from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.data.photos import PhotoFaces
+from mien.training.data.workers import LONGEST_WAIT_S
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def stream(source: FaceSource, steps: range, *, shard: Shard, workers: int) -> I
 
     Raises:
         MienError: What `FaceSource.batch` raises, in a worker too.
+        OutputError: A worker was killed or hangs.
     """
     loader: DataLoader[FaceBatch | MienError] = DataLoader(
         _StepDataset(source, shard),
@@ -131,9 +133,20 @@ def stream(source: FaceSource, steps: range, *, shard: Shard, workers: int) -> I
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
+        timeout=LONGEST_WAIT_S if workers else 0,
         worker_init_fn=_use_one_thread,
     )
-    for batch in loader:
+    batches = iter(loader)
+    for _ in steps:
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if not workers:
+                raise
+            raise OutputError(
+                f"a worker process that prepares batches was killed or hangs ({error}); continue with --resume, and "
+                "with fewer loop.workers if memory ran out."
+            ) from error
         if isinstance(batch, MienError):
             raise batch
         yield batch

@@ -16,13 +16,16 @@ import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 import fsspec
 import numpy as np
 import torch
 
-from mien.errors import BackendUnavailable, FormatError
+from mien.errors import BackendUnavailable, ConfigError, FormatError
+from mien.io.npz import parse_npy
+from mien.io.reading import file_size, parse_json
 from mien.training.data.images import decode_image, encode_image
 from mien.typing import Float, Tensor
 
@@ -30,6 +33,8 @@ FORMAT = "mien-store-1"
 INDEX_FILE = "index.json"
 STORE_SIZE = 280
 """Side of the stored crops, pixels."""
+MAX_INDEX_BYTES, MAX_RECORD_BYTES = 1 << 30, 16 << 20
+"""Limits of index.json, which has about 250 bytes per face, and of a face, which has about 25 kB."""
 STORE_MARGIN = 1.25
 """Their side in sides of a face crop: room to shift and turn the crop; the face crop itself has 224 pixels."""
 Split = Literal["train", "validation", "test"]
@@ -57,6 +62,34 @@ class StoredFace:
     """The part of the data that it belongs to."""
     flags: tuple[str, ...]
     """Doubts about its quality: blurred, profile, covered, dark."""
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or not 0 < self.length <= MAX_RECORD_BYTES or "/" in self.shard or "\\" in self.shard:
+            raise ConfigError(
+                f"face {self.key!r} is at byte {self.offset} of {self.shard!r} and has {self.length} bytes; expected a "
+                f"file name, a byte from 0 and at most {MAX_RECORD_BYTES} bytes."
+            )
+
+
+@dataclass(frozen=True)
+class _Index:
+    """index.json."""
+
+    format: str
+    faces: tuple[StoredFace, ...] = ()
+
+
+@dataclass(frozen=True)
+class _RecordedCamera:
+    """KEY.json of a face, as far as it is read."""
+
+    focal_px: float
+    centre_px: tuple[float, float]
+    exposure: float
+
+    def __post_init__(self) -> None:
+        if self.focal_px <= 0:
+            raise ConfigError(f"focal_px={self.focal_px:g} must be positive.")
 
 
 @dataclass(frozen=True)
@@ -105,31 +138,48 @@ def encode_record(key: str, record: FaceRecord, *, notes: dict[str, object]) -> 
     return stream.getvalue()[:end]
 
 
-def decode_record(data: bytes) -> FaceRecord:
+def decode_record(data: bytes, *, name: str = "a record of the store") -> FaceRecord:
     """The face that `encode_record` wrote.
+
+    Args:
+        data: The bytes.
+        name: Which face it is, the begin of the message.
 
     Raises:
         FormatError: The bytes are anything else.
     """
+    advice = "prepare the photos again"
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            parts = {
-                member.name.split(".", 1)[1]: cast(io.BufferedReader, archive.extractfile(member)).read()
-                for member in archive
-            }
-        points = torch.from_numpy(np.load(io.BytesIO(parts["points.npy"]), allow_pickle=False))
-        camera = json.loads(parts["json"])
-        return FaceRecord(
-            crop=decode_image(parts["jpg"]).permute(2, 0, 1),
-            mask=decode_image(parts["mask.png"]),
-            landmarks68_px=points[:68],
-            landmarks468_px=points[68:],
-            focal_px=float(camera["focal_px"]),
-            centre_px=(float(camera["centre_px"][0]), float(camera["centre_px"][1])),
-            exposure=float(camera["exposure"]),
-        )
-    except (tarfile.TarError, KeyError, ValueError, OSError, IndexError, TypeError) as error:
-        raise FormatError(f"a record of the store is damaged ({error}); prepare the photos again.") from error
+        parts = _members(data)
+        points = parse_npy(parts["points.npy"], "points.npy", name)
+        camera = parse_json(parts["json"], _RecordedCamera, name, advice=advice)
+        crop, mask = (decode_image(parts[part]) for part in ("jpg", "mask.png"))
+    except (tarfile.TarError, KeyError, ValueError, OSError, IndexError) as error:
+        raise FormatError(f"{name} is damaged ({error}); {advice}.") from error
+    side = len(mask)
+    if crop.shape != (side, side, 3) or mask.shape != (side, side):
+        shapes = f"{tuple(crop.shape)} and {tuple(mask.shape)}"
+        raise FormatError(f"{name}: crop and mask have the shapes {shapes}; expected equal squares; {advice}.")
+    if points.dtype != np.float32 or points.shape != (68 + 468, 2) or not np.isfinite(points).all():
+        found = f"{points.dtype} {points.shape}"
+        raise FormatError(f"{name}: the points are {found}; expected finite float32 (536, 2); {advice}.")
+    return FaceRecord(
+        crop=crop.permute(2, 0, 1),
+        mask=mask,
+        landmarks68_px=torch.from_numpy(points[:68]),
+        landmarks468_px=torch.from_numpy(points[68:]),
+        focal_px=camera.focal_px,
+        centre_px=camera.centre_px,
+        exposure=camera.exposure,
+    )
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """The members of a face's part of a shard by suffix. Sparse members, whose size is not that of their bytes, are not
+    read."""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        files = [member for member in archive if member.isreg() and not member.issparse()]
+        return {m.name.split(".", 1)[1]: cast(io.BufferedReader, archive.extractfile(m)).read() for m in files}
 
 
 def _array_bytes(array: np.ndarray) -> bytes:
@@ -174,21 +224,20 @@ class FaceStore:
 
     def __init__(self, address: str, *, split: Split | None = None) -> None:
         self.address = address.rstrip("/")
+        advice = f"make one with `mien data prepare PHOTOS -o {address}`"
+        _refuse_pipe(self.address)
         try:
             with fsspec.open(f"{self.address}/{INDEX_FILE}", "rt", encoding="utf-8") as file:
-                text = cast(io.TextIOBase, file).read()
-            content = json.loads(text)
-            self.fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-            if content["format"] != FORMAT:
-                raise FormatError(f"{address} has format {content['format']!r}; this version of mien reads {FORMAT!r}.")
-            rows = [StoredFace(**{**row, "flags": tuple(row["flags"])}) for row in content["faces"]]
+                text = cast(io.TextIOBase, file).read(MAX_INDEX_BYTES)
         except ImportError as error:
             raise BackendUnavailable(f"{address} cannot be opened: {error}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FormatError(
-                f"{address} is not a store ({error}); make one with `mien data prepare PHOTOS -o {address}`."
-            ) from error
-        self.faces = [row for row in rows if split is None or row.split == split]
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{address} is not a store ({error}); {advice}.") from error
+        content = parse_json(text, _Index, f"{address} is not a store", advice=advice)
+        self.fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        if content.format != FORMAT:
+            raise FormatError(f"{address} has format {content.format!r}; this version of mien reads {FORMAT!r}.")
+        self.faces = [row for row in content.faces if split is None or row.split == split]
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -208,4 +257,11 @@ class FaceStore:
                 data = stream.read(row.length)
         except OSError as error:
             raise FormatError(f"{address} of the store cannot be read ({error}); prepare the photos again.") from error
-        return decode_record(data)
+        return decode_record(data, name=f"face {row.key} in {address}")
+
+
+def _refuse_pipe(address: str) -> None:
+    """Refuse a local index that is no regular file: fsspec would wait for the end of a pipe."""
+    index = Path(address, INDEX_FILE)
+    if index.exists():
+        file_size(index, limit=MAX_INDEX_BYTES)

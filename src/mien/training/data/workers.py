@@ -16,6 +16,8 @@ import torch
 from mien.errors import OutputError
 
 K = TypeVar("K")
+LONGEST_WAIT_S = 3600.0
+"""A shard takes seconds to minutes; a process from which nothing comes for so long hangs."""
 
 
 def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *, processes: int) -> Iterator[K]:
@@ -33,7 +35,8 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
         The keys, in the order in which the calls finish.
 
     Raises:
-        OutputError: The system killed a process. Errors of `work` are raised unchanged.
+        OutputError: The system killed a process, or no call finished for `LONGEST_WAIT_S`. Errors of `work` are raised
+            unchanged.
     """
     if processes == 1 or len(calls) < 2:
         for key, arguments in calls.items():
@@ -49,21 +52,31 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
             with _interrupt_delayed():
                 running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
             while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, timeout=LONGEST_WAIT_S, return_when=FIRST_COMPLETED)
+                if not done:
+                    _kill_children()
+                    raise OutputError(
+                        f"no worker process finished its work in {LONGEST_WAIT_S / 60:g} minutes; finished work is "
+                        "kept, so run the command again, with --processes 1 if it stops again."
+                    )
                 for future in done:
                     key = running.pop(future)
                     future.result()
                     running |= {pool.submit(work, *arguments): other for other, arguments in islice(waiting, 1)}
                     yield key
         except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.terminate()
+            _kill_children()
             raise
         except BrokenProcessPool as error:
             raise OutputError(
                 "the system killed a worker process, probably because memory ran out; finished work is kept, so run "
                 "the command again with fewer --processes."
             ) from error
+
+
+def _kill_children() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _start_worker() -> None:

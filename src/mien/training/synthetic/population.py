@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mien.camera import Camera, Pose
 from mien.errors import FormatError
-from mien.io.placeholders import refuse_placeholder
+from mien.io.tensors import not_finite, read_tensors
 from mien.lighting import directional_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import IBUG_CHIN, IBUG_NOSE_BASE
@@ -68,6 +68,14 @@ class SkinBank:
     albedo_offset: Float[Tensor, "B V 3"]
     """The part of the colours that the albedo model cannot represent."""
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the colours; that of the file would depend on the order of its metadata, which is random."""
+        digest = hashlib.sha256()
+        for tensor in (self.albedo.float(), self.albedo_offset.half()):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, path: Path, model: MorphableModel) -> None:
         """Write a safetensors file; offsets are stored in float16.
 
@@ -90,16 +98,21 @@ class SkinBank:
             FormatError: The file is of another format or damaged.
             ModelMismatch: The skins belong to another face model.
         """
-        refuse_placeholder(path, FormatError)
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != SKINS_FORMAT:
-                    raise FormatError(f"{path} is not a file of `mien data skins`; make one from a store of photos.")
-                check_model(model, metadata["model_hash"], whose=str(path))
-                return cls(*(file.get_tensor(name) for name in SKIN_TENSORS))
-        except (SafetensorError, OSError, KeyError) as error:
-            raise FormatError(f"{path} is not a readable file of `mien data skins`: {error}") from error
+        advice = "make it again with `mien data skins`"
+        metadata, tensors = read_tensors(path, advice=advice)
+        if metadata.get("format") != SKINS_FORMAT or "model_hash" not in metadata:
+            raise FormatError(f"{path} is not a file of `mien data skins`; make one from a store of photos.")
+        check_model(model, metadata["model_hash"], whose=str(path))
+        wrong = not_finite(tensors)
+        if wrong is not None:
+            raise FormatError(f"{path}: {wrong} holds values that are not finite; {advice}.")
+        shapes = [tuple(tensors[name].shape) if name in tensors else None for name in SKIN_TENSORS]
+        count = shapes[0][0] if shapes[0] else 0
+        expected = [(count, model.counts[2]), (count, len(model.mean), 3)]
+        if not count or shapes != expected:
+            names = " and ".join(SKIN_TENSORS)
+            raise FormatError(f"{path}: {names} have the shapes {shapes}; expected {expected}; {advice}.")
+        return cls(*(tensors[name] for name in SKIN_TENSORS))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mien.camera import Camera
@@ -28,6 +27,9 @@ from mien.errors import ConfigError, FormatError
 from mien.io.files import write_text, write_whole, writing
 from mien.io.folder_lock import locked_folder
 from mien.io.pixels import to_uint8
+from mien.io.reading import converted, read_json
+from mien.io.tensors import not_finite, open_tensors
+from mien.lighting import SH_COUNT
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.symmetry import Mirror
 from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters, mean_face_frame
@@ -44,7 +46,10 @@ from mien.typing import Tensor
 
 SHEET_FILE = "sheet.png"
 SHARD_FACES, SHEET_FACES = 512, 48
+MAX_FACES, MAX_SIZE = 100_000_000, 1024
+"""Limits of a store; rendering 100 million faces takes a core a month."""
 RENDER_BATCH = 32
+_ADVICE = "remove it and run `mien data synthesize` again"
 BYTE_TENSORS = ("images", "mask")
 """Fields of `FaceBatch` that are stored as bytes."""
 
@@ -65,6 +70,11 @@ class SyntheticStorePlan:
     """Name or path of the face model."""
     skins: str = ""
     """A file of `mien data skins`; empty for none."""
+
+    def __post_init__(self) -> None:
+        for name, value, limit in (("faces", self.faces, MAX_FACES), ("size", self.size, MAX_SIZE)):
+            if not 1 <= value <= limit:
+                raise ConfigError(f"{name}={value} is out of range for a store of synthetic faces; use 1 to {limit}.")
 
     @property
     def shards(self) -> int:
@@ -115,7 +125,7 @@ def write_synthetic_store(
 def _write_sheet(store: Path) -> Path:
     path = store / SHEET_FILE
     advice = "free some space and run the command again"
-    with writing(path, advice=advice), safe_open(_shard_path(store, 0), framework="pt") as file:
+    with writing(path, advice=advice), open_tensors(_shard_path(store, 0), advice=_ADVICE) as file:
         write_whole(path, Image.fromarray(sheet_of(file.get_slice("images")[:SHEET_FACES].float() / 255)).save)
     return path
 
@@ -129,9 +139,9 @@ def _face_count(shard: Path) -> int:
     if not shard.exists():
         return 0
     try:
-        with safe_open(shard, framework="pt") as file:
+        with open_tensors(shard, advice=_ADVICE) as file:
             return file.get_slice("images").get_shape()[0]
-    except (OSError, SafetensorError):  # damaged: it is written again
+    except FormatError:  # damaged: it is written again
         return 0
 
 
@@ -140,8 +150,7 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
     model = load_model(plan.model)
     skins = ""
     if plan.skins:
-        SkinBank.load(Path(plan.skins), model)  # an unusable file must fail before hours of rendering
-        skins = hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest()
+        skins = SkinBank.load(Path(plan.skins), model).fingerprint
     hashes = {"skins": skins, "model_hash": model.fingerprint}
     settings = {"format": STORE_FORMAT, "population": POPULATION_VERSION, **asdict(plan), **hashes}
     path = store / PLAN_FILE
@@ -149,6 +158,8 @@ def _open_store(plan: SyntheticStorePlan, store: Path) -> dict[str, object]:
         _write_plan(settings, store)
         return settings
     existing = _read_plan_file(path)
+    if plan.skins and existing.get("skins") == hashlib.sha256(Path(plan.skins).read_bytes()).hexdigest():
+        settings["skins"] = existing["skins"]  # a store of mien 0.2 or earlier, which has the hash of the file
     changed = [
         f"{name} ({existing.get(name)!r} there, {settings.get(name)!r} now)"
         for name in dict.fromkeys((*settings, *existing))
@@ -174,17 +185,11 @@ def _write_plan(settings: dict[str, object], store: Path) -> None:
 
 
 def _read_plan_file(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != STORE_FORMAT:
-            raise FormatError(f"{path} has format {content['format']!r}; this version of mien reads {STORE_FORMAT!r}.")
-        if not isinstance(content["faces"], int) or content["faces"] < 1:
-            raise ValueError("no number of faces")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{path.parent} is not a store of synthetic faces, or a damaged one ({error}); make one with "
-            "`mien data synthesize`."
-        ) from error
+    advice = f"{path.parent} is not a store of synthetic faces, or a damaged one; make one with `mien data synthesize`"
+    content = read_json(path, dict[str, Any], advice=advice)
+    if content.get("format") != STORE_FORMAT:
+        raise FormatError(f"{path} has format {content.get('format')!r}; this version of mien reads {STORE_FORMAT!r}.")
+    converted(content, SyntheticStorePlan, path, advice=advice)
     return content
 
 
@@ -250,6 +255,7 @@ class StoredSyntheticFaces:
             raise FormatError(
                 f"{len(missing)} of {self.plan.shards} files are missing in {store}; run `mien data synthesize` again."
             )
+        self._shapes = _tensor_shapes(model, self.plan.size)
         self._sides_per_m = mean_face_frame(model).sides_per_m
         self._mirror = Mirror.of(model)
 
@@ -267,33 +273,42 @@ class StoredSyntheticFaces:
     def _stored(self, index: int) -> FaceBatch:
         shard, row = divmod(index, SHARD_FACES)
         path = _shard_path(self.store, shard)
-        try:
-            with safe_open(path, framework="pt") as file:
-                read = {name: file.get_slice(name)[row : row + 1] for name in file.keys()}  # noqa: SIM118 (no mapping)
-            images = {name: read[name].float() / 255 for name in BYTE_TENSORS}
-            points = {name: read[TENSOR_NAMES.get(name, name)] for name in TENSORS if name not in BYTE_TENSORS}
-            gt = {name: read[f"{GT_PREFIX}{name}"] for name in HEAD_UNITS}
-            camera = Camera(read["focal_px"], read["centre_px"], image_size=(self.plan.size, self.plan.size))
-        except (OSError, KeyError, SafetensorError) as error:
+        with open_tensors(path, advice=_ADVICE) as file:
+            read = {name: file.get_slice(name)[row : row + 1] for name in self._shapes}
+        wrong = [name for name, shape in self._shapes.items() if read[name].shape != (1, *shape)]
+        damaged = wrong[0] if wrong else not_finite(read)
+        if damaged is not None:
             raise FormatError(
-                f"{path} is damaged ({error}); remove it and run `mien data synthesize` again."
-            ) from error
+                f"{path}: {damaged} of face {index} has the shape {tuple(read[damaged].shape[1:])}, or values that are "
+                f"not finite; expected finite values of the shape {self._shapes[damaged]}; {_ADVICE}."
+            )
+        images = {name: read[name].float() / 255 for name in BYTE_TENSORS}
+        points = {name: read[TENSOR_NAMES.get(name, name)] for name in TENSORS if name not in BYTE_TENSORS}
+        gt = {name: read[f"{GT_PREFIX}{name}"] for name in HEAD_UNITS}
         return FaceBatch(
             **images,
             **points,
-            camera=camera,
+            camera=Camera(read["focal_px"], read["centre_px"], image_size=(self.plan.size, self.plan.size)),
             gt=CropSpaceParameters(**gt, sides_per_m=self._sides_per_m),
             names=(f"stored-{self.plan.seed}-{index}",),
         )
 
 
+def _tensor_shapes(model: MorphableModel, size: int) -> dict[str, tuple[int, ...]]:
+    """Names of the tensors of a shard, and their shapes per face."""
+    identity, expression, albedo = model.counts
+    sizes = (identity, expression, albedo, 3 * SH_COUNT, 3, 2, 1)
+    shapes: dict[str, tuple[int, ...]] = {
+        "images": (3, size, size), "mask": (size, size), "landmarks68_px": (68, 2), "gt_px": (468, 2),
+        "detected_px": (468, 2),
+    }  # fmt: skip
+    named = {TENSOR_NAMES.get(name, name): shape for name, shape in shapes.items()}
+    named |= {"focal_px": (), "centre_px": (2,)}
+    return named | {f"{GT_PREFIX}{name}": (count,) for name, count in zip(HEAD_UNITS, sizes, strict=True)}
+
+
 def _read_plan(store: Path, model: MorphableModel) -> SyntheticStorePlan:
     path = store / PLAN_FILE
     content = _read_plan_file(path)
-    del content["format"]
-    content.pop("population", None)  # faces of every version can be trained on
-    try:
-        check_model(model, content.pop("model_hash"), whose=str(store))
-        return SyntheticStorePlan(**content)
-    except (KeyError, TypeError) as error:
-        raise FormatError(f"{path} is damaged ({error}); make the store again with `mien data synthesize`.") from error
+    check_model(model, str(content.get("model_hash", "")), whose=str(store))
+    return converted(content, SyntheticStorePlan, path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import FormatError
-from mien.morphable.formats.limits import Budget
+from mien.io.reading import Budget, file_size, unreadable
 
 _MOST_MEMBERS = 500
 _LONGEST_HEADER = 4096
@@ -39,10 +39,15 @@ _DAMAGED = (
 
 
 class NpzReader:
-    """The arrays of an .npz file, each read on request; every failure is a FormatError."""
+    """The arrays of an .npz file, each read on request; every failure is a FormatError.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._budget = path, Budget(path)
+    Args:
+        path: The file.
+        max_bytes: Limit of all arrays together in memory; by default it follows from the size of the file.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int | None = None) -> None:
+        self.path, self._budget = path, Budget(path, max_bytes)
         with self._guarded("the archive"):
             self._zip = zipfile.ZipFile(path)
         members = self._zip.infolist()
@@ -60,14 +65,25 @@ class NpzReader:
 
     def array(self, name: str) -> np.ndarray:
         """One array of numbers or text, in the file's type."""
+        with self._open(name) as (stream, size):
+            self._budget.take(size, name)
+            return _read_npy(stream, size, name, self.path)
+
+    def shape(self, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+        """Shape and type of one array, from its header."""
+        with self._open(name) as (stream, _):
+            shape, _, dtype, _ = npy_header(stream, name, self.path)
+            return shape, dtype
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
         if name not in self._members:
             raise FormatError(f"{self.path}: lacks the array {name!r}; expected it beside {sorted(self._members)[:20]}")
         member = self._members[name]
         if member.compress_type not in _PACKINGS:
             raise FormatError(f"{self.path}: {name} is packed by method {member.compress_type}; expected zip's deflate")
-        self._budget.take(member.file_size, name)
         with self._guarded(name), self._zip.open(member) as stream:
-            return _read_npy(stream, member.file_size, name, self.path)  # pyright: ignore[reportArgumentType]
+            yield stream, member.file_size  # pyright: ignore[reportReturnType]
 
     def text(self, name: str, default: str) -> str:
         """One text, or the default if the file has no such array."""
@@ -81,7 +97,22 @@ class NpzReader:
             raise FormatError(f"{self.path}: {what} is damaged ({error}); expected an .npz of plain arrays") from error
 
 
-def _read_npy(stream: zipfile.ZipExtFile, size: int, name: str, path: Path) -> np.ndarray:
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an .npy file; FormatError for a damaged file and for objects."""
+    size = file_size(path)
+    try:
+        with path.open("rb") as stream:
+            return _read_npy(stream, size, "the array", path)
+    except OSError as error:
+        raise FormatError(unreadable(path, error)) from error
+
+
+def parse_npy(content: bytes, name: str, where: Path | str) -> np.ndarray:
+    """The array of the content of an .npy file; FormatError for anything else."""
+    return _read_npy(io.BytesIO(content), len(content), name, where)
+
+
+def _read_npy(stream: io.BufferedIOBase, size: int, name: str, path: Path | str) -> np.ndarray:
     shape, fortran, dtype, header_size = npy_header(stream, name, path)
     count = math.prod(shape)
     if header_size + count * dtype.itemsize != size:
@@ -100,7 +131,7 @@ def _read_npy(stream: zipfile.ZipExtFile, size: int, name: str, path: Path) -> n
 
 
 def npy_header(
-    stream: io.BufferedIOBase, name: str, path: Path
+    stream: io.BufferedIOBase, name: str, path: Path | str
 ) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     """Shape, Fortran order, type and header size of an .npy file.
 

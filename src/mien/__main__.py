@@ -1,0 +1,6 @@
+"""Runs the command line by `python -m mien`."""
+
+from mien.cli import main
+
+if __name__ == "__main__":
+    main()

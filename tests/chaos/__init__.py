@@ -1,0 +1,1 @@
+"""Faults made on purpose: kills, damaged files, full disks, two writers and small memory: `make chaos`."""

@@ -1,0 +1,163 @@
+"""The commands that are disturbed, each with small inputs, and what is in the folders that they write."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+
+from mien.morphable import load_model
+from mien.result import Reconstruction
+from mien.training.checkpoint import FOLDER
+from mien.training.data import prepare
+from mien.training.data.store import INDEX_FILE, FaceStore
+from mien.training.synthetic import store as synthetic
+from tests.tiny import tiny_model
+from tests.training.tiny_data import write_model
+
+Content = dict[str, str]
+"""Fingerprints of the finished things in a folder, by name."""
+PHOTO = Path(__file__).parents[2] / "examples" / "astronaut.png"
+TRAINING = (
+    "encoder.weights=random", "encoder.image_size=32", "encoder.frozen_blocks=0", "data.synthetic_share=1.0",
+    "data.synthetic_faces=16", "loop.batch_size=4", "loop.workers=0", "loop.log_every=1", "loop.threads=1",
+    "loss.points=8.0", "loss.vertices=1.0", "loss.pose=1.0", "loss.photometric=0.0", "loss.identity=0.0",
+    "loop.steps=3", "loop.checkpoint_every=1", "loop.validate_every=2", "optimizer.ema_decay=0.0",
+)  # fmt: skip
+_TIMES = ("images_per_second", "data_wait_share", "seconds")
+_SHARD_FACES = 2
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command whose result is the same each time."""
+
+    name: str
+    arguments: Callable[[Path], list[object]]
+    """Its arguments for an output folder or file."""
+    content: Callable[[Path], Content]
+    """What is finished in the output; raises if that is damaged."""
+    again: tuple[str, ...] = ()
+    """Options that continue an interrupted run."""
+    out: str = "out"
+
+
+def small_shards() -> None:
+    """Let a few faces fill several files; called in the process of the command."""
+    synthetic.SHARD_FACES = _SHARD_FACES
+    synthetic.SHEET_FACES = _SHARD_FACES
+    prepare.SMALLEST_SHARD = _SHARD_FACES
+
+
+def scenarios(inputs: Path) -> dict[str, Scenario]:
+    """Write the inputs of all commands.
+
+    Args:
+        inputs: Folder of the inputs.
+    """
+    photos = inputs / "photos"
+    photos.mkdir()
+    with Image.open(PHOTO) as image:
+        face = image.convert("RGB").resize((200, 200))
+    for number, picture in enumerate((face, face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), face.rotate(8))):
+        picture.save(photos / f"{number}.png")
+    Image.new("RGB", (80, 80)).save(photos / "nobody.png")
+    model = write_model(tiny_model(), inputs / "tiny.safetensors")
+    generic = _other_model(inputs / "generic.npz")
+    settings = [word for change in (f'model="{model}"', *TRAINING) for word in ("--set", change)]
+    net = ("--mode", "net", "--no-detail", "--formats", "npz,json")
+    return {
+        scenario.name: scenario
+        for scenario in (
+            Scenario(
+                "reconstruct", lambda out: ["reconstruct", photos, "-o", out, *net, "-q"], _results, ("--resume",)
+            ),
+            Scenario("prepare", lambda out: ["data", "prepare", photos, "-o", out, "--processes", 1], _photo_store),
+            Scenario(
+                "draw",
+                lambda out: [
+                    *("data", "synthesize", "-o", out, "--faces", 6, "--size", 32, "--processes", 1, "--model", model)
+                ],
+                _tensors,
+            ),
+            Scenario("train", lambda out: ["train", "coarse", "-o", out, *settings], _training_run, ("--resume",)),
+            Scenario("convert", lambda out: ["model", "convert", generic, "-o", out], _model, out="model.safetensors"),
+        )
+    }
+
+
+def _other_model(path: Path) -> Path:
+    """The packaged model as another project's file, without what a conversion completes."""
+    model = load_model()
+    arrays = {
+        "mean": 1.05 * model.mean, "triangles": model.triangles, "identity_basis": model.identity_basis[:3],
+        "landmarks68": model.landmarks68,
+    }  # fmt: skip
+    np.savez(path, format="mien-npz-1", length_unit_m=1.0, **{name: array.numpy() for name, array in arrays.items()})
+    return path
+
+
+def _results(out: Path) -> Content:
+    content = {}
+    for file in sorted(out.rglob("reconstruction.npz")):
+        face = Reconstruction.load(file.parent)
+        values = (getattr(face, field.name) for field in fields(face) if field.name != "stage_seconds")
+        content[str(file.parent.relative_to(out))] = _hash(
+            value.tobytes() if isinstance(value, np.ndarray) else str(value).encode() for value in values
+        )
+    table = out / "summary.csv"
+    if table.exists():
+        with table.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if not row["reason"] or row["reason"].startswith("NoFaceFound"):  # others report the fault
+                    content[f"row {row['photo']}"] = row["faces"]
+    return content
+
+
+def _photo_store(out: Path) -> Content:
+    if not (out / INDEX_FILE).exists():
+        return {}
+    store = FaceStore(str(out))
+    records = (store[k] for k in range(len(store)))
+    return {
+        row.key: _hash((record.crop.numpy().tobytes(), record.mask.numpy().tobytes(), row.photo.encode()))
+        for row, record in zip(store.faces, records, strict=True)
+    }
+
+
+def _tensors(out: Path) -> Content:
+    """The tensors of all safetensors files; the order of the metadata in a file is random."""
+    content = {}
+    for path in sorted(out.rglob("*.safetensors")) if out.is_dir() else [out]:
+        with safe_open(path, framework="numpy") as file:
+            names = sorted(file.keys())
+            content[str(path.relative_to(out))] = _hash(file.get_tensor(name).tobytes() for name in names)
+    return content
+
+
+def _training_run(out: Path) -> Content:
+    content = {name: value for name, value in _tensors(out).items() if FOLDER in name or "/" not in name}
+    for name in ("metrics.csv", "validation.csv"):
+        if (out / name).exists():
+            with (out / name).open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    if row["name"] not in _TIMES:
+                        content[f"{name} {row['step']} {row['name']}"] = str(row["value"])
+    return content
+
+
+def _model(out: Path) -> Content:
+    return {"model": load_model(out).fingerprint} if out.exists() else {}
+
+
+def _hash(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
