@@ -314,7 +314,7 @@ def test_files_of_version_0_1_load(refining: FaceEncoder, tiny: MorphableModel, 
     path = tmp_path / "encoder.safetensors"
     save_encoder(refining, path, notes={})
     with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     old_names = {"refiner": "look", "map_layer": "seen", "state_layer": "told", "hidden_layer": "second"}
 
     def old(name: str) -> str:

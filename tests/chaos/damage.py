@@ -119,7 +119,8 @@ def _photos(folder: Path) -> Iterator[Kind]:
 def _checkpoints(run: Path) -> Iterator[Kind]:
     config = load_record(CoarseConfig, run / "config.toml")
     model = load_model(config.model)
-    objective = make_coarse_objective(config, load_encoder(model, run / "encoder.safetensors"), model)
+    encoder = load_encoder(model, run / "encoder.safetensors").requires_grad_(True)
+    objective = make_coarse_objective(config, encoder, model)
     state = initial_state(objective.network, config.optimizer, half=False)
     newest = checkpoints(run)[-1]
     for name, share in (("state.json", 0.2), ("tensors.safetensors", 0.05)):
