@@ -18,7 +18,7 @@ class PointErrors:
     """Errors of the 468 points of one photo."""
 
     shares: Float[np.ndarray, "468 3"]
-    """x, y and depth without its plane, as shares of the face's size in the photo; NaN where the scan has a hole."""
+    """x, y and depth without its plane, as shares of the face's size in the photo."""
     turn_deg: Float[np.ndarray, "2"]
     """The plane as a turn of the face about the vertical and about the horizontal axis, degrees."""
     regions: Int[np.ndarray, "468"]
@@ -51,7 +51,7 @@ def point_errors(
     Args:
         detected_px: Detected points with their depth, photo pixels.
         gt_px: True positions, photo pixels.
-        gt_depth_px: True depth at the detected positions, pixels; NaN where unknown.
+        gt_depth_px: True depths, pixels.
         regions: Region of each point.
     """
     size = (detected_px[:, :2].amax(0) - detected_px[:, :2].amin(0)).norm()
@@ -59,8 +59,7 @@ def point_errors(
     inner[list(MEDIAPIPE_OVAL)] = False
     columns = torch.cat([detected_px[:, :2] - detected_px[:, :2].mean(0), torch.ones_like(detected_px[:, :1])], dim=1)
     depth = detected_px[:, 2] - gt_depth_px
-    used = inner & depth.isfinite()
-    plane = torch.linalg.lstsq(columns[used], depth[used, None]).solution[:, 0]
+    plane = torch.linalg.lstsq(columns[inner], depth[inner, None]).solution[:, 0]
     errors = torch.cat([detected_px[:, :2] - gt_px, (depth - columns @ plane)[:, None]], dim=1)
     regions = torch.where(inner, regions, -1)
     return PointErrors((errors / size).numpy(), torch.rad2deg(plane[:2].atan()).numpy(), regions.numpy())
@@ -85,7 +84,6 @@ def summarize_points(photos: Sequence[PointErrors], region_names: Sequence[str])
 
 
 def _row(name: str, shares: Float[np.ndarray, "N P 3"]) -> RegionPointErrors:
-    seen = shares[:, np.isfinite(shares).any(axis=(0, 2))]
-    systematic = np.sqrt(np.nanmean(np.nanmean(seen, axis=0) ** 2, axis=0))
-    random = np.sqrt(np.nanmean(np.nanvar(seen, axis=0), axis=0))
+    systematic = np.sqrt((shares.mean(0) ** 2).mean(0))
+    random = np.sqrt(shares.var(0).mean(0))
     return RegionPointErrors(name, shares.shape[1], tuple(systematic.tolist()), tuple(random.tolist()))

@@ -34,9 +34,9 @@ LANDMARK_WEIGHT = 0.1
 """Weight of a landmark: the errors of neighbouring ones are correlated."""
 LOG_SCALE_SIGMA = 0.01
 """The scan is metric, and its identity has a size."""
-SCAN_POINTS = 1500
+SCAN_POINTS = 1000
 """Number of points of a scan that the model is fitted to."""
-SCAN_POSE_STEPS, SCAN_STEPS = 4, 12
+SCAN_POSE_STEPS, SCAN_STEPS, RELAXED_STEPS = 4, 12, 8
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,14 @@ class _ScanProblem:
 
     FREE = 7
 
-    def __init__(self, model: MorphableModel, scan: FaceScan, landmarks_mm: Float[Tensor, "468 3"]) -> None:
+    def __init__(
+        self,
+        model: MorphableModel,
+        scan: FaceScan,
+        landmarks_mm: Float[Tensor, "468 3"],
+        *,
+        start: ScanFace | None,
+    ) -> None:
         self.model, self.points = model, scan.points[:SCAN_POINTS]
         self.mean = 1000 * model.mean.double()
         self.basis = 1000 * torch.cat([model.identity_basis, model.expression_basis]).double()
@@ -142,11 +149,14 @@ class _ScanProblem:
         self.landmarks = landmarks_mm[seen]
         self.landmark_mean = model.mediapipe_points(self.mean[None])[0, seen]
         self.landmark_basis = model.mediapipe_points(self.basis)[:, seen]
-        self.origin = robust_similarity(self.landmark_mean, self.landmarks, rigid=True)
+        if start is None:
+            self.origin = robust_similarity(self.landmark_mean, self.landmarks, rigid=True)
+        else:
+            self.origin = replace(start.similarity, scale=start.similarity.scale / 1000)
 
     def similarity(self, x: Tensor) -> Similarity:
         rotation = rotvec_to_rotmat(x[None, :3]) @ self.origin.rotation
-        return Similarity(x[6:7].exp(), rotation, self.origin.translation + x[None, 3:6])
+        return Similarity(self.origin.scale * x[6:7].exp(), rotation, self.origin.translation + x[None, 3:6])
 
     def __call__(self, x: Tensor) -> Problem:
         similarity = self.similarity(x)
@@ -174,7 +184,12 @@ class _ScanProblem:
 
 
 def fit_to_scan(
-    model: MorphableModel, scan: FaceScan, landmarks_mm: Float[Tensor, "468 3"], *, prior: float = 1.0
+    model: MorphableModel,
+    scan: FaceScan,
+    landmarks_mm: Float[Tensor, "468 3"],
+    *,
+    start: ScanFace | None = None,
+    prior: float = 1.0,
 ) -> ScanFace:
     """Fit the model to a scan.
 
@@ -182,18 +197,21 @@ def fit_to_scan(
         model: The morphable model.
         scan: The scan.
         landmarks_mm: MediaPipe's points on the scan; NaN where unknown.
-        prior: Factor of the precision of the shape's prior in the last steps; a small one for the limit of the model.
+        start: Face of the first step; None for the mean face, placed by the landmarks.
+        prior: Factor of the precision of the shape's prior.
     """
-    problem = _ScanProblem(model, scan, landmarks_mm)
+    problem = _ScanProblem(model, scan, landmarks_mm, start=start)
     limits = Limits.of(model, FitSettings(), free=problem.FREE)
+    limits.precision[problem.FREE :] *= prior
     limits.precision[6] = LOG_SCALE_SIGMA**-2
     x = torch.zeros_like(limits.precision)
     shape = torch.arange(len(x)) >= problem.FREE
-    x = minimise(problem, x, limits=limits, held=shape, steps=SCAN_POSE_STEPS)
-    x = minimise(problem, x, limits=limits, held=torch.zeros_like(shape), steps=SCAN_STEPS)
-    if prior != 1:
-        limits.precision[problem.FREE :] *= prior
-        x = minimise(problem, x, limits=limits, held=torch.zeros_like(shape), steps=SCAN_STEPS)
+    if start is None:
+        x = minimise(problem, x, limits=limits, held=shape, steps=SCAN_POSE_STEPS)
+    else:
+        x[shape] = torch.cat([start.identity, start.expression], 1)[0].double()
+    steps = SCAN_STEPS if start is None else RELAXED_STEPS
+    x = minimise(problem, x, limits=limits, held=torch.zeros_like(shape), steps=steps)
     in_mm, coefficients = problem.similarity(x), x[None, problem.FREE :].float()
     identity, expression = coefficients.split(model.counts[:2], dim=1)
     return ScanFace(identity, expression, replace(in_mm, scale=1000 * in_mm.scale))
@@ -206,18 +224,20 @@ class PhotoTruth:
     points_px: Float[Tensor, "P 2"]
     """Projection into the photo; the centre of the first pixel is at (0.5, 0.5)."""
     depths_px: Float[Tensor, "P"]
-    """Depth from the camera in pixels, at the mean depth."""
+    """Depth along the line of sight to the middle of the points, in pixels at its distance."""
     focal_px: float
     """Focal length of the photo."""
 
     @classmethod
     def of(cls, camera: ScanCamera, points_mm: Float[Tensor, "P 3"]) -> PhotoTruth:
-        """Project points of a scan; unknown points are NaN and stay so."""
+        """Project points of a scan."""
         matrix = torch.from_numpy(camera.matrix)
-        matrix = matrix / matrix[2, :3].norm() * matrix[:, :3].det().sign()
-        focal = float(torch.linalg.cross(matrix[0, :3], matrix[2, :3]).norm())
-        away = points_mm @ matrix[2, :3] + matrix[2, 3]
-        return cls(camera.project(points_mm)[:, :2] + 0.5, focal * away / away.nanmean(), focal)
+        axis = matrix[2, :3] / matrix[2, :3].norm()
+        focal = float(torch.linalg.cross(matrix[0, :3], axis).norm() / matrix[2, :3].norm())
+        eye = -torch.linalg.solve(matrix[:, :3], matrix[:, 3])
+        sight = points_mm.mean(0) - eye
+        depths = focal * (points_mm - eye) @ sight / sight.square().sum()
+        return cls(camera.project(points_mm)[:, :2] + 0.5, depths, focal)
 
 
 def fit_points(
