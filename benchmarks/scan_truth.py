@@ -254,7 +254,7 @@ def fit_points(
         model: The morphable model.
         targets: Points, depths and camera of one face.
         settings: Standard deviations.
-        start: Face whose `hold` is kept.
+        start: Face whose shape or rotation is kept, as `hold` says.
         hold: What keeps its value.
     """
     target, camera = targets.landmarks468_px.double(), targets.camera.double()
