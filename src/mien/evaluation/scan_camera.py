@@ -59,11 +59,11 @@ class ScanCamera:
         chosen = np.flatnonzero(inside)
         if len(chosen) > _MOST_MATCHES:
             chosen = np.random.default_rng(0).choice(chosen, _MOST_MATCHES, replace=False)
-        points = self._points_at(pixels[chosen], scan)
+        points = self.points_at(pixels[chosen], scan)
         seen = points.isfinite().all(-1)
         return face.vertices[chosen][seen], points[seen]
 
-    def _points_at(self, pixels: Float[Tensor, "P 2"], scan: Surface) -> Float[Tensor, "P 3"]:
+    def points_at(self, pixels: Float[Tensor, "P 2"], scan: Surface) -> Float[Tensor, "P 3"]:
         """The point of the scan at each pixel; NaN where the photo shows none."""
         width, height = self.image_size
         near = pixels.round().long()

@@ -191,7 +191,7 @@ def evaluate_scans(
     Raises:
         ConfigError: `limit` is below 1.
     """
-    names = _spread(pack.names, limit)
+    names = spread_names(pack.names, limit)
     rows, regions = [], ()
     for done, name in enumerate(names, 1):
         try:
@@ -209,7 +209,8 @@ def evaluate_scans(
     return ScanReport(tuple(rows), regions, pooled=pack.pooled)
 
 
-def _spread(names: tuple[str, ...], limit: int | None) -> list[str]:
+def spread_names(names: tuple[str, ...], limit: int | None) -> list[str]:
+    """At most `limit` of the names, evenly spaced; ConfigError if `limit` is below 1."""
     if limit is None:
         return list(names)
     if limit < 1:

@@ -1,9 +1,10 @@
 """The depth that the mesh network predicts for its points, as an input of the fit.
 
-MediaPipe's z is in pixels, as x and y are, but it is measured from the centre of the head and its axis is not that of
-the camera. On photos with scans the error of z was a plane in x and y (a turn of 4° about the vertical axis and 7°
-about the horizontal one, with 1° to 2° between photos) and little else. So the fit compares depths only after the best
-plane is removed from their difference: what remains says how far nose, lips and chin stand out.
+MediaPipe's z is in pixels, as x and y are, but it is measured from the centre of the head, and its axis is not exactly
+that of the camera. On photos with scans the error of z has a plane in x and y, a turn of the head whose mean is below
+1° and that varies by 1° about the vertical axis and 3° about the horizontal one. So the fit compares depths only after
+the best plane is removed from their difference: what remains says how far nose, lips and chin stand out.
+`benchmarks/scans.py --points` measures both.
 """
 
 from __future__ import annotations
