@@ -191,6 +191,18 @@ def fit_prediction(
     return replace(prediction, identity=shape.identity, expression=shape.expression, pose=shape.pose)
 
 
+def fit_points(model: MorphableModel, targets: FitTargets, *, settings: FitSettings) -> FaceCoefficients:
+    """Shape and pose from the landmarks alone, with the mean albedo under white light: the first stage of `fit`.
+
+    Args:
+        model: The morphable model.
+        targets: Landmarks and cameras of the faces.
+        settings: Standard deviations.
+    """
+    weights = mesh_point_weights(model).expand(len(targets.crops), -1)
+    return _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=None)[0]
+
+
 def _landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPriors:
     return LandmarkPriors(
         settings.landmark_sigma,

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
@@ -189,6 +189,10 @@ class FaceStore:
                 f"{address} is not a store ({error}); make one with `mien data prepare PHOTOS -o {address}`."
             ) from error
         self.faces = [row for row in rows if split is None or row.split == split]
+
+    def keep(self, keys: Container[str]) -> None:
+        """Leave out all faces but those with the given keys."""
+        self.faces = [row for row in self.faces if row.key in keys]
 
     def __len__(self) -> int:
         return len(self.faces)
