@@ -25,7 +25,7 @@ import mien
 from mien import cli
 from mien.errors import RenamedSetting
 from mien.networks.detail_unet import load_detail
-from mien.networks.encoder import load_encoder
+from mien.networks.encoder_file import load_encoder
 from mien.training.checkpoint import checkpoints
 from mien.training.data.store import FaceStore
 from mien.training.run import load_detail_run, load_run

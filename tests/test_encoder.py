@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mien.camera import Camera
+from mien.camera import Camera, Pose
 from mien.errors import ConfigError, FormatError, ModelMismatch, OutOfMemory
-from mien.morphable import MorphableModel, load_model
+from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.morphable.symmetry import mirrored_camera, mirrored_points
 from mien.networks import FaceEncoder, load_encoder, save_encoder
 from mien.networks.crop_space import (
@@ -295,6 +295,79 @@ def test_forward_predicts_once_per_refinement_step(refining: FaceEncoder) -> Non
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.fixture
+def from_landmarks() -> FaceEncoder:
+    """With the packaged model, which is symmetric."""
+    encoder = FaceEncoder(
+        "efficientnet_lite0", load_model(), image_size=SIZE, points=True, refiner=True, refine_from="landmarks"
+    )
+    assert encoder.refiner is not None
+    torch.nn.init.normal_(encoder.refiner.head.weight, std=0.01)
+    return randomized(encoder)
+
+
+def a_face(encoder: FaceEncoder, camera: Camera) -> FaceCoefficients:
+    counts = load_model().counts
+    face = FaceCoefficients(
+        torch.randn(1, counts[0]) * 0.5,
+        torch.rand(1, counts[1]) * 0.3 + 0.3,
+        torch.randn(1, counts[2]),
+        torch.rand(1, 9, 3),
+        Pose(torch.tensor([[0.1, -0.2, 0.05]]), camera.ray(torch.tensor([[30.0, 36.0]])) * 0.9, torch.ones(1)),
+    )
+    back = to_crop_space(face, camera, sides_per_m=encoder.sides_per_m).coefficients(camera)
+    torch.testing.assert_close(back.pose.translation, face.pose.translation)
+    return face
+
+
+def test_a_given_face_is_corrected_as_its_mirror_image_is(from_landmarks: FaceEncoder) -> None:
+    """Pixels change shape and pose; light and albedo stay, and `encode` leaves the correction out."""
+    encoder, camera, crop = from_landmarks, off_centre_camera(), torch.rand(1, 3, SIZE, SIZE)
+    mirror, face = encoder.mirror, a_face(from_landmarks, camera)
+    assert mirror is not None
+    points = torch.rand(1, 468, 2) * SIZE
+    with torch.no_grad():
+        found = encoder.refine(crop, camera, face, landmarks468_px=points)
+        other = encoder.refine(torch.rand_like(crop), camera, face, landmarks468_px=points)
+        inputs = encoder.inputs(crop, camera, landmarks468_px=points)
+        start = encoder.start_of(to_crop_space(face, camera, sides_per_m=encoder.sides_per_m))
+        one_sided = encoder.parameters_of(encoder(*inputs, start)[-1])
+        there = to_crop_space(face, camera, sides_per_m=encoder.sides_per_m).mirrored(mirror)
+        flipped = encoder.refine(
+            crop.flip(-1),
+            mirrored_camera(camera),
+            there.coefficients(mirrored_camera(camera)),
+            landmarks468_px=mirrored_points(points, mirror.mesh, side=SIZE),
+        )
+        heads = encoder.encode(crop, camera, landmarks468_px=points)
+        encoder.refiner = None
+        torch.testing.assert_close(heads.identity, encoder.encode(crop, camera, landmarks468_px=points).identity)
+    assert torch.equal(found.lighting, face.lighting)
+    assert torch.equal(found.albedo, face.albedo)
+    assert 1e-3 < float((found.identity - face.identity).square().mean().sqrt()) < 2 * MAX_CORRECTION
+    assert not torch.allclose(found.identity, other.identity, atol=1e-4)
+    assert not torch.allclose(found.identity, one_sided.identity, atol=1e-5)
+    torch.testing.assert_close(one_sided.albedo, face.albedo)
+    torch.testing.assert_close(flipped.identity, found.identity @ mirror.identity, atol=1e-4, rtol=1e-4)
+
+
+def test_a_refiner_for_predictions_corrects_no_given_face(refining: FaceEncoder) -> None:
+    face = FaceCoefficients.mean(identity=12, expression=4, albedo=5)
+    with pytest.raises(ConfigError, match="no refiner that starts from the landmarks"):
+        refining.refine(torch.rand(1, 3, 64, 64), off_centre_camera(), face, landmarks468_px=torch.rand(1, 468, 2))
+
+
+def test_the_file_keeps_where_the_refiner_starts(from_landmarks: FaceEncoder, tmp_path: Path) -> None:
+    save_encoder(from_landmarks, tmp_path / "encoder.safetensors", notes={})
+    loaded = load_encoder(load_model(), tmp_path / "encoder.safetensors")
+    assert loaded.refine_from == "landmarks"
+    camera = off_centre_camera()
+    face, points = a_face(loaded, camera), torch.rand(1, 468, 2) * SIZE
+    crop = torch.rand(1, 3, SIZE, SIZE)
+    again, before = (e.refine(crop, camera, face, landmarks468_px=points) for e in (loaded, from_landmarks))
+    torch.testing.assert_close(again.identity, before.identity, atol=5e-3, rtol=0)
+
+
 def test_training_mode_does_not_change_the_number_of_predictions(refining: FaceEncoder) -> None:
     inputs = inputs_of(refining, 2)
     for steps in (1, 2):
@@ -430,6 +503,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(
         ("trained", ["images"]),
         ("pointed", ["images", "points"]),
         ("refining", ["images", "points", "sharp", "lens"]),
+        ("from_landmarks", ["images", "points"]),
     ],
 )
 def test_onnx_predicts_the_same_for_any_batch(
@@ -446,7 +520,7 @@ def test_onnx_predicts_the_same_for_any_batch(
     assert [given.name for given in session.get_inputs()] == names
     assert [output.name for output in session.get_outputs()] == list(HEAD_UNITS)
     for count in (1, 3):
-        inputs = inputs_of(kept, count)
+        inputs = inputs_of(kept, count)[: len(names)]
         found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
         with torch.no_grad():
             for array, expected in zip(found, kept(*inputs)[-1].values(), strict=True):
@@ -458,7 +532,7 @@ import warnings
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from mien.camera import Camera
+from mien.camera import Camera, Pose
 from mien.networks.encoder import FaceEncoder
 from tests.tiny import tiny_model
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mien.camera import Camera, Pose
-from mien.fitting import align_to_points
+from mien.errors import FitDiverged
+from mien.fitting import FitSettings, FitTargets, align_to_points, fit_prediction
 from mien.fitting.depth import depth_px
 from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
 from mien.fitting.prediction import PredictedIdentity
@@ -186,6 +187,29 @@ def test_few_steps_from_a_start_find_what_many_from_the_mean_find(tiny: Morphabl
     warm = fit_landmarks(tiny, points, camera, point_weights=weights, priors=PRIORS, start=near, steps=3)
     torch.testing.assert_close(warm.identity, cold.identity, atol=5e-3, rtol=0)
     torch.testing.assert_close(warm.pose.translation, cold.pose.translation, atol=1e-3, rtol=0)
+
+
+def test_a_prediction_follows_the_points_and_keeps_its_colours(tiny: MorphableModel) -> None:
+    """The predicted identity is only where the search starts: a wrong one changes the result little."""
+    camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
+    identity, expression = 0.7 * torch.randn(1, 12), torch.tensor([[0.0, 0.4, 0.8, 0.0]])
+    points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, expression))))
+    blank = torch.zeros(1, 224, 224)
+    targets = FitTargets(
+        blank[:, None].expand(1, 3, 224, 224), blank, blank, torch.ones(1), camera, points, torch.zeros(1, 68, 2)
+    )
+    near = replace(pose, translation=pose.translation + 0.01)
+    prediction = FaceCoefficients(identity + 1.0, expression, torch.rand(1, 5), torch.rand(1, 9, 3), near)
+    found = fit_prediction(tiny, targets, prediction, settings=FitSettings(landmark_sigma=0.002, depth_sigma=0.004))
+    error = (tiny.vertices(found.identity, found.expression) - tiny.vertices(identity, expression)).norm(dim=-1)
+    assert error.mean() < 2e-3
+    assert torch.equal(found.albedo, prediction.albedo)
+    assert torch.equal(found.lighting, prediction.lighting)
+    other = fit_prediction(tiny, targets, replace(prediction, identity=identity), settings=FitSettings())
+    again = fit_prediction(tiny, targets, prediction, settings=FitSettings())
+    assert torch.equal(other.identity, again.identity)
+    with pytest.raises(FitDiverged, match="landmarks468_px"):
+        fit_prediction(tiny, replace(targets, landmarks468_px=points * math.nan), prediction, settings=FitSettings())
 
 
 def test_a_face_is_translated_onto_points(tiny: MorphableModel) -> None:

@@ -25,8 +25,8 @@ from mien.io.reading import read_json
 from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE
 from mien.morphable import MorphableModel, load_model
 from mien.networks.detail_unet import DetailNetwork, load_detail, save_detail
-from mien.networks.encoder import FILE as ENCODER
 from mien.networks.encoder import FaceEncoder
+from mien.networks.encoder_file import FILE as ENCODER
 from mien.registration.landmark_file import read_landmarks
 from mien.result import Reconstruction
 from mien.training.config import CoarseConfig

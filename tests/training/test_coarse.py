@@ -199,6 +199,26 @@ def test_training_uses_the_configured_number_of_refinement_steps(tiny: Morphable
     assert len(objective.predict(encoder, objective.prepare(faces).inputs)) == 2
 
 
+def test_a_refiner_learns_from_landmark_fits(tiny: MorphableModel, faces: FaceBatch) -> None:
+    """Its start is the fit and not the heads' prediction; without a fit there is nothing to start from."""
+    encoder = FaceEncoder(
+        "efficientnet_lite0", tiny, image_size=SIZE, points=True, refiner=True, refine_from="landmarks"
+    )
+    weights = replace(EVERYTHING, photometric=0.0, identity=0.0)
+    objective = CoarseObjective(encoder.eval(), tiny, weights=weights, recognition=None)
+    with pytest.raises(ConfigError, match="needs photos with fits"):
+        objective.prepare(faces)
+    assert faces.gt is not None
+    prepared = objective.prepare(replace(faces, landmark_fits=faces.gt))
+    (predicted,) = objective.predict(encoder, prepared.inputs)
+    torch.testing.assert_close(predicted["identity"], faces.gt.identity, atol=0.1, rtol=0)  # an untrained refiner
+    terms = objective.losses([predicted], prepared, progress=1.0)
+    sum(term.weight * term.value for term in terms).backward()  # pyright: ignore
+    assert all(p.grad is None or not p.grad.any() for n, p in encoder.named_parameters() if "refiner" not in n)
+    assert encoder.refiner is not None
+    assert encoder.refiner.head.weight.grad.abs().max() > 0  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def test_vertex_errors_ignore_position_and_size(tiny: MorphableModel) -> None:
     vertices = tiny.mean[None]
     assert aligned_distance_mm(1.3 * vertices + 0.1, vertices, model=tiny) < 1e-3

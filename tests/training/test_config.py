@@ -107,6 +107,7 @@ def test_changes_are_read_as_toml_or_as_words() -> None:
         ("encoder.learn=refiner", "needs encoder.refiner = true"),
         ("encoder.refine_steps=2", "needs encoder.refiner = true"),
         ("encoder.refine_steps=0", "at least 1"),
+        ("encoder.refine_from=landmarks", "needs data.fits = true and data.synthetic_share = 0"),
         ("loop.seed=-1", "must not be negative"),
         ("loop.epochs=-1", "must not be negative"),
         ("optimizer.clip_norm=-1", "must not be negative"),

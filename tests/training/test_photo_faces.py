@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from mien.errors import ConfigError
-from mien.morphable import MorphableModel
+from mien.geometry import vertex_normals
+from mien.lighting import shading
+from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.morphable.landmark_tables import IBUG_MIRROR
 from mien.morphable.symmetry import mirror_mesh
 from mien.training.data import photos as module
 from mien.training.data.augment import Occluder
 from mien.training.data.batch import FaceBatch
+from mien.training.data.fits import StoredFit
 from mien.training.data.photos import PhotoFaces, epoch_order
 from mien.training.data.store import FaceStore
+from mien.training.synthetic.faces import SyntheticFaces
 from tests.training.tiny_data import CROP, write_store
 
 COUNT = 4
@@ -121,6 +126,55 @@ def test_the_image_moves_with_its_points(
 def _at(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     grid = (points / image.shape[-1] * 2 - 1)[None, None]
     return torch.nn.functional.grid_sample(image[None], grid, align_corners=False)[0, :, 0].T
+
+
+def test_fits_move_with_the_crop(plain_images: None, tmp_path: Path) -> None:
+    """The fit of a stored crop, turned, shifted and mirrored with it, projects to the points that moved with it."""
+    model = load_model()
+    folder = write_store(model, tmp_path / "store", splits={"train": 2})
+    gt = SyntheticFaces(model, size=CROP, seed=5).render(range(2))
+    assert gt.gt is not None
+    faces = gt.gt.coefficients(gt.camera)
+    smaller = replace(faces, identity=0.5 * faces.identity)
+    fits = {f"{k:08d}": StoredFit(smaller[k : k + 1], faces[k : k + 1]) for k in range(2)}
+    augmented = PhotoFaces(
+        FaceStore(str(folder), split="train"), model, size=CROP, seed=0, augment=True, fits=fits
+    ).batch(range(12))
+    assert augmented.gt is not None
+    assert augmented.landmark_fits is not None
+    assert augmented.photo_count == 0
+    names = [name.removesuffix(".jpg") for name in augmented.names]
+    twins = 0
+    for k, name in enumerate(names):
+        one = slice(k, k + 1)
+        face, camera = augmented.gt[one].coefficients(augmented.camera[one]), augmented.camera[one]
+        points = model.mediapipe_points(model.vertices(face.identity, face.expression))
+        off = (camera.project(face.pose.to_camera(points)) - augmented.gt_px[one]).norm(dim=-1)
+        assert float(off.max()) < 0.05
+        mirrored = not torch.allclose(face.identity, fits[name].full.identity, atol=1e-4)
+        twins += mirrored
+        torch.testing.assert_close(augmented.landmark_fits[one].identity, 0.5 * face.identity)
+        assert _brightness(model, face) == pytest.approx(_brightness(model, fits[name].full), rel=0.01)
+    assert 0 < twins < 12
+
+
+def test_faces_without_a_fit_are_left_out(tiny: MorphableModel, tmp_path: Path) -> None:
+    model = load_model()
+    store = FaceStore(str(write_store(model, tmp_path / "store", splits={"train": 2})), split="train")
+    face = FaceCoefficients.mean(identity=model.counts[0], expression=model.counts[1], albedo=model.counts[2])
+    fits = {"00000001": StoredFit(face, face)}
+    batch = PhotoFaces(store, model, size=CROP, seed=0, augment=False, fits=fits).batch(range(2))
+    assert set(batch.names) == {"00000001.jpg"}
+    with pytest.raises(ConfigError, match="symmetric"):
+        PhotoFaces(store, tiny, size=CROP, seed=0, augment=False, fits=fits)
+    with pytest.raises(ConfigError, match="no faces"):
+        PhotoFaces(store, model, size=CROP, seed=0, augment=False, fits={})
+
+
+def _brightness(model: MorphableModel, face: FaceCoefficients) -> float:
+    """Mean shading, which stays the same if the light turns with the head."""
+    normals = vertex_normals(model.vertices(face.identity, face.expression), model.triangles)
+    return float(shading(normals @ face.pose.rotmat().mT, face.lighting).mean())
 
 
 def test_jitter_scales_shift_and_size_of_the_window_and_not_its_roll(tiny: MorphableModel, store: FaceStore) -> None:

@@ -188,8 +188,10 @@ def test_the_packaged_recipes_have_the_stages_that_made_the_packaged_files() -> 
     coarse = [stage.settings for stage in encoder.stages if isinstance(stage.settings, CoarseConfig)]
     assert [(c.loop.steps, c.loop.batch_size, c.encoder.refine_steps) for c in coarse] == [
         (2500, 32, 1), (600, 32, 1), (500, 32, 1), (1600, 32, 1), (2000, 32, 1), (2000, 32, 1),
-        (4600, 128, 1), (3100, 256, 1), (1800, 256, 2), (3000, 256, 3),
+        (4600, 128, 1), (3100, 256, 1), (1800, 256, 2), (3000, 256, 3), (300, 64, 1),
     ]  # fmt: skip
+    last = coarse[-1]
+    assert (last.encoder.refine_from, last.data.fits, last.data.synthetic_share) == ("landmarks", True, 0.0)
     stores = [s.settings for s in encoder.stages if isinstance(s.settings, SyntheticStage)]
     assert [(s.store, s.faces, s.seed) for s in stores] == [
         ("faces_1", 81920, 21), ("faces_1", 196608, 21), ("faces_2", 61952, 25), ("faces_3", 92160, 29),

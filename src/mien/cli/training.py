@@ -74,6 +74,22 @@ def prepare_photos(
     print(f"The store is {out}; look at {out / 'contact_sheet.png'}.")
 
 
+@data_app.command("fit")
+def fit_photos(
+    store: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Store of `mien data prepare`.")],
+    *,
+    model: ModelOption = "mien-face",
+    processes: ProcessesOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Fit the faces of a store, as ground truth for an encoder (data.fits). Run it again to continue."""
+    from mien.training.data.fits import fit_store
+
+    with _progress("photos", quiet=quiet) as update:
+        fits = fit_store(store, model=model, processes=processes or os.cpu_count() or 1, progress=update)
+    print(f"{len(fits)} fits in {store}; train on them with --set data.fits=true.")
+
+
 @data_app.command("samples")
 def write_synthetic_samples(
     *,

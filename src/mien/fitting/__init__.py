@@ -12,5 +12,6 @@ from mien.fitting.problem import Progress as Progress
 from mien.fitting.problem import StageTime as StageTime
 from mien.fitting.stages import StageClock as StageClock
 from mien.fitting.stages import fit as fit
+from mien.fitting.stages import fit_points as fit_points
 from mien.fitting.stages import fit_prediction as fit_prediction
 from mien.fitting.stages import mesh_point_weights as mesh_point_weights

@@ -113,7 +113,9 @@ def fit(
     _check_finite(targets)
     clock = StageClock(progress)
     weights = mesh_point_weights(model).expand(len(targets.crops), -1)
-    prediction = None if start is None else _predicted_identity(model, start, settings)
+    prediction = (
+        None if start is None else PredictedIdentity.of(model, start.identity, sigma_m=settings.prediction_sigma)
+    )
     with clock.stage("landmarks"):
         face, camera = _fit_landmarks(
             model, targets, settings=settings, point_weights=weights, start=start, prediction=prediction
@@ -171,7 +173,8 @@ def fit_prediction(
     Args:
         model: The morphable model.
         targets: Landmarks and cameras of the faces.
-        prediction: Where the fit starts; its identity is a second estimate beside the landmarks.
+        prediction: Where the fit starts. Its identity has no influence: the refiner of an encoder learns from fits to
+            the landmarks alone, and then corrects this one.
         settings: Standard deviations.
 
     Returns:
@@ -188,17 +191,22 @@ def fit_prediction(
         point_weights=mesh_point_weights(model).expand(len(targets.crops), -1),
         priors=_landmark_priors(model, settings),
         depths_px=targets.landmarks468_depth_px,
-        start=prediction,
-        prediction=_predicted_identity(model, prediction, settings),
+        start=replace(prediction, identity=torch.zeros_like(prediction.identity)),
         steps=PREDICTION_STEPS,
     )
     return replace(prediction, identity=shape.identity, expression=shape.expression, pose=shape.pose)
 
 
-def _predicted_identity(
-    model: MorphableModel, prediction: FaceCoefficients, settings: FitSettings
-) -> PredictedIdentity:
-    return PredictedIdentity.of(model, prediction.identity, sigma_m=settings.prediction_sigma)
+def fit_points(model: MorphableModel, targets: FitTargets, *, settings: FitSettings) -> FaceCoefficients:
+    """Shape and pose from the landmarks alone, with the mean albedo under white light: the first stage of `fit`.
+
+    Args:
+        model: The morphable model.
+        targets: Landmarks and cameras of the faces.
+        settings: Standard deviations.
+    """
+    weights = mesh_point_weights(model).expand(len(targets.crops), -1)
+    return _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=None)[0]
 
 
 def _landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPriors:

@@ -5,8 +5,8 @@ from mien.networks.detail_unet import DetailNetwork as DetailNetwork
 from mien.networks.detail_unet import load_detail as load_detail
 from mien.networks.detail_unet import predict_maps as predict_maps
 from mien.networks.detail_unet import save_detail as save_detail
-from mien.networks.encoder import DEFAULT_ENCODER as DEFAULT_ENCODER
 from mien.networks.encoder import FaceEncoder as FaceEncoder
-from mien.networks.encoder import has_packaged_encoder as has_packaged_encoder
-from mien.networks.encoder import load_encoder as load_encoder
-from mien.networks.encoder import save_encoder as save_encoder
+from mien.networks.encoder_file import DEFAULT_ENCODER as DEFAULT_ENCODER
+from mien.networks.encoder_file import has_packaged_encoder as has_packaged_encoder
+from mien.networks.encoder_file import load_encoder as load_encoder
+from mien.networks.encoder_file import save_encoder as save_encoder

@@ -6,51 +6,42 @@ crop ── backbone ──┐
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
-from mien.assets import asset_path, load_metadata
 from mien.camera import Camera
 from mien.errors import AssetError, ConfigError
 from mien.lighting import SH_COUNT
 from mien.morphable import FaceCoefficients, MorphableModel
-from mien.morphable.revisions import is_made_for
 from mien.morphable.symmetry import Mirror, mirrored_camera, mirrored_points
 from mien.networks.backbones import make_backbone
-from mien.networks.crop_space import HEAD_UNITS, POSE_HEADS, SHAPE_HEADS, CropSpaceParameters, mean_face_frame
+from mien.networks.crop_space import (
+    HEAD_UNITS,
+    POSE_HEADS,
+    SHAPE_HEADS,
+    CropSpaceParameters,
+    mean_face_frame,
+    to_crop_space,
+)
 from mien.networks.refiner import REFINER_SIZE, Refiner, crop_size
-from mien.networks.weights_file import NetworkKind
 from mien.typing import Float, Tensor
 
-DEFAULT_ENCODER = "encoder-lite0.safetensors"
-"""Name of the packaged encoder."""
 FIRST_WEIGHT = 1e-3
 """Standard deviation of the heads' weights at the start: small beside the features, so that training starts at the mean
 face."""
 POINT_UNIT = 0.05
 """Typical distance of a point from the mean face's, in sides of the crop."""
 REFINE_STEPS = 3
-"""Refinement steps of `FaceEncoder.encode`: the number that the packaged encoder was trained with."""
+"""Refinement steps of `FaceEncoder.encode` with a refiner that starts at the heads' prediction."""
+RefinerStart = Literal["prediction", "landmarks"]
+"""What a refiner corrects: the prediction of the heads, or a fit to the landmarks."""
 POINT_COUNT, POINT_FEATURES = 468, 128
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024
 """Limits of the side of the backbone's input, pixels."""
-
-
-@dataclass(frozen=True)
-class EncoderHeader:
-    """What an encoder's file says of its architecture, the arguments of `FaceEncoder`."""
-
-    backbone: str
-    image_size: int
-    points: bool
-    refiner: bool = False
-    """Missing in the first files of mien 0.1."""
-
-
-FILE = NetworkKind("mien-encoder-2", "encoder", EncoderHeader)
 
 
 class PointBranch(nn.Module):
@@ -83,6 +74,8 @@ class FaceEncoder(nn.Module):
         points: Whether the heads also get features of the 468 detected points. A crop of a hundred pixels shows the
             shape of a face less exactly than its points do.
         refiner: Whether a `Refiner` corrects shape and pose; needs points.
+        refine_from: What the refiner corrects. "prediction": the prediction of the heads, in `encode`. "landmarks": a
+            fit to the landmarks, in `refine`; `encode` then gives the heads' prediction.
 
     Raises:
         ConfigError: `refiner` without `points`, an unknown backbone, or `image_size` out of range.
@@ -103,6 +96,7 @@ class FaceEncoder(nn.Module):
         dropout: float = 0.0,
         points: bool = False,
         refiner: bool = False,
+        refine_from: RefinerStart = "prediction",
     ) -> None:
         if refiner and not points:
             raise ConfigError("refiner=True needs points=True; set encoder.points = true.")
@@ -110,6 +104,7 @@ class FaceEncoder(nn.Module):
             raise ConfigError(f"image_size={image_size} is out of range; use {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}.")
         super().__init__()
         self.backbone_name, self.model_hash, self.image_size = backbone, model.fingerprint, image_size
+        self.refine_from: RefinerStart = refine_from
         self.backbone = make_backbone(backbone)
         self.dropout = nn.Dropout(dropout)
         identity, expression, albedo = model.counts
@@ -153,6 +148,7 @@ class FaceEncoder(nn.Module):
         points: Float[Tensor, "B 468 2"] | None = None,
         refiner_images: Float[Tensor, "B 3 R R"] | None = None,
         lens: Float[Tensor, "B 3"] | None = None,
+        start: Float[Tensor, "B K"] | None = None,
         *,
         refine_steps: int = 1,
     ) -> list[dict[str, Float[Tensor, "B N"]]]:
@@ -166,6 +162,7 @@ class FaceEncoder(nn.Module):
             points: Detected points in sides of the crop from its centre, y down; for an encoder with points.
             refiner_images: The crops at the refiner's size; for an encoder with a refiner, as is `lens`.
             lens: Focal length and principal point (x, y) of the cameras, in sides of the crop.
+            start: What the refiner corrects instead of the heads' prediction, see `start_of`.
             refine_steps: Number of refinement steps, at least 1. An encoder without a refiner takes 1 only.
 
         Returns:
@@ -175,8 +172,9 @@ class FaceEncoder(nn.Module):
             TypeError: An input is missing, or the encoder was built without it.
             ConfigError: `refine_steps` is out of range.
         """
-        self._check_inputs(points, refiner_images, lens, refine_steps)
-        first = self._heads_of(images, points)
+        refining = self.refiner is not None and (self.refine_from == "prediction" or start is not None)
+        self._check_inputs(points, refiner_images, lens, refine_steps, refining=refining)
+        first = self._heads_of(images, points) if start is None else self._started(start)
         if points is None or refiner_images is None or lens is None:
             return [first.tensors()]
         steps = [self._refined(first, points, refiner_images, lens)]
@@ -184,14 +182,30 @@ class FaceEncoder(nn.Module):
             steps.append(self._refined(_detached(steps[-1]), points, refiner_images, lens))
         return [step.tensors() for step in steps]
 
+    def start_of(self, faces: CropSpaceParameters) -> Float[Tensor, "B K"]:
+        """Faces as the `start` of `forward`: all heads in the order of `HEAD_UNITS`."""
+        return torch.cat(list(faces.tensors().values()), dim=1)
+
+    def _started(self, start: Float[Tensor, "B K"]) -> CropSpaceParameters:
+        """The inverse of `start_of`."""
+        sizes = [head.out_features for head in self.heads.values()]
+        return self.parameters_of(dict(zip(HEAD_UNITS, start.split(sizes, dim=1), strict=True)))
+
     def _check_inputs(
-        self, points: Tensor | None, refiner_images: Tensor | None, lens: Tensor | None, refine_steps: int
+        self,
+        points: Tensor | None,
+        refiner_images: Tensor | None,
+        lens: Tensor | None,
+        refine_steps: int,
+        *,
+        refining: bool,
     ) -> None:
-        expected = (self.points is not None, self.refiner is not None, self.refiner is not None)
+        expected = (self.points is not None, refining, refining)
         if tuple(given is not None for given in (points, refiner_images, lens)) != expected:
             raise TypeError(
                 f"this encoder was built {'without' if self.points is None else 'with'} points and "
-                f"{'without' if self.refiner is None else 'with'} a refiner; pass what `inputs` returns"
+                f"{'without' if self.refiner is None else 'with'} a refiner; pass what `inputs` returns (and `start`, "
+                "if the refiner starts from the landmarks)"
             )
         if refine_steps < 1 or (refine_steps > 1 and self.refiner is None):
             allowed = "must be 1 without a refiner" if self.refiner is None else "must be at least 1"
@@ -257,7 +271,8 @@ class FaceEncoder(nn.Module):
             crops: Square crops of any size, as `face_crop` cuts them; RGB in [0, 1].
             camera: The cameras of the crops, in the crops' pixels.
             landmarks468_px: Detected points in the crops' pixels; ignored by an encoder without points.
-            refine_steps: Number of refinement steps, at least 1; ignored by an encoder without a refiner.
+            refine_steps: Number of refinement steps, at least 1; ignored by an encoder without a refiner, and by one
+                whose refiner starts from the landmarks.
 
         Returns:
             Coefficients with metric poses under `camera`.
@@ -271,16 +286,59 @@ class FaceEncoder(nn.Module):
         """
         if refine_steps < 1:
             raise ConfigError(f"refine_steps={refine_steps} is out of range: it must be at least 1.")
-        upright, count = self.inputs(crops, camera, landmarks468_px=landmarks468_px), len(crops)
+        inputs = self._inputs_with_mirror(crops, camera, landmarks468_px)
+        return self._averaged(self._predict(inputs, refine_steps), len(crops)).coefficients(camera)
+
+    def refine(
+        self,
+        crops: Float[Tensor, "B 3 H H"],
+        camera: Camera,
+        coefficients: FaceCoefficients,
+        *,
+        landmarks468_px: Float[Tensor, "B 468 2"],
+    ) -> FaceCoefficients:
+        """Correct shape and pose of faces that were fitted to the landmarks, from the pixels of the crop.
+
+        As in `encode`, the correction is the mean over crop and mirror image. Light and albedo are kept. Not
+        differentiable in the faces.
+
+        Args:
+            crops: As for `encode`.
+            camera: The cameras of the crops, in the crops' pixels.
+            coefficients: The faces, with poses of scale 1.
+            landmarks468_px: Detected points in the crops' pixels.
+
+        Raises:
+            ConfigError: This encoder has no refiner that starts from the landmarks.
+        """
+        if self.refiner is None or self.refine_from != "landmarks":
+            raise ConfigError("this encoder has no refiner that starts from the landmarks; use `encode` alone.")
+        faces = to_crop_space(coefficients, camera, sides_per_m=self.sides_per_m)
+        if self.mirror is not None:
+            faces = CropSpaceParameters.join([faces, faces.mirrored(self.mirror)])
+        _, points, refiner_images, lens = self._inputs_with_mirror(crops, camera, landmarks468_px)
+        refined = self._averaged(self._refined(faces, points, refiner_images, lens), len(crops)).coefficients(camera)
+        return replace(refined, lighting=coefficients.lighting, albedo=coefficients.albedo)
+
+    def _inputs_with_mirror(
+        self, crops: Float[Tensor, "B 3 H H"], camera: Camera, landmarks468_px: Float[Tensor, "B 468 2"]
+    ) -> tuple[Tensor, ...]:
+        """The inputs of `forward`, followed by those of the mirror images if the model is symmetric."""
+        upright = self.inputs(crops, camera, landmarks468_px=landmarks468_px)
         if self.mirror is None:
-            return self._predict(upright, refine_steps).coefficients(camera)
+            return upright
         points = mirrored_points(landmarks468_px, self.mirror.mesh, side=crops.shape[-1])
         flipped = self.inputs(crops.flip(-1), mirrored_camera(camera), landmarks468_px=points)
-        both = self._predict(tuple(torch.cat(pair) for pair in zip(upright, flipped, strict=True)), refine_steps)
-        return both[:count].averaged(both[count:].mirrored(self.mirror)).coefficients(camera)
+        return tuple(torch.cat(pair) for pair in zip(upright, flipped, strict=True))
+
+    def _averaged(self, faces: CropSpaceParameters, count: int) -> CropSpaceParameters:
+        """The mean of the first `count` faces and their mirror images, which follow them if the model is symmetric."""
+        return faces if self.mirror is None else faces[:count].averaged(faces[count:].mirrored(self.mirror))
 
     def _predict(self, inputs: tuple[Tensor, ...], refine_steps: int) -> CropSpaceParameters:
         """The prediction after all steps; other than in `forward`, its gradient passes through every step."""
+        if self.refine_from == "landmarks":
+            return self._heads_of(inputs[0], inputs[1])
         prediction = self.parameters_of(self(*inputs)[-1])
         if self.refiner is not None:
             _, points, refiner_images, lens = inputs
@@ -291,8 +349,9 @@ class FaceEncoder(nn.Module):
     def to_onnx(self, path: Path) -> None:
         """Write the network as ONNX: `forward` with one refinement step, one named output per head, any batch size.
 
-        The inputs are those of `forward`; `refiner_images` is called `sharp` in the file. The file does not take the
-        mean over crop and mirror image that `encode` takes. Switches the network to evaluation mode.
+        The inputs are those of `forward`; `refiner_images` is called `sharp` in the file. A refiner that starts from
+        the landmarks is left out: the file then has the heads' prediction, from images and points. The file does not
+        take the mean over crop and mirror image that `encode` takes. Switches the network to evaluation mode.
 
         Args:
             path: File to write.
@@ -307,6 +366,8 @@ class FaceEncoder(nn.Module):
         camera = Camera.from_fov(30.0, image_size=(self.crop_size, self.crop_size), batch=2)
         crops = torch.zeros(2, 3, self.crop_size, self.crop_size)
         example = self.inputs(crops, camera, landmarks468_px=torch.zeros(2, POINT_COUNT, 2))
+        if self.refine_from == "landmarks":
+            example = example[:2]
         torch.onnx.export(
             self.eval(),
             example,
@@ -335,6 +396,7 @@ def extend_encoder(encoder: FaceEncoder, model: MorphableModel, *, refiner: bool
         dropout=encoder.dropout.p,
         points=True,
         refiner=refiner or encoder.refiner is not None,
+        refine_from=encoder.refine_from,
     )
     larger.load_state_dict(
         {name: value for name, value in encoder.state_dict().items() if not name.startswith("heads.")}, strict=False
@@ -365,50 +427,3 @@ def _head(features: int, outputs: int) -> nn.Linear:
     nn.init.normal_(head.weight, std=FIRST_WEIGHT)
     nn.init.zeros_(head.bias)
     return head
-
-
-def save_encoder(encoder: FaceEncoder, path: Path, *, notes: dict[str, str]) -> None:
-    """Write an encoder for `load_encoder`.
-
-    Args:
-        encoder: Its weights are rounded to float16.
-        path: File to write.
-        notes: Further entries of the file's header.
-    """
-    points, refiner = encoder.points is not None, encoder.refiner is not None
-    settings = EncoderHeader(encoder.backbone_name, encoder.image_size, points=points, refiner=refiner)
-    FILE.save(encoder, path, model_hash=encoder.model_hash, settings=settings, notes=notes)
-
-
-def load_encoder(model: MorphableModel, name_or_path: str | Path = DEFAULT_ENCODER) -> FaceEncoder:
-    """Load the packaged encoder, or a file that `mien train coarse` wrote, in evaluation mode.
-
-    Args:
-        model: The face model that the encoder was trained with.
-        name_or_path: `DEFAULT_ENCODER`, or a path; files of mien 0.1 are read too.
-
-    Raises:
-        FormatError: The file is damaged or of another kind.
-        ModelMismatch: The encoder was trained with another face model; its coefficients belong to another basis.
-        AssetError: The packaged file is missing.
-    """
-    path = asset_path(DEFAULT_ENCODER) if str(name_or_path) == DEFAULT_ENCODER else Path(name_or_path)
-    return FILE.load(
-        path,
-        model=model,
-        build=lambda header: FaceEncoder(
-            header.backbone, model, image_size=header.image_size, points=header.points, refiner=header.refiner
-        ),
-    )
-
-
-def has_packaged_encoder(model: MorphableModel) -> bool:
-    """Whether the packaged encoder was made for a face model.
-
-    Args:
-        model: The face model.
-
-    Raises:
-        AssetError: The packaged file is missing or damaged.
-    """
-    return is_made_for(load_metadata(DEFAULT_ENCODER)["model_hash"], model.fingerprint)

@@ -60,6 +60,12 @@ class Crop:
         """Photo pixels per crop pixel."""
         return float(self.photo_from_crop[:, 0].norm())
 
+    @property
+    def angle(self) -> float:
+        """Direction of the crop's x axis in the photo, radians, clockwise as seen."""
+        x, y = self.photo_from_crop[:, 0].tolist()
+        return math.atan2(y, x)
+
     def to_crop(self, points: Float[Tensor, "*B 2"]) -> Float[Tensor, "*B 2"]:
         """Map photo pixels to crop pixels."""
         return _apply(self.crop_from_photo, points)

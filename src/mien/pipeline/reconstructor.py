@@ -335,10 +335,9 @@ class Reconstructor:
         start, clock, targets = None, StageClock(progress), inputs.targets
         if self.encoder is not None:
             with clock.stage("network"), torch.no_grad():
-                start = self._predict(self.encoder, inputs)
+                predicted = self._predict(self.encoder, inputs, refine=self.mode == "net")
+                start = self._with_lids(predicted, targets)
         if start is not None and self.mode == "net":
-            with clock.stage("landmarks"), torch.no_grad():
-                start = self._with_lids(fit_prediction(self.model, targets, start, settings=self.settings), targets)
             return _Coefficients(start, targets.camera, tuple(clock.times))
         recognition = self.identity_network if self.settings.recognition_weight else None
         result = fit(
@@ -346,32 +345,40 @@ class Reconstructor:
         )
         return _Coefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
 
-    def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
-        """The encoder's prediction, moved onto the points and with the detected opening of the eyes.
+    def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs, *, refine: bool) -> FaceCoefficients:
+        """The encoder's prediction on the detected points.
 
-        Heads that lie on their side or upside down are turned upright for the encoder.
+        Heads that lie on their side or upside down are turned upright for the encoder. A refiner that starts from the
+        landmarks has learnt from fits what they make of a photo. In front of a fit it is left out (`refine`): there the
+        prediction is of use since its errors are others.
         """
         rolls, targets = self._large_rolls(inputs), inputs.targets
-        upright = inputs.rolled(rolls)
-        prediction = encoder.encode(upright.crops, upright.camera, landmarks468_px=upright.landmarks468_px)
-        aligned = align_to_points(
-            self.model,
-            prediction.rolled(torch.tensor(rolls, device=self.device)) if any(rolls) else prediction,
-            targets.camera,
-            points_px=targets.landmarks468_px,
-            point_weights=mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1),
+        upright, back = inputs.rolled(rolls), torch.tensor(rolls, device=self.device)
+        points = upright.landmarks468_px
+        faces = self._aligned(
+            encoder.encode(upright.crops, upright.camera, landmarks468_px=points).rolled(back), targets
         )
-        return self._with_lids(aligned, targets)
+        if not refine or encoder.refine_from != "landmarks":
+            return faces
+        fitted = fit_prediction(self.model, targets, faces, settings=self.settings).rolled(-back)
+        refined = encoder.refine(upright.crops, upright.camera, fitted, landmarks468_px=points)
+        return self._aligned(refined.rolled(back), targets)
 
-    def _with_lids(self, coefficients: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
+    def _with_lids(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
         """The faces with the detected opening of the eyes."""
         return fit_lids(
             self.model,
-            coefficients,
+            faces,
             targets.camera,
             points_px=targets.landmarks468_px,
             sigma=self.settings.lid_sigma,
             expression_sigma=self.settings.expression_sigma_of(self.model),
+        )
+
+    def _aligned(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
+        weights = mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1)
+        return align_to_points(
+            self.model, faces, targets.camera, points_px=targets.landmarks468_px, point_weights=weights
         )
 
     @staticmethod

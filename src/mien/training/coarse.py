@@ -84,8 +84,19 @@ class CoarseObjective:
             module.eval()
 
     def prepare(self, batch: FaceBatch) -> CoarseBatch:
-        """Compute the encoder's inputs: crops and, for an encoder with points, the detected points."""
-        return CoarseBatch(batch, self.network.inputs(batch.images, batch.camera, landmarks468_px=batch.detected_px))
+        """Compute the encoder's inputs: crops, detected points and the start of the refiner, if it needs them.
+
+        Raises:
+            ConfigError: The refiner starts from the landmarks, and faces have no landmark fit.
+        """
+        inputs = self.network.inputs(batch.images, batch.camera, landmarks468_px=batch.detected_px)
+        if self.network.refine_from == "landmarks":
+            if batch.landmark_fits is None:
+                raise ConfigError(
+                    "encoder.refine_from='landmarks' needs photos with fits; run `mien data fit`, and set data.fits."
+                )
+            inputs = (*inputs, self.network.start_of(batch.landmark_fits))
+        return CoarseBatch(batch, inputs)
 
     def predict(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> list[dict[str, Tensor]]:
         """Predict once per refinement step, see `FaceEncoder.forward`."""

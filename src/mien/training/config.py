@@ -8,7 +8,7 @@ from typing import Literal
 from mien.errors import ConfigError
 from mien.networks.backbones import BackboneName
 from mien.networks.detail_unet import LEVELS, Displacement, Layout
-from mien.networks.encoder import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
+from mien.networks.encoder import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, RefinerStart
 from mien.networks.refiner import crop_size
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
@@ -47,6 +47,9 @@ class EncoderSettings:
     refine_steps: int = 1
     """Refinement steps in training; each step gets a loss. `FaceEncoder.encode` takes three. Above 1 only with
     refiner."""
+    refine_from: RefinerStart = "prediction"
+    """What the refiner corrects: the "prediction" of the heads, or a fit to the "landmarks". The latter needs the fits
+    of `mien data fit` (data.fits)."""
     start: str = ""
     """An encoder file to start from. Points and refiner may be added to it."""
 
@@ -67,6 +70,8 @@ class DataSettings:
     every face is new."""
     synthetic: str = ""
     """A store of synthetic faces on disk; without one faces are synthesized during the run."""
+    fits: bool = False
+    """Whether the fits of `mien data fit` are the ground truth of the photos; photos without a fit are left out."""
     augment: bool = True
     """Whether photos are shifted, rotated, mirrored and passed through a simulated camera."""
     jitter: float = 1.0
@@ -299,6 +304,10 @@ class CoarseConfig:
             (encoder.learn == "refiner", 'encoder.learn="refiner"'),
         ):
             _require(encoder.refiner or not needs_refiner, f"{setting} needs encoder.refiner = true")
+        _require(
+            encoder.refine_from == "prediction" or (self.data.fits and self.data.synthetic_share == 0),
+            f"encoder.refine_from={encoder.refine_from!r} needs data.fits = true and data.synthetic_share = 0",
+        )
         _require(
             not (self.data.synthetic and self.data.synthetic_faces),
             "data.synthetic_faces has no effect with data.synthetic; set one of the two",

@@ -35,6 +35,7 @@ def _new(settings: EncoderSettings, model: MorphableModel) -> FaceEncoder:
         dropout=settings.dropout,
         points=settings.points,
         refiner=settings.refiner,
+        refine_from=settings.refine_from,
     )
     if settings.weights != "random":
         load_imagenet(encoder.backbone, settings.weights, sha256=settings.weights_sha256)
@@ -56,6 +57,7 @@ def _started(settings: EncoderSettings, model: MorphableModel) -> FaceEncoder:
         raise ConfigError(f"{settings.start} has a refiner; set encoder.refiner = true.")
     if settings.points and (encoder.points is None or (settings.refiner and encoder.refiner is None)):
         encoder = extend_encoder(encoder, model, refiner=settings.refiner)
+    encoder.refine_from = settings.refine_from
     encoder.requires_grad_(True)
     for layer in encoder.modules():
         if isinstance(layer, nn.Dropout):  # the file does not record the dropout of its training

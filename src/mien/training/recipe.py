@@ -4,7 +4,7 @@
 
     [[stage]]
     name = "pretrain"
-    kind = "coarse"                 # "skins", "synthetic", "coarse" or "detail"
+    kind = "coarse"                 # "skins", "synthetic", "fits", "coarse" or "detail"
     encoder.image_size = 96
     loop.steps = 2500
 
@@ -29,7 +29,7 @@ from mien.errors import ConfigError
 from mien.training.config import CoarseConfig, DetailConfig
 from mien.training.config_file import apply_changes, build_config, current_settings, merge, read_toml
 
-Kind = Literal["skins", "synthetic", "coarse", "detail"]
+Kind = Literal["skins", "synthetic", "fits", "coarse", "detail"]
 CONFIGS = {"coarse": CoarseConfig, "detail": DetailConfig}
 
 
@@ -53,7 +53,12 @@ class SyntheticStage:
     """Name of the store; empty for the stage's own name. A second stage with the same store adds faces to it."""
 
 
-Settings: TypeAlias = SkinsStage | SyntheticStage | CoarseConfig | DetailConfig
+@dataclass(frozen=True)
+class FitsStage:
+    """Fits the photos of the store, as `mien data fit` does."""
+
+
+Settings: TypeAlias = SkinsStage | SyntheticStage | FitsStage | CoarseConfig | DetailConfig
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ def _stage(table: dict[str, Any], before: list[Stage], model: str) -> Stage:
     try:
         if kind == "skins":
             return Stage(name, kind, _plain(SkinsStage, table))
+        if kind == "fits":
+            return Stage(name, kind, _plain(FitsStage, table))
         if kind == "synthetic":
             settings = _plain(SyntheticStage, table)
             return Stage(name, kind, replace(settings, store=settings.store or name), skins=skins)

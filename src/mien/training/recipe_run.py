@@ -19,10 +19,11 @@ from mien.io.reading import read_json
 from mien.morphable import load_model
 from mien.networks import DEFAULT_ENCODER, load_detail, load_encoder
 from mien.training.config import CoarseConfig, DetailConfig
+from mien.training.data.fits import fit_store
 from mien.training.data.store import FaceStore
 from mien.training.initial_networks import make_detail_network, make_encoder
 from mien.training.objective import Metric
-from mien.training.recipe import Recipe, SkinsStage, Stage, SyntheticStage
+from mien.training.recipe import FitsStage, Recipe, SkinsStage, Stage, SyntheticStage
 from mien.training.run import (
     DETAIL_FILE,
     ENCODER_FILE,
@@ -138,6 +139,8 @@ class _RecipeRun:
             metrics = self._collect_skins(folder)
         elif isinstance(settings, SyntheticStage):
             metrics = self._synthesize(stage, settings)
+        elif isinstance(settings, FitsStage):
+            metrics = self._fit_photos()
         elif isinstance(settings, CoarseConfig):
             metrics = self._train_coarse(stage, settings, folder)
         else:
@@ -181,6 +184,12 @@ class _RecipeRun:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / SKINS_FILE, lambda partial: skins.save(partial, model))
         return [StageMetric("skins", "", None, float(len(skins.albedo)))]
+
+    def _fit_photos(self) -> list[StageMetric]:
+        if self.store is None:
+            raise ConfigError("a stage of kind 'fits' needs photos; give the folder of a store with --data.")
+        fits = fit_store(Path(self.store), model=self.recipe.model, processes=self.processes)
+        return [StageMetric("fits", "", None, float(len(fits)))]
 
     def _synthesize(self, stage: Stage, settings: SyntheticStage) -> list[StageMetric]:
         plan = SyntheticStorePlan(

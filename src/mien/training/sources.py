@@ -9,6 +9,7 @@ from mien.morphable import MorphableModel
 from mien.perception import FaceMesh
 from mien.training.config import CoarseConfig, DataSettings, DetailConfig
 from mien.training.data.batch import FaceBatch, join_batches
+from mien.training.data.fits import StoredFit, load_fits
 from mien.training.data.photos import PhotoFaces
 from mien.training.data.source import FaceSource, SyntheticStream
 from mien.training.data.store import FaceStore, Split
@@ -66,7 +67,7 @@ def held_out_faces(config: CoarseConfig, model: MorphableModel, *, store: str | 
         split: "validation" or "test".
     """
     size, seed = config.encoder.crop_size, config.loop.seed + HELD_OUT_SEEDS[split]
-    parts = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
+    parts = _held_out_photos(config.data, model, store=store, split=split, size=size, seed=seed)
     if config.data.synthetic_share > 0 or not parts:
         parts.append(_synthetic_faces(config, model, seed=seed, pool=0).batch(range(HELD_OUT_FACES)))
     return join_batches(parts)
@@ -75,7 +76,7 @@ def held_out_faces(config: CoarseConfig, model: MorphableModel, *, store: str | 
 def held_out_detail_faces(config: DetailConfig, model: MorphableModel, *, store: str | None, split: Split) -> FaceBatch:
     """Make held-out faces for the detail network; arguments are those of `held_out_faces`."""
     size, seed = config.network.image_size, config.loop.seed + HELD_OUT_SEEDS[split]
-    parts = _held_out_photos(model, store=store, split=split, size=size, seed=seed)
+    parts = _held_out_photos(config.data, model, store=store, split=split, size=size, seed=seed)
     if config.data.synthetic_share > 0 or not parts:
         parts.append(_detailed_faces(config, model, seed=seed, pool=0).batch(range(HELD_OUT_FACES)))
     return join_batches(parts)
@@ -87,16 +88,21 @@ def _photo_faces(
     if store is None or data.synthetic_share == 1:
         return None
     faces = FaceStore(store, split="train")
-    return PhotoFaces(faces, model, size=size, seed=seed, augment=data.augment, jitter=data.jitter)
+    fits = _fits(data, model, store)
+    return PhotoFaces(faces, model, size=size, seed=seed, augment=data.augment, jitter=data.jitter, fits=fits)
+
+
+def _fits(data: DataSettings, model: MorphableModel, store: str) -> dict[str, StoredFit] | None:
+    return load_fits(Path(store), model) if data.fits else None
 
 
 def _held_out_photos(
-    model: MorphableModel, *, store: str | None, split: Split, size: int, seed: int
+    data: DataSettings, model: MorphableModel, *, store: str | None, split: Split, size: int, seed: int
 ) -> list[FaceBatch]:
     faces = None if store is None else FaceStore(store, split=split)
-    if faces is None or not len(faces):
+    if store is None or faces is None or not len(faces):
         return []
-    photos = PhotoFaces(faces, model, size=size, seed=seed, augment=False)
+    photos = PhotoFaces(faces, model, size=size, seed=seed, augment=False, fits=_fits(data, model, store))
     return [photos.batch(range(min(HELD_OUT_FACES, len(faces))))]
 
 

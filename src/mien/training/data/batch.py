@@ -51,6 +51,8 @@ class FaceBatch:
     """One name per face, for messages and reports."""
     maps: DetailMaps | None = None
     """Ground-truth detail maps of the last faces of the batch; None if none are known."""
+    landmark_fits: CropSpaceParameters | None = None
+    """The faces fitted to their points alone, where a refiner may start; None unless all faces have such a fit."""
 
     def __post_init__(self) -> None:
         faces, gts, maps = len(self.images), self._gt_count, self._map_count
@@ -98,7 +100,8 @@ class FaceBatch:
         moved = {name: getattr(self, name).to(device) for name in TENSORS}
         gt = None if self.gt is None else self.gt.to(device)
         maps = None if self.maps is None else self.maps.to(device)
-        return replace(self, **moved, camera=self.camera.to(device), gt=gt, maps=maps)
+        fits = None if self.landmark_fits is None else self.landmark_fits.to(device)
+        return replace(self, **moved, camera=self.camera.to(device), gt=gt, maps=maps, landmark_fits=fits)
 
     def face(self, number: int) -> FaceBatch:
         """One face as a batch of its own, copied so that it does not keep the whole batch in memory."""
@@ -111,7 +114,10 @@ class FaceBatch:
         if self.maps is not None and map_row >= 0:
             part = self.maps[map_row : map_row + 1]
             maps = DetailMaps(part.texture_offset.clone(), part.displacement.clone())
-        return FaceBatch(**tensors, camera=self.camera[index], gt=gt, names=self.names[index], maps=maps)
+        fits = None if self.landmark_fits is None else self.landmark_fits[index]
+        return FaceBatch(
+            **tensors, camera=self.camera[index], gt=gt, names=self.names[index], maps=maps, landmark_fits=fits
+        )
 
     def mirrored(self, mirror: Mirror) -> FaceBatch:
         """The mirror images of the faces, with mirrored points, camera and ground truth.
@@ -134,6 +140,7 @@ class FaceBatch:
             gt_px=mirrored_points(self.gt_px, mirror.mesh, side=side),
             detected_px=mirrored_points(self.detected_px, mirror.mesh, side=side),
             gt=None if self.gt is None else self.gt.mirrored(mirror),
+            landmark_fits=None if self.landmark_fits is None else self.landmark_fits.mirrored(mirror),
         )
 
 
@@ -155,6 +162,7 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
             )
     gts = [batch.gt for batch in batches if batch.gt is not None]
     maps = [batch.maps for batch in batches if batch.maps is not None]
+    fits = [batch.landmark_fits for batch in batches if batch.landmark_fits is not None]
     tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS}
     camera = Camera.join([batch.camera for batch in batches])
     return FaceBatch(
@@ -163,6 +171,7 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
         gt=CropSpaceParameters.join(gts) if gts else None,
         names=tuple(name for batch in batches for name in batch.names),
         maps=DetailMaps.join(maps) if maps else None,
+        landmark_fits=CropSpaceParameters.join(fits) if len(fits) == len(batches) else None,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,14 +13,16 @@ import torch
 
 from mien.camera import Camera
 from mien.errors import ConfigError
-from mien.morphable import MorphableModel
+from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import IBUG_MIRROR
-from mien.morphable.symmetry import mirror_mesh, mirrored_points
+from mien.morphable.symmetry import Mirror, mirror_mesh, mirrored_camera, mirrored_points
+from mien.networks.crop_space import CropSpaceParameters, mean_face_frame, to_crop_space
 from mien.perception import Crop
 from mien.perception.crops import FACE_CROP_SCALE, sample_affine
 from mien.training.data.augment import FaceFrame, replace_background, sample_occluders, uneven_light
 from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.data.camera_simulation import simulate_camera
+from mien.training.data.fits import StoredFit
 from mien.training.data.store import FaceRecord, FaceStore
 from mien.typing import Float, Tensor
 
@@ -53,17 +56,35 @@ class PhotoFaces:
         seed: Decides order and augmentation. A crop is a function of the seed and its number in the stream.
         augment: Mirror half of the faces, move and turn the crops, change background, light, occluders and camera.
         jitter: Multiplies the random shift and size of augmented crops.
+        fits: Fits by the key of the face, see `load_fits`: the whole fit is the ground truth of the face. Faces without
+            one are left out of `store`.
 
     Raises:
-        ConfigError: The store has no faces in this split.
+        ConfigError: The store has no faces in this split, or none with a fit; or the model is not symmetric, and there
+            are fits.
     """
 
     def __init__(
-        self, store: FaceStore, model: MorphableModel, *, size: int, seed: int, augment: bool, jitter: float = 1.0
+        self,
+        store: FaceStore,
+        model: MorphableModel,
+        *,
+        size: int,
+        seed: int,
+        augment: bool,
+        jitter: float = 1.0,
+        fits: Mapping[str, StoredFit] | None = None,
     ) -> None:
+        if fits is not None:
+            store.keep(fits)
         if len(store) == 0:
             raise ConfigError(f"the store {store.address} has no faces in this split; prepare more photos.")
         self.store, self.size, self.seed, self.augment, self.jitter = store, size, seed, augment, jitter
+        self.fits, self._sides_per_m, self._mirror = fits, mean_face_frame(model).sides_per_m, Mirror.of(model)
+        if fits is not None and self._mirror is None:
+            raise ConfigError(
+                f"data.fits needs a symmetric face model, and {model.name} is not; set data.fits = false."
+            )
         self._mirror_mesh = mirror_mesh(model)
         self._mirror_landmarks = torch.tensor(IBUG_MIRROR)
 
@@ -75,10 +96,26 @@ class PhotoFaces:
         epoch, position = divmod(number, len(self.store))
         index = int(epoch_order(self.seed, epoch, len(self.store))[position])
         rng = np.random.default_rng((self.seed, 1, number))
-        record = self.store[index]
-        if self.augment and rng.random() < 0.5:
-            record = self._mirrored(record)
-        return self._cropped(record, rng, name=self.store.faces[index].photo)
+        record, row = self.store[index], self.store.faces[index]
+        mirrored = self.augment and rng.random() < 0.5
+        crop, face = self._cropped(self._mirrored(record) if mirrored else record, rng, name=row.photo)
+        if self.fits is None:
+            return face
+        fitted = self.fits[row.key]
+        move = functools.partial(self._moved, record=record, crop=crop, camera=face.camera, mirrored=mirrored)
+        return replace(face, gt=move(fitted.full), landmark_fits=move(fitted.landmarks))
+
+    def _moved(
+        self, face: FaceCoefficients, *, record: FaceRecord, crop: Crop, camera: Camera, mirrored: bool
+    ) -> CropSpaceParameters:
+        """A fit of the stored crop as a face in a training crop."""
+        side = record.crop.shape[-1]
+        stored = Camera(torch.tensor([record.focal_px]), torch.tensor([record.centre_px]), image_size=(side, side))
+        if mirrored and self._mirror is not None:
+            moved = to_crop_space(face, stored, sides_per_m=self._sides_per_m).mirrored(self._mirror)
+            face = moved.coefficients(mirrored_camera(stored))
+        turned = face.rolled(torch.tensor([-crop.angle]))
+        return to_crop_space(turned, camera, sides_per_m=self._sides_per_m)
 
     def _mirrored(self, record: FaceRecord) -> FaceRecord:
         size = record.crop.shape[-1]
@@ -91,7 +128,7 @@ class PhotoFaces:
             centre_px=(size - record.centre_px[0], record.centre_px[1]),
         )
 
-    def _cropped(self, record: FaceRecord, rng: np.random.Generator, *, name: str) -> FaceBatch:
+    def _cropped(self, record: FaceRecord, rng: np.random.Generator, *, name: str) -> tuple[Crop, FaceBatch]:
         crop = self._window(record.landmarks468_px, rng)
         both = torch.cat([record.crop, record.mask[None]])[None]
         sampled = sample_affine(both, crop.photo_from_crop[None].float(), size=(self.size, self.size))[0]
@@ -101,7 +138,8 @@ class PhotoFaces:
             image, mask = self._augmented(image, mask, points, rng)
         centre = crop.to_crop(torch.tensor([record.centre_px]))
         camera = Camera(torch.tensor([record.focal_px / crop.scale]), centre.float(), image_size=(self.size, self.size))
-        return FaceBatch(image[None], mask[None], camera, landmarks[None], points[None], points[None], None, (name,))
+        face = FaceBatch(image[None], mask[None], camera, landmarks[None], points[None], points[None], None, (name,))
+        return crop, face
 
     def _augmented(
         self,

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -238,6 +238,10 @@ class FaceStore:
         if content.format != FORMAT:
             raise FormatError(f"{address} has format {content.format!r}; this version of mien reads {FORMAT!r}.")
         self.faces = [row for row in content.faces if split is None or row.split == split]
+
+    def keep(self, keys: Container[str]) -> None:
+        """Leave out all faces but those with the given keys."""
+        self.faces = [row for row in self.faces if row.key in keys]
 
     def __len__(self) -> int:
         return len(self.faces)
