@@ -206,7 +206,7 @@ def fit_points(model: MorphableModel, targets: FitTargets, *, settings: FitSetti
         settings: Standard deviations.
     """
     weights = mesh_point_weights(model).expand(len(targets.crops), -1)
-    return _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=None)[0]
+    return _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=None, prediction=None)[0]
 
 
 def _landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPriors:

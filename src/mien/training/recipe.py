@@ -4,7 +4,7 @@
 
     [[stage]]
     name = "pretrain"
-    kind = "coarse"                 # "skins", "synthetic", "fits", "coarse" or "detail"
+    kind = "coarse"                 # "skins", "synthetic", "fits", "coarse", "centre" or "detail"
     encoder.image_size = 96
     loop.steps = 2500
 
@@ -29,7 +29,7 @@ from mien.errors import ConfigError
 from mien.training.config import CoarseConfig, DetailConfig
 from mien.training.config_file import apply_changes, build_config, current_settings, merge, read_toml
 
-Kind = Literal["skins", "synthetic", "fits", "coarse", "detail"]
+Kind = Literal["skins", "synthetic", "fits", "coarse", "centre", "detail"]
 CONFIGS = {"coarse": CoarseConfig, "detail": DetailConfig}
 
 
@@ -58,7 +58,12 @@ class FitsStage:
     """Fits the photos of the store, as `mien data fit` does."""
 
 
-Settings: TypeAlias = SkinsStage | SyntheticStage | FitsStage | CoarseConfig | DetailConfig
+@dataclass(frozen=True)
+class CentreStage:
+    """Removes the mean difference to the fits of photos from the identity of the last encoder, see `centring`."""
+
+
+Settings: TypeAlias = SkinsStage | SyntheticStage | FitsStage | CentreStage | CoarseConfig | DetailConfig
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,8 @@ def _stage(table: dict[str, Any], before: list[Stage], model: str) -> Stage:
             return Stage(name, kind, _plain(SkinsStage, table))
         if kind == "fits":
             return Stage(name, kind, _plain(FitsStage, table))
+        if kind == "centre":
+            return Stage(name, kind, _plain(CentreStage, table), _last(before, "coarse"))
         if kind == "synthetic":
             settings = _plain(SyntheticStage, table)
             return Stage(name, kind, replace(settings, store=settings.store or name), skins=skins)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,13 +17,15 @@ from mien.errors import ConfigError
 from mien.io.files import write_text, write_whole, writing
 from mien.io.reading import read_json
 from mien.morphable import load_model
-from mien.networks import DEFAULT_ENCODER, load_detail, load_encoder
+from mien.networks import DEFAULT_ENCODER, FaceEncoder, load_detail, load_encoder, save_encoder
+from mien.training.centring import centred, identity_differences
 from mien.training.config import CoarseConfig, DetailConfig
-from mien.training.data.fits import fit_store
+from mien.training.data.fits import fit_store, load_fits
+from mien.training.data.photos import PhotoFaces
 from mien.training.data.store import FaceStore
 from mien.training.initial_networks import make_detail_network, make_encoder
 from mien.training.objective import Metric
-from mien.training.recipe import FitsStage, Recipe, SkinsStage, Stage, SyntheticStage
+from mien.training.recipe import CentreStage, FitsStage, Recipe, SkinsStage, Stage, SyntheticStage
 from mien.training.run import (
     DETAIL_FILE,
     ENCODER_FILE,
@@ -32,12 +34,14 @@ from mien.training.run import (
     train_coarse,
     train_detail,
 )
+from mien.training.shape_distance import shape_gram
 from mien.training.sources import held_out_detail_faces, held_out_faces
 from mien.training.synthetic.skins import collect_skins
 from mien.training.synthetic.store import SyntheticStorePlan, write_synthetic_store
+from mien.typing import Tensor
 
 STAGE_FILE, FIGURES_FILE, SKINS_FILE, STORES = "stage.json", "figures.csv", "skins.safetensors", "stores"
-RESULTS = {"coarse": ENCODER_FILE, "detail": DETAIL_FILE}
+RESULTS = {"coarse": ENCODER_FILE, "centre": ENCODER_FILE, "detail": DETAIL_FILE}
 HEADER = ["stage", "metric", "unit", "before", "after"]
 
 
@@ -141,6 +145,8 @@ class _RecipeRun:
             metrics = self._synthesize(stage, settings)
         elif isinstance(settings, FitsStage):
             metrics = self._fit_photos()
+        elif isinstance(settings, CentreStage):
+            metrics = self._centre(stage, folder)
         elif isinstance(settings, CoarseConfig):
             metrics = self._train_coarse(stage, settings, folder)
         else:
@@ -190,6 +196,28 @@ class _RecipeRun:
             raise ConfigError("a stage of kind 'fits' needs photos; give the folder of a store with --data.")
         fits = fit_store(Path(self.store), model=self.recipe.model, processes=self.processes)
         return [StageMetric("fits", "", None, float(len(fits)))]
+
+    def _centre(self, stage: Stage, folder: Path) -> list[StageMetric]:
+        if self.store is None:
+            raise ConfigError("a stage of kind 'centre' needs photos; give the folder of a store with --data.")
+        model = load_model(self.recipe.model)
+        encoder = load_encoder(model, self.out / stage.start / ENCODER_FILE)
+        fits, gram = load_fits(Path(self.store), model), shape_gram(model)[: model.counts[0], : model.counts[0]]
+
+        def differences(network: FaceEncoder, split: Literal["train", "validation"]) -> Tensor:
+            faces = FaceStore(str(self.store), split=split)
+            crops = PhotoFaces(faces, model, size=network.crop_size, seed=0, augment=False, fits=fits)
+            return identity_differences(network, crops)
+
+        def distance_mm(network: FaceEncoder) -> float:
+            rows = differences(network, "validation")
+            return 10 * float(((rows @ gram) * rows).sum(1).mean().sqrt())
+
+        result = centred(encoder, differences(encoder, "train"))
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_encoder(result, folder / ENCODER_FILE, notes={})
+        return [StageMetric("distance from the fit", "mm", distance_mm(encoder), distance_mm(result))]
 
     def _synthesize(self, stage: Stage, settings: SyntheticStage) -> list[StageMetric]:
         plan = SyntheticStorePlan(
