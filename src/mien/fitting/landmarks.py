@@ -15,6 +15,7 @@ import torch
 
 from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.fitting.depth import plane_basis, without_plane
+from mien.fitting.identity_prior import identity_precision
 from mien.fitting.lids import LidGaps
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import ROBUST_SCALE_SQ
@@ -42,7 +43,7 @@ class LandmarkPriors:
     lid_sigma: float
     """Error of the distance between upper and lower lid, as a share of the eye's width."""
     identity_sigma: float
-    """Identity coefficients."""
+    """Factor of the standard deviations of the identity, see `mien.fitting.identity_prior`."""
     expression_sigma: float | Float[Tensor, "E"]
     """Expression coefficients, all or each."""
     focal_sigma: float | None
@@ -201,7 +202,7 @@ class _Problem:
         identity_count, expression_count, _ = model.counts
         self.is_expression = torch.arange(identity_count + expression_count, device=points_px.device) >= identity_count
         self.least, self.largest = model.expression_range
-        self.prior_precision = _prior_precision(priors, identity_count, expression_count).to(self.target)
+        self.prior_precision = _prior_precision(model, priors).to(self.target)
         extent = (self.target.amax(1) - self.target.amin(1)).norm(dim=-1)
         self.sigma_px = priors.landmark_sigma * extent
         self.depth_sigma_px = priors.depth_sigma * extent
@@ -224,9 +225,9 @@ class _Problem:
         """One damped Gauss-Newton step under robust weights, with expressions kept in the range of the model."""
         residuals, jacobian, weights = self._linearise(state)
         weighted = jacobian * weights[..., None]
-        hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + torch.diag(self.prior_precision)
+        hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + self.prior_precision
         values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], state.shape], 1)
-        gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + self.prior_precision * values
+        gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + values @ self.prior_precision
         if self.prediction is not None:
             part = slice(self.RIGID, self.RIGID + len(self.prediction.precision))
             hessian[:, part, part] += self.prediction.precision
@@ -309,14 +310,11 @@ class _Problem:
         )
 
 
-def _prior_precision(priors: LandmarkPriors, identity_count: int, expression_count: int) -> Float[Tensor, "K"]:
-    """Inverse variances of the unknowns; rotation and translation have no prior."""
+def _prior_precision(model: MorphableModel, priors: LandmarkPriors) -> Float[Tensor, "K K"]:
+    """Inverse covariance of the unknowns; rotation and translation have no prior."""
+    identity = identity_precision(model, sigma=priors.identity_sigma).cpu().double()
     focal_sigma = priors.focal_sigma or 1e-6
-    return torch.cat(
-        [
-            torch.zeros(6),
-            torch.tensor([focal_sigma**-2]),
-            torch.full((identity_count,), priors.identity_sigma**-2),
-            torch.as_tensor(priors.expression_sigma).cpu().expand(expression_count) ** -2.0,
-        ]
+    expression_sigma = torch.as_tensor(priors.expression_sigma).cpu().expand(model.counts[1])
+    return torch.block_diag(
+        torch.zeros(6, 6), torch.tensor([[focal_sigma**-2]]), identity, torch.diag(expression_sigma**-2.0)
     )

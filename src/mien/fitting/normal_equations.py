@@ -275,14 +275,16 @@ def _add_priors(equations: NormalEquations, face: _Face) -> None:
     one = torch.ones_like
     precision = torch.cat(
         [
-            one(unknowns.identity[0]) / settings.identity_sigma**2,
+            torch.zeros_like(unknowns.identity[0]),
             one(unknowns.expression[0]),
             POSE_PRECISION * one(unknowns.vector()[:6]),
             one(unknowns.albedo[0]),
         ]
     )
+    part = slice(len(unknowns.identity[0]))
+    equations.hessian[part, part] += face.energy.identity_precision
+    equations.gradient[part] += face.energy.identity_precision @ unknowns.identity[0]
     if (prediction := face.energy.prediction) is not None:
-        part = slice(len(prediction.precision))
         equations.hessian[part, part] += prediction.precision
         equations.gradient[part] += prediction.gradient(unknowns.identity)[0]
     count = len(precision)

@@ -8,6 +8,7 @@ import torch
 
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
+from mien.fitting.identity_prior import identity_precision
 from mien.fitting.lids import LidGaps
 from mien.fitting.lighting import expected_light, light_precision
 from mien.fitting.prediction import PredictedIdentity
@@ -38,7 +39,7 @@ class EnergyTerms:
     contour: Float[Tensor, ""]
     """Distance of the occluding contour from that of the photo, see `mien.fitting.contour`."""
     identity_prior: Float[Tensor, ""]
-    """Gaussian prior of the identity coefficients."""
+    """Gaussian prior of the identity coefficients, see `mien.fitting.identity_prior`."""
     prediction: Float[Tensor, ""]
     """Distance of the identity from the prediction of a network, see `mien.fitting.prediction`; zero without one."""
     expression_prior: Float[Tensor, ""]
@@ -83,6 +84,7 @@ class PhotometricEnergy:
         self.light_precision = light_precision(settings.light_priors).to(targets.crops)
         self.contour = ContourMesh.of(model)
         self.planes = plane_basis(targets.landmarks468_px)
+        self.identity_precision = identity_precision(model, sigma=settings.identity_sigma)
         self.expression_sigmas = settings.expression_sigmas(model)
         self.lids = LidGaps.of(targets.landmarks468_px, sigma=settings.lid_sigma)
 
@@ -107,7 +109,7 @@ class PhotometricEnergy:
             depth=self._depth_energy(rendered),
             lids=self._lid_energy(rendered),
             contour=contour_energy(self.contour, rendered, self.targets, settings),
-            identity_prior=0.5 * (coefficients.identity / settings.identity_sigma).square().sum(),
+            identity_prior=0.5 * ((coefficients.identity @ self.identity_precision) * coefficients.identity).sum(),
             prediction=self._prediction_energy(coefficients.identity),
             expression_prior=0.5 * (coefficients.expression / self.expression_sigmas).square().sum(),
             albedo_prior=0.5 * coefficients.albedo.square().sum(),

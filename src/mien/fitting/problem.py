@@ -79,7 +79,7 @@ class FitSettings:
     lid_sigma: float = 0.03
     """Error of the distance between upper and lower lid, as a share of the eye's width, see `mien.fitting.lids`."""
     identity_sigma: float = 1.0
-    """Identity coefficients, which are in standard deviations already."""
+    """Factor of the standard deviations of the identity, see `mien.fitting.identity_prior`."""
     prediction_sigma: float = 0.002
     """Position of a vertex in the identity that a network predicts, metres, see `mien.fitting.prediction`."""
     expression_sigma: float = 0.25
