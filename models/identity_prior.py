@@ -107,7 +107,7 @@ def coefficients_of(offsets: torch.Tensor, basis: torch.Tensor, ridge: float) ->
 
 
 def mixed_covariance(coefficients: torch.Tensor) -> torch.Tensor:
-    """Covariance (I, I) of a population whose independent modes have the coefficients (M, I), mixed with the model's."""
+    """Covariance (I, I) of people whose independent modes have the coefficients (M, I), mixed with the model's own."""
     own = torch.eye(coefficients.shape[1], dtype=coefficients.dtype)
     return SHARE * coefficients.T @ coefficients + (1 - SHARE) * own
 
@@ -117,23 +117,31 @@ def spread(covariance: torch.Tensor, basis: torch.Tensor) -> float:
     return float(3 * ((covariance @ basis) * basis).sum(0).mean()) ** 0.5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("pack", type=Path, help="ict_facekit.npz")
-    pack = parser.parse_args().pack
-    model = load_model()
-    used, modes = modes_on_model(model, read_population(pack))
+def build(model: MorphableModel, population: Population) -> tuple[torch.Tensor, str]:
+    """The covariance (I, I), and the figures to print."""
+    used, modes = modes_on_model(model, population)
     points = model.mean[used].double() * MM_PER_M
     offsets = without_motion(modes, points)
     basis = without_motion(model.identity_basis[:, used].double() * MM_PER_M, points)
     coefficients = coefficients_of(offsets, basis, RIDGE_MM_SQ)
     covariance = mixed_covariance(coefficients)
-    modes_lost = offsets - coefficients @ basis
-    identity = torch.eye(len(basis), dtype=basis.dtype)
-    print(f"{len(used)} of {len(model.mean)} vertices; standard deviation of a vertex in mm, without rigid motion:")
-    print(f"ICT-FaceKit {spread(torch.eye(len(modes), dtype=modes.dtype), offsets):.3f}", end=", ")
-    print(f"of which not explained {spread(torch.eye(len(modes), dtype=modes.dtype), modes_lost):.3f}")
-    print(f"mien-face, standard normal {spread(identity, basis):.3f}; with this covariance {spread(covariance, basis):.3f}")
+    each_mode, own = (torch.eye(count, dtype=basis.dtype) for count in (len(modes), len(basis)))
+    figures = [
+        f"{len(used)} of {len(model.mean)} vertices; standard deviation of a vertex in mm, without rigid motion:",
+        f"ICT-FaceKit {spread(each_mode, offsets):.3f}",
+        f"of which not explained {spread(each_mode, offsets - coefficients @ basis):.3f}",
+        f"mien-face, standard normal {spread(own, basis):.3f}",
+        f"mien-face, this covariance {spread(covariance, basis):.3f}",
+    ]
+    return covariance, "\n".join(figures)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pack", type=Path, help="ict_facekit.npz")
+    pack = parser.parse_args().pack
+    model = load_model()
+    covariance, figures = build(model, read_population(pack))
     metadata = {
         "format": FORMAT,
         "model_hash": model.fingerprint,
@@ -143,6 +151,7 @@ def main() -> None:
         "reach_mm": str(REACH_MM),
     }
     save_asset(IDENTITY_PRIOR_FILE, {"covariance": covariance.float()}, metadata, licence=LICENCE, source=SOURCE)
+    print(figures)
     print(f"{IDENTITY_PRIOR_FILE}: {hashlib.sha256((ASSETS / IDENTITY_PRIOR_FILE).read_bytes()).hexdigest()}")
 
 
