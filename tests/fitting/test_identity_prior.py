@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +36,9 @@ def packaged() -> MorphableModel:
 def script() -> ModuleType:
     sys.path.insert(0, str(ROOT / "models"))
     try:
-        import identity_prior as module
+        return importlib.import_module("identity_prior")
     finally:
         sys.path.pop(0)
-    return module
 
 
 @pytest.fixture
