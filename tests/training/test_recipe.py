@@ -206,7 +206,11 @@ def test_the_packaged_recipes_have_the_stages_that_made_the_packaged_files() -> 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('kind = "synthetic"', 'kind = "drawn"', "stage 'faces': kind='drawn' must be one of skins, synthetic, coarse"),
+        (
+            'kind = "synthetic"',
+            'kind = "drawn"',
+            "stage 'faces': kind='drawn' must be one of skins, synthetic, fits, coarse",
+        ),
         ("faces = 6", "", "stage 'faces': a setting is missing"),
         ("loop.seed = 4", "loop.sed = 4", "stage 'second': 'loop.sed' is not a setting; did you mean 'loop.seed'"),
         ('data.synthetic = "faces"', 'data.synthetic = "other"', "data.synthetic='other' is not a store"),
