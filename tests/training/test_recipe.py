@@ -209,7 +209,7 @@ def test_the_packaged_recipes_have_the_stages_that_made_the_packaged_files() -> 
         (
             'kind = "synthetic"',
             'kind = "drawn"',
-            "stage 'faces': kind='drawn' must be one of skins, synthetic, fits, coarse",
+            "stage 'faces': kind='drawn' must be one of skins, synthetic, fits",
         ),
         ("faces = 6", "", "stage 'faces': a setting is missing"),
         ("loop.seed = 4", "loop.sed = 4", "stage 'second': 'loop.sed' is not a setting; did you mean 'loop.seed'"),
