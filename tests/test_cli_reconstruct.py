@@ -283,7 +283,7 @@ def test_without_options_the_packaged_networks_are_used(tmp_path: Path) -> None:
     (made,) = FakeReconstructor.made
     assert made == {
         "model": "mien-face", "device": "cpu", "detail": True, "resolution": 224, "seed": 0, "max_faces": None,
-        "refine_focal": False, "mode": "fit", "encoder": DEFAULT_ENCODER, "focal_px": None,
+        "refine_focal": False, "mode": None, "encoder": DEFAULT_ENCODER, "focal_px": None,
         "principal_point_px": None,
         "detail_mode": None, "detail_network": DEFAULT_DETAIL,
     }  # fmt: skip

@@ -311,7 +311,7 @@ def test_landmark_files(tmp_path: Path) -> None:
         with pytest.raises(FormatError, match="line 1"):
             read_landmarks(path, vertices=99)
     path.write_text(" " * 70_000)
-    with pytest.raises(FormatError, match="larger than"):
+    with pytest.raises(FormatError, match="70000 bytes; expected 0 to 65536"):
         read_landmarks(path, vertices=99)
 
 

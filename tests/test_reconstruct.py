@@ -44,7 +44,7 @@ def astronaut() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def reconstructor() -> Reconstructor:
-    return Reconstructor(settings=FitSettings(photometric_steps=10))
+    return Reconstructor(mode="fit", settings=FitSettings(photometric_steps=10))
 
 
 @pytest.fixture(scope="module")
@@ -242,11 +242,11 @@ def test_faces_that_need_too_much_memory_together_are_computed_in_smaller_batche
     whole, predict, tried = by_network(three), by_network._predict, []
     largest, refused = 1, -1.0
 
-    def predict_few(encoder: FaceEncoder, inputs: PhotoInputs) -> FaceCoefficients:
+    def predict_few(encoder: FaceEncoder, inputs: PhotoInputs, *, refine: bool) -> FaceCoefficients:
         tried.append(len(inputs))
         if len(inputs) > largest or inputs.faces[0].detection.landmarks468_px[:, 0].mean() < refused:
             torch.empty(10**15)  # more than any address space
-        return predict(encoder, inputs)
+        return predict(encoder, inputs, refine=refine)
 
     monkeypatch.setattr(by_network, "_predict", predict_few)
     found = by_network(three)
@@ -311,7 +311,7 @@ def test_settings_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"encoder": "mine.safetensors"},
+        {"mode": "fit", "encoder": "mine.safetensors"},
         {"mode": "net", "refine_focal": True},
         {"mode": "net", "settings": FitSettings(photometric_steps=1)},
         {"detail": False, "detail_mode": "net"},
@@ -346,7 +346,7 @@ def test_a_model_on_another_device_is_copied_and_the_callers_stays(
     assert Reconstructor(reconstructor.model, detail=False).model is reconstructor.model
     model = load_model()
     monkeypatch.setattr("mien.pipeline.reconstructor._checked_device", lambda _: torch.device("meta"))
-    elsewhere = Reconstructor(model, detail=False)
+    elsewhere = Reconstructor(model, detail=False, mode="fit")
     assert elsewhere.model.mean.device.type == "meta"
     assert {tensor.device.type for tensor in model.buffers()} == {"cpu"}
 

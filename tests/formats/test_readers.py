@@ -316,7 +316,7 @@ def test_arkit_json(tmp_path: Path) -> None:
         ('{"jawOpen": 1' + "0" * 400 + "}", "401 digits"),
         ('{"jawOpen": NaN}', "NaN is not finite"),
         ("{" * 10, "not JSON"),
-        (" " * (1 << 21), "expected 1 to 1048576"),
+        (" " * (1 << 21), "expected 0 to 1048576"),
     ],
 )
 def test_invalid_arkit_json_is_refused(tmp_path: Path, text: str, message: str) -> None:

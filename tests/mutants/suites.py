@@ -57,6 +57,7 @@ TESTS = {
         "tests/training/test_coarse.py",
         NET,
     ],
+    "networks/encoder_file.py": ["tests/test_encoder.py", "tests/test_compatibility.py"],
     "training/synthetic/skins.py": ["tests/training/test_skins.py", "tests/training/test_photo_store.py"],
     "training/synthetic/store.py": ["tests/training/test_synthetic_store.py"],
     "training/synthetic/detailed_faces.py": [

@@ -28,6 +28,10 @@ class ScriptedRng(np.random.Generator):
         super().__init__(np.random.PCG64(0))
         self._values = {"random": [*random], "uniform": [*uniform], "normal": [*normal], "integers": [*integers]}
 
+    def spawn(self, n_children: int) -> list[np.random.Generator]:
+        """Generators without a script of their own: `random()` gives 0.99."""
+        return [ScriptedRng() for _ in range(n_children)]
+
     def _next(self, kind: str) -> Any:
         values = self._values[kind]
         return values.pop(0) if len(values) > 1 else values[0]

@@ -111,7 +111,7 @@ def test_lost_checkpoints_are_noticed(run: Path) -> None:
     with pytest.raises(FormatError, match=r"has no whole checkpoint .*restore one from a backup"):
         newest_checkpoint(run)
     (run / SAVED_FILE).write_text("[]", encoding="utf-8")
-    with pytest.raises(FormatError, match=r"saved\.json is damaged"):
+    with pytest.raises(FormatError, match=r"saved\.json: damaged"):
         newest_checkpoint(run)
 
 

@@ -79,7 +79,7 @@ def test_fits_are_read_as_they_were_written(tmp_path: Path, tiny: MorphableModel
     with pytest.raises(ModelMismatch):
         load_fits(tmp_path, tiny)
     (tmp_path / "fits-000001.safetensors").write_bytes(b"cut off")
-    with pytest.raises(FormatError, match=r"fits-000001.safetensors is damaged .* run `mien data fit` again"):
+    with pytest.raises(FormatError, match=r"fits-000001.safetensors is not .* run `mien data fit` again"):
         load_fits(tmp_path, model)
 
 

@@ -363,7 +363,7 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_state(
 
 def test_a_prediction_that_cannot_be_rendered_stops_the_run(model_file: Path, tmp_path: Path) -> None:
     config = config_of(
-        model_file, "loop.steps=4", "loss.photometric=1.0", "optimizer.learning_rate=1e30", "optimizer.warmup=0"
+        model_file, "loop.steps=4", "loss.photometric=1.0", "optimizer.learning_rate=1e18", "optimizer.warmup=0"
     )
     with pytest.raises(
         TrainingDiverged, match=r"step 1: the network's prediction is not finite; faces: synthetic-0-4, "
@@ -445,7 +445,7 @@ def test_length_and_rate_may_change_on_resume(model_file: Path, tmp_path: Path) 
             f"# until step-00000002: optimizer.learning_rate = {started.optimizer.learning_rate}",
         ]
     (run / "inputs.json").unlink()
-    with pytest.raises(ConfigError, match=r"inputs\.json is missing or damaged"):
+    with pytest.raises(ConfigError, match=r"inputs\.json: no such file"):
         train_coarse(longer, store=None, run=run, resume=True)
 
 

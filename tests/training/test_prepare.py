@@ -184,7 +184,7 @@ def test_nothing_left_to_do_has_no_speed_and_damaged_rows_are_named(tmp_path: Pa
     assert "photos/s" not in prepare(entries, store, settings=settings, processes=1).text()
     (rows,) = store.glob("faces-*.json")
     rows.write_text("{", encoding="utf-8")
-    with pytest.raises(FormatError, match=f"{rows.name} is damaged"):
+    with pytest.raises(FormatError, match=f"{rows.name}: damaged"):
         prepare(entries, store, settings=settings, processes=1)
 
 

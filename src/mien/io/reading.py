@@ -15,14 +15,17 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
-import numpy as np
 
 from mien.errors import ConfigError, FormatError, MienError
 from mien.io.placeholders import refuse_placeholder
-from mien.typing import Float
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mien.typing import Float
 
 T = TypeVar("T")
 MAX_FILE_BYTES = 4 << 30
@@ -257,6 +260,8 @@ def read_numbers(path: Path, *, advice: str) -> Float[np.ndarray, "*N"]:
     Raises:
         FormatError: See `read_text`, or the text has something else.
     """
+    import numpy as np  # noqa: PLC0415 (the command line reads text and must start without it)
+
     text = read_text(path, advice=advice)
     try:
         rows = [[float(word) for word in line.split()] for line in text.splitlines() if line.strip()]

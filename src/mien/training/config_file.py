@@ -35,6 +35,8 @@ RENAMED = {
     "base.pose_error": "coarse.pose_error",
 }
 """Settings of mien 0.1 and their names of today. The old names are accepted until 0.3, with a warning."""
+ADDED = {"data.fits": "false", "encoder.refine_from": '"prediction"'}
+"""Settings that records of mien 0.2 do not have, and their effect there, as `_literal` writes it."""
 RENAMED_VALUES = {("encoder.learn", "second look"): "refiner"}
 _MAX_CHANGE = 4096
 _LARGEST = 2**62
@@ -305,7 +307,7 @@ def differences(before: str, after: str, *, folders: Sequence[Path] = ()) -> lis
 def _flat(text: str, folders: Sequence[Path]) -> dict[str, str]:
     current = current_settings(parse_toml(text, "the configuration", error=ConfigError))
     content = _with_absolute_paths(_without_unused(current), folders)
-    return {
+    return ADDED | {
         f"{name}.{key}" if isinstance(value, dict) else name: _literal(single)
         for name, value in content.items()
         for key, single in (value.items() if isinstance(value, dict) else [(name, value)])
