@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 
 from mien.evaluation.detail import LEAST_WEIGHT
+from mien.morphable import MorphableModel
+from mien.morphable.landmark_tables import IBUG_LOWER_LIP
 from mien.typing import Float, Int, Tensor
+
+LEAST = 1e-12
+"""Squared displacements below it count as none."""
 
 
 def map_saturation(
@@ -39,3 +44,17 @@ def laplacian_energy(values: Float[Tensor, "B V C"], edges: Int[Tensor, "P 2"]) 
 def symmetry_noise(values: Float[Tensor, "B V C"], mirror: Int[Tensor, "V"]) -> Float[Tensor, "B"]:
     """Root mean square difference between values at a vertex and at its mirror vertex; for scalars and colours."""
     return (values - values[:, mirror]).square().mean((1, 2)).sqrt()
+
+
+def common_share(displacement: Float[Tensor, "B V C"]) -> float:
+    """Share of the squared displacement that the mean over faces explains: 1 if all faces have the same, 0 for none."""
+    return float(displacement.mean(0).square().sum() / (displacement.square().sum(2).mean(0).sum()).clamp(min=LEAST))
+
+
+def lower_face_share(
+    model: MorphableModel, displacement: Float[Tensor, "B V 3"], weights: Float[Tensor, "V"]
+) -> Float[Tensor, "B"]:
+    """Share of the squared displacement at vertices below the lower lip of the mean face."""
+    below = (model.mean[:, 1] < model.mean[model.landmarks68[IBUG_LOWER_LIP], 1]).to(weights)
+    squared = displacement.square().sum(-1) * weights
+    return (squared * below).sum(1) / squared.sum(1).clamp(min=LEAST)

@@ -92,3 +92,11 @@ def test_fixed_statistics_fold_into_the_convolution() -> None:
     before = norm.running_mean.clone()
     conv.normalised(x, norm)
     assert not torch.equal(norm.running_mean, before)  # statistics are learnt where they are not fixed
+
+
+def test_a_new_resnet_starts_with_blocks_that_change_nothing() -> None:
+    """Then the signal of the first step does not grow from block to block."""
+    resnet = make_backbone("resnet50").eval()
+    x = torch.rand(1, 256, 4, 4)
+    torch.testing.assert_close(resnet.get_submodule("layer1.1")(x), x)
+    assert float(resnet.get_submodule("conv1").weight.detach().std()) == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.05)

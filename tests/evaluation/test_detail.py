@@ -7,10 +7,18 @@ import math
 import pytest
 import torch
 
-from benchmarks.detail_metrics import laplacian_energy, map_saturation, relief_rms, symmetry_noise
+from benchmarks.detail_metrics import (
+    common_share,
+    laplacian_energy,
+    lower_face_share,
+    map_saturation,
+    relief_rms,
+    symmetry_noise,
+)
 from mien.errors import ConfigError
 from mien.evaluation.detail import relief_correlation
 from mien.geometry import unique_edges
+from mien.morphable import MorphableModel
 
 SIZE = 64
 
@@ -100,3 +108,21 @@ def test_symmetry_noise_matches_a_hand_computed_value() -> None:
     values = torch.tensor([[[1.0], [4.0], [9.0]]])
     assert symmetry_noise(values, mirror).item() == pytest.approx(math.sqrt(18 / 3))
     assert symmetry_noise(torch.tensor([[[2.0], [2.0], [9.0]]]), mirror).item() == 0
+
+
+def test_a_displacement_that_all_faces_have_is_common() -> None:
+    one = torch.tensor([[0.0, 0.0, 2.0], [1.0, 0.0, 0.0]])
+    assert common_share(one.expand(3, -1, -1)) == pytest.approx(1)
+    assert common_share(torch.stack([one, -one])) == 0
+    # Means 1.5 and 0.5 of 2, 1 and 1, 0: (1.5² + 0.5²) / ((4 + 1 + 1 + 0) / 2).
+    halves = torch.tensor([[[2.0], [1.0]], [[1.0], [0.0]]])
+    assert common_share(halves) == pytest.approx(2.5 / 3)
+
+
+def test_the_share_below_the_mouth_weighs_squares(tiny: MorphableModel) -> None:
+    below = tiny.mean[:, 1] < tiny.mean[tiny.landmarks68[57], 1]
+    shift = torch.zeros(2, len(tiny.mean), 3)
+    shift[0, below.nonzero()[0]] = torch.tensor([3.0, 0.0, 0.0])
+    shift[0, (~below).nonzero()[0]] = torch.tensor([0.0, 4.0, 0.0])
+    share = lower_face_share(tiny, shift, torch.ones(len(tiny.mean)))
+    torch.testing.assert_close(share, torch.tensor([9 / 25, 0.0]))

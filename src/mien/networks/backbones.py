@@ -116,6 +116,15 @@ class ResNet50(Backbone):
                 blocks.append(Bottleneck(inputs, width, stride=stride if k == 0 else 1))
                 inputs = width * EXPANSION
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Random weights as torchvision's: blocks start as the identity (Goyal et al. 2017, section 5.1)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
 
     def trunk(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
         """Apply the 7×7 stem and four stages; the feature map has 1/32 of the image's side."""

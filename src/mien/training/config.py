@@ -88,7 +88,7 @@ class CoarseLossSettings:
     photometric: float = 1.0
     """Eq. 4; weight 1 in eq. 7."""
     landmark: float = 1.0
-    """Eq. 5, in halves of the crop's side; weight 1 in eq. 7."""
+    """Eq. 5, in halves of the crop's side; weight 1 in eq. 7, which is too little for photos alone (docs/paper.md)."""
     identity: float = 20.0
     """Eq. 6; weight 20 in eq. 7."""
     render_from: float = 0.0
