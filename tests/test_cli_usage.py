@@ -66,7 +66,7 @@ def test_help_shows_choices_and_defaults(capsys: pytest.CaptureFixture[str], mon
     run("reconstruct", "-h")
     shown = capsys.readouterr().out
     for expected in (
-        "[auto|fit|net]", "[fit|net]", "[cpu|cuda]", "[224|512|1024]", "[default: fit]", "[default: cpu]",
+        "[auto|fit|net]", "[fit|net]", "[cpu|cuda]", "[224|512|1024]", "[default: cpu]",
         "[default: 224]", "[default: out]",
     ):  # fmt: skip
         assert expected in shown

@@ -16,6 +16,7 @@ from mien.fitting.depth import depth_px
 from mien.fitting.photometric import EFFECTIVE_PIXELS, EnergyTerms, PhotometricEnergy
 from mien.fitting.prediction import EFFECTIVE_POINTS, PredictedIdentity
 from mien.fitting.unknowns import Unknowns
+from mien.geometry import remove_similarity
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
@@ -104,7 +105,10 @@ def test_a_prediction_counts_as_a_few_points_of_one_standard_deviation(tiny: Mor
     predicted, identity = torch.randn(2, 1, tiny.counts[0]).unbind(0)
     weights = (1 - tiny.masks.neck) * (1 - tiny.masks.eyes)
     moved = tiny.vertices(identity, torch.zeros(1, 4)) - tiny.vertices(predicted, torch.zeros(1, 4))
-    distance = ((moved.square().sum(-1) * weights).sum() / weights.sum()).sqrt()
+    roots = weights.sqrt()[:, None]
+    bent = remove_similarity(moved * roots, tiny.mean, weights=roots)
+    assert float(bent.norm()) < 0.99 * float((moved * roots).norm())
+    distance = (bent.square().sum() / weights.sum()).sqrt()
     prediction = PredictedIdentity.of(tiny, predicted, sigma_m=float(distance))
     assert prediction.energy(identity).item() == pytest.approx(0.5 * EFFECTIVE_POINTS, rel=1e-3)
     assert prediction.energy(predicted).item() == 0

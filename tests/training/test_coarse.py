@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mien.errors import ConfigError
+from mien.geometry import remove_similarity
 from mien.losses import photometric_loss
 from mien.morphable import MorphableModel
 from mien.networks import FaceEncoder, save_encoder
@@ -20,7 +21,7 @@ from mien.training.coarse import CoarseObjective
 from mien.training.config import CoarseLossSettings, EncoderSettings
 from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.initial_networks import evaluation_modules, make_encoder
-from mien.training.shape_distance import aligned_distance_mm, remove_similarity
+from mien.training.shape_distance import aligned_distance_mm
 from mien.training.synthetic.faces import SyntheticFaces
 
 SIZE = 48

@@ -2,13 +2,15 @@
 
 The errors of a network that learnt from faces, and those of points and pixels of the photo, have different causes. So
 the fit takes both: the distance between its surface and the predicted one is one more error with a standard deviation.
-The whole surface counts as a few points, since the errors of a prediction are smooth.
+The whole surface counts as a few points, since the errors of a prediction are smooth. A similarity between the surfaces
+costs nothing: a network cannot see the size of a face.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mien.geometry import remove_similarity
 from mien.morphable import MorphableModel
 from mien.typing import Float, Tensor
 
@@ -35,7 +37,8 @@ class PredictedIdentity:
             sigma_m: Standard deviation of the position of a vertex, metres.
         """
         weights = (1 - model.masks.neck) * (1 - model.masks.eyes)
-        moved = (model.identity_basis * weights.sqrt()[:, None]).flatten(1)
+        roots = weights.sqrt()[:, None]
+        moved = remove_similarity(model.identity_basis * roots, model.mean, weights=roots).flatten(1)
         precision = EFFECTIVE_POINTS / sigma_m**2 / weights.sum() * (moved @ moved.T)
         return cls(identity.detach(), precision)
 

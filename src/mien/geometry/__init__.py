@@ -20,3 +20,4 @@ from mien.geometry.rotations import rotmat_to_rotvec as rotmat_to_rotvec
 from mien.geometry.rotations import rotvec_to_rotmat as rotvec_to_rotmat
 from mien.geometry.similarity import Similarity as Similarity
 from mien.geometry.similarity import align_points as align_points
+from mien.geometry.similarity import remove_similarity as remove_similarity

@@ -60,3 +60,24 @@ def align_points(
     scale = torch.ones_like(S[:, 0]) if rigid else (S * sign).sum(-1) / (w * source * source).sum((1, 2))
     translation = target_mean[:, 0] - scale[:, None] * torch.einsum("bij,bj->bi", rotation, source_mean[:, 0])
     return Similarity(scale, rotation, translation)
+
+
+def remove_similarity(
+    basis: Float[Tensor, "K V 3"], mean: Float[Tensor, "V 3"], *, weights: Float[Tensor, "V 1"]
+) -> Float[Tensor, "K V 3"]:
+    """Remove from each basis vector its part that is a small translation, rotation or scaling of the whole face.
+
+    One image does not show a face's absolute size, and its position belongs to the pose.
+
+    Args:
+        basis: Weighted displacements of the vertices.
+        mean: Vertices of the mean face.
+        weights: Weight of each vertex, applied to translation, rotation and scaling.
+    """
+    centred = mean - (mean * weights**2).sum(0) / (weights**2).sum()
+    axes = torch.eye(3).to(mean)
+    rotations = [torch.linalg.cross(axis.expand_as(centred), centred) for axis in axes]
+    similarity = torch.stack([*(axis.expand_as(centred) for axis in axes), *rotations, centred]) * weights
+    frame = torch.linalg.qr(similarity.flatten(1).T.double()).Q.to(basis)
+    flat = basis.flatten(1)
+    return (flat - (flat @ frame) @ frame.T).view_as(basis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.geometry import align_points
+from mien.geometry import align_points, remove_similarity
 from mien.morphable import MorphableModel
 from mien.typing import Float, Tensor
 
@@ -24,27 +24,6 @@ def shape_gram(model: MorphableModel) -> Float[Tensor, "K K"]:
 def albedo_gram(model: MorphableModel) -> Float[Tensor, "K K"]:
     """Gram matrix of the albedo basis on the face."""
     return _gram(model.albedo_basis * (1 - model.masks.neck).sqrt()[:, None])
-
-
-def remove_similarity(
-    basis: Float[Tensor, "K V 3"], mean: Float[Tensor, "V 3"], *, weights: Float[Tensor, "V 1"]
-) -> Float[Tensor, "K V 3"]:
-    """Remove from each basis vector its part that is a small translation, rotation or scaling of the whole face.
-
-    One image does not show a face's absolute size, and its position belongs to the pose.
-
-    Args:
-        basis: Weighted displacements of the vertices.
-        mean: Vertices of the mean face.
-        weights: Weight of each vertex, applied to translation, rotation and scaling.
-    """
-    centred = mean - (mean * weights**2).sum(0) / (weights**2).sum()
-    axes = torch.eye(3).to(mean)
-    rotations = [torch.linalg.cross(axis.expand_as(centred), centred) for axis in axes]
-    similarity = torch.stack([*(axis.expand_as(centred) for axis in axes), *rotations, centred]) * weights
-    frame = torch.linalg.qr(similarity.flatten(1).T.double()).Q.to(basis)
-    flat = basis.flatten(1)
-    return (flat - (flat @ frame) @ frame.T).view_as(basis)
 
 
 def _gram(basis: Float[Tensor, "K V 3"]) -> Float[Tensor, "K K"]:
