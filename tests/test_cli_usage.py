@@ -271,7 +271,10 @@ def test_a_full_disk_behind_stdout_is_one_line() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the list of child processes is Linux's")
 def test_ctrl_c_ends_all_processes_without_a_traceback(tmp_path: Path) -> None:
     command = f"data synthesize --faces 100000 --size 32 --processes 2 -o {tmp_path / 'store'}"
+    # A shell that starts the tests in the background lets them ignore Ctrl-C, and processes inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = _start(*command.split(), stdout=subprocess.DEVNULL, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
         while len(workers := children.read_text().split()) < 3:  # two workers and Python's resource tracker
