@@ -103,9 +103,16 @@ def _other_model(path: Path) -> Path:
     return path
 
 
+def _whole(out: Path, pattern: str) -> list[Path]:
+    """The files that are not in a hidden folder of a writer, which a kill may leave half-written."""
+    return sorted(
+        path for path in out.rglob(pattern) if not any(part.startswith(".") for part in path.relative_to(out).parts)
+    )
+
+
 def _results(out: Path) -> Content:
     content = {}
-    for file in sorted(out.rglob("reconstruction.npz")):
+    for file in _whole(out, "reconstruction.npz"):
         face = Reconstruction.load(file.parent)
         values = (getattr(face, field.name) for field in fields(face) if field.name != "stage_seconds")
         content[str(file.parent.relative_to(out))] = _hash(
@@ -134,7 +141,7 @@ def _photo_store(out: Path) -> Content:
 def _tensors(out: Path) -> Content:
     """The tensors of all safetensors files; the order of the metadata in a file is random."""
     content = {}
-    for path in sorted(out.rglob("*.safetensors")):
+    for path in _whole(out, "*.safetensors"):
         with safe_open(path, framework="numpy") as file:
             names = sorted(file.keys())
             content[str(path.relative_to(out))] = _hash(file.get_tensor(name).tobytes() for name in names)

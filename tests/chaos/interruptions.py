@@ -58,7 +58,7 @@ class Reference:
             return "lost", f"{when}: {type(error).__name__}: {error}"
         wrong = [name for name, value in found.items() if self.content.get(name, value) != value]
         missing = [name for name in self.content if name not in found] if complete else []
-        left = [path.name for path in out.parent.rglob("*") if ".partial" in path.name] if complete else []
+        left = [path.name for path in out.parent.rglob("*") if "partial" in path.name] if complete else []
         if wrong:
             return "silent", f"{when}: other content of {wrong[:3]}"
         if missing:
