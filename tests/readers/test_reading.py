@@ -164,6 +164,9 @@ def test_csv_is_read_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
     path.write_bytes(b"name\n\xff\n")
     with pytest.raises(FormatError, match="not UTF-8"):
         read_csv(path)
+    path.write_bytes(b"photo,faces\na\0b.jpg,1\n")
+    with pytest.raises(FormatError, match="null character"):
+        read_csv(path)
 
 
 def test_numbers_are_finite_and_in_rows(tmp_path: Path) -> None:

@@ -243,6 +243,8 @@ def read_csv(
         MienError: Of the class `error`: see `read_text`, or the file is not CSV.
     """
     text = read_text(path, advice=advice, error=error)
+    if "\0" in text:  # Python's csv reads null characters, and no path may have one
+        raise error(f"{path}: damaged, it holds a null character{_end(advice)}")
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except csv.Error as reason:
