@@ -333,6 +333,12 @@ def test_a_focal_length_out_of_range_is_refused(
         reconstructor(astronaut, focal_px=focal_px)
 
 
+def test_the_default_mode_uses_the_encoder_that_was_made_for_the_model(reconstructor: Reconstructor) -> None:
+    assert Reconstructor(reconstructor.model, detail=False).mode == "auto"
+    other = Reconstructor(tiny_model(), detail=False)
+    assert (other.mode, other.encoder) == ("fit", None)
+
+
 def test_a_missing_gpu_is_an_error_not_a_fallback() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
