@@ -373,6 +373,13 @@ def test_a_prediction_that_cannot_be_rendered_stops_the_run(model_file: Path, tm
     assert json.loads((tmp_path / "run" / "diverged.json").read_text(encoding="utf-8"))["terms"] == []
 
 
+def test_a_run_leaves_the_process_group_that_it_joined(model_file: Path, tmp_path: Path) -> None:
+    """Gloo aborts a process that exits with the threads of a group."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    train_coarse(config_of(model_file, "loop.steps=1"), store=None, run=tmp_path / "run", resume=False)
+    assert not torch.distributed.is_initialized()
+
+
 def test_another_model_or_configuration_is_refused(model_file: Path, tmp_path: Path) -> None:
     config = config_of(model_file, "loop.steps=1")
     train_coarse(config, store=None, run=tmp_path / "run", resume=False)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
@@ -84,17 +85,22 @@ def train(
     Warns:
         CheckpointDoubtful: See `newest_checkpoint`.
     """
-    loop = settings.loop
-    fabric = _launch(loop)
+    with _processes(settings.loop) as fabric:
+        return _train(fabric, objective, source, settings, validation)
+
+
+def _train(
+    fabric: Fabric, objective: Objective[P], source: FaceSource, settings: RunSettings, validation: FaceBatch
+) -> nn.Module | None:
     found = _resume_point(fabric, settings)
     half = _open(fabric, settings, reached="the start" if found is None else found.name) == "bf16-mixed"
     shard = Shard(fabric.global_rank, fabric.world_size)
-    steps = step_count(loop, source)
+    steps = step_count(settings.loop, source)
     state = _initial_state(objective, settings, half=half)
     first = 0 if found is None else load_checkpoint(found, state, model_hash=settings.model_hash)
     network, engine = fabric.setup(state.network, state.optimizer)
     monitor = Monitor(settings.folder, first_step=first, steps=steps, active=fabric.is_global_zero)
-    batches = stream(source, range(first, steps), shard=shard, workers=loop.workers)
+    batches = stream(source, range(first, steps), shard=shard, workers=settings.loop.workers)
     with StopSignal.noted() as stop, closing(monitor):
         run = _Run(fabric, objective, settings, state, network, engine, monitor, validation, steps, half, stop)
         run.make_up(first)
@@ -262,6 +268,21 @@ def step_count(loop: LoopSettings, source: FaceSource) -> int:
         ConfigError: `loop.epochs` is set, and the run has no photos.
     """
     return math.ceil(loop.epochs * source.steps_per_epoch()) if loop.epochs else loop.steps
+
+
+@contextmanager
+def _processes(loop: LoopSettings) -> Iterator[Fabric]:
+    """The processes of a run, which leave their group together.
+
+    Gloo's threads would otherwise still run when the interpreter of the first process to finish goes, which aborts it.
+    """
+    fabric = _launch(loop)
+    try:
+        yield fabric
+        fabric.barrier()
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _launch(loop: LoopSettings) -> Fabric:
