@@ -56,6 +56,11 @@ def test_type_checkers_see_the_same_names() -> None:
     assert {alias.name: node.module for node in imports for alias in node.names} == mien._HOMES
 
 
+def test_the_command_also_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "mien", "--version"], check=True, capture_output=True, text=True)
+    assert mien.__version__ in done.stdout
+
+
 def test_importing_mien_does_not_import_torch() -> None:
     program = "import sys, mien; assert 'torch' not in sys.modules; mien.Camera; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
