@@ -7,11 +7,14 @@ import json
 import os
 import random
 import resource
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mien.errors import MienError
@@ -19,7 +22,7 @@ from mien.io.photo import read_photo
 from mien.io.result_folder import _read_map
 from mien.morphable.formats import read_model
 from mien.result import Reconstruction
-from mien.training.data.images import decode_image
+from mien.training.data.store import FaceRecord, decode_record, encode_record
 from tests.chaos.commands import Scenario, small_shards
 from tests.chaos.interruptions import Reference
 from tests.chaos.outcome import Tally, command, run
@@ -33,11 +36,12 @@ PHOTO_MB = 300 + 192
 def bombs(folder: Path, result: Path) -> Tally:
     """Read small files of huge content, and the largest photos, and measure the peak of memory."""
     tally = Tally("memory: small files of huge content")
+    record = _record_with_huge_mask()
     cases: list[tuple[str, Callable[[], object], int]] = [
         ("arrays of a result", lambda: Reconstruction.load(_npz_bomb(folder / "result", result)), ALLOWED_MB),
         ("array of a face model", lambda: read_model(folder / "generic.npz"), ALLOWED_MB),
         ("map", lambda: _read_map(folder / "8192.png", channels=3), ALLOWED_MB),
-        ("mask of a photo store", lambda: decode_image((folder / "13000.png").read_bytes()), ALLOWED_MB),
+        ("mask of a photo store", lambda: decode_record(record), ALLOWED_MB),
         ("grey photo of 16 bits", lambda: read_photo(folder / "deep.png"), PHOTO_MB),
         ("colour photo", lambda: read_photo(folder / "8000.png"), PHOTO_MB),
         ("photo of 400 megapixels", lambda: read_photo(folder / "20000.png"), ALLOWED_MB),
@@ -80,10 +84,23 @@ def _limited(scenario: Scenario, out: Path, megabytes: int) -> Callable[[], int]
 def _write_bombs(folder: Path) -> None:
     for side in (8000, 8192, 20_000):
         Image.new("RGB", (side, side)).save(folder / f"{side}.png")
-    Image.new("L", (13_000, 13_000)).save(folder / "13000.png")
     Image.fromarray(np.full((8000, 8000), 40_000, np.uint16)).save(folder / "deep.png")
     arrays = {**generic_arrays(), "identity_basis": np.zeros((1000, 100_000, 3), np.float32)}
     np.savez_compressed(folder / "generic.npz", allow_pickle=False, **arrays)
+
+
+def _record_with_huge_mask() -> bytes:
+    """A face of a photo store whose mask has 13,000 pixels on a side: 169 MB of zeros in 21 kB."""
+    side = torch.zeros(8, 8)
+    record = FaceRecord(side.expand(3, 8, 8), side, torch.zeros(68, 2), torch.zeros(468, 2), 10.0, (4.0, 4.0), 1.0)
+    whole, stream, huge = encode_record("face", record, notes={}), io.BytesIO(), io.BytesIO()
+    Image.new("L", (13_000, 13_000)).save(huge, "PNG")
+    with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as old, tarfile.open(fileobj=stream, mode="w") as new:
+        for member in old:
+            data = huge.getvalue() if "mask" in member.name else cast(IO[bytes], old.extractfile(member)).read()
+            member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
 
 
 def _npz_bomb(folder: Path, result: Path) -> Path:
