@@ -10,13 +10,14 @@ from pathlib import Path
 from mien.errors import ConfigError
 from mien.export.gltf import glb_bytes as glb_bytes
 from mien.export.gltf import write_glb as write_glb
-from mien.export.images import FacePainter, albedo_map, normal_map, overlay_image, save_image, sheet_image
+from mien.export.images import FacePainter, albedo_map, normal_map, overlay_image, sheet_image
 from mien.export.obj import materials_text, obj_text
 from mien.export.obj import write_obj as write_obj
 from mien.export.ply import write_ply as write_ply
 from mien.io.files import write_text, write_whole, writing, writing_folder
 from mien.io.photo import Photo
 from mien.io.pixels import to_uint8
+from mien.io.png import write_png
 from mien.io.result_files import (
     ALBEDO_FILE,
     DEFAULT_FORMATS,
@@ -126,7 +127,7 @@ def write_mesh(
             case _:
                 # Not anna.png, which may be the photo.
                 texture, materials = path.with_name(f"{path.stem}_texture.png"), path.with_suffix(".mtl")
-                write_whole(texture, lambda partial: save_image(to_uint8(reconstruction.texture), partial))
+                write_whole(texture, lambda partial: write_png(to_uint8(reconstruction.texture), partial))
                 write_text(materials, materials_text(texture.name))
                 write_text(path, obj_text(reconstruction, model, materials=materials.name))
 
@@ -194,7 +195,7 @@ def _write_numbers(reconstruction: Reconstruction, folder: Path, formats: Sequen
     if "ply" in formats:
         write_ply(reconstruction, folder / PLY_FILE)
     if {"obj", "maps"} & set(formats):
-        save_image(to_uint8(reconstruction.texture), folder / TEXTURE_FILE)
+        write_png(to_uint8(reconstruction.texture), folder / TEXTURE_FILE)
 
 
 def _write_model_formats(
@@ -206,8 +207,8 @@ def _write_model_formats(
         write_obj(reconstruction, model, folder / OBJ_FILE)
     if "maps" in formats:
         write_offset_maps(reconstruction, folder)
-        save_image(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
-        save_image(to_uint8(0.5 + 0.5 * normal_map(reconstruction, model)), folder / NORMALS_FILE)
+        write_png(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
+        write_png(to_uint8(0.5 + 0.5 * normal_map(reconstruction, model)), folder / NORMALS_FILE)
 
 
 def _write_pictures(
@@ -217,9 +218,9 @@ def _write_pictures(
         return
     painter = FacePainter(reconstruction, model)
     if "overlay" in formats:
-        save_image(overlay_image(reconstruction, painter, photo), folder / OVERLAY_FILE)
+        write_png(overlay_image(reconstruction, painter, photo), folder / OVERLAY_FILE)
     if "sheet" in formats:
-        save_image(sheet_image(reconstruction, painter, photo), folder / SHEET_FILE)
+        write_png(sheet_image(reconstruction, painter, photo), folder / SHEET_FILE)
 
 
 def _check_given(formats: Sequence[str], needed: Set[str], value: object, name: str) -> None:

@@ -23,6 +23,7 @@ from mien.errors import ConfigError
 from mien.export.surface import eye_triangles, unit_normals
 from mien.export.tangent_space import tangent_normal_map, vertex_tangents
 from mien.io.pixels import to_uint8
+from mien.io.png import png_bytes
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
 from mien.typing import Bool, Float, Int
@@ -350,9 +351,8 @@ class _Glb:
     def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
         # PNG: the error of a JPEG is as large as most of the relief.
-        encoded = io.BytesIO()
-        Image.fromarray(np.floor(128.01 + 127.5 * normals).astype(np.uint8)).save(encoded, "PNG")
-        return {"name": "normals", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/png"}
+        encoded = png_bytes(np.floor(128.01 + 127.5 * normals).astype(np.uint8))
+        return {"name": "normals", "bufferView": self.add_view(encoded), "mimeType": "image/png"}
 
 
 def _described(vectors: np.ndarray) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,8 +31,6 @@ _COLUMNS = 4
 _PANEL = (229, 227, 223)
 """Background of the panels that do not show the photo."""
 
-_RUN_LENGTHS = 3
-# zlib's Z_RLE: a third of the default strategy's time, and 3 to 13 % more bytes.
 _SUPERSAMPLING = 2  # rendered pixels per side of an output pixel; 3 takes twice the time for slightly smoother edges
 _CROP_MARGIN = 0.2  # space around the face, as a share of its larger side
 _TURNED_FOV_DEG = 20.0
@@ -294,11 +291,6 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         SheetLayout(gap, PAPER, style),
         labels=[labels[:_COLUMNS], labels[_COLUMNS:]],
     )
-
-
-def save_image(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
-    """Write a PNG; raises OSError."""
-    Image.fromarray(pixels).save(path, "PNG", compress_type=_RUN_LENGTHS)
 
 
 def _encode_srgb(linear: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s 3"]:
