@@ -20,11 +20,13 @@ from PIL import Image
 
 from mien import __version__
 from mien.errors import ConfigError
+from mien.export.morph_targets import MorphTargets, exceeds, moved_normals
 from mien.export.surface import eye_triangles, unit_normals
 from mien.export.tangent_space import tangent_normal_map, vertex_tangents
 from mien.io.pixels import to_uint8
 from mien.io.png import png_bytes
 from mien.morphable import MorphableModel
+from mien.morphable.per_model import per_model
 from mien.result import Reconstruction
 from mien.typing import Bool, Float, Int
 
@@ -80,24 +82,22 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
     """
     if morphs not in MORPH_STORAGE:
         raise ConfigError(f"morphs={morphs!r} is unknown; choose one of {', '.join(MORPH_STORAGE)}.")
-    names, basis, weights = _morphs(reconstruction, model)
-    # The base also keeps the movements that no target stores.
-    basis = basis * np.stack([_exceeds(offsets, _POSITION_EPSILON_M) for offsets in basis])[..., None]
-    base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
-    parts = _parts(reconstruction.triangles, eye_triangles(model))
-    glb = _Glb(morphs)
+    mesh_of_model = _model_mesh(model, reconstruction.triangles)
+    morphs_of_face = _face_morphs(reconstruction, model, mesh_of_model)
+    base = morphs_of_face.base
     normals = unit_normals(base, reconstruction.triangles)
-    primitives = _primitives(glb, reconstruction, base, basis, normals=normals, parts=parts)
+    glb = _Glb(morphs)
+    primitives = _primitives(glb, reconstruction, mesh_of_model, morphs_of_face, normals=normals)
     images = [glb.add_texture(reconstruction.texture)]
     if reconstruction.displacement.any():
         images.append(glb.add_normal_map(tangent_normal_map(reconstruction, model)))
-        tangents = vertex_tangents(base, normals, model)[parts[0].vertices]
+        tangents = vertex_tangents(base, normals, model)[mesh_of_model.parts[0].vertices]
         primitives[0]["attributes"]["TANGENT"] = glb.add_vectors(tangents)
     mesh = {
         "name": "face",
         "primitives": primitives,
-        "weights": [float(weight) for weight in weights],
-        "extras": {"targetNames": names},
+        "weights": [float(weight) for weight in morphs_of_face.weights],
+        "extras": {"targetNames": morphs_of_face.names},
     }
     document = {
         "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": _extras(reconstruction)},
@@ -106,7 +106,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
         "scenes": [{"name": "scene", "nodes": [0]}],
         "nodes": [{"name": "face", "mesh": 0}],
         "meshes": [mesh],
-        "materials": _materials(eyes=len(parts) > 1, relief=len(images) > 1),
+        "materials": _materials(eyes=len(primitives) > 1, relief=len(images) > 1),
         "textures": [{"sampler": 0, "source": source} for source in range(len(images))],
         "samplers": [
             {
@@ -129,54 +129,86 @@ class _Part:
     """Skin or eyes: its vertices, by their index in the model, and its triangles, by the position among them."""
 
     vertices: Int[np.ndarray, "P"]
-    used: Bool[np.ndarray, "P"]
-    """Whether a triangle of the part uses the vertex."""
+    places: Int[np.ndarray, "V"]
+    """Position of each vertex of the model among `vertices`; -1 if no triangle of the part uses it."""
     triangles: Int[np.ndarray, "T 3"]
+    moved: MorphTargets
+    """The model's blendshapes at this part's vertices."""
 
 
-def _parts(triangles: Int[np.ndarray, "T 3"], eyes: Bool[np.ndarray, "T"]) -> list[_Part]:
+@dataclass(frozen=True)
+class _ModelMesh:
+    """What all faces of a model have in common; about 9 MB for the packaged model."""
+
+    triangles: Int[np.ndarray, "T 3"]
+    parts: list[_Part]
+    basis: Float[np.ndarray, "N V 3"]
+    """Offsets of the model's blendshapes, without the movements that no target stores."""
+    moved: MorphTargets
+    """The same as lists."""
+
+    @classmethod
+    def of(cls, model: MorphableModel, triangles: Int[np.ndarray, "T 3"]) -> _ModelMesh:
+        """Divide the triangles of a model into skin and eyes."""
+        basis = model.blendshapes[1].detach().cpu().numpy()
+        moved = MorphTargets.of(basis, epsilon=_POSITION_EPSILON_M)
+        basis = basis * exceeds(basis, _POSITION_EPSILON_M)[..., None]
+        return cls(triangles, _parts(triangles, eye_triangles(model), moved, vertices=len(model.mean)), basis, moved)
+
+
+def _kept_mesh(model: MorphableModel) -> _ModelMesh:
+    return _ModelMesh.of(model, model.triangles.cpu().numpy().astype(np.int32))
+
+
+def _model_mesh(model: MorphableModel, triangles: Int[np.ndarray, "T 3"]) -> _ModelMesh:
+    """The mesh of a model, computed once if the triangles are the model's own."""
+    kept = per_model(model, _kept_mesh)
+    return kept if np.array_equal(kept.triangles, triangles) else _ModelMesh.of(model, triangles)
+
+
+def _parts(
+    triangles: Int[np.ndarray, "T 3"], eyes: Bool[np.ndarray, "T"], moved: MorphTargets, *, vertices: int
+) -> list[_Part]:
     """Skin, and eyes if there are any.
 
     Vertex i of the skin is vertex i of the model, so that indices of landmarks hold. For this the skin keeps the places
     of vertices that only the eyes use, up to the last vertex of its own.
     """
-    skin = triangles[~eyes]
-    places = np.arange(skin.max() + 1)
-    parts = [_Part(places, np.isin(places, skin), skin)]
-    if eyes.any():
-        vertices, renumbered = np.unique(triangles[eyes], return_inverse=True)
-        parts.append(_Part(vertices, np.ones(len(vertices), bool), renumbered.reshape(-1, 3)))
+    parts = []
+    for some in (triangles[~eyes], triangles[eyes]):
+        if not len(some):
+            continue
+        used = np.unique(some)
+        rows = used if parts else np.arange(used[-1] + 1)
+        places = np.full(vertices, -1, np.int32)
+        places[used] = np.searchsorted(rows, used)
+        parts.append(_Part(rows, places, places[some], moved.placed(places)))
     return parts
 
 
 def _primitives(
     glb: _Glb,
     reconstruction: Reconstruction,
-    base: Float[np.ndarray, "V 3"],
-    basis: Float[np.ndarray, "N V 3"],
+    mesh: _ModelMesh,
+    morphs: _FaceMorphs,
     *,
     normals: Float[np.ndarray, "V 3"],
-    parts: list[_Part],
 ) -> list[dict[str, Any]]:
     """Skin and eyes, each with vertices and morph targets of its own."""
-    moved_normals = _MovedNormals(base, reconstruction.triangles)
-    turned = [moved_normals(delta) - normals for delta in basis]
+    turned = moved_normals(
+        morphs.moved, vertices=morphs.base, normals=normals, triangles=mesh.triangles, epsilon=_NORMAL_EPSILON
+    )
     uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
     primitives = []
-    for material, part in enumerate(parts):
-        rows, used = part.vertices, part.used[:, None]
+    for material, part in enumerate(mesh.parts):
+        rows = part.vertices
         attributes = {
-            "POSITION": glb.add_vectors(base[rows]),
+            "POSITION": glb.add_vectors(morphs.base[rows]),
             "NORMAL": glb.add_vectors(normals[rows]),
             "TEXCOORD_0": glb.add_vectors(uv[rows]),
         }
-        targets = [
-            {
-                "POSITION": glb.add_morph(delta[rows] * used, epsilon=_POSITION_EPSILON_M),
-                "NORMAL": glb.add_morph(turn[rows] * used, epsilon=_NORMAL_EPSILON),
-            }
-            for delta, turn in zip(basis, turned, strict=True)
-        ]
+        moved = part.moved if morphs.moved is mesh.moved else morphs.moved.placed(part.places)
+        targets = glb.add_targets({"POSITION": moved, "NORMAL": turned.placed(part.places)}, vertices=len(rows))
         indices = glb.add_indices(part.triangles)
         primitives.append({"attributes": attributes, "indices": indices, "material": material, "targets": targets})
         if not np.array_equal(rows, np.arange(len(rows))):
@@ -188,22 +220,34 @@ OWN_EXPRESSION = "expression"
 """Morph target of the photo's expression, for models whose expression coefficients are not blendshapes."""
 
 
-def _morphs(
-    reconstruction: Reconstruction, model: MorphableModel
-) -> tuple[list[str], Float[np.ndarray, "N V 3"], Float[np.ndarray, "N"]]:
-    """Names, offsets and weights of the morph targets.
+@dataclass(frozen=True)
+class _FaceMorphs:
+    """Morph targets of one face."""
+
+    names: list[str]
+    weights: Float[np.ndarray, "N"]
+    moved: MorphTargets
+    base: Float[np.ndarray, "V 3"]
+    """The neutral face: with the weights, it is the photo's. It keeps the movements that no target stores."""
+
+
+def _face_morphs(reconstruction: Reconstruction, model: MorphableModel, mesh: _ModelMesh) -> _FaceMorphs:
+    """Names, weights and offsets of the morph targets.
 
     If the model's expression coefficients are the named blendshapes, they are the weights. If they are principal
     components, all blendshapes have weight zero, and one more target of weight one holds the photo's expression: the
     base is neutral and the default view shows the photo's face.
     """
-    names, basis = model.blendshapes
-    offsets = basis.detach().cpu().numpy()
-    if names == model.expression_names:
-        return list(names), offsets, reconstruction.expression.clip(0, 1)
+    names = list(model.blendshapes[0])
+    if model.blendshapes[0] == model.expression_names:
+        weights = reconstruction.expression.clip(0, 1)
+        shown = np.tensordot(weights, mesh.basis, axes=1).astype(np.float32)
+        return _FaceMorphs(names, weights, mesh.moved, reconstruction.vertices_model - shown)
     own = np.tensordot(reconstruction.expression, model.expression_basis.detach().cpu().numpy(), axes=1)
+    moved = mesh.moved.joined(MorphTargets.of(own[None], epsilon=_POSITION_EPSILON_M))
+    shown = (own * exceeds(own, _POSITION_EPSILON_M)[:, None]).astype(np.float32)
     weights = np.append(np.zeros(len(names), np.float32), np.float32(1))
-    return [*names, OWN_EXPRESSION], np.concatenate([offsets, own[None]]), weights
+    return _FaceMorphs([*names, OWN_EXPRESSION], weights, moved, reconstruction.vertices_model - shown)
 
 
 def _materials(*, eyes: bool, relief: bool) -> list[dict[str, object]]:
@@ -233,47 +277,6 @@ def _extras(reconstruction: Reconstruction) -> dict[str, object]:
 def _plain(values: np.ndarray) -> list[float]:
     """The shortest numbers that give these float32 back."""
     return [float(str(np.float32(value))) for value in values]
-
-
-class _MovedNormals:
-    """Computes unit normals after a part of the surface moved; the cost is proportional to that part."""
-
-    def __init__(self, base: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "T 3"]) -> None:
-        self._base, self._triangles = base, triangles
-        self._sums = _scattered(_cross_products(base[triangles]), triangles, len(base))
-        self._normals = _normalised(self._sums)
-
-    def __call__(self, delta: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
-        moved = _exceeds(delta, 0.0)[self._triangles]
-        touched = self._triangles[moved[:, 0] | moved[:, 1] | moved[:, 2]]
-        change = _cross_products((self._base + delta)[touched]) - _cross_products(self._base[touched])
-        changed = _scattered(change, touched, len(delta))
-        rows = np.flatnonzero(_exceeds(changed, 0.0))
-        normals = self._normals.copy()
-        normals[rows] = _normalised(self._sums[rows] + changed[rows])
-        return normals
-
-
-def _scattered(
-    values: Float[np.ndarray, "T 3"], triangles: Int[np.ndarray, "T 3"], vertices: int
-) -> Float[np.ndarray, "V 3"]:
-    """The sum of the values of the triangles at each vertex."""
-    corners = triangles.ravel()
-    sums = [np.bincount(corners, np.repeat(values[:, axis], 3), vertices) for axis in range(3)]
-    return np.stack(sums, axis=1).astype(np.float32)
-
-
-def _normalised(vectors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-    """Unit vectors; (0, 0, 1) for vectors of length zero."""
-    x, y, z = vectors.T
-    length = np.sqrt(x * x + y * y + z * z)[:, None]
-    return np.where(length > 0, vectors / np.maximum(length, 1e-30), np.array([0, 0, 1], np.float32))
-
-
-def _cross_products(corners: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 3"]:
-    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    (ax, ay, az), (bx, by, bz) = first.T, second.T
-    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)  # np.cross takes twice the time
 
 
 @dataclass
@@ -306,36 +309,60 @@ class _Glb:
         view = self.add_view(triangles.astype(kind).tobytes(), target=_ELEMENT_ARRAY_BUFFER)
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
-    def add_morph(self, delta: Float[np.ndarray, "V 3"], *, epsilon: float) -> int:
-        """Add the offsets of a morph target above `epsilon`, as sparse data over no view or as a dense view.
+    def add_targets(self, kinds: dict[str, MorphTargets], *, vertices: int) -> list[dict[str, int]]:
+        """Add morph targets of a primitive, as sparse data over no view or as dense views.
 
         The choice of readers: Babylon.js 9 writes sparse data into the view below them, so that targets that share a
         view of zeros destroy each other; Assimp 5 and Open3D refuse such a view with a stride of its own, and a target
         with neither view nor sparse data; VTK 9.7 reads rubbish from sparse data without a view, but refuses the file
         where their byteOffset is left to its default, which is the better of the two.
+
+        Args:
+            kinds: Offsets by the name of their attribute.
+            vertices: Number of vertices of the primitive.
+
+        Returns:
+            The attributes of each target.
         """
-        moved = np.flatnonzero(_exceeds(delta, epsilon))
-        stored = np.ascontiguousarray(delta[moved], dtype="<f4")
-        if self.morphs == "dense":
-            dense = np.zeros(delta.shape, "<f4")
-            dense[moved] = stored
-            return self.add_vectors(dense)
-        if not len(moved):
-            moved, stored = np.zeros(1, int), np.zeros((1, 3), "<f4")  # a zero that replaces a zero
-        still = np.zeros((min(1, len(delta) - len(moved)), 3), "<f4")
-        kind, code = _index_type(int(moved[-1]))
-        indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(stored.tobytes())
-        return self.add_accessor(
+        bounds = {name: targets.bounds(vertices) for name, targets in kinds.items()}
+        return [
             {
-                **_described(np.concatenate([stored, still])),
-                "count": len(delta),
-                "sparse": {
-                    "count": len(moved),
-                    "indices": {"bufferView": indices, "componentType": code},
-                    "values": {"bufferView": values},
-                },
+                name: self._add_target(*targets.target(index), vertices, low=low[index], high=high[index])
+                for (name, targets), (low, high) in zip(kinds.items(), bounds.values(), strict=True)
             }
-        )
+            for index in range(len(next(iter(kinds.values()))))
+        ]
+
+    def _add_target(
+        self,
+        moved: Int[np.ndarray, "k"],
+        offsets: Float[np.ndarray, "k 3"],
+        vertices: int,
+        *,
+        low: Float[np.ndarray, "3"],
+        high: Float[np.ndarray, "3"],
+    ) -> int:
+        described = {
+            "componentType": _FLOAT,
+            "count": vertices,
+            "type": "VEC3",
+            "min": _plain(low),
+            "max": _plain(high),
+        }
+        if self.morphs == "dense":
+            dense = np.zeros((vertices, 3), "<f4")
+            dense[moved] = offsets
+            return self.add_accessor({"bufferView": self.add_view(dense.tobytes(), target=_ARRAY_BUFFER), **described})
+        if not len(moved):
+            moved, offsets = np.zeros(1, np.int32), np.zeros((1, 3), np.float32)  # a zero that replaces a zero
+        kind, code = _index_type(int(moved[-1]))
+        indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(offsets.astype("<f4").tobytes())
+        sparse = {
+            "count": len(moved),
+            "indices": {"bufferView": indices, "componentType": code},
+            "values": {"bufferView": values},
+        }
+        return self.add_accessor({**described, "sparse": sparse})
 
     def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         image = Image.fromarray(to_uint8(texture))
@@ -364,12 +391,6 @@ def _described(vectors: np.ndarray) -> dict[str, object]:
         "min": _plain(np.array([column.min() for column in vectors.T])),
         "max": _plain(np.array([column.max() for column in vectors.T])),
     }
-
-
-def _exceeds(vectors: Float[np.ndarray, "V 3"], limit: float) -> Bool[np.ndarray, "V"]:
-    """Which vectors have a component above a limit."""
-    above = np.abs(vectors) > limit
-    return above[:, 0] | above[:, 1] | above[:, 2]  # ten times as fast as above.any(axis=1)
 
 
 def _index_type(largest: int) -> tuple[str, int]:
