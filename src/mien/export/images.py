@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from PIL import Image
@@ -11,17 +9,15 @@ from torch.nn import functional as F
 
 from mien.camera import Camera, to_camera_axes
 from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet, in_rows
+from mien.export.face_view import FaceView
 from mien.export.surface import unit_normals
 from mien.geometry import rotvec_to_rotmat
 from mien.io.photo import Photo
-from mien.io.pixels import to_uint8
 from mien.lighting import shading
 from mien.morphable import MorphableModel
-from mien.rasterizer import rasterize_hard
-from mien.rendering import sample_map
 from mien.result import Reconstruction
 from mien.texture import DisplacedNormals, TexelAtlas
-from mien.typing import Float, Int, Tensor, UInt8
+from mien.typing import Float, Tensor, UInt8
 
 OVERLAY_SIDE = 1024
 """Longest side of overlay.png, pixels."""
@@ -31,11 +27,9 @@ _COLUMNS = 4
 _PANEL = (229, 227, 223)
 """Background of the panels that do not show the photo."""
 
-_SUPERSAMPLING = 2  # rendered pixels per side of an output pixel; 3 takes twice the time for slightly smoother edges
 _CROP_MARGIN = 0.2  # space around the face, as a share of its larger side
 _TURNED_FOV_DEG = 20.0
 _TURNED_YAW_DEG = 60.0
-_DEPTH_SLACK_M = 0.02
 
 _CLAY_ALBEDO = (0.62, 0.58, 0.535)  # linear light
 # Directions to the lights in view axes (+x right, +y up, +z to the viewer), and their strengths: a key light from the
@@ -89,92 +83,6 @@ def normal_map(
         return F.normalize(atlas.dilate(texels), dim=1)[0].permute(1, 2, 0).numpy()
 
 
-@dataclass(frozen=True)
-class FaceView:
-    """The mesh rasterized for one camera, supersampled: its P covered pixels, to be coloured."""
-
-    pixels: Int[Tensor, "P"]
-    """Output pixel of each covered pixel, counted row by row."""
-    corners: Int[Tensor, "P 3"]
-    """Vertices of the triangle at each covered pixel."""
-    barycentrics: Float[Tensor, "P 3"]
-    """Weights of these vertices."""
-    uv: Float[Tensor, "P 2"]
-    """Texture coordinates at each covered pixel."""
-    supersampling: int
-    """Rendered pixels per side of an output pixel."""
-
-    @classmethod
-    def of(
-        cls,
-        reconstruction: Reconstruction,
-        vertices_camera: Float[Tensor, "V 3"],
-        *,
-        camera: Camera,
-        supersampling: int,
-    ) -> FaceView:
-        """Rasterize a mesh with hard edges and without back faces.
-
-        Args:
-            reconstruction: Triangles and texture coordinates of the mesh.
-            vertices_camera: Its vertices in camera space, metres.
-            camera: The camera, of the output size.
-            supersampling: Rendered pixels per side of an output pixel.
-
-        Returns:
-            The covered pixels.
-        """
-        triangles = torch.from_numpy(reconstruction.triangles.astype(np.int64))
-        height, width = camera.image_size
-        fine = camera.cropped(
-            scale=torch.full((1,), float(supersampling)),
-            shift_px=torch.zeros(1, 2),
-            image_size=(height * supersampling, width * supersampling),
-        )
-        depth = vertices_camera[:, 2]
-        fragments = rasterize_hard(
-            fine.to_ndc(vertices_camera[None]),
-            triangles,
-            image_size=fine.image_size,
-            near=max(float(depth.min()) - _DEPTH_SLACK_M, 1e-3),
-            far=float(depth.max()) + _DEPTH_SLACK_M,
-            cull_backfaces=True,
-        )
-        ids = fragments.triangle_ids.flatten()
-        covered = torch.nonzero(ids >= 0)[:, 0]
-        corners = triangles.index_select(0, ids[covered])
-        barycentrics = fragments.barycentrics.view(-1, 3).index_select(0, covered)
-        rows, columns = covered // fine.image_size[1], covered % fine.image_size[1]
-        pixels = rows // supersampling * width + columns // supersampling
-        uv = _mixed(torch.from_numpy(reconstruction.uv), corners, barycentrics)
-        return cls(pixels, corners, barycentrics, uv, supersampling)
-
-    def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "P C"]:
-        """Interpolate values per vertex at the covered pixels."""
-        return _mixed(torch.from_numpy(values), self.corners, self.barycentrics)
-
-    def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "P C"]:
-        """Sample a UV map at the covered pixels."""
-        maps = torch.from_numpy(values).permute(2, 0, 1)[None]
-        return sample_map(maps, self.uv)[0]
-
-    def over(self, colours: Float[Tensor, "P 3"], background: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """Composite the coloured mesh over a picture of the output size, averaging the supersampled pixels."""
-        fine = F.pad(colours.clamp(0, 1), (0, 1), value=1.0) / self.supersampling**2
-        # Colour and coverage of each output pixel. scatter_add_ takes a sixth of the time of index_add_.
-        layer = torch.zeros(background.shape[0] * background.shape[1], 4)
-        layer.scatter_add_(0, self.pixels[:, None].expand(-1, 4), fine)
-        behind = torch.from_numpy(background).view(-1, 3) / 255
-        return to_uint8((layer[:, :3] + behind * (1 - layer[:, 3:])).view(background.shape))
-
-
-def _mixed(
-    values: Float[Tensor, "V C"], corners: Int[Tensor, "P 3"], barycentrics: Float[Tensor, "P 3"]
-) -> Float[Tensor, "P C"]:
-    """Weighted sums of the values at three vertices."""
-    return F.embedding_bag(corners, values, per_sample_weights=barycentrics, mode="sum")
-
-
 class FacePainter:
     """Colours one reconstruction in any view.
 
@@ -188,24 +96,24 @@ class FacePainter:
         self.normals_vertex = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
         self.normals_map = normal_map(reconstruction, model) if reconstruction.displacement.any() else None
 
-    def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "P 3"]:
+    def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N 3"]:
         """Unit normals in view axes; `rotation` takes model axes to view axes."""
         smooth = view.vertex_values(self.normals_vertex)
         if self.normals_map is not None:
             smooth = view.map_values(self.normals_map)
         return F.normalize(smooth @ rotation.T, dim=-1)
 
-    def albedo(self, view: FaceView) -> Float[Tensor, "P 3"]:
+    def albedo(self, view: FaceView) -> Float[Tensor, "N 3"]:
         """Colour without lighting, of the linear model."""
         return view.vertex_values(self.reconstruction.vertex_albedo)
 
-    def shaded(self, view: FaceView) -> Float[Tensor, "P 3"]:
+    def shaded(self, view: FaceView) -> Float[Tensor, "N 3"]:
         """Albedo with the offset of the detail step, in the lighting of the photo."""
         rotation = torch.from_numpy(self.reconstruction.rotation)
         light = shading(self.normals(view, rotation)[None], torch.from_numpy(self.reconstruction.lighting)[None])[0]
         return (self.albedo(view) + view.map_values(self.reconstruction.texture_offset)) * light
 
-    def clay(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "P 3"]:
+    def clay(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N 3"]:
         """Grey clay under three lamps, which shows the shape alone."""
         normals = self.normals(view, rotation)
         low, high = _CLAY_AMBIENT
@@ -219,7 +127,7 @@ class FacePainter:
         linear = light * torch.tensor(_CLAY_ALBEDO) + _CLAY_GLOSS * gloss
         return _encode_srgb(linear)
 
-    def textured(self, view: FaceView) -> Float[Tensor, "P 3"]:
+    def textured(self, view: FaceView) -> Float[Tensor, "N 3"]:
         """The texture, unlit: it contains the lighting of the photo."""
         return view.map_values(self.reconstruction.texture)
 
@@ -242,9 +150,7 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
     camera = _camera(reconstruction).cropped(
         scale=torch.full((1,), scale), shift_px=torch.zeros(1, 2), image_size=(size[1], size[0])
     )
-    view = FaceView.of(
-        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_SUPERSAMPLING
-    )
+    view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera)
     return view.over(painter.shaded(view), picture)
 
 
@@ -266,9 +172,7 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         shift_px=torch.tensor([[-left, -top]]) * (PANEL_SIDE / side),
         image_size=(PANEL_SIDE, PANEL_SIDE),
     )
-    view = FaceView.of(
-        reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera, supersampling=_SUPERSAMPLING
-    )
+    view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera)
     picture = _crop_photo(photo.pixels, crop)
     plain = np.full((PANEL_SIDE, PANEL_SIDE, 3), _PANEL, np.uint8)
     shaded = painter.shaded(view)
@@ -331,4 +235,4 @@ def _turned_view(reconstruction: Reconstruction, yaw_deg: float) -> FaceView:
     distance = radius / np.sin(np.deg2rad(_TURNED_FOV_DEG / 2))
     placed = to_camera_axes(centred @ rotation.T) + torch.tensor([0.0, 0.0, distance])
     camera = Camera.from_fov(_TURNED_FOV_DEG, image_size=(PANEL_SIDE, PANEL_SIDE))
-    return FaceView.of(reconstruction, placed.float(), camera=camera, supersampling=_SUPERSAMPLING)
+    return FaceView.of(reconstruction, placed.float(), camera=camera)
