@@ -20,6 +20,7 @@ from PIL import Image
 
 from mien import __version__
 from mien.errors import ConfigError
+from mien.export.face_normals import FaceNormals
 from mien.export.morph_targets import MorphTargets, exceeds, moved_normals
 from mien.export.surface import eye_triangles, unit_normals
 from mien.export.tangent_space import tangent_normal_map, vertex_tangents
@@ -47,7 +48,14 @@ MORPH_STORAGE = ("sparse", "dense")
 """How morph targets can be stored: the vertices that move, or all vertices, which makes the file 2.4 times as large."""
 
 
-def write_glb(reconstruction: Reconstruction, model: MorphableModel, path: Path, *, morphs: str = "sparse") -> None:
+def write_glb(
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    path: Path,
+    *,
+    morphs: str = "sparse",
+    normals: FaceNormals | None = None,
+) -> None:
     """Write a face as a GLB file, see `glb_bytes`.
 
     Args:
@@ -55,15 +63,22 @@ def write_glb(reconstruction: Reconstruction, model: MorphableModel, path: Path,
         model: The face's model.
         path: The file to write.
         morphs: How the morph targets are stored.
+        normals: The face's normals, if other files need them too.
 
     Raises:
         ConfigError: `morphs` is neither "sparse" nor "dense".
         OSError: The file cannot be written.
     """
-    path.write_bytes(glb_bytes(reconstruction, model, morphs=morphs))
+    path.write_bytes(glb_bytes(reconstruction, model, morphs=morphs, normals=normals))
 
 
-def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse") -> bytes:
+def glb_bytes(
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    *,
+    morphs: str = "sparse",
+    normals: FaceNormals | None = None,
+) -> bytes:
     """Encode a face as a GLB file.
 
     Morph weights are the fitted coefficients clamped to [0, 1]. The base mesh keeps what the clamp removes, so the
@@ -73,6 +88,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
         reconstruction: The face.
         model: The face's model, which gives the morph targets and the eye triangles.
         morphs: How the morph targets are stored: "sparse", or "dense" for readers that lose sparse data.
+        normals: The face's normals, if other files need them too.
 
     Returns:
         The content of the file.
@@ -85,13 +101,13 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
     mesh_of_model = _model_mesh(model, reconstruction.triangles)
     morphs_of_face = _face_morphs(reconstruction, model, mesh_of_model)
     base = morphs_of_face.base
-    normals = unit_normals(base, reconstruction.triangles)
+    base_normals = unit_normals(base, reconstruction.triangles)
     glb = _Glb(morphs)
-    primitives = _primitives(glb, reconstruction, mesh_of_model, morphs_of_face, normals=normals)
+    primitives = _primitives(glb, reconstruction, mesh_of_model, morphs_of_face, normals=base_normals)
     images = [glb.add_texture(reconstruction.texture)]
     if reconstruction.displacement.any():
-        images.append(glb.add_normal_map(tangent_normal_map(reconstruction, model)))
-        tangents = vertex_tangents(base, normals, model)[mesh_of_model.parts[0].vertices]
+        images.append(glb.add_normal_map(tangent_normal_map(reconstruction, model, normals=normals)))
+        tangents = vertex_tangents(base, base_normals, model)[mesh_of_model.parts[0].vertices]
         primitives[0]["attributes"]["TANGENT"] = glb.add_vectors(tangents)
     mesh = {
         "name": "face",

@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from mien.camera import Camera, to_camera_axes
 from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet, in_rows
+from mien.export.face_normals import FaceNormals
 from mien.export.face_view import FaceView
-from mien.export.surface import unit_normals
+from mien.export.uv_layout import texels_of
 from mien.geometry import rotvec_to_rotmat
 from mien.io.photo import Photo
 from mien.lighting import shading
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
-from mien.texture import DisplacedNormals, TexelAtlas
 from mien.typing import Float, Tensor, UInt8
 
 OVERLAY_SIDE = 1024
@@ -49,38 +49,26 @@ def albedo_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[n
     Returns:
         sRGB-encoded colours; row 0 is v = 1.
     """
-    atlas = TexelAtlas.of(model, len(reconstruction.texture))
+    texels = texels_of(model, len(reconstruction.texture))
     colours = torch.from_numpy(reconstruction.vertex_albedo)
-    albedo = atlas.dilate(atlas.interpolate(colours[None]))[0]
+    albedo = texels.as_map(texels.interpolate(colours))
     # The mean colour fills the rest, so that even the smallest mip level has no dark border.
     empty = (albedo == 0).all(0)
     albedo = torch.where(empty, colours.mean(0)[:, None, None], albedo)
     return albedo.permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def normal_map(
-    reconstruction: Reconstruction, model: MorphableModel, displacement: Float[np.ndarray, "S S"] | None = None
-) -> Float[np.ndarray, "S S 3"]:
+def normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "D D 3"]:
     """Unit normals in model space, with the relief of the displacement map, as a UV map of that map's size.
 
     Args:
         reconstruction: The face.
         model: The face's model.
-        displacement: The displacement map; that of the face by default.
 
     Returns:
-        Normals; zeros where the map lies far from every triangle. Row 0 is v = 1.
+        Normals, continued beyond the layout. Row 0 is v = 1.
     """
-    relief = torch.from_numpy(reconstruction.displacement if displacement is None else displacement)
-    atlas = TexelAtlas.of(model, len(relief))
-    with torch.no_grad():
-        smooth = model.vertices(
-            torch.from_numpy(reconstruction.identity)[None], torch.from_numpy(reconstruction.expression)[None]
-        )
-        normals = torch.from_numpy(unit_normals(smooth[0].numpy(), reconstruction.triangles))[None]
-        displaced = DisplacedNormals(atlas, model, vertices=smooth, normals=normals, rotmat=torch.eye(3)[None])
-        texels = displaced(relief[None, None]).permute(0, 3, 1, 2)
-        return F.normalize(atlas.dilate(texels), dim=1)[0].permute(1, 2, 0).numpy()
+    return FaceNormals(reconstruction, model).of_map
 
 
 class FacePainter:
@@ -89,18 +77,19 @@ class FacePainter:
     Args:
         reconstruction: The face.
         model: The face's model.
+        normals: The face's normals, if other files need them too.
     """
 
-    def __init__(self, reconstruction: Reconstruction, model: MorphableModel) -> None:
+    def __init__(
+        self, reconstruction: Reconstruction, model: MorphableModel, *, normals: FaceNormals | None = None
+    ) -> None:
         self.reconstruction = reconstruction
-        self.normals_vertex = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
-        self.normals_map = normal_map(reconstruction, model) if reconstruction.displacement.any() else None
+        self._normals, self._relief = normals or FaceNormals(reconstruction, model), reconstruction.displacement.any()
 
     def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N 3"]:
         """Unit normals in view axes; `rotation` takes model axes to view axes."""
-        smooth = view.vertex_values(self.normals_vertex)
-        if self.normals_map is not None:
-            smooth = view.map_values(self.normals_map)
+        relief = self._relief
+        smooth = view.map_values(self._normals.of_map) if relief else view.vertex_values(self._normals.of_mesh)
         return F.normalize(smooth @ rotation.T, dim=-1)
 
     def albedo(self, view: FaceView) -> Float[Tensor, "N 3"]:
