@@ -24,17 +24,20 @@ _DEPTH_SLACK_M = 0.02
 
 @dataclass(frozen=True)
 class FaceView:
-    """The surface at N samples in P pixels: one in the middle of a pixel, or up to four in a pixel that has an edge."""
+    """The surface in the pixels of a picture: one sample in a smooth pixel, up to four in a pixel that has an edge.
 
-    pixels: Int[Tensor, "P"]
-    """The covered pixels, counted row by row."""
-    owners: Int[Tensor, "N"]
-    """Position of each sample's pixel in `pixels`."""
-    weights: Float[Tensor, "N"]
-    """Share of the pixel that the sample stands for."""
-    corners: Int[Tensor, "N 3"]
-    """Vertices of the triangle at each sample."""
-    barycentrics: Float[Tensor, "N 3"]
+    The samples are in the order of `smooth`, then of `edges`.
+    """
+
+    smooth: Int[Tensor, "S"]
+    """Pixels with one sample, in their middle; pixels count row by row."""
+    edges: Int[Tensor, "E"]
+    """Pixels with more samples, or partly covered ones."""
+    owners: Int[Tensor, "N-S"]
+    """Position in `edges` of the pixel of each further sample."""
+    corners: Int[Tensor, "N 6"]
+    """Vertices around each sample: the middle of a pixel lies between two points of the surface."""
+    weights: Float[Tensor, "N 6"]
     """Weights of these vertices."""
     uv: Float[Tensor, "N 2"]
     """Texture coordinates at each sample."""
@@ -53,30 +56,27 @@ class FaceView:
         """
         triangles = torch.from_numpy(reconstruction.triangles.astype(np.int64))
         box = _box(vertices_camera, camera)
-        middle, fine = (_fragments(vertices_camera, triangles, box.camera(camera, scale)) for scale in (1, _FINE))
-        edge, smooth = _edges(middle, fine)
-        from_middle, from_edge = smooth.flatten().nonzero()[:, 0], edge.flatten().nonzero()[:, 0]
-        from_fine, owners = _fine_samples(from_edge, fine, width=box.width)
-        ids = torch.cat([middle.triangle_ids.flatten()[from_middle], fine.triangle_ids.flatten()[from_fine]])
-        barycentrics = torch.cat(
-            [
-                part.barycentrics.view(-1, 3).index_select(0, chosen)
-                for part, chosen in ((middle, from_middle), (fine, from_fine))
-            ]
-        )
-        corners = triangles.index_select(0, ids)
+        fine = _fragments(vertices_camera, triangles, box.camera(camera, _FINE))
+        smooth, edges = (kind.flatten().nonzero()[:, 0] for kind in _smooth_and_edges(fine))
+        first, last = (box.fine_samples(smooth)[:, k] for k in (0, -1))  # opposite ones
+        further = box.fine_samples(edges)
+        covered = fine.triangle_ids.flatten()[further] >= 0
+        further = further[covered]
+        two = torch.stack([torch.cat([first, further]), torch.cat([last, further])], dim=1).flatten()
+        corners = triangles.int().index_select(0, fine.triangle_ids.flatten()[two]).view(-1, 6)
+        weights = fine.barycentrics.view(-1, 3).index_select(0, two).view(-1, 6) / 2
         return cls(
-            pixels=box.in_picture(torch.cat([from_middle, from_edge]), camera),
-            owners=torch.cat([torch.arange(len(from_middle)), len(from_middle) + owners]),
-            weights=torch.cat([torch.ones(len(from_middle)), torch.full((len(from_fine),), 1 / _FINE**2)]),
+            smooth=box.in_picture(smooth, camera),
+            edges=box.in_picture(edges, camera),
+            owners=covered.nonzero()[:, 0],
             corners=corners,
-            barycentrics=barycentrics,
-            uv=_mixed(torch.from_numpy(reconstruction.uv), corners, barycentrics),
+            weights=weights,
+            uv=_mixed(torch.from_numpy(reconstruction.uv), corners, weights),
         )
 
     def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "N C"]:
         """Interpolate values per vertex at the samples."""
-        return _mixed(torch.from_numpy(values), self.corners, self.barycentrics)
+        return _mixed(torch.from_numpy(values), self.corners, self.weights)
 
     def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "N C"]:
         """Sample a UV map at the samples."""
@@ -85,13 +85,12 @@ class FaceView:
 
     def over(self, colours: Float[Tensor, "N 3"], background: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """Composite the coloured mesh over a picture of the camera's size."""
-        samples = F.pad(colours.clamp(0, 1), (0, 1), value=1.0) * self.weights[:, None]
-        # Colour and coverage of each pixel. scatter_add_ takes a sixth of the time of index_add_.
-        layer = torch.zeros(len(self.pixels), 4)
-        layer.scatter_add_(0, self.owners[:, None].expand(-1, 4), samples)
-        picture = background.reshape(-1, 3).copy()
-        behind = torch.from_numpy(picture[self.pixels.numpy()]) / 255
-        picture[self.pixels.numpy()] = to_uint8(layer[:, :3] + behind * (1 - layer[:, 3:]))
+        picture, smooth, edges = background.reshape(-1, 3).copy(), self.smooth.numpy(), self.edges.numpy()
+        picture[smooth] = to_uint8(colours[: len(smooth)])
+        further = F.pad(colours[len(smooth) :].clamp(0, 1), (0, 1), value=1.0) / _FINE**2
+        layer = torch.zeros(len(edges), 4).index_add_(0, self.owners, further)  # colour and coverage
+        behind = torch.from_numpy(picture[edges]) / 255
+        picture[edges] = to_uint8(layer[:, :3] + behind * (1 - layer[:, 3:]))
         return picture.reshape(background.shape)
 
 
@@ -111,6 +110,13 @@ class _Box:
             shift_px=-float(scale) * torch.tensor([[float(self.left), float(self.top)]]),
             image_size=(self.height * scale, self.width * scale),
         )
+
+    def fine_samples(self, pixels: Int[Tensor, "P"]) -> Int[Tensor, "P 4"]:
+        """The numbers of the samples of pixels of the part, row by row."""
+        rows, columns = pixels // self.width, pixels % self.width
+        steps = torch.arange(_FINE)
+        inside = (steps[:, None] * (_FINE * self.width) + steps).flatten()
+        return (_FINE * (rows * (_FINE * self.width) + columns))[:, None] + inside
 
     def in_picture(self, pixels: Int[Tensor, "P"], camera: Camera) -> Int[Tensor, "P"]:
         """The number of each pixel of the part in the whole picture."""
@@ -143,32 +149,20 @@ def _fragments(vertices_camera: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 
     )
 
 
-def _edges(middle: Fragments, fine: Fragments) -> tuple[Bool[Tensor, "h w"], Bool[Tensor, "h w"]]:
-    """Pixels that have an edge, and pixels that one sample in the middle is enough for."""
+def _smooth_and_edges(fine: Fragments) -> tuple[Bool[Tensor, "h w"], Bool[Tensor, "h w"]]:
+    """Pixels whose samples all see the same piece of surface, and the other pixels that the mesh covers."""
     depth = fine.depth[0]
     parts = [depth[row::_FINE, column::_FINE] for row in range(_FINE) for column in range(_FINE)]
     nearest, farthest = parts[0], parts[0]
     for part in parts[1:]:
         nearest, farthest = torch.minimum(nearest, part), torch.maximum(farthest, part)
     # The depth is zero where there is no face.
-    smooth = (nearest > 0) & (farthest - nearest < _EDGE_M) & (middle.triangle_ids[0] >= 0)
-    return (farthest > 0) & ~smooth, smooth
-
-
-def _fine_samples(
-    pixels: Int[Tensor, "E"], fine: Fragments, *, width: int
-) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"]]:
-    """The covered samples of pixels with an edge: their index in the fine picture, and the position of their pixel."""
-    steps = torch.arange(_FINE)
-    inside = (steps[:, None] * (_FINE * width) + steps).flatten()
-    first = pixels // width * (_FINE * _FINE * width) + pixels % width * _FINE
-    samples = (first[:, None] + inside).flatten()
-    covered = fine.triangle_ids.flatten()[samples] >= 0
-    return samples[covered], torch.arange(len(pixels)).repeat_interleave(_FINE**2)[covered]
+    smooth = (nearest > 0) & (farthest - nearest < _EDGE_M)
+    return smooth, (farthest > 0) & ~smooth
 
 
 def _mixed(
-    values: Float[Tensor, "V C"], corners: Int[Tensor, "N 3"], barycentrics: Float[Tensor, "N 3"]
+    values: Float[Tensor, "V C"], corners: Int[Tensor, "N 6"], weights: Float[Tensor, "N 6"]
 ) -> Float[Tensor, "N C"]:
-    """Weighted sums of the values at three vertices."""
-    return F.embedding_bag(corners, values, per_sample_weights=barycentrics, mode="sum")
+    """Weighted sums of the values at six vertices."""
+    return F.embedding_bag(corners, values, per_sample_weights=weights, mode="sum")

@@ -135,9 +135,9 @@ def glb_bytes(
         "images": images,
         "accessors": glb.accessors,
         "bufferViews": glb.views,
-        "buffers": [{"byteLength": len(glb.data)}],
+        "buffers": [{"byteLength": glb.length}],
     }
-    return _pack(document, bytes(glb.data))
+    return _pack(document, glb)
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def _extras(reconstruction: Reconstruction) -> dict[str, object]:
 
 def _plain(values: np.ndarray) -> list[float]:
     """The shortest numbers that give these float32 back."""
-    return [float(str(np.float32(value))) for value in values]
+    return [float(text) for text in values.astype(np.float32).astype("U").tolist()]
 
 
 @dataclass
@@ -300,15 +300,18 @@ class _Glb:
     """The binary chunk as it grows, with the accessors and buffer views that describe it."""
 
     morphs: str
-    data: bytearray = field(default_factory=bytearray)
+    chunks: list[bytes] = field(default_factory=list)
+    length: int = 0
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
 
     def add_view(self, content: bytes, **properties: int) -> int:
         """Add a buffer view; `properties` are its `target` and `byteStride`, where it has them."""
-        self.data += bytes(-len(self.data) % 4)
-        self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content), **properties})
-        self.data += content
+        padding = bytes(-self.length % 4)
+        start = self.length + len(padding)
+        self.views.append({"buffer": 0, "byteOffset": start, "byteLength": len(content), **properties})
+        self.chunks += [padding, content]
+        self.length = start + len(content)
         return len(self.views) - 1
 
     def add_accessor(self, accessor: dict[str, object]) -> int:
@@ -414,17 +417,18 @@ def _index_type(largest: int) -> tuple[str, int]:
     return ("<u2", _UINT16) if largest < 65535 else ("<u4", _UINT32)
 
 
-def _pack(document: dict[str, object], binary: bytes) -> bytes:
+def _pack(document: dict[str, object], glb: _Glb) -> bytes:
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
-    binary += bytes(-len(binary) % 4)
-    length = 12 + 8 + len(text) + 8 + len(binary)
+    padding = bytes(-glb.length % 4)
+    binary = glb.length + len(padding)
     return b"".join(
         [
-            struct.pack("<III", _GLB_MAGIC, 2, length),
+            struct.pack("<III", _GLB_MAGIC, 2, 12 + 8 + len(text) + 8 + binary),
             struct.pack("<II", len(text), _CHUNK_JSON),
             text,
-            struct.pack("<II", len(binary), _CHUNK_BIN),
-            binary,
+            struct.pack("<II", binary, _CHUNK_BIN),
+            *glb.chunks,
+            padding,
         ]
     )

@@ -96,15 +96,14 @@ class FacePainter:
         """Colour without lighting, of the linear model."""
         return view.vertex_values(self.reconstruction.vertex_albedo)
 
-    def shaded(self, view: FaceView) -> Float[Tensor, "N 3"]:
-        """Albedo with the offset of the detail step, in the lighting of the photo."""
-        rotation = torch.from_numpy(self.reconstruction.rotation)
-        light = shading(self.normals(view, rotation)[None], torch.from_numpy(self.reconstruction.lighting)[None])[0]
+    def shaded(self, view: FaceView, normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Albedo with the offset of the detail step, in the lighting of the photo; `normals` are in its view axes."""
+        light = shading(normals[None], torch.from_numpy(self.reconstruction.lighting)[None])[0]
         return (self.albedo(view) + view.map_values(self.reconstruction.texture_offset)) * light
 
-    def clay(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N 3"]:
-        """Grey clay under three lamps, which shows the shape alone."""
-        normals = self.normals(view, rotation)
+    @staticmethod
+    def clay(normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Grey clay under three lamps, which shows the shape alone; `normals` are in view axes."""
         low, high = _CLAY_AMBIENT
         light = low + (high - low) * (0.5 + 0.5 * normals[..., 1:2])
         gloss = torch.zeros_like(light)
@@ -135,12 +134,13 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
     width, height = reconstruction.image_size
     scale = min(1.0, OVERLAY_SIDE / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = np.array(Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS))
+    picture = _resized(Image.fromarray(photo.pixels), size)
     camera = _camera(reconstruction).cropped(
         scale=torch.full((1,), scale), shift_px=torch.zeros(1, 2), image_size=(size[1], size[0])
     )
     view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera)
-    return view.over(painter.shaded(view), picture)
+    normals = painter.normals(view, torch.from_numpy(reconstruction.rotation))
+    return view.over(painter.shaded(view, normals), picture)
 
 
 def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
@@ -164,12 +164,12 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
     view = FaceView.of(reconstruction, torch.from_numpy(reconstruction.vertices), camera=camera)
     picture = _crop_photo(photo.pixels, crop)
     plain = np.full((PANEL_SIDE, PANEL_SIDE, 3), _PANEL, np.uint8)
-    shaded = painter.shaded(view)
-    rotation = torch.from_numpy(reconstruction.rotation)
+    normals = painter.normals(view, torch.from_numpy(reconstruction.rotation))
+    shaded = painter.shaded(view, normals)
     panels = [
         ("photo", picture),
         ("overlay", view.over(shaded, picture)),
-        ("geometry", view.over(painter.clay(view, rotation), plain)),
+        ("geometry", view.over(painter.clay(normals), plain)),
         ("albedo", view.over(painter.albedo(view), plain)),
         ("shaded", view.over(shaded, plain)),
     ]
@@ -212,8 +212,16 @@ def _square_crop(reconstruction: Reconstruction) -> tuple[int, int, int]:
 def _crop_photo(pixels: UInt8[np.ndarray, "H W 3"], crop: tuple[int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
     left, top, side = crop
     canvas = Image.new("RGB", (side, side), _PANEL)
-    canvas.paste(Image.fromarray(pixels), (-left, -top))
-    return np.array(canvas.resize((PANEL_SIDE, PANEL_SIDE), Image.Resampling.LANCZOS))
+    inside = pixels[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
+    if inside.size:
+        canvas.paste(Image.fromarray(inside), (max(-left, 0), max(-top, 0)))
+    return _resized(canvas, (PANEL_SIDE, PANEL_SIDE))
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Resize a picture; Hamming's filter looks like Lanczos' where it reduces, in a third of the time."""
+    filtering = Image.Resampling.HAMMING if image.width > size[0] else Image.Resampling.LANCZOS
+    return np.array(image.resize(size, filtering))
 
 
 def _turned_view(reconstruction: Reconstruction, yaw_deg: float) -> FaceView:

@@ -94,9 +94,11 @@ def vertex_tangents(
         angles = (first * second).sum(0).clamp(-1, 1).acos()
         values = torch.cat([tangent, layout.signs[None]]) * angles
         sums.scatter_add_(1, here.expand(4, -1), values)
-    # A vertex without triangles, or whose triangles cancel out, gets any direction in the plane of its normal.
-    across = unit(_without(upwards, torch.eye(3)[upwards.abs().argmin(dim=0)].T))
-    tangents = torch.where(sums[:3].square().sum(0).sqrt() > _SHORTEST, sums[:3], across)
+    tangents = sums[:3]
+    lost = (tangents.square().sum(0).sqrt() <= _SHORTEST).nonzero()[:, 0]
+    if len(lost):  # no triangles, or they cancel out: any direction in the plane of the normal
+        some = upwards[:, lost]
+        tangents[:, lost] = unit(_without(some, torch.eye(3)[some.abs().argmin(dim=0)].T))
     return torch.cat([unit(tangents), torch.where(sums[3:] < 0, -1.0, 1.0)]).T.contiguous().numpy()
 
 

@@ -87,8 +87,9 @@ def write_result_files(face: mien.result.Reconstruction, folder: Path) -> None:
     Raises:
         OSError: A file cannot be written.
     """
-    write_npz(_stored_arrays(face), folder / ARRAYS_FILE)
-    write_coefficients(face, folder)
+    arrays = _stored_arrays(face)
+    write_npz(arrays, folder / ARRAYS_FILE)
+    _write_coefficients(face, arrays, folder)
 
 
 def _stored_arrays(face: mien.result.Reconstruction) -> dict[str, np.ndarray]:
@@ -118,7 +119,11 @@ def write_coefficients(face: mien.result.Reconstruction, folder: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in _coefficients(face).items())
+    _write_coefficients(face, _stored_arrays(face), folder)
+
+
+def _write_coefficients(face: mien.result.Reconstruction, arrays: dict[str, np.ndarray], folder: Path) -> None:
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in _coefficients(face, arrays).items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     (folder / COEFFICIENTS_FILE).write_text(text, encoding="utf-8")
 
@@ -154,7 +159,7 @@ def _step_sizes(face: mien.result.Reconstruction) -> tuple[float, float]:
     )
 
 
-def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
+def _coefficients(face: mien.result.Reconstruction, arrays: dict[str, np.ndarray]) -> dict[str, object]:
     """The content of coefficients.json."""
     expression = _numbers(face.expression)
     displacement_step, offset_step = _step_sizes(face)
@@ -162,7 +167,7 @@ def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
     return {
         "format": FORMAT,
         "mien_version": __version__,
-        "arrays_sha256": _arrays_sha256(_stored_arrays(face)),
+        "arrays_sha256": _arrays_sha256(arrays),
         "model": face.model_name,
         "image_size_px": list(face.image_size),
         "camera": {
