@@ -212,7 +212,7 @@ def _write_model_formats(
     if "glb" in formats:
         write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs, normals=normals)
     if "obj" in formats:
-        write_obj(reconstruction, model, folder / OBJ_FILE)
+        write_obj(reconstruction, model, folder / OBJ_FILE, normals=normals.of_mesh)
     if "maps" in formats:
         write_offset_maps(reconstruction, folder)
         write_png(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)

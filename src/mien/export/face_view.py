@@ -35,9 +35,9 @@ class FaceView:
     """Pixels with more samples, or partly covered ones."""
     owners: Int[Tensor, "N-S"]
     """Position in `edges` of the pixel of each further sample."""
-    corners: Int[Tensor, "N 6"]
-    """Vertices around each sample: the middle of a pixel lies between two points of the surface."""
-    weights: Float[Tensor, "N 6"]
+    corners: Int[Tensor, "N 3"]
+    """Vertices of the triangle at each sample."""
+    barycentrics: Float[Tensor, "N 3"]
     """Weights of these vertices."""
     uv: Float[Tensor, "N 2"]
     """Texture coordinates at each sample."""
@@ -54,34 +54,32 @@ class FaceView:
         Returns:
             The samples.
         """
-        triangles = torch.from_numpy(reconstruction.triangles.astype(np.int64))
+        triangles = torch.from_numpy(reconstruction.triangles.astype(np.int32))
         box = _box(vertices_camera, camera)
-        fine = _fragments(vertices_camera, triangles, box.camera(camera, _FINE))
+        fine = _fragments(vertices_camera, triangles, box.camera(camera))
+        ids = fine.triangle_ids.flatten()
         smooth, edges = (kind.flatten().nonzero()[:, 0] for kind in _smooth_and_edges(fine))
-        first, last = (box.fine_samples(smooth)[:, k] for k in (0, -1))  # opposite ones
-        further = box.fine_samples(edges)
-        covered = fine.triangle_ids.flatten()[further] >= 0
-        further = further[covered]
-        two = torch.stack([torch.cat([first, further]), torch.cat([last, further])], dim=1).flatten()
-        corners = triangles.int().index_select(0, fine.triangle_ids.flatten()[two]).view(-1, 6)
-        weights = fine.barycentrics.view(-1, 3).index_select(0, two).view(-1, 6) / 2
+        further = box.first_samples(edges)[:, None] + box.steps()
+        covered = ids[further] >= 0
+        samples = torch.cat([box.first_samples(smooth), further[covered]])
+        corners = triangles.index_select(0, ids[samples])
+        barycentrics = fine.barycentrics.view(-1, 3).index_select(0, samples)
         return cls(
             smooth=box.in_picture(smooth, camera),
             edges=box.in_picture(edges, camera),
             owners=covered.nonzero()[:, 0],
             corners=corners,
-            weights=weights,
-            uv=_mixed(torch.from_numpy(reconstruction.uv), corners, weights),
+            barycentrics=barycentrics,
+            uv=_mixed(torch.from_numpy(reconstruction.uv), corners, barycentrics),
         )
 
     def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "N C"]:
         """Interpolate values per vertex at the samples."""
-        return _mixed(torch.from_numpy(values), self.corners, self.weights)
+        return _mixed(torch.from_numpy(values), self.corners, self.barycentrics)
 
-    def map_values(self, values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "N C"]:
+    def map_values(self, values: Float[Tensor, "C S S"]) -> Float[Tensor, "N C"]:
         """Sample a UV map at the samples."""
-        maps = torch.from_numpy(values).permute(2, 0, 1)[None]
-        return sample_map(maps, self.uv)[0]
+        return sample_map(values[None], self.uv)[0]
 
     def over(self, colours: Float[Tensor, "N 3"], background: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """Composite the coloured mesh over a picture of the camera's size."""
@@ -103,20 +101,26 @@ class _Box:
     width: int
     height: int
 
-    def camera(self, camera: Camera, scale: int) -> Camera:
-        """The camera of this part, with `scale` samples per side of a pixel."""
+    def camera(self, camera: Camera) -> Camera:
+        """The camera of the samples of this part: the first sample of a pixel is in its middle.
+
+        So the others are up to half a pixel further right and down, which moves edges by a quarter of a pixel.
+        """
+        left, top = _FINE * self.left + (_FINE - 1) / 2, _FINE * self.top + (_FINE - 1) / 2
         return camera.cropped(
-            scale=torch.full((1,), float(scale)),
-            shift_px=-float(scale) * torch.tensor([[float(self.left), float(self.top)]]),
-            image_size=(self.height * scale, self.width * scale),
+            scale=torch.full((1,), float(_FINE)),
+            shift_px=-torch.tensor([[left, top]]),
+            image_size=(self.height * _FINE, self.width * _FINE),
         )
 
-    def fine_samples(self, pixels: Int[Tensor, "P"]) -> Int[Tensor, "P 4"]:
-        """The numbers of the samples of pixels of the part, row by row."""
-        rows, columns = pixels // self.width, pixels % self.width
+    def first_samples(self, pixels: Int[Tensor, "P"]) -> Int[Tensor, "P"]:
+        """The number of the first sample of pixels of the part."""
+        return _FINE * (pixels + (_FINE - 1) * (pixels // self.width) * self.width)
+
+    def steps(self) -> Int[Tensor, "4"]:
+        """From the number of the first sample of a pixel to those of all its samples."""
         steps = torch.arange(_FINE)
-        inside = (steps[:, None] * (_FINE * self.width) + steps).flatten()
-        return (_FINE * (rows * (_FINE * self.width) + columns))[:, None] + inside
+        return (steps[:, None] * (_FINE * self.width) + steps).flatten()
 
     def in_picture(self, pixels: Int[Tensor, "P"], camera: Camera) -> Int[Tensor, "P"]:
         """The number of each pixel of the part in the whole picture."""
@@ -162,7 +166,7 @@ def _smooth_and_edges(fine: Fragments) -> tuple[Bool[Tensor, "h w"], Bool[Tensor
 
 
 def _mixed(
-    values: Float[Tensor, "V C"], corners: Int[Tensor, "N 6"], weights: Float[Tensor, "N 6"]
+    values: Float[Tensor, "V C"], corners: Int[Tensor, "N 3"], barycentrics: Float[Tensor, "N 3"]
 ) -> Float[Tensor, "N C"]:
-    """Weighted sums of the values at six vertices."""
-    return F.embedding_bag(corners, values, per_sample_weights=weights, mode="sum")
+    """Weighted sums of the values at three vertices."""
+    return F.embedding_bag(corners, values, per_sample_weights=barycentrics, mode="sum")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from PIL import Image
@@ -84,12 +86,21 @@ class FacePainter:
         self, reconstruction: Reconstruction, model: MorphableModel, *, normals: FaceNormals | None = None
     ) -> None:
         self.reconstruction = reconstruction
-        self._normals, self._relief = normals or FaceNormals(reconstruction, model), reconstruction.displacement.any()
+        self._normals = normals or FaceNormals(reconstruction, model)
+
+    @functools.cached_property
+    def _relief(self) -> Float[Tensor, "3 D D"] | None:
+        """The normal map, if there is a displacement map."""
+        return _by_channel(self._normals.of_map) if self.reconstruction.displacement.any() else None
+
+    @functools.cached_property
+    def _texture(self) -> Float[Tensor, "3 S S"]:
+        return _by_channel(self.reconstruction.texture)
 
     def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N 3"]:
         """Unit normals in view axes; `rotation` takes model axes to view axes."""
-        relief = self._relief
-        smooth = view.map_values(self._normals.of_map) if relief else view.vertex_values(self._normals.of_mesh)
+        of_mesh = self._relief is None
+        smooth = view.vertex_values(self._normals.of_mesh) if of_mesh else view.map_values(self._relief)
         return F.normalize(smooth @ rotation.T, dim=-1)
 
     def albedo(self, view: FaceView) -> Float[Tensor, "N 3"]:
@@ -99,7 +110,7 @@ class FacePainter:
     def shaded(self, view: FaceView, normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Albedo with the offset of the detail step, in the lighting of the photo; `normals` are in its view axes."""
         light = shading(normals[None], torch.from_numpy(self.reconstruction.lighting)[None])[0]
-        return (self.albedo(view) + view.map_values(self.reconstruction.texture_offset)) * light
+        return (self.albedo(view) + view.map_values(_by_channel(self.reconstruction.texture_offset))) * light
 
     @staticmethod
     def clay(normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
@@ -117,7 +128,7 @@ class FacePainter:
 
     def textured(self, view: FaceView) -> Float[Tensor, "N 3"]:
         """The texture, unlit: it contains the lighting of the photo."""
-        return view.map_values(self.reconstruction.texture)
+        return view.map_values(self._texture)
 
 
 def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
@@ -184,6 +195,10 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         SheetLayout(gap, PAPER, style),
         labels=[labels[:_COLUMNS], labels[_COLUMNS:]],
     )
+
+
+def _by_channel(values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "C S S"]:
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 
 def _encode_srgb(linear: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s 3"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mien.rasterizer import _native
+from mien.rasterizer.cpu import native
 from mien.typing import Bool, Float, Int
 
 
@@ -95,7 +95,7 @@ def moved_normals(
     starts, rows = np.empty(len(targets) + 1, np.int64), np.empty(most, np.int32)
     offsets = np.empty((most, 3), np.float32)
     mesh = (np.ascontiguousarray(vertices, np.float32), normals, np.ascontiguousarray(triangles, np.int32))
-    _native.morph_normals(*mesh, targets.starts, targets.rows, targets.offsets, epsilon, starts, rows, offsets)
+    native().morph_normals(*mesh, targets.starts, targets.rows, targets.offsets, epsilon, starts, rows, offsets)
     return MorphTargets(starts, rows[: starts[-1]], offsets[: starts[-1]])
 
 
