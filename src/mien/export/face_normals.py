@@ -66,7 +66,7 @@ class FaceNormals:
         return torch.from_numpy(unit_normals(vertices.numpy(), face.triangles)), gradient
 
 
-def unit(vectors: Float[Tensor, "3 *s"]) -> Float[Tensor, "3 *s"]:
+def unit(vectors: Float[Tensor, "3 ..."]) -> Float[Tensor, "3 ..."]:
     """Unit vectors; zero for zero."""
     x, y, z = vectors
     return vectors / (x * x + y * y + z * z).sqrt().clamp(min=1e-12)

@@ -29,11 +29,11 @@ class FaceView:
     The samples are in the order of `smooth`, then of `edges`.
     """
 
-    smooth: Int[Tensor, "S"]
+    smooth: Int[Tensor, "P"]
     """Pixels with one sample, in their middle; pixels count row by row."""
     edges: Int[Tensor, "E"]
     """Pixels with more samples, or partly covered ones."""
-    owners: Int[Tensor, "N-S"]
+    owners: Int[Tensor, "M"]
     """Position in `edges` of the pixel of each further sample."""
     corners: Int[Tensor, "N 3"]
     """Vertices of the triangle at each sample."""

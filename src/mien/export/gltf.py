@@ -354,8 +354,8 @@ class _Glb:
 
     def _add_target(
         self,
-        moved: Int[np.ndarray, "k"],
-        offsets: Float[np.ndarray, "k 3"],
+        moved: Int[np.ndarray, "K"],
+        offsets: Float[np.ndarray, "K 3"],
         vertices: int,
         *,
         low: Float[np.ndarray, "3"],

@@ -14,7 +14,7 @@ from mien.typing import Bool, Float, Int
 class MorphTargets:
     """N morph targets with K moving vertices in all: `starts[n]` to `starts[n + 1]` are those of target n."""
 
-    starts: Int[np.ndarray, "N+1"]
+    starts: Int[np.ndarray, "M"]
     """First moving vertex of each target, and K; int64."""
     rows: Int[np.ndarray, "K"]
     """The moving vertices, ascending in each target; int32."""
@@ -49,7 +49,7 @@ class MorphTargets:
         starts = np.concatenate([[0], np.cumsum(inside)])[self.starts]
         return MorphTargets(starts, rows[inside], self.offsets[inside])
 
-    def target(self, index: int) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k 3"]]:
+    def target(self, index: int) -> tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K 3"]]:
         """Rows and offsets of one target."""
         one = slice(self.starts[index], self.starts[index + 1])
         return self.rows[one], self.offsets[one]

@@ -1,4 +1,4 @@
-"""NumPy's .npz and .npy: read from untrusted files (no pickle, sizes are checked before unpacking), and written fast."""
+"""NumPy's .npz and .npy: read from untrusted files (no pickle, sizes are checked before unpacking); fast writing."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def write_npz(arrays: Mapping[str, np.ndarray], path: Path) -> None:
             np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
             plain, name = content.getvalue(), f"{key}.npy".encode()
             packed = deflate(plain, raw=True)
-            # Fields that the header of a member and its entry in the directory share: APPNOTE.TXT 6.3, 4.3.7 and 4.3.12.
+            # Fields that a member's header shares with its entry in the directory: APPNOTE.TXT 6.3, 4.3.7, 4.3.12.
             shared = struct.pack(
                 "<HHHHHIIIHH",
                 *(_ZIP_VERSION, 0, zipfile.ZIP_DEFLATED, 0, _ZIP_DATE),
