@@ -99,8 +99,8 @@ class FacePainter:
 
     def normals(self, view: FaceView, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N 3"]:
         """Unit normals in view axes; `rotation` takes model axes to view axes."""
-        of_mesh = self._relief is None
-        smooth = view.vertex_values(self._normals.of_mesh) if of_mesh else view.map_values(self._relief)
+        relief = self._relief
+        smooth = view.vertex_values(self._normals.of_mesh) if relief is None else view.map_values(relief)
         return F.normalize(smooth @ rotation.T, dim=-1)
 
     def albedo(self, view: FaceView) -> Float[Tensor, "N 3"]:

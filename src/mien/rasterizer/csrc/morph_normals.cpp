@@ -26,7 +26,7 @@ Vector normalised(const Vector& v) {
     return {v.x / divisor, v.y / divisor, v.z / divisor};
 }
 
-// Sums in double precision: the order of the triangles at a vertex then hardly matters.
+// Sums in double precision: the order of the triangles at a vertex then does not matter.
 struct Sum {
     double x = 0, y = 0, z = 0;
     void add(const Vector& v) { x += v.x, y += v.y, z += v.z; }
