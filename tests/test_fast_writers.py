@@ -16,7 +16,7 @@ from mien.camera import Camera, to_camera_axes
 from mien.export.face_normals import FaceNormals
 from mien.export.face_view import FaceView
 from mien.export.model_face import model_face
-from mien.export.morph_targets import MorphTargets, exceeds, moved_normals
+from mien.export.morph_targets import EncodedTargets, MorphTargets, exceeds, moved_normals, shortest
 from mien.export.obj import obj_text
 from mien.export.surface import unit_normals
 from mien.export.uv_layout import texels_of
@@ -134,6 +134,28 @@ def test_bounds_and_places_of_morph_targets() -> None:
     np.testing.assert_array_equal(part.bounds(2)[0][2], [0, -6, 0])
     both = targets.joined(part)
     assert [both.target(n)[0].tolist() for n in (0, 3, 5)] == [[0, 1, 2, 3], [0, 1], [0]]
+
+
+def test_each_encoded_target_uses_16_bits_where_they_are_enough() -> None:
+    dense = np.zeros((4, 70_000, 3), np.float32)
+    dense[0, [3, 65534]] = 0.1
+    dense[1, [3, 65535]] = [0, -0.2, 0]
+    dense[3, 69_999, 2] = 1e-3
+    encoded = EncodedTargets.of(MorphTargets.of(dense, epsilon=0.0), vertices=70_000)
+    for n, is_wide in enumerate((False, True, False, True)):
+        count, wide, rows, offsets = encoded.sparse(n)
+        assert wide is is_wide
+        found, where = np.zeros((70_000, 3), "<f4"), np.frombuffer(rows, "<u4" if wide else "<u2")
+        found[where] = np.frombuffer(offsets, "<f4").reshape(-1, 3)
+        assert len(where) == count
+        np.testing.assert_array_equal(found, dense[n])
+    assert encoded.low == [[0, 0, 0], [0, -0.2, 0], [0, 0, 0], [0, 0, 0]]
+    assert encoded.high[3] == [0, 0, 0.001]
+
+
+def test_shortest_numbers_give_the_float32_back() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32) * np.float32(1e-6)
+    assert shortest(values) == [[float(str(value)) for value in row] for row in values]
 
 
 @pytest.mark.parametrize("packaged", [False, True])

@@ -21,7 +21,7 @@ from PIL import Image
 from mien import __version__
 from mien.errors import ConfigError
 from mien.export.face_normals import FaceNormals
-from mien.export.morph_targets import MorphTargets, exceeds, moved_normals
+from mien.export.morph_targets import EncodedTargets, MorphTargets, exceeds, moved_normals, shortest
 from mien.export.surface import eye_triangles, unit_normals
 from mien.export.tangent_space import tangent_normal_map, vertex_tangents
 from mien.io.pixels import to_uint8
@@ -148,13 +148,17 @@ class _Part:
     places: Int[np.ndarray, "V"]
     """Position of each vertex of the model among `vertices`; -1 if no triangle of the part uses it."""
     triangles: Int[np.ndarray, "T 3"]
-    moved: MorphTargets
+    moved: EncodedTargets
     """The model's blendshapes at this part's vertices."""
+
+    def encoded(self, targets: MorphTargets) -> EncodedTargets:
+        """Morph targets of the whole mesh at this part's vertices."""
+        return EncodedTargets.of(targets.placed(self.places), vertices=len(self.vertices))
 
 
 @dataclass(frozen=True)
 class _ModelMesh:
-    """What all faces of a model have in common; about 9 MB for the packaged model."""
+    """What all faces of a model have in common; about 12 MB for the packaged model."""
 
     triangles: Int[np.ndarray, "T 3"]
     parts: list[_Part]
@@ -198,7 +202,8 @@ def _parts(
         rows = used if parts else np.arange(used[-1] + 1)
         places = np.full(vertices, -1, np.int32)
         places[used] = np.searchsorted(rows, used)
-        parts.append(_Part(rows, places, places[some], moved.placed(places)))
+        of_part = EncodedTargets.of(moved.placed(places), vertices=len(rows))
+        parts.append(_Part(rows, places, places[some], of_part))
     return parts
 
 
@@ -223,8 +228,8 @@ def _primitives(
             "NORMAL": glb.add_vectors(normals[rows]),
             "TEXCOORD_0": glb.add_vectors(uv[rows]),
         }
-        moved = part.moved if morphs.moved is mesh.moved else morphs.moved.placed(part.places)
-        targets = glb.add_targets({"POSITION": moved, "NORMAL": turned.placed(part.places)}, vertices=len(rows))
+        moved = part.moved if morphs.moved is mesh.moved else part.encoded(morphs.moved)
+        targets = glb.add_targets({"POSITION": moved, "NORMAL": part.encoded(turned)})
         indices = glb.add_indices(part.triangles)
         primitives.append({"attributes": attributes, "indices": indices, "material": material, "targets": targets})
         if not np.array_equal(rows, np.arange(len(rows))):
@@ -283,16 +288,11 @@ def _material(name: str, *, roughness: float) -> dict[str, object]:
 def _extras(reconstruction: Reconstruction) -> dict[str, object]:
     return {
         "model": reconstruction.model_name,
-        "identity": _plain(reconstruction.identity),
-        "expression": _plain(reconstruction.expression),
-        "albedo": _plain(reconstruction.albedo),
-        "lighting": [_plain(row) for row in reconstruction.lighting],
+        "identity": shortest(reconstruction.identity),
+        "expression": shortest(reconstruction.expression),
+        "albedo": shortest(reconstruction.albedo),
+        "lighting": shortest(reconstruction.lighting),
     }
-
-
-def _plain(values: np.ndarray) -> list[float]:
-    """The shortest numbers that give these float32 back."""
-    return [float(text) for text in values.astype(np.float32).astype("U").tolist()]
 
 
 @dataclass
@@ -300,12 +300,12 @@ class _Glb:
     """The binary chunk as it grows, with the accessors and buffer views that describe it."""
 
     morphs: str
-    chunks: list[bytes] = field(default_factory=list)
+    chunks: list[bytes | memoryview] = field(default_factory=list)
     length: int = 0
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
 
-    def add_view(self, content: bytes, **properties: int) -> int:
+    def add_view(self, content: bytes | memoryview, **properties: int) -> int:
         """Add a buffer view; `properties` are its `target` and `byteStride`, where it has them."""
         padding = bytes(-self.length % 4)
         start = self.length + len(padding)
@@ -328,7 +328,7 @@ class _Glb:
         view = self.add_view(triangles.astype(kind).tobytes(), target=_ELEMENT_ARRAY_BUFFER)
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
-    def add_targets(self, kinds: dict[str, MorphTargets], *, vertices: int) -> list[dict[str, int]]:
+    def add_targets(self, kinds: dict[str, EncodedTargets]) -> list[dict[str, int]]:
         """Add morph targets of a primitive, as sparse data over no view or as dense views.
 
         The choice of readers: Babylon.js 9 writes sparse data into the view below them, so that targets that share a
@@ -338,50 +338,30 @@ class _Glb:
 
         Args:
             kinds: Offsets by the name of their attribute.
-            vertices: Number of vertices of the primitive.
 
         Returns:
             The attributes of each target.
         """
-        bounds = {name: targets.bounds(vertices) for name, targets in kinds.items()}
-        return [
-            {
-                name: self._add_target(*targets.target(index), vertices, low=low[index], high=high[index])
-                for (name, targets), (low, high) in zip(kinds.items(), bounds.values(), strict=True)
-            }
-            for index in range(len(next(iter(kinds.values()))))
-        ]
+        add = self._add_dense if self.morphs == "dense" else self._add_sparse
+        count = len(next(iter(kinds.values())).low)
+        return [{name: add(targets, index) for name, targets in kinds.items()} for index in range(count)]
 
-    def _add_target(
-        self,
-        moved: Int[np.ndarray, "K"],
-        offsets: Float[np.ndarray, "K 3"],
-        vertices: int,
-        *,
-        low: Float[np.ndarray, "3"],
-        high: Float[np.ndarray, "3"],
-    ) -> int:
-        described = {
-            "componentType": _FLOAT,
-            "count": vertices,
-            "type": "VEC3",
-            "min": _plain(low),
-            "max": _plain(high),
-        }
-        if self.morphs == "dense":
-            dense = np.zeros((vertices, 3), "<f4")
-            dense[moved] = offsets
-            return self.add_accessor({"bufferView": self.add_view(dense.tobytes(), target=_ARRAY_BUFFER), **described})
-        if not len(moved):
-            moved, offsets = np.zeros(1, np.int32), np.zeros((1, 3), np.float32)  # a zero that replaces a zero
-        kind, code = _index_type(int(moved[-1]))
-        indices, values = self.add_view(moved.astype(kind).tobytes()), self.add_view(offsets.astype("<f4").tobytes())
+    def _add_dense(self, targets: EncodedTargets, index: int) -> int:
+        dense = np.zeros((targets.vertices, 3), "<f4")
+        rows, offsets = targets.plain.target(index)
+        dense[rows] = offsets
+        view = self.add_view(dense.tobytes(), target=_ARRAY_BUFFER)
+        return self.add_accessor({"bufferView": view, **_described_target(targets, index)})
+
+    def _add_sparse(self, targets: EncodedTargets, index: int) -> int:
+        count, wide, rows, offsets = targets.sparse(index)
+        indices, values = self.add_view(rows), self.add_view(offsets)
         sparse = {
-            "count": len(moved),
-            "indices": {"bufferView": indices, "componentType": code},
+            "count": count,
+            "indices": {"bufferView": indices, "componentType": _UINT32 if wide else _UINT16},
             "values": {"bufferView": values},
         }
-        return self.add_accessor({**described, "sparse": sparse})
+        return self.add_accessor({**_described_target(targets, index), "sparse": sparse})
 
     def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         image = Image.fromarray(to_uint8(texture))
@@ -401,14 +381,19 @@ class _Glb:
         return {"name": "normals", "bufferView": self.add_view(encoded), "mimeType": "image/png"}
 
 
+def _described_target(targets: EncodedTargets, index: int) -> dict[str, object]:
+    bounds = {"min": targets.low[index], "max": targets.high[index]}
+    return {"componentType": _FLOAT, "count": targets.vertices, "type": "VEC3", **bounds}
+
+
 def _described(vectors: np.ndarray) -> dict[str, object]:
     return {
         "componentType": _FLOAT,
         "count": len(vectors),
         "type": f"VEC{vectors.shape[1]}",
         # Per column, which is faster than over the first axis.
-        "min": _plain(np.array([column.min() for column in vectors.T])),
-        "max": _plain(np.array([column.max() for column in vectors.T])),
+        "min": shortest(np.array([column.min() for column in vectors.T])),
+        "max": shortest(np.array([column.max() for column in vectors.T])),
     }
 
 

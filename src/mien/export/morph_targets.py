@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mien.rasterizer.cpu import native
 from mien.typing import Bool, Float, Int
+
+_LARGEST_16_BIT = 65535
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,54 @@ class MorphTargets:
         still = counts < vertices
         low[still], high[still] = low[still].clip(max=0), high[still].clip(min=0)
         return low, high
+
+
+@dataclass(frozen=True)
+class EncodedTargets:
+    """Morph targets as a GLB file stores them."""
+
+    plain: MorphTargets
+    """The targets."""
+    vertices: int
+    """Number of vertices of the mesh."""
+    low: list[list[float]]
+    """Smallest offset of each target."""
+    high: list[list[float]]
+    """Largest offset of each target."""
+    narrow: memoryview
+    """Rows of all targets as 16-bit numbers."""
+    wide: memoryview
+    """The same with 32 bits."""
+    offsets: memoryview
+    """Offsets of all targets, float32."""
+
+    @classmethod
+    def of(cls, targets: MorphTargets, *, vertices: int) -> EncodedTargets:
+        """Encode all targets at once, which is faster than one by one."""
+        low, high = map(shortest, targets.bounds(vertices))
+        arrays = (targets.rows.astype("<u2"), targets.rows.astype("<u4"), targets.offsets.astype("<f4", copy=False))
+        return cls(targets, vertices, low, high, *(memoryview(array.tobytes()) for array in arrays))
+
+    def sparse(self, index: int) -> tuple[int, bool, bytes | memoryview, bytes | memoryview]:
+        """One target as sparse data.
+
+        Returns:
+            Number of rows; whether they need 32 bits; the rows and their offsets. A target that moves nothing has a
+            zero that replaces a zero.
+        """
+        first, end = int(self.plain.starts[index]), int(self.plain.starts[index + 1])
+        if first == end:
+            return 1, False, bytes(2), bytes(12)
+        # The largest value of 16 bits is reserved for primitive restart.
+        wide = int(self.plain.rows[end - 1]) >= _LARGEST_16_BIT
+        rows = self.wide[4 * first : 4 * end] if wide else self.narrow[2 * first : 2 * end]
+        return end - first, wide, rows, self.offsets[12 * first : 12 * end]
+
+
+def shortest(values: np.ndarray) -> list[Any]:
+    """The shortest numbers that give these float32 back, in nested lists of the array's shape."""
+    texts = values.astype(np.float32).astype("U")
+    return texts.astype(np.float64).tolist()
 
 
 def moved_normals(
