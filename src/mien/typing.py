@@ -13,7 +13,7 @@ The tests check these annotations at run time (beartype); users pay nothing for 
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt16
 from torch import Tensor
 
-__all__ = ["Bool", "Float", "Int", "Shaped", "Tensor", "UInt8"]
+__all__ = ["Bool", "Float", "Int", "Shaped", "Tensor", "UInt8", "UInt16"]

@@ -17,9 +17,9 @@ import torch
 
 from mien import Reconstruction, load_model
 from mien.export import write_glb, write_obj
-from mien.export.images import save_image
 from mien.export.model_face import write_model_face
 from mien.io.pixels import to_uint8
+from mien.io.png import write_png
 from mien.morphable import MorphableModel
 from mien.morphable.formats import read_model
 from mien.registration import complete
@@ -82,7 +82,7 @@ def main(out: Path, data: Path) -> None:
         face = Reconstruction.load(folder)
         write_glb(face, model, folder / "dense.glb", morphs="dense")
         write_obj(face, model, folder / "face.obj")
-        save_image(to_uint8(face.texture), folder / "texture.png")
+        write_png(to_uint8(face.texture), folder / "texture.png")
     moved = off_centre(Reconstruction.load(folders[0][0]))
     moved.save(out / "off_centre")
     write_glb(moved, load_model(), out / "off_centre" / "face.glb")

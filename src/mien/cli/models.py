@@ -36,11 +36,11 @@ def model_info(
 
     model = load_model(name)
     if picture is not None:
-        from mien.export.images import save_image
         from mien.export.model_sheet import model_picture
+        from mien.io.png import write_png
 
         try:
-            save_image(model_picture(model), picture)
+            write_png(model_picture(model), picture)
         except (OSError, ValueError) as error:
             raise OutputError(f"{picture}: cannot be written ({error}); name a .png in an existing folder") from error
     if as_json:

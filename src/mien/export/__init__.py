@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from mien.errors import ConfigError
+from mien.export.face_normals import FaceNormals
 from mien.export.gltf import glb_bytes as glb_bytes
 from mien.export.gltf import write_glb as write_glb
-from mien.export.images import FacePainter, albedo_map, normal_map, overlay_image, save_image, sheet_image
+from mien.export.images import FacePainter, albedo_map, overlay_image, sheet_image
 from mien.export.obj import materials_text, obj_text
 from mien.export.obj import write_obj as write_obj
 from mien.export.ply import write_ply as write_ply
 from mien.io.files import write_text, write_whole, writing, writing_folder
 from mien.io.photo import Photo
 from mien.io.pixels import to_uint8
+from mien.io.png import write_png
 from mien.io.result_files import (
     ALBEDO_FILE,
     DEFAULT_FORMATS,
@@ -88,9 +90,10 @@ def write_reconstruction(
     with writing_folder(folder) as partial:
         _write_numbers(reconstruction, partial, formats)
         if model is not None:
-            _write_model_formats(reconstruction, model, partial, formats, morphs=morphs)
+            normals = FaceNormals(reconstruction, model)
+            _write_model_formats(reconstruction, model, partial, formats, morphs=morphs, normals=normals)
             if photo is not None:
-                _write_pictures(reconstruction, model, photo, partial, formats)
+                _write_pictures(FacePainter(reconstruction, model, normals=normals), photo, partial, formats)
     with writing(folder):
         remove_other_formats(folder, formats)
 
@@ -126,7 +129,7 @@ def write_mesh(
             case _:
                 # Not anna.png, which may be the photo.
                 texture, materials = path.with_name(f"{path.stem}_texture.png"), path.with_suffix(".mtl")
-                write_whole(texture, lambda partial: save_image(to_uint8(reconstruction.texture), partial))
+                write_whole(texture, lambda partial: write_png(to_uint8(reconstruction.texture), partial))
                 write_text(materials, materials_text(texture.name))
                 write_text(path, obj_text(reconstruction, model, materials=materials.name))
 
@@ -194,32 +197,33 @@ def _write_numbers(reconstruction: Reconstruction, folder: Path, formats: Sequen
     if "ply" in formats:
         write_ply(reconstruction, folder / PLY_FILE)
     if {"obj", "maps"} & set(formats):
-        save_image(to_uint8(reconstruction.texture), folder / TEXTURE_FILE)
+        write_png(to_uint8(reconstruction.texture), folder / TEXTURE_FILE)
 
 
 def _write_model_formats(
-    reconstruction: Reconstruction, model: MorphableModel, folder: Path, formats: Sequence[str], *, morphs: str
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    morphs: str,
+    normals: FaceNormals,
 ) -> None:
     if "glb" in formats:
-        write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs)
+        write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs, normals=normals)
     if "obj" in formats:
-        write_obj(reconstruction, model, folder / OBJ_FILE)
+        write_obj(reconstruction, model, folder / OBJ_FILE, normals=normals.of_mesh)
     if "maps" in formats:
         write_offset_maps(reconstruction, folder)
-        save_image(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
-        save_image(to_uint8(0.5 + 0.5 * normal_map(reconstruction, model)), folder / NORMALS_FILE)
+        write_png(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
+        write_png(to_uint8(0.5 + 0.5 * normals.of_map), folder / NORMALS_FILE)
 
 
-def _write_pictures(
-    reconstruction: Reconstruction, model: MorphableModel, photo: Photo, folder: Path, formats: Sequence[str]
-) -> None:
-    if not PHOTO_FORMATS & set(formats):
-        return
-    painter = FacePainter(reconstruction, model)
+def _write_pictures(painter: FacePainter, photo: Photo, folder: Path, formats: Sequence[str]) -> None:
     if "overlay" in formats:
-        save_image(overlay_image(reconstruction, painter, photo), folder / OVERLAY_FILE)
+        write_png(overlay_image(painter.reconstruction, painter, photo), folder / OVERLAY_FILE)
     if "sheet" in formats:
-        save_image(sheet_image(reconstruction, painter, photo), folder / SHEET_FILE)
+        write_png(sheet_image(painter.reconstruction, painter, photo), folder / SHEET_FILE)
 
 
 def _check_given(formats: Sequence[str], needed: Set[str], value: object, name: str) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from mien.export.gltf import write_glb
-from mien.export.images import albedo_map, save_image
+from mien.export.images import albedo_map
 from mien.export.obj import write_obj
 from mien.export.portrait import HALF_VIEW, Portrait, render_portrait
 from mien.io.files import writing_folder
 from mien.io.pixels import to_uint8
+from mien.io.png import write_png
 from mien.io.result_files import GLB_FILE, OBJ_FILE, TEXTURE_FILE
 from mien.io.result_folder import write_result_files
 from mien.morphable import MorphableModel
@@ -113,5 +114,5 @@ def write_model_face(identity: Float[Tensor, "I"], model: MorphableModel, folder
         write_result_files(reconstruction, partial)
         write_glb(reconstruction, model, partial / GLB_FILE)
         write_obj(reconstruction, model, partial / OBJ_FILE)
-        save_image(to_uint8(reconstruction.texture), partial / TEXTURE_FILE)
-        save_image(picture, partial / PICTURE_FILE)
+        write_png(to_uint8(reconstruction.texture), partial / TEXTURE_FILE)
+        write_png(picture, partial / PICTURE_FILE)

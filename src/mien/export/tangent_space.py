@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from mien.export.images import normal_map
-from mien.export.surface import eye_triangles, unit_normals
+from mien.export.face_normals import FaceNormals, unit
+from mien.export.surface import eye_triangles
+from mien.export.uv_layout import UvLayout, texels_of
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
-from mien.texture import TexelAtlas
-from mien.texture.atlas import triangle_tangents
 from mien.typing import Float, Tensor
 
 _FLAT = (0.0, 0.0, 1.0)
@@ -22,7 +20,9 @@ _SHORTEST = 1e-6
 """Sums of unit vectors below this have no direction."""
 
 
-def tangent_normal_map(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "S S 3"]:
+def tangent_normal_map(
+    reconstruction: Reconstruction, model: MorphableModel, *, normals: FaceNormals | None = None
+) -> Float[np.ndarray, "S S 3"]:
     """Normals of the displaced surface relative to the mesh, which carries the relief at its vertices only.
 
     The axes are those of `vertex_tangents`: x along u, y along v (upwards in the picture), z along the interpolated
@@ -31,24 +31,38 @@ def tangent_normal_map(reconstruction: Reconstruction, model: MorphableModel) ->
     Args:
         reconstruction: The face.
         model: The face's model.
+        normals: The face's normals, if other files need them too.
 
     Returns:
         Unit normals; (0, 0, 1) on the eyes and outside the UV layout. Row 0 is v = 1. The side is a power of two, at
         least that of the displacement map.
     """
-    displacement = _enlarged(reconstruction.displacement)
-    atlas = TexelAtlas.of(model, len(displacement))
-    normals = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
-    tangents = vertex_tangents(reconstruction.vertices_model, normals, model)
-    at_texels = atlas.interpolate(torch.from_numpy(np.concatenate([tangents, normals], axis=1))[None])[0]
-    x, sign, z = at_texels.permute(1, 2, 0).split([3, 1, 3], dim=-1)
-    x, z = F.normalize(x, dim=-1), F.normalize(z, dim=-1)
-    axes = torch.stack([x, torch.linalg.cross(z, x) * sign.sign(), z], dim=-1)
-    skin = atlas.valid & ~torch.from_numpy(eye_triangles(model))[atlas.triangle_ids.clamp(min=0)]
-    axes[~skin] = torch.eye(3)
-    relief = torch.linalg.solve(axes, torch.from_numpy(normal_map(reconstruction, model, displacement)))
-    relief[..., 2].clamp_(min=_LEAST_SLOPE_Z)
-    return F.normalize(torch.where(skin[..., None], relief, torch.tensor(_FLAT)), dim=-1).numpy()
+    normals = normals or FaceNormals(reconstruction, model)
+    displacement = torch.from_numpy(_enlarged(reconstruction.displacement))
+    texels = texels_of(model, len(displacement))
+    tangents = vertex_tangents(reconstruction.vertices_model, normals.of_mesh, model)
+    at_vertices = torch.from_numpy(np.concatenate([tangents, normals.of_mesh], axis=1))
+    x, sign, z = texels.interpolate(at_vertices).split([3, 1, 3])
+    relief = _in_axes(unit(x), unit(z), sign.sign(), normals.at(texels, displacement))
+    eyes = torch.from_numpy(eye_triangles(model))[texels.triangles]
+    relief[:, eyes] = torch.tensor(_FLAT)[:, None]
+    flat = torch.tensor(_FLAT).repeat(texels.size**2, 1)
+    flat[texels.index] = relief.T
+    return flat.view(texels.size, texels.size, 3).numpy()
+
+
+def _in_axes(
+    x: Float[Tensor, "3 P"], z: Float[Tensor, "3 P"], sign: Float[Tensor, "1 P"], vectors: Float[Tensor, "3 P"]
+) -> Float[Tensor, "3 P"]:
+    """Directions in axes x, y = sign · z × x and z, by Cramer's rule, as x and z need not be perpendicular."""
+    y = torch.linalg.cross(z, x, dim=0) * sign
+    normal = torch.linalg.cross(x, y, dim=0)
+    parts = [(torch.linalg.cross(a, b, dim=0) * vectors).sum(0) for a, b in ((y, z), (z, x))]
+    determinant = (normal * z).sum(0)
+    relief = torch.stack([*parts, (normal * vectors).sum(0)]) / determinant
+    relief[2].clamp_(min=_LEAST_SLOPE_Z)
+    # Interpolated axes of opposite directions can have no frame.
+    return torch.where(determinant.abs() > _SHORTEST, unit(relief), torch.tensor(_FLAT)[:, None])
 
 
 def vertex_tangents(
@@ -68,27 +82,29 @@ def vertex_tangents(
     Returns:
         Unit vectors and signs.
     """
-    points, upwards, triangles = torch.from_numpy(vertices), torch.from_numpy(normals), model.triangles
-    along_u = triangle_tangents(model, points[None])[0, ..., 0]
-    signs = torch.linalg.det(model.uv[triangles[:, 1:]] - model.uv[triangles[:, :1]]).sign()
-    sums = torch.zeros(len(points), 4)
-    for corner in range(3):
-        here, following, last = (triangles[:, (corner + step) % 3] for step in range(3))
-        first, second, tangent = (
-            F.normalize(_without(upwards[here], vector), dim=-1)
-            for vector in (points[following] - points[here], points[last] - points[here], along_u)
-        )
-        angles = (first * second).sum(-1, keepdim=True).clamp(-1, 1).acos()
-        sums.index_add_(0, here, torch.cat([tangent, signs[:, None]], dim=-1) * angles)
-    # A vertex without triangles, or whose triangles cancel out, gets any direction in the plane of its normal.
-    across = F.normalize(_without(upwards, torch.eye(3)[upwards.abs().argmin(dim=-1)]), dim=-1)
-    tangents = torch.where(sums[:, :3].norm(dim=-1, keepdim=True) > _SHORTEST, sums[:, :3], across)
-    return torch.cat([F.normalize(tangents, dim=-1), torch.where(sums[:, 3:] < 0, -1.0, 1.0)], dim=-1).numpy()
+    layout = UvLayout.of(model)
+    points, upwards = (torch.from_numpy(np.ascontiguousarray(vectors.T)) for vectors in (vertices, normals))
+    along_u, _ = layout.along_uv(points)
+    corners = [points[:, corner] for corner in layout.triangles]
+    sums = torch.zeros(4, points.shape[1])
+    for k, here in enumerate(layout.triangles):
+        upwards_here = upwards[:, here]
+        edges = (corners[(k + step) % 3] - corners[k] for step in (1, 2))
+        first, second, tangent = (unit(_without(upwards_here, vector)) for vector in (*edges, along_u))
+        angles = (first * second).sum(0).clamp(-1, 1).acos()
+        values = torch.cat([tangent, layout.signs[None]]) * angles
+        sums.scatter_add_(1, here.expand(4, -1), values)
+    tangents = sums[:3]
+    lost = (tangents.square().sum(0).sqrt() <= _SHORTEST).nonzero()[:, 0]
+    if len(lost):  # no triangles, or they cancel out: any direction in the plane of the normal
+        some = upwards[:, lost]
+        tangents[:, lost] = unit(_without(some, torch.eye(3)[some.abs().argmin(dim=0)].T))
+    return torch.cat([unit(tangents), torch.where(sums[3:] < 0, -1.0, 1.0)]).T.contiguous().numpy()
 
 
-def _without(normal: Float[Tensor, "N 3"], vector: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+def _without(normal: Float[Tensor, "3 N"], vector: Float[Tensor, "3 N"]) -> Float[Tensor, "3 N"]:
     """The part of a vector in the plane of a unit normal."""
-    return vector - (vector * normal).sum(-1, keepdim=True) * normal
+    return vector - (vector * normal).sum(0) * normal
 
 
 def _enlarged(displacement: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "S S"]:

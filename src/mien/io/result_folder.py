@@ -16,21 +16,20 @@ import hashlib
 import json
 import math
 import os
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-from PIL import Image
 
 from mien import __version__
 from mien.camera import FocalSource, to_model_axes
 from mien.errors import FormatError
 from mien.io.formats import open_image
-from mien.io.npz import NpzReader, read_npy
+from mien.io.npz import NpzReader, read_npy, write_npz
 from mien.io.pixels import to_uint8
+from mien.io.png import write_png
 from mien.io.reading import file_size, read_json
 from mien.io.result_files import (
     ARRAYS_FILE,
@@ -88,8 +87,9 @@ def write_result_files(face: mien.result.Reconstruction, folder: Path) -> None:
     Raises:
         OSError: A file cannot be written.
     """
-    _write_npz(_stored_arrays(face), folder / ARRAYS_FILE)
-    write_coefficients(face, folder)
+    arrays = _stored_arrays(face)
+    write_npz(arrays, folder / ARRAYS_FILE)
+    _write_coefficients(face, arrays, folder)
 
 
 def _stored_arrays(face: mien.result.Reconstruction) -> dict[str, np.ndarray]:
@@ -109,14 +109,6 @@ def _arrays_sha256(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _write_npz(arrays: dict[str, np.ndarray], path: Path) -> None:
-    """`np.savez_compressed` with the level of compression that fits: half of its time, for 3 % more bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for key, array in arrays.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
-
-
 def write_coefficients(face: mien.result.Reconstruction, folder: Path) -> None:
     """Write coefficients.json into an existing folder.
 
@@ -127,7 +119,11 @@ def write_coefficients(face: mien.result.Reconstruction, folder: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in _coefficients(face).items())
+    _write_coefficients(face, _stored_arrays(face), folder)
+
+
+def _write_coefficients(face: mien.result.Reconstruction, arrays: dict[str, np.ndarray], folder: Path) -> None:
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in _coefficients(face, arrays).items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     (folder / COEFFICIENTS_FILE).write_text(text, encoding="utf-8")
 
@@ -143,8 +139,8 @@ def write_offset_maps(face: mien.result.Reconstruction, folder: Path) -> None:
         OSError: A file cannot be written.
     """
     steps = _offset_steps(face)
-    Image.fromarray(steps["displacement"]).save(folder / DISPLACEMENT_FILE)
-    Image.fromarray(steps["texture_offset"]).save(folder / TEXTURE_OFFSET_FILE)
+    write_png(steps["displacement"], folder / DISPLACEMENT_FILE)
+    write_png(steps["texture_offset"], folder / TEXTURE_OFFSET_FILE)
 
 
 def _offset_steps(face: mien.result.Reconstruction) -> dict[str, np.ndarray]:
@@ -163,7 +159,7 @@ def _step_sizes(face: mien.result.Reconstruction) -> tuple[float, float]:
     )
 
 
-def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
+def _coefficients(face: mien.result.Reconstruction, arrays: dict[str, np.ndarray]) -> dict[str, object]:
     """The content of coefficients.json."""
     expression = _numbers(face.expression)
     displacement_step, offset_step = _step_sizes(face)
@@ -171,7 +167,7 @@ def _coefficients(face: mien.result.Reconstruction) -> dict[str, object]:
     return {
         "format": FORMAT,
         "mien_version": __version__,
-        "arrays_sha256": _arrays_sha256(_stored_arrays(face)),
+        "arrays_sha256": _arrays_sha256(arrays),
         "model": face.model_name,
         "image_size_px": list(face.image_size),
         "camera": {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from mien.export.gltf import write_glb
-from mien.export.images import save_image
 from mien.export.obj import write_obj
 from mien.io.files import writing_folder
 from mien.io.pixels import to_uint8
+from mien.io.png import write_png
 from mien.io.result_files import GLB_FILE, TEXTURE_FILE
 from mien.registration.transfer import Transfer
 
@@ -38,7 +38,7 @@ def write_transfer(carried: Transfer, folder: Path) -> None:
     }
     with writing_folder(folder) as partial:
         write_obj(face, model, partial / MESH_FILE)
-        save_image(to_uint8(face.texture), partial / TEXTURE_FILE)
+        write_png(to_uint8(face.texture), partial / TEXTURE_FILE)
         write_glb(face, model, partial / GLB_FILE)
         _write_shapes(carried, partial / SHAPES_FILE)
         (partial / COEFFICIENTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

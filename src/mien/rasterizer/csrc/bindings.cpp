@@ -3,9 +3,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
+#include "morph_normals.hpp"
 #include "parallel.hpp"
 #include "soft_raster.hpp"
 
@@ -86,6 +88,23 @@ int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, P
     return mien::count_pairs(meshes, settings);
 }
 
+void check_indices(const int32_t* first, std::size_t count, std::size_t limit) {
+    const bool fine = std::all_of(first, first + count, [limit](int32_t index) { return std::size_t(uint32_t(index)) < limit; });
+    if (!fine) throw nb::value_error("an index is not that of a vertex");
+}
+
+void morph_normals(Array<const float, 2> positions, Array<const float, 2> normals, Array<const int32_t, 2> triangles,
+                   Array<const int64_t, 1> starts, Array<const int32_t, 1> rows, Array<const float, 2> offsets, float epsilon,
+                   Array<int64_t, 1> turned_starts, Array<int32_t, 1> turned_rows, Array<float, 2> turned) {
+    check_indices(triangles.data(), triangles.size(), positions.shape(0));
+    check_indices(rows.data(), rows.size(), positions.shape(0));
+    const mien::MorphMesh mesh = {positions.data(), normals.data(), triangles.data(), int64_t(positions.shape(0)),
+                                  int64_t(triangles.shape(0))};
+    const nb::gil_scoped_release unlocked;
+    mien::morph_normals(mesh, {starts.data(), rows.data(), offsets.data()}, int64_t(starts.shape(0)) - 1, epsilon,
+                        {turned_starts.data(), turned_rows.data(), turned.data()});
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -98,6 +117,7 @@ NB_MODULE(_native, module) {
     module.def("soft_backward", &soft_backward);
     module.def("hard_forward", &hard_forward);
     module.def("count_pairs", &count_pairs);
+    module.def("morph_normals", &morph_normals);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
