@@ -16,11 +16,12 @@ from rich.console import Console
 
 import mien.pipeline
 from mien.cli.options import GlbMorphs
-from mien.cli.summary import PhotoRow, show_rows
+from mien.cli.summary import show_rows
 from mien.cli.terminal import stdout
 from mien.errors import PhotoReduced
 from mien.export.gltf import MORPH_STORAGE
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
+from mien.scale.summary import PhotoRow
 from tests.command import FakeReconstructor, photo_with, run, summary
 from tests.glb_reader import Glb
 from tests.tiny_face import tiny_photo

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.text import Text
 
-from mien.cli.summary import PhotoRow, faces_of, plural, show_rows
+from mien.cli.summary import faces_of, plural, show_rows
 from mien.cli.terminal import counting_columns, printable, stderr, stdout
+from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien import __version__
-from mien.cli.summary import PhotoRow
 from mien.errors import FormatError
 from mien.io.files import write_text, writing
 from mien.io.reading import read_json
+from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
