@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,12 +31,16 @@ from mien.cli.options import (
     wrong_usage,
 )
 from mien.cli.progress import Report, Reporter
-from mien.cli.terminal import activity, printable
+from mien.cli.terminal import activity, printable, sigterm_exits
 from mien.io.result_files import DEFAULT_FORMATS
-from mien.scale.output_folder import PhotoFolder, open_output
-from mien.scale.photo_work import PhotoSettings, PhotoWorker
-from mien.scale.run_record import Options, result_options
+from mien.scale.output_folder import OutputFolder, PhotoFolder, open_output
+from mien.scale.photo_work import PhotoSettings
+from mien.scale.processes import core_count, reconstruct_here, reconstruct_in_processes
+from mien.scale.run_record import Options
 from mien.scale.summary import SummaryTable
+
+if TYPE_CHECKING:
+    from mien.io.photo_arguments import RemotePhoto
 
 
 def reconstruct(
@@ -67,6 +73,15 @@ def reconstruct(
     detail_mode: DetailModeOption = None,
     detail_network: DetailNetworkOption = None,
     glb: GlbOption = GlbMorphs.SPARSE,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of processes, with one thread each. Default: one per core; for one photo, or on a GPU, one "
+            "process with all threads.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip photos that an earlier run finished with the same options.")
     ] = False,
@@ -79,8 +94,6 @@ def reconstruct(
 
     If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
-    parameters = dict(locals())  # all of them, so that a new option is not forgotten in run.json
-
     from mien.io.photo_arguments import find_arguments, read_argument
 
     with wrong_usage("photos"):
@@ -88,7 +101,6 @@ def reconstruct(
     given = (("--formats", formats is not None), ("--json", json_lines), ("--resume", resume))
     to_file = one_mesh_file(out, paths, folder_options=[option for option, is_given in given if is_given])
     settings = PhotoSettings(
-        options=result_options(parameters),
         model=model,
         device=device,
         detail=detail,
@@ -114,21 +126,38 @@ def reconstruct(
             reconstruct_to_file(reconstruct_photo, photo, out, model=reconstructor.model, glb=glb.value)
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
-    reporter = Reporter(out, len(paths), report=report, bar=not quiet)
-    with reporter.showing(), open_output(out) as output:
-        with wrong_usage():
-            work = PhotoWorker(settings, progress=reporter.stage)
-        for path in paths:
-            folder = output.folder_of(path)
-            if resume and _skip(folder, settings.options, output.table, reporter):
-                continue
-            reporter.begin(path)
-            outcome = work(folder)
-            outcome.show_warnings()
-            output.table.add(outcome.row)
-            reporter.done(outcome.row)
+    reporter = Reporter(out, paths, report=report, bar=not quiet)
+    if jobs is None and len(paths) > 1 and device == "cpu":
+        jobs = core_count()
+    with reporter.showing(), sigterm_exits(), open_output(out) as output:
+        waiting = _waiting(paths, settings, output, reporter, resume=resume)
+        if jobs is None or jobs == 1:
+            outcomes = reconstruct_here(waiting, settings, threads=jobs, progress=reporter.stage)
+        else:
+            outcomes = reconstruct_in_processes(waiting, settings, jobs=jobs)
+        with closing(outcomes), wrong_usage():
+            for outcome in outcomes:
+                outcome.show_warnings()
+                output.table.add(outcome.row)
+                reporter.done(outcome.row)
     if reporter.failed:
         raise typer.Exit(1)
+
+
+def _waiting(
+    paths: Iterable[Path | RemotePhoto],
+    settings: PhotoSettings,
+    output: OutputFolder,
+    reporter: Reporter,
+    *,
+    resume: bool,
+) -> Iterator[PhotoFolder]:
+    """The photos that are not done, each when its turn comes."""
+    for path in paths:
+        folder = output.folder_of(path)
+        if not (resume and _skip(folder, settings.options, output.table, reporter)):
+            reporter.begin(path)
+            yield folder
 
 
 def _skip(folder: PhotoFolder, options: Options, table: SummaryTable, reporter: Reporter) -> bool:

@@ -141,6 +141,7 @@ class OutputFolder:
 
     def _take(self, photo: Path | RemotePhoto, name: str) -> PhotoFolder:
         self._taken.add(name.casefold())
+        self.table.reserve(str(photo))
         return PhotoFolder(self.path / name, photo)
 
     def _owner(self, folder: Path) -> str | None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import time
@@ -19,7 +20,7 @@ from mien.errors import FaceLeftOut, MienError
 from mien.io.result_files import DEFAULT_FORMATS, is_result
 from mien.memory import typed_out_of_memory
 from mien.scale.output_folder import PhotoFolder
-from mien.scale.run_record import Options, file_sha256
+from mien.scale.run_record import Options, file_sha256, result_options
 from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 class PhotoSettings:
     """How photos are reconstructed and written."""
 
-    options: Options
-    """What `result_options` returns, for run.json."""
     model: str = "mien-face"
-    """As in `Reconstructor`, like the ten fields below."""
+    """As in `Reconstructor`, like the nine fields below."""
     device: str = "cpu"
     """As in `Reconstructor`."""
     detail: bool = True
@@ -66,6 +65,11 @@ class PhotoSettings:
     """Files per face, as in `write_reconstruction`."""
     glb: str = "sparse"
     """How a GLB stores its morph targets."""
+
+    @functools.cached_property
+    def options(self) -> Options:
+        """The settings for run.json; a file is represented by its SHA-256."""
+        return result_options(vars(self))
 
     def reconstructor(self) -> Reconstructor:
         """Load the model and the networks.

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 _FORMAT = "mien-run-1"
 _ADVICE = "delete it, and the photo is redone"
-_NOT_OF_THE_RESULT = frozenset({"photos", "out", "resume", "quiet", "json_lines"})
-"""Parameters of the command that do not change the files of a photo."""
 
 Options = Mapping[str, str | int | float | bool | None]
 
@@ -94,17 +92,16 @@ def read_record(folder: Path) -> RunRecord | None:
     return RunRecord(stored.photo, stored.photo_sha256, stored.options, stored.summary)
 
 
-def result_options(parameters: Mapping[str, object]) -> Options:
+def result_options(settings: Mapping[str, object]) -> Options:
     """The options that the files of a photo depend on, with the version of mien.
 
     Args:
-        parameters: All parameters of the command. New ones count too, unless this module lists them as exceptions.
+        settings: All settings that the files depend on.
 
     Returns:
         Name and value of each option; a model or network file is represented by its SHA-256.
     """
-    used = {name: _value(value) for name, value in sorted(parameters.items()) if name not in _NOT_OF_THE_RESULT}
-    return {"mien": __version__, **used}
+    return {"mien": __version__, **{name: _value(value) for name, value in sorted(settings.items())}}
 
 
 def changed_options(before: Options, now: Options) -> str:

@@ -72,7 +72,12 @@ class SummaryTable:
         self.path = out / SUMMARY_FILE
         self._rows = {photo_key(row["photo"]): row for row in _read_table(self.path)}
         self._owners = {photo_key(row["results"]): key for key, row in self._rows.items() if row["results"]}
+        self._positions = {key: position for position, key in enumerate(self._rows)}
         self._next_write = 0.0
+
+    def reserve(self, photo: str) -> None:
+        """Give a photo the next place in the table, unless it has one. Rows may come in any order."""
+        self._positions.setdefault(photo_key(photo), len(self._positions))
 
     def owner(self, folder: Path) -> str | None:
         """The `photo_key` of the photo whose results were in a folder when the table was opened."""
@@ -88,6 +93,7 @@ class SummaryTable:
         Raises:
             OutputError: The table cannot be written.
         """
+        self.reserve(row.photo)
         self._rows[photo_key(row.photo)] = _values(row)
         if time.monotonic() >= self._next_write:
             self.write()
@@ -105,7 +111,8 @@ class SummaryTable:
         self._next_write = end + _PAUSE * (end - start)
 
     def _save(self, path: Path) -> None:
-        write_table(path, [_COLUMNS, *([row[name] for name in _COLUMNS] for row in self._rows.values())])
+        rows = [self._rows[key] for key in sorted(self._rows, key=self._positions.__getitem__)]
+        write_table(path, [_COLUMNS, *([row[name] for name in _COLUMNS] for row in rows)])
 
 
 def _values(row: PhotoRow) -> dict[str, str]:
