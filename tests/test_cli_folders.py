@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import mien.cli.reconstruct
 import mien.export
 import mien.pipeline
 import mien.scale.run_record
@@ -32,6 +33,7 @@ HEADER = "photo,faces,seconds,landmark_error,photometric_error,results,reason\n"
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.photos.clear()
     monkeypatch.setattr(mien.pipeline, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 1)  # other processes have no fakes
     monkeypatch.setattr(mien.export, "write_reconstruction", write_numbers)
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import mien.cli.reconstruct
 import mien.pipeline
 from mien.cli.options import GlbMorphs
 from mien.cli.summary import show_rows
@@ -32,6 +33,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.made.clear()
     FakeReconstructor.photos.clear()
     monkeypatch.setattr(mien.pipeline, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 1)  # other processes have no fakes
     monkeypatch.setattr("mien.export.images.PANEL_SIDE", 24)  # the sheet is not what is tested here
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -10,7 +10,7 @@ import glob
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -37,6 +37,8 @@ class RemotePhoto:
 
     address: str
     """The URL, or "-"."""
+    content: bytes | ImageError | None = field(default=None, repr=False)
+    """The file or the error of an attempt to read it, see `read_here`."""
 
     def __str__(self) -> str:
         """The address for messages and tables, without user name and password."""
@@ -64,12 +66,25 @@ class RemotePhoto:
         """The file name without its ending."""
         return self.path.stem
 
+    def read_here(self) -> RemotePhoto:
+        """Read standard input now, because another process has another one; photos at URLs stay as they are."""
+        if self.address != STDIN:
+            return self
+        try:
+            return replace(self, content=self.fetch())
+        except ImageError as error:
+            return replace(self, content=error)
+
     def fetch(self) -> bytes:
         """Read the photo.
 
         Raises:
             ImageError: It cannot be read, or is larger than `MAX_BYTES`.
         """
+        if isinstance(self.content, ImageError):
+            raise self.content
+        if self.content is not None:
+            return self.content
         content = _read_stdin() if self.address == STDIN else _download(self.address, str(self))
         if len(content) > MAX_BYTES:
             raise ImageError(f"{self}: more than the limit of {MAX_BYTES >> 20} MiB; save it as a file and resize it")

@@ -14,10 +14,11 @@ import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,8 @@ class _Worker:
     def give(self, folder: PhotoFolder) -> bool:
         """Give the process a photo; False if it has died."""
         self.folder, self.since = folder, time.perf_counter()
+        if not isinstance(folder.photo, Path):
+            folder = replace(folder, photo=folder.photo.read_here())
         with suppress(OSError):
             self.connection.send(folder)
             return True
