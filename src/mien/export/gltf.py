@@ -82,7 +82,8 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
     names, basis, weights = _morphs(reconstruction, model)
     # The base also keeps the movements that no target stores.
     basis = basis * np.stack([_exceeds(offsets, _POSITION_EPSILON_M) for offsets in basis])[..., None]
-    base = reconstruction.vertices_model - np.tensordot(weights, basis, axes=1).astype(np.float32)
+    # NumPy's product of matrices depends on memory addresses in the last bits, and so on the photos before.
+    base = reconstruction.vertices_model - np.einsum("k,kvd->vd", weights, basis).astype(np.float32)
     parts = _parts(reconstruction.triangles, eye_triangles(model))
     glb = _Glb(morphs)
     normals = unit_normals(base, reconstruction.triangles)
@@ -200,7 +201,7 @@ def _morphs(
     offsets = basis.detach().cpu().numpy()
     if names == model.expression_names:
         return list(names), offsets, reconstruction.expression.clip(0, 1)
-    own = np.tensordot(reconstruction.expression, model.expression_basis.detach().cpu().numpy(), axes=1)
+    own = np.einsum("k,kvd->vd", reconstruction.expression, model.expression_basis.detach().cpu().numpy())
     weights = np.append(np.zeros(len(names), np.float32), np.float32(1))
     return [*names, OWN_EXPRESSION], np.concatenate([offsets, own[None]]), weights
 
