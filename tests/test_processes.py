@@ -151,7 +151,7 @@ def test_a_stopped_command_leaves_no_process_and_no_unfinished_files(
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "Traceback" not in printed
+    assert "Traceback" not in printed, printed
     assert ("stopped after 1 of 4 photos" in printed) == (number != signal.SIGKILL)
     end = time.monotonic() + 30
     while (left := list(_python_processes(marker))) and number == signal.SIGKILL and time.monotonic() < end:

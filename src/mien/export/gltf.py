@@ -82,7 +82,7 @@ def glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
     names, basis, weights = _morphs(reconstruction, model)
     # The base also keeps the movements that no target stores.
     basis = basis * np.stack([_exceeds(offsets, _POSITION_EPSILON_M) for offsets in basis])[..., None]
-    # NumPy's product of matrices depends on memory addresses in the last bits, and so on the photos before.
+    # np.tensordot gave other last bits for the same face in a process that had done another photo before.
     base = reconstruction.vertices_model - np.einsum("k,kvd->vd", weights, basis).astype(np.float32)
     parts = _parts(reconstruction.triangles, eye_triangles(model))
     glb = _Glb(morphs)

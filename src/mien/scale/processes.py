@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator
@@ -195,6 +196,7 @@ def _work(settings: PhotoSettings, connection: Connection) -> None:
     """The main function of a process: reconstruct photos until there is no other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     signal.signal(signal.SIGTERM, _exit)
+    threading.Thread(target=_end_with_first_process, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"  # for NumPy, which starts its threads when it is imported
     with suppress(ConnectionError):  # the first process has died
         try:
@@ -202,6 +204,7 @@ def _work(settings: PhotoSettings, connection: Connection) -> None:
                 connection.send(outcome)
         except Exception as error:
             connection.send(_Failure(error, traceback.format_exc()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process ends anyway
 
 
 def _given(connection: Connection) -> Iterator[PhotoFolder]:
@@ -212,7 +215,16 @@ def _given(connection: Connection) -> Iterator[PhotoFolder]:
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: a second one would interrupt the first one's work
     raise SystemExit(128 + number)  # unfinished files are removed on the way
+
+
+def _end_with_first_process() -> None:
+    """End this process, as SIGTERM does, when the first one has been killed."""
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
