@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -122,11 +123,9 @@ def test_one_process_and_several_write_the_same_files(tmp_path: Path) -> None:
 def _python_processes(marker: str) -> Iterator[int]:
     """Live processes whose environment has the marker."""
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
             if marker.encode() in (folder / "environ").read_bytes():
                 yield int(folder.name)
-        except OSError:
-            continue
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")

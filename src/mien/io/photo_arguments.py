@@ -12,12 +12,15 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mien.errors import BackendUnavailable, ConfigError, ImageError
-from mien.io.photo import MAX_PIXELS, Photo, find_photos, read_photo
+from mien.io.photo_files import MAX_PIXELS, find_photos
 from mien.io.source import real_path
+
+if TYPE_CHECKING:
+    from mien.io.photo import Photo
 
 STDIN = "-"
 MAX_BYTES = 1 << 28
@@ -123,6 +126,8 @@ def read_argument(photo: Path | RemotePhoto, *, max_pixels: int = MAX_PIXELS) ->
     Raises:
         ImageError: As `read_photo` and `RemotePhoto.fetch`; the message begins with the path or address.
     """
+    from mien.io.photo import read_photo  # noqa: PLC0415 (needs torch, which the lists of photos do not)
+
     if isinstance(photo, Path):
         return read_photo(photo, max_pixels=max_pixels)
     content = photo.fetch()

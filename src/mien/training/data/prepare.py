@@ -25,7 +25,8 @@ from mien.export.contact_sheet import SheetLayout, in_rows
 from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import write_text, write_whole, writing
 from mien.io.folder_lock import locked_folder
-from mien.io.photo import Photo, exposure_of, find_photos, read_photo
+from mien.io.photo import Photo, exposure_of, read_photo
+from mien.io.photo_files import find_photos
 from mien.io.pixels import to_uint8
 from mien.io.reading import read_csv, read_json, read_text
 from mien.io.tables import write_table
