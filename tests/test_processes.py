@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 
 from mien.errors import ConfigError, FaceLeftOut
+from mien.io.photo import Photo
 from mien.pipeline import Reconstructor
 from mien.scale.output_folder import PhotoFolder, open_output
 from mien.scale.photo_work import PhotoOutcome, PhotoSettings
@@ -27,20 +28,20 @@ pytestmark = pytest.mark.slow  # each process imports torch
 
 
 class _Fake(FakeReconstructor):
-    """Also kills its process at brightness 20, raises a bug's error at 21, and tells its threads at 22."""
+    """Also kills its process at brightness 20, raises an unexpected error at 21, and takes very long at 23."""
 
-    def __call__(self, photo: object, **settings: object) -> list[object]:
-        level = int(photo.pixels[0, 0, 0])  # pyright: ignore[reportAttributeAccessIssue]
+    def __call__(self, photo: Photo, **settings: Any) -> list[Any]:
+        level = int(photo.pixels[0, 0, 0])
         if level == 20:
             os.kill(os.getpid(), signal.SIGKILL)
         if level == 21:
             raise TypeError("a bug")
         if level == 23:
             time.sleep(600)
-        faces = super().__call__(photo, **settings) if level < 20 else []  # pyright: ignore[reportArgumentType]
+        faces = super().__call__(photo, **settings)
         if torch.get_num_threads() != 1:
             raise AssertionError("more than one thread")
-        return cast("list[object]", faces)
+        return faces
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,8 @@ def reconstruct(
 
     with wrong_usage("photos"):
         paths = find_arguments(photos, skip=out)
-    given = (("--formats", formats is not None), ("--json", json_lines), ("--resume", resume))
-    to_file = one_mesh_file(out, paths, folder_options=[option for option, is_given in given if is_given])
+    given = {"--formats": formats is not None, "--json": json_lines, "--resume": resume, "--jobs": jobs is not None}
+    to_file = one_mesh_file(out, paths, folder_options=[option for option, is_given in given.items() if is_given])
     settings = PhotoSettings(
         model=model,
         device=device,

@@ -59,13 +59,15 @@ def reconstruct_here(
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
     try:
+        if threads is not None:
+            torch.set_num_threads(threads)
         work = PhotoWorker(settings, progress=progress)
         for folder in folders:
             yield work(folder)
     finally:
-        torch.set_num_threads(before)
+        if threads is not None:
+            torch.set_num_threads(before)
 
 
 def reconstruct_in_processes(

@@ -132,4 +132,6 @@ def _value(value: object) -> str | int | float | bool | None:
         return value.value
     if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file():
         return f"sha256:{file_sha256(Path(value))}"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return value if value is None or isinstance(value, str | int | float) else str(value)
