@@ -81,8 +81,7 @@ def reconstruct_in_processes(
     Args:
         folders: The photos and where their files go; the next one is taken when a process is free.
         settings: How.
-        jobs: Number of processes. Each has its own torch; the packaged models are shared as far as the system shares
-            the pages of mapped files.
+        jobs: Number of processes. Each loads its own torch and models.
 
     Yields:
         The outcome of each photo, in the order in which they finish. If a process dies, the reason in the row of its
