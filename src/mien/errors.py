@@ -10,7 +10,6 @@
     ├── ModelMismatch         trained weights belong to another face model
     ├── FitDiverged           an optimisation reached a number that is not finite
     ├── OutOfMemory           memory ran out
-    ├── WorkerDied            the process that worked on a photo was killed
     ├── TrainingDiverged      a training step reached a number that is not finite
     ├── OutputError           results cannot be written
     └── WorkerDied            the process that worked on a photo ended before its time
@@ -57,10 +56,6 @@ class ConfigError(MienError):
 
 class OutOfMemory(MienError, MemoryError):
     """Memory ran out."""
-
-
-class WorkerDied(MienError):
-    """The process that worked on a photo was killed, or its machine was lost."""
 
 
 class FitDiverged(MienError):

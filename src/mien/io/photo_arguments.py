@@ -7,6 +7,7 @@ from others does not fetch what they name.
 from __future__ import annotations
 
 import glob
+import hashlib
 import re
 import sys
 from collections.abc import Iterable
@@ -29,7 +30,11 @@ MAX_BYTES = 1 << 28
 CONNECT_S, SILENCE_S, TOTAL_S = 15, 30, 300
 """Time limits of HTTP, seconds: to connect, without a byte, and in total."""
 _CHUNK = 1 << 20
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C:// is a drive
+URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C:// is a drive
+_VERSION_FACTS = frozenset(
+    {"etag", "md5hash", "content_md5", "lastmodified", "last_modified", "updated", "mtime", "created", "size"}
+)
+"""Names in the answers of s3fs, gcsfs, adlfs and fsspec's own file systems, in lower case."""
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 """Characters that a file name cannot have on one of the systems."""
 
@@ -78,6 +83,24 @@ class RemotePhoto:
         except ImageError as error:
             return replace(self, content=error)
 
+    def version(self) -> str:
+        """A hash of what an object store says about the photo's content: its ETag, time and size.
+
+        Returns:
+            64 hexadecimal digits; empty for HTTP and standard input, where it is not reliable, and if the photo cannot
+            be found.
+        """
+        if self.address == STDIN or _is_http(self.address):
+            return ""
+        import fsspec  # noqa: PLC0415 (only URLs need it)
+
+        try:
+            files, path = fsspec.url_to_fs(self.address)
+            facts = {name: str(value) for name, value in files.info(path).items() if name.lower() in _VERSION_FACTS}
+        except Exception:  # each protocol has errors of its own; reading the photo reports them
+            return ""
+        return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest() if facts.keys() - {"size"} else ""
+
     def fetch(self) -> bytes:
         """Read the photo.
 
@@ -92,6 +115,15 @@ class RemotePhoto:
         if len(content) > MAX_BYTES:
             raise ImageError(f"{self}: more than the limit of {MAX_BYTES >> 20} MiB; save it as a file and resize it")
         return content
+
+
+def local_path(address: str) -> Path | None:
+    """The path that a file:// address names; None for other addresses."""
+    if not address.lower().startswith("file://"):
+        return None
+    import fsspec  # noqa: PLC0415 (only addresses need it)
+
+    return Path(fsspec.url_to_fs(address)[1])
 
 
 def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> list[Path | RemotePhoto]:
@@ -111,8 +143,8 @@ def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> lis
     """
     found: dict[str, Path | RemotePhoto] = {}
     for argument in arguments:
-        if argument == STDIN or _URL.match(argument):
-            _check_protocol(argument)
+        if argument == STDIN or URL.match(argument):
+            check_protocol(argument)
             found.setdefault(argument, RemotePhoto(argument))
         else:
             for path in find_photos(_matches(argument, skip), skip=skip):
@@ -160,7 +192,16 @@ def _expanded(pattern: str) -> list[Path]:
     return [path for path in found if not any(part.startswith(".") and part not in parts for part in path.parts)]
 
 
-def _check_protocol(address: str) -> None:
+def check_protocol(address: str) -> None:
+    """Check that fsspec can read an address.
+
+    Args:
+        address: A URL, or "-" for standard input.
+
+    Raises:
+        ConfigError: The protocol is unknown.
+        BackendUnavailable: The package for the protocol is missing.
+    """
     if address == STDIN:
         return
     import fsspec  # noqa: PLC0415 (only URLs need it)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 import threading
 from collections import deque
@@ -31,6 +32,7 @@ FAILED_STARTS = 3
 """Number of processes in a row that may die before their first call."""
 LONGEST_WAIT_S = 3600.0
 """A call takes seconds to minutes; a cluster from which nothing comes for so long hangs."""
+_CONNECT_S = 15.0
 _OBJECT_STORE_BYTES = 80 << 20
 """Shared memory of a local Ray, near its minimum: calls and results are small."""
 _OWN_TOKEN = secrets.token_hex(32)
@@ -217,8 +219,9 @@ def _connect(ray: ModuleType, settings: RaySettings) -> None:
     quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
     if settings.address is not None:
         try:
+            _check_reachable(settings.address)
             ray.init(address=settings.address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"{settings.address!r} is not a Ray cluster that can be reached ({reason}).") from error
         return
@@ -229,6 +232,17 @@ def _connect(ray: ModuleType, settings: RaySettings) -> None:
         object_store_memory=_OBJECT_STORE_BYTES,
         **quiet,
     )
+
+
+def _check_reachable(address: str) -> None:
+    """Connect once, since Ray 2.60 tries for minutes, and prints each failure."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdecimal():
+        raise ValueError('expected HOST:PORT or "auto"')
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
+        pass
 
 
 class _WithoutRay:

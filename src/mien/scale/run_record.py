@@ -33,7 +33,7 @@ class RunRecord:
     photo: str
     """Absolute path of the photo; the folder belongs to it."""
     photo_sha256: str
-    """SHA-256 of its file."""
+    """What `file_sha256` returns for it."""
     options: Options
     """What `result_options` returns."""
     row: PhotoRow | None
@@ -113,10 +113,12 @@ def changed_options(before: Options, now: Options) -> str:
 
 
 def file_sha256(path: Path | RemotePhoto) -> str:
-    """SHA-256 of a file; empty if it is not a readable file, which `read_photo` reports, or not a file of this machine,
-    which may change at any time."""
+    """SHA-256 of a file; empty if it is not a readable file, which `read_photo` reports. For a file that is not of this
+    machine, `RemotePhoto.version`."""
+    if not isinstance(path, Path):
+        return path.version()
     digest = hashlib.sha256()
-    if not isinstance(path, Path) or not path.is_file():
+    if not path.is_file():
         return ""
     try:
         with path.open("rb") as stream:

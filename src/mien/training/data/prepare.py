@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +45,7 @@ from mien.training.data.store import (
     encode_record,
     write_index,
 )
-from mien.training.data.workers import run_calls
+from mien.training.data.workers import RunCalls, run_calls
 from mien.typing import UInt8
 
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
@@ -233,6 +233,7 @@ def prepare(
     settings: PreparationSettings,
     processes: int,
     progress: Callable[[int, int], None] | None = None,
+    run: RunCalls = run_calls,
 ) -> PreparationReport:
     """Fill a store with the faces of photos; finished shards of an earlier run are kept.
 
@@ -242,6 +243,7 @@ def prepare(
         settings: Must equal those of an earlier run.
         processes: Number of processes.
         progress: Called with the number of finished photos and the total number.
+        run: What makes the shards, with the arguments of `run_calls`; an entry of `calls` has those of `make_shard`.
 
     Returns:
         Counts and speed; the same is written to report.md and dropped.csv.
@@ -267,7 +269,7 @@ def prepare(
         at_start, start = done, time.perf_counter()
         processes = max(min(processes, len(missing)), 1)
         calls = {k: (shards[k], store, k, settings) for k in missing}
-        for number in run_calls(_make_shard, calls, processes=processes):
+        for number in run(make_shard, calls, processes=processes):
             done += len(shards[number])
             if progress is not None:
                 progress(done, len(photos))
@@ -297,23 +299,44 @@ def _shard_path(store: Path, number: int, ending: str) -> Path:
 _detector: FaceDetector | None = None
 
 
-def _make_shard(photos: Sequence[PhotoEntry], store: Path, number: int, settings: PreparationSettings) -> None:
-    """Write the tar and the rows of one shard; runs in a worker process."""
+def make_shard(
+    photos: Sequence[PhotoEntry],
+    store: Path,
+    number: int,
+    settings: PreparationSettings,
+    refused: Mapping[str, str] | None = None,
+) -> None:
+    """Write the tar and the rows of one shard; runs in a worker process.
+
+    Args:
+        photos: The photos of the shard.
+        store: Folder of the store.
+        number: Number of the shard.
+        settings: As in `prepare`.
+        refused: Names of photos that are dropped without reading them, and the reasons.
+    """
     rows = write_whole(
-        _shard_path(store, number, "tar"), lambda partial: _write_shard(photos, partial, number, settings)
+        _shard_path(store, number, "tar"), lambda partial: _write_shard(photos, partial, number, settings, refused or {})
     )
     # The rows come last: a shard with rows is complete.
     write_text(_shard_path(store, number, "json"), rows)
 
 
-def _write_shard(photos: Sequence[PhotoEntry], path: Path, number: int, settings: PreparationSettings) -> str:
+def probe_photo(photo: PhotoEntry) -> None:
+    """Do what `make_shard` does with a photo, and write nothing: shows whether the photo kills the process."""
+    _read_face(photo)
+
+
+def _write_shard(
+    photos: Sequence[PhotoEntry], path: Path, number: int, settings: PreparationSettings, refused: Mapping[str, str]
+) -> str:
     """Write the tar of a shard, and return its rows as JSON."""
     shard = _shard_path(path.parent, number, "tar").name
     kept: list[StoredFace] = []
     dropped: list[DroppedPhoto] = []
     with path.open("wb") as file:
         for k, photo in enumerate(photos):
-            record, flags = _read_face(photo)
+            record, flags = (refused[photo.name], ()) if photo.name in refused else _read_face(photo)
             if isinstance(record, str) or (flags and settings.drop_flagged):
                 dropped.append(DroppedPhoto(photo.name, record if isinstance(record, str) else ", ".join(flags)))
                 continue
