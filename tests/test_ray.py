@@ -15,9 +15,9 @@ import pytest
 from mien.errors import ConfigError, OutputError, WorkerDied
 from mien.io.files import write_text
 from mien.scale.output_folder import OutputFolder, PhotoFolder, open_output
-from mien.scale.photo_work import PhotoWorker
+from mien.scale.photo_work import PhotoOutcome, PhotoWorker
 from mien.scale.ray_engine import FAILED_STARTS, RaySettings, run_on_ray
-from mien.scale.ray_photos import RayOutcome, reconstruct_on_ray
+from mien.scale.ray_photos import reconstruct_on_ray
 from mien.scale.summary import PhotoRow
 from tests.command import photo_with, summary
 from tests.ray_fakes import KILLS, KILLS_ONCE, SLOW, DangerousSettings, make_doubler, make_nothing
@@ -26,7 +26,7 @@ pytest.importorskip("ray", reason="needs ray; run pip install 'mien[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-SETTINGS = DangerousSettings(options={"seed": 0}, formats=("npz",))
+SETTINGS = DangerousSettings(formats=("npz",))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_calls_whose_process_dies_are_repeated_once(on_cluster: RaySettings, tmp
 
 
 def test_errors_of_calls_and_starts_are_raised(on_cluster: RaySettings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="^-1 is negative$"):
+    with pytest.raises(ValueError, match=r"^-1 is negative$"):
         list(run_on_ray(partial(make_doubler, tmp_path / "died"), {0: (0,), 1: (-1,)}, settings=on_cluster))
     with pytest.raises(OutputError, match=f"{FAILED_STARTS} worker processes died while they started"):
         list(run_on_ray(make_nothing, {0: (0,)}, settings=on_cluster))
@@ -118,7 +118,7 @@ def test_a_damaged_record_is_the_row_of_its_photo(on_cluster: RaySettings, tmp_p
     assert [row.reason.partition(":")[0] for row in sorted(rows, key=lambda row: row.photo)] == ["FormatError", ""]
 
 
-def outcomes(photos: list[Path], out: Path, ray: RaySettings) -> Iterator[RayOutcome]:
+def outcomes(photos: list[Path], out: Path, ray: RaySettings) -> Iterator[PhotoOutcome]:
     with open_output(out) as output:
         folders = [output.folder_of(photo) for photo in photos]
         for outcome in reconstruct_on_ray(folders, SETTINGS, ray=ray):

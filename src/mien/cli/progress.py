@@ -49,13 +49,13 @@ class Reporter:
     """Prints the progress and the results of one run.
 
     Args:
-        out: The folder of all results.
+        out: The folder or address of all results.
         photos: The photos, in the order of the table.
         report: What goes to stdout.
         bar: Whether to show a progress bar, if stderr is a terminal and stdout is not one with JSON.
     """
 
-    def __init__(self, out: Path, photos: Sequence[Path | RemotePhoto], *, report: Report, bar: bool) -> None:
+    def __init__(self, out: Path | str, photos: Sequence[Path | RemotePhoto], *, report: Report, bar: bool) -> None:
         self._out, self._report, count = out, report, len(photos)
         self._order = {str(photo): position for position, photo in enumerate(photos)}
         self._stdout, self._stderr = stdout(), stderr()

@@ -11,6 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mien.cli.engine import (
+    Engine,
+    EngineOption,
+    ManifestOption,
+    RayAddressOption,
+    from_any_folder,
+    list_photos,
+    open_place,
+    output_place,
+    ray_settings,
+)
 from mien.cli.formats import FormatsOption, one_mesh_file, reconstruct_to_file
 from mien.cli.options import (
     DetailModeOption,
@@ -33,9 +44,10 @@ from mien.cli.options import (
 from mien.cli.progress import Report, Reporter
 from mien.cli.terminal import activity, printable, sigterm_exits
 from mien.io.result_files import DEFAULT_FORMATS
-from mien.scale.output_folder import OutputFolder, PhotoFolder, open_output
+from mien.scale.output_folder import OutputFolder, PhotoFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.processes import core_count, reconstruct_here, reconstruct_in_processes
+from mien.scale.ray_photos import reconstruct_on_ray
 from mien.scale.run_record import Options
 from mien.scale.summary import SummaryTable
 
@@ -45,15 +57,16 @@ if TYPE_CHECKING:
 
 def reconstruct(
     photos: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help='Photos, folders, patterns such as "*.jpg", URLs, or - for standard input.', show_default=False
         ),
-    ],
+    ] = None,
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the results, or FILE.glb, .obj or .ply for one face.")
-    ] = Path("out"),
+        str, typer.Option("--out", "-o", help="Folder of the results, or FILE.glb, .obj or .ply for one face.")
+    ] = "out",
+    manifest: ManifestOption = None,
     formats: FormatsOption = None,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
@@ -82,6 +95,8 @@ def reconstruct(
             show_default=False,
         ),
     ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    ray_address: RayAddressOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip photos that an earlier run finished with the same options.")
     ] = False,
@@ -94,12 +109,15 @@ def reconstruct(
 
     If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
-    from mien.io.photo_arguments import find_arguments, read_argument
+    from mien.io.photo_arguments import read_argument
 
-    with wrong_usage("photos"):
-        paths = find_arguments(photos, skip=out)
-    given = {"--formats": formats is not None, "--json": json_lines, "--resume": resume, "--jobs": jobs is not None}
-    to_file = one_mesh_file(out, paths, folder_options=[option for option, is_given in given.items() if is_given])
+    ray = ray_settings(engine, ray_address, jobs=jobs, device=device)
+    place = output_place(out, ray)
+    paths = list_photos(photos, manifest, place)
+    if ray is not None:
+        place, paths = from_any_folder(place, paths)
+    given = {"--formats": formats, "--json": json_lines, "--resume": resume, "--engine": ray, "--jobs": jobs}
+    to_file = one_mesh_file(Path(out), paths, folder_options=[option for option, value in given.items() if value])
     settings = PhotoSettings(
         model=model,
         device=device,
@@ -123,25 +141,35 @@ def reconstruct(
             reconstructor = settings.reconstructor()
             reconstruct_photo = partial(reconstructor, focal_px=focal_px, principal_point_px=principal_point)
             photo = read_argument(paths[0], max_pixels=settings.max_pixels)
-            reconstruct_to_file(reconstruct_photo, photo, out, model=reconstructor.model, glb=glb.value)
+            reconstruct_to_file(reconstruct_photo, photo, Path(out), model=reconstructor.model, glb=glb.value)
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
-    reporter = Reporter(out, paths, report=report, bar=not quiet)
+    reporter = Reporter(place, paths, report=report, bar=not quiet)
     if jobs is None and len(paths) > 1 and device == "cpu":
         jobs = core_count()
-    with reporter.showing(), sigterm_exits(), open_output(out) as output:
-        waiting = _waiting(paths, settings, output, reporter, resume=resume)
-        if jobs is None or jobs == 1:
-            outcomes = reconstruct_here(waiting, settings, threads=jobs, progress=reporter.stage)
+    with reporter.showing(), sigterm_exits(), open_place(place) as output:
+        if ray is not None:
+            outcomes = reconstruct_on_ray([output.folder_of(path) for path in paths], settings, ray=ray)
         else:
-            outcomes = reconstruct_in_processes(waiting, settings, jobs=jobs)
+            assert isinstance(output, OutputFolder)  # addresses are for Ray alone
+            waiting = _waiting(paths, settings, output, reporter, resume=resume)
+            if jobs is None or jobs == 1:
+                outcomes = reconstruct_here(waiting, settings, threads=jobs, progress=reporter.stage)
+            else:
+                outcomes = reconstruct_in_processes(waiting, settings, jobs=jobs)
         with closing(outcomes), wrong_usage():
             for outcome in outcomes:
                 outcome.show_warnings()
                 output.table.add(outcome.row)
-                reporter.done(outcome.row)
+                if outcome.changed:
+                    reporter.note(_redone(outcome.changed))
+                (reporter.skipped if outcome.earlier else reporter.done)(outcome.row)
     if reporter.failed:
         raise typer.Exit(1)
+
+
+def _redone(changed: str) -> str:
+    return f"photos that were done with other options are reconstructed again: {changed}"
 
 
 def _waiting(
@@ -164,7 +192,7 @@ def _skip(folder: PhotoFolder, options: Options, table: SummaryTable, reporter: 
     """Skip a photo that an earlier run finished; a row that a killed run did not write is added to the table."""
     row, changed = folder.earlier(options)
     if changed:
-        reporter.note(f"photos that were done with other options are reconstructed again: {changed}")
+        reporter.note(_redone(changed))
     if row is None:
         return False
     if not table.has(row):

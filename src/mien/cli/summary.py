@@ -16,13 +16,13 @@ _LONGEST_TABLE = 60
 """Maximum number of rows in the terminal; of a longer table only the failures are printed."""
 
 
-def show_rows(console: Console, rows: list[PhotoRow], out: Path, *, skipped: int, only_failed: bool) -> None:
+def show_rows(console: Console, rows: list[PhotoRow], out: Path | str, *, skipped: int, only_failed: bool) -> None:
     """Print the table and the totals.
 
     Args:
         console: Where to.
         rows: The photos of this run.
-        out: The folder of all results.
+        out: The folder or address of all results.
         skipped: How many of the rows are of an earlier run.
         only_failed: Whether to leave the other photos out of the table; a long table leaves them out in any case.
     """
@@ -34,7 +34,7 @@ def show_rows(console: Console, rows: list[PhotoRow], out: Path, *, skipped: int
     count = sum(row.faces for row in rows)
     total = f"{plural(len(rows), 'photo')}, {plural(count, 'face')}, {len(failed)} failed"
     total += f", {skipped} done earlier" if skipped else ""
-    console.print(Text(f"{total}; the table is in {printable(str(out / SUMMARY_FILE))}"), soft_wrap=True)
+    console.print(Text(f"{total}; the table is in {printable(_below(out, SUMMARY_FILE))}"), soft_wrap=True)
 
 
 def _table(rows: Sequence[PhotoRow]) -> Table:
@@ -59,8 +59,13 @@ def _table(rows: Sequence[PhotoRow]) -> Table:
 
 def faces_of(row: PhotoRow) -> str:
     """The folders of a photo's faces."""
-    first = str(Path(row.results) / "face0")
+    first = _below(row.results, "face0")
     return first if row.faces == 1 else f"{first} … face{row.faces - 1}"
+
+
+def _below(place: Path | str, name: str) -> str:
+    """A file in a folder or at an address."""
+    return f"{place}/{name}" if "://" in str(place) else str(Path(place) / name)
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,7 +1,7 @@
 """A manifest: a file that lists photos, one per row. A folder of millions of photos takes hours to walk.
 
-    photos.csv      a table with a column `photo`
-    photos.jsonl    one JSON object per line, with the key "photo"
+photos.csv      a table with a column `photo`
+photos.jsonl    one JSON object per line, with the key "photo"
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mien.fitting import Progress
     from mien.pipeline import Reconstructor
     from mien.result import Reconstruction
+    from mien.scale.addresses import AddressFolder
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class PhotoOutcome:
     """Its row of the table; the reason says what failed."""
     warnings: tuple[tuple[Warning, str, int], ...] = ()
     """Warnings for the user: the warning, the file and the line that gave it."""
+    earlier: bool = False
+    """Whether an earlier run made the results, and this one skipped the photo."""
+    changed: str = ""
+    """The options with which an earlier run made results that were replaced, see `changed_options`."""
 
     def show_warnings(self) -> None:
         """Give the warnings again in this process, whose filters decide."""
@@ -192,7 +197,7 @@ class PhotoWorker:
             self._progress(name, share)
 
 
-def failed_row(folder: PhotoFolder, error: MienError, *, seconds: float) -> PhotoRow:
+def failed_row(folder: PhotoFolder | AddressFolder, error: MienError, *, seconds: float) -> PhotoRow:
     """The row of a photo that failed.
 
     Args:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
@@ -54,7 +54,7 @@ class RaySettings:
 
 def run_on_ray(
     make: Callable[[], Callable[..., T]], calls: Mapping[K, tuple[Any, ...]], *, settings: RaySettings
-) -> Iterator[tuple[K, T | WorkerDied]]:
+) -> Generator[tuple[K, T | WorkerDied], None, None]:
     """Make one function per process with `make`, and call it once per entry of `calls`.
 
     If a process or its machine is lost, a new process takes its place, and its call is repeated once.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from mien.errors import MienError, WorkerDied
@@ -13,19 +14,9 @@ from mien.scale.photo_work import PhotoOutcome, PhotoSettings, PhotoWorker, fail
 from mien.scale.ray_engine import RaySettings, run_on_ray
 
 
-@dataclass(frozen=True)
-class RayOutcome(PhotoOutcome):
-    """What became of a photo."""
-
-    earlier: bool = False
-    """Whether an earlier run made the results."""
-    changed: str = ""
-    """Options with which an earlier run made results that were replaced."""
-
-
 def reconstruct_on_ray(
     folders: Iterable[PhotoFolder | AddressFolder], settings: PhotoSettings, *, ray: RaySettings
-) -> Iterator[RayOutcome]:
+) -> Generator[PhotoOutcome, None, None]:
     """Reconstruct photos on Ray, in processes with one thread each.
 
     The files are those of one process with one thread, to the last bit. Paths must be absolute, and on a cluster they
@@ -44,11 +35,12 @@ def reconstruct_on_ray(
         MienError: As `run_on_ray`, or the settings are wrong.
     """
     calls = {folder: (folder,) for folder in folders}
-    for folder, outcome in run_on_ray(partial(PhotoResumer, settings), calls, settings=ray):
-        if isinstance(outcome, WorkerDied):
-            yield RayOutcome(failed_row(folder, outcome, seconds=0.0))
-        else:
-            yield outcome
+    with closing(run_on_ray(partial(PhotoResumer, settings), calls, settings=ray)) as outcomes:
+        for folder, outcome in outcomes:
+            if isinstance(outcome, WorkerDied):
+                yield PhotoOutcome(failed_row(folder, outcome, seconds=0.0))
+            else:
+                yield outcome
 
 
 class PhotoResumer:
@@ -64,7 +56,7 @@ class PhotoResumer:
     def __init__(self, settings: PhotoSettings) -> None:
         self._settings, self._work = settings, PhotoWorker(settings)
 
-    def __call__(self, folder: PhotoFolder | AddressFolder) -> RayOutcome:
+    def __call__(self, folder: PhotoFolder | AddressFolder) -> PhotoOutcome:
         """Reconstruct a photo into its folder unless it is done; if it fails, the row says why.
 
         Args:
@@ -73,9 +65,9 @@ class PhotoResumer:
         try:
             return self._resume(folder) if isinstance(folder, PhotoFolder) else self._at_address(folder)
         except MienError as error:  # a place that cannot be written, or a damaged run.json
-            return RayOutcome(failed_row(folder, error, seconds=0.0))
+            return PhotoOutcome(failed_row(folder, error, seconds=0.0))
 
-    def _at_address(self, folder: AddressFolder) -> RayOutcome:
+    def _at_address(self, folder: AddressFolder) -> PhotoOutcome:
         with folder.here() as here:
             outcome = self._resume(here)
             if not outcome.earlier:
@@ -83,9 +75,9 @@ class PhotoResumer:
         results = folder.address if outcome.row.results else ""
         return replace(outcome, row=replace(outcome.row, results=results))
 
-    def _resume(self, folder: PhotoFolder) -> RayOutcome:
+    def _resume(self, folder: PhotoFolder) -> PhotoOutcome:
         row, changed = folder.earlier(self._settings.options)
         if row is not None:
-            return RayOutcome(row, earlier=True)
+            return PhotoOutcome(row, earlier=True)
         outcome = self._work(folder)
-        return RayOutcome(outcome.row, outcome.warnings, changed=changed)
+        return replace(outcome, changed=changed)

@@ -316,7 +316,8 @@ def make_shard(
         refused: Names of photos that are dropped without reading them, and the reasons.
     """
     rows = write_whole(
-        _shard_path(store, number, "tar"), lambda partial: _write_shard(photos, partial, number, settings, refused or {})
+        _shard_path(store, number, "tar"),
+        lambda partial: _write_shard(photos, partial, number, settings, refused or {}),
     )
     # The rows come last: a shard with rows is complete.
     write_text(_shard_path(store, number, "json"), rows)
