@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mien.cli.engine import Engine, EngineOption, RayAddressOption, ray_settings
 from mien.cli.options import ModelOption, ProcessesOption, QuietOption, SeedOption, finite, network_file, wrong_usage
 from mien.errors import BackendUnavailable, CheckpointDoubtful, ConfigError, RenamedSetting
 from mien.io.files import write_whole, writing
@@ -61,15 +62,24 @@ def prepare_photos(
         bool, typer.Option("--drop-flagged", help="Leave out blurred, covered, dark and profile faces.")
     ] = False,
     processes: ProcessesOption = None,
+    engine: EngineOption = Engine.LOCAL,
+    ray_address: RayAddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Detect, align and pack the faces of photos. Run it again to continue an interrupted run."""
     from mien.training.data.prepare import PreparationSettings, list_photos, prepare
+    from mien.training.data.workers import run_calls
 
+    ray, run = ray_settings(engine, ray_address, jobs=processes), run_calls
+    if ray is not None:
+        from mien.scale.ray_shards import run_shards_on_ray
+
+        photos, out, run = photos.absolute(), out.absolute(), functools.partial(run_shards_on_ray, ray=ray)
     settings = PreparationSettings(split_by=split_by.value, seed=seed, drop_flagged=drop_flagged)
     entries = list_photos(photos, table=table, skip=out)
     with _progress("photos", quiet=quiet) as update:
-        report = prepare(entries, out, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
+        processes = processes or os.cpu_count() or 1
+        report = prepare(entries, out, settings=settings, processes=processes, progress=update, run=run)
     print(report.text(), end="")
     print(f"The store is {out}; look at {out / 'contact_sheet.png'}.")
 
