@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mien.errors import ConfigError, OutputError, WorkerDied
 from mien.io.files import write_text
@@ -18,9 +26,13 @@ from mien.scale.output_folder import OutputFolder, PhotoFolder, open_output
 from mien.scale.photo_work import PhotoOutcome, PhotoWorker
 from mien.scale.ray_engine import FAILED_STARTS, RaySettings, run_on_ray
 from mien.scale.ray_photos import reconstruct_on_ray
+from mien.scale.ray_shards import run_shards_on_ray
 from mien.scale.summary import PhotoRow
+from mien.training.data import prepare as preparation
+from mien.training.data.prepare import PreparationSettings, list_photos, prepare
+from tests.astronaut import astronaut
 from tests.command import photo_with, summary
-from tests.ray_fakes import KILLS, KILLS_ONCE, SLOW, DangerousSettings, make_doubler, make_nothing
+from tests.ray_fakes import KILLS, KILLS_ONCE, SLOW, DangerousSettings, PathThatKills, make_doubler, make_nothing
 
 pytest.importorskip("ray", reason="needs ray; run pip install 'mien[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -141,3 +153,65 @@ def plain(photos: list[Path], out: Path) -> dict[str, bytes]:
 def contents(out: Path) -> dict[str, bytes]:
     """All files of the faces."""
     return {str(file.relative_to(out)): file.read_bytes() for file in out.glob("*/face*/*")}
+
+
+def test_shards_made_on_ray_are_those_of_one_process(
+    on_cluster: RaySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(astronaut()).save(photos / "anna.png")
+    for name in ("wall", "wall2", "wall3"):
+        Image.fromarray(np.full((100, 100, 3), 90, np.uint8)).save(photos / f"{name}.png")
+    monkeypatch.setattr(preparation, "SMALLEST_SHARD", 2)
+    monkeypatch.setattr(preparation, "SHARDS", 2)
+    entries = list_photos(photos)
+    run = partial(run_shards_on_ray, ray=on_cluster)
+    prepare(entries, tmp_path / "plain", settings=PreparationSettings(), processes=1)
+    prepare(entries, tmp_path / "ray", settings=PreparationSettings(), processes=1, run=run)
+    assert store_of(tmp_path / "ray") == store_of(tmp_path / "plain")
+    dangerous = [*entries[:1], replace(entries[1], path=PathThatKills()), *entries[2:]]
+    report = prepare(dangerous, tmp_path / "danger", settings=PreparationSettings(), processes=1, run=run)
+    assert (report.photos, report.kept) == (4, 1)
+    reasons = {drop.photo: drop.reason for drop in report.dropped}
+    assert reasons.pop("wall.png") == "WorkerDied: its worker process died 2 times (killed)"
+    assert set(reasons.values()) == {"no face"}
+    assert {name: data for name, data in store_of(tmp_path / "danger").items() if name.endswith(".tar")} == {
+        name: data for name, data in store_of(tmp_path / "plain").items() if name.endswith(".tar")
+    }
+
+
+def store_of(folder: Path) -> dict[str, bytes]:
+    """The files of a store, without the report, which has the speed."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in {"report.md", ".mien.lock"}}
+
+
+@pytest.mark.external
+def test_the_command_starts_ray_and_prints_nothing_of_it(tmp_path: Path) -> None:
+    Image.fromarray(astronaut()).save(tmp_path / "a.png")
+    Image.fromarray(astronaut()[:, ::-1].copy()).save(tmp_path / "b.png")
+    (tmp_path / "list.csv").write_text("photo\na.png\nb.png\n", encoding="utf-8")
+    options = ["--manifest", "list.csv", "--mode", "net", "--no-detail", "--formats", "npz,glb", "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+    def command(*more: str) -> list[dict[str, Any]]:
+        line = [sys.executable, "-m", "mien", "reconstruct", *options, *more]
+        done = subprocess.run(
+            line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+        )
+        assert done.stderr == ""
+        return [json.loads(row) for row in done.stdout.splitlines()]
+
+    command("-o", "plain", "--jobs", "1")
+    rows = command("-o", "ray", "--engine", "ray", "--jobs", "2")
+    assert sorted(Path(row["photo"]).name for row in rows) == ["a.png", "b.png"]
+    assert {row["status"] for row in rows} == {"done"}
+    assert {row["status"] for row in command("-o", "ray", "--engine", "ray", "--jobs", "2")} == {"skipped"}
+    ray, plain_files = timeless(contents(tmp_path / "ray")), timeless(contents(tmp_path / "plain"))
+    assert ray == plain_files
+    assert len(ray) > 4
+
+
+def timeless(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Files without the line of coefficients.json that has measured times."""
+    return {name: re.sub(rb'\n  "stage_seconds":[^\n]*', b"", content) for name, content in files.items()}

@@ -1,4 +1,5 @@
 """Options of work on many machines: which photos, from where, to where, and what runs the processes."""
+# ruff: noqa: PLC0415 (heavy packages are imported inside the commands)
 
 from __future__ import annotations
 
@@ -6,15 +7,18 @@ import enum
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mien.cli.options import wrong_usage
-from mien.io.photo_arguments import RemotePhoto, find_arguments, local_path
+from mien.io.addresses import local_path
 from mien.scale.addresses import AddressOutput, is_address, open_address
 from mien.scale.output_folder import OutputFolder, open_output
 from mien.scale.ray_engine import RaySettings
+
+if TYPE_CHECKING:
+    from mien.io.photo_arguments import RemotePhoto
 
 
 class Engine(str, enum.Enum):
@@ -67,9 +71,10 @@ def list_photos(photos: Sequence[str] | None, manifest: Path | None, out: Path |
     """
     if bool(photos) == (manifest is not None):
         raise typer.BadParameter("give photos, or a list of them with --manifest", param_hint="'photos'")
-    if manifest is not None:
-        from mien.io.manifest import read_manifest  # noqa: PLC0415 (few commands need it)
+    from mien.io.manifest import read_manifest
+    from mien.io.photo_arguments import find_arguments
 
+    if manifest is not None:
         with wrong_usage("--manifest"):
             return read_manifest(manifest)
     with wrong_usage("photos"):
@@ -97,6 +102,6 @@ def open_place(out: Path | str) -> AbstractContextManager[OutputFolder | Address
 def from_any_folder(
     out: Path | str, photos: Sequence[Path | RemotePhoto]
 ) -> tuple[Path | str, list[Path | RemotePhoto]]:
-    """The place and the photos for processes that work in other folders: with absolute paths."""
+    """The place and the photos for processes of other folders: absolute paths, and the content of standard input."""
     place = out.absolute() if isinstance(out, Path) else out
-    return place, [photo.absolute() if isinstance(photo, Path) else photo for photo in photos]
+    return place, [photo.absolute() if isinstance(photo, Path) else photo.read_here() for photo in photos]

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from mien.errors import ConfigError, FormatError
-from mien.io.photo_arguments import STDIN, URL, RemotePhoto, check_protocol, local_path
+from mien.io.addresses import URL, check_protocol, local_path
+from mien.io.photo_arguments import STDIN, RemotePhoto
 from mien.io.reading import parse_json, read_csv, read_text
 
 _ADVICE = "give a .csv file with a column photo, or a .jsonl file of objects with the key photo"

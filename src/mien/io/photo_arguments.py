@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from mien.errors import BackendUnavailable, ConfigError, ImageError
+from mien.errors import ConfigError, ImageError
+from mien.io.addresses import URL, check_protocol
 from mien.io.photo_files import MAX_PIXELS, find_photos
 from mien.io.source import real_path
 
@@ -30,7 +31,6 @@ MAX_BYTES = 1 << 28
 CONNECT_S, SILENCE_S, TOTAL_S = 15, 30, 300
 """Time limits of HTTP, seconds: to connect, without a byte, and in total."""
 _CHUNK = 1 << 20
-URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C:// is a drive
 _VERSION_FACTS = frozenset(
     {"etag", "md5hash", "content_md5", "lastmodified", "last_modified", "updated", "mtime", "created", "size"}
 )
@@ -117,15 +117,6 @@ class RemotePhoto:
         return content
 
 
-def local_path(address: str) -> Path | None:
-    """The path that a file:// address names; None for other addresses."""
-    if not address.lower().startswith("file://"):
-        return None
-    import fsspec  # noqa: PLC0415 (only addresses need it)
-
-    return Path(fsspec.url_to_fs(address)[1])
-
-
 def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> list[Path | RemotePhoto]:
     """List the photos that the arguments of a command name, each once.
 
@@ -144,7 +135,8 @@ def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> lis
     found: dict[str, Path | RemotePhoto] = {}
     for argument in arguments:
         if argument == STDIN or URL.match(argument):
-            check_protocol(argument)
+            if argument != STDIN:
+                check_protocol(argument)
             found.setdefault(argument, RemotePhoto(argument))
         else:
             for path in find_photos(_matches(argument, skip), skip=skip):
@@ -190,32 +182,6 @@ def _expanded(pattern: str) -> list[Path]:
     below = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts if part != anchor]
     found = Path(anchor).glob(str(Path(*below)))
     return [path for path in found if not any(part.startswith(".") and part not in parts for part in path.parts)]
-
-
-def check_protocol(address: str) -> None:
-    """Check that fsspec can read an address.
-
-    Args:
-        address: A URL, or "-" for standard input.
-
-    Raises:
-        ConfigError: The protocol is unknown.
-        BackendUnavailable: The package for the protocol is missing.
-    """
-    if address == STDIN:
-        return
-    import fsspec  # noqa: PLC0415 (only URLs need it)
-
-    protocol = address.partition("://")[0].lower()
-    if "::" in address or protocol not in fsspec.available_protocols():
-        raise ConfigError(f"{address}: cannot be read; use https://, http:// or another protocol that fsspec has")
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        advice = "run pip install 'mien[url]'" if protocol in {"http", "https"} else str(error)
-        raise BackendUnavailable(
-            f"{address}: reading {protocol}:// needs a package that is missing; {advice}"
-        ) from None
 
 
 def _read_stdin() -> bytes:

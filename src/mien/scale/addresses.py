@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.errors import OutputError
-from mien.io.photo_arguments import RemotePhoto, check_protocol, local_path
+from mien.io.addresses import check_protocol, local_path
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.run_record import RUN_FILE, read_record
 from mien.scale.summary import SUMMARY_FILE, SummaryTable, photo_key
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from mien.io.photo_arguments import RemotePhoto
 
 _KEY_LENGTH = 10
 """Hexadecimal digits of a photo's key in the name of its folder: among 10 million photos with one stem, two share a key

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -208,11 +209,25 @@ def _session(settings: RaySettings) -> Iterator[ModuleType]:
     except ModuleNotFoundError as error:
         raise BackendUnavailable("--engine ray needs the package ray; run pip install 'mien[ray]'.") from error
     with redirect_stdout(cast("TextIO", _WithoutRay(sys.stdout))):
-        _connect(ray, settings)
+        with _own_sigterm():
+            _connect(ray, settings)
         try:
             yield ray
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does; Ray 2.60 aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _connect(ray: ModuleType, settings: RaySettings) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from mien.errors import WorkerDied
 from mien.scale.ray_engine import RaySettings, run_on_ray
-from mien.training.data.prepare import make_shard, probe_photo
+from mien.training.data.prepare import PhotoEntry, make_shard, read_face
 
 K = TypeVar("K")
 
@@ -41,9 +41,9 @@ def run_shards_on_ray(
     if not lost:
         return
     photos = {photo.name: (photo,) for shard, *_ in lost.values() for photo in shard}
-    probed = run_on_ray(partial(_same, probe_photo), photos, settings=ray)
+    probed = run_on_ray(partial(_same, _probe), photos, settings=ray)
     refused = {name: f"WorkerDied: {outcome}" for name, outcome in probed if isinstance(outcome, WorkerDied)}
-    again = {key: (*arguments, refused) for key, arguments in lost.items()}
+    again = {key: (*arguments[:-1], refused) for key, arguments in lost.items()}
     for key, outcome in run_on_ray(partial(_same, make_shard), again, settings=ray):
         if isinstance(outcome, WorkerDied):
             raise outcome
@@ -52,3 +52,8 @@ def run_shards_on_ray(
 
 def _same(work: Callable[..., object]) -> Callable[..., object]:
     return work
+
+
+def _probe(photo: PhotoEntry) -> None:
+    """Do what `make_shard` does with a photo, and write nothing."""
+    read_face(photo)

@@ -268,7 +268,7 @@ def prepare(
         done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
         at_start, start = done, time.perf_counter()
         processes = max(min(processes, len(missing)), 1)
-        calls = {k: (shards[k], store, k, settings) for k in missing}
+        calls = {k: (shards[k], store, k, settings, {}) for k in missing}
         for number in run(make_shard, calls, processes=processes):
             done += len(shards[number])
             if progress is not None:
@@ -304,28 +304,13 @@ def make_shard(
     store: Path,
     number: int,
     settings: PreparationSettings,
-    refused: Mapping[str, str] | None = None,
+    refused: Mapping[str, str],
 ) -> None:
-    """Write the tar and the rows of one shard; runs in a worker process.
-
-    Args:
-        photos: The photos of the shard.
-        store: Folder of the store.
-        number: Number of the shard.
-        settings: As in `prepare`.
-        refused: Names of photos that are dropped without reading them, and the reasons.
-    """
-    rows = write_whole(
-        _shard_path(store, number, "tar"),
-        lambda partial: _write_shard(photos, partial, number, settings, refused or {}),
-    )
+    """Write the tar and the rows of one shard; runs in a worker process. Refused photos have names and reasons."""
+    tar = _shard_path(store, number, "tar")
+    rows = write_whole(tar, lambda partial: _write_shard(photos, partial, number, settings, refused))
     # The rows come last: a shard with rows is complete.
     write_text(_shard_path(store, number, "json"), rows)
-
-
-def probe_photo(photo: PhotoEntry) -> None:
-    """Do what `make_shard` does with a photo, and write nothing: shows whether the photo kills the process."""
-    _read_face(photo)
 
 
 def _write_shard(
@@ -337,7 +322,7 @@ def _write_shard(
     dropped: list[DroppedPhoto] = []
     with path.open("wb") as file:
         for k, photo in enumerate(photos):
-            record, flags = (refused[photo.name], ()) if photo.name in refused else _read_face(photo)
+            record, flags = (refused[photo.name], ()) if photo.name in refused else read_face(photo)
             if isinstance(record, str) or (flags and settings.drop_flagged):
                 dropped.append(DroppedPhoto(photo.name, record if isinstance(record, str) else ", ".join(flags)))
                 continue
@@ -352,7 +337,7 @@ def _write_shard(
     return json.dumps({"faces": [asdict(row) for row in kept], "dropped": [asdict(row) for row in dropped]})
 
 
-def _read_face(photo: PhotoEntry) -> tuple[FaceRecord | str, tuple[str, ...]]:
+def read_face(photo: PhotoEntry) -> tuple[FaceRecord | str, tuple[str, ...]]:
     """The face of a photo and its flags, or the reason why there is none."""
     global _detector  # noqa: PLW0603  (three networks, loaded once per process)
     _detector = _detector or FaceDetector()
