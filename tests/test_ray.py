@@ -170,7 +170,7 @@ def test_shards_made_on_ray_are_those_of_one_process(
     prepare(entries, tmp_path / "plain", settings=PreparationSettings(), processes=1)
     prepare(entries, tmp_path / "ray", settings=PreparationSettings(), processes=1, run=run)
     assert store_of(tmp_path / "ray") == store_of(tmp_path / "plain")
-    dangerous = [*entries[:1], replace(entries[1], path=PathThatKills()), *entries[2:]]
+    dangerous = [*entries[:1], replace(entries[1], path=PathThatKills("wall.png")), *entries[2:]]
     report = prepare(dangerous, tmp_path / "danger", settings=PreparationSettings(), processes=1, run=run)
     assert (report.photos, report.kept) == (4, 1)
     reasons = {drop.photo: drop.reason for drop in report.dropped}

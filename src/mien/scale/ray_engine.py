@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
@@ -123,7 +124,7 @@ class _Pool(Generic[K, T]):
         self._ray, self._make = ray, make
         self._actor = ray.remote(num_cpus=1, num_gpus=int(settings.gpu), max_restarts=0)(_Actor)
         self._waiting = deque(_Call(key, arguments) for key, arguments in calls.items())
-        self._running: dict[Any, tuple[Any, _Call[K] | None]] = {}
+        self._running: dict[Future[Any], tuple[Any, _Call[K] | None]] = {}
         self._failed_starts = 0
         count = settings.workers or int(ray.cluster_resources().get("GPU" if settings.gpu else "CPU", 0))
         if count == 0:
@@ -133,15 +134,17 @@ class _Pool(Generic[K, T]):
 
     def results(self) -> Iterator[tuple[K, T | WorkerDied]]:
         while self._running:
-            done, _ = self._ray.wait(list(self._running), timeout=LONGEST_WAIT_S)
+            # Ray's own wait turns every signal that ends the process into the exit code 1.
+            done, _ = wait(self._running, timeout=LONGEST_WAIT_S, return_when=FIRST_COMPLETED)
             if not done:
                 raise OutputError(
                     f"no call finished in {LONGEST_WAIT_S / 60:g} minutes; finished work is kept, so look at the "
                     "cluster with `ray status`, and run the command again."
                 )
-            actor, call = self._running.pop(done[0])
+            finished = next(iter(done))
+            actor, call = self._running.pop(finished)
             try:
-                result = self._ray.get(done[0])
+                result = finished.result()
             except self._ray.exceptions.RayActorError as error:
                 lost = self._lost(actor, call, error)
                 if call is not None and lost is not None:
@@ -161,7 +164,7 @@ class _Pool(Generic[K, T]):
 
     def _start(self) -> None:
         actor = self._actor.remote(self._make)
-        self._running[actor.start.remote()] = actor, None
+        self._running[actor.start.remote().future()] = actor, None
 
     def _next(self, actor: Any) -> None:
         """Give an actor its next call; without one it ends, and its core is free for others."""
@@ -169,7 +172,7 @@ class _Pool(Generic[K, T]):
             self._ray.kill(actor)
             return
         call = self._waiting.popleft()
-        self._running[actor.run.remote(*call.arguments)] = actor, call
+        self._running[actor.run.remote(*call.arguments).future()] = actor, call
 
     def _lost(self, actor: Any, call: _Call[K] | None, error: Any) -> WorkerDied | None:
         """Replace a lost actor; the error if its call is given up."""

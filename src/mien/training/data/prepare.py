@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +45,7 @@ from mien.training.data.store import (
     encode_record,
     write_index,
 )
-from mien.training.data.workers import RunCalls, run_calls
+from mien.training.data.workers import run_calls
 from mien.typing import UInt8
 
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
@@ -233,7 +233,7 @@ def prepare(
     settings: PreparationSettings,
     processes: int,
     progress: Callable[[int, int], None] | None = None,
-    run: RunCalls = run_calls,
+    run: Callable[..., Iterator[int]] = run_calls,
 ) -> PreparationReport:
     """Fill a store with the faces of photos; finished shards of an earlier run are kept.
 

@@ -9,25 +9,13 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from mien.errors import OutputError
 
 K = TypeVar("K")
-
-
-class RunCalls(Protocol):
-    """A function like `run_calls`."""
-
-    def __call__(
-        self, work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], /, *, processes: int
-    ) -> Iterator[K]:
-        """See `run_calls`."""
-        ...
-
-
 LONGEST_WAIT_S = 3600.0
 """A shard takes seconds to minutes; a process from which nothing comes for so long hangs."""
 
