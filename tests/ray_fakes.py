@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from mien.io.photo import Photo
 from mien.result import Reconstruction
 from mien.scale.photo_work import PhotoSettings
@@ -54,11 +56,23 @@ class DangerousSettings(PhotoSettings):
         return DangerousReconstructor()
 
 
-class PathThatKills(str):
-    """A path that kills each process that it is sent to."""
+class KillingFiles(fsspec.AbstractFileSystem):
+    """Files whose reader dies."""
 
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return die, ()
+    def open(self, *_: Any, **__: Any) -> Any:
+        die()
+
+
+class KillingAddress(str):
+    """An address of such files, which each process learns that the address is sent to."""
+
+    def __reduce__(self) -> tuple[Callable[[str], str], tuple[str]]:
+        return _register, (str(self),)
+
+
+def _register(address: str) -> str:
+    fsspec.register_implementation("kills", KillingFiles, clobber=True)
+    return address
 
 
 def make_doubler(mark: Path) -> Callable[[int], int]:

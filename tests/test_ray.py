@@ -24,15 +24,15 @@ from mien.errors import ConfigError, OutputError, WorkerDied
 from mien.io.files import write_text
 from mien.scale.output_folder import OutputFolder, PhotoFolder, open_output
 from mien.scale.photo_work import PhotoOutcome, PhotoWorker
+from mien.scale.prepare_on_ray import prepare_on_ray
 from mien.scale.ray_engine import FAILED_STARTS, RaySettings, run_on_ray
 from mien.scale.ray_photos import reconstruct_on_ray
-from mien.scale.ray_shards import run_shards_on_ray
 from mien.scale.summary import PhotoRow
 from mien.training.data import prepare as preparation
 from mien.training.data.prepare import PreparationSettings, list_photos, prepare
 from tests.astronaut import astronaut
 from tests.command import photo_with, summary
-from tests.ray_fakes import KILLS, KILLS_ONCE, SLOW, DangerousSettings, PathThatKills, make_doubler, make_nothing
+from tests.ray_fakes import KILLS, KILLS_ONCE, SLOW, DangerousSettings, KillingAddress, make_doubler, make_nothing
 
 pytest.importorskip("ray", reason="needs ray; run pip install 'mien[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -166,12 +166,12 @@ def test_shards_made_on_ray_are_those_of_one_process(
     monkeypatch.setattr(preparation, "SMALLEST_SHARD", 2)
     monkeypatch.setattr(preparation, "SHARDS", 2)
     entries = list_photos(photos)
-    run = partial(run_shards_on_ray, ray=on_cluster)
+    make = partial(prepare_on_ray, settings=PreparationSettings(), processes=2, ray=on_cluster)
     prepare(entries, tmp_path / "plain", settings=PreparationSettings(), processes=1)
-    prepare(entries, tmp_path / "ray", settings=PreparationSettings(), processes=1, run=run)
+    make(entries, tmp_path / "ray")
     assert store_of(tmp_path / "ray") == store_of(tmp_path / "plain")
-    dangerous = [*entries[:1], replace(entries[1], path=PathThatKills("wall.png")), *entries[2:]]
-    report = prepare(dangerous, tmp_path / "danger", settings=PreparationSettings(), processes=1, run=run)
+    dangerous = [*entries[:1], replace(entries[1], path=KillingAddress("kills://wall.png")), *entries[2:]]
+    report = make(dangerous, tmp_path / "danger")
     assert (report.photos, report.kept) == (4, 1)
     reasons = {drop.photo: drop.reason for drop in report.dropped}
     assert reasons.pop("wall.png") == "WorkerDied: its worker process died 2 times (killed)"

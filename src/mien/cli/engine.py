@@ -19,6 +19,7 @@ from mien.scale.ray_engine import RaySettings
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
+    from mien.training.data.prepare import PhotoEntry
 
 
 class Engine(str, enum.Enum):
@@ -79,6 +80,40 @@ def list_photos(photos: Sequence[str] | None, manifest: Path | None, out: Path |
             return read_manifest(manifest)
     with wrong_usage("photos"):
         return find_arguments(photos or (), skip=out if isinstance(out, Path) else None)
+
+
+def list_entries(
+    folder: Path | None, manifest: Path | None, out: Path | str, *, table: Path | None
+) -> list[PhotoEntry]:
+    """The photos of a store, from a folder or a manifest.
+
+    Args:
+        folder: The folder.
+        manifest: The value of --manifest; the names of its photos begin at its folder, if they are in it.
+        out: The place of the store, which is left out.
+        table: Identities and ages, see `mien.training.data.prepare.list_photos`.
+
+    Raises:
+        typer.BadParameter: Both are given, or none.
+        MienError: As `list_photos` and `read_manifest`.
+    """
+    from mien.training.data.prepare import list_photos as photos_of
+    from mien.training.data.prepare import photo_entries
+
+    if folder is not None and manifest is None:
+        return photos_of(folder.absolute(), table=table, skip=out if isinstance(out, Path) else None)
+    photos = list_photos(None if folder is None else [str(folder)], manifest, out)
+    root = Path() if manifest is None else manifest.parent.absolute()
+    return photo_entries([(_address(photo), _name(photo, root)) for photo in photos], table=table)
+
+
+def _address(photo: Path | RemotePhoto) -> str:
+    return str(photo) if isinstance(photo, Path) else photo.address
+
+
+def _name(photo: Path | RemotePhoto, root: Path) -> str:
+    inside = isinstance(photo, Path) and photo.is_relative_to(root)
+    return photo.relative_to(root).as_posix() if inside else str(photo)
 
 
 def ray_settings(engine: Engine, address: str | None, *, jobs: int | None, device: str = "cpu") -> RaySettings | None:

@@ -17,7 +17,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mien.cli.engine import Engine, EngineOption, RayAddressOption, ray_settings
+from mien.cli.engine import (
+    Engine,
+    EngineOption,
+    ManifestOption,
+    RayAddressOption,
+    list_entries,
+    output_place,
+    ray_settings,
+)
 from mien.cli.options import ModelOption, ProcessesOption, QuietOption, SeedOption, finite, network_file, wrong_usage
 from mien.errors import BackendUnavailable, CheckpointDoubtful, ConfigError, RenamedSetting
 from mien.io.files import write_whole, writing
@@ -44,10 +52,14 @@ StoreOption = Annotated[
 @data_app.command("prepare")
 def prepare_photos(
     photos: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="Folder of photos, searched to any depth.")
-    ],
+        Path | None,
+        typer.Argument(
+            exists=True, file_okay=False, help="Folder of photos, searched to any depth.", show_default=False
+        ),
+    ] = None,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the store.")],
+    manifest: ManifestOption = None,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -67,21 +79,18 @@ def prepare_photos(
     quiet: QuietOption = False,
 ) -> None:
     """Detect, align and pack the faces of photos. Run it again to continue an interrupted run."""
-    from mien.training.data.prepare import PreparationSettings, list_photos, prepare
-    from mien.training.data.workers import run_calls
+    from mien.scale.prepare_on_ray import prepare_on_ray
+    from mien.training.data.prepare import PreparationReport, PreparationSettings, prepare
 
-    ray, run = ray_settings(engine, ray_address, jobs=processes), run_calls
-    if ray is not None:
-        from mien.scale.ray_shards import run_shards_on_ray
-
-        photos, out, run = photos.absolute(), out.absolute(), functools.partial(run_shards_on_ray, ray=ray)
+    ray = ray_settings(engine, ray_address, jobs=processes)
+    place = output_place(out, ray)
+    entries = list_entries(photos, manifest, place, table=table)
     settings = PreparationSettings(split_by=split_by.value, seed=seed, drop_flagged=drop_flagged)
-    entries = list_photos(photos, table=table, skip=out)
+    make: Callable[..., PreparationReport] = prepare if ray is None else functools.partial(prepare_on_ray, ray=ray)
     with _progress("photos", quiet=quiet) as update:
-        processes = processes or os.cpu_count() or 1
-        report = prepare(entries, out, settings=settings, processes=processes, progress=update, run=run)
+        report = make(entries, place, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
     print(report.text(), end="")
-    print(f"The store is {out}; look at {out / 'contact_sheet.png'}.")
+    print(f"The store is {out}; look at {out.rstrip('/')}/contact_sheet.png.")
 
 
 @data_app.command("fit")

@@ -117,6 +117,11 @@ class RemotePhoto:
         return content
 
 
+def photo_at(address: str) -> Path | RemotePhoto:
+    """The photo of a path or an address."""
+    return RemotePhoto(address) if URL.match(address) else Path(address)
+
+
 def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> list[Path | RemotePhoto]:
     """List the photos that the arguments of a command name, each once.
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from mien.errors import OutputError
+from mien.errors import MienError, OutputError
 from mien.io.addresses import check_protocol, local_path
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.run_record import RUN_FILE, read_record
@@ -54,9 +54,9 @@ class AddressFolder:
         """
         with tempfile.TemporaryDirectory(prefix="mien-") as parent:
             folder = PhotoFolder(Path(parent) / "photo", self.photo)
-            with _reaching(self.address):
-                files, root = _file_system(self.address)
-                content = _read(files, f"{root}/{RUN_FILE}")
+            with reaching(self.address):
+                files, root = file_system(self.address)
+                content = read_file(files, f"{root}/{RUN_FILE}")
                 if content is not None:
                     folder.path.mkdir()
                     (folder.path / RUN_FILE).write_bytes(content)
@@ -79,20 +79,20 @@ class AddressFolder:
         if record is None:
             return
         faces = sorted(path for path in folder.path.glob("face*") if any(path.iterdir()))
-        with _reaching(self.address):
-            files, root = _file_system(self.address)
+        with reaching(self.address):
+            files, root = file_system(self.address)
             replace(record, row=None).write(folder.path)
-            _put(files, folder.path, [folder.path / RUN_FILE], root)
+            put_files(files, folder.path, [folder.path / RUN_FILE], root)
             if not faces:
                 return
             index = 0
             while files.exists(f"{root}/face{index}"):
                 files.rm(f"{root}/face{index}", recursive=True)
                 index += 1
-            _put(files, folder.path, [file for face in faces for file in sorted(face.iterdir())], root)
+            put_files(files, folder.path, [file for face in faces for file in sorted(face.iterdir())], root)
             if record.row is not None:
                 replace(record, row=replace(record.row, results=self.address)).write(folder.path)
-                _put(files, folder.path, [folder.path / RUN_FILE], root)
+                put_files(files, folder.path, [folder.path / RUN_FILE], root)
 
 
 class AddressOutput:
@@ -128,9 +128,9 @@ def open_address(address: str) -> Iterator[AddressOutput]:
     address = address.rstrip("/")
     with tempfile.TemporaryDirectory(prefix="mien-") as folder:
         here = Path(folder)
-        with _reaching(address):
-            files, root = _file_system(address)
-            content = _read(files, f"{root}/{SUMMARY_FILE}")
+        with reaching(address):
+            files, root = file_system(address)
+            content = read_file(files, f"{root}/{SUMMARY_FILE}")
             if content is not None:
                 (here / SUMMARY_FILE).write_bytes(content)
         table = SummaryTable(here)
@@ -143,35 +143,45 @@ def open_address(address: str) -> Iterator[AddressOutput]:
 
 def _write_table(table: SummaryTable, address: str) -> None:
     table.write()
-    with _reaching(address):
-        files, root = _file_system(address)
-        _put(files, table.path.parent, [table.path], root)
+    with reaching(address):
+        files, root = file_system(address)
+        put_files(files, table.path.parent, [table.path], root)
 
 
-def _file_system(address: str) -> tuple[AbstractFileSystem, str]:
+def file_system(address: str) -> tuple[AbstractFileSystem, str]:
+    """What reads and writes an address, and the path in it."""
     import fsspec  # noqa: PLC0415 (only addresses need it)
 
     files, root = fsspec.url_to_fs(address)
     return files, str(root).rstrip("/")
 
 
-def _read(files: Any, path: str) -> bytes | None:
+def read_file(files: AbstractFileSystem, path: str) -> bytes | None:
+    """The content of a file; None if it does not exist."""
     try:
-        return files.cat_file(path)
+        return cast("bytes", files.cat_file(path))
     except FileNotFoundError:
         return None
 
 
-def _put(files: Any, folder: Path, sources: list[Path], root: str) -> None:
+def put_files(files: AbstractFileSystem, folder: Path, sources: list[Path], root: str) -> None:
     """Copy files of `folder` to the same places below `root`."""
     files.put([str(file) for file in sources], [f"{root}/{file.relative_to(folder).as_posix()}" for file in sources])
 
 
 @contextmanager
-def _reaching(address: str) -> Iterator[None]:
+def reaching(address: str) -> Iterator[None]:
+    """Turn the exceptions of fsspec's file systems into `OutputError`.
+
+    Args:
+        address: What the message names.
+
+    Raises:
+        OutputError: The block raised something else than a `MienError`.
+    """
     try:
         yield
-    except OutputError:
+    except MienError:
         raise
     except Exception as error:  # each protocol has errors of its own
         raise OutputError(
