@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from PIL import Image
 
 from mien.errors import ConfigError, FormatError, MienError, OutputError
 from mien.io.manifest import read_manifest
 from mien.io.photo_arguments import RemotePhoto
+from mien.scale import prepare_on_ray
 from mien.scale.addresses import AddressFolder, is_address, open_address
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.photo_work import PhotoOutcome
 from mien.scale.ray_photos import PhotoResumer
+from mien.training.data import prepare as preparation
+from mien.training.data.store import FaceStore
+from tests.astronaut import astronaut
 from tests.command import photo_with, run, summary
 from tests.ray_fakes import DangerousSettings
 
@@ -177,3 +184,37 @@ def test_photos_with_one_name_have_folders_of_their_own() -> None:
     with open_address("memory://names") as output:
         places = {output.folder_of(RemotePhoto(f"memory://{person}/1.jpg")).address for person in "abc"}
     assert len(places) == 3
+
+
+def run_here(make: Callable[[], Callable[..., Any]], calls: dict[Any, Any], **_: object) -> Iterator[tuple[Any, Any]]:
+    """Stands for `run_on_ray`."""
+    work = make()
+    return ((key, work(*arguments)) for key, arguments in calls.items())
+
+
+def test_a_store_at_an_address_is_that_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = fsspec.url_to_fs("memory://")
+    address = f"memory://{tmp_path.name}/store"
+    monkeypatch.setattr(prepare_on_ray, "run_on_ray", run_here)
+    monkeypatch.setattr(preparation, "SMALLEST_SHARD", 1)
+    (tmp_path / "anna").mkdir()
+    Image.fromarray(astronaut()).save(tmp_path / "anna" / "1.png")
+    store.put(str(tmp_path / "anna" / "1.png"), f"/{tmp_path.name}/2.png")
+    text = f"photo\nanna/1.png\nmemory://{tmp_path.name}/2.png\nmissing.png\n"
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    options = ["data", "prepare", "--manifest", tmp_path / "list.csv", "--processes", "1", "--quiet", "-o"]
+    assert run(*options, tmp_path / "store") == 0
+    assert run(*options, address, "--engine", "ray") == 0
+    there, here = files_at(address), {f"/{file.name}": file.read_bytes() for file in (tmp_path / "store").iterdir()}
+    for changing in ("/report.md", "/.mien.lock"):  # the first has the speed
+        there.pop(changing, None), here.pop(changing)
+    assert there == here
+    faces = FaceStore(address)
+    assert [(row.identity, row.photo) for row in faces.faces] == [
+        ("anna", "anna/1.png"),
+        (f"memory:/{tmp_path.name}", f"memory://{tmp_path.name}/2.png"),
+    ]
+    store.rm_file(f"/{tmp_path.name}/store/faces-000001.json")
+    assert run(*options, address, "--engine", "ray") == 0
+    assert files_at(address)["/faces-000001.json"] == here["/faces-000001.json"]
+    assert run(*options, address, "--engine", "ray", "--seed", "3") == 1

@@ -112,8 +112,9 @@ def _address(photo: Path | RemotePhoto) -> str:
 
 
 def _name(photo: Path | RemotePhoto, root: Path) -> str:
-    inside = isinstance(photo, Path) and photo.is_relative_to(root)
-    return photo.relative_to(root).as_posix() if inside else str(photo)
+    if isinstance(photo, Path) and photo.is_relative_to(root):
+        return photo.relative_to(root).as_posix()
+    return str(photo)
 
 
 def ray_settings(engine: Engine, address: str | None, *, jobs: int | None, device: str = "cpu") -> RaySettings | None:
