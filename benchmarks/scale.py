@@ -29,6 +29,7 @@ from mien.scale.output_folder import PhotoFolder
 from mien.scale.photo_work import PhotoSettings, PhotoWorker
 from mien.scale.ray_engine import RaySettings, run_on_ray
 from mien.scale.ray_photos import PhotoResumer
+from mien.training.data.prepare import PreparationSettings, make_shard, photo_entries
 
 CASES = {
     "net, numbers": PhotoSettings(mode="net", detail=False, formats=("npz",)),
@@ -65,6 +66,18 @@ class Timed:
         return time.process_time() - start
 
 
+def echo() -> Callable[[int], int]:
+    """A function that does nothing, to measure what a call costs."""
+    return int
+
+
+def call_ms(count: int) -> float:
+    """Milliseconds per call that does nothing in one process of Ray."""
+    calls = {number: (number,) for number in range(count)}
+    ends = [time.perf_counter() for _ in run_on_ray(echo, calls, settings=RaySettings(workers=1))]
+    return 1e3 * (ends[-1] - ends[0]) / (count - 1)
+
+
 def timed_resumer(settings: PhotoSettings) -> Timed:
     """What runs in a process of Ray."""
     return Timed(PhotoResumer(settings))
@@ -76,6 +89,18 @@ def measure_here(settings: PhotoSettings, photos: Sequence[Path]) -> Cost:
     with tempfile.TemporaryDirectory() as out:
         folders = [PhotoFolder(Path(out) / str(number), photo) for number, photo in enumerate(photos)]
         return _cost(((work(folder), time.perf_counter()) for folder in folders), photos, Path(out))
+
+
+def measure_store(photos: Sequence[Path]) -> Cost:
+    """The cost of `mien data prepare` in this process."""
+    entries = photo_entries((str(photo), photo.name) for photo in photos)
+    times = []
+    with tempfile.TemporaryDirectory() as out:
+        for number, entry in enumerate(entries):
+            start = time.process_time()
+            make_shard([entry], Path(out), number, PreparationSettings(), {})
+            times.append((time.process_time() - start, time.perf_counter()))
+        return _cost(times, photos, Path(out))
 
 
 def measure_ray(settings: PhotoSettings, photos: Sequence[Path], workers: int) -> Cost:
@@ -116,8 +141,9 @@ def main() -> None:
     photos = find_photos([arguments.photos])[: arguments.limit]
     print("| results | processor s per photo | MB read | MB written | core hours for 160,000 | for 10 million |")
     print("|---|---|---|---|---|---|")
-    for name, settings in CASES.items():
-        cost = measure_here(settings, photos)
+    costs = {name: partial(measure_here, settings) for name, settings in CASES.items()}
+    for name, measure in {**costs, "store for training": measure_store}.items():
+        cost = measure(photos)
         hours = " | ".join(f"{size * cost.processor_s / 3600:,.0f}" for size in SIZES)
         print(f"| {name} | {cost.processor_s:.2f} | {cost.read / 1e6:.2f} | {cost.written / 1e6:.2f} | {hours} |")
     if arguments.workers:
@@ -125,6 +151,8 @@ def main() -> None:
     for workers in arguments.workers:
         cost = measure_ray(CASES["net, numbers"], photos, workers)
         print(f"| Ray, {workers} processes | {cost.processor_s:.2f} | {cost.rate:.2f} |")
+    if arguments.workers:
+        print(f"\nA call that does nothing takes {call_ms(1000):.2f} ms.")
 
 
 if __name__ == "__main__":

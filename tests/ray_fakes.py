@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -95,3 +96,10 @@ def make_nothing() -> Callable[[int], int]:
     """The start of a process that dies."""
     die()
     return make_doubler(Path())
+
+
+class MissingThere:
+    """What a process without this module finds when a function is sent to it."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return importlib.import_module, ("not_installed_there",)

@@ -32,7 +32,16 @@ from mien.training.data import prepare as preparation
 from mien.training.data.prepare import PreparationSettings, list_photos, prepare
 from tests.astronaut import astronaut
 from tests.command import photo_with, summary
-from tests.ray_fakes import KILLS, KILLS_ONCE, SLOW, DangerousSettings, KillingAddress, make_doubler, make_nothing
+from tests.ray_fakes import (
+    KILLS,
+    KILLS_ONCE,
+    SLOW,
+    DangerousSettings,
+    KillingAddress,
+    MissingThere,
+    make_doubler,
+    make_nothing,
+)
 
 pytest.importorskip("ray", reason="needs ray; run pip install 'mien[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -75,6 +84,8 @@ def test_errors_of_calls_and_starts_are_raised(on_cluster: RaySettings, tmp_path
         list(run_on_ray(partial(make_doubler, tmp_path / "died"), {0: (0,), 1: (-1,)}, settings=on_cluster))
     with pytest.raises(OutputError, match=f"{FAILED_STARTS} worker processes died while they started"):
         list(run_on_ray(make_nothing, {0: (0,)}, settings=on_cluster))
+    with pytest.raises(OutputError, match="No module named 'not_installed_there'"):
+        list(run_on_ray(partial(make_doubler, MissingThere()), {0: (0,)}, settings=on_cluster))
     assert list(run_on_ray(make_nothing, {}, settings=on_cluster)) == []
 
 

@@ -181,7 +181,10 @@ class _Pool(Generic[K, T]):
         if call is None:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise OutputError(f"{FAILED_STARTS} worker processes died while they started ({_cause(error)}).")
+                raise OutputError(
+                    f"{FAILED_STARTS} worker processes died while they started ({_cause(error)}); look at the memory of "
+                    "the machines, and whether all have this version of mien."
+                )
         else:
             call.attempts += not error.preempted  # a machine that its owner takes back is not the call's fault
             if call.attempts < ATTEMPTS:
@@ -193,8 +196,10 @@ class _Pool(Generic[K, T]):
         return given_up
 
 
-def _cause(error: Exception) -> str:
-    """What users need of Ray's long messages."""
+def _cause(error: Any) -> str:
+    """What users need of the long message of a `RayActorError`."""
+    if error.actor_init_failed:  # mien is missing there, or of another version
+        return str(error).strip().rpartition("\n")[2].strip()
     text = str(error).lower()
     if "low on memory" in text or "out of memory" in text.partition("common causes")[0]:
         return "memory ran out"
