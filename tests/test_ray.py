@@ -82,7 +82,7 @@ def test_calls_whose_process_dies_are_repeated_once(on_cluster: RaySettings, tmp
 def test_errors_of_calls_and_starts_are_raised(on_cluster: RaySettings, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^-1 is negative$"):
         list(run_on_ray(partial(make_doubler, tmp_path / "died"), {0: (0,), 1: (-1,)}, settings=on_cluster))
-    with pytest.raises(OutputError, match=f"{FAILED_STARTS} worker processes died while they started"):
+    with pytest.raises(OutputError, match=f"{FAILED_STARTS} worker processes in a row died while they started"):
         list(run_on_ray(make_nothing, {0: (0,)}, settings=on_cluster))
     with pytest.raises(OutputError, match="No module named 'not_installed_there'"):
         list(run_on_ray(partial(make_doubler, MissingThere()), {0: (0,)}, settings=on_cluster))

@@ -31,10 +31,12 @@ T = TypeVar("T")
 ATTEMPTS = 2
 """A call whose process dies is repeated once."""
 FAILED_STARTS = 3
-"""Number of processes in a row that may die before their first call."""
+"""So many processes in a row that die before their first call end the run; with more processes than this, as many as
+there are, since a lost machine may have many of them."""
 LONGEST_WAIT_S = 3600.0
 """A call takes seconds to minutes; a cluster from which nothing comes for so long hangs."""
 _CONNECT_S = 15.0
+_AGAIN = object()
 _OBJECT_STORE_BYTES = 80 << 20
 """Shared memory of a local Ray, near its minimum: calls and results are small."""
 _OWN_TOKEN = secrets.token_hex(32)
@@ -125,15 +127,16 @@ class _Pool(Generic[K, T]):
         self._actor = ray.remote(num_cpus=1, num_gpus=int(settings.gpu), max_restarts=0)(_Actor)
         self._waiting = deque(_Call(key, arguments) for key, arguments in calls.items())
         self._running: dict[Future[Any], tuple[Any, _Call[K] | None]] = {}
-        self._failed_starts = 0
+        self._left, self._failed_starts = len(calls), 0
         count = settings.workers or int(ray.cluster_resources().get("GPU" if settings.gpu else "CPU", 0))
         if count == 0:
             raise ConfigError(f"the Ray cluster has no {'GPU' if settings.gpu else 'processors'}; add a machine to it.")
+        self._failed_starts_limit = max(FAILED_STARTS, count)
         for _ in range(min(count, len(calls))):
             self._start()
 
     def results(self) -> Iterator[tuple[K, T | WorkerDied]]:
-        while self._running:
+        while self._left:  # an actor that waits for a machine is in `_running` too
             # Ray's own wait turns every signal that ends the process into the exit code 1.
             done, _ = wait(self._running, timeout=LONGEST_WAIT_S, return_when=FIRST_COMPLETED)
             if not done:
@@ -143,19 +146,20 @@ class _Pool(Generic[K, T]):
                 )
             finished = next(iter(done))
             actor, call = self._running.pop(finished)
+            errors = self._ray.exceptions
             try:
                 result = finished.result()
-            except self._ray.exceptions.RayActorError as error:
-                lost = self._lost(actor, call, error)
-                if call is not None and lost is not None:
-                    yield call.key, lost
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            else:
                 self._failed_starts = 0
                 self._next(actor)
-                if call is not None:
-                    yield call.key, result
+            except (errors.RayActorError, errors.OutOfMemoryError) as error:
+                result = self._lost(actor, call, error)
+            except errors.RayTaskError as error:
+                raise error.cause from None
+            except errors.RayError as error:
+                raise OutputError(f"Ray failed ({_last_line(error)}); run the command again.") from error
+            if call is not None and result is not _AGAIN:
+                self._left -= 1
+                yield call.key, result
 
     def close(self) -> None:
         for actor, _ in self._running.values():
@@ -174,32 +178,40 @@ class _Pool(Generic[K, T]):
         call = self._waiting.popleft()
         self._running[actor.run.remote(*call.arguments).future()] = actor, call
 
-    def _lost(self, actor: Any, call: _Call[K] | None, error: Any) -> WorkerDied | None:
-        """Replace a lost actor; the error if its call is given up."""
+    def _lost(self, actor: Any, call: _Call[K] | None, error: Any) -> Any:
+        """Replace a lost actor. Returns what takes the place of the call's result, or _AGAIN."""
         self._ray.kill(actor)  # it may live on a machine that only the network has lost
-        given_up = None
+        result: Any = _AGAIN
         if call is None:
-            self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS:
-                raise OutputError(
-                    f"{FAILED_STARTS} worker processes died while they started ({_cause(error)}); look at the memory of "
-                    "the machines, and whether all have this version of mien."
-                )
+            self._check_starts(error)
         else:
-            call.attempts += not error.preempted  # a machine that its owner takes back is not the call's fault
+            # A machine that its owner takes back is not the call's fault.
+            call.attempts += not getattr(error, "preempted", False)
             if call.attempts < ATTEMPTS:
                 self._waiting.appendleft(call)
             else:
-                given_up = WorkerDied(f"its worker process died {ATTEMPTS} times ({_cause(error)})")
+                result = WorkerDied(f"its worker process died {ATTEMPTS} times ({_cause(error)})")
         if self._waiting:
             self._start()
-        return given_up
+        return result
+
+    def _check_starts(self, error: Exception) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= self._failed_starts_limit:
+            raise OutputError(
+                f"{self._failed_starts} worker processes in a row died while they started ({_cause(error)}); look at "
+                "the memory of the machines, and whether all have this version of mien."
+            )
 
 
-def _cause(error: Any) -> str:
-    """What users need of the long message of a `RayActorError`."""
-    if error.actor_init_failed:  # mien is missing there, or of another version
-        return str(error).strip().rpartition("\n")[2].strip()
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
+
+
+def _cause(error: Exception) -> str:
+    """What users need of the long message about a lost process."""
+    if getattr(error, "actor_init_failed", False):  # mien is missing there, or of another version
+        return _last_line(error)
     text = str(error).lower()
     if "low on memory" in text or "out of memory" in text.partition("common causes")[0]:
         return "memory ran out"
