@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 _VERSION_FACTS = frozenset(
     {"etag", "md5hash", "content_md5", "lastmodified", "last_modified", "updated", "mtime", "created", "size"}
 )
-"""Names in the answers of s3fs, gcsfs, adlfs and fsspec's own file systems, in lower case."""
+"""Keys of `info` in s3fs, gcsfs, adlfs and fsspec's own file systems, in lower case."""
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 """Characters that a file name cannot have on one of the systems."""
 

@@ -40,7 +40,7 @@ _AGAIN = object()
 _OBJECT_STORE_BYTES = 80 << 20
 """Shared memory of a local Ray, near its minimum: calls and results are small."""
 _OWN_TOKEN = secrets.token_hex(32)
-"""Ray's ports are open on all network interfaces, and whoever connects can run code. Ray reads the token once per
+"""Ray's ports are open on all network interfaces, and a connection can run code. Ray reads the token once per
 process."""
 
 
