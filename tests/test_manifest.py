@@ -77,6 +77,7 @@ def test_the_command_reads_a_manifest(tmp_path: Path, monkeypatch: pytest.Monkey
         (["a.png", "--manifest", "list.csv"], "give photos, or a list of them with --manifest"),
         (["a.png", "-o", "memory://out"], "add --engine ray, or give a folder"),
         (["a.png", "--ray-address", "auto"], "is only for --engine ray"),
+        (["a.png", "--device", "cuda:1", "--engine", "ray"], "each process of Ray sees one GPU"),
         (["a.png", "-o", "face.glb", "--engine", "ray"], "leave --engine out"),
     ],
 )
@@ -178,6 +179,26 @@ def test_an_address_that_fails_is_a_typed_error(tmp_path: Path, monkeypatch: pyt
     assert outcome.row.faces == 0
     with pytest.raises(OutputError, match="cannot be reached"), open_address(f"memory://{tmp_path.name}"):
         pass
+
+
+def test_a_copy_that_is_cut_off_leaves_no_whole_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"memory://{tmp_path.name}"
+    photo = photo_with(tmp_path / "a.png", 1)
+    folder = resume([photo], address)[0].row.results
+    photo_with(photo, 2)
+    store, root = fsspec.url_to_fs(folder)
+    put = type(store).put
+
+    def fail_at_faces(self: Any, here: list[str], there: list[str]) -> None:
+        if "face0" in there[0]:
+            raise TimeoutError("too slow")
+        put(self, here, there)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "put", fail_at_faces)
+        assert resume([photo], address)[0].row.reason.startswith("OutputError")
+    assert json.loads(store.cat_file(f"{root}/run.json"))["summary"] is None
+    assert resume([photo], address)[0].row.faces == 2
 
 
 def test_photos_with_one_name_have_folders_of_their_own() -> None:

@@ -121,9 +121,11 @@ def ray_settings(engine: Engine, address: str | None, *, jobs: int | None, devic
     """Where Ray runs; None for the local engine.
 
     Raises:
-        typer.BadParameter: There is an address for the local engine.
+        typer.BadParameter: There is an address for the local engine, or the device is one of several GPUs.
     """
     if engine is Engine.RAY:
+        if ":" in device:
+            raise typer.BadParameter("each process of Ray sees one GPU; use --device cuda", param_hint="'--device'")
         return RaySettings(address, jobs, gpu=device != "cpu")
     if address is not None:
         raise typer.BadParameter("is only for --engine ray", param_hint="'--ray-address'")

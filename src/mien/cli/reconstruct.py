@@ -64,7 +64,13 @@ def reconstruct(
     ] = None,
     *,
     out: Annotated[
-        str, typer.Option("--out", "-o", help="Folder of the results, or FILE.glb, .obj or .ply for one face.")
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PLACE",
+            help="Folder of the results, or FILE.glb, .obj or .ply for one face. With --engine ray also an address.",
+        ),
     ] = "out",
     manifest: ManifestOption = None,
     formats: FormatsOption = None,

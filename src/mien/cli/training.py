@@ -58,7 +58,10 @@ def prepare_photos(
         ),
     ] = None,
     *,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the store.")],
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="PLACE", help="Folder of the store. With --engine ray also an address."),
+    ],
     manifest: ManifestOption = None,
     table: Annotated[
         Path | None,
