@@ -8,7 +8,7 @@
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
 #   make interop opens GLBs in other projects' readers, which go into build/ (3.4 GB); needs Node.js and Chromium
 #   make lowest  the tests with the lowest versions that pyproject.toml allows (torch apart); needs Python 3.10 to 3.12
-#   make ray     the tests of --engine ray on two machines, both of them here (five minutes; 240 MB)
+#   make ray     the tests of --engine ray on two machines, both of them here (some minutes; 250 MB)
 #   make chaos   kills, damaged files, full disks, two writers, small memory (PARTS, TRIES; 20 minutes)
 #   make mutants small changes of the source, and how many of them the tests notice (SEED=0 COUNT=80, half an hour)
 #   make bench   the benchmarks, on the photos and heads in DATA

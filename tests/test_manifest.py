@@ -239,3 +239,10 @@ def test_a_store_at_an_address_is_that_of_a_folder(tmp_path: Path, monkeypatch: 
     assert run(*options, address, "--engine", "ray") == 0
     assert files_at(address)["/faces-000001.json"] == here["/faces-000001.json"]
     assert run(*options, address, "--engine", "ray", "--seed", "3") == 1
+
+    def stop(*_: object, **__: object) -> None:
+        raise OutputError("stopped")
+
+    monkeypatch.setattr(prepare_on_ray, "run_on_ray", stop)
+    assert run(*options, f"{address}2", "--engine", "ray") == 1
+    assert files_at(f"{address}2") == {"/plan.json": here["/plan.json"]}
