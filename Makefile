@@ -8,6 +8,7 @@
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
 #   make interop opens GLBs in other projects' readers, which go into build/ (3.4 GB); needs Node.js and Chromium
 #   make lowest  the tests with the lowest versions that pyproject.toml allows (torch apart); needs Python 3.10 to 3.12
+#   make ray     the tests of --engine ray on two machines, both of them here (some minutes; 250 MB)
 #   make chaos   kills, damaged files, full disks, two writers, small memory (PARTS, TRIES; 20 minutes)
 #   make mutants small changes of the source, and how many of them the tests notice (SEED=0 COUNT=80, half an hour)
 #   make bench   the benchmarks, on the photos and heads in DATA
@@ -42,7 +43,7 @@ LOWEST_TESTS ?= tests/test_*.py tests/formats tests/training/test_[c-w]*.py
 PARTS ?= all
 TRIES ?= 0
 
-.PHONY: demo test docs wheel wheel-test asan interop lowest chaos mutants bench lint format clean
+.PHONY: demo test docs wheel wheel-test asan interop lowest ray chaos mutants bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(PACKAGE)
@@ -114,6 +115,11 @@ $(LOWEST)/.installed: pyproject.toml constraints.txt
 		pytest pytest-xdist hypothesis beartype trimesh onnxruntime scikit-image
 	$(LOWEST)/bin/pip install --quiet --no-deps --editable .
 	touch $@
+
+# Not part of the tests: Ray's processes take longer to start than all of them. Where Ray is installed, `make test` runs them.
+ray: $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt 'mien[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
 
 # Not part of CI's core: twenty minutes, and what it finds depends on the clock. docs/security.md has its table.
 chaos: $(INSTALLED)

@@ -88,11 +88,13 @@ def write_numbers(face: Reconstruction, *, folder: Path, **_: object) -> None:
 
 def main() -> None:
     """`python -m tests.command reconstruct …`: the command with fakes that take no time, for tests that kill it."""
+    import mien.cli.reconstruct
     import mien.export
     import mien.pipeline
 
     mien.pipeline.Reconstructor = FakeReconstructor  # pyright: ignore[reportAttributeAccessIssue]
     mien.export.write_reconstruction = write_numbers  # pyright: ignore[reportAttributeAccessIssue]
+    mien.cli.reconstruct.core_count = lambda: 1  # other processes have no fakes
     cli.main()
 
 

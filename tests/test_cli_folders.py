@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-import mien.cli.run_record
+import mien.cli.reconstruct
 import mien.export
 import mien.pipeline
-from mien.cli.output_folder import OutputFolder
-from mien.cli.summary import PhotoRow, SummaryTable
+import mien.scale.run_record
 from mien.errors import ConfigError
 from mien.io.folder_lock import LOCK_FILE
 from mien.result import Reconstruction
+from mien.scale.output_folder import OutputFolder
+from mien.scale.summary import PhotoRow, SummaryTable
 from tests.command import FakeReconstructor, photo_with, run, summary, write_numbers
 
 HEADER = "photo,faces,seconds,landmark_error,photometric_error,results,reason\n"
@@ -32,6 +33,7 @@ HEADER = "photo,faces,seconds,landmark_error,photometric_error,results,reason\n"
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.photos.clear()
     monkeypatch.setattr(mien.pipeline, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 1)  # other processes have no fakes
     monkeypatch.setattr(mien.export, "write_reconstruction", write_numbers)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -139,9 +141,9 @@ def test_a_table_of_somebody_else_is_not_overwritten(
 def test_writing_a_long_table_takes_a_small_share_of_the_time(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out.mkdir()
     clock = itertools.count()  # each look at the clock takes a second, and so each writing
-    monkeypatch.setattr("mien.cli.summary.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("mien.scale.summary.time.monotonic", lambda: float(next(clock)))
     table, written = SummaryTable(out), []
-    monkeypatch.setattr("mien.cli.summary.write_whole", lambda path, save: written.append(path))
+    monkeypatch.setattr("mien.scale.summary.write_whole", lambda path, save: written.append(path))
     for index in range(100):
         table.add(PhotoRow(f"{index}.png", 1, 1.0, 0.1, 0.1, f"out/{index}", ""))
     assert 4 <= len(written) <= 6
@@ -187,7 +189,7 @@ def test_resume_redoes_changed_photos_options_files_and_results(
     assert (resumed("--seed", "3"), resumed("--seed", "3")) == (["a.png"], [])
     (out / "a" / "face1").rename(out / "a" / "gone")
     assert (resumed("--seed", "3"), resumed("--seed", "3")) == (["a.png"], [])
-    monkeypatch.setattr(mien.cli.run_record, "__version__", "9.0")
+    monkeypatch.setattr(mien.scale.run_record, "__version__", "9.0")
     assert resumed("--seed", "3") == ["a.png"]
 
 

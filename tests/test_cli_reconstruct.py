@@ -14,13 +14,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import mien.cli.reconstruct
 import mien.pipeline
 from mien.cli.options import GlbMorphs
-from mien.cli.summary import PhotoRow, show_rows
+from mien.cli.summary import show_rows
 from mien.cli.terminal import stdout
 from mien.errors import PhotoReduced
 from mien.export.gltf import MORPH_STORAGE
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
+from mien.scale.summary import PhotoRow
 from tests.command import FakeReconstructor, photo_with, run, summary
 from tests.glb_reader import Glb
 from tests.tiny_face import tiny_photo
@@ -31,6 +33,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.made.clear()
     FakeReconstructor.photos.clear()
     monkeypatch.setattr(mien.pipeline, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 1)  # other processes have no fakes
     monkeypatch.setattr("mien.export.images.PANEL_SIDE", 24)  # the sheet is not what is tested here
     monkeypatch.setenv("COLUMNS", "200")
 

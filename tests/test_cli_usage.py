@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import mien.cli.reconstruct
 import mien.pipeline
 from mien.cli import app as cli
 from mien.cli import options
@@ -188,6 +189,7 @@ def _rows(out: Path) -> list[dict[str, str]]:
 
 def test_photos_from_standard_input_and_patterns_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mien.pipeline, "Reconstructor", _FindsNoFace)
+    monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 1)  # other processes have no fakes
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(picture())))
     (tmp_path / "b.png").write_bytes(b"no photo")
     (tmp_path / "a.png").write_bytes(picture())

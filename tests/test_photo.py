@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from mien.errors import ImageError
-from mien.io.photo import find_photos, read_photo
+from mien.io.photo import read_photo
+from mien.io.photo_files import find_photos
 from mien.io.source import open_photo
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from mien.errors import ImageError, PhotoReduced
 from mien.io.formats import readable_formats, unreadable_formats
-from mien.io.photo import find_photos, read_photo
+from mien.io.photo import read_photo
+from mien.io.photo_files import find_photos
 from tests.tiff_files import TiffWriter, tiff_bytes
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif")

@@ -85,6 +85,33 @@ def test_import_is_light() -> None:
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
 
 
+def test_the_command_imports_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    """Torch takes a second: the help and the process that gives photos to others go without it."""
+    program = f"""
+        import sys
+        from pathlib import Path
+        import mien.cli.app
+        from mien.io.photo_arguments import find_arguments
+        from mien.scale.output_folder import open_output
+        from mien.scale.photo_work import PhotoSettings
+        Path({str(tmp_path / "a.jpg")!r}).touch()
+        (photo,) = find_arguments([{str(tmp_path)!r}])
+        with open_output(Path({str(tmp_path / "out")!r})) as output:
+            assert output.folder_of(photo).earlier(PhotoSettings().options) == (None, "")
+        print(sorted({{"torch", "numpy", "PIL", "jaxtyping", "fsspec"}} & set(sys.modules)))
+        import torch
+        before = set(sys.modules)
+        import mien.pipeline
+        import mien.export
+        new = {{name.split(".")[0] for name in set(sys.modules) - before}}
+        print(sorted(new & {{"scipy", "skimage", "matplotlib", "lightning", "triton", "aiohttp", "ray", "onnx"}}))
+        print(sorted({{"torch._dynamo", "torch._inductor", "mien.training", "mien.registration"}} & set(sys.modules)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split("\n")[:3] == ["[]", "[]", "[]"]
+
+
 SPINS = {"GOMP_SPINCOUNT": str(SPIN_COUNT)} if sys.platform == "linux" else {}
 
 

@@ -11,7 +11,8 @@
     ├── FitDiverged           an optimisation reached a number that is not finite
     ├── OutOfMemory           memory ran out
     ├── TrainingDiverged      a training step reached a number that is not finite
-    └── OutputError           results cannot be written
+    ├── OutputError           results cannot be written
+    └── WorkerDied            the process that worked on a photo ended before its time
 
 and six warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
@@ -95,3 +96,7 @@ class TrainingDiverged(MienError):
 
 class OutputError(MienError):
     """Results cannot be written: the place is read-only, full or not a folder."""
+
+
+class WorkerDied(MienError):
+    """The process that worked on a photo ended before its time, for example because memory ran out."""

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mien.cli.run_record import RUN_FILE, RunRecord, read_record
-from mien.cli.summary import SUMMARY_FILE, PhotoRow, SummaryTable
 from mien.evaluation.landmarks import _read_npz, _read_pts
 from mien.evaluation.scan_packs import OwnScans, read_picked_points
 from mien.evaluation.scan_predictions import read_barycentric_keypoints
@@ -29,6 +27,8 @@ from mien.networks.encoder import FaceEncoder
 from mien.networks.encoder_file import FILE as ENCODER
 from mien.registration.landmark_file import read_landmarks
 from mien.result import Reconstruction
+from mien.scale.run_record import RUN_FILE, RunRecord, read_record
+from mien.scale.summary import SUMMARY_FILE, PhotoRow, SummaryTable
 from mien.training.config import CoarseConfig
 from mien.training.config_file import dump, load_config
 from mien.training.data.prepare import _read_rows, _read_table

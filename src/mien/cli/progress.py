@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.text import Text
 
-from mien.cli.summary import PhotoRow, faces_of, plural, show_rows
+from mien.cli.summary import faces_of, plural, show_rows
 from mien.cli.terminal import counting_columns, printable, stderr, stdout
+from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
@@ -48,14 +49,15 @@ class Reporter:
     """Prints the progress and the results of one run.
 
     Args:
-        out: The folder of all results.
-        count: Number of photos.
+        out: The folder or address of all results.
+        photos: The photos, in the order of the table.
         report: What goes to stdout.
         bar: Whether to show a progress bar, if stderr is a terminal and stdout is not one with JSON.
     """
 
-    def __init__(self, out: Path, count: int, *, report: Report, bar: bool) -> None:
-        self._out, self._report = out, report
+    def __init__(self, out: Path | str, photos: Sequence[Path | RemotePhoto], *, report: Report, bar: bool) -> None:
+        self._out, self._report, count = out, report, len(photos)
+        self._order = {str(photo): position for position, photo in enumerate(photos)}
         self._stdout, self._stderr = stdout(), stderr()
         in_the_way = report is Report.JSON and self._stdout.is_terminal
         self._bar = _photo_bar(self._stderr, count, shown=bar and not in_the_way)
@@ -66,21 +68,23 @@ class Reporter:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Show the bar while the body runs; after it the table, and after Ctrl-C how to go on.
+        """Show the bar while the body runs; after it the table, and after Ctrl-C or SIGTERM how to go on.
 
         Raises:
             KeyboardInterrupt: The user pressed Ctrl-C.
+            SystemExit: The process got SIGTERM.
         """
         try:
             with self._bar:
                 yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             done = f"stopped after {len(self.rows)} of {plural(self._count, 'photo')}"
             self._print_error(f"{done}; their results are kept. Add --resume to the same command to continue.")
             raise
         if self._report is Report.TABLE:
             only_failed = not self._stdout.is_terminal
-            show_rows(self._stdout, self.rows, self._out, skipped=self._skipped, only_failed=only_failed)
+            rows = sorted(self.rows, key=lambda row: self._order[row.photo])
+            show_rows(self._stdout, rows, self._out, skipped=self._skipped, only_failed=only_failed)
 
     @property
     def failed(self) -> bool:

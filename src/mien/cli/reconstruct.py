@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mien.cli.engine import (
+    Engine,
+    EngineOption,
+    ManifestOption,
+    RayAddressOption,
+    from_any_folder,
+    list_photos,
+    open_place,
+    output_place,
+    ray_settings,
+)
 from mien.cli.formats import FormatsOption, one_mesh_file, reconstruct_to_file
 from mien.cli.options import (
     DetailModeOption,
@@ -35,32 +41,38 @@ from mien.cli.options import (
     finite,
     wrong_usage,
 )
-from mien.cli.output_folder import PhotoFolder, open_output
 from mien.cli.progress import Report, Reporter
-from mien.cli.run_record import Options, file_sha256, result_options
-from mien.cli.summary import PhotoRow, SummaryTable
-from mien.cli.terminal import activity, printable
-from mien.errors import FaceLeftOut, MienError
-from mien.io.result_files import DEFAULT_FORMATS, is_result
-from mien.memory import typed_out_of_memory
+from mien.cli.terminal import activity, printable, sigterm_exits
+from mien.io.result_files import DEFAULT_FORMATS
+from mien.scale.output_folder import OutputFolder, PhotoFolder
+from mien.scale.photo_work import PhotoSettings
+from mien.scale.processes import core_count, reconstruct_here, reconstruct_in_processes
+from mien.scale.ray_photos import reconstruct_on_ray
+from mien.scale.run_record import Options
+from mien.scale.summary import SummaryTable
 
 if TYPE_CHECKING:
-    from mien.io.photo import Photo
     from mien.io.photo_arguments import RemotePhoto
-    from mien.result import Reconstruction
 
 
 def reconstruct(
     photos: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help='Photos, folders, patterns such as "*.jpg", URLs, or - for standard input.', show_default=False
         ),
-    ],
+    ] = None,
     *,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the results, or FILE.glb, .obj or .ply for one face.")
-    ] = Path("out"),
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PLACE",
+            help="Folder of the results, or FILE.glb, .obj or .ply for one face. With --engine ray also an address.",
+        ),
+    ] = "out",
+    manifest: ManifestOption = None,
     formats: FormatsOption = None,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
@@ -80,6 +92,17 @@ def reconstruct(
     detail_mode: DetailModeOption = None,
     detail_network: DetailNetworkOption = None,
     glb: GlbOption = GlbMorphs.SPARSE,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of processes, with one thread each. Default: one per core; for one photo, or on a GPU, one "
+            "process with all threads.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    ray_address: RayAddressOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip photos that an earlier run finished with the same options.")
     ] = False,
@@ -92,19 +115,16 @@ def reconstruct(
 
     If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
-    parameters = dict(locals())  # all of them, so that a new option is not forgotten in run.json
+    from mien.io.photo_arguments import read_argument
 
-    from mien.export import write_reconstruction
-    from mien.io.photo_arguments import find_arguments, read_argument
-    from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
-    from mien.pipeline import Reconstructor
-
-    with wrong_usage("photos"):
-        paths = find_arguments(photos, skip=out)
-    given = (("--formats", formats is not None), ("--json", json_lines), ("--resume", resume))
-    to_file = one_mesh_file(out, paths, folder_options=[option for option, is_given in given if is_given])
-    make_reconstructor = partial(
-        Reconstructor,
+    ray = ray_settings(engine, ray_address, jobs=jobs, device=device)
+    place = output_place(out, ray)
+    paths = list_photos(photos, manifest, place)
+    if ray is not None:
+        place, paths = from_any_folder(place, paths)
+    given = {"--formats": formats, "--json": json_lines, "--resume": resume, "--engine": ray, "--jobs": jobs}
+    to_file = one_mesh_file(Path(out), paths, folder_options=[option for option, value in given.items() if value])
+    settings = PhotoSettings(
         model=model,
         device=device,
         detail=detail,
@@ -113,132 +133,75 @@ def reconstruct(
         max_faces=1 if to_file else max_faces,
         refine_focal=refine_focal,
         mode=None if mode is None else mode.value,
-        encoder=encoder or DEFAULT_ENCODER,
+        encoder=encoder,
         detail_mode=None if detail_mode is None else detail_mode.value,
-        detail_network=detail_network or DEFAULT_DETAIL,
+        detail_network=detail_network,
+        focal_px=focal_px,
+        principal_point_px=principal_point,
+        max_pixels=round(max_megapixels * 1e6),
+        formats=formats or DEFAULT_FORMATS,
+        glb=glb.value,
     )
-    read = partial(read_argument, max_pixels=round(max_megapixels * 1e6))
     if to_file:
         with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():
-            reconstructor = make_reconstructor()
+            reconstructor = settings.reconstructor()
             reconstruct_photo = partial(reconstructor, focal_px=focal_px, principal_point_px=principal_point)
-            reconstruct_to_file(reconstruct_photo, read(paths[0]), out, model=reconstructor.model, glb=glb.value)
+            photo = read_argument(paths[0], max_pixels=settings.max_pixels)
+            reconstruct_to_file(reconstruct_photo, photo, Path(out), model=reconstructor.model, glb=glb.value)
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
-    reporter = Reporter(out, len(paths), report=report, bar=not quiet)
-    with reporter.showing(), open_output(out) as output:
-        with wrong_usage():
-            reconstructor = make_reconstructor()
-        run = _Run(
-            read=read,
-            reconstruct=partial(
-                reconstructor, focal_px=focal_px, principal_point_px=principal_point, progress=reporter.stage
-            ),
-            write=partial(
-                write_reconstruction,
-                model=reconstructor.model,
-                formats=formats or DEFAULT_FORMATS,
-                morphs=glb.value,
-            ),
-            options=result_options(parameters),
-            reporter=reporter,
-        )
-        for path in paths:
-            folder = output.folder_of(path)
-            if not (resume and run.skip(folder, output.table)):
-                run.process(folder, output.table)
+    reporter = Reporter(place, paths, report=report, bar=not quiet)
+    if jobs is None and len(paths) > 1 and device == "cpu":
+        jobs = core_count()
+    with reporter.showing(), sigterm_exits(), open_place(place) as output:
+        if ray is not None:
+            outcomes = reconstruct_on_ray([output.folder_of(path) for path in paths], settings, ray=ray)
+        else:
+            assert isinstance(output, OutputFolder)  # addresses are for Ray alone
+            waiting = _waiting(paths, settings, output, reporter, resume=resume)
+            if jobs is None or jobs == 1:
+                outcomes = reconstruct_here(waiting, settings, threads=jobs, progress=reporter.stage)
+            else:
+                outcomes = reconstruct_in_processes(waiting, settings, jobs=jobs)
+        with closing(outcomes), wrong_usage():
+            for outcome in outcomes:
+                outcome.show_warnings()
+                output.table.add(outcome.row)
+                if outcome.changed:
+                    reporter.note(_redone(outcome.changed))
+                (reporter.skipped if outcome.earlier else reporter.done)(outcome.row)
     if reporter.failed:
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the photos of one run share."""
+def _redone(changed: str) -> str:
+    return f"photos that were done with other options are reconstructed again: {changed}"
 
-    read: Callable[[Path | RemotePhoto], Photo]
-    reconstruct: Callable[[Photo], list[Reconstruction]]
-    write: Callable[..., None]
-    """`write_reconstruction` with the options of the command."""
-    options: Options
-    reporter: Reporter
 
-    def skip(self, folder: PhotoFolder, table: SummaryTable) -> bool:
-        """Skip a photo that an earlier run finished; a row that a killed run did not write is added to the table."""
-        row, changed = folder.earlier(self.options)
-        if changed:
-            self.reporter.note(f"photos that were done with other options are reconstructed again: {changed}")
-        if row is None:
-            return False
-        if not table.has(row):
-            table.add(row)
-        self.reporter.skipped(row)
-        return True
+def _waiting(
+    paths: Iterable[Path | RemotePhoto],
+    settings: PhotoSettings,
+    output: OutputFolder,
+    reporter: Reporter,
+    *,
+    resume: bool,
+) -> Iterator[PhotoFolder]:
+    """The photos that are not done, each when its turn comes."""
+    for path in paths:
+        folder = output.folder_of(path)
+        if not (resume and _skip(folder, settings.options, output.table, reporter)):
+            reporter.begin(path)
+            yield folder
 
-    def process(self, folder: PhotoFolder, table: SummaryTable) -> None:
-        """Reconstruct a photo; if it fails, the table has the reason."""
-        self.reporter.begin(folder.photo)
-        row = self._reconstruct(folder)
+
+def _skip(folder: PhotoFolder, options: Options, table: SummaryTable, reporter: Reporter) -> bool:
+    """Skip a photo that an earlier run finished; a row that a killed run did not write is added to the table."""
+    row, changed = folder.earlier(options)
+    if changed:
+        reporter.note(_redone(changed))
+    if row is None:
+        return False
+    if not table.has(row):
         table.add(row)
-        self.reporter.done(row)
-
-    def _reconstruct(self, folder: PhotoFolder) -> PhotoRow:
-        path, start = folder.photo, time.perf_counter()
-        try:
-            content = file_sha256(path)
-            with _left_out_faces() as left_out:
-                faces = self._write_faces(folder, content)
-            row = PhotoRow(
-                photo=str(path),
-                faces=len(faces),
-                seconds=time.perf_counter() - start,
-                landmark_error=sum(face.landmark_error for face in faces) / len(faces),
-                photometric_error=sum(face.photometric_error for face in faces) / len(faces),
-                results=str(folder.path),
-                reason="; ".join(f"{FaceLeftOut.__name__}: {message}" for message in left_out),
-            )
-            if not row.reason:
-                folder.finish(row, content, self.options)
-        except MienError as error:
-            reason = str(error)
-            # The row already names the photo.
-            reason = f"{type(error).__name__}: {reason.removeprefix(f'{path}: ')}"
-            folder.forget()
-            return PhotoRow(str(path), 0, time.perf_counter() - start, None, None, "", reason)
-        return row
-
-    @typed_out_of_memory
-    def _write_faces(self, folder: PhotoFolder, content: str) -> list[Reconstruction]:
-        self.reporter.stage("reading", 0.0)
-        photo = self.read(folder.photo)
-        faces = self.reconstruct(photo)
-        folder.begin(content, self.options)
-        for index, face in enumerate(faces):
-            self.reporter.stage("writing", index / len(faces))
-            self.write(face, photo=photo, folder=folder.path / f"face{index}")
-        _remove_stale_faces(folder.path, len(faces))
-        return faces
-
-
-@contextmanager
-def _left_out_faces() -> Iterator[list[str]]:
-    """Collect the messages of FaceLeftOut; other warnings are shown as usual."""
-    left_out: list[str] = []
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", FaceLeftOut)
-            yield left_out
-    finally:
-        for warning in caught:
-            if issubclass(warning.category, FaceLeftOut):
-                left_out.append(str(warning.message))
-            else:
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-
-
-def _remove_stale_faces(folder: Path, count: int) -> None:
-    """Remove the faces of an earlier run that found more; only folders that hold a reconstruction are removed."""
-    for old in folder.glob("face*"):
-        numbered = re.fullmatch(r"face(\d+)", old.name)
-        if numbered and int(numbered[1]) >= count and is_result(old):
-            shutil.rmtree(old, ignore_errors=True)
+    reporter.skipped(row)
+    return True

@@ -17,6 +17,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mien.cli.engine import (
+    Engine,
+    EngineOption,
+    ManifestOption,
+    RayAddressOption,
+    list_entries,
+    output_place,
+    ray_settings,
+)
 from mien.cli.options import ModelOption, ProcessesOption, QuietOption, SeedOption, finite, network_file, wrong_usage
 from mien.errors import BackendUnavailable, CheckpointDoubtful, ConfigError, RenamedSetting
 from mien.io.files import write_whole, writing
@@ -43,10 +52,17 @@ StoreOption = Annotated[
 @data_app.command("prepare")
 def prepare_photos(
     photos: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="Folder of photos, searched to any depth.")
-    ],
+        Path | None,
+        typer.Argument(
+            exists=True, file_okay=False, help="Folder of photos, searched to any depth.", show_default=False
+        ),
+    ] = None,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="PLACE", help="Folder of the store. With --engine ray also an address."),
+    ],
+    manifest: ManifestOption = None,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -61,17 +77,23 @@ def prepare_photos(
         bool, typer.Option("--drop-flagged", help="Leave out blurred, covered, dark and profile faces.")
     ] = False,
     processes: ProcessesOption = None,
+    engine: EngineOption = Engine.LOCAL,
+    ray_address: RayAddressOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Detect, align and pack the faces of photos. Run it again to continue an interrupted run."""
-    from mien.training.data.prepare import PreparationSettings, list_photos, prepare
+    from mien.scale.prepare_on_ray import prepare_on_ray
+    from mien.training.data.prepare import PreparationReport, PreparationSettings, prepare
 
+    ray = ray_settings(engine, ray_address, jobs=processes)
+    place = output_place(out, ray)
+    entries = list_entries(photos, manifest, place, table=table)
     settings = PreparationSettings(split_by=split_by.value, seed=seed, drop_flagged=drop_flagged)
-    entries = list_photos(photos, table=table, skip=out)
+    make: Callable[..., PreparationReport] = prepare if ray is None else functools.partial(prepare_on_ray, ray=ray)
     with _progress("photos", quiet=quiet) as update:
-        report = prepare(entries, out, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
+        report = make(entries, place, settings=settings, processes=processes or os.cpu_count() or 1, progress=update)
     print(report.text(), end="")
-    print(f"The store is {out}; look at {out / 'contact_sheet.png'}.")
+    print(f"The store is {out}; look at {out.rstrip('/')}/contact_sheet.png.")
 
 
 @data_app.command("fit")

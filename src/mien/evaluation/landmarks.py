@@ -17,7 +17,8 @@ from jaxtyping import Float
 from mien.errors import ConfigError, FormatError, MienError
 from mien.evaluation.report import markdown_table
 from mien.io.npz import NpzReader, names_of, numbers
-from mien.io.photo import find_photos, read_photo
+from mien.io.photo import read_photo
+from mien.io.photo_files import find_photos
 from mien.io.reading import read_text
 from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.perception import FaceDetector

@@ -21,7 +21,7 @@ from mien.evaluation.scan_camera import ScanCamera
 from mien.evaluation.scans import IBUG_OF_SEVEN, FaceScan, Keypoints
 from mien.geometry import Surface
 from mien.io.npz import NpzReader, indices, numbers
-from mien.io.photo import find_photos
+from mien.io.photo_files import find_photos
 from mien.io.reading import file_size, read_numbers, read_text
 from mien.morphable.formats.ict import read_obj
 from mien.typing import Float, Tensor

@@ -262,9 +262,10 @@ def _face_morphs(reconstruction: Reconstruction, model: MorphableModel, mesh: _M
     names = list(model.blendshapes[0])
     if model.blendshapes[0] == model.expression_names:
         weights = reconstruction.expression.clip(0, 1)
-        shown = np.tensordot(weights, mesh.basis, axes=1).astype(np.float32)
+        # np.tensordot gave other last bits for the same face in a process that had done another photo before.
+        shown = np.einsum("k,kvd->vd", weights, mesh.basis).astype(np.float32)
         return _FaceMorphs(names, weights, mesh.moved, reconstruction.vertices_model - shown)
-    own = np.tensordot(reconstruction.expression, model.expression_basis.detach().cpu().numpy(), axes=1)
+    own = np.einsum("k,kvd->vd", reconstruction.expression, model.expression_basis.detach().cpu().numpy())
     moved = mesh.moved.joined(MorphTargets.of(own[None], epsilon=_POSITION_EPSILON_M))
     shown = (own * exceeds(own, _POSITION_EPSILON_M)[:, None]).astype(np.float32)
     weights = np.append(np.zeros(len(names), np.float32), np.float32(1))

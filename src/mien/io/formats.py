@@ -14,17 +14,6 @@ from mien.errors import ImageError
 from mien.io.source import BinaryFile
 from mien.io.tiff import is_raw
 
-RAW_SUFFIXES = frozenset(
-    (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f")
-)
-"""Ends of the names of raw photos."""
-SUFFIXES = RAW_SUFFIXES | frozenset(
-    (".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".hif", ".avif")
-)
-"""Ends of the names of photos, raw ones included."""
-# Folders are searched for these too, although they are refused: a message with advice is better than a missing photo.
-REFUSED_SUFFIXES = frozenset({".gif", ".jxl"})
-
 RAW, HEIF, AVIF, TIFF = "RAW", "HEIF", "AVIF", "TIFF"
 _INSTALL = {HEIF: "pip install pillow-heif", AVIF: "pip install --upgrade pillow", RAW: "pip install 'mien[raw]'"}
 _TITLES = {HEIF: "HEIC", AVIF: "AVIF", RAW: "raw"}

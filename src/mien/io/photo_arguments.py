@@ -7,17 +7,22 @@ from others does not fetch what they name.
 from __future__ import annotations
 
 import glob
+import hashlib
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from mien.errors import BackendUnavailable, ConfigError, ImageError
-from mien.io.photo import MAX_PIXELS, Photo, find_photos, read_photo
+from mien.errors import ConfigError, ImageError
+from mien.io.addresses import URL, check_protocol
+from mien.io.photo_files import MAX_PIXELS, find_photos
 from mien.io.source import real_path
+
+if TYPE_CHECKING:
+    from mien.io.photo import Photo
 
 STDIN = "-"
 MAX_BYTES = 1 << 28
@@ -26,7 +31,10 @@ MAX_BYTES = 1 << 28
 CONNECT_S, SILENCE_S, TOTAL_S = 15, 30, 300
 """Time limits of HTTP, seconds: to connect, without a byte, and in total."""
 _CHUNK = 1 << 20
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # two letters at least: C:// is a drive
+_VERSION_FACTS = frozenset(
+    {"etag", "md5hash", "content_md5", "lastmodified", "last_modified", "updated", "mtime", "created", "size"}
+)
+"""Keys of `info` in s3fs, gcsfs, adlfs and fsspec's own file systems, in lower case."""
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 """Characters that a file name cannot have on one of the systems."""
 
@@ -37,6 +45,8 @@ class RemotePhoto:
 
     address: str
     """The URL, or "-"."""
+    content: bytes | ImageError | None = field(default=None, repr=False)
+    """The file or the error of an attempt to read it, see `read_here`."""
 
     def __str__(self) -> str:
         """The address for messages and tables, without user name and password."""
@@ -64,16 +74,52 @@ class RemotePhoto:
         """The file name without its ending."""
         return self.path.stem
 
+    def read_here(self) -> RemotePhoto:
+        """Read standard input now, because another process has another one; photos at URLs stay as they are."""
+        if self.address != STDIN:
+            return self
+        try:
+            return replace(self, content=self.fetch())
+        except ImageError as error:
+            return replace(self, content=error)
+
+    def version(self) -> str:
+        """A hash of what an object store says about the photo's content: its ETag, time and size.
+
+        Returns:
+            64 hexadecimal digits; empty for HTTP and standard input, where it is not reliable, and if the photo cannot
+            be found.
+        """
+        if self.address == STDIN or _is_http(self.address):
+            return ""
+        import fsspec  # noqa: PLC0415 (only URLs need it)
+
+        try:
+            files, path = fsspec.url_to_fs(self.address)
+            facts = {name: str(value) for name, value in files.info(path).items() if name.lower() in _VERSION_FACTS}
+        except Exception:  # each protocol has errors of its own; reading the photo reports them
+            return ""
+        return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest() if facts.keys() - {"size"} else ""
+
     def fetch(self) -> bytes:
         """Read the photo.
 
         Raises:
             ImageError: It cannot be read, or is larger than `MAX_BYTES`.
         """
+        if isinstance(self.content, ImageError):
+            raise self.content
+        if self.content is not None:
+            return self.content
         content = _read_stdin() if self.address == STDIN else _download(self.address, str(self))
         if len(content) > MAX_BYTES:
             raise ImageError(f"{self}: more than the limit of {MAX_BYTES >> 20} MiB; save it as a file and resize it")
         return content
+
+
+def photo_at(address: str) -> Path | RemotePhoto:
+    """The photo of a path or an address."""
+    return RemotePhoto(address) if URL.match(address) else Path(address)
 
 
 def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> list[Path | RemotePhoto]:
@@ -93,8 +139,9 @@ def find_arguments(arguments: Iterable[str], *, skip: Path | None = None) -> lis
     """
     found: dict[str, Path | RemotePhoto] = {}
     for argument in arguments:
-        if argument == STDIN or _URL.match(argument):
-            _check_protocol(argument)
+        if argument == STDIN or URL.match(argument):
+            if argument != STDIN:
+                check_protocol(argument)
             found.setdefault(argument, RemotePhoto(argument))
         else:
             for path in find_photos(_matches(argument, skip), skip=skip):
@@ -108,6 +155,8 @@ def read_argument(photo: Path | RemotePhoto, *, max_pixels: int = MAX_PIXELS) ->
     Raises:
         ImageError: As `read_photo` and `RemotePhoto.fetch`; the message begins with the path or address.
     """
+    from mien.io.photo import read_photo  # noqa: PLC0415 (needs torch, which the lists of photos do not)
+
     if isinstance(photo, Path):
         return read_photo(photo, max_pixels=max_pixels)
     content = photo.fetch()
@@ -138,23 +187,6 @@ def _expanded(pattern: str) -> list[Path]:
     below = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts if part != anchor]
     found = Path(anchor).glob(str(Path(*below)))
     return [path for path in found if not any(part.startswith(".") and part not in parts for part in path.parts)]
-
-
-def _check_protocol(address: str) -> None:
-    if address == STDIN:
-        return
-    import fsspec  # noqa: PLC0415 (only URLs need it)
-
-    protocol = address.partition("://")[0].lower()
-    if "::" in address or protocol not in fsspec.available_protocols():
-        raise ConfigError(f"{address}: cannot be read; use https://, http:// or another protocol that fsspec has")
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        advice = "run pip install 'mien[url]'" if protocol in {"http", "https"} else str(error)
-        raise BackendUnavailable(
-            f"{address}: reading {protocol}:// needs a package that is missing; {advice}"
-        ) from None
 
 
 def _read_stdin() -> bytes:

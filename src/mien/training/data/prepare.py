@@ -11,22 +11,20 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from mien.errors import ConfigError, FormatError, ImageError, MienError
-from mien.export.contact_sheet import SheetLayout, in_rows
-from mien.export.contact_sheet import contact_sheet as grid
 from mien.io.files import write_text, write_whole, writing
 from mien.io.folder_lock import locked_folder
-from mien.io.photo import Photo, exposure_of, find_photos, read_photo
-from mien.io.pixels import to_uint8
+from mien.io.photo import Photo, exposure_of
+from mien.io.photo_arguments import photo_at, read_argument
+from mien.io.photo_files import find_photos
 from mien.io.reading import read_csv, read_json, read_text
 from mien.io.tables import write_table
 from mien.memory import typed_out_of_memory
@@ -44,8 +42,8 @@ from mien.training.data.store import (
     encode_record,
     write_index,
 )
+from mien.training.data.store_sheet import store_sheet
 from mien.training.data.workers import run_calls
-from mien.typing import UInt8
 
 LARGEST_SHARD, SMALLEST_SHARD, SHARDS = 256, 16, 64
 """Photos per shard: the work that a process loses when it is killed, at most about 6 MB. A store of up to 16,384 photos
@@ -65,7 +63,6 @@ COVERED_BELOW = 0.45
 DARK_BELOW = 0.12
 """Mean of R, G and B inside the oval below which a face is flagged as dark."""
 LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
-CONTACT_FACES, CONTACT_SIDE, CONTACT_COLUMNS = 48, 112, 8
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,9 @@ class PhotoEntry:
     """What is known about a photo before it is opened."""
 
     path: str
-    """Path of the file."""
+    """Path or address of the file."""
     name: str
-    """Path below the prepared folder."""
+    """Path below the prepared folder, or the entry of the manifest."""
     identity: str
     """Name or code of the person."""
     age: int | None
@@ -175,19 +172,33 @@ def list_photos(root: Path, *, table: Path | None = None, skip: Path | None = No
     """
     if not root.is_dir():
         raise ImageError(f"{root} is not a folder; give the folder of the photos.")
+    named = [(str(path), path.relative_to(root).as_posix()) for path in find_photos([root], skip=skip)]
+    return photo_entries(named, table=table)
+
+
+def photo_entries(photos: Iterable[tuple[str, str]], *, table: Path | None = None) -> list[PhotoEntry]:
+    """Find the identities and ages of photos as `list_photos` does.
+
+    Args:
+        photos: Path or address of each photo, and its name in the table; folders in the name are people.
+        table: As in `list_photos`.
+
+    Raises:
+        FormatError: The table cannot be used.
+    """
     known = _read_table(table) if table is not None else {}
     entries = []
-    for path in find_photos([root], skip=skip):
-        name = path.relative_to(root).as_posix()
-        cacd = CACD_NAME.match(path.stem)
+    for path, name in photos:
+        inner = PurePosixPath(name)
+        cacd = CACD_NAME.match(inner.stem)
         if cacd is not None:
             identity, age = cacd["identity"], int(cacd["age"])
         else:
-            parent = Path(name).parent.as_posix()
-            identity, age = (parent if parent != "." else path.stem), None
+            parent = inner.parent.as_posix()
+            identity, age = (parent if parent != "." else inner.stem), None
         if name in known:
             identity, age = known[name].identity or identity, known[name].age
-        entries.append(PhotoEntry(str(path), name, identity, age))
+        entries.append(PhotoEntry(path, name, identity, age))
     return entries
 
 
@@ -232,6 +243,8 @@ def prepare(
     settings: PreparationSettings,
     processes: int,
     progress: Callable[[int, int], None] | None = None,
+    run: Callable[..., Iterator[int]] = run_calls,
+    shards_at: str | None = None,
 ) -> PreparationReport:
     """Fill a store with the faces of photos; finished shards of an earlier run are kept.
 
@@ -241,6 +254,8 @@ def prepare(
         settings: Must equal those of an earlier run.
         processes: Number of processes.
         progress: Called with the number of finished photos and the total number.
+        run: What makes the shards, with the arguments of `run_calls`; an entry of `calls` has those of `make_shard`.
+        shards_at: Address where `run` puts the tars; None for the store's folder, which always has the other files.
 
     Returns:
         Counts and speed; the same is written to report.md and dropped.csv.
@@ -265,13 +280,15 @@ def prepare(
         done = sum(len(shard) for k, shard in enumerate(shards) if k not in missing)
         at_start, start = done, time.perf_counter()
         processes = max(min(processes, len(missing)), 1)
-        calls = {k: (shards[k], store, k, settings) for k in missing}
-        for number in run_calls(_make_shard, calls, processes=processes):
+        calls = {k: (shards[k], store, k, settings, {}) for k in missing}
+        for number in run(make_shard, calls, processes=processes):
             done += len(shards[number])
             if progress is not None:
                 progress(done, len(photos))
         seconds = time.perf_counter() - start
-        return _write_summary(store, len(shards), settings, rate=(done - at_start) / seconds, processes=processes)
+        rate = (done - at_start) / seconds
+        shards_at = shards_at or str(store)
+        return _write_summary(store, len(shards), settings, rate=rate, processes=processes, shards_at=shards_at)
 
 
 def _open_store(store: Path, photos: Sequence[PhotoEntry], settings: PreparationSettings) -> None:
@@ -296,23 +313,30 @@ def _shard_path(store: Path, number: int, ending: str) -> Path:
 _detector: FaceDetector | None = None
 
 
-def _make_shard(photos: Sequence[PhotoEntry], store: Path, number: int, settings: PreparationSettings) -> None:
-    """Write the tar and the rows of one shard; runs in a worker process."""
-    rows = write_whole(
-        _shard_path(store, number, "tar"), lambda partial: _write_shard(photos, partial, number, settings)
-    )
+def make_shard(
+    photos: Sequence[PhotoEntry],
+    store: Path,
+    number: int,
+    settings: PreparationSettings,
+    refused: Mapping[str, str],
+) -> None:
+    """Write the tar and the rows of one shard; runs in a worker process. Refused photos have names and reasons."""
+    tar = _shard_path(store, number, "tar")
+    rows = write_whole(tar, lambda partial: _write_shard(photos, partial, number, settings, refused))
     # The rows come last: a shard with rows is complete.
     write_text(_shard_path(store, number, "json"), rows)
 
 
-def _write_shard(photos: Sequence[PhotoEntry], path: Path, number: int, settings: PreparationSettings) -> str:
+def _write_shard(
+    photos: Sequence[PhotoEntry], path: Path, number: int, settings: PreparationSettings, refused: Mapping[str, str]
+) -> str:
     """Write the tar of a shard, and return its rows as JSON."""
     shard = _shard_path(path.parent, number, "tar").name
     kept: list[StoredFace] = []
     dropped: list[DroppedPhoto] = []
     with path.open("wb") as file:
         for k, photo in enumerate(photos):
-            record, flags = _read_face(photo)
+            record, flags = (refused[photo.name], ()) if photo.name in refused else read_face(photo)
             if isinstance(record, str) or (flags and settings.drop_flagged):
                 dropped.append(DroppedPhoto(photo.name, record if isinstance(record, str) else ", ".join(flags)))
                 continue
@@ -327,12 +351,12 @@ def _write_shard(photos: Sequence[PhotoEntry], path: Path, number: int, settings
     return json.dumps({"faces": [asdict(row) for row in kept], "dropped": [asdict(row) for row in dropped]})
 
 
-def _read_face(photo: PhotoEntry) -> tuple[FaceRecord | str, tuple[str, ...]]:
+def read_face(photo: PhotoEntry) -> tuple[FaceRecord | str, tuple[str, ...]]:
     """The face of a photo and its flags, or the reason why there is none."""
     global _detector  # noqa: PLW0603  (three networks, loaded once per process)
     _detector = _detector or FaceDetector()
     try:
-        return _detect_face(_detector, read_photo(photo.path))
+        return _detect_face(_detector, read_argument(photo_at(photo.path)))
     except MienError as error:
         return f"{type(error).__name__}: {error}", ()
 
@@ -384,7 +408,7 @@ def _flags(face: FaceDetection, record: FaceRecord, parts: FaceParts) -> tuple[s
 
 
 def _write_summary(
-    store: Path, shards: int, settings: PreparationSettings, *, rate: float, processes: int
+    store: Path, shards: int, settings: PreparationSettings, *, rate: float, processes: int, shards_at: str
 ) -> PreparationReport:
     """Write the index, report.md, dropped.csv and the contact sheet of a store whose shards are complete."""
     kept, dropped = _read_rows(store, shards)
@@ -402,8 +426,9 @@ def _write_summary(
     rows = [("photo", "reason"), *((row.photo, row.reason) for row in dropped)]
     write_whole(store / "dropped.csv", lambda partial: write_table(partial, rows))
     if kept:
-        sheet = Image.fromarray(contact_sheet(FaceStore(str(store))))
-        write_whole(store / "contact_sheet.png", sheet.save)
+        faces = FaceStore(str(store))
+        faces.address = shards_at
+        write_whole(store / "contact_sheet.png", Image.fromarray(store_sheet(faces)).save)
     return report
 
 
@@ -423,18 +448,3 @@ def _read_rows(store: Path, shards: int) -> tuple[list[StoredFace], list[Dropped
         kept += rows.faces
         dropped += rows.dropped
     return kept, dropped
-
-
-def contact_sheet(store: FaceStore) -> UInt8[np.ndarray, "H W 3"]:
-    """Up to 48 faces, evenly spread over a store, with their 68 landmarks; pixels that are not skin are dimmed."""
-    chosen = np.unique(np.linspace(0, len(store) - 1, min(CONTACT_FACES, len(store))).round().astype(int))
-    images = []
-    for number in chosen:
-        record = store[int(number)]
-        shown = record.crop * (0.45 + 0.55 * record.mask)
-        image = Image.fromarray(to_uint8(shown.permute(1, 2, 0)))
-        draw = ImageDraw.Draw(image)
-        for x, y in record.landmarks68_px.tolist():
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(80, 255, 120))
-        images.append(np.asarray(image.resize((CONTACT_SIDE, CONTACT_SIDE), Image.Resampling.LANCZOS)))
-    return grid(in_rows(images, CONTACT_COLUMNS), SheetLayout(), columns=CONTACT_COLUMNS)

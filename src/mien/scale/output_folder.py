@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.cli.run_record import Options, RunRecord, changed_options, file_sha256, read_record
-from mien.cli.summary import SUMMARY_FILE, PhotoRow, SummaryTable, absolute_path, photo_key
 from mien.io.folder_lock import HOLDER_FILE, LOCK_FILE, locked_folder
+from mien.scale.run_record import Options, RunRecord, changed_options, file_sha256, read_record
+from mien.scale.summary import SUMMARY_FILE, PhotoRow, SummaryTable, absolute_path, photo_key
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
@@ -141,6 +141,7 @@ class OutputFolder:
 
     def _take(self, photo: Path | RemotePhoto, name: str) -> PhotoFolder:
         self._taken.add(name.casefold())
+        self.table.reserve(str(photo))
         return PhotoFolder(self.path / name, photo)
 
     def _owner(self, folder: Path) -> str | None:

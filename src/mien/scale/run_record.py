@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien import __version__
-from mien.cli.summary import PhotoRow
 from mien.errors import FormatError
 from mien.io.files import write_text, writing
 from mien.io.reading import read_json
+from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 _FORMAT = "mien-run-1"
 _ADVICE = "delete it, and the photo is redone"
-_NOT_OF_THE_RESULT = frozenset({"photos", "out", "resume", "quiet", "json_lines"})
-"""Parameters of the command that do not change the files of a photo."""
 
 Options = Mapping[str, str | int | float | bool | None]
 
@@ -35,7 +33,7 @@ class RunRecord:
     photo: str
     """Absolute path of the photo; the folder belongs to it."""
     photo_sha256: str
-    """SHA-256 of its file."""
+    """What `file_sha256` returns for it."""
     options: Options
     """What `result_options` returns."""
     row: PhotoRow | None
@@ -94,17 +92,16 @@ def read_record(folder: Path) -> RunRecord | None:
     return RunRecord(stored.photo, stored.photo_sha256, stored.options, stored.summary)
 
 
-def result_options(parameters: Mapping[str, object]) -> Options:
+def result_options(settings: Mapping[str, object]) -> Options:
     """The options that the files of a photo depend on, with the version of mien.
 
     Args:
-        parameters: All parameters of the command. New ones count too, unless this module lists them as exceptions.
+        settings: All settings that the files depend on.
 
     Returns:
         Name and value of each option; a model or network file is represented by its SHA-256.
     """
-    used = {name: _value(value) for name, value in sorted(parameters.items()) if name not in _NOT_OF_THE_RESULT}
-    return {"mien": __version__, **used}
+    return {"mien": __version__, **{name: _value(value) for name, value in sorted(settings.items())}}
 
 
 def changed_options(before: Options, now: Options) -> str:
@@ -116,10 +113,12 @@ def changed_options(before: Options, now: Options) -> str:
 
 
 def file_sha256(path: Path | RemotePhoto) -> str:
-    """SHA-256 of a file; empty if it is not a readable file, which `read_photo` reports, or not a file of this machine,
-    which may change at any time."""
+    """SHA-256 of a file; empty if it is not a readable file, which `read_photo` reports. For a file that is not of this
+    machine, `RemotePhoto.version`."""
+    if not isinstance(path, Path):
+        return path.version()
     digest = hashlib.sha256()
-    if not isinstance(path, Path) or not path.is_file():
+    if not path.is_file():
         return ""
     try:
         with path.open("rb") as stream:
@@ -135,4 +134,6 @@ def _value(value: object) -> str | int | float | bool | None:
         return value.value
     if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file():
         return f"sha256:{file_sha256(Path(value))}"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -1,0 +1,221 @@
+"""The work on one photo: read it, reconstruct its faces, write their files, and make its row of the table.
+
+`PhotoSettings` and `PhotoFolder` go to another process, and a `PhotoOutcome` comes back; all three can be pickled. A
+`PhotoWorker` stays in its process, since it holds the face model and the networks.
+"""
+# ruff: noqa: PLC0415 (torch is imported where the work is done, not where it is handed out)
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mien.errors import FaceLeftOut, MienError
+from mien.io.result_files import DEFAULT_FORMATS, is_result
+from mien.memory import typed_out_of_memory
+from mien.scale.output_folder import PhotoFolder
+from mien.scale.run_record import Options, file_sha256, result_options
+from mien.scale.summary import PhotoRow
+
+if TYPE_CHECKING:
+    from mien.fitting import Progress
+    from mien.pipeline import Reconstructor
+    from mien.result import Reconstruction
+    from mien.scale.addresses import AddressFolder
+
+
+@dataclass(frozen=True)
+class PhotoSettings:
+    """How photos are reconstructed and written."""
+
+    model: str = "mien-face"
+    """As in `Reconstructor`, like the nine fields below."""
+    device: str = "cpu"
+    """As in `Reconstructor`."""
+    detail: bool = True
+    """As in `Reconstructor`."""
+    resolution: int = 224
+    """As in `Reconstructor`."""
+    seed: int = 0
+    """As in `Reconstructor`."""
+    max_faces: int | None = None
+    """As in `Reconstructor`."""
+    refine_focal: bool = False
+    """As in `Reconstructor`."""
+    mode: str | None = None
+    """As in `Reconstructor`."""
+    encoder: str | None = None
+    """File of the encoder; None for the packaged one."""
+    detail_mode: str | None = None
+    """As in `Reconstructor`."""
+    detail_network: str | None = None
+    """File of the detail network; None for the packaged one."""
+    focal_px: float | None = None
+    """Focal length of all photos in pixels; None for that of EXIF."""
+    principal_point_px: tuple[float, float] | None = None
+    """Position (x, y) of the optical axis in pixels; None for the middle of each photo."""
+    max_pixels: int = 64_000_000
+    """Larger JPEGs are reduced."""
+    formats: str | tuple[str, ...] = DEFAULT_FORMATS
+    """Files per face, as in `write_reconstruction`."""
+    glb: str = "sparse"
+    """How a GLB stores its morph targets."""
+
+    @functools.cached_property
+    def options(self) -> Options:
+        """The settings for run.json; a file is represented by its SHA-256."""
+        return result_options(vars(self))
+
+    def reconstructor(self) -> Reconstructor:
+        """Load the model and the networks.
+
+        Raises:
+            MienError: As `Reconstructor`.
+        """
+        from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
+        from mien.pipeline import Reconstructor
+
+        return Reconstructor(
+            model=self.model,
+            device=self.device,
+            detail=self.detail,
+            resolution=self.resolution,
+            seed=self.seed,
+            max_faces=self.max_faces,
+            refine_focal=self.refine_focal,
+            mode=self.mode,
+            encoder=self.encoder or DEFAULT_ENCODER,
+            detail_mode=self.detail_mode,
+            detail_network=self.detail_network or DEFAULT_DETAIL,
+        )
+
+
+@dataclass(frozen=True)
+class PhotoOutcome:
+    """What became of a photo."""
+
+    row: PhotoRow
+    """Its row of the table; the reason says what failed."""
+    warnings: tuple[tuple[Warning, str, int], ...] = ()
+    """Warnings for the user: the warning, the file and the line that gave it."""
+    earlier: bool = False
+    """Whether an earlier run made the results, and this one skipped the photo."""
+    changed: str = ""
+    """The options with which an earlier run made results that were replaced, see `changed_options`."""
+
+    def show_warnings(self) -> None:
+        """Give the warnings again in this process, whose filters decide."""
+        for message, filename, line in self.warnings:
+            warnings.warn_explicit(message, type(message), filename, line)
+
+
+class PhotoWorker:
+    """Reconstructs photos one by one.
+
+    Args:
+        settings: How.
+        progress: Is called with the stages of each photo, see `mien.fitting.Progress`.
+
+    Raises:
+        MienError: As `PhotoSettings.reconstructor`.
+    """
+
+    def __init__(self, settings: PhotoSettings, *, progress: Progress | None = None) -> None:
+        self.settings, self._progress = settings, progress
+        self._reconstructor = settings.reconstructor()
+
+    def __call__(self, folder: PhotoFolder) -> PhotoOutcome:
+        """Reconstruct a photo into its folder; if it fails, the row says why.
+
+        Args:
+            folder: The photo and where its files go.
+        """
+        start = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FaceLeftOut)
+            row = self._row(folder, start, caught)
+        others = [warning for warning in caught if not issubclass(warning.category, FaceLeftOut)]
+        return PhotoOutcome(row, tuple((_warning(found), found.filename, found.lineno) for found in others))
+
+    def _row(self, folder: PhotoFolder, start: float, caught: list[warnings.WarningMessage]) -> PhotoRow:
+        try:
+            content = file_sha256(folder.photo)
+            faces = self._write_faces(folder, content)
+            left_out = [str(found.message) for found in caught if issubclass(found.category, FaceLeftOut)]
+            row = PhotoRow(
+                photo=str(folder.photo),
+                faces=len(faces),
+                seconds=time.perf_counter() - start,
+                landmark_error=sum(face.landmark_error for face in faces) / len(faces),
+                photometric_error=sum(face.photometric_error for face in faces) / len(faces),
+                results=str(folder.path),
+                reason="; ".join(f"{FaceLeftOut.__name__}: {message}" for message in left_out),
+            )
+            if not row.reason:
+                folder.finish(row, content, self.settings.options)
+        except MienError as error:
+            folder.forget()
+            return failed_row(folder, error, seconds=time.perf_counter() - start)
+        return row
+
+    @typed_out_of_memory
+    def _write_faces(self, folder: PhotoFolder, content: str) -> list[Reconstruction]:
+        from mien.export import write_reconstruction
+        from mien.io.photo_arguments import read_argument
+
+        settings = self.settings
+        self._stage("reading", 0.0)
+        photo = read_argument(folder.photo, max_pixels=settings.max_pixels)
+        faces = self._reconstructor(
+            photo,
+            focal_px=settings.focal_px,
+            principal_point_px=settings.principal_point_px,
+            progress=self._progress,
+        )
+        folder.begin(content, settings.options)
+        for index, face in enumerate(faces):
+            self._stage("writing", index / len(faces))
+            write_reconstruction(
+                face,
+                photo=photo,
+                folder=folder.path / f"face{index}",
+                model=self._reconstructor.model,
+                formats=settings.formats,
+                morphs=settings.glb,
+            )
+        _remove_stale_faces(folder.path, len(faces))
+        return faces
+
+    def _stage(self, name: str, share: float) -> None:
+        if self._progress is not None:
+            self._progress(name, share)
+
+
+def failed_row(folder: PhotoFolder | AddressFolder, error: MienError, *, seconds: float) -> PhotoRow:
+    """The row of a photo that failed.
+
+    Args:
+        folder: The photo.
+        error: Why.
+        seconds: The time it took.
+    """
+    reason = str(error).removeprefix(f"{folder.photo}: ")  # the row already names the photo
+    return PhotoRow(str(folder.photo), 0, seconds, None, None, "", f"{type(error).__name__}: {reason}")
+
+
+def _warning(found: warnings.WarningMessage) -> Warning:
+    return found.message if isinstance(found.message, Warning) else found.category(found.message)
+
+
+def _remove_stale_faces(folder: Path, count: int) -> None:
+    """Remove the faces of an earlier run that found more; only folders that hold a reconstruction are removed."""
+    for old in folder.glob("face*"):
+        numbered = re.fullmatch(r"face(\d+)", old.name)
+        if numbered and int(numbered[1]) >= count and is_result(old):
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,244 @@
+"""Reconstructs photos in several processes.
+
+Each process has one thread of torch and its own connection to this process, so nothing is shared that a killed process
+could leave locked. A process that dies costs the photo that it worked on, and another one takes its place.
+"""
+# ruff: noqa: PLC0415 (this process hands out the work and needs no torch)
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from mien.errors import WorkerDied
+from mien.scale.output_folder import PhotoFolder
+from mien.scale.photo_work import PhotoOutcome, PhotoSettings, PhotoWorker, failed_row
+
+if TYPE_CHECKING:
+    from mien.fitting import Progress
+
+_PATIENCE_S = 5.0
+"""Time in which a process removes its unfinished files before it is killed; one operation of torch takes less."""
+
+
+def core_count() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reconstruct_here(
+    folders: Iterable[PhotoFolder], settings: PhotoSettings, *, threads: int | None, progress: Progress | None = None
+) -> Generator[PhotoOutcome, None, None]:
+    """Reconstruct photos one by one in this process.
+
+    Args:
+        folders: The photos and where their files go.
+        settings: How.
+        threads: Number of threads of torch; None leaves it to torch. The last bits of the results depend on it.
+        progress: Is called with the stages of each photo.
+
+    Yields:
+        The outcome of each photo.
+
+    Raises:
+        MienError: The settings are wrong, or the output cannot be written.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        work = PhotoWorker(settings, progress=progress)
+        for folder in folders:
+            yield work(folder)
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
+
+
+def reconstruct_in_processes(
+    folders: Iterable[PhotoFolder], settings: PhotoSettings, *, jobs: int
+) -> Generator[PhotoOutcome, None, None]:
+    """Reconstruct photos in several processes with one thread each.
+
+    The files are those of `reconstruct_here` with one thread, to the last bit. Close the iterator to stop early: the
+    processes then end without unfinished files.
+
+    Args:
+        folders: The photos and where their files go; the next one is taken when a process is free.
+        settings: How.
+        jobs: Number of processes. Each loads its own torch and models.
+
+    Yields:
+        The outcome of each photo, in the order in which they finish. If a process dies, the reason in the row of its
+        photo begins with WorkerDied.
+
+    Raises:
+        MienError: The settings are wrong, or the output cannot be written.
+    """
+    waiting, running, ended = iter(folders), list[_Worker](), list[_Worker]()
+    try:
+        for folder in islice(waiting, jobs):
+            running.append(_Worker.started(settings, folder))
+        while running:
+            ready = wait([worker.connection for worker in running])
+            for worker in [worker for worker in running if worker.connection in ready]:
+                yield worker.outcome()
+                folder = next(waiting, None)
+                running.remove(worker)
+                if folder is not None and worker.give(folder):
+                    running.append(worker)
+                    continue
+                worker.connection.close()
+                ended.append(worker)
+                if folder is not None:
+                    running.append(_Worker.started(settings, folder))
+    finally:
+        for worker in running:
+            worker.process.terminate()
+        for worker in [*running, *ended]:
+            worker.end()
+
+
+class _RemoteTraceback(Exception):
+    """The traceback of another process, as text."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An exception that ended a process."""
+
+    error: Exception
+    traceback: str
+
+
+@dataclass
+class _Worker:
+    """A process, and the photo that it works on."""
+
+    process: BaseProcess
+    connection: Connection
+    folder: PhotoFolder
+    since: float
+
+    @classmethod
+    def started(cls, settings: PhotoSettings, folder: PhotoFolder) -> _Worker:
+        """Start a process, and give it its first photo."""
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(settings, theirs), daemon=True)
+        with _interrupt_delayed():
+            process.start()
+        theirs.close()  # so that the end of the process is the end of the connection
+        worker = cls(process, ours, folder, time.perf_counter())
+        worker.give(folder)
+        return worker
+
+    def give(self, folder: PhotoFolder) -> bool:
+        """Give the process a photo; False if it has died."""
+        self.folder, self.since = folder, time.perf_counter()
+        if not isinstance(folder.photo, Path):
+            folder = replace(folder, photo=folder.photo.read_here())
+        with suppress(OSError):
+            self.connection.send(folder)
+            return True
+        return False
+
+    def outcome(self) -> PhotoOutcome:
+        """What became of the photo.
+
+        Raises:
+            Exception: What the process raised.
+        """
+        try:
+            reply: PhotoOutcome | _Failure = self.connection.recv()
+        except (EOFError, OSError):
+            self.folder.forget()
+            self.process.join(_PATIENCE_S)
+            error = WorkerDied(_reason(self.process.exitcode))
+            return PhotoOutcome(failed_row(self.folder, error, seconds=time.perf_counter() - self.since))
+        if isinstance(reply, _Failure):
+            raise reply.error from _RemoteTraceback(reply.traceback)
+        return reply
+
+    def end(self) -> None:
+        """Wait until the process has ended; kill it if it takes too long."""
+        self.process.join(_PATIENCE_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _reason(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        cause = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        ended = f"was ended by {name}{cause}"
+    else:
+        ended = f"ended with exit code {code}"
+    return f"the process that reconstructed it {ended}; try it again with --resume, and with fewer --jobs"
+
+
+def _work(settings: PhotoSettings, connection: Connection) -> None:
+    """The main function of a process: reconstruct photos until there is no other."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    signal.signal(signal.SIGTERM, _exit)
+    threading.Thread(target=_end_with_first_process, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = "1"  # for NumPy, which starts its threads when it is imported
+    with suppress(ConnectionError):  # the first process has died
+        try:
+            for outcome in reconstruct_here(_given(connection), settings, threads=1):
+                connection.send(outcome)
+        except Exception as error:
+            connection.send(_Failure(error, traceback.format_exc()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process ends anyway
+
+
+def _given(connection: Connection) -> Iterator[PhotoFolder]:
+    """The photos that come through the connection, until its other side closes it."""
+    with suppress(EOFError, ConnectionError):
+        while True:
+            yield connection.recv()
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: a second one would interrupt the first one's work
+    raise SystemExit(128 + number)  # unfinished files are removed on the way
+
+
+def _end_with_first_process() -> None:
+    """End this process, as SIGTERM does, when the first one has been killed."""
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _interrupt_delayed() -> Iterator[None]:
+    """Delay Ctrl-C while a process starts. It reaches that too, which would print a traceback while it imports.
+
+    It inherits the mask. Windows has none; there only the time before `_work` is not covered.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
