@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mien.assets import load_weights
-from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
+from mien.perception.fused import Chain, as_inference
+from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d
 from mien.typing import Float, Tensor
 
 
@@ -96,12 +97,12 @@ class ShortRangeBlazeFace(BlazeFace):
         self.coarse_regressions = PointwiseConv2d(coarse_channels, 6 * 16)
 
     @staticmethod
-    def _blocks(inputs: int, table: tuple[tuple[int, int], ...]) -> tuple[nn.Sequential, int]:
+    def _blocks(inputs: int, table: tuple[tuple[int, int], ...]) -> tuple[Chain, int]:
         blocks = []
         for outputs, stride in table:
             blocks.append(BlazeBlock(inputs, outputs, stride=stride))
             inputs = outputs
-        return nn.Sequential(*blocks), inputs
+        return Chain(*blocks), inputs
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
         """Return regressions and logits of every anchor, as the base class defines them."""
@@ -119,7 +120,7 @@ class _UpLevel(nn.Module):
         super().__init__()
         self.from_coarse = PointwiseConv2d(coarse, width)
         self.from_fine = PointwiseConv2d(fine, width)
-        self.refine = nn.Sequential(*[BlazeBlock(width, width, bottleneck=width // 2) for _ in range(blocks)])
+        self.refine = Chain(*[BlazeBlock(width, width, bottleneck=width // 2) for _ in range(blocks)])
 
     def forward(self, coarse: Float[Tensor, "B C H W"], fine: Float[Tensor, "B c h w"]) -> Float[Tensor, "B o h w"]:
         up = F.interpolate(F.relu(self.from_coarse(coarse)), scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -152,7 +153,7 @@ class FullRangeBlazeFace(BlazeFace):
             for outputs, stride, bottleneck in table:
                 blocks.append(BlazeBlock(inputs, outputs, stride=stride, bottleneck=bottleneck))
                 inputs = outputs
-            levels.append(nn.Sequential(*blocks))
+            levels.append(Chain(*blocks))
             widths.append(inputs)
         self.down = nn.ModuleList(levels)
         ups = []

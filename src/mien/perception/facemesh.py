@@ -15,7 +15,8 @@ from torch import nn
 
 from mien.assets import load_weights
 from mien.morphable.landmark_tables import MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_MOUTH_CORNERS
-from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
+from mien.perception.fused import Chain, as_inference
+from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d
 from mien.typing import Float, Tensor
 
 MESH_SIZE = 192
@@ -60,9 +61,9 @@ def _blocks(widths: tuple[tuple[int, int], ...], inputs: int, *, groups: int = 1
     return blocks
 
 
-def tail_layers(groups: int) -> nn.Sequential:
+def tail_layers(groups: int) -> Chain:
     """Blocks at the last resolution, a projection to 32 channels and one more block; `groups` tails in parallel."""
-    return nn.Sequential(
+    return Chain(
         *_blocks(TAIL_WIDTHS, 128, groups=groups),
         PointwiseConv2d(groups * 128, groups * 32, groups=groups),
         nn.PReLU(groups * 32),
@@ -86,7 +87,7 @@ class RegionHeads(nn.Module):
         most = max(region.points for region in REGIONS)
         self.register_buffer("indices", torch.zeros(len(REGIONS), most, dtype=torch.int64))
         self.register_buffer("ends", torch.tensor([region.ends for region in REGIONS]), persistent=False)
-        self.bodies = nn.Sequential(*_blocks(BODY_WIDTHS, 32, groups=len(REGIONS)))
+        self.bodies = Chain(*_blocks(BODY_WIDTHS, 32, groups=len(REGIONS)))
         self.tails = tail_layers(len(TAILS))
         self.coordinates = nn.ModuleList(nn.Conv2d(32, 2 * points, 2) for points in TAIL_POINTS)
 
@@ -155,9 +156,9 @@ class FaceMesh(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(SameConv2d(3, 16, 3, stride=2), nn.PReLU(16))
-        self.fine = nn.Sequential(*_blocks(((16, 1), (16, 1), (32, 2)), 16))
-        self.coarse = nn.Sequential(
+        self.stem = Chain(SameConv2d(3, 16, 3, stride=2), nn.PReLU(16))
+        self.fine = Chain(*_blocks(((16, 1), (16, 1), (32, 2)), 16))
+        self.coarse = Chain(
             *_blocks(
                 (
                     (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1),
@@ -166,7 +167,7 @@ class FaceMesh(nn.Module):
                 32,
             )
         )  # fmt: skip
-        self.narrow = nn.Sequential(nn.Conv2d(128, 32, 1), nn.PReLU(32), BlazeBlock(32, 32, activation="prelu"))
+        self.narrow = Chain(nn.Conv2d(128, 32, 1), nn.PReLU(32), BlazeBlock(32, 32, activation="prelu"))
         self.points = nn.Conv2d(32, 3 * 468, 3)
         self.presence = nn.Conv2d(32, 1, 3)
         self.heads = RegionHeads()

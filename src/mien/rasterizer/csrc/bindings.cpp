@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "layers.hpp"
 #include "parallel.hpp"
 #include "soft_raster.hpp"
 
@@ -86,6 +87,18 @@ int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, P
     return mien::count_pairs(meshes, settings);
 }
 
+void run_layers(Array<const int64_t, 2> program, Array<const float, 1> weights, Array<const float, 4> input,
+                Array<float, 4> output) {
+    if (program.shape(1) != mien::kLayerNumbers) throw nb::value_error("a layer of the program has another number of columns");
+    const auto images = [](const auto& array) {
+        return mien::Images{int64_t(array.shape(0)), int64_t(array.shape(1)), int64_t(array.shape(2)), int64_t(array.shape(3))};
+    };
+    const auto* layers = reinterpret_cast<const mien::Layer*>(program.data());
+    const nb::gil_scoped_release unlocked;
+    mien::run_layers(layers, static_cast<int>(program.shape(0)), weights.data(), images(input), input.data(), images(output),
+                     output.data());
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -98,6 +111,7 @@ NB_MODULE(_native, module) {
     module.def("soft_backward", &soft_backward);
     module.def("hard_forward", &hard_forward);
     module.def("count_pairs", &count_pairs);
+    module.def("run_layers", &run_layers);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");

@@ -1,0 +1,96 @@
+// The driver of layers.hpp: memory of the maps, and the copy of the kernels for this machine.
+#include "layers.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "soft_raster.hpp"
+
+namespace mien {
+
+#if defined(__x86_64__) || defined(__i386__)
+RunLayer run_layer_sse2();
+RunLayer run_layer_avx2();
+RunLayer run_layer_avx512();
+#else
+RunLayer run_layer_baseline();
+#endif
+
+namespace {
+
+RunLayer kernel() {
+#if defined(__x86_64__) || defined(__i386__)
+    const char* isa = current_isa();
+    if (!std::strcmp(isa, "avx512")) return run_layer_avx512();
+    return std::strcmp(isa, "avx2") ? run_layer_sse2() : run_layer_avx2();
+#else
+    return run_layer_baseline();
+#endif
+}
+
+// Kept from call to call: fresh memory costs more than the layers that use it. The networks of this package need 6 MB.
+struct Memory {
+    std::vector<float> maps[kBuffers], tile;
+};
+thread_local Memory kept_memory;
+
+float* at_least(std::vector<float>& memory, int64_t numbers) {
+    if (memory.size() < static_cast<size_t>(numbers)) memory.resize(static_cast<size_t>(numbers));
+    return memory.data();
+}
+
+// Zeros around the map, which earlier maps in the same memory have overwritten.
+void clear_frame(const Map& map) {
+    const int64_t row = (map.width + 2) * map.pitch;
+    std::fill_n(map.numbers, row, 0.0f);
+    std::fill_n(map.numbers + (map.height + 1) * row, row, 0.0f);
+    for (int64_t y = 0; y < map.height; ++y) {
+        std::fill_n(map.pixel(y, -1), map.pitch, 0.0f);
+        std::fill_n(map.pixel(y, map.width), map.pitch, 0.0f);
+    }
+}
+
+void read_image(const float* input, int64_t channels, const Map& map) {
+    for (int64_t y = 0; y < map.height; ++y) {
+        for (int64_t x = 0; x < map.width; ++x, input += channels) {
+            std::copy_n(input, channels, map.pixel(y, x));
+            std::fill_n(map.pixel(y, x) + channels, map.pitch - channels, 0.0f);
+        }
+    }
+}
+
+void write_image(const Map& map, int64_t channels, float* output) {
+    for (int64_t y = 0; y < map.height; ++y)
+        for (int64_t x = 0; x < map.width; ++x, output += channels) std::copy_n(map.pixel(y, x), channels, output);
+}
+
+}  // namespace
+
+void run_layers(const Layer* layers, int count, const float* weights, const Images& in, const float* input,
+                const Images& out, float* output) {
+    const RunLayer run = kernel();
+    Memory& memory = kept_memory;
+    const int64_t pitch = layers[0].gather == Gather::dense ? in.channels : padded(in.channels);
+    for (int64_t image = 0; image < in.count; ++image) {
+        Map maps[kBuffers] = {};
+        const auto place = [&](int64_t buffer, Map map) {
+            map.numbers = at_least(memory.maps[buffer], map.size());
+            clear_frame(map);
+            maps[buffer] = map;
+        };
+        place(0, {nullptr, in.height, in.width, pitch});
+        read_image(input + image * in.height * in.width * in.channels, in.channels, maps[0]);
+        for (const Layer* layer = layers; layer < layers + count; ++layer) {
+            const Map& from = maps[layer->input];
+            place(layer->output, output_of(*layer, from));
+            const int64_t of_tile = tile_pitch(*layer, from);
+            float* tile = at_least(memory.tile, of_tile * tile_pixels(of_tile));
+            run(*layer, weights + layer->weights, from, layer->shortcut < 0 ? nullptr : &maps[layer->shortcut],
+                maps[layer->output], tile);
+        }
+        write_image(maps[layers[count - 1].output], out.channels, output + image * out.height * out.width * out.channels);
+    }
+}
+
+}  // namespace mien
