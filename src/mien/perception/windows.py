@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from mien.perception.crops import Padding, sample_affine
-from mien.typing import Float, Tensor
+from mien.rasterizer.cpu import native
+from mien.typing import Float, Tensor, UInt8
 
 # Exposure is changed only if a window is clearly dark, bright or low in contrast. Limits of the Rec. 709 luma of the
 # encoded values: the median, and the range from the 2nd to the 98th percentile.
@@ -86,16 +87,16 @@ class PhotoPyramid:
         corners = matrix @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
         low = np.clip(np.floor(corners.min(1)).astype(int) - 2, 0, None)
         high = np.ceil(corners.max(1)).astype(int) + 2
+        window, inside = torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
         part = pixels[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
         if not part.size:
-            return torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
-        # The fourth channel is the mask: white inside.
-        image = np.full((1, 4, *part.shape[:2]), 255, np.uint8)
-        image[0, :3] = part.transpose(2, 0, 1)
-        shifted = torch.from_numpy(matrix - np.array([[0, 0, low[0]], [0, 0, low[1]]])).to(self.device)
-        image = torch.from_numpy(image).to(self.device)
-        window = sample_affine(image[:, :3], shifted[None].float(), size=(size, size), padding=padding)[0] / 255
-        inside = sample_affine(image[:, 3:], shifted[None].float(), size=(size, size), padding="zeros")[0, 0] / 255
+            return window, inside
+        # Where a window has one pixel for many of the last level, boxes of pixels must be averaged first.
+        if self.device.type == "cpu" and shrink < 2 ** (number + 1) and padding != "reflection":
+            native().sample_window(pixels, matrix, padding == "border", window.numpy(), inside.numpy())
+        else:
+            shifted = torch.from_numpy(matrix - np.array([[0, 0, low[0]], [0, 0, low[1]]]))
+            window, inside = _sampled(part, shifted.to(self.device), size, padding=padding)
         return window, (inside > 0.5).float()
 
     def sample_many(
@@ -104,6 +105,18 @@ class PhotoPyramid:
         """Sample several windows of one size, see `sample`."""
         pairs = [self.sample(matrix, size, padding=padding) for matrix in matrices]
         return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+
+def _sampled(
+    pixels: UInt8[np.ndarray, "H W 3"], matrix: Float[Tensor, "2 3"], size: int, *, padding: Padding
+) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
+    """Colours of a window, and how much of each of its pixels the picture covers."""
+    # The fourth channel is the mask: white inside.
+    image = np.full((1, 4, *pixels.shape[:2]), 255, np.uint8)
+    image[0, :3] = pixels.transpose(2, 0, 1)
+    picture, matrices = torch.from_numpy(image).to(matrix.device), matrix[None].float()
+    window = sample_affine(picture[:, :3], matrices, size=(size, size), padding=padding)[0] / 255
+    return window, sample_affine(picture[:, 3:], matrices, size=(size, size), padding="zeros")[0, 0] / 255
 
 
 def window_matrix(centre: np.ndarray, side: float, size: int, *, angle: float = 0.0) -> np.ndarray:

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "layers.hpp"
 #include "parallel.hpp"
+#include "perception.hpp"
 #include "soft_raster.hpp"
 
 namespace nb = nanobind;
@@ -99,6 +99,15 @@ void run_layers(Array<const int64_t, 2> program, Array<const float, 1> weights, 
                      output.data());
 }
 
+void sample_window(Array<const uint8_t, 3> pixels, Array<const double, 2> photo_from_window, bool continued,
+                   Array<float, 3> colours, Array<float, 2> covered) {
+    const mien::Photo photo = {pixels.data(), int64_t(pixels.shape(0)), int64_t(pixels.shape(1))};
+    mien::Window window = {{}, int64_t(covered.shape(0)), continued};
+    std::memcpy(window.photo_from_window, photo_from_window.data(), sizeof window.photo_from_window);
+    const nb::gil_scoped_release unlocked;
+    mien::sample_window(photo, window, colours.data(), covered.data());
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -112,6 +121,7 @@ NB_MODULE(_native, module) {
     module.def("hard_forward", &hard_forward);
     module.def("count_pairs", &count_pairs);
     module.def("run_layers", &run_layers);
+    module.def("sample_window", &sample_window);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");

@@ -1,5 +1,5 @@
-// The arithmetic of layers.hpp. Compiled once per instruction set; simd.hpp explains the rules for that.
-#include "layers.hpp"
+// The arithmetic of perception.hpp. Compiled once per instruction set; simd.hpp explains the rules for that.
+#include "perception.hpp"
 
 #include "simd.hpp"
 
@@ -134,7 +134,13 @@ void dense_window(const Layer& layer, const Map& input, int64_t y, int64_t x, fl
         return total > 0 ? total / 2 : 0;
     };
     const int64_t top = y * layer.stride - before(input.height), left = x * layer.stride - before(input.width);
+    const bool whole = left >= 0 && left + kernel <= input.width;
     for (int64_t row = top; row < top + kernel; ++row) {
+        if (whole && row >= 0 && row < input.height) {
+            const float* from = input.pixel(row, left);
+            for (int64_t number = 0; number < kernel * inputs; ++number) *to++ = from[number];
+            continue;
+        }
         for (int64_t column = left; column < left + kernel; ++column, to += inputs) {
             const bool inside = row >= 0 && row < input.height && column >= 0 && column < input.width;
             const float* from = inside ? input.pixel(row, column) : nullptr;
@@ -200,12 +206,89 @@ void run_layer(const Layer& layer, const float* weights, const Map& input, const
     }
 }
 
+// The lowest three bytes of each lane are the colours of one pixel.
+MIEN_INLINE Ints pixels_at(const Photo& photo, Ints x, Ints y) {
+    int32_t columns[kLanes], rows[kLanes], bits[kLanes];
+    memcpy(columns, &x, sizeof x);
+    memcpy(rows, &y, sizeof y);
+    // Four bytes are read at once, at the end of the photo those before its last one.
+    const uint8_t* last = photo.pixels + photo.height * photo.width * 3 - 4;
+    for (int lane = 0; lane < kLanes; ++lane) {
+        const uint8_t* first = photo.pixels + (rows[lane] * photo.width + columns[lane]) * 3;
+        const uint8_t* from = first > last ? last : first;
+        uint32_t four;
+        memcpy(&four, from, 4);
+        bits[lane] = (int32_t)(four >> 8 * (first - from));
+    }
+    Ints all;
+    memcpy(&all, bits, sizeof all);
+    return all;
+}
+
+MIEN_INLINE Floats channel_of(Ints bits, int channel) {
+    return __builtin_convertvector((bits >> (8 * channel)) & splat(255), Floats);
+}
+
+// The whole number at or below; |x| is far below 2^31.
+MIEN_INLINE Floats floor_of(Floats x) {
+    const Floats whole = __builtin_convertvector(__builtin_convertvector(x, Ints), Floats);
+    return select(less(x, whole), whole - 1.0f, whole);
+}
+
+// How much of a pixel's width around `x` lies between 0 and `size`, 0 to 1.
+MIEN_INLINE Floats share_inside(Floats x, float size) {
+    return clamp(minimum(x + 1.0f, splat(size) - x), splat(0.0f), splat(1.0f));
+}
+
+void sample_window(const Photo& photo, const Window& window, float* colours, float* covered) {
+    const double* map = window.photo_from_window;
+    const int64_t plane = window.size * window.size;
+    const Floats last_x = splat((float)(photo.width - 1)), last_y = splat((float)(photo.height - 1)), far = splat(1e6f);
+    Floats steps;
+    for (int lane = 0; lane < kLanes; ++lane) steps[lane] = (float)lane;
+    for (int64_t row = 0; row < window.size; ++row) {
+        for (int64_t column = 0; column < window.size; column += kLanes) {
+            // Positions from pixel centre to pixel centre.
+            const double x0 = map[0] * (column + 0.5) + map[1] * (row + 0.5) + map[2] - 0.5;
+            const double y0 = map[3] * (column + 0.5) + map[4] * (row + 0.5) + map[5] - 0.5;
+            Floats x = clamp((float)x0 + steps * (float)map[0], -far, far);
+            Floats y = clamp((float)y0 + steps * (float)map[3], -far, far);
+            const Floats share = share_inside(x, (float)photo.width) * share_inside(y, (float)photo.height);
+            if (window.continued) {
+                x = clamp(x, splat(0.0f), last_x);
+                y = clamp(y, splat(0.0f), last_y);
+            }
+            const Floats left = floor_of(x), top = floor_of(y), right_share = x - left, lower_share = y - top;
+            Floats sums[3] = {};
+            for (int tap = 0; tap < 4; ++tap) {
+                const Floats tap_x = left + (float)(tap & 1), tap_y = top + (float)(tap >> 1);
+                const Floats near_x = clamp(tap_x, splat(0.0f), last_x), near_y = clamp(tap_y, splat(0.0f), last_y);
+                const Mask inside = at_most(near_x, tap_x) & at_most(tap_x, near_x) & at_most(near_y, tap_y) & at_most(tap_y, near_y);
+                const Floats weight = only(inside, (tap & 1 ? right_share : 1.0f - right_share) *
+                                                       (tap >> 1 ? lower_share : 1.0f - lower_share));
+                const Ints bits = pixels_at(photo, __builtin_convertvector(near_x, Ints), __builtin_convertvector(near_y, Ints));
+                for (int channel = 0; channel < 3; ++channel) sums[channel] += weight * channel_of(bits, channel);
+            }
+            const int64_t to = row * window.size + column;
+            const int lanes = (int)(window.size - column < kLanes ? window.size - column : kLanes);
+            for (int channel = 0; channel < 3; ++channel) {
+                const Floats colour = sums[channel] * (1.0f / 255.0f);
+                memcpy(colours + channel * plane + to, &colour, sizeof(float) * lanes);
+            }
+            memcpy(covered + to, &share, sizeof(float) * lanes);
+        }
+    }
+}
+
 }  // namespace
 }  // namespace MIEN_ISA
 
 #define MIEN_JOINED_(a, b) a##b
 #define MIEN_JOINED(a, b) MIEN_JOINED_(a, b)
 
-RunLayer MIEN_JOINED(run_layer_, MIEN_ISA)() { return MIEN_ISA::run_layer; }
+const PerceptionKernels& MIEN_JOINED(perception_kernels_, MIEN_ISA)() {
+    static const PerceptionKernels kernels = {MIEN_ISA::run_layer, MIEN_ISA::sample_window};
+    return kernels;
+}
 
 }  // namespace mien

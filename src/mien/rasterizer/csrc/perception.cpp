@@ -1,5 +1,5 @@
-// The driver of layers.hpp: memory of the maps, and the copy of the kernels for this machine.
-#include "layers.hpp"
+// The driver of perception.hpp: memory of the maps, and the copy of the kernels for this machine.
+#include "perception.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -10,22 +10,22 @@
 namespace mien {
 
 #if defined(__x86_64__) || defined(__i386__)
-RunLayer run_layer_sse2();
-RunLayer run_layer_avx2();
-RunLayer run_layer_avx512();
+const PerceptionKernels& perception_kernels_sse2();
+const PerceptionKernels& perception_kernels_avx2();
+const PerceptionKernels& perception_kernels_avx512();
 #else
-RunLayer run_layer_baseline();
+const PerceptionKernels& perception_kernels_baseline();
 #endif
 
 namespace {
 
-RunLayer kernel() {
+const PerceptionKernels& perception_kernels() {
 #if defined(__x86_64__) || defined(__i386__)
     const char* isa = current_isa();
-    if (!std::strcmp(isa, "avx512")) return run_layer_avx512();
-    return std::strcmp(isa, "avx2") ? run_layer_sse2() : run_layer_avx2();
+    if (!std::strcmp(isa, "avx512")) return perception_kernels_avx512();
+    return std::strcmp(isa, "avx2") ? perception_kernels_sse2() : perception_kernels_avx2();
 #else
-    return run_layer_baseline();
+    return perception_kernels_baseline();
 #endif
 }
 
@@ -69,7 +69,7 @@ void write_image(const Map& map, int64_t channels, float* output) {
 
 void run_layers(const Layer* layers, int count, const float* weights, const Images& in, const float* input,
                 const Images& out, float* output) {
-    const RunLayer run = kernel();
+    const PerceptionKernels& kernels = perception_kernels();
     Memory& memory = kept_memory;
     const int64_t pitch = layers[0].gather == Gather::dense ? in.channels : padded(in.channels);
     for (int64_t image = 0; image < in.count; ++image) {
@@ -86,11 +86,15 @@ void run_layers(const Layer* layers, int count, const float* weights, const Imag
             place(layer->output, output_of(*layer, from));
             const int64_t of_tile = tile_pitch(*layer, from);
             float* tile = at_least(memory.tile, of_tile * tile_pixels(of_tile));
-            run(*layer, weights + layer->weights, from, layer->shortcut < 0 ? nullptr : &maps[layer->shortcut],
-                maps[layer->output], tile);
+            kernels.run_layer(*layer, weights + layer->weights, from, layer->shortcut < 0 ? nullptr : &maps[layer->shortcut],
+                              maps[layer->output], tile);
         }
         write_image(maps[layers[count - 1].output], out.channels, output + image * out.height * out.width * out.channels);
     }
+}
+
+void sample_window(const Photo& photo, const Window& window, float* colours, float* covered) {
+    perception_kernels().sample_window(photo, window, colours, covered);
 }
 
 }  // namespace mien

@@ -1,4 +1,4 @@
-// Runs chains of convolution layers of small networks for one image after another, on the calling thread.
+// What finds faces in a photo: windows of the photo, and chains of layers of small networks, on the calling thread.
 //
 // A program is a table of layers. Each computes, for every output pixel, a depthwise 3x3 convolution (or none, or the window
 // of a dense convolution), then a 1x1 convolution, the shortcut and the activation, while the pixel is in the cache. Torch
@@ -54,15 +54,31 @@ inline int64_t tile_pixels(int64_t pitch) {
     return fit < kLeastTilePixels ? kLeastTilePixels : fit > kTilePixels ? kTilePixels : fit;
 }
 
-// One layer, compiled once per instruction set (layer_kernels.cpp).
-typedef void (*RunLayer)(const Layer&, const float* weights, const Map& input, const Map* shortcut, const Map& output,
-                         float* tile);
+// A photo of bytes, three per pixel, and the affine map from pixels of a square window to pixels of the photo.
+struct Photo {
+    const uint8_t* pixels;
+    int64_t height, width;
+};
+struct Window {
+    double photo_from_window[6];
+    int64_t size;
+    bool continued;  // outside the photo are its last pixels, otherwise black
+};
 
-// The layers in order, for each image.
+// Compiled once per instruction set (perception_kernels.cpp).
+struct PerceptionKernels {
+    void (*run_layer)(const Layer&, const float* weights, const Map& input, const Map* shortcut, const Map& output,
+                      float* tile);
+    // Bilinear colours in [0, 1] (3 size size), and the share of each pixel that the photo covers (size size).
+    void (*sample_window)(const Photo&, const Window&, float* colours, float* covered);
+};
+
 struct Images {
     int64_t count, height, width, channels;
 };
+// The layers in order, for each image.
 void run_layers(const Layer* layers, int count, const float* weights, const Images& in, const float* input,
                 const Images& out, float* output);
+void sample_window(const Photo& photo, const Window& window, float* colours, float* covered);
 
 }  // namespace mien
