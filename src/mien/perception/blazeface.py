@@ -60,12 +60,15 @@ class BlazeFace(nn.Module):
         load_weights(network, cls.asset)
         return as_inference(network)
 
-    def decode(self, regressions: Float[Tensor, "B P 16"]) -> tuple[Float[Tensor, "B P 4"], Float[Tensor, "B P 6 2"]]:
-        """Convert regressions to boxes (left, top, right, bottom) and keypoints, in input pixels."""
+    @staticmethod
+    def decode(
+        regressions: Float[Tensor, "N 16"], anchors: Float[Tensor, "N 2"]
+    ) -> tuple[Float[Tensor, "N 4"], Float[Tensor, "N 6 2"]]:
+        """Convert regressions at anchors to boxes (left, top, right, bottom) and keypoints, in input pixels."""
         points = regressions.unflatten(-1, (8, 2))
-        centre = points[..., 0, :] + self.anchors
-        half = points[..., 1, :] / 2
-        return torch.cat([centre - half, centre + half], -1), points[..., 2:, :] + self.anchors[:, None]
+        centre = points[:, 0] + anchors
+        half = points[:, 1] / 2
+        return torch.cat([centre - half, centre + half], -1), points[:, 2:] + anchors[:, None]
 
 
 def _cells(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B P c"]:

@@ -116,10 +116,10 @@ class BoxDetector:
         x, y = ((face.box_px[:2] + face.box_px[2:]) / 2).tolist()
         angles = [roll + quarter * np.pi / 2 for quarter in range(4)]
         windows = [_Window((x, y), UPRIGHT_VIEW * face.size_px, angle, False) for angle in angles]
-        candidates = [c for c in self._run(self.near, photo, windows[:1]) if _shows(face, c)]
+        candidates = _showing(face, self._run(self.near, photo, windows[:1]))
         # Scores end at 1, so with a high first score no other orientation can win by the margin.
         if max((c.score for c in candidates), default=0.0) + UPRIGHT_MARGIN < 1:
-            candidates += [c for c in self._run(self.near, photo, windows[1:]) if _shows(face, c)]
+            candidates += _showing(face, self._run(self.near, photo, windows[1:]))
         best = {angle: max((c.score for c in candidates if c.angle == angle), default=0.0) for angle in angles}
         chosen = max(angles, key=lambda angle: best[angle])
         if best[chosen] < max(best[roll] + UPRIGHT_MARGIN, face.score) and (chosen != roll or best[roll] < face.score):
@@ -136,18 +136,13 @@ class BoxDetector:
             pictures, inside = photo.sample_many(matrices, network.size)
             with torch.inference_mode():
                 regressions, logits = network(normalise_exposure(pictures, inside))
-                boxes, keypoints = network.decode(regressions)
                 scores = logits.sigmoid()
-            for i, window in enumerate(batch):
-                keep = scores[i] >= SCORE_THRESHOLD
-                found += _to_photo(
-                    scores[i, keep],
-                    boxes[i, keep],
-                    keypoints[i, keep],
-                    window=window,
-                    matrix=matrices[i],
-                    photo=photo,
-                )
+                for i, window in enumerate(batch):
+                    (keep,) = torch.nonzero(scores[i] >= SCORE_THRESHOLD, as_tuple=True)
+                    boxes, keypoints = network.decode(regressions[i, keep], network.anchors[keep])
+                    found += _to_photo(
+                        scores[i, keep], boxes, keypoints, window=window, matrix=matrices[i], photo=photo
+                    )
         return found
 
 
@@ -160,26 +155,30 @@ def _to_photo(
     matrix: np.ndarray,
     photo: PhotoPyramid,
 ) -> list[_Candidate]:
-    found = []
-    for score, box, points in zip(scores.tolist(), boxes.cpu().numpy(), keypoints.cpu().numpy(), strict=True):
-        centre = matrix[:, :2] @ ((box[:2] + box[2:]) / 2) + matrix[:, 2]
-        half = float((box[2:] - box[:2]).max()) / 2 * np.linalg.norm(matrix[:, 0])
-        own = np.concatenate([centre - half, centre + half])
-        if window.tile:
-            # A face cut by the edge of a tile, but not of the photo, is complete in another tile or level.
-            low = np.maximum(np.array(window.centre) - window.side / 2, 0)
-            high = np.minimum(np.array(window.centre) + window.side / 2, (photo.width, photo.height))
-            cut_low = (own[:2] < low - 0.1 * half) & (low > 1)
-            cut_high = (own[2:] > high + 0.1 * half) & (high < np.array([photo.width, photo.height]) - 1)
-            if cut_low.any() or cut_high.any():
-                continue
-        found.append(_Candidate(score, own, points @ matrix[:, :2].T + matrix[:, 2], window.angle))
-    return found
+    corners = boxes.cpu().double().numpy()
+    centres = (corners[:, :2] + corners[:, 2:]) / 2 @ matrix[:, :2].T + matrix[:, 2]
+    half = (corners[:, 2:] - corners[:, :2]).max(1, keepdims=True) / 2 * np.linalg.norm(matrix[:, 0])
+    own = np.concatenate([centres - half, centres + half], 1)
+    points = keypoints.cpu().numpy() @ matrix[:, :2].T + matrix[:, 2]
+    complete = np.ones(len(own), bool)
+    if window.tile:
+        # A face cut by the edge of a tile, but not of the photo, is complete in another tile or level.
+        low = np.maximum(np.array(window.centre) - window.side / 2, 0)
+        high = np.minimum(np.array(window.centre) + window.side / 2, (photo.width, photo.height))
+        cut_low = (own[:, :2] < low - 0.1 * half) & (low > 1)
+        cut_high = (own[:, 2:] > high + 0.1 * half) & (high < np.array([photo.width, photo.height]) - 1)
+        complete = ~(cut_low | cut_high).any(1)
+    return [
+        _Candidate(score, own[k], points[k], window.angle) for k, score in enumerate(scores.tolist()) if complete[k]
+    ]
 
 
-def _shows(face: FaceBox, candidate: _Candidate) -> bool:
-    """Whether a candidate matches the box of a face in position and size."""
-    return bool(_overlaps(face.box_px, candidate.box[None])[0]) and _alike(candidate.box, face.box_px)
+def _showing(face: FaceBox, candidates: list[_Candidate]) -> list[_Candidate]:
+    """The candidates that match the box of a face in position and size."""
+    if not candidates:
+        return []
+    near = _overlaps(face.box_px, np.stack([c.box for c in candidates]))
+    return [c for c, own in zip(candidates, near, strict=True) if own and _alike(c.box, face.box_px)]
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -197,7 +196,7 @@ def _largest_sure(candidates: list[_Candidate]) -> float:
 
 def _alike(box: np.ndarray, other: np.ndarray) -> bool:
     """Whether two square boxes have similar sizes."""
-    return bool(0.6 < np.ptp(box[::2]) / max(np.ptp(other[::2]), 1e-6) < 1.6)
+    return bool(0.6 < (box[2] - box[0]) / max(other[2] - other[0], 1e-6) < 1.6)
 
 
 def _merge(candidates: list[_Candidate]) -> list[FaceBox]:

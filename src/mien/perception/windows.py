@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -29,27 +31,29 @@ def normalise_exposure(windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, 
     Returns:
         Windows with stretched contrast and adjusted brightness; well exposed windows unchanged.
     """
-    results = []
-    weights = torch.tensor(LUMA_709, device=windows.device, dtype=windows.dtype)[:, None, None]
     # A few thousand pixels are enough for the percentiles.
     step = max(1, windows.shape[-1] // 64)
+    weights = torch.tensor(LUMA_709, device=windows.device, dtype=windows.dtype)[:, None, None]
     lumas = (windows[..., ::step, ::step] * weights).sum(1).cpu().numpy()
     shown = inside[:, ::step, ::step].cpu().numpy() > 0
-    for window, sampled, mask in zip(windows, lumas, shown, strict=True):
-        luma = sampled[mask]
-        if luma.size < 16:
-            results.append(window)
-            continue
-        low, middle, high = np.quantile(luma, [0.02, 0.5, 0.98]).tolist()
-        if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
-            results.append(window)
-            continue
-        stretched = ((window - low) / max(high - low, 0.02)).clamp(0, 1)
-        median = min(max((middle - low) / max(high - low, 0.02), 0.02), 0.98)
-        # A power curve maps the median to a medium grey; its exponent is limited so that noise is not amplified.
-        exponent = min(max(np.log(GOOD_MEDIAN) / np.log(median), 0.4), 2.5)
-        results.append(stretched**exponent)
-    return torch.stack(results)
+    return torch.stack([_normalised(*one) for one in zip(windows, lumas, shown, strict=True)])
+
+
+def _normalised(window: Float[Tensor, "3 H W"], sampled: np.ndarray, shown: np.ndarray) -> Float[Tensor, "3 H W"]:
+    """One window, with the lumas of some of its pixels, of which `shown` are in the photo."""
+    luma = np.sort(sampled[shown])
+    if luma.size < 16:
+        return window
+    places = np.array([0.02, 0.5, 0.98]) * (luma.size - 1)
+    low, middle, high = np.interp(places, np.arange(luma.size), luma).tolist()
+    if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
+        return window
+    spread = max(high - low, 0.02)
+    median = min(max((middle - low) / spread, 0.02), 0.98)
+    # A power curve maps the median to a medium grey; its exponent is limited so that noise is not amplified.
+    exponent = min(max(math.log(GOOD_MEDIAN) / math.log(median), 0.4), 2.5)
+    # The logarithm and the exponential of vectors take half the time of a power.
+    return ((window - low) / spread).clamp_(0, 1).log2_().mul_(exponent).exp2_()
 
 
 class PhotoPyramid:
