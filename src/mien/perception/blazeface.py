@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mien.assets import load_weights
-from mien.perception.fused import Chain, as_inference
-from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d
+from mien.perception.fused import Program
+from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
 from mien.typing import Float, Tensor
 
 
@@ -44,6 +44,8 @@ class BlazeFace(nn.Module):
     """File name of the packaged weights."""
     anchors: Tensor
     """(P, 2) anchor centres, input pixels."""
+    program: Program | None = None
+    """`maps` in native code, where the weights are final."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +60,24 @@ class BlazeFace(nn.Module):
         """
         network = cls()
         load_weights(network, cls.asset)
+        network.program = network.native_program(Program(3, cls.size))
         return as_inference(network)
+
+    def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        """Regressions of each output layer, then logits of each; x is RGB in [-1, 1]."""
+        raise NotImplementedError
+
+    def native_program(self, program: Program) -> Program:
+        """The same as `maps`, as a program."""
+        raise NotImplementedError
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
+        """Return regressions and logits of every anchor, as the class defines them."""
+        x = 2 * x - 1
+        maps = self.program.run(x) if self.program is not None and self.program.fits(x) else self.maps(x)
+        count = len(self.anchor_layers)
+        regressions, logits = [_cells(m, 16) for m in maps[:count]], [_cells(m, 1) for m in maps[count:]]
+        return torch.cat(regressions, 1), torch.cat(logits, 1)[..., 0]
 
     @staticmethod
     def decode(
@@ -100,20 +119,28 @@ class ShortRangeBlazeFace(BlazeFace):
         self.coarse_regressions = PointwiseConv2d(coarse_channels, 6 * 16)
 
     @staticmethod
-    def _blocks(inputs: int, table: tuple[tuple[int, int], ...]) -> tuple[Chain, int]:
+    def _blocks(inputs: int, table: tuple[tuple[int, int], ...]) -> tuple[nn.Sequential, int]:
         blocks = []
         for outputs, stride in table:
             blocks.append(BlazeBlock(inputs, outputs, stride=stride))
             inputs = outputs
-        return Chain(*blocks), inputs
+        return nn.Sequential(*blocks), inputs
 
-    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
-        """Return regressions and logits of every anchor, as the base class defines them."""
-        fine = self.fine(F.relu(self.stem(2 * x - 1)))
+    def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        fine = self.fine(F.relu(self.stem(x)))
         coarse = self.coarse(fine)
-        regressions = [_cells(self.fine_regressions(fine), 16), _cells(self.coarse_regressions(coarse), 16)]
-        logits = [_cells(self.fine_logits(fine), 1), _cells(self.coarse_logits(coarse), 1)]
-        return torch.cat(regressions, 1), torch.cat(logits, 1)[..., 0]
+        regressions = [self.fine_regressions(fine), self.coarse_regressions(coarse)]
+        return [*regressions, self.fine_logits(fine), self.coarse_logits(coarse)]
+
+    def native_program(self, program: Program) -> Program:
+        fine = program.add([self.stem, nn.ReLU(), *self.fine])
+        coarse = program.add(self.coarse, fine)
+        return program.give(
+            program.add([self.fine_regressions], fine),
+            program.add([self.coarse_regressions], coarse),
+            program.add([self.fine_logits], fine),
+            program.add([self.coarse_logits], coarse),
+        )
 
 
 class _UpLevel(nn.Module):
@@ -123,11 +150,16 @@ class _UpLevel(nn.Module):
         super().__init__()
         self.from_coarse = PointwiseConv2d(coarse, width)
         self.from_fine = PointwiseConv2d(fine, width)
-        self.refine = Chain(*[BlazeBlock(width, width, bottleneck=width // 2) for _ in range(blocks)])
+        self.refine = nn.Sequential(*[BlazeBlock(width, width, bottleneck=width // 2) for _ in range(blocks)])
 
     def forward(self, coarse: Float[Tensor, "B C H W"], fine: Float[Tensor, "B c h w"]) -> Float[Tensor, "B o h w"]:
         up = F.interpolate(F.relu(self.from_coarse(coarse)), scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.refine(F.relu(self.from_fine(fine)) + up)
+
+    def add_to(self, program: Program, coarse: int, fine: int) -> int:
+        """Append the level to a program and return its result."""
+        coarse, fine = program.add([self.from_coarse, nn.ReLU()], coarse), program.add([self.from_fine, nn.ReLU()], fine)
+        return program.add(self.refine, program.add_upsampled(coarse, fine))
 
 
 class FullRangeBlazeFace(BlazeFace):
@@ -156,7 +188,7 @@ class FullRangeBlazeFace(BlazeFace):
             for outputs, stride, bottleneck in table:
                 blocks.append(BlazeBlock(inputs, outputs, stride=stride, bottleneck=bottleneck))
                 inputs = outputs
-            levels.append(Chain(*blocks))
+            levels.append(nn.Sequential(*blocks))
             widths.append(inputs)
         self.down = nn.ModuleList(levels)
         ups = []
@@ -167,13 +199,24 @@ class FullRangeBlazeFace(BlazeFace):
         self.logits = PointwiseConv2d(inputs, 1)
         self.regressions = PointwiseConv2d(inputs, 16)
 
-    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
-        """Return regressions and logits of every anchor, as the base class defines them."""
-        x = F.relu(self.stem(2 * x - 1))
+    def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        x = F.relu(self.stem(x))
         maps = []
         for level in self.down:
             x = level(x)
             maps.append(x)
         for fine, level in zip(reversed(maps[:-1]), self.up, strict=True):
             x = level(x, fine)
-        return _cells(self.regressions(x), 16), _cells(self.logits(x), 1)[..., 0]
+        return [self.regressions(x), self.logits(x)]
+
+    def native_program(self, program: Program) -> Program:
+        x = program.add([self.stem, nn.ReLU()])
+        maps = []
+        for level in self.down:
+            assert isinstance(level, nn.Sequential)
+            x = program.add(level, x)
+            maps.append(x)
+        for fine, level in zip(reversed(maps[:-1]), self.up, strict=True):
+            assert isinstance(level, _UpLevel)
+            x = level.add_to(program, x, fine)
+        return program.give(program.add([self.regressions], x), program.add([self.logits], x))

@@ -15,8 +15,8 @@ from torch import nn
 
 from mien.assets import load_weights
 from mien.morphable.landmark_tables import MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_MOUTH_CORNERS
-from mien.perception.fused import Chain, as_inference
-from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d
+from mien.perception.fused import Program
+from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
 from mien.typing import Float, Tensor
 
 MESH_SIZE = 192
@@ -61,9 +61,9 @@ def _blocks(widths: tuple[tuple[int, int], ...], inputs: int, *, groups: int = 1
     return blocks
 
 
-def tail_layers(groups: int) -> Chain:
+def tail_layers(groups: int) -> nn.Sequential:
     """Blocks at the last resolution, a projection to 32 channels and one more block; `groups` tails in parallel."""
-    return Chain(
+    return nn.Sequential(
         *_blocks(TAIL_WIDTHS, 128, groups=groups),
         PointwiseConv2d(groups * 128, groups * 32, groups=groups),
         nn.PReLU(groups * 32),
@@ -87,9 +87,20 @@ class RegionHeads(nn.Module):
         most = max(region.points for region in REGIONS)
         self.register_buffer("indices", torch.zeros(len(REGIONS), most, dtype=torch.int64))
         self.register_buffer("ends", torch.tensor([region.ends for region in REGIONS]), persistent=False)
-        self.bodies = Chain(*_blocks(BODY_WIDTHS, 32, groups=len(REGIONS)))
+        self.bodies = nn.Sequential(*_blocks(BODY_WIDTHS, 32, groups=len(REGIONS)))
         self.tails = tail_layers(len(TAILS))
         self.coordinates = nn.ModuleList(nn.Conv2d(32, 2 * points, 2) for points in TAIL_POINTS)
+        self.body_program: Program | None = None
+        self.tail_program: Program | None = None
+
+    def build_programs(self) -> None:
+        """Prepare the native calls; later changes of the weights have no effect on them."""
+        for name, layers, channels, size in (
+            ("body_program", self.bodies, 32 * len(REGIONS), WINDOW_SIZE),
+            ("tail_program", self.tails, 128 * len(TAILS), WINDOW_SIZE // 4),
+        ):
+            program = Program(channels, size)
+            setattr(self, name, program.give(program.add(layers)))
 
     def windows(self, mesh: Float[Tensor, "B 468 3"]) -> Float[Tensor, "B 3 2 3"]:
         """Return the matrices from window pixels (0…16) to crop pixels (0…192) of each mesh."""
@@ -108,18 +119,29 @@ class RegionHeads(nn.Module):
     ) -> tuple[Float[Tensor, "B 468 3"], Float[Tensor, "B 2 5 2"]]:
         """Return the mesh with refined points, and the irises, in crop pixels."""
         matrices = self.windows(mesh)
-        shared = self.bodies(_read_windows(features, matrices))
+        shared = run_layers(self.bodies, self.body_program, _read_windows(features, matrices))
         # The tails of the irises use the eyes' windows, which follow those of the lips.
-        codes = self.tails(torch.cat([shared, shared[:, 128:]], 1)).split(32, 1)
+        codes = run_layers(self.tails, self.tail_program, torch.cat([shared, shared[:, 128:]], 1)).split(32, 1)
         found = []
         for layer, code, region in zip(self.coordinates, codes, TAIL_REGIONS, strict=True):
             # The network's coordinates span a window of 64; the matrix expects 16.
-            points, matrix = layer(code).flatten(1).unflatten(1, (-1, 2)) / FEATURE_STRIDE, matrices[:, region]
+            points, matrix = _whole(layer, code).unflatten(1, (-1, 2)) / FEATURE_STRIDE, matrices[:, region]
             found.append(points @ matrix[:, :, :2].mT + matrix[:, None, :, 2])
         refined = mesh.clone()
         for indices, points in zip(self.indices, found, strict=False):
             refined[:, indices[: points.shape[1]], :2] = points
         return refined, torch.stack(found[len(REGIONS) :], 1)
+
+
+def run_layers(layers: nn.Sequential, program: Program | None, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+    """Apply the layers, by their program where it fits."""
+    return program.run(x)[0] if program is not None and program.fits(x) else layers(x)
+
+
+def _whole(convolution: nn.Module, map_: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c"]:
+    """A convolution whose kernel is as large as the map, as a matrix product: a third of the time."""
+    weight, bias = convolution.get_parameter("weight"), convolution.get_parameter("bias")
+    return F.linear(map_.permute(0, 2, 3, 1).flatten(1), weight.permute(0, 2, 3, 1).flatten(1), bias)
 
 
 def _read_windows(features: Float[Tensor, "B C H W"], matrices: Float[Tensor, "B R 2 3"]) -> Float[Tensor, "B R*C S S"]:
@@ -156,9 +178,9 @@ class FaceMesh(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Chain(SameConv2d(3, 16, 3, stride=2), nn.PReLU(16))
-        self.fine = Chain(*_blocks(((16, 1), (16, 1), (32, 2)), 16))
-        self.coarse = Chain(
+        self.stem = nn.Sequential(SameConv2d(3, 16, 3, stride=2), nn.PReLU(16))
+        self.fine = nn.Sequential(*_blocks(((16, 1), (16, 1), (32, 2)), 16))
+        self.coarse = nn.Sequential(
             *_blocks(
                 (
                     (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1),
@@ -167,10 +189,11 @@ class FaceMesh(nn.Module):
                 32,
             )
         )  # fmt: skip
-        self.narrow = Chain(nn.Conv2d(128, 32, 1), nn.PReLU(32), BlazeBlock(32, 32, activation="prelu"))
+        self.narrow = nn.Sequential(nn.Conv2d(128, 32, 1), nn.PReLU(32), BlazeBlock(32, 32, activation="prelu"))
         self.points = nn.Conv2d(32, 3 * 468, 3)
         self.presence = nn.Conv2d(32, 1, 3)
         self.heads = RegionHeads()
+        self.program: Program | None = None
 
     @classmethod
     def from_assets(cls) -> FaceMesh:
@@ -181,6 +204,10 @@ class FaceMesh(nn.Module):
         """
         network = cls()
         load_weights(network, "facemesh.safetensors", arrange=_side_by_side)
+        network.heads.build_programs()
+        program = Program(3, MESH_SIZE)
+        features = program.add([*network.stem, *network.fine])
+        network.program = program.give(features, program.add([*network.coarse, *network.narrow], features))
         return as_inference(network)
 
     def forward(
@@ -195,8 +222,11 @@ class FaceMesh(nn.Module):
             Mesh: x, y in crop pixels, z in the same unit, smaller towards the camera. Irises: right eye first; centre,
             then four points on the rim, crop pixels. Logit of the probability that the crop shows a face.
         """
-        features = self.fine(self.stem(x))
-        code = self.narrow(self.coarse(features))
-        mesh = self.points(code).flatten(1).unflatten(1, (468, 3))
+        if self.program is not None and self.program.fits(x):
+            features, code = self.program.run(x)
+        else:
+            features = self.fine(self.stem(x))
+            code = self.narrow(self.coarse(features))
+        mesh = _whole(self.points, code).unflatten(1, (468, 3))
         refined, irises = self.heads(features, mesh)
-        return refined, irises, self.presence(code).flatten()
+        return refined, irises, _whole(self.presence, code).flatten()

@@ -1,162 +1,199 @@
-"""Chains of layers of the mobile networks, each chain in one native call.
+"""Whole mobile networks in one native call.
 
 The networks have hundreds of small layers, and torch needs more time to call an operator than the layer needs. A
-`Chain` computes the same as `nn.Sequential`. Once `pack` has been called, it does so natively where nobody asks for
-gradients: csrc/layers.hpp says how. Elsewhere, on a GPU and in training, its layers run one by one.
+`Program` lists the layers of a frozen network, or of a part of it, and runs them natively: csrc/perception.hpp says
+how. It replaces `forward` where nobody asks for gradients, on a CPU; elsewhere the layers run one by one in torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mien.perception import layers
-from mien.perception.layers import BlazeBlock, Network, SameConv2d
+from mien.perception.layers import BlazeBlock
 from mien.rasterizer.cpu import native
 from mien.typing import Float, Tensor
 
-# As in csrc/layers.hpp.
+# As in csrc/perception.hpp.
 PANEL = 16
-PIXEL, DEPTHWISE, DENSE = range(3)
+PIXEL, DEPTHWISE, DENSE, UPSAMPLED = range(4)
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer of a program: a convolution, the shortcut and the activation."""
+    """One row of csrc/perception.hpp: a convolution, the shortcut and the activation."""
 
-    convolution: nn.Conv2d
-    depthwise: SameConv2d | None
-    """Runs before `convolution`, which is pointwise then."""
-    activation: nn.Module | None
-    adds: int
-    """Number of layers back to the one whose input is added before the activation; -1 for no shortcut."""
+    input: int
+    """Number of a map: 0 is the input of the program, and each layer writes the next one."""
+    shortcut: int
+    """The map that is added; -1 for none."""
+    kind: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    inputs: int = 0
+    outputs: int = 0
+    """Channels per group."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map that the layer writes."""
+        return self.groups * self.outputs
 
 
-class Chain(nn.Sequential):
-    """Convolutions, activations and blocks in a row; see the module.
+class Program:
+    """A list of layers with packed weights, built once from modules whose weights do not change any more.
 
-    The layers are `BlazeBlock`, `PointwiseConv2d`, `SameConv2d` and 1×1 `nn.Conv2d`, the last three with or without an
-    activation behind them.
+    Args:
+        channels: Channels of the input.
+        size: Its height and width, pixels.
     """
 
-    packed: Tensor | None
-    """All weights in the order of csrc/layers.hpp, once they are packed."""
-    program: Tensor
-    """(layers, 10) int64, the rows of csrc/layers.hpp."""
+    def __init__(self, channels: int, size: int) -> None:
+        self.input_shape = (channels, size, size)
+        self._sizes = [size]
+        self._layers: list[_Layer] = []
+        self._weights: list[Tensor] = []
+        self._results: list[int] = []
 
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__(*layers)
-        self.register_buffer("packed", None, persistent=False)
+    def add(self, modules: Iterable[nn.Module], source: int = 0) -> int:
+        """Append layers in a row.
 
-    def pack(self) -> None:
-        """Prepare the native call; later changes of the weights have no effect on it."""
-        rows, parts, offset = [], [], 0
-        own = _layers_of(self)
-        for number, layer in enumerate(own):
-            weights = _packed(layer)
-            parts.append(weights)
-            rows.append(_row(layer, number, offset))
-            offset += len(weights)
-        last = own[-1].convolution
-        self.program, self.packed, self.outputs = torch.tensor(rows), torch.cat(parts), last.out_channels
-        self.strides = [row[5] for row in rows]
+        Args:
+            modules: `BlazeBlock` and convolutions, each of the latter with or without an activation behind it.
+            source: The map that the first one reads.
 
-    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
-        """Apply the layers in order."""
-        if not self._is_native(input):
-            return super().forward(input)
-        height, width = input.shape[2:]
-        for stride in self.strides:
-            height, width = height // stride, width // stride
-        output = input.new_empty(len(input), height, width, self.outputs)
-        pixels = input.permute(0, 2, 3, 1).contiguous()
-        native().run_layers(*(x.numpy() for x in (self.program, self.packed, pixels, output)))
-        return output.permute(0, 3, 1, 2)
+        Returns:
+            The map that the last one writes.
+        """
+        for module in modules:
+            if isinstance(module, BlazeBlock):
+                source = self._add_block(module, source)
+            elif isinstance(module, nn.Conv2d):
+                source = self._add_convolution(module, None, source)
+            else:
+                self._activate_last(module)
+        return source
 
-    def _is_native(self, input: Tensor) -> bool:
-        """Whether the native call can replace the layers: they are packed, and nobody asks for gradients."""
-        needs_gradient = torch.is_grad_enabled() and input.requires_grad
-        if self.packed is None or needs_gradient or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        plain = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in (input, self.packed))
-        # A window of stride 2 begins at its pixel where sizes are even.
-        total = 1
-        for stride in self.strides:
-            total *= stride
-        return plain and input.shape[2] % total == 0 and input.shape[3] % total == 0
+    def add_upsampled(self, coarse: int, fine: int) -> int:
+        """Append the sum of a map and another one of half its size, upsampled bilinearly."""
+        channels = self._layers[coarse - 1].channels
+        return self._append(_Layer(coarse, fine, UPSAMPLED, inputs=channels, outputs=channels), torch.zeros(0))
 
+    def give(self, *results: int) -> Program:
+        """Name the maps that `run` returns, after the last layer."""
+        self._results = list(results)
+        offsets = torch.tensor([0, *map(len, self._weights)]).cumsum(0).tolist()
+        buffers = self._buffers()
+        rows = [
+            [buffers[x.input], buffers[n + 1], buffers[x.shortcut] if x.shortcut >= 0 else -1, x.kind]
+            + [x.kernel, x.stride, x.groups, x.inputs, x.outputs, offset]
+            for n, (x, offset) in enumerate(zip(self._layers, offsets[:-1], strict=True))
+        ]
+        self._rows, self._packed = torch.tensor(rows), torch.cat(self._weights)
+        self._result_buffers = torch.tensor([buffers[result] for result in results])
+        self._result_shapes = [(self._sizes[n], self._sizes[n], self._layers[n - 1].channels) for n in results]
+        self._weights.clear()
+        return self
 
-def as_inference(network: Network) -> Network:
-    """Freeze the network, pack its chains and store the other weights in NHWC order, the fastest on a CPU."""
-    network = layers.as_inference(network)
-    for module in network.modules():
-        if isinstance(module, Chain):
-            module.pack()
-    return network
+    def fits(self, x: Tensor) -> bool:
+        """Whether `run` can replace the layers: it needs a CPU and the right shape, and gives no gradients."""
+        in_torch = torch.is_grad_enabled() and x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return not in_torch and x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1:] == self.input_shape
 
+    def run(self, x: Float[Tensor, "B C S S"]) -> list[Float[Tensor, "B c s s"]]:
+        """Apply the layers and return the maps that `give` names."""
+        results = [x.new_empty(len(x), *shape) for shape in self._result_shapes]
+        pixels, outputs = x.detach().permute(0, 2, 3, 1).numpy(), [y.numpy() for y in results]
+        native().run_layers(self._rows.numpy(), self._packed.numpy(), self._result_buffers.numpy(), pixels, outputs)
+        return [y.permute(0, 3, 1, 2) for y in results]
 
-def _layers_of(chain: Sequence[nn.Module] | nn.Sequential) -> list[_Layer]:
-    layers: list[_Layer] = []
-    for module in chain:
-        if isinstance(module, BlazeBlock):
-            layers += _layers_of_block(module)
-        elif isinstance(module, nn.Conv2d):
-            layers.append(_Layer(module, None, None, -1))
-        elif isinstance(module, (nn.ReLU, nn.PReLU)) and layers and layers[-1].activation is None:
-            layers[-1] = _Layer(layers[-1].convolution, layers[-1].depthwise, module, -1)
+    def _buffers(self) -> list[int]:
+        """The buffer of each map; it is used again after the last layer that reads the map."""
+        last_use = [len(self._layers)] * (len(self._layers) + 1)
+        for map_ in range(len(last_use)):
+            readers = [n for n, x in enumerate(self._layers) if map_ in {x.input, x.shortcut}]
+            if map_ not in self._results and readers:
+                last_use[map_] = readers[-1]
+        buffers, owner = [0], [0]  # owner: the map in each buffer
+        for number in range(len(self._layers)):
+            free = [b for b, map_ in enumerate(owner) if last_use[map_] < number]
+            if not free:
+                free = [len(owner)]
+                owner.append(0)
+            owner[free[0]] = number + 1
+            buffers.append(free[0])
+        return buffers
+
+    def _add_block(self, block: BlazeBlock, source: int) -> int:
+        first, *others = block.residual
+        between = source
+        if len(others) > 1:  # a bottleneck
+            narrow, activation, *others = others
+            between = self._add_convolution(narrow, first, source)
+            self._activate_last(activation)
+            first, *others = others
+        made = self._add_convolution(others[0], first, between, shortcut=source)
+        self._activate_last(block.activation)
+        return made
+
+    def _add_convolution(
+        self, convolution: nn.Module, depthwise: nn.Module | None, source: int, *, shortcut: int = -1
+    ) -> int:
+        assert isinstance(convolution, nn.Conv2d)
+        window = depthwise or convolution
+        assert isinstance(window, nn.Conv2d)
+        kind = DEPTHWISE if depthwise else DENSE if convolution.kernel_size[0] > 1 else PIXEL
+        groups = convolution.groups
+        channels = convolution.in_channels // groups, convolution.out_channels // groups
+        layer = _Layer(source, shortcut, kind, window.kernel_size[0], window.stride[0], groups, *channels)
+        return self._append(layer, _packed(convolution, depthwise))
+
+    def _append(self, layer: _Layer, weights: Tensor) -> int:
+        size = self._sizes[layer.input]
+        if layer.stride > 1 and size % layer.stride:
+            raise ValueError(f"a map of {size} pixels has a stride of {layer.stride}, which does not divide it")
+        self._sizes.append(2 * size if layer.kind == UPSAMPLED else size // layer.stride)
+        self._layers.append(layer)
+        self._weights.append(weights)
+        return len(self._layers)
+
+    def _activate_last(self, activation: nn.Module) -> None:
+        """Set the slopes of the last layer, its last numbers, which are ones so far."""
+        layer, weights = self._layers[-1], self._weights[-1]
+        slopes = weights[len(weights) - _up(layer.channels) :]
+        if isinstance(activation, nn.PReLU):
+            slopes[: layer.channels] = activation.weight.detach()
+        elif isinstance(activation, nn.ReLU):
+            slopes.zero_()
         else:
-            raise TypeError(f"{type(module).__name__} cannot stand here in a chain")
-    return layers
+            raise TypeError(f"{type(activation).__name__} is not known to programs")
 
 
-def _layers_of_block(block: BlazeBlock) -> list[_Layer]:
-    first, *others = block.residual
-    assert isinstance(first, SameConv2d)
-    if len(others) == 1:
-        return [_Layer(others[0], first, block.activation, 0)]
-    narrow, activation, second, wide = others
-    return [_Layer(narrow, first, activation, -1), _Layer(wide, second, block.activation, 1)]
+def _up(channels: int) -> int:
+    return -(-channels // PANEL) * PANEL
 
 
-def _row(layer: _Layer, number: int, offset: int) -> list[int]:
-    """The row of the program; layer k reads the buffer k % 3 and writes the next."""
-    convolution = layer.convolution
-    window = layer.depthwise or convolution
-    kind = DEPTHWISE if layer.depthwise else DENSE if convolution.kernel_size[0] > 1 else PIXEL
-    shortcut = -1 if layer.adds < 0 else (number - layer.adds) % 3
-    groups = convolution.groups
-    channels = convolution.in_channels // groups, convolution.out_channels // groups
-    return [number % 3, (number + 1) % 3, shortcut, kind, window.kernel_size[0], window.stride[0], groups, *channels, offset]
-
-
-def _packed(layer: _Layer) -> Float[Tensor, "N"]:
-    """The weights of one layer, channels padded to whole panels."""
-    convolution, depthwise = layer.convolution, layer.depthwise
+def _packed(convolution: nn.Conv2d, depthwise: nn.Conv2d | None) -> Float[Tensor, "N"]:
+    """The weights of one layer without activation, channels padded to whole panels."""
     groups = convolution.groups
     if groups > 1 and (convolution.in_channels // groups % PANEL or convolution.out_channels // groups % PANEL):
-        raise ValueError(f"groups of {convolution.in_channels // groups} channels; a chain needs multiples of {PANEL}")
+        raise ValueError(f"groups of {convolution.in_channels // groups} channels; programs need multiples of {PANEL}")
     # outputs, then ky, kx and inputs: the order of the numbers in a window of pixels.
     matrix = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1)
-    bias = convolution.bias.detach() if convolution.bias is not None else matrix.new_zeros(len(matrix))
+    bias = convolution.get_parameter("bias").detach()
     parts = []
     if depthwise is not None:
         parts.append(_padded(depthwise.weight.detach()[:, 0].flatten(1).T).flatten())
-        if depthwise.bias is not None:  # constant per channel, so the next layer's bias takes it
-            shares = matrix.double().unflatten(0, (groups, -1)) @ depthwise.bias.detach().double().view(groups, -1, 1)
-            bias = (bias.double() + shares.flatten()).to(bias)
+        # A number per channel, so the next layer's bias takes it.
+        own = depthwise.get_parameter("bias").detach().double().view(groups, -1, 1)
+        bias = (bias + (matrix.double().unflatten(0, (groups, -1)) @ own).flatten()).float()
     panels = _padded(matrix.T).unflatten(1, (-1, PANEL)).transpose(0, 1)
-    return torch.cat([*parts, panels.flatten(), _padded(bias), _padded(_slopes(layer.activation, bias))])
-
-
-def _slopes(activation: nn.Module | None, bias: Tensor) -> Float[Tensor, "C"]:
-    """Factor of negative values."""
-    if activation is None:
-        return torch.ones_like(bias)
-    return activation.weight.detach() if isinstance(activation, nn.PReLU) else torch.zeros_like(bias)
+    return torch.cat([*parts, panels.flatten(), _padded(bias), torch.ones(_up(len(bias)))])
 
 
 def _padded(values: Float[Tensor, "*B C"]) -> Float[Tensor, "*B c"]:

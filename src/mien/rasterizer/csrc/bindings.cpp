@@ -2,9 +2,11 @@
 // ops.py is the only caller and has checked shapes, types and ranges.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "parallel.hpp"
 #include "perception.hpp"
@@ -87,16 +89,19 @@ int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, P
     return mien::count_pairs(meshes, settings);
 }
 
-void run_layers(Array<const int64_t, 2> program, Array<const float, 1> weights, Array<const float, 4> input,
-                Array<float, 4> output) {
+void run_layers(Array<const int64_t, 2> program, Array<const float, 1> weights, Array<const int64_t, 1> result_buffers,
+                nb::ndarray<const float, nb::ndim<4>, nb::device::cpu> input, const std::vector<Array<float, 4>>& outputs) {
     if (program.shape(1) != mien::kLayerNumbers) throw nb::value_error("a layer of the program has another number of columns");
-    const auto images = [](const auto& array) {
-        return mien::Images{int64_t(array.shape(0)), int64_t(array.shape(1)), int64_t(array.shape(2)), int64_t(array.shape(3))};
-    };
+    mien::Images images = {input.data(), int64_t(input.shape(0)), int64_t(input.shape(1)), int64_t(input.shape(2)),
+                           int64_t(input.shape(3)), {}};
+    for (size_t k = 0; k < 4; ++k) images.stride[k] = input.stride(k);
+    std::vector<mien::Result> results;
+    for (size_t k = 0; k < outputs.size(); ++k)
+        results.push_back({result_buffers.data()[k], int64_t(outputs[k].shape(3)), outputs[k].data()});
     const auto* layers = reinterpret_cast<const mien::Layer*>(program.data());
     const nb::gil_scoped_release unlocked;
-    mien::run_layers(layers, static_cast<int>(program.shape(0)), weights.data(), images(input), input.data(), images(output),
-                     output.data());
+    mien::run_layers(layers, static_cast<int>(program.shape(0)), weights.data(), images, results.data(),
+                     static_cast<int>(results.size()));
 }
 
 void sample_window(Array<const uint8_t, 3> pixels, Array<const double, 2> photo_from_window, bool continued,

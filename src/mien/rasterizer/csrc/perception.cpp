@@ -31,7 +31,8 @@ const PerceptionKernels& perception_kernels() {
 
 // Kept from call to call: fresh memory costs more than the layers that use it. The networks of this package need 6 MB.
 struct Memory {
-    std::vector<float> maps[kBuffers], tile;
+    std::vector<std::vector<float>> maps;
+    std::vector<float> tile;
 };
 thread_local Memory kept_memory;
 
@@ -51,11 +52,14 @@ void clear_frame(const Map& map) {
     }
 }
 
-void read_image(const float* input, int64_t channels, const Map& map) {
+void read_image(const Images& images, int64_t image, const Map& map) {
+    const float* first = images.numbers + image * images.stride[0];
     for (int64_t y = 0; y < map.height; ++y) {
-        for (int64_t x = 0; x < map.width; ++x, input += channels) {
-            std::copy_n(input, channels, map.pixel(y, x));
-            std::fill_n(map.pixel(y, x) + channels, map.pitch - channels, 0.0f);
+        for (int64_t x = 0; x < map.width; ++x) {
+            const float* from = first + y * images.stride[1] + x * images.stride[2];
+            float* to = map.pixel(y, x);
+            for (int64_t channel = 0; channel < images.channels; ++channel) to[channel] = from[channel * images.stride[3]];
+            std::fill_n(to + images.channels, map.pitch - images.channels, 0.0f);
         }
     }
 }
@@ -67,29 +71,35 @@ void write_image(const Map& map, int64_t channels, float* output) {
 
 }  // namespace
 
-void run_layers(const Layer* layers, int count, const float* weights, const Images& in, const float* input,
-                const Images& out, float* output) {
+void run_layers(const Layer* layers, int count, const float* weights, const Images& images, const Result* results,
+                int result_count) {
     const PerceptionKernels& kernels = perception_kernels();
     Memory& memory = kept_memory;
-    const int64_t pitch = layers[0].gather == Gather::dense ? in.channels : padded(in.channels);
-    for (int64_t image = 0; image < in.count; ++image) {
-        Map maps[kBuffers] = {};
-        const auto place = [&](int64_t buffer, Map map) {
-            map.numbers = at_least(memory.maps[buffer], map.size());
-            clear_frame(map);
-            maps[buffer] = map;
-        };
-        place(0, {nullptr, in.height, in.width, pitch});
-        read_image(input + image * in.height * in.width * in.channels, in.channels, maps[0]);
+    int64_t buffers = 1;
+    for (const Layer* layer = layers; layer < layers + count; ++layer) buffers = std::max(buffers, layer->output + 1);
+    if (memory.maps.size() < static_cast<size_t>(buffers)) memory.maps.resize(static_cast<size_t>(buffers));
+    std::vector<Map> maps(static_cast<size_t>(buffers));
+    const auto place = [&](int64_t buffer, Map map) {
+        map.numbers = at_least(memory.maps[buffer], map.size());
+        clear_frame(map);
+        maps[buffer] = map;
+    };
+    const int64_t pitch = layers[0].gather == Gather::dense ? images.channels : padded(images.channels);
+    for (int64_t image = 0; image < images.count; ++image) {
+        place(0, {nullptr, images.height, images.width, pitch});
+        read_image(images, image, maps[0]);
         for (const Layer* layer = layers; layer < layers + count; ++layer) {
-            const Map& from = maps[layer->input];
+            const Map from = maps[layer->input];
             place(layer->output, output_of(*layer, from));
             const int64_t of_tile = tile_pitch(*layer, from);
             float* tile = at_least(memory.tile, of_tile * tile_pixels(of_tile));
             kernels.run_layer(*layer, weights + layer->weights, from, layer->shortcut < 0 ? nullptr : &maps[layer->shortcut],
                               maps[layer->output], tile);
         }
-        write_image(maps[layers[count - 1].output], out.channels, output + image * out.height * out.width * out.channels);
+        for (const Result* result = results; result < results + result_count; ++result) {
+            const Map& map = maps[result->buffer];
+            write_image(map, result->channels, result->numbers + image * map.height * map.width * result->channels);
+        }
     }
 }
 

@@ -12,10 +12,11 @@ namespace mien {
 constexpr int kPanel = 16;  // channels are padded to multiples of this, whatever the instruction set
 inline int64_t padded(int64_t channels) { return (channels + kPanel - 1) / kPanel * kPanel; }
 
-// What a layer does with the pixels around its own before the 1x1 convolution.
-enum class Gather : int64_t { pixel, depthwise, dense };
+// What a layer does before the 1x1 convolution. `upsampled` has no convolution: it adds the shortcut to twice the size of
+// its input, interpolated bilinearly.
+enum class Gather : int64_t { pixel, depthwise, dense, upsampled };
 
-// One row of the program, as mien/perception/fused.py writes it. Buffer 0 holds the input of the chain.
+// One row of the program, as mien/perception/fused.py writes it. Buffer 0 holds the input.
 struct Layer {
     int64_t input, output;   // buffers
     int64_t shortcut;        // buffer that is added before the activation, max-pooled if it is twice as large; -1 for none
@@ -26,7 +27,6 @@ struct Layer {
     int64_t weights;         // first number of: depthwise weights (9 C), panels (C / 16, inputs, 16), bias and slopes (C)
 };
 constexpr int kLayerNumbers = sizeof(Layer) / sizeof(int64_t);
-constexpr int kBuffers = 4;
 
 // Height and width pixels of `pitch` numbers each, in a frame of zeros one pixel wide.
 struct Map {
@@ -38,6 +38,7 @@ struct Map {
 
 // The map that a layer writes, without its memory.
 inline Map output_of(const Layer& layer, const Map& input) {
+    if (layer.gather == Gather::upsampled) return {nullptr, 2 * input.height, 2 * input.width, input.pitch};
     return {nullptr, (input.height + layer.stride - 1) / layer.stride, (input.width + layer.stride - 1) / layer.stride,
             layer.groups == 1 ? padded(layer.outputs) : layer.groups * layer.outputs};
 }
@@ -73,12 +74,20 @@ struct PerceptionKernels {
     void (*sample_window)(const Photo&, const Window&, float* colours, float* covered);
 };
 
+// Images of C channels, of which the numbers are `stride` apart.
 struct Images {
+    const float* numbers;
     int64_t count, height, width, channels;
+    int64_t stride[4];
+};
+// A map that is copied out: B H W C.
+struct Result {
+    int64_t buffer, channels;
+    float* numbers;
 };
 // The layers in order, for each image.
-void run_layers(const Layer* layers, int count, const float* weights, const Images& in, const float* input,
-                const Images& out, float* output);
+void run_layers(const Layer* layers, int count, const float* weights, const Images& images, const Result* results,
+                int result_count);
 void sample_window(const Photo& photo, const Window& window, float* colours, float* covered);
 
 }  // namespace mien
