@@ -113,6 +113,11 @@ void sample_window(Array<const uint8_t, 3> pixels, Array<const double, 2> photo_
     mien::sample_window(photo, window, colours.data(), covered.data());
 }
 
+void halve(Array<const uint8_t, 3> pixels, Array<uint8_t, 3> halved) {
+    const nb::gil_scoped_release unlocked;
+    mien::halve({pixels.data(), int64_t(pixels.shape(0)), int64_t(pixels.shape(1))}, halved.data());
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -127,6 +132,7 @@ NB_MODULE(_native, module) {
     module.def("count_pairs", &count_pairs);
     module.def("run_layers", &run_layers);
     module.def("sample_window", &sample_window);
+    module.def("halve", &halve);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");

@@ -107,4 +107,6 @@ void sample_window(const Photo& photo, const Window& window, float* colours, flo
     perception_kernels().sample_window(photo, window, colours, covered);
 }
 
+void halve(const Photo& photo, uint8_t* halved) { perception_kernels().halve(photo, halved); }
+
 }  // namespace mien

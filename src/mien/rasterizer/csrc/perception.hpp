@@ -72,6 +72,8 @@ struct PerceptionKernels {
                       float* tile);
     // Bilinear colours in [0, 1] (3 size size), and the share of each pixel that the photo covers (size size).
     void (*sample_window)(const Photo&, const Window&, float* colours, float* covered);
+    // A photo of half the size, each pixel the rounded mean of four; odd sizes are rounded up.
+    void (*halve)(const Photo&, uint8_t* halved);
 };
 
 // Images of C channels, of which the numbers are `stride` apart.
@@ -89,5 +91,6 @@ struct Result {
 void run_layers(const Layer* layers, int count, const float* weights, const Images& images, const Result* results,
                 int result_count);
 void sample_window(const Photo& photo, const Window& window, float* colours, float* covered);
+void halve(const Photo& photo, uint8_t* halved);
 
 }  // namespace mien

@@ -227,26 +227,41 @@ void run_layer(const Layer& layer, const float* weights, const Map& input, const
     }
 }
 
-// The lowest three bytes of each lane are the colours of one pixel.
-MIEN_INLINE Ints pixels_at(const Photo& photo, Ints x, Ints y) {
-    int32_t columns[kLanes], rows[kLanes], bits[kLanes];
-    memcpy(columns, &x, sizeof x);
-    memcpy(rows, &y, sizeof y);
-    // Four bytes are read at once, at the end of the photo those before its last one.
-    const uint8_t* last = photo.pixels + photo.height * photo.width * 3 - 4;
+// The four pixels around each position; the lowest three bytes of each number are the colours.
+struct Corners {
+    int32_t bits[4][kLanes];
+};
+
+// Where all are inside, each row's two pixels are read at once, with two bytes of what follows.
+MIEN_INLINE void inner_corners(const Photo& photo, const int32_t* left, const int32_t* top, Corners& corners) {
+    const int64_t row = photo.width * 3;
     for (int lane = 0; lane < kLanes; ++lane) {
-        const uint8_t* first = photo.pixels + (rows[lane] * photo.width + columns[lane]) * 3;
-        const uint8_t* from = first > last ? last : first;
-        uint32_t four;
-        memcpy(&four, from, 4);
-        bits[lane] = (int32_t)(four >> 8 * (first - from));
+        const uint8_t* first = photo.pixels + top[lane] * row + left[lane] * 3;
+        uint64_t above, below;
+        memcpy(&above, first, 8);
+        memcpy(&below, first + row, 8);
+        corners.bits[0][lane] = (int32_t)above;
+        corners.bits[1][lane] = (int32_t)(above >> 24);
+        corners.bits[2][lane] = (int32_t)below;
+        corners.bits[3][lane] = (int32_t)(below >> 24);
     }
-    Ints all;
-    memcpy(&all, bits, sizeof all);
-    return all;
 }
 
-MIEN_INLINE Floats channel_of(Ints bits, int channel) {
+// Black outside the photo.
+void outer_corners(const Photo& photo, const int32_t* left, const int32_t* top, Corners& corners) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+        for (int corner = 0; corner < 4; ++corner) {
+            const int64_t x = (int64_t)left[lane] + corner % 2, y = (int64_t)top[lane] + corner / 2;
+            const bool inside = x >= 0 && x < photo.width && y >= 0 && y < photo.height;
+            const uint8_t* first = inside ? photo.pixels + (y * photo.width + x) * 3 : nullptr;
+            corners.bits[corner][lane] = inside ? first[0] | first[1] << 8 | first[2] << 16 : 0;
+        }
+    }
+}
+
+MIEN_INLINE Floats channel_of(const int32_t* corner, int channel) {
+    Ints bits;
+    memcpy(&bits, corner, sizeof bits);
     return __builtin_convertvector((bits >> (8 * channel)) & splat(255), Floats);
 }
 
@@ -280,15 +295,20 @@ void sample_window(const Photo& photo, const Window& window, float* colours, flo
                 y = clamp(y, splat(0.0f), last_y);
             }
             const Floats left = floor_of(x), top = floor_of(y), right_share = x - left, lower_share = y - top;
-            Floats sums[3] = {};
-            for (int tap = 0; tap < 4; ++tap) {
-                const Floats tap_x = left + (float)(tap & 1), tap_y = top + (float)(tap >> 1);
-                const Floats near_x = clamp(tap_x, splat(0.0f), last_x), near_y = clamp(tap_y, splat(0.0f), last_y);
-                const Mask inside = at_most(near_x, tap_x) & at_most(tap_x, near_x) & at_most(near_y, tap_y) & at_most(tap_y, near_y);
-                const Floats weight = only(inside, (tap & 1 ? right_share : 1.0f - right_share) *
-                                                       (tap >> 1 ? lower_share : 1.0f - lower_share));
-                const Ints bits = pixels_at(photo, __builtin_convertvector(near_x, Ints), __builtin_convertvector(near_y, Ints));
-                for (int channel = 0; channel < 3; ++channel) sums[channel] += weight * channel_of(bits, channel);
+            const Mask outer = less(left, splat(0.0f)) | less(top, splat(0.0f)) | less(last_x, left + 1.0f) |
+                               less(last_y, top + 2.0f);
+            const Ints columns = __builtin_convertvector(left, Ints), rows = __builtin_convertvector(top, Ints);
+            Corners corners;
+            if (any(outer))
+                outer_corners(photo, (const int32_t*)&columns, (const int32_t*)&rows, corners);
+            else
+                inner_corners(photo, (const int32_t*)&columns, (const int32_t*)&rows, corners);
+            Floats sums[3];
+            for (int channel = 0; channel < 3; ++channel) {
+                const Floats above_left = channel_of(corners.bits[0], channel), below_left = channel_of(corners.bits[2], channel);
+                const Floats above = above_left + right_share * (channel_of(corners.bits[1], channel) - above_left);
+                const Floats below = below_left + right_share * (channel_of(corners.bits[3], channel) - below_left);
+                sums[channel] = above + lower_share * (below - above);
             }
             const int64_t to = row * window.size + column;
             const int lanes = (int)(window.size - column < kLanes ? window.size - column : kLanes);
@@ -301,6 +321,20 @@ void sample_window(const Photo& photo, const Window& window, float* colours, flo
     }
 }
 
+// Rounded means of two by two pixels, or of those there are at the right and lower edge.
+void halve(const Photo& photo, uint8_t* halved) {
+    const int64_t row = photo.width * 3, whole = photo.width / 2;
+    for (int64_t y = 0; y < photo.height; y += 2) {
+        const uint8_t* above = photo.pixels + y * row;
+        const uint8_t* below = y + 1 < photo.height ? above + row : above;
+        for (int64_t x = 0; x < whole; ++x, above += 6, below += 6, halved += 3)
+            for (int channel = 0; channel < 3; ++channel)
+                halved[channel] = (uint8_t)((above[channel] + above[channel + 3] + below[channel] + below[channel + 3] + 2) >> 2);
+        if (photo.width % 2)
+            for (int channel = 0; channel < 3; ++channel) *halved++ = (uint8_t)((above[channel] + below[channel] + 1) >> 1);
+    }
+}
+
 }  // namespace
 }  // namespace MIEN_ISA
 
@@ -308,7 +342,7 @@ void sample_window(const Photo& photo, const Window& window, float* colours, flo
 #define MIEN_JOINED(a, b) MIEN_JOINED_(a, b)
 
 const PerceptionKernels& MIEN_JOINED(perception_kernels_, MIEN_ISA)() {
-    static const PerceptionKernels kernels = {MIEN_ISA::run_layer, MIEN_ISA::sample_window};
+    static const PerceptionKernels kernels = {MIEN_ISA::run_layer, MIEN_ISA::sample_window, MIEN_ISA::halve};
     return kernels;
 }
 
