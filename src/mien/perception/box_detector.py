@@ -48,6 +48,17 @@ class _Window:
     tile: bool
     """Whether it is a part of the photo, whose edges may cut faces."""
 
+    def cuts(self, box: np.ndarray, photo: PhotoPyramid) -> bool:
+        """Whether an edge of the tile, but not of the photo, cuts a face: another tile or level shows it whole."""
+        if not self.tile:
+            return False
+        x, y = self.centre
+        margin = 0.05 * (box[2] - box[0])
+        low, high = (max(x - self.side / 2, 0), max(y - self.side / 2, 0)), (x + self.side / 2, y + self.side / 2)
+        extent = photo.width, photo.height
+        cut_low = any(box[k] < low[k] - margin and low[k] > 1 for k in (0, 1))
+        return cut_low or any(box[2 + k] > high[k] + margin and high[k] < extent[k] - 1 for k in (0, 1))
+
 
 @dataclass(frozen=True)
 class _Candidate:
@@ -137,39 +148,37 @@ class BoxDetector:
             with torch.inference_mode():
                 regressions, logits = network(normalise_exposure(pictures, inside))
                 scores = logits.sigmoid()
-                for i, window in enumerate(batch):
-                    (keep,) = torch.nonzero(scores[i] >= SCORE_THRESHOLD, as_tuple=True)
-                    boxes, keypoints = network.decode(regressions[i, keep], network.anchors[keep])
-                    found += _to_photo(
-                        scores[i, keep], boxes, keypoints, window=window, matrix=matrices[i], photo=photo
-                    )
+                windows_of, anchors = torch.nonzero(scores >= SCORE_THRESHOLD, as_tuple=True)
+                boxes, keypoints = network.decode(regressions[windows_of, anchors], network.anchors[anchors])
+                found += _to_photo(
+                    scores[windows_of, anchors].tolist(),
+                    boxes.cpu().double().numpy(),
+                    keypoints.cpu().double().numpy(),
+                    windows=[batch[k] for k in windows_of.tolist()],
+                    matrices=np.stack(matrices)[windows_of.cpu().numpy()],
+                    photo=photo,
+                )
         return found
 
 
 def _to_photo(
-    scores: Float[Tensor, "P"],
-    boxes: Float[Tensor, "P 4"],
-    keypoints: Float[Tensor, "P 6 2"],
+    scores: list[float],
+    boxes: Float[np.ndarray, "N 4"],
+    keypoints: Float[np.ndarray, "N 6 2"],
     *,
-    window: _Window,
-    matrix: np.ndarray,
+    windows: list[_Window],
+    matrices: Float[np.ndarray, "N 2 3"],
     photo: PhotoPyramid,
 ) -> list[_Candidate]:
-    corners = boxes.cpu().double().numpy()
-    centres = (corners[:, :2] + corners[:, 2:]) / 2 @ matrix[:, :2].T + matrix[:, 2]
-    half = (corners[:, 2:] - corners[:, :2]).max(1, keepdims=True) / 2 * np.linalg.norm(matrix[:, 0])
+    """Detections in photo pixels; each has its window, and the matrix from there."""
+    centres = ((boxes[:, None, :2] + boxes[:, None, 2:]) / 2 @ matrices[:, :, :2].mT)[:, 0] + matrices[:, :, 2]
+    half = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True) / 2 * np.linalg.norm(matrices[:, :, 0], axis=1)[:, None]
     own = np.concatenate([centres - half, centres + half], 1)
-    points = keypoints.cpu().numpy() @ matrix[:, :2].T + matrix[:, 2]
-    complete = np.ones(len(own), bool)
-    if window.tile:
-        # A face cut by the edge of a tile, but not of the photo, is complete in another tile or level.
-        low = np.maximum(np.array(window.centre) - window.side / 2, 0)
-        high = np.minimum(np.array(window.centre) + window.side / 2, (photo.width, photo.height))
-        cut_low = (own[:, :2] < low - 0.1 * half) & (low > 1)
-        cut_high = (own[:, 2:] > high + 0.1 * half) & (high < np.array([photo.width, photo.height]) - 1)
-        complete = ~(cut_low | cut_high).any(1)
+    points = keypoints @ matrices[:, :, :2].mT + matrices[:, None, :, 2]
     return [
-        _Candidate(score, own[k], points[k], window.angle) for k, score in enumerate(scores.tolist()) if complete[k]
+        _Candidate(score, own[k], points[k], window.angle)
+        for k, (score, window) in enumerate(zip(scores, windows, strict=True))
+        if not window.cuts(own[k], photo)
     ]
 
 

@@ -140,8 +140,9 @@ def run_layers(layers: nn.Sequential, program: Program | None, x: Float[Tensor, 
 
 def _whole(convolution: nn.Module, map_: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c"]:
     """A convolution whose kernel is as large as the map, as a matrix product: a third of the time."""
-    weight, bias = convolution.get_parameter("weight"), convolution.get_parameter("bias")
-    return F.linear(map_.permute(0, 2, 3, 1).flatten(1), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    assert isinstance(convolution, nn.Conv2d)
+    matrix = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+    return F.linear(map_.permute(0, 2, 3, 1).flatten(1), matrix, convolution.bias)
 
 
 def _read_windows(features: Float[Tensor, "B C H W"], matrices: Float[Tensor, "B R 2 3"]) -> Float[Tensor, "B R*C S S"]:

@@ -87,15 +87,16 @@ class PhotoPyramid:
         Returns:
             RGB in [0, 1], and the mask of pixels inside the photo.
         """
-        shrink = float(np.linalg.norm(photo_from_window[:, 0]))
-        halvings = int(np.log2(max(shrink, 1.0)))
-        number = min(halvings, int(np.log2(min(self.height, self.width))))
-        pixels = self.level(number)
-        matrix = photo_from_window / 2**number
-        corners = matrix @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
-        low = np.clip(np.floor(corners.min(1)).astype(int) - 2, 0, None)
-        high = np.ceil(corners.max(1)).astype(int) + 2
-        part = pixels[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
+        (xx, xy, x0), (yx, yy, y0) = photo_from_window.tolist()
+        shrink = math.hypot(xx, yx)
+        number = min(int(math.log2(max(shrink, 1.0))), int(math.log2(min(self.height, self.width))))
+        pixels, matrix = self.level(number), photo_from_window / 2**number
+        # The corners of the window, and with a margin the part of the photo that it shows.
+        across, down = [x0, x0 + size * xx], [y0, y0 + size * yx]
+        across, down = [x + k for x in across for k in (0, size * xy)], [y + k for y in down for k in (0, size * yy)]
+        left, top = (max(math.floor(min(k) / 2**number) - 2, 0) for k in (across, down))
+        right, bottom = (max(math.ceil(max(k) / 2**number) + 2, 0) for k in (across, down))
+        part = pixels[top:bottom, left:right]
         if not part.size:
             return torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
         # Where a window has one pixel for many of the last level, boxes of pixels must be averaged first.
@@ -103,7 +104,7 @@ class PhotoPyramid:
             window, inside = torch.empty(3, size, size), torch.empty(size, size)
             native().sample_window(pixels, matrix, padding == "border", window.numpy(), inside.numpy())
         else:
-            shifted = torch.from_numpy(matrix - np.array([[0, 0, low[0]], [0, 0, low[1]]]))
+            shifted = torch.from_numpy(matrix - np.array([[0, 0, left], [0, 0, top]]))
             window, inside = _sampled(part, shifted.to(self.device), size, padding=padding)
         return window, (inside > 0.5).float()
 
