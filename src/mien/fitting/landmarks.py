@@ -17,6 +17,7 @@ from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.fitting.depth import plane_basis, without_plane
 from mien.fitting.identity_prior import identity_precision
 from mien.fitting.lids import LidGaps
+from mien.fitting.point_model import PointModel
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
@@ -115,8 +116,7 @@ def align_to_points(
         The faces with another translation; differentiable.
     """
     pose, share = coefficients.pose, (point_weights / point_weights.sum(1, keepdim=True))[..., None]
-    vertices = pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
-    own_px = camera.project(model.mediapipe_points(vertices))
+    own_px = camera.project(pose.to_camera(PointModel.of(model).points(coefficients)))
     own_centre, centre = (share * own_px).sum(1, keepdim=True), (share * points_px).sum(1, keepdim=True)
     own, target = own_px - own_centre, points_px - centre
     growth = (share * own * target).sum((1, 2)) / (share * own.square()).sum((1, 2))
@@ -195,10 +195,7 @@ class _Problem:
     ) -> None:
         self.prediction = prediction
         self.camera, self.target = camera.double(), points_px.double()
-        corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None].double()
-        self.mean = (model.mean[corners] * weights).sum(1)
-        bases = [(basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)]
-        self.basis = torch.cat(bases).permute(1, 2, 0)  # P 3 K
+        self.points = PointModel.of(model)
         identity_count, expression_count, _ = model.counts
         self.is_expression = torch.arange(identity_count + expression_count, device=points_px.device) >= identity_count
         self.least, self.largest = model.expression_range
@@ -217,8 +214,8 @@ class _Problem:
             shape = torch.cat([near.identity, near.expression.clamp(self.least, self.largest)], dim=1).double()
             return _State(pose.rotmat().double(), pose.translation.double(), log_focal, shape)
         batch = len(self.target)
-        pose = initial_pose(self.mean.expand(batch, -1, -1), self.target, self.camera)
-        shape = self.target.new_zeros(batch, self.basis.shape[-1])
+        pose = initial_pose(self.points.mean.expand(batch, -1, -1), self.target, self.camera)
+        shape = self.target.new_zeros(batch, self.points.basis.shape[-1])
         return _State(rotvec_to_rotmat(pose.rotation), pose.translation, torch.zeros_like(pose.scale), shape)
 
     def step(self, state: _State, *, pose_only: bool) -> _State:
@@ -251,7 +248,7 @@ class _Problem:
         self, state: _State
     ) -> tuple[Float[Tensor, "B P R"], Float[Tensor, "B P R K"], Float[Tensor, "B P R"]]:
         """Residuals of x, y and, if it is known, depth; their Jacobian and weights."""
-        shaped = self.mean + torch.einsum("pik,bk->bpi", self.basis, state.shape)
+        shaped = self.points.mean + self.points.offsets(state.shape)
         rotated = torch.einsum("bij,bpj->bpi", state.rotation, shaped)
         points = to_camera_axes(rotated) + state.translation[:, None]
         focal = (self.camera.focal_px * state.log_focal.exp())[:, None]
@@ -275,7 +272,7 @@ class _Problem:
         d_rotated = to_model_axes(d_projection)
         batch, count = z.shape
         d_rotation = -d_rotated @ cross_matrix(rotated.reshape(-1, 3)).view(batch, count, 3, 3)
-        d_shape = torch.einsum("bpij,bjl,plk->bpik", d_rotated, state.rotation, self.basis)
+        d_shape = (d_rotated @ state.rotation[:, None]) @ self.points.basis
         jacobian = torch.cat([d_rotation, d_projection, from_centre[..., None], d_shape], dim=-1)
         if self.depths_px is not None:
             # The third row is the derivative of z so far; the residual is focal · z / mean(z).
