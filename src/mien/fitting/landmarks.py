@@ -23,6 +23,7 @@ from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
 from mien.losses import geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rasterizer.cpu import native
 from mien.typing import Float, Tensor
 
 ITERATIONS = 14
@@ -221,10 +222,10 @@ class _Problem:
     def step(self, state: _State, *, pose_only: bool) -> _State:
         """One damped Gauss-Newton step under robust weights, with expressions kept in the range of the model."""
         residuals, jacobian, weights = self._linearise(state)
-        weighted = jacobian * weights[..., None]
-        hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + self.prior_precision
+        hessian, gradient = normal_equations(jacobian.flatten(1, 2), residuals.flatten(1), weights.flatten(1))
+        hessian += self.prior_precision
         values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], state.shape], 1)
-        gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + values @ self.prior_precision
+        gradient += values @ self.prior_precision
         if self.prediction is not None:
             part = slice(self.RIGID, self.RIGID + len(self.prediction.precision))
             hessian[:, part, part] += self.prediction.precision
@@ -305,6 +306,20 @@ class _Problem:
             log_focal=state.log_focal + delta[:, 6],
             shape=torch.where(self.is_expression, bounded, shape),
         )
+
+
+def normal_equations(
+    jacobian: Float[Tensor, "B N K"], residuals: Float[Tensor, "B N"], weights: Float[Tensor, "B N"]
+) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
+    """Jᵀ W J and Jᵀ W r, in double precision; native on a CPU, where only half of the symmetric matrix is summed."""
+    if jacobian.device.type != "cpu":
+        weighted = jacobian * weights[..., None]
+        return weighted.mT @ jacobian, (weighted.mT @ residuals[..., None])[..., 0]
+    batch, _, unknowns = jacobian.shape
+    hessian, gradient = jacobian.new_empty(batch, unknowns, unknowns), jacobian.new_empty(batch, unknowns)
+    inputs = (x.detach().contiguous().numpy() for x in (jacobian, residuals, weights))
+    native().normal_equations(*inputs, hessian.numpy(), gradient.numpy())
+    return hessian, gradient
 
 
 def _prior_precision(model: MorphableModel, priors: LandmarkPriors) -> Float[Tensor, "K K"]:

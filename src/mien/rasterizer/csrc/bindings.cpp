@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "gram.hpp"
 #include "parallel.hpp"
 #include "perception.hpp"
 #include "soft_raster.hpp"
@@ -89,6 +90,17 @@ int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, P
     return mien::count_pairs(meshes, settings);
 }
 
+void normal_equations(Array<const double, 3> jacobian, Array<const double, 2> residuals, Array<const double, 2> weights,
+                      Array<double, 3> hessian, Array<double, 2> gradient) {
+    const nb::gil_scoped_release unlocked;
+    const int64_t rows = int64_t(jacobian.shape(1)), unknowns = int64_t(jacobian.shape(2));
+    for (int64_t k = 0; k < int64_t(jacobian.shape(0)); ++k) {
+        const mien::LeastSquares problem = {rows, unknowns, jacobian.data() + k * rows * unknowns,
+                                            residuals.data() + k * rows, weights.data() + k * rows};
+        mien::normal_equations(problem, hessian.data() + k * unknowns * unknowns, gradient.data() + k * unknowns);
+    }
+}
+
 void run_layers(Array<const int64_t, 2> program, Array<const float, 1> weights, Array<const int64_t, 1> result_buffers,
                 nb::ndarray<const float, nb::ndim<4>, nb::device::cpu> input, const std::vector<Array<float, 4>>& outputs) {
     if (program.shape(1) != mien::kLayerNumbers) throw nb::value_error("a layer of the program has another number of columns");
@@ -130,6 +142,7 @@ NB_MODULE(_native, module) {
     module.def("soft_backward", &soft_backward);
     module.def("hard_forward", &hard_forward);
     module.def("count_pairs", &count_pairs);
+    module.def("normal_equations", &normal_equations);
     module.def("run_layers", &run_layers);
     module.def("sample_window", &sample_window);
     module.def("halve", &halve);
