@@ -130,6 +130,11 @@ void halve(Array<const uint8_t, 3> pixels, Array<uint8_t, 3> halved) {
     mien::halve({pixels.data(), int64_t(pixels.shape(0)), int64_t(pixels.shape(1))}, halved.data());
 }
 
+void box_means(Array<const float, 2> values, int radius, int times, Array<float, 2> means) {
+    const nb::gil_scoped_release unlocked;
+    mien::box_means(values.data(), int64_t(values.shape(0)), radius, times, means.data());
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -146,6 +151,7 @@ NB_MODULE(_native, module) {
     module.def("run_layers", &run_layers);
     module.def("sample_window", &sample_window);
     module.def("halve", &halve);
+    module.def("box_means", &box_means);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");

@@ -69,7 +69,40 @@ void write_image(const Map& map, int64_t channels, float* output) {
         for (int64_t x = 0; x < map.width; ++x, output += channels) std::copy_n(map.pixel(y, x), channels, output);
 }
 
+// to[x][y] = from[y][x]
+void transpose(const float* from, int64_t size, float* to) {
+    constexpr int64_t kBlock = 16;
+    for (int64_t top = 0; top < size; top += kBlock)
+        for (int64_t left = 0; left < size; left += kBlock)
+            for (int64_t x = left; x < std::min(left + kBlock, size); ++x)
+                for (int64_t y = top; y < std::min(top + kBlock, size); ++y) to[x * size + y] = from[y * size + x];
+}
+
+// Means of 2 radius + 1 rows.
+void row_means(const float* from, int64_t size, int64_t radius, float* to) {
+    for (int64_t y = 0; y < size; ++y, to += size) {
+        const int64_t first = std::max<int64_t>(y - radius, 0), last = std::min(y + radius, size - 1);
+        std::copy_n(from + first * size, size, to);
+        for (int64_t row = first + 1; row <= last; ++row)
+            for (int64_t x = 0; x < size; ++x) to[x] += from[row * size + x];
+        const float share = 1.0f / static_cast<float>(last - first + 1);
+        for (int64_t x = 0; x < size; ++x) to[x] *= share;
+    }
+}
+
 }  // namespace
+
+void box_means(const float* values, int64_t size, int64_t radius, int times, float* means) {
+    std::vector<float> memory(static_cast<size_t>(2 * size * size));
+    float *now = memory.data(), *next = now + size * size;
+    std::copy_n(values, size * size, now);
+    for (int axis = 0; axis < 2; ++axis) {
+        for (int k = 0; k < times; ++k, std::swap(now, next)) row_means(now, size, radius, next);
+        transpose(now, size, next);
+        std::swap(now, next);
+    }
+    std::copy_n(now, size * size, means);
+}
 
 void run_layers(const Layer* layers, int count, const float* weights, const Images& images, const Result* results,
                 int result_count) {

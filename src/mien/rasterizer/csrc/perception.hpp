@@ -92,5 +92,7 @@ void run_layers(const Layer* layers, int count, const float* weights, const Imag
                 int result_count);
 void sample_window(const Photo& photo, const Window& window, float* colours, float* covered);
 void halve(const Photo& photo, uint8_t* halved);
+// Means of squares of 2 radius + 1 pixels, `times` in a row; at the edges, of the pixels that there are (size size).
+void box_means(const float* values, int64_t size, int64_t radius, int times, float* means);
 
 }  // namespace mien
