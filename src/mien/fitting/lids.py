@@ -109,7 +109,9 @@ def fit_lids(
     points = point_model.points(coefficients)
     start_camera = coefficients.pose.to_camera(points)
     moved = point_model.basis[:, :, [model.counts[0] + k for k in chosen]].to(points).permute(2, 0, 1)
-    bases_camera = torch.stack([coefficients.pose.to_camera(points + b) - start_camera for b in moved], dim=-1)  # B P 3 K
+    bases_camera = torch.stack(
+        [coefficients.pose.to_camera(points + b) - start_camera for b in moved], dim=-1
+    )  # B P 3 K
     start = coefficients.expression[:, chosen]
     strength = start.clamp(least, largest)
     for _ in range(STEPS):

@@ -127,12 +127,14 @@ class ShortRangeBlazeFace(BlazeFace):
         return nn.Sequential(*blocks), inputs
 
     def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        """See the base class."""
         fine = self.fine(F.relu(self.stem(x)))
         coarse = self.coarse(fine)
         regressions = [self.fine_regressions(fine), self.coarse_regressions(coarse)]
         return [*regressions, self.fine_logits(fine), self.coarse_logits(coarse)]
 
     def native_program(self, program: Program) -> Program:
+        """See the base class."""
         fine = program.add([self.stem, nn.ReLU(), *self.fine])
         coarse = program.add(self.coarse, fine)
         return program.give(
@@ -158,7 +160,10 @@ class _UpLevel(nn.Module):
 
     def add_to(self, program: Program, coarse: int, fine: int) -> int:
         """Append the level to a program and return its result."""
-        coarse, fine = program.add([self.from_coarse, nn.ReLU()], coarse), program.add([self.from_fine, nn.ReLU()], fine)
+        coarse, fine = (
+            program.add([self.from_coarse, nn.ReLU()], coarse),
+            program.add([self.from_fine, nn.ReLU()], fine),
+        )
         return program.add(self.refine, program.add_upsampled(coarse, fine))
 
 
@@ -200,6 +205,7 @@ class FullRangeBlazeFace(BlazeFace):
         self.regressions = PointwiseConv2d(inputs, 16)
 
     def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        """See the base class."""
         x = F.relu(self.stem(x))
         maps = []
         for level in self.down:
@@ -210,6 +216,7 @@ class FullRangeBlazeFace(BlazeFace):
         return [self.regressions(x), self.logits(x)]
 
     def native_program(self, program: Program) -> Program:
+        """See the base class."""
         x = program.add([self.stem, nn.ReLU()])
         maps = []
         for level in self.down:

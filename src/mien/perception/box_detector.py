@@ -10,7 +10,7 @@ import torch
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
 from mien.perception.face_detection import FaceBox
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
-from mien.typing import Float, Tensor
+from mien.typing import Float
 
 SCORE_THRESHOLD = 0.5
 # If the best score is lower than this, the other three orientations are searched as well.
@@ -171,10 +171,11 @@ def _to_photo(
     photo: PhotoPyramid,
 ) -> list[_Candidate]:
     """Detections in photo pixels; each has its window, and the matrix from there."""
-    centres = ((boxes[:, None, :2] + boxes[:, None, 2:]) / 2 @ matrices[:, :, :2].mT)[:, 0] + matrices[:, :, 2]
+    turns, origins = matrices[:, :, :2].transpose(0, 2, 1), matrices[:, :, 2]
+    centres = ((boxes[:, None, :2] + boxes[:, None, 2:]) / 2 @ turns)[:, 0] + origins
     half = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True) / 2 * np.linalg.norm(matrices[:, :, 0], axis=1)[:, None]
     own = np.concatenate([centres - half, centres + half], 1)
-    points = keypoints @ matrices[:, :, :2].mT + matrices[:, None, :, 2]
+    points = keypoints @ turns + origins[:, None]
     return [
         _Candidate(score, own[k], points[k], window.angle)
         for k, (score, window) in enumerate(zip(scores, windows, strict=True))

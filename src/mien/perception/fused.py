@@ -40,6 +40,11 @@ class _Layer:
     """Channels per group."""
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """The middle of the row."""
+        return self.kind, self.kernel, self.stride, self.groups, self.inputs, self.outputs
+
+    @property
     def channels(self) -> int:
         """Channels of the map that the layer writes."""
         return self.groups * self.outputs
@@ -80,18 +85,24 @@ class Program:
         return source
 
     def add_upsampled(self, coarse: int, fine: int) -> int:
-        """Append the sum of a map and another one of half its size, upsampled bilinearly."""
+        """Append the sum of a map and of another one of half its size, upsampled bilinearly; return the sum."""
         channels = self._layers[coarse - 1].channels
         return self._append(_Layer(coarse, fine, UPSAMPLED, inputs=channels, outputs=channels), torch.zeros(0))
 
     def give(self, *results: int) -> Program:
-        """Name the maps that `run` returns, after the last layer."""
+        """Finish the program.
+
+        Args:
+            results: The maps that `run` returns.
+
+        Returns:
+            The program itself.
+        """
         self._results = list(results)
         offsets = torch.tensor([0, *map(len, self._weights)]).cumsum(0).tolist()
         buffers = self._buffers()
         rows = [
-            [buffers[x.input], buffers[n + 1], buffers[x.shortcut] if x.shortcut >= 0 else -1, x.kind]
-            + [x.kernel, x.stride, x.groups, x.inputs, x.outputs, offset]
+            (buffers[x.input], buffers[n + 1], buffers[x.shortcut] if x.shortcut >= 0 else -1, *x.numbers, offset)
             for n, (x, offset) in enumerate(zip(self._layers, offsets[:-1], strict=True))
         ]
         self._rows, self._packed = torch.tensor(rows), torch.cat(self._weights)
@@ -102,7 +113,9 @@ class Program:
 
     def fits(self, x: Tensor) -> bool:
         """Whether `run` can replace the layers: it needs a CPU and the right shape, and gives no gradients."""
-        in_torch = torch.is_grad_enabled() and x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        in_torch = (
+            (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        )
         return not in_torch and x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1:] == self.input_shape
 
     def run(self, x: Float[Tensor, "B C S S"]) -> list[Float[Tensor, "B c s s"]]:
@@ -114,18 +127,15 @@ class Program:
 
     def _buffers(self) -> list[int]:
         """The buffer of each map; it is used again after the last layer that reads the map."""
-        last_use = [len(self._layers)] * (len(self._layers) + 1)
-        for map_ in range(len(last_use)):
-            readers = [n for n, x in enumerate(self._layers) if map_ in {x.input, x.shortcut}]
-            if map_ not in self._results and readers:
-                last_use[map_] = readers[-1]
-        buffers, owner = [0], [0]  # owner: the map in each buffer
+        last_reader = [len(self._layers)] * (len(self._layers) + 1)
+        for number in range(len(last_reader)):
+            readers = [n for n, layer in enumerate(self._layers) if number in {layer.input, layer.shortcut}]
+            if readers and number not in self._results:
+                last_reader[number] = readers[-1]
+        buffers, holds = [0], [0]  # the map that each buffer holds
         for number in range(len(self._layers)):
-            free = [b for b, map_ in enumerate(owner) if last_use[map_] < number]
-            if not free:
-                free = [len(owner)]
-                owner.append(0)
-            owner[free[0]] = number + 1
+            free = [buffer for buffer, held in enumerate(holds) if last_reader[held] < number] or [len(holds)]
+            holds[free[0] : free[0] + 1] = [number + 1]
             buffers.append(free[0])
         return buffers
 
@@ -145,8 +155,8 @@ class Program:
         self, convolution: nn.Module, depthwise: nn.Module | None, source: int, *, shortcut: int = -1
     ) -> int:
         assert isinstance(convolution, nn.Conv2d)
+        assert depthwise is None or isinstance(depthwise, nn.Conv2d)
         window = depthwise or convolution
-        assert isinstance(window, nn.Conv2d)
         kind = DEPTHWISE if depthwise else DENSE if convolution.kernel_size[0] > 1 else PIXEL
         groups = convolution.groups
         channels = convolution.in_channels // groups, convolution.out_channels // groups
