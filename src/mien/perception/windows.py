@@ -37,24 +37,28 @@ def normalise_exposure(windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, 
     weights = torch.tensor(LUMA_709, device=windows.device, dtype=windows.dtype)[:, None, None]
     lumas = (windows[..., ::step, ::step] * weights).sum(1).cpu().numpy()
     shown = inside[:, ::step, ::step].cpu().numpy() > 0
-    return torch.stack([_normalised(*one) for one in zip(windows, lumas, shown, strict=True)])
+    results = windows
+    for k, (luma, mask) in enumerate(zip(lumas, shown, strict=True)):
+        if (curve := _exposure_curve(np.sort(luma[mask]))) is not None:
+            low, spread, exponent = curve
+            results = windows.clone() if results is windows else results
+            # The logarithm and the exponential of vectors take half the time of a power.
+            results[k].sub_(low).div_(spread).clamp_(BLACK, 1).log2_().mul_(exponent).exp2_()
+    return results
 
 
-def _normalised(window: Float[Tensor, "3 H W"], sampled: np.ndarray, shown: np.ndarray) -> Float[Tensor, "3 H W"]:
-    """One window, with the lumas of some of its pixels, of which `shown` are in the photo."""
-    luma = np.sort(sampled[shown])
+def _exposure_curve(luma: Float[np.ndarray, "N"]) -> tuple[float, float, float] | None:
+    """Black, range and exponent for a window with these lumas in rising order; None if it is well exposed."""
     if luma.size < 16:
-        return window
+        return None
     places = np.array([0.02, 0.5, 0.98]) * (luma.size - 1)
     low, middle, high = np.interp(places, np.arange(luma.size), luma).tolist()
     if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
-        return window
+        return None
     spread = max(high - low, 0.02)
     median = min(max((middle - low) / spread, 0.02), 0.98)
     # A power curve maps the median to a medium grey; its exponent is limited so that noise is not amplified.
-    exponent = min(max(math.log(GOOD_MEDIAN) / math.log(median), 0.4), 2.5)
-    # The logarithm and the exponential of vectors take half the time of a power.
-    return ((window - low) / spread).clamp_(BLACK, 1).log2_().mul_(exponent).exp2_()
+    return low, spread, min(max(math.log(GOOD_MEDIAN) / math.log(median), 0.4), 2.5)
 
 
 class PhotoPyramid:
@@ -87,33 +91,48 @@ class PhotoPyramid:
         Returns:
             RGB in [0, 1], and the mask of pixels inside the photo.
         """
-        (xx, xy, x0), (yx, yy, y0) = photo_from_window.tolist()
-        shrink = math.hypot(xx, yx)
-        number = min(int(math.log2(max(shrink, 1.0))), int(math.log2(min(self.height, self.width))))
-        pixels, matrix = self.level(number), photo_from_window / 2**number
-        # The corners of the window, and with a margin the part of the photo that it shows.
-        across, down = [x0, x0 + size * xx], [y0, y0 + size * yx]
-        across, down = [x + k for x in across for k in (0, size * xy)], [y + k for y in down for k in (0, size * yy)]
-        left, top = (max(math.floor(min(k) / 2**number) - 2, 0) for k in (across, down))
-        right, bottom = (max(math.ceil(max(k) / 2**number) + 2, 0) for k in (across, down))
-        part = pixels[top:bottom, left:right]
-        if not part.size:
-            return torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
-        # Where a window has one pixel for many of the last level, boxes of pixels must be averaged first.
-        if self.device.type == "cpu" and shrink < 2 ** (number + 1) and padding != "reflection":
-            window, inside = torch.empty(3, size, size), torch.empty(size, size)
-            native().sample_window(pixels, matrix, padding == "border", window.numpy(), inside.numpy())
-        else:
-            shifted = torch.from_numpy(matrix - np.array([[0, 0, left], [0, 0, top]]))
-            window, inside = _sampled(part, shifted.to(self.device), size, padding=padding)
-        return window, (inside > 0.5).float()
+        windows, inside = self.sample_many([photo_from_window], size, padding=padding)
+        return windows[0], inside[0]
 
     def sample_many(
         self, matrices: list[np.ndarray], size: int, *, padding: Padding = "zeros"
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B S S"]]:
         """Sample several windows of one size, see `sample`."""
-        pairs = [self.sample(matrix, size, padding=padding) for matrix in matrices]
-        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+        windows = torch.empty(len(matrices), 3, size, size, device=self.device)
+        covered = torch.empty(len(matrices), size, size, device=self.device)
+        for matrix, window, own in zip(matrices, windows, covered, strict=True):
+            self._sample_into(window, own, matrix, padding=padding)
+        return windows, (covered > 0.5).float()
+
+    def _sample_into(
+        self,
+        window: Float[Tensor, "3 S S"],
+        covered: Float[Tensor, "S S"],
+        photo_from_window: np.ndarray,
+        *,
+        padding: Padding,
+    ) -> None:
+        (xx, xy, x0), (yx, yy, y0) = photo_from_window.tolist()
+        size, shrink = len(covered), math.hypot(xx, yx)
+        number = min(int(math.log2(max(shrink, 1.0))), int(math.log2(min(self.height, self.width))))
+        pixels, matrix = self.level(number), photo_from_window / 2**number
+        # The part of the photo that the window shows: the range of its corners, with a margin.
+        across = [x0 + x + y for x in (0, size * xx) for y in (0, size * xy)]
+        down = [y0 + x + y for x in (0, size * yx) for y in (0, size * yy)]
+        left, top = (max(math.floor(min(k) / 2**number) - 2, 0) for k in (across, down))
+        right, bottom = (max(math.ceil(max(k) / 2**number) + 2, 0) for k in (across, down))
+        part = pixels[top:bottom, left:right]
+        if not part.size:
+            window.zero_()
+            covered.zero_()
+        # Where a window has one pixel for many of the last level, boxes of pixels must be averaged first.
+        elif self.device.type == "cpu" and shrink < 2 ** (number + 1) and padding != "reflection":
+            native().sample_window(pixels, matrix, padding == "border", window.numpy(), covered.numpy())
+        else:
+            shifted = torch.from_numpy(matrix - np.array([[0, 0, left], [0, 0, top]]))
+            colours, shares = _sampled(part, shifted.to(self.device), size, padding=padding)
+            window.copy_(colours)
+            covered.copy_(shares)
 
 
 def _sampled(
