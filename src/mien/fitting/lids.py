@@ -108,10 +108,9 @@ def fit_lids(
     point_model = PointModel.of(model)
     points = point_model.points(coefficients)
     start_camera = coefficients.pose.to_camera(points)
-    moved = point_model.basis[:, :, [model.counts[0] + k for k in chosen]].to(points).permute(2, 0, 1)
-    bases_camera = torch.stack(
-        [coefficients.pose.to_camera(points + b) - start_camera for b in moved], dim=-1
-    )  # B P 3 K
+    bases = point_model.basis[:, :, [model.counts[0] + k for k in chosen]].to(points).permute(2, 0, 1)
+    moved_camera = torch.stack([coefficients.pose.to_camera(points + basis) for basis in bases], dim=-1)
+    bases_camera = moved_camera - start_camera[..., None]  # B P 3 K
     start = coefficients.expression[:, chosen]
     strength = start.clamp(least, largest)
     for _ in range(STEPS):

@@ -196,8 +196,8 @@ class _SameConv(nn.Conv2d):
         return F.conv2d(pad_same(x, kernel, stride), weight, bias, stride=stride, groups=self.groups)
 
 
-_kept: weakref.WeakKeyDictionary[_SameConv, tuple[tuple[tuple[int, torch.dtype, int], ...], tuple[Tensor, Tensor]]]
-_kept = weakref.WeakKeyDictionary()
+_State = tuple[tuple[int, torch.dtype, int], ...]
+_kept: weakref.WeakKeyDictionary[_SameConv, tuple[_State, tuple[Tensor, Tensor]]] = weakref.WeakKeyDictionary()
 
 
 class InvertedResidual(nn.Module):

@@ -19,7 +19,7 @@ constexpr int kGramTile = 6;     // rows of a tile of the sums; its columns are 
 constexpr int kGramBlock = 24;   // rows of the Jacobian
 constexpr int kGramMultiple = 48;
 // The sums have one more row and column, for the residuals, and are padded to whole tiles.
-inline int64_t gram_size(int64_t unknowns) { return (unknowns + kGramMultiple) / kGramMultiple * kGramMultiple; }
+static inline int64_t gram_size(int64_t unknowns) { return (unknowns + kGramMultiple) / kGramMultiple * kGramMultiple; }
 
 // Adds all rows to the upper triangle of `sums` (gram_size²); `scratch` has room for kGramBlock rows of that size.
 typedef void (*AddGram)(const LeastSquares&, double* sums, double* scratch);

@@ -10,7 +10,7 @@
 namespace mien {
 
 constexpr int kPanel = 16;  // channels are padded to multiples of this, whatever the instruction set
-inline int64_t padded(int64_t channels) { return (channels + kPanel - 1) / kPanel * kPanel; }
+static inline int64_t padded(int64_t channels) { return (channels + kPanel - 1) / kPanel * kPanel; }
 
 // What a layer does before the 1x1 convolution. `upsampled` has no convolution: it adds the shortcut to twice the size of
 // its input, interpolated bilinearly.
@@ -32,12 +32,13 @@ constexpr int kLayerNumbers = sizeof(Layer) / sizeof(int64_t);
 struct Map {
     float* numbers;
     int64_t height, width, pitch;
-    float* pixel(int64_t y, int64_t x) const { return numbers + ((y + 1) * (width + 2) + x + 1) * pitch; }
-    int64_t size() const { return (height + 2) * (width + 2) * pitch; }
+    // Always inlined: the linker would merge the copies of different instruction sets; see simd.hpp.
+    __attribute__((always_inline)) float* pixel(int64_t y, int64_t x) const { return numbers + ((y + 1) * (width + 2) + x + 1) * pitch; }
+    __attribute__((always_inline)) int64_t size() const { return (height + 2) * (width + 2) * pitch; }
 };
 
 // The map that a layer writes, without its memory.
-inline Map output_of(const Layer& layer, const Map& input) {
+static inline Map output_of(const Layer& layer, const Map& input) {
     if (layer.gather == Gather::upsampled) return {nullptr, 2 * input.height, 2 * input.width, input.pitch};
     return {nullptr, (input.height + layer.stride - 1) / layer.stride, (input.width + layer.stride - 1) / layer.stride,
             layer.groups == 1 ? padded(layer.outputs) : layer.groups * layer.outputs};
@@ -47,10 +48,10 @@ inline Map output_of(const Layer& layer, const Map& input) {
 constexpr int64_t kTileNumbers = 8192;
 constexpr int kTilePixels = 96, kLeastTilePixels = 12;
 
-inline int64_t tile_pitch(const Layer& layer, const Map& input) {
+static inline int64_t tile_pitch(const Layer& layer, const Map& input) {
     return layer.gather == Gather::dense ? layer.kernel * layer.kernel * layer.inputs : input.pitch;
 }
-inline int64_t tile_pixels(int64_t pitch) {
+static inline int64_t tile_pixels(int64_t pitch) {
     const int64_t fit = kTileNumbers / pitch / kLeastTilePixels * kLeastTilePixels;
     return fit < kLeastTilePixels ? kLeastTilePixels : fit > kTilePixels ? kTilePixels : fit;
 }
