@@ -100,3 +100,16 @@ def test_a_new_resnet_starts_with_blocks_that_change_nothing() -> None:
     x = torch.rand(1, 256, 4, 4)
     torch.testing.assert_close(resnet.get_submodule("layer1.1")(x), x)
     assert float(resnet.get_submodule("conv1").weight.detach().std()) == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.05)
+
+
+def test_joined_normalisation_follows_changed_weights() -> None:
+    backbone, images = make_backbone("efficientnet_lite0").eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = backbone(images)
+    torch.testing.assert_close(before, backbone(images).detach(), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        backbone.get_parameter("_conv_head.weight").mul_(2)
+        backbone.get_buffer("_bn1.running_mean").add_(0.01)
+        after = backbone(images)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, backbone(images).detach(), rtol=1e-4, atol=1e-6)

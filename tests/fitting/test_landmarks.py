@@ -11,10 +11,12 @@ from mien.camera import Camera, Pose
 from mien.errors import FitDiverged
 from mien.fitting import FitSettings, FitTargets, align_to_points, fit_prediction
 from mien.fitting.depth import depth_px
-from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose
+from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose, normal_equations
+from mien.fitting.point_model import PointModel
 from mien.fitting.prediction import PredictedIdentity
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rasterizer.cpu import native
 from mien.typing import Tensor
 
 PRIORS = LandmarkPriors(
@@ -230,3 +232,29 @@ def test_a_face_is_translated_onto_points(tiny: MorphableModel) -> None:
     assert torch.equal(found.pose.rotation, pose.rotation)
     dragged = align_to_points(tiny, off, camera, points_px=points, point_weights=torch.ones(1, 468))
     assert float((dragged.pose.translation - pose.translation).norm()) > 0.002
+
+
+def test_native_normal_equations_equal_torchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    jacobian = torch.randn(2, 50, 53, generator=generator, dtype=torch.float64)
+    residuals, weights = torch.randn(2, 2, 50, generator=generator, dtype=torch.float64).unbind()
+    before = native().current_isa()
+    for isa in native().available_isas().split():
+        native().select_isa(isa)
+        hessian, gradient = normal_equations(jacobian, residuals, weights.abs())
+        weighted = jacobian * weights.abs()[..., None]
+        torch.testing.assert_close(hessian, weighted.mT @ jacobian)
+        torch.testing.assert_close(gradient, (weighted.mT @ residuals[..., None])[..., 0])
+    native().select_isa(before)
+
+
+def test_the_point_model_gives_the_points_of_the_model(tiny: MorphableModel) -> None:
+    identity, expression = torch.randn(2, tiny.counts[0]), torch.rand(2, tiny.counts[1])
+    rest = torch.zeros(2, tiny.counts[2]), torch.zeros(2, 9, 3), Pose.join([posed(0.0), posed(40.0)])
+    faces = FaceCoefficients(identity, expression, *rest)
+    points = tiny.mediapipe_points(tiny.vertices(identity, expression))
+    torch.testing.assert_close(PointModel.of(tiny).points(faces), points, rtol=0, atol=1e-7)
+    assert PointModel.of(tiny) is PointModel.of(tiny)
+    other = copy.deepcopy(tiny)
+    other.mean += 0.1
+    assert PointModel.of(other).mean[0, 0] != PointModel.of(tiny).mean[0, 0]

@@ -17,11 +17,13 @@ from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.fitting.depth import plane_basis, without_plane
 from mien.fitting.identity_prior import identity_precision
 from mien.fitting.lids import LidGaps
+from mien.fitting.point_model import PointModel
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
 from mien.losses import geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rasterizer.cpu import native
 from mien.typing import Float, Tensor
 
 ITERATIONS = 14
@@ -115,8 +117,7 @@ def align_to_points(
         The faces with another translation; differentiable.
     """
     pose, share = coefficients.pose, (point_weights / point_weights.sum(1, keepdim=True))[..., None]
-    vertices = pose.to_camera(model.vertices(coefficients.identity, coefficients.expression))
-    own_px = camera.project(model.mediapipe_points(vertices))
+    own_px = camera.project(pose.to_camera(PointModel.of(model).points(coefficients)))
     own_centre, centre = (share * own_px).sum(1, keepdim=True), (share * points_px).sum(1, keepdim=True)
     own, target = own_px - own_centre, points_px - centre
     growth = (share * own * target).sum((1, 2)) / (share * own.square()).sum((1, 2))
@@ -195,10 +196,7 @@ class _Problem:
     ) -> None:
         self.prediction = prediction
         self.camera, self.target = camera.double(), points_px.double()
-        corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None].double()
-        self.mean = (model.mean[corners] * weights).sum(1)
-        bases = [(basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)]
-        self.basis = torch.cat(bases).permute(1, 2, 0)  # P 3 K
+        self.points = PointModel.of(model)
         identity_count, expression_count, _ = model.counts
         self.is_expression = torch.arange(identity_count + expression_count, device=points_px.device) >= identity_count
         self.least, self.largest = model.expression_range
@@ -217,17 +215,17 @@ class _Problem:
             shape = torch.cat([near.identity, near.expression.clamp(self.least, self.largest)], dim=1).double()
             return _State(pose.rotmat().double(), pose.translation.double(), log_focal, shape)
         batch = len(self.target)
-        pose = initial_pose(self.mean.expand(batch, -1, -1), self.target, self.camera)
-        shape = self.target.new_zeros(batch, self.basis.shape[-1])
+        pose = initial_pose(self.points.mean.expand(batch, -1, -1), self.target, self.camera)
+        shape = self.target.new_zeros(batch, self.points.basis.shape[-1])
         return _State(rotvec_to_rotmat(pose.rotation), pose.translation, torch.zeros_like(pose.scale), shape)
 
     def step(self, state: _State, *, pose_only: bool) -> _State:
         """One damped Gauss-Newton step under robust weights, with expressions kept in the range of the model."""
         residuals, jacobian, weights = self._linearise(state)
-        weighted = jacobian * weights[..., None]
-        hessian = torch.einsum("bpik,bpil->bkl", weighted, jacobian) + self.prior_precision
+        hessian, gradient = normal_equations(jacobian.flatten(1, 2), residuals.flatten(1), weights.flatten(1))
+        hessian += self.prior_precision
         values = torch.cat([torch.zeros_like(state.translation).repeat(1, 2), state.log_focal[:, None], state.shape], 1)
-        gradient = torch.einsum("bpik,bpi->bk", weighted, residuals) + values @ self.prior_precision
+        gradient += values @ self.prior_precision
         if self.prediction is not None:
             part = slice(self.RIGID, self.RIGID + len(self.prediction.precision))
             hessian[:, part, part] += self.prediction.precision
@@ -251,7 +249,7 @@ class _Problem:
         self, state: _State
     ) -> tuple[Float[Tensor, "B P R"], Float[Tensor, "B P R K"], Float[Tensor, "B P R"]]:
         """Residuals of x, y and, if it is known, depth; their Jacobian and weights."""
-        shaped = self.mean + torch.einsum("pik,bk->bpi", self.basis, state.shape)
+        shaped = self.points.mean + self.points.offsets(state.shape)
         rotated = torch.einsum("bij,bpj->bpi", state.rotation, shaped)
         points = to_camera_axes(rotated) + state.translation[:, None]
         focal = (self.camera.focal_px * state.log_focal.exp())[:, None]
@@ -275,7 +273,7 @@ class _Problem:
         d_rotated = to_model_axes(d_projection)
         batch, count = z.shape
         d_rotation = -d_rotated @ cross_matrix(rotated.reshape(-1, 3)).view(batch, count, 3, 3)
-        d_shape = torch.einsum("bpij,bjl,plk->bpik", d_rotated, state.rotation, self.basis)
+        d_shape = (d_rotated @ state.rotation[:, None]) @ self.points.basis
         jacobian = torch.cat([d_rotation, d_projection, from_centre[..., None], d_shape], dim=-1)
         if self.depths_px is not None:
             # The third row is the derivative of z so far; the residual is focal · z / mean(z).
@@ -308,6 +306,20 @@ class _Problem:
             log_focal=state.log_focal + delta[:, 6],
             shape=torch.where(self.is_expression, bounded, shape),
         )
+
+
+def normal_equations(
+    jacobian: Float[Tensor, "B N K"], residuals: Float[Tensor, "B N"], weights: Float[Tensor, "B N"]
+) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
+    """Jᵀ W J and Jᵀ W r, in double precision; native on a CPU, where only half of the symmetric matrix is summed."""
+    if jacobian.device.type != "cpu":
+        weighted = jacobian * weights[..., None]
+        return weighted.mT @ jacobian, (weighted.mT @ residuals[..., None])[..., 0]
+    batch, _, unknowns = jacobian.shape
+    hessian, gradient = jacobian.new_empty(batch, unknowns, unknowns), jacobian.new_empty(batch, unknowns)
+    inputs = (x.detach().contiguous().numpy() for x in (jacobian, residuals, weights))
+    native().normal_equations(*inputs, hessian.numpy(), gradient.numpy())
+    return hessian, gradient
 
 
 def _prior_precision(model: MorphableModel, priors: LandmarkPriors) -> Float[Tensor, "K K"]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mien.camera import Camera
+from mien.fitting.point_model import PointModel
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.morphable.landmark_tables import MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_EYES, MEDIAPIPE_OUTER_EYE_CORNERS
 from mien.typing import Float, Tensor
@@ -104,10 +105,12 @@ def fit_lids(
     if not chosen:
         return coefficients
     lids, (least, largest) = LidGaps.of(points_px, sigma=sigma), model.expression_range
-    points = model.mediapipe_points(model.vertices(coefficients.identity, coefficients.expression))
+    point_model = PointModel.of(model)
+    points = point_model.points(coefficients)
     start_camera = coefficients.pose.to_camera(points)
-    bases = [points + basis for basis in model.mediapipe_points(model.expression_basis[chosen])]
-    bases_camera = torch.stack([coefficients.pose.to_camera(b) - start_camera for b in bases], dim=-1)  # B P 3 K
+    bases = point_model.basis[:, :, [model.counts[0] + k for k in chosen]].to(points).permute(2, 0, 1)
+    moved_camera = torch.stack([coefficients.pose.to_camera(points + basis) for basis in bases], dim=-1)
+    bases_camera = moved_camera - start_camera[..., None]  # B P 3 K
     start = coefficients.expression[:, chosen]
     strength = start.clamp(least, largest)
     for _ in range(STEPS):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mien.assets import load_weights
+from mien.perception.fused import Program
 from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
 from mien.typing import Float, Tensor
 
@@ -43,6 +44,8 @@ class BlazeFace(nn.Module):
     """File name of the packaged weights."""
     anchors: Tensor
     """(P, 2) anchor centres, input pixels."""
+    program: Program | None = None
+    """`maps` in native code, where the weights are final."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,14 +60,34 @@ class BlazeFace(nn.Module):
         """
         network = cls()
         load_weights(network, cls.asset)
+        network.program = network.native_program(Program(3, cls.size))
         return as_inference(network)
 
-    def decode(self, regressions: Float[Tensor, "B P 16"]) -> tuple[Float[Tensor, "B P 4"], Float[Tensor, "B P 6 2"]]:
-        """Convert regressions to boxes (left, top, right, bottom) and keypoints, in input pixels."""
+    def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        """Regressions of each output layer, then logits of each; x is RGB in [-1, 1]."""
+        raise NotImplementedError
+
+    def native_program(self, program: Program) -> Program:
+        """The same as `maps`, as a program."""
+        raise NotImplementedError
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
+        """Return regressions and logits of every anchor, as the class defines them."""
+        x = 2 * x - 1
+        maps = self.program.run(x) if self.program is not None and self.program.fits(x) else self.maps(x)
+        count = len(self.anchor_layers)
+        regressions, logits = [_cells(m, 16) for m in maps[:count]], [_cells(m, 1) for m in maps[count:]]
+        return torch.cat(regressions, 1), torch.cat(logits, 1)[..., 0]
+
+    @staticmethod
+    def decode(
+        regressions: Float[Tensor, "N 16"], anchors: Float[Tensor, "N 2"]
+    ) -> tuple[Float[Tensor, "N 4"], Float[Tensor, "N 6 2"]]:
+        """Convert regressions at anchors to boxes (left, top, right, bottom) and keypoints, in input pixels."""
         points = regressions.unflatten(-1, (8, 2))
-        centre = points[..., 0, :] + self.anchors
-        half = points[..., 1, :] / 2
-        return torch.cat([centre - half, centre + half], -1), points[..., 2:, :] + self.anchors[:, None]
+        centre = points[:, 0] + anchors
+        half = points[:, 1] / 2
+        return torch.cat([centre - half, centre + half], -1), points[:, 2:] + anchors[:, None]
 
 
 def _cells(x: Float[Tensor, "B C H W"], values: int) -> Float[Tensor, "B P c"]:
@@ -103,13 +126,23 @@ class ShortRangeBlazeFace(BlazeFace):
             inputs = outputs
         return nn.Sequential(*blocks), inputs
 
-    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
-        """Return regressions and logits of every anchor, as the base class defines them."""
-        fine = self.fine(F.relu(self.stem(2 * x - 1)))
+    def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        """See the base class."""
+        fine = self.fine(F.relu(self.stem(x)))
         coarse = self.coarse(fine)
-        regressions = [_cells(self.fine_regressions(fine), 16), _cells(self.coarse_regressions(coarse), 16)]
-        logits = [_cells(self.fine_logits(fine), 1), _cells(self.coarse_logits(coarse), 1)]
-        return torch.cat(regressions, 1), torch.cat(logits, 1)[..., 0]
+        regressions = [self.fine_regressions(fine), self.coarse_regressions(coarse)]
+        return [*regressions, self.fine_logits(fine), self.coarse_logits(coarse)]
+
+    def native_program(self, program: Program) -> Program:
+        """See the base class."""
+        fine = program.add([self.stem, nn.ReLU(), *self.fine])
+        coarse = program.add(self.coarse, fine)
+        return program.give(
+            program.add([self.fine_regressions], fine),
+            program.add([self.coarse_regressions], coarse),
+            program.add([self.fine_logits], fine),
+            program.add([self.coarse_logits], coarse),
+        )
 
 
 class _UpLevel(nn.Module):
@@ -124,6 +157,14 @@ class _UpLevel(nn.Module):
     def forward(self, coarse: Float[Tensor, "B C H W"], fine: Float[Tensor, "B c h w"]) -> Float[Tensor, "B o h w"]:
         up = F.interpolate(F.relu(self.from_coarse(coarse)), scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.refine(F.relu(self.from_fine(fine)) + up)
+
+    def add_to(self, program: Program, coarse: int, fine: int) -> int:
+        """Append the level to a program and return its result."""
+        coarse, fine = (
+            program.add([self.from_coarse, nn.ReLU()], coarse),
+            program.add([self.from_fine, nn.ReLU()], fine),
+        )
+        return program.add(self.refine, program.add_upsampled(coarse, fine))
 
 
 class FullRangeBlazeFace(BlazeFace):
@@ -163,13 +204,26 @@ class FullRangeBlazeFace(BlazeFace):
         self.logits = PointwiseConv2d(inputs, 1)
         self.regressions = PointwiseConv2d(inputs, 16)
 
-    def forward(self, x: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B P 16"], Float[Tensor, "B P"]]:
-        """Return regressions and logits of every anchor, as the base class defines them."""
-        x = F.relu(self.stem(2 * x - 1))
+    def maps(self, x: Float[Tensor, "B 3 S S"]) -> list[Float[Tensor, "B C H W"]]:
+        """See the base class."""
+        x = F.relu(self.stem(x))
         maps = []
         for level in self.down:
             x = level(x)
             maps.append(x)
         for fine, level in zip(reversed(maps[:-1]), self.up, strict=True):
             x = level(x, fine)
-        return _cells(self.regressions(x), 16), _cells(self.logits(x), 1)[..., 0]
+        return [self.regressions(x), self.logits(x)]
+
+    def native_program(self, program: Program) -> Program:
+        """See the base class."""
+        x = program.add([self.stem, nn.ReLU()])
+        maps = []
+        for level in self.down:
+            assert isinstance(level, nn.Sequential)
+            x = program.add(level, x)
+            maps.append(x)
+        for fine, level in zip(reversed(maps[:-1]), self.up, strict=True):
+            assert isinstance(level, _UpLevel)
+            x = level.add_to(program, x, fine)
+        return program.give(program.add([self.regressions], x), program.add([self.logits], x))

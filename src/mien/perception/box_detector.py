@@ -10,7 +10,7 @@ import torch
 from mien.perception.blazeface import BlazeFace, FullRangeBlazeFace, ShortRangeBlazeFace
 from mien.perception.face_detection import FaceBox
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
-from mien.typing import Float, Tensor
+from mien.typing import Float
 
 SCORE_THRESHOLD = 0.5
 # If the best score is lower than this, the other three orientations are searched as well.
@@ -47,6 +47,17 @@ class _Window:
     angle: float
     tile: bool
     """Whether it is a part of the photo, whose edges may cut faces."""
+
+    def cuts(self, box: np.ndarray, photo: PhotoPyramid) -> bool:
+        """Whether an edge of the tile, but not of the photo, cuts a face: another tile or level shows it whole."""
+        if not self.tile:
+            return False
+        x, y = self.centre
+        margin = 0.05 * (box[2] - box[0])
+        low, high = (max(x - self.side / 2, 0), max(y - self.side / 2, 0)), (x + self.side / 2, y + self.side / 2)
+        extent = photo.width, photo.height
+        cut_low = any(box[k] < low[k] - margin and low[k] > 1 for k in (0, 1))
+        return cut_low or any(box[2 + k] > high[k] + margin and high[k] < extent[k] - 1 for k in (0, 1))
 
 
 @dataclass(frozen=True)
@@ -116,10 +127,10 @@ class BoxDetector:
         x, y = ((face.box_px[:2] + face.box_px[2:]) / 2).tolist()
         angles = [roll + quarter * np.pi / 2 for quarter in range(4)]
         windows = [_Window((x, y), UPRIGHT_VIEW * face.size_px, angle, False) for angle in angles]
-        candidates = [c for c in self._run(self.near, photo, windows[:1]) if _shows(face, c)]
+        candidates = _showing(face, self._run(self.near, photo, windows[:1]))
         # Scores end at 1, so with a high first score no other orientation can win by the margin.
         if max((c.score for c in candidates), default=0.0) + UPRIGHT_MARGIN < 1:
-            candidates += [c for c in self._run(self.near, photo, windows[1:]) if _shows(face, c)]
+            candidates += _showing(face, self._run(self.near, photo, windows[1:]))
         best = {angle: max((c.score for c in candidates if c.angle == angle), default=0.0) for angle in angles}
         chosen = max(angles, key=lambda angle: best[angle])
         if best[chosen] < max(best[roll] + UPRIGHT_MARGIN, face.score) and (chosen != roll or best[roll] < face.score):
@@ -136,50 +147,48 @@ class BoxDetector:
             pictures, inside = photo.sample_many(matrices, network.size)
             with torch.inference_mode():
                 regressions, logits = network(normalise_exposure(pictures, inside))
-                boxes, keypoints = network.decode(regressions)
                 scores = logits.sigmoid()
-            for i, window in enumerate(batch):
-                keep = scores[i] >= SCORE_THRESHOLD
+                windows_of, anchors = torch.nonzero(scores >= SCORE_THRESHOLD, as_tuple=True)
+                boxes, keypoints = network.decode(regressions[windows_of, anchors], network.anchors[anchors])
                 found += _to_photo(
-                    scores[i, keep],
-                    boxes[i, keep],
-                    keypoints[i, keep],
-                    window=window,
-                    matrix=matrices[i],
+                    scores[windows_of, anchors].tolist(),
+                    boxes.cpu().double().numpy(),
+                    keypoints.cpu().double().numpy(),
+                    windows=[batch[k] for k in windows_of.tolist()],
+                    matrices=np.stack(matrices)[windows_of.cpu().numpy()],
                     photo=photo,
                 )
         return found
 
 
 def _to_photo(
-    scores: Float[Tensor, "P"],
-    boxes: Float[Tensor, "P 4"],
-    keypoints: Float[Tensor, "P 6 2"],
+    scores: list[float],
+    boxes: Float[np.ndarray, "N 4"],
+    keypoints: Float[np.ndarray, "N 6 2"],
     *,
-    window: _Window,
-    matrix: np.ndarray,
+    windows: list[_Window],
+    matrices: Float[np.ndarray, "N 2 3"],
     photo: PhotoPyramid,
 ) -> list[_Candidate]:
-    found = []
-    for score, box, points in zip(scores.tolist(), boxes.cpu().numpy(), keypoints.cpu().numpy(), strict=True):
-        centre = matrix[:, :2] @ ((box[:2] + box[2:]) / 2) + matrix[:, 2]
-        half = float((box[2:] - box[:2]).max()) / 2 * np.linalg.norm(matrix[:, 0])
-        own = np.concatenate([centre - half, centre + half])
-        if window.tile:
-            # A face cut by the edge of a tile, but not of the photo, is complete in another tile or level.
-            low = np.maximum(np.array(window.centre) - window.side / 2, 0)
-            high = np.minimum(np.array(window.centre) + window.side / 2, (photo.width, photo.height))
-            cut_low = (own[:2] < low - 0.1 * half) & (low > 1)
-            cut_high = (own[2:] > high + 0.1 * half) & (high < np.array([photo.width, photo.height]) - 1)
-            if cut_low.any() or cut_high.any():
-                continue
-        found.append(_Candidate(score, own, points @ matrix[:, :2].T + matrix[:, 2], window.angle))
-    return found
+    """Detections in photo pixels; each has its window, and the matrix from there."""
+    turns, origins = matrices[:, :, :2].transpose(0, 2, 1), matrices[:, :, 2]
+    centres = ((boxes[:, None, :2] + boxes[:, None, 2:]) / 2 @ turns)[:, 0] + origins
+    half = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True) / 2 * np.linalg.norm(matrices[:, :, 0], axis=1)[:, None]
+    own = np.concatenate([centres - half, centres + half], 1)
+    points = keypoints @ turns + origins[:, None]
+    return [
+        _Candidate(score, own[k], points[k], window.angle)
+        for k, (score, window) in enumerate(zip(scores, windows, strict=True))
+        if not window.cuts(own[k], photo)
+    ]
 
 
-def _shows(face: FaceBox, candidate: _Candidate) -> bool:
-    """Whether a candidate matches the box of a face in position and size."""
-    return bool(_overlaps(face.box_px, candidate.box[None])[0]) and _alike(candidate.box, face.box_px)
+def _showing(face: FaceBox, candidates: list[_Candidate]) -> list[_Candidate]:
+    """The candidates that match the box of a face in position and size."""
+    if not candidates:
+        return []
+    near = _overlaps(face.box_px, np.stack([c.box for c in candidates]))
+    return [c for c, own in zip(candidates, near, strict=True) if own and _alike(c.box, face.box_px)]
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -197,7 +206,7 @@ def _largest_sure(candidates: list[_Candidate]) -> float:
 
 def _alike(box: np.ndarray, other: np.ndarray) -> bool:
     """Whether two square boxes have similar sizes."""
-    return bool(0.6 < np.ptp(box[::2]) / max(np.ptp(other[::2]), 1e-6) < 1.6)
+    return bool(0.6 < (box[2] - box[0]) / max(other[2] - other[0], 1e-6) < 1.6)
 
 
 def _merge(candidates: list[_Candidate]) -> list[FaceBox]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from mien.assets import load_weights
 from mien.morphable.landmark_tables import MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_MOUTH_CORNERS
+from mien.perception.fused import Program
 from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
 from mien.typing import Float, Tensor
 
@@ -89,6 +90,17 @@ class RegionHeads(nn.Module):
         self.bodies = nn.Sequential(*_blocks(BODY_WIDTHS, 32, groups=len(REGIONS)))
         self.tails = tail_layers(len(TAILS))
         self.coordinates = nn.ModuleList(nn.Conv2d(32, 2 * points, 2) for points in TAIL_POINTS)
+        self.body_program: Program | None = None
+        self.tail_program: Program | None = None
+
+    def build_programs(self) -> None:
+        """Prepare the native calls; later changes of the weights have no effect on them."""
+        for name, layers, channels, size in (
+            ("body_program", self.bodies, 32 * len(REGIONS), WINDOW_SIZE),
+            ("tail_program", self.tails, 128 * len(TAILS), WINDOW_SIZE // 4),
+        ):
+            program = Program(channels, size)
+            setattr(self, name, program.give(program.add(layers)))
 
     def windows(self, mesh: Float[Tensor, "B 468 3"]) -> Float[Tensor, "B 3 2 3"]:
         """Return the matrices from window pixels (0…16) to crop pixels (0…192) of each mesh."""
@@ -107,18 +119,30 @@ class RegionHeads(nn.Module):
     ) -> tuple[Float[Tensor, "B 468 3"], Float[Tensor, "B 2 5 2"]]:
         """Return the mesh with refined points, and the irises, in crop pixels."""
         matrices = self.windows(mesh)
-        shared = self.bodies(_read_windows(features, matrices))
+        shared = run_layers(self.bodies, self.body_program, _read_windows(features, matrices))
         # The tails of the irises use the eyes' windows, which follow those of the lips.
-        codes = self.tails(torch.cat([shared, shared[:, 128:]], 1)).split(32, 1)
+        codes = run_layers(self.tails, self.tail_program, torch.cat([shared, shared[:, 128:]], 1)).split(32, 1)
         found = []
         for layer, code, region in zip(self.coordinates, codes, TAIL_REGIONS, strict=True):
             # The network's coordinates span a window of 64; the matrix expects 16.
-            points, matrix = layer(code).flatten(1).unflatten(1, (-1, 2)) / FEATURE_STRIDE, matrices[:, region]
+            points, matrix = _whole(layer, code).unflatten(1, (-1, 2)) / FEATURE_STRIDE, matrices[:, region]
             found.append(points @ matrix[:, :, :2].mT + matrix[:, None, :, 2])
         refined = mesh.clone()
         for indices, points in zip(self.indices, found, strict=False):
             refined[:, indices[: points.shape[1]], :2] = points
         return refined, torch.stack(found[len(REGIONS) :], 1)
+
+
+def run_layers(layers: nn.Sequential, program: Program | None, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+    """Apply the layers, by their program where it fits."""
+    return program.run(x)[0] if program is not None and program.fits(x) else layers(x)
+
+
+def _whole(convolution: nn.Module, map_: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c"]:
+    """A convolution whose kernel is as large as the map, as a matrix product: a third of the time."""
+    assert isinstance(convolution, nn.Conv2d)
+    matrix = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+    return F.linear(map_.permute(0, 2, 3, 1).flatten(1), matrix, convolution.bias)
 
 
 def _read_windows(features: Float[Tensor, "B C H W"], matrices: Float[Tensor, "B R 2 3"]) -> Float[Tensor, "B R*C S S"]:
@@ -170,6 +194,7 @@ class FaceMesh(nn.Module):
         self.points = nn.Conv2d(32, 3 * 468, 3)
         self.presence = nn.Conv2d(32, 1, 3)
         self.heads = RegionHeads()
+        self.program: Program | None = None
 
     @classmethod
     def from_assets(cls) -> FaceMesh:
@@ -180,6 +205,10 @@ class FaceMesh(nn.Module):
         """
         network = cls()
         load_weights(network, "facemesh.safetensors", arrange=_side_by_side)
+        network.heads.build_programs()
+        program = Program(3, MESH_SIZE)
+        features = program.add([*network.stem, *network.fine])
+        network.program = program.give(features, program.add([*network.coarse, *network.narrow], features))
         return as_inference(network)
 
     def forward(
@@ -194,8 +223,11 @@ class FaceMesh(nn.Module):
             Mesh: x, y in crop pixels, z in the same unit, smaller towards the camera. Irises: right eye first; centre,
             then four points on the rim, crop pixels. Logit of the probability that the crop shows a face.
         """
-        features = self.fine(self.stem(x))
-        code = self.narrow(self.coarse(features))
-        mesh = self.points(code).flatten(1).unflatten(1, (468, 3))
+        if self.program is not None and self.program.fits(x):
+            features, code = self.program.run(x)
+        else:
+            features = self.fine(self.stem(x))
+            code = self.narrow(self.coarse(features))
+        mesh = _whole(self.points, code).unflatten(1, (468, 3))
         refined, irises = self.heads(features, mesh)
-        return refined, irises, self.presence(code).flatten()
+        return refined, irises, _whole(self.presence, code).flatten()

@@ -9,7 +9,6 @@ in shadow, in colour or in grey. A fringe in the colour of the skin is recognise
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from mien.morphable.landmark_tables import (
 from mien.perception.crops import Crop
 from mien.perception.face_detection import FaceDetection
 from mien.perception.windows import PhotoPyramid
+from mien.rasterizer.cpu import native
 from mien.typing import Float, Tensor
 
 # The mesh ends below the hairline; the forehead is extended by this share of the distance from nose bridge to mesh top.
@@ -174,17 +174,9 @@ def _features(picture: np.ndarray) -> np.ndarray:
 
 def _smooth(values: np.ndarray, size: int, *, times: int = 2, share: float = SMOOTHING_SHARE) -> np.ndarray:
     """Blur by a repeated box filter whose side is a share of the crop's."""
-    along = _box_means(size, 2 * max(1, round(size * share / 2)) + 1, times)
-    # torch multiplies, here and below: the threads of NumPy's BLAS would compete with torch's.
-    return (along @ torch.from_numpy(values.astype(np.float32, copy=False)) @ along.T).numpy()
-
-
-@cache
-def _box_means(size: int, side: int, times: int) -> Float[Tensor, "S S"]:
-    """Return the matrix of a repeated one-dimensional box filter."""
-    places = torch.arange(size)
-    near = ((places[:, None] - places).abs() <= side // 2).double()
-    return torch.linalg.matrix_power(near / near.sum(1, keepdim=True), times).float()
+    means = np.empty((size, size), np.float32)
+    native().box_means(np.ascontiguousarray(values, np.float32), max(1, round(size * share / 2)), times, means)
+    return means
 
 
 def _skin_probability(colour: np.ndarray, face: np.ndarray, seeds: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
-from PIL import Image
 
 from mien.perception.crops import Padding, sample_affine
-from mien.typing import Float, Tensor
+from mien.rasterizer.cpu import native
+from mien.typing import Float, Tensor, UInt8
 
 # Exposure is changed only if a window is clearly dark, bright or low in contrast. Limits of the Rec. 709 luma of the
 # encoded values: the median, and the range from the 2nd to the 98th percentile.
@@ -15,6 +17,8 @@ DARK_MEDIAN = 0.22
 BRIGHT_MEDIAN = 0.78
 FLAT_RANGE = 0.45
 GOOD_MEDIAN = 0.45
+# In place of 0, whose logarithm takes ten times as long.
+BLACK = 1e-12
 LUMA_709 = (0.2126, 0.7152, 0.0722)
 
 
@@ -28,27 +32,33 @@ def normalise_exposure(windows: Float[Tensor, "B 3 H W"], inside: Float[Tensor, 
     Returns:
         Windows with stretched contrast and adjusted brightness; well exposed windows unchanged.
     """
-    results = []
-    weights = torch.tensor(LUMA_709, device=windows.device, dtype=windows.dtype)[:, None, None]
     # A few thousand pixels are enough for the percentiles.
     step = max(1, windows.shape[-1] // 64)
+    weights = torch.tensor(LUMA_709, device=windows.device, dtype=windows.dtype)[:, None, None]
     lumas = (windows[..., ::step, ::step] * weights).sum(1).cpu().numpy()
     shown = inside[:, ::step, ::step].cpu().numpy() > 0
-    for window, sampled, mask in zip(windows, lumas, shown, strict=True):
-        luma = sampled[mask]
-        if luma.size < 16:
-            results.append(window)
-            continue
-        low, middle, high = np.quantile(luma, [0.02, 0.5, 0.98]).tolist()
-        if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
-            results.append(window)
-            continue
-        stretched = ((window - low) / max(high - low, 0.02)).clamp(0, 1)
-        median = min(max((middle - low) / max(high - low, 0.02), 0.02), 0.98)
-        # A power curve maps the median to a medium grey; its exponent is limited so that noise is not amplified.
-        exponent = min(max(np.log(GOOD_MEDIAN) / np.log(median), 0.4), 2.5)
-        results.append(stretched**exponent)
-    return torch.stack(results)
+    results = windows
+    for k, (luma, mask) in enumerate(zip(lumas, shown, strict=True)):
+        if (curve := _exposure_curve(np.sort(luma[mask]))) is not None:
+            low, spread, exponent = curve
+            results = windows.clone() if results is windows else results
+            # The logarithm and the exponential of vectors take half the time of a power.
+            results[k].sub_(low).div_(spread).clamp_(BLACK, 1).log2_().mul_(exponent).exp2_()
+    return results
+
+
+def _exposure_curve(luma: Float[np.ndarray, "N"]) -> tuple[float, float, float] | None:
+    """Black, range and exponent for a window with these lumas in rising order; None if it is well exposed."""
+    if luma.size < 16:
+        return None
+    places = np.array([0.02, 0.5, 0.98]) * (luma.size - 1)
+    low, middle, high = np.interp(places, np.arange(luma.size), luma).tolist()
+    if DARK_MEDIAN <= middle <= BRIGHT_MEDIAN and high - low >= FLAT_RANGE:
+        return None
+    spread = max(high - low, 0.02)
+    median = min(max((middle - low) / spread, 0.02), 0.98)
+    # A power curve maps the median to a medium grey; its exponent is limited so that noise is not amplified.
+    return low, spread, min(max(math.log(GOOD_MEDIAN) / math.log(median), 0.4), 2.5)
 
 
 class PhotoPyramid:
@@ -62,7 +72,10 @@ class PhotoPyramid:
     def level(self, number: int) -> np.ndarray:
         """Return the photo halved `number` times; each pixel is the mean of four."""
         while len(self.levels) <= number:
-            self.levels.append(np.asarray(Image.fromarray(self.levels[-1]).reduce(2)))
+            height, width, _ = self.levels[-1].shape
+            halved = np.empty((-(-height // 2), -(-width // 2), 3), np.uint8)
+            native().halve(self.levels[-1], halved)
+            self.levels.append(halved)
         return self.levels[number]
 
     def sample(
@@ -78,32 +91,60 @@ class PhotoPyramid:
         Returns:
             RGB in [0, 1], and the mask of pixels inside the photo.
         """
-        shrink = float(np.linalg.norm(photo_from_window[:, 0]))
-        halvings = int(np.log2(max(shrink, 1.0)))
-        number = min(halvings, int(np.log2(min(self.height, self.width))))
-        pixels = self.level(number)
-        matrix = photo_from_window / 2**number
-        corners = matrix @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
-        low = np.clip(np.floor(corners.min(1)).astype(int) - 2, 0, None)
-        high = np.ceil(corners.max(1)).astype(int) + 2
-        part = pixels[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
-        if not part.size:
-            return torch.zeros(3, size, size, device=self.device), torch.zeros(size, size, device=self.device)
-        # The fourth channel is the mask: white inside.
-        image = np.full((1, 4, *part.shape[:2]), 255, np.uint8)
-        image[0, :3] = part.transpose(2, 0, 1)
-        shifted = torch.from_numpy(matrix - np.array([[0, 0, low[0]], [0, 0, low[1]]])).to(self.device)
-        image = torch.from_numpy(image).to(self.device)
-        window = sample_affine(image[:, :3], shifted[None].float(), size=(size, size), padding=padding)[0] / 255
-        inside = sample_affine(image[:, 3:], shifted[None].float(), size=(size, size), padding="zeros")[0, 0] / 255
-        return window, (inside > 0.5).float()
+        windows, inside = self.sample_many([photo_from_window], size, padding=padding)
+        return windows[0], inside[0]
 
     def sample_many(
         self, matrices: list[np.ndarray], size: int, *, padding: Padding = "zeros"
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B S S"]]:
         """Sample several windows of one size, see `sample`."""
-        pairs = [self.sample(matrix, size, padding=padding) for matrix in matrices]
-        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+        windows = torch.empty(len(matrices), 3, size, size, device=self.device)
+        covered = torch.empty(len(matrices), size, size, device=self.device)
+        for matrix, window, own in zip(matrices, windows, covered, strict=True):
+            self._sample_into(window, own, matrix, padding=padding)
+        return windows, (covered > 0.5).float()
+
+    def _sample_into(
+        self,
+        window: Float[Tensor, "3 S S"],
+        covered: Float[Tensor, "S S"],
+        photo_from_window: np.ndarray,
+        *,
+        padding: Padding,
+    ) -> None:
+        (xx, xy, x0), (yx, yy, y0) = photo_from_window.tolist()
+        size, shrink = len(covered), math.hypot(xx, yx)
+        number = min(int(math.log2(max(shrink, 1.0))), int(math.log2(min(self.height, self.width))))
+        pixels, matrix = self.level(number), photo_from_window / 2**number
+        # The part of the photo that the window shows: the range of its corners, with a margin.
+        across = [x0 + x + y for x in (0, size * xx) for y in (0, size * xy)]
+        down = [y0 + x + y for x in (0, size * yx) for y in (0, size * yy)]
+        left, top = (max(math.floor(min(k) / 2**number) - 2, 0) for k in (across, down))
+        right, bottom = (max(math.ceil(max(k) / 2**number) + 2, 0) for k in (across, down))
+        part = pixels[top:bottom, left:right]
+        if not part.size:
+            window.zero_()
+            covered.zero_()
+        # Where a window has one pixel for many of the last level, boxes of pixels must be averaged first.
+        elif self.device.type == "cpu" and shrink < 2 ** (number + 1) and padding != "reflection":
+            native().sample_window(pixels, matrix, padding == "border", window.numpy(), covered.numpy())
+        else:
+            shifted = torch.from_numpy(matrix - np.array([[0, 0, left], [0, 0, top]]))
+            colours, shares = _sampled(part, shifted.to(self.device), size, padding=padding)
+            window.copy_(colours)
+            covered.copy_(shares)
+
+
+def _sampled(
+    pixels: UInt8[np.ndarray, "H W 3"], matrix: Float[Tensor, "2 3"], size: int, *, padding: Padding
+) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "S S"]]:
+    """Colours of a window, and how much of each of its pixels the picture covers."""
+    # The fourth channel is the mask: white inside.
+    image = np.full((1, 4, *pixels.shape[:2]), 255, np.uint8)
+    image[0, :3] = pixels.transpose(2, 0, 1)
+    picture, matrices = torch.from_numpy(image).to(matrix.device), matrix[None].float()
+    window = sample_affine(picture[:, :3], matrices, size=(size, size), padding=padding)[0] / 255
+    return window, sample_affine(picture[:, 3:], matrices, size=(size, size), padding="zeros")[0, 0] / 255
 
 
 def window_matrix(centre: np.ndarray, side: float, size: int, *, angle: float = 0.0) -> np.ndarray:

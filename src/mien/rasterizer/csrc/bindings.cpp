@@ -2,13 +2,17 @@
 // ops.py is the only caller and has checked shapes, types and ranges.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "morph_normals.hpp"
+#include "gram.hpp"
 #include "parallel.hpp"
+#include "perception.hpp"
 #include "soft_raster.hpp"
 
 namespace nb = nanobind;
@@ -105,6 +109,51 @@ void morph_normals(Array<const float, 2> positions, Array<const float, 2> normal
                         {turned_starts.data(), turned_rows.data(), turned.data()});
 }
 
+void normal_equations(Array<const double, 3> jacobian, Array<const double, 2> residuals, Array<const double, 2> weights,
+                      Array<double, 3> hessian, Array<double, 2> gradient) {
+    const nb::gil_scoped_release unlocked;
+    const int64_t rows = int64_t(jacobian.shape(1)), unknowns = int64_t(jacobian.shape(2));
+    for (int64_t k = 0; k < int64_t(jacobian.shape(0)); ++k) {
+        const mien::LeastSquares problem = {rows, unknowns, jacobian.data() + k * rows * unknowns,
+                                            residuals.data() + k * rows, weights.data() + k * rows};
+        mien::normal_equations(problem, hessian.data() + k * unknowns * unknowns, gradient.data() + k * unknowns);
+    }
+}
+
+void run_layers(Array<const int64_t, 2> program, Array<const float, 1> weights, Array<const int64_t, 1> result_buffers,
+                nb::ndarray<const float, nb::ndim<4>, nb::device::cpu> input, const std::vector<Array<float, 4>>& outputs) {
+    if (program.shape(1) != mien::kLayerNumbers) throw nb::value_error("a layer of the program has another number of columns");
+    mien::Images images = {input.data(), int64_t(input.shape(0)), int64_t(input.shape(1)), int64_t(input.shape(2)),
+                           int64_t(input.shape(3)), {}};
+    for (size_t k = 0; k < 4; ++k) images.stride[k] = input.stride(k);
+    std::vector<mien::Result> results;
+    for (size_t k = 0; k < outputs.size(); ++k)
+        results.push_back({result_buffers.data()[k], int64_t(outputs[k].shape(3)), outputs[k].data()});
+    const auto* layers = reinterpret_cast<const mien::Layer*>(program.data());
+    const nb::gil_scoped_release unlocked;
+    mien::run_layers(layers, static_cast<int>(program.shape(0)), weights.data(), images, results.data(),
+                     static_cast<int>(results.size()));
+}
+
+void sample_window(Array<const uint8_t, 3> pixels, Array<const double, 2> photo_from_window, bool continued,
+                   Array<float, 3> colours, Array<float, 2> covered) {
+    const mien::Photo photo = {pixels.data(), int64_t(pixels.shape(0)), int64_t(pixels.shape(1))};
+    mien::Window window = {{}, int64_t(covered.shape(0)), continued};
+    std::memcpy(window.photo_from_window, photo_from_window.data(), sizeof window.photo_from_window);
+    const nb::gil_scoped_release unlocked;
+    mien::sample_window(photo, window, colours.data(), covered.data());
+}
+
+void halve(Array<const uint8_t, 3> pixels, Array<uint8_t, 3> halved) {
+    const nb::gil_scoped_release unlocked;
+    mien::halve({pixels.data(), int64_t(pixels.shape(0)), int64_t(pixels.shape(1))}, halved.data());
+}
+
+void box_means(Array<const float, 2> values, int radius, int times, Array<float, 2> means) {
+    const nb::gil_scoped_release unlocked;
+    mien::box_means(values.data(), int64_t(values.shape(0)), radius, times, means.data());
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -118,6 +167,11 @@ NB_MODULE(_native, module) {
     module.def("hard_forward", &hard_forward);
     module.def("count_pairs", &count_pairs);
     module.def("morph_normals", &morph_normals);
+    module.def("normal_equations", &normal_equations);
+    module.def("run_layers", &run_layers);
+    module.def("sample_window", &sample_window);
+    module.def("halve", &halve);
+    module.def("box_means", &box_means);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
