@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mien.errors import BackendUnavailable, ConfigError
-from mien.rasterizer import backends, checks, rasterize, rasterize_hard
+from mien.rasterizer import backends, checks, ops, rasterize, rasterize_hard
+from mien.rasterizer.settings import RasterSettings
 from tests.rasterizer.make_golden import golden_arrays
 from tests.rasterizer.raster_scenes import bumpy_sphere, mesh
 
@@ -143,6 +144,37 @@ def test_the_backward_op_checks_its_arguments(name):
     torch.ops.mien.soft_rasterize_backward(**arguments)
     with pytest.raises(ValueError, match=name):
         torch.ops.mien.soft_rasterize_backward(**arguments | {name: arguments[name][:, :2]})
+
+
+def test_calls_beside_the_dispatcher_equal_the_op():
+    """rasterize calls the kernels directly; torch.compile, tracers and function transforms get the op."""
+    vertices = (bumpy_sphere(12)[0].float() + torch.tensor([0.0, 0.0, -1.2])).requires_grad_()  # crosses near
+    triangles = bumpy_sphere(12)[1].int()
+    attributes = torch.rand(1, vertices.shape[1], 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    near, far, background = torch.tensor([1.0]), torch.tensor([3.1]), torch.zeros(3)
+    settings = RasterSettings((40, 56), 1e-4, 1e-3)
+    results = []
+    for direct in (True, False):
+        scene = vertices, triangles, attributes, near, far, background
+        outputs = (
+            ops.soft_rasterize(*scene, settings)
+            if direct
+            else torch.ops.mien.soft_rasterize(*scene, *settings.image_size, *settings.options)[:5]
+        )
+        loss = outputs[0].square().sum() + outputs[1].sum()
+        results.append((*outputs, *torch.autograd.grad(loss, (vertices, attributes))))
+    assert "SoftRasterizer" in type(ops.soft_rasterize(*scene, settings)[0].grad_fn).__name__
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_corners_that_changed_after_the_forward_pass_are_refused():
+    vertices, triangles = bumpy_sphere(4)
+    corners = triangles.int().numpy().copy()
+    vertices = vertices.float().requires_grad_()
+    out = call(vertices_ndc=vertices, triangles=torch.from_numpy(corners))
+    corners[0, 0] = 10**6
+    with pytest.raises(ValueError, match="1000000"):
+        out.alpha.sum().backward()
 
 
 def test_second_derivatives_are_refused():

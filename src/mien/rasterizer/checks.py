@@ -20,6 +20,7 @@ __all__ = [
     "check_call",
     "check_corners",
     "check_depth_range",
+    "check_finite",
     "check_planes",
     "check_tensors",
     "check_values",
@@ -64,12 +65,22 @@ def check_values(
     Raises:
         ValueError: A number is not finite, or an index is out of range.
     """
-    # Except for overflow, a sum is finite if and only if all its terms are: one pass, without a temporary array.
     for name, tensor in (("vertices_ndc", vertices), ("attributes", attributes), ("background", background)):
-        if tensor is not None and not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
-            raise ValueError(f"{name} holds {bad} numbers that are not finite; check the computation that made it")
+        if tensor is not None:
+            check_finite(name, tensor)
     check_corners(triangles, vertices.shape[1])
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Check that all numbers are finite.
+
+    Raises:
+        ValueError: At least one is not.
+    """
+    # Except for overflow, a sum is finite if and only if all its terms are: one pass, without a temporary array.
+    if not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
+        bad = int((~tensor.isfinite()).sum())
+        raise ValueError(f"{name} holds {bad} numbers that are not finite; check the computation that made it")
 
 
 def check_corners(triangles: Tensor, vertices: int) -> None:
@@ -107,11 +118,18 @@ def check_depth_range(near: float | Tensor, far: float | Tensor, vertices: Tenso
         ConfigError: The depths do not satisfy 0 < near < far; values of CUDA tensors are not checked.
         ValueError: A shape is wrong.
     """
+    most = torch.finfo(vertices.dtype).max
+    numbers = all(isinstance(bound, (int, float)) and 0 < bound <= most for bound in (near, far))
+    if numbers and vertices.device.type == "cpu" and not torch.compiler.is_compiling():  # the usual case, in few calls
+        pair = torch.tensor([[near], [far]], dtype=vertices.dtype)
+        check_depth_order(*pair)
+        low, high = pair.expand(2, len(vertices)).contiguous().unbind()
+        return low, high
     bounds = []
     for name, bound in (("near", near), ("far", far)):
         if isinstance(bound, Tensor):
             tensor = bound.detach().to(vertices.device, vertices.dtype)
-        elif not 0 < bound <= torch.finfo(vertices.dtype).max:
+        elif not 0 < bound <= most:
             raise ConfigError(f"{name}={bound} is out of range (as {vertices.dtype}); use 0 < near < far")
         else:
             tensor = vertices.new_full((), bound)

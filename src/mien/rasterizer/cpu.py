@@ -18,7 +18,7 @@ from mien.errors import BackendUnavailable
 from mien.rasterizer.settings import RasterSettings
 from mien.typing import Tensor
 
-__all__ = ["gomp_parallel", "hard_forward", "native", "soft_backward", "soft_forward"]
+__all__ = ["gomp_parallel", "hard_forward", "native", "scan", "soft_backward", "soft_forward"]
 
 
 def soft_forward(
@@ -75,6 +75,12 @@ def hard_forward(
     native().hard_forward(
         *_arrays(vertices, triangles, near, far), settings.cull_backfaces, torch.get_num_threads(), *_arrays(*outputs)
     )
+
+
+def scan(vertices: Tensor, triangles: Tensor, attributes: Tensor | None, near: Tensor) -> tuple[bool, bool]:
+    """Whether all numbers are finite and all corners are vertices, and whether a vertex lies before the near plane."""
+    values = None if attributes is None else attributes.detach().contiguous().numpy()
+    return native().scan(*_arrays(vertices.contiguous(), triangles.contiguous()), values, near.contiguous().numpy())
 
 
 def _softness(settings: RasterSettings) -> tuple[float, float, float, bool, str]:

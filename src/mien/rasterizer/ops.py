@@ -9,15 +9,18 @@ autograd follow below.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from mien.rasterizer import cpu
 from mien.rasterizer.backends import kernels_beside
-from mien.rasterizer.checks import check_call, check_corners, check_planes, check_values
+from mien.rasterizer.checks import check_call, check_finite, check_planes, check_values
 from mien.rasterizer.clipping import ClippedMesh, clip_near
 from mien.rasterizer.settings import RasterSettings
 from mien.typing import Tensor
 
-__all__ = ["new_fragments", "new_gradients", "new_images"]
+__all__ = ["new_fragments", "new_gradients", "new_images", "soft_rasterize"]
 
 _library = torch.library.Library("mien", "FRAGMENT")
 _SCENE = "Tensor vertices, Tensor triangles, Tensor attributes, Tensor near, Tensor far"
@@ -72,9 +75,16 @@ def _dense(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.contiguous() for tensor in tensors)
 
 
-def _clip(
+def _check_and_clip(
     vertices: Tensor, triangles: Tensor, attributes: Tensor | None, near: Tensor, settings: RasterSettings
 ) -> ClippedMesh | None:
+    """Check the values, which native code trusts, unless they are on a GPU; cut the mesh if it crosses `near`."""
+    if _on_cpu(vertices):
+        valid, crosses = cpu.scan(vertices, triangles, attributes, near)
+        if not valid:
+            check_values(vertices, triangles, attributes)
+        if not crosses:
+            return None
     return clip_near(vertices, triangles, attributes, near, settings, shapes_only=not _on_cpu(vertices))
 
 
@@ -83,11 +93,16 @@ def _soft_rasterize(vertices, triangles, attributes, near, far, background, heig
     if _on_cpu(vertices):
         check_call(vertices, triangles, near, far, attributes)
         check_planes({"background": (background, attributes.shape[2:])})
-        check_values(vertices, triangles, attributes, background)
-    mesh = _clip(vertices, triangles, attributes, near, settings)
+    return _draw_softly(vertices, triangles, attributes, near, far, background, settings)
+
+
+def _draw_softly(vertices, triangles, attributes, near, far, background, settings):
+    if _on_cpu(vertices) and not all(map(math.isfinite, background.tolist())):
+        check_finite("background", background)
+    mesh = _check_and_clip(vertices, triangles, attributes, near, settings)
     if mesh is not None and mesh.attributes is not None:
         vertices, triangles, attributes = mesh.vertices, mesh.triangles, mesh.attributes
-    outputs = image, alpha, ids, barycentrics, depth, state = new_images(attributes, height, width)
+    outputs = image, alpha, ids, barycentrics, depth, state = new_images(attributes, *settings.image_size)
     with kernels_beside(vertices) as kernels:
         kernels.soft_forward(*_dense(vertices, triangles, attributes, near, far, background), settings, outputs)
     if mesh is not None:
@@ -101,7 +116,6 @@ def _soft_rasterize_backward(
     settings = RasterSettings((image.shape[-2], image.shape[-1]), *options)
     if _on_cpu(vertices):
         check_call(vertices, triangles, near, far, attributes)
-        check_corners(triangles, vertices.shape[1])
         batch, size = len(vertices), image.shape[-2:]
         images = (batch, attributes.shape[2], *size)
         check_planes(
@@ -112,7 +126,13 @@ def _soft_rasterize_backward(
                 "alpha_grad": (alpha_grad, (batch, *size)),
             }
         )
-    mesh = _clip(vertices, triangles, attributes, near, settings)
+    return _differentiate_drawing(
+        vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, settings
+    )
+
+
+def _differentiate_drawing(vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, settings):
+    mesh = _check_and_clip(vertices, triangles, attributes, near, settings)
     if mesh is not None and mesh.attributes is not None:
         vertices, triangles, attributes = mesh.vertices, mesh.triangles, mesh.attributes
     gradients = new_gradients(vertices, attributes)
@@ -129,8 +149,7 @@ def _hard_rasterize(vertices, triangles, near, far, height, width, cull_backface
     settings = RasterSettings((height, width), cull_backfaces=cull_backfaces, near_clipping=near_clipping)
     if _on_cpu(vertices):
         check_call(vertices, triangles, near, far, None)
-        check_values(vertices, triangles)
-    mesh = _clip(vertices, triangles, None, near, settings)
+    mesh = _check_and_clip(vertices, triangles, None, near, settings)
     if mesh is not None:
         vertices, triangles = mesh.vertices, mesh.triangles
     outputs = ids, barycentrics, depth = new_fragments(vertices, len(vertices), height, width)
@@ -170,17 +189,19 @@ def _remember(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
+def _with_zeros(image: Tensor, image_grad: Tensor | None, alpha_grad: Tensor | None) -> tuple[Tensor, Tensor]:
+    return (
+        torch.zeros_like(image) if image_grad is None else image_grad,
+        torch.zeros_like(image[:, 0]) if alpha_grad is None else alpha_grad,
+    )
+
+
 def _differentiate(ctx, image_grad, alpha_grad, *_):
-    vertices, triangles, attributes, near, far, image, state = ctx.saved_tensors
+    *scene, image, state = ctx.saved_tensors
     if image_grad is None and alpha_grad is None:
         return (None,) * 14
-    if image_grad is None:
-        image_grad = torch.zeros_like(image)
-    if alpha_grad is None:
-        alpha_grad = torch.zeros_like(image[:, 0])
-    vertices_grad, attributes_grad = torch.ops.mien.soft_rasterize_backward(
-        vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad, *ctx.options
-    )
+    planes = image, state, *_with_zeros(image, image_grad, alpha_grad)
+    vertices_grad, attributes_grad = torch.ops.mien.soft_rasterize_backward(*scene, *planes, *ctx.options)
     return vertices_grad, None, attributes_grad, *(None,) * 11
 
 
@@ -195,3 +216,59 @@ def _refuse_second_derivative(ctx, *_):
 
 
 torch.library.register_autograd("mien::soft_rasterize_backward", _refuse_second_derivative, lib=_library)
+
+
+class _SoftRasterizer(torch.autograd.Function):
+    """The op and its gradient on the CPU without torch's dispatcher, which takes up to 0.5 ms per call."""
+
+    @staticmethod
+    def forward(ctx, vertices, triangles, attributes, near, far, background, settings):
+        image, alpha, *fragments, state = _draw_softly(vertices, triangles, attributes, near, far, background, settings)
+        ctx.save_for_backward(vertices, triangles, attributes, near, far, image, state)
+        ctx.mark_non_differentiable(*fragments)
+        ctx.set_materialize_grads(False)
+        ctx.settings = settings
+        return image, alpha, *fragments
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        image_grad, alpha_grad, *_ = gradients
+        if image_grad is None and alpha_grad is None:
+            return (None,) * 7
+        vertices, triangles, attributes, near, far, image, state = ctx.saved_tensors
+        image_grad, alpha_grad = _with_zeros(image, image_grad, alpha_grad)
+        arguments = vertices, triangles, attributes, near, far, image, state, image_grad, alpha_grad
+        if torch.is_grad_enabled():  # create_graph=True: the op refuses second derivatives when they are asked for
+            to_vertices, to_attributes = torch.ops.mien.soft_rasterize_backward(*arguments, *ctx.settings.options)
+        else:
+            to_vertices, to_attributes = _differentiate_drawing(*arguments, ctx.settings)
+        return to_vertices, None, to_attributes, None, None, None, None
+
+
+def _nothing_listens(*tensors: Tensor) -> bool:
+    """Whether no compiler, tracer, function transform or tensor subclass needs to see the op."""
+    return (
+        all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def soft_rasterize(
+    vertices: Tensor,
+    triangles: Tensor,
+    attributes: Tensor,
+    near: Tensor,
+    far: Tensor,
+    background: Tensor,
+    settings: RasterSettings,
+) -> tuple[Tensor, ...]:
+    """Image, alpha, triangle ids, barycentrics and depth of a scene that has been checked, except for its values."""
+    scene = vertices, triangles, attributes, near, far, background
+    if not (_on_cpu(vertices) and _nothing_listens(*scene)):
+        return torch.ops.mien.soft_rasterize(*scene, *settings.image_size, *settings.options)[:5]
+    if torch.is_grad_enabled() and (vertices.requires_grad or attributes.requires_grad):
+        return _SoftRasterizer.apply(*scene, settings)
+    return _draw_softly(*scene, settings)[:5]

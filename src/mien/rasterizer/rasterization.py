@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mien.rasterizer import ops  # noqa: F401  # registers torch.ops.mien
 from mien.rasterizer.backends import Backend, choose
 from mien.rasterizer.checks import as_int32, check_background, check_depth_range, check_tensors, check_values
+from mien.rasterizer.ops import soft_rasterize
 from mien.rasterizer.reference import Fragments, RasterOutput, rasterize_hard_reference, rasterize_reference
 from mien.rasterizer.settings import BarycentricClip, RasterSettings
 from mien.typing import Float, Int, Tensor
@@ -87,22 +87,8 @@ def rasterize(
     if chosen == "reference":
         check_values(vertices_ndc, triangles, attributes, background)
         return rasterize_reference(vertices_ndc, triangles, attributes, near, far, background, settings)
-    image, alpha, ids, barycentrics, depth, _ = torch.ops.mien.soft_rasterize(
-        vertices_ndc,
-        as_int32(triangles, vertices_ndc.shape[1]),
-        attributes,
-        near,
-        far,
-        background,
-        *settings.image_size,
-        float(sigma),
-        float(gamma),
-        float(dist_eps),
-        cull_backfaces,
-        near_clipping,
-        barycentric_clip,
-    )
-    return RasterOutput(image, alpha, ids, barycentrics, depth)
+    corners = as_int32(triangles, vertices_ndc.shape[1])
+    return RasterOutput(*soft_rasterize(vertices_ndc, corners, attributes, near, far, background, settings))
 
 
 def rasterize_hard(

@@ -56,6 +56,12 @@ class RasterSettings:
             raise ConfigError(f'barycentric_clip={self.barycentric_clip!r} is unknown; use "softras" or "pytorch3d"')
 
     @property
+    def options(self) -> tuple[float, float, float, bool, bool, str]:
+        """All but the size, in the order of the operators' arguments."""
+        softness = float(self.sigma), float(self.gamma), float(self.dist_eps)
+        return *softness, self.cull_backfaces, self.near_clipping, self.barycentric_clip
+
+    @property
     def reach_sq(self) -> float:
         """Squared distance in NDC² beyond which a triangle covers less than `dist_eps`."""
         return max(math.log(1 / self.dist_eps - 1) * self.sigma, 0.0)

@@ -9,8 +9,52 @@ namespace mien {
 namespace MIEN_ISA {
 namespace {
 
+// The record of one pixel, or of kLanes pixels side by side: Number is float or Floats. `load(plane)` is the number there.
+template <typename Number>
+struct PixelHead {
+    Number peak_whole, peak_rest, norm, to_alpha, image_pull;
+};
+
+template <typename Number, typename Load>
+MIEN_INLINE PixelHead<Number> pixel_head(const Frame& frame, const SoftGradients& g, int64_t at, const Load& load) {
+    const int64_t pixels = (int64_t)frame.height * frame.width;
+    Number pull = {};
+    for (int c = 0; c < frame.channels; ++c) pull += load(g.image + c * pixels + at) * load(g.image_grad + c * pixels + at);
+    return {load(g.state + kPeakWhole * pixels + at), load(g.state + kPeakRest * pixels + at),
+            1.0f / load(g.state + kWeightSum * pixels + at),
+            load(g.alpha_grad + at) * load(g.state + kTransmittance * pixels + at), pull};
+}
+
+MIEN_INLINE void pack_pixel(const Frame& frame, const SoftGradients& g, int64_t at, int64_t record, float* to) {
+    const int64_t pixels = (int64_t)frame.height * frame.width;
+    const auto head = pixel_head<float>(frame, g, at, [](const float* from) { return *from; });
+    memcpy(to, &head, sizeof(head));
+    for (int c = 0; c < frame.channels; ++c) to[kPixelHead + c] = g.image_grad[c * pixels + at];
+    for (int64_t k = kPixelHead + frame.channels; k < record; ++k) to[k] = 0;
+}
+
+MIEN_INLINE void pack_lanes(const Frame& frame, const SoftGradients& g, int64_t at, int64_t record, float* to) {
+    const int64_t pixels = (int64_t)frame.height * frame.width;
+    const auto load = [](const float* from) {
+        Floats lanes;
+        memcpy(&lanes, from, sizeof(lanes));
+        return lanes;
+    };
+    const auto head = pixel_head<Floats>(frame, g, at, load);
+    for (int quad = 0; quad < pixel_quads(frame.channels); ++quad) {
+        Floats numbers[4];
+        for (int k = 0; k < 4; ++k) {
+            const int number = 4 * quad + k, channel = number - kPixelHead;
+            numbers[k] = channel < 0                ? (&head.peak_whole)[number]
+                         : channel < frame.channels ? load(g.image_grad + channel * pixels + at)
+                                                    : Floats{};
+        }
+        store_quads(numbers, to + 4 * quad, record);
+    }
+}
+
 void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, float* packed) {
-    const int64_t pixels = (int64_t)frame.height * frame.width, record = int64_t(4) * pixel_quads(frame.channels);
+    const int64_t record = int64_t(4) * pixel_quads(frame.channels);
     for (int y = first; y < end; ++y) {
         float* const row = packed + y * packed_row(frame);
         if (y >= frame.height) {
@@ -18,21 +62,9 @@ void pack_rows(const Frame& frame, int first, int end, const SoftGradients& g, f
             continue;
         }
         const int64_t at = (int64_t)y * frame.width;
-        for (int x = 0; x < frame.width; ++x) {
-            float* const pixel = row + x * record;
-            pixel[0] = g.state[kPeakWhole * pixels + at + x];
-            pixel[1] = g.state[kPeakRest * pixels + at + x];
-            pixel[2] = 1.0f / g.state[kWeightSum * pixels + at + x];
-            pixel[3] = g.alpha_grad[at + x] * g.state[kTransmittance * pixels + at + x];
-            float pull = 0;
-            for (int c = 0; c < frame.channels; ++c) {
-                const float image_grad = g.image_grad[c * pixels + at + x];
-                pixel[kPixelHead + c] = image_grad;
-                pull += g.image[c * pixels + at + x] * image_grad;
-            }
-            pixel[4] = pull;
-            for (int64_t k = kPixelHead + frame.channels; k < record; ++k) pixel[k] = 0;
-        }
+        int x = 0;
+        for (; x + kLanes <= frame.width; x += kLanes) pack_lanes(frame, g, at + x, record, row + x * record);
+        for (; x < frame.width; ++x) pack_pixel(frame, g, at + x, record, row + x * record);
         memset(row + frame.width * record, 0, sizeof(float) * kBlockReach * record);
     }
 }
@@ -48,11 +80,11 @@ struct Colours {
 };
 
 // Adds the gradients of kLanes pairs of pixel and triangle to `sums`: d loss / d x, y and depth term of the three corners,
-// then of their attributes. x and y are relative to the origin of the triangle; `pixels` are the records.
+// then of their attributes. x and y are relative to the origin of the triangle; the records are at pixels[lane] + offset.
 template <int Channels, typename Number>
 MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Number (&inverse_length)[3],
                            const Colours<Number>& colours, Floats x, Floats y, Mask alive, const float* const* pixels,
-                           Floats* scratch, Floats* sums) {
+                           int64_t offset, Floats* scratch, Floats* sums) {
     const int channels = Channels ? Channels : frame.channels;
     const bool linear = is_linear<Channels>(frame);
     Edges e;
@@ -66,11 +98,9 @@ MIEN_INLINE void add_pairs(const Frame& frame, const Shape<Number>& t, const Num
 
     Floats in_registers[Channels ? (kPixelHead + Channels + 3) / 4 * 4 : 1];
     Floats* const pixel = Channels ? in_registers : scratch;
-    const float* quads[kLanes];
-    for (int quad = 0; quad < pixel_quads(channels); ++quad) {
-        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = pixels[lane] + 4 * quad;
-        load_quads(quads, pixel + 4 * quad);
-    }
+    if (Channels && pixel_quads(channels) == 2) load_octets(pixels, offset, pixel);
+    else
+        for (int quad = 0; quad < pixel_quads(channels); ++quad) load_quads(pixels, offset + 4 * quad, pixel + 4 * quad);
     const Floats peak_whole = pixel[0], peak_rest = pixel[1], norm = pixel[2], to_alpha = pixel[3], image_pull = pixel[4];
     const Floats* const to_image = pixel + kPixelHead;
     Floats *const to_x = sums, *const to_y = sums + 3, *const to_depth_term = sums + 6, *const to_attribute = sums + 9;
@@ -184,16 +214,17 @@ void backward_large(const Frame& frame, const Triangle& t, const Box& box, const
             const float* pixels[kLanes];
             for (int lane = 0; lane < kLanes; ++lane)
                 pixels[lane] = packed + (y + lane / kBlockColumns) * row_size + (x + lane % kBlockColumns) * record;
-            add_pairs<Channels>(frame, t, inverse_length, colours, within.x + (float)(x - t.origin_x),
-                                within.y + (float)(y - t.origin_y), all, pixels, pixel, sums);
+            add_pairs<Channels>(frame, t, inverse_length, colours, within.x + ((float)x - t.origin_x),
+                                within.y + ((float)y - t.origin_y), all, pixels, 0, pixel, sums);
         }
     }
     for (int i = 0; i < sum_count; i += 4) sum_four(sums + i, totals + i);
     write_corners(frame, is_linear<Channels>(frame), t, channels, [&](int i) { return totals[i]; }, corners);
 }
 
-// kLanes triangles at once, each walking through the pixels of its own box, row by row. There is no sum over lanes, and
-// a triangle of a few pixels does not leave most lanes idle. The boxes should be of similar size.
+// kLanes triangles at once, all walking through the pixels of their own boxes in the same steps, row by row. There is no sum
+// over lanes, and a triangle of a few pixels does not leave most lanes idle. The boxes should be of similar size, and no
+// larger than kBlockReach, so that the steps of smaller boxes end in the margin of `packed`.
 template <int Channels>
 void backward_small(const Frame& frame, const Triangle* triangles, const Box* boxes, const int* chosen, int count,
                     const float* packed, int first, float* corners, float* scratch) {
@@ -206,22 +237,22 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     Floats* const pixel = sums + sum_count + 3 * channels;
 
     const Triangle* of_lane[kLanes];
-    const float *first_pixel[kLanes], *quads[kLanes];
-    Floats left, past, y, end;
-    Ints row_jump;  // from the last pixel of a row to the first of the next
-    int most = 0;
+    const float *first_pixel[kLanes], *numbers_of[kLanes];
+    Floats left, top, wide, tall;
+    int most_columns = 0, most_rows = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
         const int i = chosen[lesser(lane, count - 1)];
         const Triangle& t = *(of_lane[lane] = &triangles[i]);
+        numbers_of[lane] = t.normal_x;
         const Box& box = boxes[i];
-        const int wide = box.right - box.left + 1, tall = box.bottom - box.top + 1;
+        const int columns = box.right - box.left + 1, rows = box.bottom - box.top + 1;
         first_pixel[lane] = packed + box.top * row_size + box.left * record;
-        left[lane] = (float)(box.left - t.origin_x) + 0.5f;
-        y[lane] = (float)(box.top - t.origin_y) + 0.5f;
-        past[lane] = left[lane] + (float)wide;
-        row_jump[lane] = (int32_t)(row_size - (wide - 1) * record);
-        end[lane] = (float)(wide * tall);
-        most = greater(most, wide * tall);
+        left[lane] = (float)box.left - t.origin_x + 0.5f;
+        top[lane] = (float)box.top - t.origin_y + 0.5f;
+        wide[lane] = (float)columns;
+        tall[lane] = (float)rows;
+        most_columns = greater(most_columns, columns);
+        most_rows = greater(most_rows, rows);
         for (int c = 0; c < channels; ++c) {
             const float base = frame.attributes[(int64_t)t.corner[2] * channels + c];
             colours.base[c][lane] = base;
@@ -231,8 +262,7 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     }
     alignas(sizeof(Floats)) Floats numbers[(kShapeNumbers + 3) / 4 * 4];
     for (int i = 0; i < kShapeNumbers; i += 4) {
-        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = (const float*)of_lane[lane] + i;
-        load_quads(quads, numbers + i);
+        load_quads(numbers_of, i, numbers + i);
     }
     Shape<Floats> t;
     memcpy(&t, numbers, sizeof(t));
@@ -240,21 +270,14 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
     for (int k = 0; k < 3; ++k) inverse_length[k] = 1.0f / (t.end_along[k] - t.start_along[k]);
 
     for (int i = 0; i < sum_count; ++i) sums[i] = Floats{};
-    Floats x = left;
-    Ints offset = {};  // from the box's first pixel
-    for (int step = 0; step < most; ++step) {
-        const Mask alive = less(splat((float)step), end);
-        const float* pixels[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) pixels[lane] = first_pixel[lane] + offset[lane];
-        add_pairs<Channels>(frame, t, inverse_length, colours, x, y, alive, pixels, pixel, sums);
-        // Go to the next pixel; lanes without further pixels stay.
-        const Mask on = less(splat((float)(step + 1)), end);
-        x = x + 1.0f;
-        const Mask wraps = at_most(past, x);
-        x = select(wraps, left, x);
-        y = y + only(wraps, splat(1.0f));
-        const Ints next = offset + select(wraps, row_jump, splat((int32_t)record));
-        offset = select(on, next, offset);
+    for (int row = 0; row < most_rows; ++row) {
+        const Mask in_row = less(splat((float)row), tall);
+        const Floats y = top + (float)row;
+        for (int column = 0; column < most_columns; ++column) {
+            const Mask alive = in_row & less(splat((float)column), wide);
+            add_pairs<Channels>(frame, t, inverse_length, colours, left + (float)column, y, alive, first_pixel,
+                                row * row_size + column * record, pixel, sums);
+        }
     }
     for (int lane = 0; lane < count; ++lane) {
         const Triangle& one = *of_lane[lane];
@@ -267,32 +290,36 @@ void backward_small(const Frame& frame, const Triangle* triangles, const Box* bo
 constexpr int kSmallBox = 96;
 constexpr int kChunk = 512;  // number of triangles that are sorted by size together; they stay in the L2 cache
 
+// A number for each width and height of a small box, in the order of backward_small; 0 for large boxes.
+constexpr int kSizes = (kBlockReach + 1) * (kBlockReach + 1);
+MIEN_INLINE int size_of(const Box& box) {
+    const int wide = box.right - box.left + 1, tall = box.bottom - box.top + 1;
+    return (wide * tall <= kSmallBox) & (wide <= kBlockReach) & (tall <= kBlockReach) ? tall * (kBlockReach + 1) + wide : 0;
+}
+
 template <int Channels>
 void backward(const Frame& frame, int first, int end, const float* packed, float* corners, float* scratch) {
     const int gradient_size = 3 * (3 + (Channels ? Channels : frame.channels));
     memset(corners, 0, sizeof(float) * (end - first) * gradient_size);
     Triangle triangles[kChunk];
     Box boxes[kChunk];
-    int chosen[kChunk], start[kSmallBox + 2];
+    int chosen[kChunk], start[kSizes + 1];
     for (int chunk = first; chunk < end; chunk += kChunk) {
         const int drawn = prepare(frame, chunk, lesser(chunk + kChunk, end), triangles, boxes);
-        // Counting sort by size: start[n + 1] first counts the boxes of n pixels, then is their first position.
+        // Counting sort by size: start[n + 1] first counts the boxes of size n, then start[n] is their first position.
         memset(start, 0, sizeof(start));
-        const auto pixels_of = [&](int i) {
-            return (boxes[i].right - boxes[i].left + 1) * (boxes[i].bottom - boxes[i].top + 1);
-        };
         for (int i = 0; i < drawn; ++i) {
-            const int size = pixels_of(i);
-            if (size <= kSmallBox) ++start[size + 1];
+            const int size = size_of(boxes[i]);
+            if (size) ++start[size + 1];
             else
                 backward_large<Channels>(frame, triangles[i], boxes[i], packed,
                                          corners + (int64_t)(triangles[i].id - first) * gradient_size, scratch);
         }
-        for (int size = 0; size <= kSmallBox; ++size) start[size + 1] += start[size];
-        const int small = start[kSmallBox + 1];
+        for (int size = 1; size < kSizes; ++size) start[size + 1] += start[size];
+        const int small = start[kSizes];
         for (int i = 0; i < drawn; ++i) {
-            const int size = pixels_of(i);
-            if (size <= kSmallBox) chosen[start[size]++] = i;
+            const int size = size_of(boxes[i]);
+            if (size) chosen[start[size]++] = i;
         }
         for (int i = 0; i < small; i += kLanes)
             backward_small<Channels>(frame, triangles, boxes, chosen + i, lesser(kLanes, small - i), packed, first, corners,

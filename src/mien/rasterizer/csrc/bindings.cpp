@@ -2,15 +2,19 @@
 // ops.py is the only caller and has checked shapes, types and ranges.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <utility>
 #include <vector>
 
-#include "morph_normals.hpp"
 #include "gram.hpp"
+#include "morph_normals.hpp"
 #include "parallel.hpp"
 #include "perception.hpp"
 #include "soft_raster.hpp"
@@ -82,6 +86,15 @@ void hard_forward(Positions positions, Corners corners, PerImage near_depth, Per
                                      cull_backfaces, false, threads};
     const nb::gil_scoped_release unlocked;
     mien::hard_forward(meshes, settings, {triangle_ids.data(), barycentrics.data(), depth.data()});
+}
+
+std::pair<bool, bool> scan(Positions positions, Corners corners, std::optional<Array<const float, 3>> attributes,
+                           PerImage near_depth) {
+    const mien::Meshes meshes = meshes_of(positions, corners, attributes ? attributes->data() : nullptr,
+                                          attributes ? static_cast<int>(attributes->shape(2)) : 0, near_depth, near_depth);
+    const nb::gil_scoped_release unlocked;
+    const mien::Contents contents = mien::scan(meshes);
+    return {contents.valid, contents.crosses};
 }
 
 int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, PerImage far_depth, int height,
@@ -165,6 +178,8 @@ NB_MODULE(_native, module) {
     module.def("soft_forward", &soft_forward);
     module.def("soft_backward", &soft_backward);
     module.def("hard_forward", &hard_forward);
+    module.def("scan", &scan, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+               "Whether all numbers are valid, and whether a vertex lies before the near plane.");
     module.def("count_pairs", &count_pairs);
     module.def("morph_normals", &morph_normals);
     module.def("normal_equations", &normal_equations);

@@ -145,21 +145,8 @@ MIEN_INLINE Floats exponential(Floats x) {
 constexpr int kBlockColumns = 4;
 constexpr int kBlockRows = kLanes / kBlockColumns;
 
-// Out of each quad of four floats that begins at first[lane], its number k goes to lane `lane` of quad[k].
-MIEN_INLINE void load_quads(const float* const* first, Floats* quad) {
-    // Vector j takes, in each 128-bit part p, the quad of lane 4 p + j; then every part is a matrix to be transposed.
-    Floats of_part[4];
-    for (int j = 0; j < 4; ++j) {
-#if defined(__AVX512F__)
-        const __m512 first_two = _mm512_castps256_ps512(
-            _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first[j])), _mm_loadu_ps(first[j + 4]), 1));
-        const __m256 last_two =
-            _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first[j + 8])), _mm_loadu_ps(first[j + 12]), 1);
-        of_part[j] = (Floats)_mm512_insertf32x8(first_two, last_two, 1);
-#else
-        for (int part = 0; part < kLanes / 4; ++part) memcpy((float*)&of_part[j] + 4 * part, first[j + 4 * part], 16);
-#endif
-    }
+// Each 128-bit part of four vectors is a matrix, which is transposed: number k of vector j becomes number j of vector k.
+MIEN_INLINE void transpose_parts(const Floats* of_part, Floats* quad) {
 #if defined(__AVX512F__)
 #define MIEN_INTERLEAVE(a, b, from)                                                                                    \
     (Floats) __builtin_shufflevector(a, b, from, 16 + from, 1 + from, 17 + from, 4 + from, 20 + from, 5 + from,        \
@@ -186,6 +173,55 @@ MIEN_INLINE void load_quads(const float* const* first, Floats* quad) {
     quad[3] = MIEN_PAIRS(high01, high23, 2);
 #undef MIEN_INTERLEAVE
 #undef MIEN_PAIRS
+}
+
+// Out of each quad of four floats at first[lane] + offset, its number k goes to lane `lane` of quad[k].
+MIEN_INLINE void load_quads(const float* const* first, int64_t offset, Floats* quad) {
+    Floats of_part[4];  // vector j takes, in each part p, the quad of lane 4 p + j
+    for (int j = 0; j < 4; ++j) {
+#if defined(__AVX512F__)
+        const auto load = [&](int lane) { return _mm_loadu_ps(first[lane] + offset); };
+        const __m512 first_two =
+            _mm512_castps256_ps512(_mm256_insertf128_ps(_mm256_castps128_ps256(load(j)), load(j + 4), 1));
+        const __m256 last_two = _mm256_insertf128_ps(_mm256_castps128_ps256(load(j + 8)), load(j + 12), 1);
+        of_part[j] = (Floats)_mm512_insertf32x8(first_two, last_two, 1);
+#else
+        for (int part = 0; part < kLanes / 4; ++part) memcpy((float*)&of_part[j] + 4 * part, first[j + 4 * part] + offset, 16);
+#endif
+    }
+    transpose_parts(of_part, quad);
+}
+
+// The reverse, to kLanes quads that are `stride` floats apart.
+MIEN_INLINE void store_quads(const Floats* quad, float* to, int64_t stride) {
+    Floats of_part[4];
+    transpose_parts(quad, of_part);
+    for (int j = 0; j < 4; ++j)
+        for (int part = 0; part < kLanes / 4; ++part)
+            memcpy(to + (4 * part + j) * stride, (const float*)&of_part[j] + 4 * part, 16);
+}
+
+// Eight floats, with fewer loads than twice load_quads.
+MIEN_INLINE void load_octets(const float* const* first, int64_t offset, Floats* octet) {
+#if defined(__AVX512F__)
+    const auto load = [&](int lane) { return _mm256_loadu_ps(first[lane] + offset); };
+    Floats low[4], high[4];
+    for (int half = 0; half < 2; ++half) {
+        // The parts of vector j are the two quads of lane 8 half + j, then those of lane 8 half + 4 + j.
+        Floats of_part[4];
+        for (int j = 0; j < 4; ++j)
+            of_part[j] =
+                (Floats)_mm512_insertf32x8(_mm512_castps256_ps512(load(8 * half + j)), load(8 * half + 4 + j), 1);
+        transpose_parts(of_part, half ? high : low);
+    }
+    for (int k = 0; k < 4; ++k) {
+        octet[k] = (Floats)_mm512_shuffle_f32x4((__m512)low[k], (__m512)high[k], 0x88);
+        octet[4 + k] = (Floats)_mm512_shuffle_f32x4((__m512)low[k], (__m512)high[k], 0xdd);
+    }
+#else
+    load_quads(first, offset, octet);
+    load_quads(first, offset + 4, octet + 4);
+#endif
 }
 
 // To four floats of each of kBlockRows rows, `stride` floats apart.

@@ -254,6 +254,33 @@ int64_t count_pairs(const Meshes& meshes, const Settings& settings) {
     return pairs;
 }
 
+Contents scan(const Meshes& meshes) {
+    const auto all_finite = [](const float* numbers, int64_t count) {
+        uint32_t found = 0;
+        for (int64_t i = 0; i < count; ++i) {
+            uint32_t bits;
+            std::memcpy(&bits, numbers + i, sizeof(bits));
+            found |= (bits & 0x7f800000u) == 0x7f800000u;
+        }
+        return found == 0;
+    };
+    const int64_t vertices = int64_t(meshes.images) * meshes.vertices;
+    const int64_t corners = int64_t(3) * meshes.triangles * (meshes.corners_per_image ? meshes.images : 1);
+    uint32_t signs = 0;  // of the corners, and of their distances to the last vertex
+    for (int64_t i = 0; i < corners; ++i) {
+        const uint32_t corner = static_cast<uint32_t>(meshes.corners[i]);
+        signs |= corner | (static_cast<uint32_t>(meshes.vertices) - 1u - corner);
+    }
+    int crosses = 0;
+    for (int64_t image = 0; image < meshes.images; ++image) {
+        const float* const z = meshes.positions + image * meshes.vertices * 3 + 2;
+        for (int64_t i = 0; i < meshes.vertices; ++i) crosses |= z[3 * i] < meshes.near_depth[image];
+    }
+    return {signs >> 31 == 0 && all_finite(meshes.positions, 3 * vertices) &&
+                (!meshes.attributes || all_finite(meshes.attributes, vertices * meshes.channels)),
+            crosses != 0};
+}
+
 const char* available_isas() {
     static const std::string names = [] {
         std::string all;

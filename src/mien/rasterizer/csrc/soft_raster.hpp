@@ -73,6 +73,13 @@ void hard_forward(const Meshes&, const Settings&, const FragmentArrays&);
 // The number of (pixel, triangle) pairs that the soft passes accept: the unit of their cost.
 int64_t count_pairs(const Meshes&, const Settings&);
 
+// What has to be known of the numbers of a batch before it is drawn.
+struct Contents {
+    bool valid;    // all positions and attributes are finite, and all corners are vertices
+    bool crosses;  // a vertex lies before the near plane of its image
+};
+Contents scan(const Meshes&);
+
 // Instruction sets that this machine can run, best first, separated by spaces; and the one in use.
 const char* available_isas();
 const char* current_isa();

@@ -51,40 +51,36 @@ struct Sorting {
             }
         }
     }
-
-    // Numbers that sort_into_blocks will store.
-    int64_t size(const Region& region, Team& team) const {
-        int64_t sizes[kMostParts] = {};
-        team.parallel_for(parts, [&](int part, int) {
-            int64_t size = region.blocks();
-            for_each_box(part, region, [&](const Region& blocks, int) { size += blocks.blocks(); });
-            sizes[part] = size;
-        });
-        return std::accumulate(sizes, sizes + parts, int64_t(0));
-    }
 };
 
-// Sorts the prepared triangles into the blocks of a region: a counting sort, once to count and once to fill, in which
-// every thread takes a part of the triangles. Lists stay in the order of the triangles.
+// Counts the triangles that touch each block of a region, part by part; returns how many numbers sort_into_blocks stores.
+int64_t count_blocks(const Sorting& sorting, const Region& region, Team& team, SortedTriangles& space) {
+    const int64_t blocks = region.blocks(), columns = region.columns();
+    int32_t* const counts = space.next.at_least(sorting.parts * blocks);
+    int64_t sizes[kMostParts] = {};
+    team.parallel_for(sorting.parts, [&](int part, int) {
+        int32_t* const count = counts + part * blocks;
+        std::fill(count, count + blocks, 0);
+        int64_t size = blocks;
+        sorting.for_each_box(part, region, [&](const Region& touched, int) {
+            size += touched.blocks();
+            for (int row = touched.first_row; row < touched.end_row; ++row) {
+                int32_t* const of_row = count + (row - region.first_row) * columns - region.first_column;
+                for (int column = touched.first_column; column < touched.end_column; ++column) ++of_row[column];
+            }
+        });
+        sizes[part] = size;
+    });
+    return std::accumulate(sizes, sizes + sorting.parts, int64_t(0));
+}
+
+// Sorts the prepared triangles into the blocks of a region after count_blocks: a counting sort, in which every thread takes
+// a part of the triangles. Lists stay in the order of the triangles.
 Band sort_into_blocks(const Sorting& sorting, const Region& region, Team& team, SortedTriangles& space) {
     const int parts = sorting.parts, columns = region.columns();
     const size_t blocks = static_cast<size_t>(region.blocks());
-    const auto for_each_block = [&](int part, const auto& body) {
-        sorting.for_each_box(part, region, [&](const Region& box, int i) {
-            for (int row = box.first_row; row < box.end_row; ++row) {
-                const int64_t row_start = static_cast<int64_t>(row - region.first_row) * columns - region.first_column;
-                for (int column = box.first_column; column < box.end_column; ++column) body(row_start + column, i);
-            }
-        });
-    };
-
     int32_t* const start = space.start.at_least(blocks + 1);
-    int32_t* const next = space.next.at_least(parts * blocks);  // part by part
-    team.parallel_for(parts, [&](int part, int) {
-        int32_t* const count = next + part * blocks;
-        std::fill(count, count + blocks, 0);
-        for_each_block(part, [&](int64_t block, int) { ++count[block]; });
-    });
+    int32_t* const next = space.next.get();
     int32_t filled = 0;  // cannot overflow: see kListBudget
     for (size_t block = 0; block < blocks; ++block) {
         start[block] = filled;
@@ -99,7 +95,12 @@ Band sort_into_blocks(const Sorting& sorting, const Region& region, Team& team, 
     int32_t* const list = space.list.at_least(static_cast<size_t>(filled) + 1);
     team.parallel_for(parts, [&](int part, int) {
         int32_t* const place = next + part * blocks;
-        for_each_block(part, [&](int64_t block, int i) { list[place[block]++] = i; });
+        sorting.for_each_box(part, region, [&](const Region& touched, int i) {
+            for (int row = touched.first_row; row < touched.end_row; ++row) {
+                int32_t* const of_row = place + static_cast<int64_t>(row - region.first_row) * columns - region.first_column;
+                for (int column = touched.first_column; column < touched.end_column; ++column) list[of_row[column]++] = i;
+            }
+        });
     });
     return {region.first_row, region.end_row, region.first_row, region.first_column, columns, start, list,
             sorting.prepared.triangles.get()};
@@ -114,8 +115,11 @@ std::atomic<int64_t> list_budget{kListBudget};
 template <typename Draw>
 void for_each_sorted(const Sorting& sorting, const Region& region, int64_t budget, Team& team, SortedTriangles& space,
                      const Draw& draw) {
-    if (region.blocks() == 1 || sorting.size(region, team) <= budget)
+    const bool fits = sorting.parts * region.blocks() <= budget && count_blocks(sorting, region, team, space) <= budget;
+    if (fits || region.blocks() == 1) {
+        if (!fits) count_blocks(sorting, region, team, space);
         return draw(sort_into_blocks(sorting, region, team, space));
+    }
     Region one = region, other = region;
     if (region.rows() >= region.columns()) one.end_row = other.first_row = region.first_row + region.rows() / 2;
     else one.end_column = other.first_column = region.first_column + region.columns() / 2;
