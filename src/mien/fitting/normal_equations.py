@@ -16,11 +16,12 @@ from mien.camera import CAMERA_FROM_MODEL
 from mien.fitting.contour import contour_errors
 from mien.fitting.lighting import expected_light
 from mien.fitting.photometric import EFFECTIVE_PIXELS, PhotometricEnergy
-from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ
+from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ, FitSettings
 from mien.fitting.unknowns import PoseDerivatives, Unknowns
 from mien.lighting import sh_basis, shading_gradient
 from mien.losses import geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable.per_model import per_model
 from mien.rendering import RenderOutput
 from mien.typing import Float, Int, Tensor
 
@@ -46,6 +47,21 @@ class ShapeBasis:
         self.albedo = model.albedo_basis.permute(1, 2, 0).contiguous()  # V 3 A
         corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics
         self.points = (self.vertices[corners] * weights[..., None, None]).sum(1)  # 468 3 K
+
+    @classmethod
+    def of(cls, model: MorphableModel, settings: FitSettings) -> ShapeBasis:
+        """The bases of a model in the unknowns of a fit, computed once per model.
+
+        Args:
+            model: The morphable model.
+            settings: Standard deviations of the expressions.
+        """
+        return per_model(model, _shape_basis, settings.expression_sigma)
+
+
+def _shape_basis(model: MorphableModel, expression_sigma: float) -> ShapeBasis:
+    sigmas = FitSettings(expression_sigma=expression_sigma).expression_sigmas(model)
+    return ShapeBasis(model, expression_sigmas=sigmas)
 
 
 @dataclass(frozen=True)
