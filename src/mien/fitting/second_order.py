@@ -33,6 +33,7 @@ MATRIX_LIFE = 4
 """Number of quasi-Newton steps that use the same matrix of Gauss-Newton."""
 SHORTER, TRIALS = 0.3, 3
 """Factor of a step that raised the energy, and number of trials. The contour makes the energy jump."""
+FIRST_SHARE=1.0; INTERPOLATE=False; QN_DAMPING=0.02
 CONVERGED = 1e-4
 """The fit ends when a step lowers the energy by less than this share."""
 
@@ -141,17 +142,23 @@ class _Descent:
         if self.matrix is None or self.matrix.age >= MATRIX_LIFE:
             pairs = [] if self.matrix is None else self.matrix.pairs
             equations = normal_equations(self.energy, self.basis, self.unknowns, here.rendered)
-            self.matrix = _Matrix(equations.hessian, pairs)
+            self.matrix = _Matrix(equations.hessian, pairs, QN_DAMPING)
         held = self.unknowns.held(here.vector, here.gradient)
         step = -self.matrix.solve(here.gradient, held).clamp(-LONGEST_STEP, LONGEST_STEP)
         self.matrix.age += 1
+        if self.previous is None:
+            step = step * FIRST_SHARE
+        slope = (here.gradient @ step).item()
         for _ in range(TRIALS):
             self.unknowns.assign(here.vector + step)
             there = _Place(self.energy, self.unknowns)
             if there.value < here.value:
                 self.previous, self.place = here, there
                 return here.value - there.value < CONVERGED * abs(here.value)
-            step = step * SHORTER
+            f = SHORTER
+            if INTERPOLATE:
+                f = min(max(-slope / (2 * (there.value - here.value - slope)), 0.1), 0.5)
+            step, slope = step * f, slope * f
         self.unknowns.assign(here.vector)
         return True
 
@@ -172,9 +179,9 @@ class _Matrix:
     """An approximation of the inverse Hessian: that of Gauss-Newton, corrected by the changes of the gradient that
     earlier steps have shown (Nocedal and Wright 2006, algorithm 7.4)."""
 
-    def __init__(self, hessian: Float[Tensor, "N N"], pairs: list[tuple[Tensor, Tensor]] | None = None) -> None:
+    def __init__(self, hessian: Float[Tensor, "N N"], pairs: list[tuple[Tensor, Tensor]] | None = None, damping: float = DAMPING) -> None:
         self.hessian = hessian.double()
-        self.hessian += DAMPING * torch.diag(self.hessian.diagonal())
+        self.hessian += damping * torch.diag(self.hessian.diagonal())
         self.pairs = [] if pairs is None else pairs
         self.age = 0
 
