@@ -13,7 +13,7 @@ from mien.fitting.normal_equations import (
     _Face,
     _Pixels,
     _sampled_pixels,
-    colour_jacobian,
+    colour_derivatives,
     normal_equations,
 )
 from mien.fitting.photometric import EFFECTIVE_PIXELS, PhotometricEnergy
@@ -154,7 +154,7 @@ def test_the_colour_jacobian_is_that_of_flat_triangles_over_a_linear_photo(tiny:
     assert len(pixels.index) > 10
     with_flat_normals(face, pixels)
     with torch.no_grad():
-        found = colour_jacobian(face, pixels)
+        found = colour_derivatives(face, pixels).jacobian(face.basis, pixels)
 
     here = unknowns.coefficients()
     vertices = tiny.vertices(here.identity, here.expression)

@@ -33,7 +33,7 @@ MATRIX_LIFE = 4
 """Number of quasi-Newton steps that use the same matrix of Gauss-Newton."""
 SHORTER, TRIALS = 0.3, 3
 """Factor of a step that raised the energy, and number of trials. The contour makes the energy jump."""
-FIRST_SHARE=1.0; INTERPOLATE=False; QN_DAMPING=0.02
+FIRST_SHARE=1.0;FROZEN=False; INTERPOLATE=False; QN_DAMPING=0.02
 CONVERGED = 1e-4
 """The fit ends when a step lowers the energy by less than this share."""
 
@@ -98,12 +98,20 @@ class _Place:
 
     def __init__(self, energy: PhotometricEnergy, unknowns: Unknowns) -> None:
         coefficients = unknowns.coefficients()
-        self.vector, self._unknowns = unknowns.vector(), unknowns
+        self.vector, self._unknowns, self._problem = unknowns.vector(), unknowns, energy
         self.rendered = energy.render(coefficients)
-        self._energy = energy.terms(coefficients, self.rendered).total()
-        self.value = self._energy.item()
+        self.contour = energy.contour_errors(self.rendered)
+        terms = energy.terms(coefficients, self.rendered, contour=self.contour)
+        self._energy = terms.total()
+        self.value, self.contour_value = self._energy.item(), terms.contour.item()
         if not math.isfinite(self.value):
             raise _diverged(self.value)
+
+    def value_from(self, here: _Place) -> float:
+        """The energy with the contour that was found at another place: unlike the energy, it has no jumps."""
+        with torch.no_grad():
+            contour = here.contour.of(self.rendered, self._problem.targets, self._problem.settings)
+            return self.value - self.contour_value + contour.energy().item()
 
     @functools.cached_property
     def gradient(self) -> Float[Tensor, "N"]:
@@ -119,6 +127,7 @@ class _Descent:
         self.energy, self.basis, self.unknowns = energy, basis, unknowns
         self.place: _Place | None = None
         self.previous: _Place | None = None
+        self.best: _Place | None = None
         self.matrix: _Matrix | None = None
 
     def gauss_newton(self) -> bool:
@@ -137,6 +146,7 @@ class _Descent:
     def quasi_newton(self) -> bool:
         """One step of L-BFGS on the whole energy; True if it has converged."""
         here = self.place or _Place(self.energy, self.unknowns)
+        if self.best is None: self.best = here
         if self.previous is not None and self.matrix is not None:
             self.matrix.learn(here.vector - self.previous.vector, here.gradient - self.previous.gradient)
         if self.matrix is None or self.matrix.age >= MATRIX_LIFE:
@@ -152,18 +162,21 @@ class _Descent:
         for _ in range(TRIALS):
             self.unknowns.assign(here.vector + step)
             there = _Place(self.energy, self.unknowns)
-            if there.value < here.value:
+            value = there.value_from(here) if FROZEN else there.value
+            if value < here.value:
                 self.previous, self.place = here, there
-                return here.value - there.value < CONVERGED * abs(here.value)
+                if self.best is None or there.value < self.best.value: self.best = there
+                return here.value - value < CONVERGED * abs(here.value)
             f = SHORTER
             if INTERPOLATE:
-                f = min(max(-slope / (2 * (there.value - here.value - slope)), 0.1), 0.5)
+                f = min(max(-slope / (2 * (value - here.value - slope)), 0.1), 0.5)
             step, slope = step * f, slope * f
         self.unknowns.assign(here.vector)
         return True
 
     def result(self) -> FaceCoefficients:
         """The present face."""
+        if self.best is not None: self.unknowns.assign(self.best.vector)
         with torch.no_grad():
             return self.unknowns.coefficients()
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "equations.hpp"
 #include "parallel.hpp"
 #include "soft_raster.hpp"
 
@@ -86,6 +87,19 @@ int64_t count_pairs(Positions positions, Corners corners, PerImage near_depth, P
     return mien::count_pairs(meshes, settings);
 }
 
+void colour_equations(nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> corners,
+                      Array<const float, 2> barycentrics, Array<const float, 3> by_corner, Array<const float, 3> by_pose,
+                      Array<const float, 2> shading, Array<const float, 3> by_light, Array<const float, 2> errors,
+                      Array<const float, 1> weights, Array<const float, 3> shape_basis,
+                      Array<const float, 3> albedo_basis, int threads, Array<float, 2> hessian, Array<float, 1> gradient) {
+    const mien::ColourSamples samples = {static_cast<int>(corners.shape(0)), static_cast<int>(shape_basis.shape(2)),
+                                         static_cast<int>(albedo_basis.shape(2)), corners.data(), barycentrics.data(),
+                                         by_corner.data(), by_pose.data(), shading.data(), by_light.data(), errors.data(),
+                                         weights.data(), shape_basis.data(), albedo_basis.data()};
+    const nb::gil_scoped_release unlocked;
+    mien::colour_equations(samples, threads, hessian.data(), gradient.data());
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -98,6 +112,7 @@ NB_MODULE(_native, module) {
     module.def("soft_backward", &soft_backward);
     module.def("hard_forward", &hard_forward);
     module.def("count_pairs", &count_pairs);
+    module.def("colour_equations", &colour_equations);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
