@@ -31,9 +31,10 @@ LONGEST_STEP = 1.5
 """Limit of the change of each unknown in one step, standard deviations."""
 MATRIX_LIFE = 4
 """Number of quasi-Newton steps that use the same matrix of Gauss-Newton."""
-SHORTER, TRIALS = 0.3, 3
-"""Factor of a step that raised the energy, and number of trials. The contour makes the energy jump."""
-FIRST_SHARE=1.0;FROZEN=False; INTERPOLATE=False; QN_DAMPING=0.02
+TRIALS = 3
+"""Largest number of lengths of a quasi-Newton step. The contour makes the energy jump, so that a step can fail."""
+SHORTER = (0.1, 0.5)
+"""Limits of the factor of a step that raised the energy."""
 CONVERGED = 1e-4
 """The fit ends when a step lowers the energy by less than this share."""
 
@@ -98,20 +99,12 @@ class _Place:
 
     def __init__(self, energy: PhotometricEnergy, unknowns: Unknowns) -> None:
         coefficients = unknowns.coefficients()
-        self.vector, self._unknowns, self._problem = unknowns.vector(), unknowns, energy
+        self.vector, self._unknowns = unknowns.vector(), unknowns
         self.rendered = energy.render(coefficients)
-        self.contour = energy.contour_errors(self.rendered)
-        terms = energy.terms(coefficients, self.rendered, contour=self.contour)
-        self._energy = terms.total()
-        self.value, self.contour_value = self._energy.item(), terms.contour.item()
+        self._energy = energy.terms(coefficients, self.rendered).total()
+        self.value = self._energy.item()
         if not math.isfinite(self.value):
             raise _diverged(self.value)
-
-    def value_from(self, here: _Place) -> float:
-        """The energy with the contour that was found at another place: unlike the energy, it has no jumps."""
-        with torch.no_grad():
-            contour = here.contour.of(self.rendered, self._problem.targets, self._problem.settings)
-            return self.value - self.contour_value + contour.energy().item()
 
     @functools.cached_property
     def gradient(self) -> Float[Tensor, "N"]:
@@ -127,7 +120,6 @@ class _Descent:
         self.energy, self.basis, self.unknowns = energy, basis, unknowns
         self.place: _Place | None = None
         self.previous: _Place | None = None
-        self.best: _Place | None = None
         self.matrix: _Matrix | None = None
 
     def gauss_newton(self) -> bool:
@@ -146,37 +138,31 @@ class _Descent:
     def quasi_newton(self) -> bool:
         """One step of L-BFGS on the whole energy; True if it has converged."""
         here = self.place or _Place(self.energy, self.unknowns)
-        if self.best is None: self.best = here
         if self.previous is not None and self.matrix is not None:
             self.matrix.learn(here.vector - self.previous.vector, here.gradient - self.previous.gradient)
         if self.matrix is None or self.matrix.age >= MATRIX_LIFE:
             pairs = [] if self.matrix is None else self.matrix.pairs
             equations = normal_equations(self.energy, self.basis, self.unknowns, here.rendered)
-            self.matrix = _Matrix(equations.hessian, pairs, QN_DAMPING)
+            self.matrix = _Matrix(equations.hessian, pairs)
         held = self.unknowns.held(here.vector, here.gradient)
         step = -self.matrix.solve(here.gradient, held).clamp(-LONGEST_STEP, LONGEST_STEP)
         self.matrix.age += 1
-        if self.previous is None:
-            step = step * FIRST_SHARE
-        slope = (here.gradient @ step).item()
+        slope = float(here.gradient @ step)
         for _ in range(TRIALS):
             self.unknowns.assign(here.vector + step)
             there = _Place(self.energy, self.unknowns)
-            value = there.value_from(here) if FROZEN else there.value
-            if value < here.value:
+            if there.value < here.value:
                 self.previous, self.place = here, there
-                if self.best is None or there.value < self.best.value: self.best = there
-                return here.value - value < CONVERGED * abs(here.value)
-            f = SHORTER
-            if INTERPOLATE:
-                f = min(max(-slope / (2 * (value - here.value - slope)), 0.1), 0.5)
-            step, slope = step * f, slope * f
+                return here.value - there.value < CONVERGED * abs(here.value)
+            # The minimum of the parabola through both values and the slope.
+            factor = slope / (2 * (slope - there.value + here.value)) if slope < 0 else 0.0
+            factor = min(max(factor, SHORTER[0]), SHORTER[1])
+            step, slope = step * factor, slope * factor
         self.unknowns.assign(here.vector)
         return True
 
     def result(self) -> FaceCoefficients:
         """The present face."""
-        if self.best is not None: self.unknowns.assign(self.best.vector)
         with torch.no_grad():
             return self.unknowns.coefficients()
 
@@ -192,9 +178,9 @@ class _Matrix:
     """An approximation of the inverse Hessian: that of Gauss-Newton, corrected by the changes of the gradient that
     earlier steps have shown (Nocedal and Wright 2006, algorithm 7.4)."""
 
-    def __init__(self, hessian: Float[Tensor, "N N"], pairs: list[tuple[Tensor, Tensor]] | None = None, damping: float = DAMPING) -> None:
+    def __init__(self, hessian: Float[Tensor, "N N"], pairs: list[tuple[Tensor, Tensor]] | None = None) -> None:
         self.hessian = hessian.double()
-        self.hessian += damping * torch.diag(self.hessian.diagonal())
+        self.hessian += DAMPING * torch.diag(self.hessian.diagonal())
         self.pairs = [] if pairs is None else pairs
         self.age = 0
 

@@ -18,18 +18,19 @@ from torch.autograd.function import once_differentiable
 from mien.typing import Float, Tensor
 
 
-def convolve(layer: nn.Conv2d, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+def convolve(layer: nn.Conv2d, x: Float[Tensor, "B C H W"], *, relu: bool = False) -> Float[Tensor, "B c h w"]:
     """`layer(x)`, with packed weights where it is possible: float32 on a CPU, and weights that are not trained.
 
     Args:
         layer: A convolution.
         x: Its input; the result is differentiable in it, once.
+        relu: Whether negative results become zero.
     """
-    if not _can_pack() or x.device.type != "cpu" or x.dtype != torch.float32 or layer.weight.dtype != torch.float32:
-        return layer(x)
-    if layer.weight.requires_grad or torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return layer(x)
-    return _Convolution.apply(x, _packed_layer(layer))
+    trained = layer.weight.requires_grad or torch.jit.is_tracing() or torch.compiler.is_compiling()
+    float32 = x.dtype == torch.float32 and layer.weight.dtype == torch.float32
+    if trained or not float32 or x.device.type != "cpu" or not _can_pack():
+        return layer(x).relu() if relu else layer(x)
+    return _Convolution.apply(x, _packed_layer(layer), relu)
 
 
 @functools.cache
@@ -46,8 +47,8 @@ class _Packed:
         self.bias, self.places = bias, ([padding] * 2, [stride] * 2, [1, 1], 1)
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.places)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.places, "none", [], "")
+    def __call__(self, x: Tensor, then: str = "none") -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.places, then, [], "")
 
 
 class _PackedLayer:
@@ -82,14 +83,18 @@ class _PackedLayer:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: _PackedLayer) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: _PackedLayer, relu: bool) -> Tensor:
+        y = layer.forward(x.contiguous(memory_format=torch.channels_last), "relu" if relu else "none")
         ctx.layer, ctx.size = layer, x.shape[2:]
-        return layer.forward(x.contiguous(memory_format=torch.channels_last))
+        ctx.save_for_backward(*([y] if relu else []))
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.layer.backward(gradient, ctx.size), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        for y in ctx.saved_tensors:
+            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        return ctx.layer.backward(gradient, ctx.size), None, None
 
 
 _layers: weakref.WeakKeyDictionary[nn.Conv2d, _PackedLayer] = weakref.WeakKeyDictionary()
