@@ -8,7 +8,7 @@ Romdhani and Vetter (CVPR 2005), with colours instead of edges.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -112,7 +112,7 @@ class _Contour:
 
 @dataclass(frozen=True)
 class ContourErrors:
-    """Errors of N points of the occluding contour."""
+    """Errors of N points of the occluding contour; the energy is half of the weighted sum of their robust squares."""
 
     ends: Int[Tensor, "B N 2"]
     """Vertices between which each point lies."""
@@ -124,29 +124,30 @@ class ContourErrors:
     """Distance from the contour of the photo in standard deviations; differentiable in the rendered vertices."""
     weights: Float[Tensor, "B N"]
     """Number of independent points that the point counts as."""
-    ends_px: Float[Tensor, "B N 2"]
-    """Where the face was found to end in the photo."""
 
-    def energy(self) -> Float[Tensor, ""]:
-        """Half of the weighted sum of the robust squared errors; differentiable in the rendered vertices."""
-        return 0.5 * geman_mcclure(self.errors.square(), scale_sq=ROBUST_SCALE_SQ, weights=self.weights).sum()
 
-    def of(self, rendered: RenderOutput, targets: FitTargets, settings: FitSettings) -> ContourErrors:
-        """The errors of the same points of the surface, without a new search in the photo.
+def contour_energy(
+    mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets, settings: FitSettings
+) -> Float[Tensor, ""]:
+    """Robust squared distance, across the contour, between the contours of the model and of the photo.
 
-        Args:
-            rendered: The faces after a change.
-            targets: The photos.
-            settings: Gives the standard deviation of the distance.
-        """
-        points_px = targets.camera.project(_between(rendered.surface.vertices_camera, self.ends, self.shares))
-        return replace(self, errors=_errors(points_px, self.ends_px, self.normals, targets, settings))
+    Args:
+        mesh: Edges and trust of the model.
+        rendered: The rendered faces.
+        targets: The photos.
+        settings: Gives the standard deviation of the distance.
+
+    Returns:
+        Energy, summed over the faces; differentiable in the rendered vertices.
+    """
+    contour = contour_errors(mesh, rendered, targets, settings)
+    return 0.5 * geman_mcclure(contour.errors.square(), scale_sq=ROBUST_SCALE_SQ, weights=contour.weights).sum()
 
 
 def contour_errors(
     mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets, settings: FitSettings
 ) -> ContourErrors:
-    """Distance, across the contour, between the contours of the model and of the photo.
+    """The errors of which `contour_energy` is the sum.
 
     Args:
         mesh: Edges and trust of the model.
@@ -161,19 +162,8 @@ def contour_errors(
         ends_px = contour.points_px + contour.normals * distance_px[..., None]
         whole = contour.weights.sum(1, keepdim=True).clamp(min=WHOLE_CONTOUR_M)
         weights = EFFECTIVE_POINTS * contour.weights * confidence / whole
-    errors = _errors(contour.points_px, ends_px, contour.normals, targets, settings)
-    return ContourErrors(contour.ends, contour.shares, contour.normals, errors, weights, ends_px)
-
-
-def _errors(
-    points_px: Float[Tensor, "B N 2"],
-    ends_px: Float[Tensor, "B N 2"],
-    normals: Float[Tensor, "B N 2"],
-    targets: FitTargets,
-    settings: FitSettings,
-) -> Float[Tensor, "B N"]:
-    sigma_px = settings.contour_sigma * targets.extent_px[:, None]
-    return ((points_px - ends_px) * normals).sum(-1) / sigma_px
+    errors = ((contour.points_px - ends_px) * contour.normals).sum(-1) / (settings.contour_sigma * size)
+    return ContourErrors(contour.ends, contour.shares, contour.normals, errors, weights)
 
 
 def _occluding_contour(mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets) -> _Contour:
@@ -188,7 +178,8 @@ def _occluding_contour(mesh: ContourMesh, rendered: RenderOutput, targets: FitTa
     shares = torch.stack([1 - share, share], dim=-1).where(kept[..., None], 0.5)
 
     def between(values: Float[Tensor, "B V C"]) -> Float[Tensor, "B N C"]:
-        return _between(values, ends, shares)
+        picked = values.gather(1, ends.flatten(1)[..., None].expand(-1, -1, values.shape[-1]))
+        return (picked.unflatten(1, (-1, 2)) * shares[..., None]).sum(2)
 
     points_px = targets.camera.project(between(surface.vertices_camera))
     with torch.no_grad():
@@ -198,14 +189,6 @@ def _occluding_contour(mesh: ContourMesh, rendered: RenderOutput, targets: FitTa
         first, second = (surface.vertices_camera.gather(1, k[..., None].expand(-1, -1, 3)) for k in ends.unbind(-1))
         weights = kept * uncovered * (first - second).norm(dim=-1) * mesh.trust[ends].amin(-1)
         return _Contour(ends, shares, points_px, normals, between(surface.colours), weights)
-
-
-def _between(
-    values: Float[Tensor, "B V C"], ends: Int[Tensor, "B N 2"], shares: Float[Tensor, "B N 2"]
-) -> Float[Tensor, "B N C"]:
-    """Values at points between two vertices each."""
-    picked = values.gather(1, ends.flatten(1)[..., None].expand(-1, -1, values.shape[-1]))
-    return (picked.unflatten(1, (-1, 2)) * shares[..., None]).sum(2)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from mien.fitting.contour import ContourErrors, ContourMesh, contour_errors
+from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
 from mien.fitting.identity_prior import identity_precision
 from mien.fitting.lids import LidGaps
@@ -92,19 +92,12 @@ class PhotometricEnergy:
         """Render the faces with the cameras of the photos."""
         return render(self.model, coefficients, self.targets.camera)
 
-    def contour_errors(self, rendered: RenderOutput) -> ContourErrors:
-        """Errors of the occluding contour of rendered faces."""
-        return contour_errors(self.contour, rendered, self.targets, self.settings)
-
-    def terms(
-        self, coefficients: FaceCoefficients, rendered: RenderOutput, *, contour: ContourErrors | None = None
-    ) -> EnergyTerms:
+    def terms(self, coefficients: FaceCoefficients, rendered: RenderOutput) -> EnergyTerms:
         """Compare rendered faces with the photos.
 
         Args:
             coefficients: The faces.
             rendered: Their rendering.
-            contour: The result of `contour_errors`, if it is known.
 
         Returns:
             The terms; differentiable in coefficients and rendering.
@@ -115,7 +108,7 @@ class PhotometricEnergy:
             landmarks=self._landmark_energy(rendered),
             depth=self._depth_energy(rendered),
             lids=self._lid_energy(rendered),
-            contour=(contour or self.contour_errors(rendered)).energy(),
+            contour=contour_energy(self.contour, rendered, self.targets, settings),
             identity_prior=0.5 * ((coefficients.identity @ self.identity_precision) * coefficients.identity).sum(),
             prediction=self._prediction_energy(coefficients.identity),
             expression_prior=0.5 * (coefficients.expression / self.expression_sigmas).square().sum(),

@@ -66,8 +66,8 @@ class _Topology:
     """Triangles, and where they meet: see `MeshTopology` in csrc/surface.hpp."""
 
     corners: Int[Tensor, "T 3"]
-    first_corner: Int[Tensor, "V+1"]
-    corner_of: Int[Tensor, "3*T"]
+    first_corner: Int[Tensor, "N"]
+    corner_of: Int[Tensor, "C"]
 
     def arrays(self) -> list[Any]:
         return [tensor.numpy() for tensor in (self.corners, self.first_corner, self.corner_of)]
