@@ -201,7 +201,7 @@ def _add_colours(equations: NormalEquations, face: _Face) -> None:
     weights = pixels.counts / settings.pixel_sigma**2 * geman_mcclure_weights(squared, scale_sq=COLOUR_ROBUST_SCALE_SQ)
     derivatives = colour_derivatives(face, pixels)
     if errors.device.type == "cpu" and errors.dtype == torch.float32:
-        add_colour_equations(equations, face, pixels, derivatives, errors, weights)
+        add_colour_equations(equations, face, pixels, derivatives, errors=errors, weights=weights)
         return
     jacobian = derivatives.jacobian(face.basis, pixels)
     equations.add(jacobian.flatten(0, 1), errors.flatten(), weights[:, None].expand(-1, 3).flatten())
@@ -233,6 +233,7 @@ def add_colour_equations(
     face: _Face,
     pixels: _Pixels,
     derivatives: _ColourDerivatives,
+    *,
     errors: Float[Tensor, "N 3"],
     weights: Float[Tensor, "N"],
 ) -> None:

@@ -140,6 +140,7 @@ class _Descent:
         here = self.place or _Place(self.energy, self.unknowns)
         if self.previous is not None and self.matrix is not None:
             self.matrix.learn(here.vector - self.previous.vector, here.gradient - self.previous.gradient)
+            self.previous = None
         if self.matrix is None or self.matrix.age >= MATRIX_LIFE:
             pairs = [] if self.matrix is None else self.matrix.pairs
             equations = normal_equations(self.energy, self.basis, self.unknowns, here.rendered)

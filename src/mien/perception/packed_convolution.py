@@ -76,9 +76,7 @@ class _PackedLayer:
             n + 2 * self.padding - (m - 1) * self.stride - k
             for n, m, k in zip(size, gradient.shape[2:], self.weight.shape[2:], strict=True)
         ]
-        return F.conv_transpose2d(
-            gradient, self.weight, stride=self.stride, padding=self.padding, output_padding=rest
-        )
+        return F.conv_transpose2d(gradient, self.weight, stride=self.stride, padding=self.padding, output_padding=rest)
 
 
 class _Convolution(torch.autograd.Function):

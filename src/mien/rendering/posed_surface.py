@@ -1,4 +1,4 @@
-"""Normals, pose and light of a mesh: in PyTorch, and for float32 on a CPU in one pass of the native kernels each way."""
+"""Normals, pose and light of a mesh: in PyTorch, and for float32 on a CPU in one native pass in each direction."""
 
 from __future__ import annotations
 
