@@ -258,7 +258,8 @@ def colour_derivatives(face: _Face, pixels: _Pixels) -> _ColourDerivatives:
     normals = F.normalize(pixels.between(face.normals), dim=-1)
     by_normal = albedo[..., None] * _shading_gradients(normals, face.coefficients.lighting)  # N 3 3, view axes
     points_camera, points = pixels.between(face.vertices_camera), pixels.between(face.vertices)
-    by_camera = -_photo_gradient(face.targets.crops[0], pixels) @ face.projection(points_camera)
+    photo_gradient = pixels.at(face.energy.photo_gradient[0].flatten(0, 1)).unflatten(1, (3, 2))
+    by_camera = -photo_gradient @ face.projection(points_camera)
     by_pose = by_camera @ face.pose.of_points(points @ face.to_view.T)
     by_pose[..., :3] += by_normal @ face.pose.of_normals(normals)
     by_corner = _by_corners(face, pixels, by_normal=by_normal, by_camera=by_camera)
@@ -287,15 +288,6 @@ def _by_corners(
     by_corner = torch.stack([-(by_second + by_third), by_second, by_third], dim=2)  # N 3 corner 3
     by_corner = by_corner + pixels.barycentrics[:, None, :, None] * (by_camera @ face.to_camera)[:, :, None]
     return by_corner.flatten(2)
-
-
-def _photo_gradient(crop: Float[Tensor, "3 S S"], pixels: _Pixels) -> Float[Tensor, "N 3 2"]:
-    """Derivative of the photo by x and y at the pixels: central differences after a mean over 3 × 3 pixels."""
-    smooth = F.avg_pool2d(F.pad(crop[None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")[0]
-    along_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
-    along_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-    return torch.stack([pixels.at(along_x), pixels.at(along_y)], dim=-1)
 
 
 def _add_points(equations: NormalEquations, face: _Face) -> None:

@@ -89,7 +89,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         for y in ctx.saved_tensors:
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
         return ctx.layer.backward(gradient, ctx.size), None, None

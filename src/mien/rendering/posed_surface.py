@@ -97,7 +97,7 @@ class _PosedSurface(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         vertices, scenes, normals, lengths = ctx.saved_tensors
         outputs = torch.empty_like(vertices), torch.empty_like(scenes)
         native().surface_backward(
