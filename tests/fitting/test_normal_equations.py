@@ -9,11 +9,13 @@ import torch
 
 from mien.fitting import FitSettings, FitTargets
 from mien.fitting.normal_equations import (
+    NormalEquations,
     ShapeBasis,
     _Face,
     _Pixels,
     _sampled_pixels,
-    colour_jacobian,
+    add_colour_equations,
+    colour_derivatives,
     normal_equations,
 )
 from mien.fitting.photometric import EFFECTIVE_PIXELS, PhotometricEnergy
@@ -22,6 +24,7 @@ from mien.fitting.unknowns import Unknowns
 from mien.geometry import triangle_normals
 from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rasterizer.cpu import native
 from mien.rendering import RenderOutput
 from mien.typing import Tensor
 from tests.fitting.test_energy import ground_truth, targets_of
@@ -154,7 +157,7 @@ def test_the_colour_jacobian_is_that_of_flat_triangles_over_a_linear_photo(tiny:
     assert len(pixels.index) > 10
     with_flat_normals(face, pixels)
     with torch.no_grad():
-        found = colour_jacobian(face, pixels)
+        found = colour_derivatives(face, pixels).jacobian(face.basis, pixels)
 
     here = unknowns.coefficients()
     vertices = tiny.vertices(here.identity, here.expression)
@@ -209,3 +212,54 @@ def test_held_unknowns_are_expressions_that_would_leave_their_range(tiny: Morpha
     gradient = torch.zeros_like(vector)
     gradient[0], gradient[first : first + 4] = 1.0, torch.tensor([1.0, -1.0, 1.0, -1.0])
     assert unknowns.held(vector, gradient).nonzero()[:, 0].tolist() == [first, first + 3]
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, None])
+def test_the_native_sums_of_colours_are_those_of_the_jacobian(tiny: MorphableModel, count: int | None) -> None:
+    energy, unknowns, rendered = problem_of(tiny)
+    basis = basis_of(tiny)
+    face = _Face(energy, basis, unknowns, rendered)
+    with torch.no_grad():
+        all_pixels = _sampled_pixels(face)
+        parts = (all_pixels.index, all_pixels.corners, all_pixels.barycentrics, all_pixels.counts)
+        pixels = _Pixels(*(values[:count] for values in parts))
+        derivatives = colour_derivatives(face, pixels)
+        errors, weights = torch.randn(len(pixels.index), 3), torch.rand(len(pixels.index))
+        size = len(unknowns.vector())
+        expected, found, threaded = (NormalEquations(torch.ones(size, size), torch.ones(size)) for _ in range(3))
+        jacobian = derivatives.jacobian(basis, pixels)
+        expected.add(jacobian.flatten(0, 1), errors.flatten(), weights[:, None].expand(-1, 3).flatten())
+        add_colour_equations(found, face, pixels, derivatives, errors=errors, weights=weights)
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            add_colour_equations(threaded, face, pixels, derivatives, errors=errors, weights=weights)
+        finally:
+            torch.set_num_threads(threads)
+    scale = float(expected.hessian.abs().max())
+    torch.testing.assert_close(found.hessian, expected.hessian, rtol=1e-4, atol=1e-6 * scale)
+    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-4, atol=1e-6 * scale)
+    assert torch.equal(found.hessian, threaded.hessian)
+    assert torch.equal(found.gradient, threaded.gradient)
+
+
+@pytest.mark.parametrize("isa", native().available_isas().split())
+def test_the_native_sums_are_the_same_on_every_instruction_set(tiny: MorphableModel, isa: str) -> None:
+    energy, unknowns, rendered = problem_of(tiny)
+    best = native().current_isa()
+    expected = normal_equations(energy, basis_of(tiny), unknowns, rendered)
+    native().select_isa(isa)
+    try:
+        found = normal_equations(energy, basis_of(tiny), unknowns, rendered)
+    finally:
+        native().select_isa(best)
+    torch.testing.assert_close(found.hessian, expected.hessian, rtol=1e-4, atol=1e-6 * float(expected.hessian.max()))
+
+
+def test_the_shape_basis_belongs_to_the_settings(tiny: MorphableModel) -> None:
+    once = ShapeBasis.of(tiny, SETTINGS)
+    assert ShapeBasis.of(tiny, replace(SETTINGS, photometric_steps=3)) is once
+    torch.testing.assert_close(once.vertices, basis_of(tiny).vertices)
+    other = replace(SETTINGS, expression_sigma=0.5)
+    wider = ShapeBasis(tiny, expression_sigmas=other.expression_sigmas(tiny))
+    torch.testing.assert_close(ShapeBasis.of(tiny, other).vertices, wider.vertices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_quasi_newton_steps_never_raise_the_energy(tiny: MorphableModel) -> None
     )
     basis = ShapeBasis(tiny, expression_sigmas=SETTINGS.expression_sigmas(tiny))
     descent = _Descent(energy, basis, Unknowns(tiny, away_from(face), SETTINGS))
-    places: list[_Place] = [descent._look()]
+    places = [_Place(energy, descent.unknowns)]
     for _ in range(8):
         descent.quasi_newton()
         assert descent.place is not None
@@ -68,6 +69,53 @@ def test_quasi_newton_steps_never_raise_the_energy(tiny: MorphableModel) -> None
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.5 * values[0]
     torch.testing.assert_close(descent.result().identity[0], places[-1].vector[: tiny.counts[0]])
+
+
+def test_the_energy_is_differentiated_once_per_step(tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    face = ground_truth(tiny)
+    energy = PhotometricEnergy(tiny, targets_of(tiny, face), settings=SETTINGS, point_weights=torch.ones(1, 468))
+    descent = _Descent(energy, ShapeBasis.of(tiny, SETTINGS), Unknowns(tiny, away_from(face), SETTINGS))
+    counts = {"values": 0, "gradients": 0}
+    render, grad = energy.render, torch.autograd.grad
+
+    def counted(name, function):
+        def call(*args, **settings):
+            counts[name] += 1
+            return function(*args, **settings)
+
+        return call
+
+    monkeypatch.setattr(energy, "render", counted("values", render))
+    monkeypatch.setattr(torch.autograd, "grad", counted("gradients", grad))
+    steps = 1
+    while not descent.quasi_newton():
+        steps += 1
+    assert counts["gradients"] == steps
+    assert counts["values"] > steps + 1
+
+
+def test_a_failed_step_is_shortened_to_the_minimum_of_the_parabola(
+    tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = ground_truth(tiny)
+    energy = PhotometricEnergy(tiny, targets_of(tiny, face), settings=SETTINGS, point_weights=torch.ones(1, 468))
+    descent = _Descent(energy, ShapeBasis.of(tiny, SETTINGS), Unknowns(tiny, away_from(face), SETTINGS))
+    start, tried = descent.unknowns.vector(), []
+    here = _Place(energy, descent.unknowns)
+
+    def trial(energy: PhotometricEnergy, unknowns: Unknowns) -> _Place:
+        tried.append(unknowns.vector() - start)
+        return SimpleNamespace(value=values[len(tried) - 1])  # pyright: ignore[reportReturnType]
+
+    descent.place = here
+    monkeypatch.setattr("mien.fitting.second_order._Place", trial)
+    monkeypatch.setattr(_Matrix, "solve", lambda self, gradient, held: 1e-3 * gradient)
+    slope = -1e-3 * float(here.gradient.square().sum())
+    # With a slope of -s, a value of 0.5 s above puts the minimum at 1/3; the second one is far beyond the limit.
+    values = [here.value - 0.5 * slope, here.value - 1000 * slope, here.value - slope]
+    assert descent.quasi_newton()
+    lengths = [(step @ tried[0] / (tried[0] @ tried[0])).item() for step in tried]
+    assert lengths == pytest.approx([1, 1 / 3, 1 / 30], rel=1e-2)
 
 
 def test_a_converged_fit_takes_no_more_steps(tiny: MorphableModel) -> None:

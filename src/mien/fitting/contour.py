@@ -18,6 +18,7 @@ from mien.fitting.problem import ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.geometry import boundary_vertices, unique_edges, vertex_normals
 from mien.losses import geman_mcclure
 from mien.morphable import MorphableModel
+from mien.morphable.per_model import per_model
 from mien.rendering import (
     VISIBILITY_SLACK_M,
     RenderOutput,
@@ -73,17 +74,21 @@ class ContourMesh:
 
     @classmethod
     def of(cls, model: MorphableModel) -> ContourMesh:
-        """Edges and trust of the mean face of a model."""
-        trust = 1 - model.masks.eyes
-        boundary = boundary_vertices(model.triangles)
-        if len(boundary):
-            near, far = BOUNDARY_REACH_M
-            distance = torch.cdist(model.mean, model.mean[boundary]).amin(1)
-            trust = trust * ((distance - near) / (far - near)).clamp(0, 1)
-        down = -vertex_normals(model.mean[None], model.triangles)[0, :, 1]
-        side, under = UNDERSIDE
-        trust = trust * ((under - down) / (under - side)).clamp(0, 1)
-        return cls(unique_edges(model.triangles), trust)
+        """Edges and trust of the mean face of a model, computed once per model."""
+        return per_model(model, _contour_mesh)
+
+
+def _contour_mesh(model: MorphableModel) -> ContourMesh:
+    trust = 1 - model.masks.eyes
+    boundary = boundary_vertices(model.triangles)
+    if len(boundary):
+        near, far = BOUNDARY_REACH_M
+        distance = torch.cdist(model.mean, model.mean[boundary]).amin(1)
+        trust = trust * ((distance - near) / (far - near)).clamp(0, 1)
+    down = -vertex_normals(model.mean[None], model.triangles)[0, :, 1]
+    side, under = UNDERSIDE
+    trust = trust * ((under - down) / (under - side)).clamp(0, 1)
+    return ContourMesh(unique_edges(model.triangles), trust)
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class _Problem:
         count = len(model.mean)
         rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: int(count * VERTEX_SHARE)]
         rows = rows.to(colours.device)
+        rows = rows[(weights[:, rows] > 0).any(0)]
         self.sigma = priors.pixel_sigma
         self.colours, self.basis = colours[:, rows].double(), sh_basis(normals[:, rows].double())
         self.weights = weights[:, rows].double()[..., None] * (self.colours < SATURATED)

@@ -16,11 +16,13 @@ from mien.camera import CAMERA_FROM_MODEL
 from mien.fitting.contour import contour_errors
 from mien.fitting.lighting import expected_light
 from mien.fitting.photometric import EFFECTIVE_PIXELS, PhotometricEnergy
-from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ
+from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ, FitSettings
 from mien.fitting.unknowns import PoseDerivatives, Unknowns
 from mien.lighting import sh_basis, shading_gradient
 from mien.losses import geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable.per_model import per_model
+from mien.rasterizer.cpu import native
 from mien.rendering import RenderOutput
 from mien.typing import Float, Int, Tensor
 
@@ -46,6 +48,21 @@ class ShapeBasis:
         self.albedo = model.albedo_basis.permute(1, 2, 0).contiguous()  # V 3 A
         corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics
         self.points = (self.vertices[corners] * weights[..., None, None]).sum(1)  # 468 3 K
+
+    @classmethod
+    def of(cls, model: MorphableModel, settings: FitSettings) -> ShapeBasis:
+        """The bases of a model in the unknowns of a fit, computed once per model.
+
+        Args:
+            model: The morphable model.
+            settings: Standard deviations of the expressions.
+        """
+        return per_model(model, _shape_basis, settings.expression_sigma)
+
+
+def _shape_basis(model: MorphableModel, expression_sigma: float) -> ShapeBasis:
+    sigmas = FitSettings(expression_sigma=expression_sigma).expression_sigmas(model)
+    return ShapeBasis(model, expression_sigmas=sigmas)
 
 
 @dataclass(frozen=True)
@@ -182,12 +199,58 @@ def _add_colours(equations: NormalEquations, face: _Face) -> None:
     errors = pixels.at(face.rendered.image[0] - face.targets.crops[0])
     squared = errors.square().sum(-1) / settings.pixel_sigma**2
     weights = pixels.counts / settings.pixel_sigma**2 * geman_mcclure_weights(squared, scale_sq=COLOUR_ROBUST_SCALE_SQ)
-    jacobian = colour_jacobian(face, pixels)
+    derivatives = colour_derivatives(face, pixels)
+    if errors.device.type == "cpu" and errors.dtype == torch.float32:
+        add_colour_equations(equations, face, pixels, derivatives, errors=errors, weights=weights)
+        return
+    jacobian = derivatives.jacobian(face.basis, pixels)
     equations.add(jacobian.flatten(0, 1), errors.flatten(), weights[:, None].expand(-1, 3).flatten())
 
 
-def colour_jacobian(face: _Face, pixels: _Pixels) -> Float[Tensor, "N 3 M"]:
-    """Derivative of the colour errors of surface points by all unknowns.
+@dataclass(frozen=True)
+class _ColourDerivatives:
+    """Derivatives of the colour errors of N surface points."""
+
+    by_corner: Float[Tensor, "N 3 9"]
+    """By the corners of the triangle, in the order corner, axis."""
+    by_pose: Float[Tensor, "N 3 6"]
+    """By the unknowns of the pose."""
+    shading: Float[Tensor, "N 3"]
+    """By the albedo of the same channel."""
+    by_light: Float[Tensor, "N 3 9"]
+    """By the unknowns of the light of the same channel."""
+
+    def jacobian(self, basis: ShapeBasis, pixels: _Pixels) -> Float[Tensor, "N 3 M"]:
+        """Derivatives by all unknowns."""
+        by_shape = torch.bmm(self.by_corner, basis.vertices[pixels.corners].flatten(1, 2))
+        by_albedo = pixels.between(basis.albedo.flatten(1)).unflatten(1, (3, -1)) * self.shading[..., None]
+        by_light = torch.einsum("nck,cd->nckd", self.by_light, torch.eye(3).to(self.by_light)).flatten(2)
+        return torch.cat([by_shape, self.by_pose, by_albedo, by_light], dim=-1)
+
+
+def add_colour_equations(
+    equations: NormalEquations,
+    face: _Face,
+    pixels: _Pixels,
+    derivatives: _ColourDerivatives,
+    *,
+    errors: Float[Tensor, "N 3"],
+    weights: Float[Tensor, "N"],
+) -> None:
+    """`equations.add` of the Jacobian of `derivatives`, in one pass of the native kernels over the pixels."""
+    hessian, gradient = torch.empty_like(equations.hessian), torch.empty_like(equations.gradient)
+    inputs = (
+        pixels.corners.int(), pixels.barycentrics, derivatives.by_corner, derivatives.by_pose, derivatives.shading,
+        derivatives.by_light, errors, weights, face.basis.vertices, face.basis.albedo,
+    )  # fmt: skip
+    arrays = [tensor.detach().contiguous().numpy() for tensor in inputs]
+    native().colour_equations(*arrays, torch.get_num_threads(), hessian.numpy(), gradient.numpy())
+    equations.hessian.add_(hessian)
+    equations.gradient.add_(gradient)
+
+
+def colour_derivatives(face: _Face, pixels: _Pixels) -> _ColourDerivatives:
+    """Derivatives of the colour errors of surface points.
 
     The normal of the smooth surface turns like that of its triangle.
     """
@@ -195,14 +258,13 @@ def colour_jacobian(face: _Face, pixels: _Pixels) -> Float[Tensor, "N 3 M"]:
     normals = F.normalize(pixels.between(face.normals), dim=-1)
     by_normal = albedo[..., None] * _shading_gradients(normals, face.coefficients.lighting)  # N 3 3, view axes
     points_camera, points = pixels.between(face.vertices_camera), pixels.between(face.vertices)
-    by_camera = -_photo_gradient(face.targets.crops[0], pixels) @ face.projection(points_camera)
-    by_shape = _by_corners(face, pixels, by_normal=by_normal, by_camera=by_camera)
+    photo_gradient = pixels.at(face.energy.photo_gradient[0].flatten(0, 1)).unflatten(1, (3, 2))
+    by_camera = -photo_gradient @ face.projection(points_camera)
     by_pose = by_camera @ face.pose.of_points(points @ face.to_view.T)
     by_pose[..., :3] += by_normal @ face.pose.of_normals(normals)
-    by_albedo = pixels.between(face.basis.albedo.flatten(1)).unflatten(1, (3, -1)) * shading[..., None]
-    channels = torch.eye(3).to(albedo) * face.settings.light_chroma_sigma
-    by_light = torch.einsum("nc,nk,cd->nckd", albedo, sh_basis(normals), channels).flatten(2)
-    return torch.cat([by_shape, by_pose, by_albedo, by_light], dim=-1)
+    by_corner = _by_corners(face, pixels, by_normal=by_normal, by_camera=by_camera)
+    by_light = face.settings.light_chroma_sigma * albedo[..., None] * sh_basis(normals)[:, None]
+    return _ColourDerivatives(by_corner, by_pose, shading, by_light)
 
 
 def _shading_gradients(normals: Float[Tensor, "N 3"], lighting: Float[Tensor, "1 9 3"]) -> Float[Tensor, "N 3 3"]:
@@ -212,9 +274,8 @@ def _shading_gradients(normals: Float[Tensor, "N 3"], lighting: Float[Tensor, "1
 
 def _by_corners(
     face: _Face, pixels: _Pixels, *, by_normal: Float[Tensor, "N 3 3"], by_camera: Float[Tensor, "N 3 3"]
-) -> Float[Tensor, "N 3 K"]:
-    """Derivative by the shape, through the corners of the triangles: the product of two edges has the direction of the
-    normal."""
+) -> Float[Tensor, "N 3 9"]:
+    """Derivative by the corners of the triangles: the product of two edges has the direction of the normal."""
     first, second, third = face.vertices[pixels.corners].unbind(1)
     edges = (second - first)[:, None], (third - first)[:, None]
     product = torch.cross(*edges, dim=-1)
@@ -226,16 +287,7 @@ def _by_corners(
     by_third = torch.cross(by_product, edges[0].expand_as(by_product), dim=-1)
     by_corner = torch.stack([-(by_second + by_third), by_second, by_third], dim=2)  # N 3 corner 3
     by_corner = by_corner + pixels.barycentrics[:, None, :, None] * (by_camera @ face.to_camera)[:, :, None]
-    return torch.bmm(by_corner.flatten(2), face.basis.vertices[pixels.corners].flatten(1, 2))
-
-
-def _photo_gradient(crop: Float[Tensor, "3 S S"], pixels: _Pixels) -> Float[Tensor, "N 3 2"]:
-    """Derivative of the photo by x and y at the pixels: central differences after a mean over 3 × 3 pixels."""
-    smooth = F.avg_pool2d(F.pad(crop[None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")[0]
-    along_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
-    along_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-    return torch.stack([pixels.at(along_x), pixels.at(along_y)], dim=-1)
+    return by_corner.flatten(2)
 
 
 def _add_points(equations: NormalEquations, face: _Face) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 
 import torch
+from torch.nn import functional as F
 
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
@@ -154,6 +156,15 @@ class PhotometricEnergy:
     def without_plane(self, values: Float[Tensor, "B 468 *C"]) -> Float[Tensor, "B 468 *C"]:
         """Values at MediaPipe's points of the photos minus their least-squares plane."""
         return without_plane(values, self.planes)
+
+    @functools.cached_property
+    def photo_gradient(self) -> Float[Tensor, "B 3 2 H W"]:
+        """Derivative of the photos by x and y: central differences after a mean over 3 × 3 pixels."""
+        smooth = F.avg_pool2d(F.pad(self.targets.crops, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
+        along_x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+        along_y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+        return torch.stack([along_x, along_y], dim=2)
 
     def pixel_weights(self, rendered: RenderOutput) -> Float[Tensor, "B H W"]:
         """Weight of each pixel in eq. 4: the mask of the photo within the rendering."""

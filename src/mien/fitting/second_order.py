@@ -7,8 +7,9 @@ matrix of Gauss-Newton) on the whole energy. Each face has its own steps: its re
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
@@ -20,7 +21,6 @@ from mien.fitting.problem import FitSettings, FitTargets
 from mien.fitting.unknowns import Unknowns
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import IdentityNetwork
-from mien.rendering import RenderOutput
 from mien.typing import Bool, Float, Tensor
 
 GAUSS_NEWTON_STEPS = 4
@@ -31,8 +31,10 @@ LONGEST_STEP = 1.5
 """Limit of the change of each unknown in one step, standard deviations."""
 MATRIX_LIFE = 4
 """Number of quasi-Newton steps that use the same matrix of Gauss-Newton."""
-SHORTER, TRIALS = 0.3, 3
-"""Factor of a step that raised the energy, and number of trials. The contour makes the energy jump."""
+TRIALS = 3
+"""Largest number of lengths of a quasi-Newton step. The contour makes the energy jump, so that a step can fail."""
+SHORTER = (0.1, 0.5)
+"""Limits of the factor of a step that raised the energy."""
 CONVERGED = 1e-4
 """The fit ends when a step lowers the energy by less than this share."""
 
@@ -68,7 +70,7 @@ def fit_photometric(
     """
     if settings.photometric_steps == 0:
         return start
-    basis = ShapeBasis(model, expression_sigmas=settings.expression_sigmas(model))
+    basis = ShapeBasis.of(model, settings)
     faces = []
     for k in range(len(targets.crops)):
         one = slice(k, k + 1)
@@ -92,14 +94,23 @@ def fit_photometric(
     return FaceCoefficients.join(faces)
 
 
-@dataclass(frozen=True)
 class _Place:
-    """Value and gradient of the energy of a face."""
+    """Energy of a face at one place."""
 
-    vector: Float[Tensor, "N"]
-    value: float
-    gradient: Float[Tensor, "N"]
-    rendered: RenderOutput
+    def __init__(self, energy: PhotometricEnergy, unknowns: Unknowns) -> None:
+        coefficients = unknowns.coefficients()
+        self.vector, self._unknowns = unknowns.vector(), unknowns
+        self.rendered = energy.render(coefficients)
+        self._energy = energy.terms(coefficients, self.rendered).total()
+        self.value = self._energy.item()
+        if not math.isfinite(self.value):
+            raise _diverged(self.value)
+
+    @functools.cached_property
+    def gradient(self) -> Float[Tensor, "N"]:
+        """Derivative of the energy; to be asked for before the unknowns change. Most trials do not need it."""
+        gradients = torch.autograd.grad(self._energy, self._unknowns.parameters())
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 class _Descent:
@@ -108,6 +119,7 @@ class _Descent:
     def __init__(self, energy: PhotometricEnergy, basis: ShapeBasis, unknowns: Unknowns) -> None:
         self.energy, self.basis, self.unknowns = energy, basis, unknowns
         self.place: _Place | None = None
+        self.previous: _Place | None = None
         self.matrix: _Matrix | None = None
 
     def gauss_newton(self) -> bool:
@@ -125,7 +137,10 @@ class _Descent:
 
     def quasi_newton(self) -> bool:
         """One step of L-BFGS on the whole energy; True if it has converged."""
-        here = self.place or self._look()
+        here = self.place or _Place(self.energy, self.unknowns)
+        if self.previous is not None and self.matrix is not None:
+            self.matrix.learn(here.vector - self.previous.vector, here.gradient - self.previous.gradient)
+            self.previous = None
         if self.matrix is None or self.matrix.age >= MATRIX_LIFE:
             pairs = [] if self.matrix is None else self.matrix.pairs
             equations = normal_equations(self.energy, self.basis, self.unknowns, here.rendered)
@@ -133,32 +148,24 @@ class _Descent:
         held = self.unknowns.held(here.vector, here.gradient)
         step = -self.matrix.solve(here.gradient, held).clamp(-LONGEST_STEP, LONGEST_STEP)
         self.matrix.age += 1
+        slope = float(here.gradient @ step)
         for _ in range(TRIALS):
             self.unknowns.assign(here.vector + step)
-            there = self._look()
+            there = _Place(self.energy, self.unknowns)
             if there.value < here.value:
-                self.matrix.learn(there.vector - here.vector, there.gradient - here.gradient)
-                self.place = there
+                self.previous, self.place = here, there
                 return here.value - there.value < CONVERGED * abs(here.value)
-            step = step * SHORTER
+            # The minimum of the parabola through both values and the slope.
+            factor = slope / (2 * (slope - there.value + here.value)) if slope < 0 else 0.0
+            factor = min(max(factor, SHORTER[0]), SHORTER[1])
+            step, slope = step * factor, slope * factor
         self.unknowns.assign(here.vector)
-        self.place = here
         return True
 
     def result(self) -> FaceCoefficients:
         """The present face."""
         with torch.no_grad():
             return self.unknowns.coefficients()
-
-    def _look(self) -> _Place:
-        coefficients = self.unknowns.coefficients()
-        rendered = self.energy.render(coefficients)
-        value = self.energy.terms(coefficients, rendered).total()
-        if not torch.isfinite(value):
-            raise _diverged(value.item())
-        gradients = torch.autograd.grad(value, self.unknowns.parameters())
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        return _Place(self.unknowns.vector(), value.item(), flat, rendered)
 
 
 def _diverged(value: float) -> FitDiverged:

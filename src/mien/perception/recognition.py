@@ -13,6 +13,7 @@ from torch import nn
 from mien.assets import load_weights
 from mien.morphable.landmark_tables import IBUG_CHIP_POINTS
 from mien.perception.crops import sample_affine, similarity_between
+from mien.perception.packed_convolution import convolve
 from mien.typing import Float, Tensor
 
 CHIP_SIZE = 150
@@ -52,7 +53,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Map B C H W to B outputs H' W'."""
-        y = self.second(F.relu(self.first(x)))
+        y = convolve(self.second, convolve(self.first, x, relu=True))
         if self.halve:
             x = F.avg_pool2d(x, 2, 2)
             # At some sizes the results of pooling and of the unpadded convolution differ by a row and a column.
@@ -109,7 +110,7 @@ class IdentityNetwork(nn.Module):
     def forward(self, faces: Float[Tensor, "B 3 150 150"]) -> Float[Tensor, "B 128"]:
         """Return the identity vector of each face chip, RGB in [0, 1]."""
         x = (faces - self.mean_colour) * (255 / 256)
-        x = F.max_pool2d(F.relu(self.stem(x)), 3, 2)
+        x = F.max_pool2d(convolve(self.stem, x, relu=True), 3, 2)
         return self.project(self.blocks(x).mean((2, 3)))
 
     def crop(

@@ -16,10 +16,10 @@ import torch
 from mien.camera import Camera
 from mien.errors import FitDiverged
 from mien.geometry import vertex_normals
-from mien.lighting import shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rasterizer import interpolate, rasterize, rasterize_hard
 from mien.rasterizer import texture as sample_texture
+from mien.rendering.posed_surface import posed_surface
 from mien.typing import Float, Int, Tensor
 
 DEPTH_REACH_M = 0.25
@@ -102,26 +102,21 @@ def build_surface(
         The surfaces; differentiable in coefficients and detail.
     """
     vertices = model.vertices(coefficients.identity, coefficients.expression)
-    normals = vertex_normals(vertices, model.triangles)
     albedo = model.albedo(coefficients.albedo)
     if detail is not None:
         albedo = albedo + detail.albedo_offset
-    offsets = [] if detail is None else _vertex_offsets(detail, normals)
-    if offsets:
-        vertices = vertices + sum(offsets)
-        normals = vertex_normals(vertices, model.triangles)
-    normals_view = coefficients.pose.to_view_axes(normals)
-    return FaceSurface(
-        vertices=vertices,
-        vertices_camera=coefficients.pose.to_camera(vertices),
-        normals=normals_view,
-        albedo=albedo,
-        shading=shading(normals_view, coefficients.lighting),
-    )
+        vertices = vertices + sum(_vertex_offsets(detail, vertices, model))
+    posed = posed_surface(model, vertices, coefficients.pose, coefficients.lighting)
+    return FaceSurface(vertices, posed.camera, posed.normals, albedo, posed.shading)
 
 
-def _vertex_offsets(detail: VertexDetail, normals: Float[Tensor, "B V 3"]) -> list[Float[Tensor, "B V 3"]]:
-    along = [] if detail.displacement is None else [detail.displacement[..., None] * normals]
+def _vertex_offsets(
+    detail: VertexDetail, vertices: Float[Tensor, "B V 3"], model: MorphableModel
+) -> list[Float[Tensor, "B V 3"]]:
+    if detail.displacement is None:
+        along = []
+    else:
+        along = [detail.displacement[..., None] * vertex_normals(vertices, model.triangles)]
     return along if detail.shift is None else [*along, detail.shift]
 
 

@@ -13,11 +13,13 @@
 #include <utility>
 #include <vector>
 
+#include "equations.hpp"
 #include "gram.hpp"
 #include "morph_normals.hpp"
 #include "parallel.hpp"
 #include "perception.hpp"
 #include "soft_raster.hpp"
+#include "surface.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -167,6 +169,63 @@ void box_means(Array<const float, 2> values, int radius, int times, Array<float,
     mien::box_means(values.data(), int64_t(values.shape(0)), radius, times, means.data());
 }
 
+void colour_equations(nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> corners,
+                      Array<const float, 2> barycentrics, Array<const float, 3> by_corner, Array<const float, 3> by_pose,
+                      Array<const float, 2> shading, Array<const float, 3> by_light, Array<const float, 2> errors,
+                      Array<const float, 1> weights, Array<const float, 3> shape_basis,
+                      Array<const float, 3> albedo_basis, int threads, Array<float, 2> hessian, Array<float, 1> gradient) {
+    const mien::ColourSamples samples = {static_cast<int>(corners.shape(0)), static_cast<int>(shape_basis.shape(2)),
+                                         static_cast<int>(albedo_basis.shape(2)), corners.data(), barycentrics.data(),
+                                         by_corner.data(), by_pose.data(), shading.data(), by_light.data(), errors.data(),
+                                         weights.data(), shape_basis.data(), albedo_basis.data()};
+    const nb::gil_scoped_release unlocked;
+    mien::colour_equations(samples, threads, hessian.data(), gradient.data());
+}
+
+using Numbers = Array<const int32_t, 1>;
+
+mien::MeshTopology topology_of(const Corners& corners, const Numbers& first_corner, const Numbers& corner_of) {
+    return {static_cast<int>(first_corner.shape(0)) - 1, static_cast<int>(corners.shape(0)), corners.data(),
+            first_corner.data(), corner_of.data()};
+}
+
+// Scenes are rows of rotation, scale, translation and light.
+mien::Scene scene_of(const Array<const float, 2>& scenes, size_t image) {
+    mien::Scene scene;
+    static_assert(sizeof scene == (9 + 1 + 3 + mien::kLightNumbers) * sizeof(float));
+    std::memcpy(&scene, scenes.data() + image * scenes.shape(1), sizeof scene);
+    return scene;
+}
+
+void surface_forward(Corners corners, Numbers first_corner, Numbers corner_of, Positions positions,
+                     Array<const float, 2> scenes, int threads, Array<float, 3> camera, Array<float, 3> normals,
+                     Array<float, 3> shading, Array<float, 2> lengths) {
+    const mien::MeshTopology mesh = topology_of(corners, first_corner, corner_of);
+    const nb::gil_scoped_release unlocked;
+    for (size_t image = 0; image < positions.shape(0); ++image) {
+        const size_t start = image * mesh.vertices;
+        mien::surface_forward(mesh, positions.data() + 3 * start, scene_of(scenes, image), threads,
+                              {camera.data() + 3 * start, normals.data() + 3 * start, shading.data() + 3 * start,
+                               lengths.data() + start});
+    }
+}
+
+void surface_backward(Corners corners, Numbers first_corner, Numbers corner_of, Positions positions,
+                      Array<const float, 2> scenes, Array<const float, 3> normals, Array<const float, 2> lengths,
+                      int threads, Array<const float, 3> camera_grad, Array<const float, 3> normals_grad,
+                      Array<const float, 3> shading_grad, Array<float, 3> positions_grad, Array<float, 2> scenes_grad) {
+    const mien::MeshTopology mesh = topology_of(corners, first_corner, corner_of);
+    const nb::gil_scoped_release unlocked;
+    for (size_t image = 0; image < positions.shape(0); ++image) {
+        const size_t start = image * mesh.vertices;
+        mien::surface_backward(mesh, positions.data() + 3 * start, scene_of(scenes, image), normals.data() + 3 * start,
+                               lengths.data() + start, threads,
+                               {camera_grad.data() + 3 * start, normals_grad.data() + 3 * start,
+                                shading_grad.data() + 3 * start, positions_grad.data() + 3 * start,
+                                scenes_grad.data() + image * scenes_grad.shape(1)});
+    }
+}
+
 void select_isa(const char* name) {
     if (!mien::select_isa(name)) throw nb::value_error("this machine does not support that instruction set; see available_isas()");
 }
@@ -187,6 +246,9 @@ NB_MODULE(_native, module) {
     module.def("sample_window", &sample_window);
     module.def("halve", &halve);
     module.def("box_means", &box_means);
+    module.def("colour_equations", &colour_equations);
+    module.def("surface_forward", &surface_forward);
+    module.def("surface_backward", &surface_backward);
     module.def("available_isas", &mien::available_isas, "Instruction sets this machine can run, best first.");
     module.def("current_isa", &mien::current_isa);
     module.def("select_isa", &select_isa, "name"_a, "For tests and benchmarks: use another instruction set.");
