@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F
 
 from mien.errors import ConfigError
 from mien.fitting import FitSettings, FitTargets, fit
@@ -15,6 +14,7 @@ from mien.networks.crop_space import HEAD_UNITS
 from mien.networks.detail_unet import Layout, texture_inputs
 from mien.rendering import FaceSurface, build_surface, render, vertex_visibility
 from mien.texture import TexelAtlas, TexelFace, Unwrapped, texel_face, unwrap_photo
+from mien.texture.fill import largest
 from mien.training.config import CoarseInputSettings
 from mien.training.data.batch import FaceBatch, resized
 from mien.typing import Float, Tensor
@@ -147,10 +147,6 @@ def _image_inputs(
 def close_mask(mask: Float[Tensor, "B S S"]) -> Float[Tensor, "B S S"]:
     """Close the small gaps of a mask (morphological closing with a square of `CLOSING_SHARE` of the side)."""
     radius = round(mask.shape[-1] * CLOSING_SHARE / 2)
-    return -_dilate(-_dilate(mask[:, None], radius), radius)[:, 0]
+    return -largest(-largest(mask[:, None], radius=radius), radius=radius)[:, 0]
 
 
-def _dilate(values: Float[Tensor, "B 1 S S"], radius: int) -> Float[Tensor, "B 1 S S"]:
-    """Largest value within a square around each pixel, along one axis and then the other."""
-    across = F.max_pool2d(values, (1, 2 * radius + 1), stride=1, padding=(0, radius))
-    return F.max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
