@@ -143,7 +143,8 @@ class _Problem:
     ) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
         """JᵀWJ and JᵀWr; J is the derivative of the colours by light (channel, harmonic) and albedo.
 
-        A light coefficient changes one channel, so JᵀWJ has blocks of zeros, and J is not built. Arrays are (B, 3, N, …).
+        A light coefficient changes one channel, so JᵀWJ has blocks of zeros, and J is not built. Arrays are (B, 3, N, …),
+        and the root of W is in them.
         """
         root = precision.mT.sqrt()
         d_light = self.basis[:, None] * (root * vertex_albedo.mT)[..., None]
