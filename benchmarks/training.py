@@ -28,18 +28,21 @@ import torch
 from mien.evaluation.report import Environment, markdown_table
 from mien.morphable import load_model
 from mien.networks import load_encoder
+from mien.networks.crop_space import mean_face_frame, to_crop_space
 from mien.perception import FaceMesh
+from mien.training.allocation import keep_freed_memory
 from mien.training.coarse import CoarseObjective
-from mien.training.config import CoarseConfig, DetailConfig
+from mien.training.config import CoarseConfig, DetailConfig, OptimizerSettings
 from mien.training.config_file import load_config
 from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.detail import DetailObjective
 from mien.training.initial_networks import make_detail_network, make_encoder
 from mien.training.loop import weighted_sum
 from mien.training.objective import Objective, P
+from mien.training.optimization import initial_state
 from mien.training.precision import chosen_precision
 from mien.training.recipe import load_recipe
-from mien.training.run import make_coarse_objective, make_detail_objective
+from mien.training.run import keeps_coarse, make_coarse_objective, make_detail_objective
 from mien.training.synthetic.detailed_faces import DetailedFaces
 from mien.training.synthetic.faces import SyntheticFaces
 
@@ -136,9 +139,13 @@ def detail_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
     synthetic = round(batch_size * config.data.synthetic_share)
     photos = replace(batch.first(batch_size - synthetic), gt=None, maps=None) if synthetic < batch_size else None
     known = batch.first(synthetic) if synthetic else None
-    batch = join_batches([part for part in (photos, known) if part is not None]).to(device)
     encoder = load_encoder(model).to(device)
     objective = make_detail_objective(config, network.to(device), encoder, model.to(device))
+    if photos is not None and keeps_coarse(config):
+        face = objective.reconstruct.of_photos(photos.to(device))
+        kept = to_crop_space(face, photos.camera, sides_per_m=mean_face_frame(model).sides_per_m)
+        photos = replace(photos, coarse=kept)
+    batch = join_batches([part for part in (photos, known) if part is not None]).to(device)
     name = f"U-Net of width {settings.width}, {settings.layout} layout"
     return Stage(objective, batch, name, chosen_precision(config.loop), config.optimizer.learning_rate, seconds)
 
@@ -174,14 +181,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    keep_freed_memory()
     make, default = STAGE_MAKERS[options.stage]
     path = options.config or default
     stage = make(path, batch_size=options.batch_size, device=torch.device(options.device))
     objective, batch = stage.objective, stage.batch
     objective.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     objective.train_mode()
-    engine = torch.optim.AdamW(objective.network.parameters(), lr=stage.rate)
     bf16 = stage.precision == "bf16-mixed"
+    engine = initial_state(objective.network, OptimizerSettings(learning_rate=stage.rate), half=bf16).optimizer
     timed_step(objective, batch, engine, bf16=bf16)  # allocations, and the choice of kernels
     count = 5 if options.quick else options.steps
     steps = [timed_step(objective, batch, engine, bf16=bf16) for _ in range(count)]

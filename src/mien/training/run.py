@@ -110,16 +110,21 @@ def train_detail(
     return _write(run / DETAIL_FILE, lambda path: save_detail(trained, path, notes=_notes(config.loop, source)))
 
 
+def keeps_coarse(config: DetailConfig) -> bool:
+    """Whether a run reconstructs its photos once instead of in every step: augmentation must not change the result.
+
+    Moving and mirroring a crop moves and mirrors its face. Augmentation also changes the colours: "refined" fits light
+    and albedo to each crop in any case, but "encoder" is what the encoder predicts from the changed colours.
+    """
+    return config.coarse.source == "refined" or not config.data.augment
+
+
 def _keep_coarse(
     config: DetailConfig, photos: PhotoFaces | None, objective: DetailObjective, run: Path, shard: Shard
 ) -> None:
-    """Reconstruct the photos once, if augmentation leaves the reconstruction as it is.
-
-    It moves and mirrors a face, which can be computed. It also changes the colours, from which "refined" fits light and
-    albedo again; but "encoder" wants what the encoder predicts from the changed colours.
-    """
-    kept = config.coarse.source == "refined" or not config.data.augment
-    if photos is None or photos.fits is not None or not kept or (photos.augment and not photos.symmetric):
+    if photos is None or photos.fits is not None or not keeps_coarse(config):
+        return
+    if photos.augment and not photos.symmetric:  # a mirrored crop would need a mirrored face
         return
     cache = CoarseCache(run / COARSE_FOLDER, photos, objective.reconstruct)
     photos.coarse = cache.load(shard, report=lambda message: print(message, file=sys.stderr))
