@@ -79,7 +79,8 @@ class CoarseReconstruction:
         kept = batch.coarse.coefficients(batch.camera)
         if self.settings.source == "encoder":
             return kept
-        return with_light_and_albedo(self.model, _targets(batch), kept, settings=FitSettings())
+        targets = _targets(batch, outline=batch.mask)  # only steps that are not taken here need the outline
+        return with_light_and_albedo(self.model, targets, kept, settings=FitSettings(), warm=True)
 
     @torch.no_grad()
     def of_photos(self, batch: FaceBatch) -> FaceCoefficients:
@@ -93,7 +94,8 @@ class CoarseReconstruction:
         if self.settings.source == "encoder":
             return pred
         settings = FitSettings(warm_photometric_steps=0)
-        return fit(self.model, _targets(batch), settings=settings, start=pred).coefficients
+        targets = _targets(batch, outline=close_mask(batch.mask))
+        return fit(self.model, targets, settings=settings, start=pred).coefficients
 
     def _of_synthetic_faces(self, batch: FaceBatch) -> FaceCoefficients:
         """The ground truth plus random errors of about the size of a fit's errors."""
@@ -114,11 +116,11 @@ class CoarseReconstruction:
         return replace(batch.gt, **disturbed).coefficients(batch.camera[batch.gt_rows])
 
 
-def _targets(batch: FaceBatch) -> FitTargets:
+def _targets(batch: FaceBatch, *, outline: Float[Tensor, "B S S"]) -> FitTargets:
     return FitTargets(
         crops=batch.images,
         mask=batch.mask,
-        outline=close_mask(batch.mask),
+        outline=outline,
         exposure=torch.ones_like(batch.mask[:, 0, 0]),
         camera=batch.camera,
         landmarks468_px=batch.gt_px,
