@@ -86,8 +86,8 @@ def fit_light_and_albedo(
     if start is not None:
         lighting, albedo = start.lighting.mT.to(problem.white), start.albedo.to(problem.white)
     plain, robust = STEPS if start is None else WARM_STEPS
-    for robust in [False] * plain + [True] * robust:
-        lighting, albedo = problem.step(lighting, albedo, robust=robust)
+    for step in range(plain + robust):
+        lighting, albedo = problem.step(lighting, albedo, robust=step >= plain)
     return LightFit(lighting.mT.to(colours), albedo.to(colours))
 
 
@@ -149,8 +149,8 @@ class _Problem:
     ) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
         """JᵀWJ and JᵀWr; J is the derivative of the colours by light (channel, harmonic) and albedo.
 
-        A light coefficient changes one channel, so JᵀWJ has blocks of zeros, and J is not built. Arrays are (B, 3, N, …)
-        and contain the root of W.
+        A light coefficient changes one channel, so JᵀWJ has blocks of zeros, and J is not built. Arrays are (B, 3, N,
+        …) and contain the root of W.
         """
         root = precision.mT.sqrt()
         d_light = self.basis[:, None] * (root * vertex_albedo.mT)[..., None]
