@@ -145,6 +145,7 @@ def make_coarse_objective(config: CoarseConfig, encoder: FaceEncoder, model: Mor
         recognition=_recognition(config.loss.identity, model),
         refine_steps=config.encoder.refine_steps,
         evaluation_modules=evaluation_modules(encoder, config.encoder),
+        same_photos=config.data.synthetic_share == 0 and not config.data.augment,
     )
 
 
