@@ -67,18 +67,17 @@ class CoarseCache:
             OutputError: The folder cannot be written.
         """
         groups = self._groups()
-        missing = sum(not path.exists() for path in groups)
+        faces = {path: face for path, numbers in groups.items() if (face := self._read(path, numbers)) is not None}
+        missing = [path for path in groups if path not in faces]
         if missing:
-            report(f"computing the coarse reconstructions of {len(self.photos.store)} photos, {missing} files of faces")
-        paths = list(groups)
-        order = paths[shard.rank :: shard.processes] + paths
-        faces = {
-            path: self._read(path, groups[path]) or self._make(path, groups[path]) for path in dict.fromkeys(order)
-        }
+            count = sum(len(groups[path]) for path in missing)
+            report(f"computing the coarse reconstructions of {count} of {len(self.photos.store)} photos")
+        for path in dict.fromkeys([*missing[shard.rank :: shard.processes], *missing]):
+            faces[path] = self._read(path, groups[path]) or self._make(path, groups[path])
         if shard.rank == 0:
             self._remove_others(groups)
         keys = [row.key for row in self.photos.store.faces]
-        whole = FaceCoefficients.join([faces[path] for path in paths])
+        whole = FaceCoefficients.join([faces[path] for path in groups])
         return {key: whole[k : k + 1] for k, key in enumerate(keys)}
 
     def _groups(self) -> dict[Path, range]:
