@@ -2,12 +2,15 @@
 
     python benchmarks/training.py --stage coarse --quick --json out/training.json
     python benchmarks/training.py --stage detail --quick --json out/training.json
+    python benchmarks/training.py --stage detail --old ../old
 
 `--stage coarse` is the paper's full step: ResNet-50 at 224 pixels, in bf16 where that is faster, rendered at 224, three
 losses, Adam. `--stage detail` is that of the first detail stage of `configs/packaged_detail.toml`, including the frozen
 coarse reconstruction ("preparation"); `--config configs/paper_detail.toml` is the paper's. Batches of synthetic faces
 take the place of photos (same shapes, all losses computed on them), so no data set is needed; they are made before the
-clock starts, and `data_ms` is what one costs. The rendering's backward pass is timed apart from the network's: the step
+clock starts, and `data_ms` is what one costs. What a run computes once per photo is computed before the clock starts,
+too: the steps are those from the second epoch on. `--old` runs this benchmark in another checkout and in this one by
+turns, and compares the processor times of a step with one thread. The rendering's backward pass is timed apart from the network's: the step
 is cut at the network's prediction, which changes no number.
 """
 
@@ -16,8 +19,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -155,6 +161,38 @@ def _timed_batch(faces: SyntheticFaces | DetailedFaces, size: int) -> tuple[Face
     return faces.batch(range(size)), time.perf_counter() - start
 
 
+PROCESSOR_TIME = (
+    "import runpy, sys, time; time.perf_counter = time.process_time; sys.argv = sys.argv[1:]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+"""Program that runs a script with its clock stopped while other jobs use the processor."""
+TURNS = 3
+
+
+def step_ms(checkout: Path, stage: str, *, batch_size: int) -> float:
+    """Processor time of a step in a checkout, milliseconds; one thread, median over the steps."""
+    script = checkout / "benchmarks" / "training.py"
+    if stage == "coarse" and '"coarse"' not in script.read_text(encoding="utf-8"):
+        stage = "base"  # its name in mien 0.1
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "speed.json"
+        options = ["--stage", stage, "--batch-size", batch_size, "--threads", 1, "--quick", "--json", found]
+        command = [checkout / ".venv" / "bin" / "python", "-c", PROCESSOR_TIME, script, *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([str(word) for word in command], cwd=checkout, env=environment, check=True, capture_output=True)
+        return 1e3 * batch_size / json.loads(found.read_text(encoding="utf-8"))["images_per_second"]
+
+
+def compare(old: Path, stage: str, *, batch_size: int) -> None:
+    """Print the processor times of a step in another checkout and in this one, measured by turns."""
+    checkouts = (old.resolve(), Path(__file__).resolve().parent.parent)
+    times = [[step_ms(checkout, stage, batch_size=batch_size) for checkout in checkouts] for _ in range(TURNS)]
+    before, after = (min(turn[k] for turn in times) for k in range(2))
+    print(f"{Environment.current()}\n")
+    cells = [stage, f"{before:.0f}", f"{after:.0f}", f"{before / after:.2f}"]
+    print(markdown_table(["stage", "old, ms a batch", "new, ms a batch", "old / new"], [cells]))
+
+
 STAGE_MAKERS = {"coarse": (coarse_stage, CONFIGS / "paper_base.toml"), "detail": (detail_stage, PACKAGED_DETAIL)}
 
 
@@ -178,7 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="five steps")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--old", type=Path, help="compare with this checkout, which has a built .venv")
     options = parser.parse_args(arguments)
+    if options.old:
+        compare(options.old, options.stage, batch_size=options.batch_size)
+        return 0
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     keep_freed_memory()
