@@ -9,9 +9,10 @@ losses, Adam. `--stage detail` is that of the first detail stage of `configs/pac
 coarse reconstruction ("preparation"); `--config configs/paper_detail.toml` is the paper's. Batches of synthetic faces
 take the place of photos (same shapes, all losses computed on them), so no data set is needed; they are made before the
 clock starts, and `data_ms` is what one costs. What a run computes once per photo is computed before the clock starts,
-too: the steps are those from the second epoch on. `--old` runs this benchmark in another checkout and in this one by
-turns, and compares the processor times of a step with one thread. The rendering's backward pass is timed apart from the network's: the step
-is cut at the network's prediction, which changes no number.
+too: the steps are those from the second epoch on. The rendering's backward pass is timed apart from the network's: the
+step is cut at the network's prediction, which changes no number.
+
+`--old` runs this benchmark in another checkout and in this one by turns, and compares processor times of one thread.
 """
 
 from __future__ import annotations
