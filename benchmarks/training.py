@@ -2,13 +2,17 @@
 
     python benchmarks/training.py --stage coarse --quick --json out/training.json
     python benchmarks/training.py --stage detail --quick --json out/training.json
+    python benchmarks/training.py --stage detail --old ../old
 
 `--stage coarse` is the paper's full step: ResNet-50 at 224 pixels, in bf16 where that is faster, rendered at 224, three
 losses, Adam. `--stage detail` is that of the first detail stage of `configs/packaged_detail.toml`, including the frozen
 coarse reconstruction ("preparation"); `--config configs/paper_detail.toml` is the paper's. Batches of synthetic faces
 take the place of photos (same shapes, all losses computed on them), so no data set is needed; they are made before the
-clock starts, and `data_ms` is what one costs. The rendering's backward pass is timed apart from the network's: the step
-is cut at the network's prediction, which changes no number.
+clock starts, and `data_ms` is what one costs. What a run computes once per photo is computed before the clock starts,
+too: the steps are those from the second epoch on. The rendering's backward pass is timed apart from the network's: the
+step is cut at the network's prediction, which changes no number.
+
+`--old` runs this benchmark in another checkout and in this one by turns, and compares processor times of one thread.
 """
 
 from __future__ import annotations
@@ -16,8 +20,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,18 +35,21 @@ import torch
 from mien.evaluation.report import Environment, markdown_table
 from mien.morphable import load_model
 from mien.networks import load_encoder
+from mien.networks.crop_space import mean_face_frame, to_crop_space
 from mien.perception import FaceMesh
+from mien.training.allocation import keep_freed_memory
 from mien.training.coarse import CoarseObjective
-from mien.training.config import CoarseConfig, DetailConfig
+from mien.training.config import CoarseConfig, DetailConfig, OptimizerSettings
 from mien.training.config_file import load_config
 from mien.training.data.batch import FaceBatch, join_batches
 from mien.training.detail import DetailObjective
 from mien.training.initial_networks import make_detail_network, make_encoder
 from mien.training.loop import weighted_sum
 from mien.training.objective import Objective, P
+from mien.training.optimization import initial_state
 from mien.training.precision import chosen_precision
 from mien.training.recipe import load_recipe
-from mien.training.run import make_coarse_objective, make_detail_objective
+from mien.training.run import keeps_coarse, make_coarse_objective, make_detail_objective
 from mien.training.synthetic.detailed_faces import DetailedFaces
 from mien.training.synthetic.faces import SyntheticFaces
 
@@ -136,9 +146,13 @@ def detail_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
     synthetic = round(batch_size * config.data.synthetic_share)
     photos = replace(batch.first(batch_size - synthetic), gt=None, maps=None) if synthetic < batch_size else None
     known = batch.first(synthetic) if synthetic else None
-    batch = join_batches([part for part in (photos, known) if part is not None]).to(device)
     encoder = load_encoder(model).to(device)
     objective = make_detail_objective(config, network.to(device), encoder, model.to(device))
+    if photos is not None and keeps_coarse(config):
+        face = objective.reconstruct.of_photos(photos.to(device))
+        kept = to_crop_space(face, photos.camera, sides_per_m=mean_face_frame(model).sides_per_m)
+        photos = replace(photos, coarse=kept)
+    batch = join_batches([part for part in (photos, known) if part is not None]).to(device)
     name = f"U-Net of width {settings.width}, {settings.layout} layout"
     return Stage(objective, batch, name, chosen_precision(config.loop), config.optimizer.learning_rate, seconds)
 
@@ -146,6 +160,38 @@ def detail_stage(path: Path, *, batch_size: int, device: torch.device) -> Stage:
 def _timed_batch(faces: SyntheticFaces | DetailedFaces, size: int) -> tuple[FaceBatch, float]:
     start = time.perf_counter()
     return faces.batch(range(size)), time.perf_counter() - start
+
+
+PROCESSOR_TIME = (
+    "import runpy, sys, time; time.perf_counter = time.process_time; sys.argv = sys.argv[1:]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+"""Program that runs a script with its clock stopped while other jobs use the processor."""
+TURNS = 3
+
+
+def step_ms(checkout: Path, stage: str, *, batch_size: int) -> float:
+    """Processor time of a step in a checkout, milliseconds; one thread, median over the steps."""
+    script = checkout / "benchmarks" / "training.py"
+    if stage == "coarse" and '"coarse"' not in script.read_text(encoding="utf-8"):
+        stage = "base"  # its name in mien 0.1
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "speed.json"
+        options = ["--stage", stage, "--batch-size", batch_size, "--threads", 1, "--quick", "--json", found]
+        command = [checkout / ".venv" / "bin" / "python", "-c", PROCESSOR_TIME, script, *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([str(word) for word in command], cwd=checkout, env=environment, check=True, capture_output=True)
+        return 1e3 * batch_size / json.loads(found.read_text(encoding="utf-8"))["images_per_second"]
+
+
+def compare(old: Path, stage: str, *, batch_size: int) -> None:
+    """Print the processor times of a step in another checkout and in this one, measured by turns."""
+    checkouts = (old.resolve(), Path(__file__).resolve().parent.parent)
+    times = [[step_ms(checkout, stage, batch_size=batch_size) for checkout in checkouts] for _ in range(TURNS)]
+    before, after = (min(turn[k] for turn in times) for k in range(2))
+    print(f"{Environment.current()}\n")
+    cells = [stage, f"{before:.0f}", f"{after:.0f}", f"{before / after:.2f}"]
+    print(markdown_table(["stage", "old, ms a batch", "new, ms a batch", "old / new"], [cells]))
 
 
 STAGE_MAKERS = {"coarse": (coarse_stage, CONFIGS / "paper_base.toml"), "detail": (detail_stage, PACKAGED_DETAIL)}
@@ -171,17 +217,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="five steps")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--old", type=Path, help="compare with this checkout, which has a built .venv")
     options = parser.parse_args(arguments)
+    if options.old:
+        compare(options.old, options.stage, batch_size=options.batch_size)
+        return 0
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    keep_freed_memory()
     make, default = STAGE_MAKERS[options.stage]
     path = options.config or default
     stage = make(path, batch_size=options.batch_size, device=torch.device(options.device))
     objective, batch = stage.objective, stage.batch
     objective.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     objective.train_mode()
-    engine = torch.optim.AdamW(objective.network.parameters(), lr=stage.rate)
     bf16 = stage.precision == "bf16-mixed"
+    engine = initial_state(objective.network, OptimizerSettings(learning_rate=stage.rate), half=bf16).optimizer
     timed_step(objective, batch, engine, bf16=bf16)  # allocations, and the choice of kernels
     count = 5 if options.quick else options.steps
     steps = [timed_step(objective, batch, engine, bf16=bf16) for _ in range(count)]

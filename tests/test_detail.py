@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from mien.camera import Camera, Pose
@@ -22,6 +23,7 @@ from mien.networks.detail_unet import (
     LOCAL_MEAN_RADIUS,
     UNIT_SIZE,
     _fine_brightness,
+    doubled,
     texture_inputs,
     visible_maps,
 )
@@ -84,6 +86,21 @@ def test_relief_is_half_as_deep_in_a_map_of_twice_the_size() -> None:
     assert float(ratio) == pytest.approx(0.5, rel=0.15)
     offsets = large["texture_offset"].abs().mean() / small["texture_offset"].abs().mean()
     assert float(offsets) == pytest.approx(1.0, rel=0.15)
+
+
+def test_doubling_is_the_transposed_convolution_in_bf16_too() -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(6, 5, 2, stride=2)
+    x = torch.randn(2, 6, 3, 4).to(memory_format=torch.channels_last).requires_grad_()
+    assert torch.equal(doubled(layer, x), layer(x))  # in float32 it is the convolution itself
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = doubled(layer, x), layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    one, other = (torch.autograd.grad((y * weights).sum(), (x, *layer.parameters())) for y in (found, expected))
+    for mine, convolved in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, convolved, rtol=0.03, atol=0.03)
 
 
 def test_the_inputs_contain_the_offset_that_explains_the_photo(tiny: MorphableModel) -> None:

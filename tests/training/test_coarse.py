@@ -18,9 +18,12 @@ from mien.networks.refiner import REFINER_SIZE
 from mien.perception import IdentityNetwork
 from mien.rendering import render
 from mien.training.coarse import CoarseObjective
-from mien.training.config import CoarseLossSettings, EncoderSettings
+from mien.training.config import CoarseConfig, CoarseLossSettings, EncoderSettings
+from mien.training.config_file import load_config
 from mien.training.data.batch import FaceBatch, join_batches
+from mien.training.image_terms import KeptFeatures
 from mien.training.initial_networks import evaluation_modules, make_encoder
+from mien.training.run import make_coarse_objective
 from mien.training.shape_distance import aligned_distance_mm
 from mien.training.synthetic.faces import SyntheticFaces
 
@@ -306,3 +309,31 @@ def test_the_shape_loss_ignores_translation_rotation_and_scaling(tiny: Morphable
     left = remove_similarity(bent, mean, weights=weights)
     assert left.norm() > 0.5 * bent.norm()
     torch.testing.assert_close(remove_similarity(left, mean, weights=weights), left)
+
+
+def test_features_of_unchanged_photos_are_computed_once() -> None:
+    calls: list[int] = []
+
+    class Counted(IdentityNetwork):
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            calls.append(len(faces))
+            return super().forward(faces)
+
+    kept = KeptFeatures(Counted())
+    photos, points = torch.rand(3, 3, 40, 40), 40 * torch.rand(3, 68, 2)
+    first = kept(("a", "b"), photos[:2], points[:2])
+    assert torch.equal(kept(("b", "a"), photos[:2], points[:2]), first.flip(0))
+    assert calls == [2]
+    kept(("a", "c"), photos[::2], points[::2])  # a whole batch: sums depend on its size
+    assert calls == [2, 2]
+
+
+@pytest.mark.parametrize(("changes", "same"), [((), True), (("data.augment=true",), False),
+                                               (("data.synthetic_share=0.5",), False)])  # fmt: skip
+def test_photos_are_the_same_in_every_epoch_without_augmentation(
+    tiny: MorphableModel, changes: tuple[str, ...], same: bool
+) -> None:
+    plain = ("encoder.weights=random", "data.synthetic_share=0.0", "data.augment=false")
+    config = load_config(CoarseConfig, None, changes=[*plain, *changes])
+    objective = make_coarse_objective(config, make_encoder(config.encoder, tiny), tiny)
+    assert (objective.features is not None) == same

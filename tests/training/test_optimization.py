@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from mien.morphable import load_model
 from mien.training.coarse import CoarseObjective, landmarks68
-from mien.training.config import CoarseConfig, OptimizerSettings
+from mien.training.config import CoarseConfig, Method, OptimizerSettings
 from mien.training.config_file import load_config
 from mien.training.initial_networks import evaluation_modules, make_encoder
-from mien.training.optimization import learning_rate, moving_average
+from mien.training.optimization import initial_state, learning_rate, moving_average
 from mien.training.synthetic.faces import SyntheticFaces
 
 
@@ -30,6 +31,28 @@ def test_indices_are_not_averaged() -> None:
     average.update_parameters(network)
     assert torch.equal(average.module.get_buffer("indices"), torch.arange(4096))
     assert average.module.get_buffer("statistic").item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("method", ["adam", "muon"])
+def test_fused_steps_are_those_of_plain_adamw(method: Method) -> None:
+    """In channels-last layout too, of which torch's fused step does not know."""
+    start = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4)).to(memory_format=torch.channels_last)
+    image = torch.rand(2, 3, 9, 9).to(memory_format=torch.channels_last)
+
+    def trained(fused: bool) -> list[torch.Tensor]:
+        network = deepcopy(start)
+        engine = initial_state(network, OptimizerSettings(method=method, weight_decay=0.1), half=False).optimizer
+        assert all(group["fused"] for group in engine.param_groups)
+        for group in engine.param_groups:
+            group["fused"] = fused
+        for _ in range(3):
+            network(image).square().sum().backward()
+            engine.step()
+            engine.zero_grad()
+        return [p.detach() for p in network.parameters()]
+
+    for one, other in zip(trained(True), trained(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_the_rate_warms_up_and_follows_a_cosine() -> None:

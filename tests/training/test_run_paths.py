@@ -14,7 +14,7 @@ from mien.training.report import report_coarse
 from mien.training.run import load_run, train_coarse
 from mien.training.synthetic.population import SkinBank
 from tests.tiny import tiny_model
-from tests.training.test_loop import config_of
+from tests.training.loop_runs import config_of
 from tests.training.tiny_data import write_model
 
 

@@ -233,7 +233,9 @@ def train_coarse_command(
     with _one_line_warnings():
         settings = _load_config(CoarseConfig, config, changes or [])
         with _training_packages():
+            from mien.training.allocation import keep_freed_memory
             from mien.training.run import train_coarse
+        keep_freed_memory()
         path = train_coarse(settings, store=data, run=out, resume=resume)
     if path is not None:
         print(f"The encoder is {path}; `mien report coarse {out}` shows its results.")
@@ -277,7 +279,9 @@ def train_detail_command(
     with _one_line_warnings():
         settings = _load_config(DetailConfig, config, changes or [])
         with _training_packages():
+            from mien.training.allocation import keep_freed_memory
             from mien.training.run import train_detail
+        keep_freed_memory()
         path = train_detail(settings, encoder=base or coarse, store=data, run=out, resume=resume)
     if path is not None:
         print(f"The detail network is {path}; `mien report detail {out}` shows its results.")
@@ -301,9 +305,11 @@ def train_recipe_command(
 ) -> None:
     """Run the stages of a recipe one after another. Run it again to continue after an interruption."""
     with _training_packages():
+        from mien.training.allocation import keep_freed_memory
         from mien.training.recipe import load_recipe
         from mien.training.recipe_run import run_recipe
     with _one_line_warnings():
+        keep_freed_memory()
         loaded = load_recipe(recipe)
         path = run_recipe(loaded, out, store=data, only=stage, processes=processes or os.cpu_count() or 1, report=print)
     if path is not None:

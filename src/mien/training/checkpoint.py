@@ -235,8 +235,9 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
 def _load_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
     for name, parameter in state.network.named_parameters():
         moments = _below(tensors, f"{name}.")
-        # Adam's step counts stay on the CPU; the moments belong on the device of their parameter.
-        moved = {k: v.to(parameter.device) if v.ndim else v for k, v in moments.items() if "." not in k}
+        # Adam's step counts stay on the CPU; the moments belong on the device of their parameter, in its memory layout:
+        # torch 2.13's fused AdamW takes their values in the order of memory, whatever their strides are.
+        moved = {k: torch.empty_like(parameter).copy_(v) if v.ndim else v for k, v in moments.items() if "." not in k}
         if moved:
             state.optimizer.state[parameter] = moved
 

@@ -23,11 +23,11 @@ from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.networks import FaceEncoder
 from mien.networks.crop_space import HEAD_UNITS, CropSpaceParameters
 from mien.perception import IdentityNetwork
-from mien.rendering import render
+from mien.rendering import RenderOutput, render
 from mien.training.config import CoarseLossSettings
 from mien.training.contact_sheets import coarse_sheet
 from mien.training.data.batch import FaceBatch, resized
-from mien.training.image_terms import identity_term, landmark_term, landmarks_of_vertices
+from mien.training.image_terms import KeptFeatures, identity_term, landmark_term, landmarks_of_vertices
 from mien.training.objective import LossTerm, Metric
 from mien.training.shape_distance import albedo_gram, aligned_distance_mm, shape_gram
 from mien.typing import Float, Tensor, UInt8
@@ -53,6 +53,8 @@ class CoarseObjective:
         recognition: Network for the identity loss, on the same device; may be None if that loss has weight 0.
         refine_steps: Number of refinement steps in training; each gets all losses.
         evaluation_modules: Modules of the encoder that stay in evaluation mode.
+        same_photos: Whether the rendered faces of the batches are photos that never change, so that their recognition
+            features are computed once.
 
     Raises:
         ConfigError: The identity loss has a weight, and `recognition` is None.
@@ -67,6 +69,7 @@ class CoarseObjective:
         recognition: IdentityNetwork | None,
         refine_steps: int = 1,
         evaluation_modules: Sequence[nn.Module] = (),
+        same_photos: bool = False,
     ) -> None:
         if weights.identity and recognition is None:
             raise ConfigError(
@@ -74,6 +77,7 @@ class CoarseObjective:
             )
         self.network, self.model, self.weights, self.recognition = encoder, model, weights, recognition
         self.refine_steps, self.evaluation_modules = refine_steps, tuple(evaluation_modules)
+        self.features = KeptFeatures(recognition) if recognition is not None and same_photos else None
         self.point_weights = mesh_point_weights(model)
         self.shape_gram, self.albedo_gram = shape_gram(model), albedo_gram(model)
 
@@ -115,18 +119,33 @@ class CoarseObjective:
     def _losses_of_step(self, pred: CropSpaceParameters, batch: FaceBatch, progress: float) -> list[LossTerm]:
         coefficients = pred.coefficients(batch.camera)
         terms = [
-            *self._point_terms(coefficients, batch),
-            *self._render_terms(coefficients, batch, progress),
+            *self._image_terms(coefficients, batch, progress),
             *self._priors(pred, coefficients),
             *self._supervised(pred, batch),
         ]
         return [term for term in terms if term.weight]
 
-    def _point_terms(self, coefficients: FaceCoefficients, batch: FaceBatch) -> list[LossTerm]:
-        """Eq. 5 in halves of the crop's side, on 68 landmarks and on 468 points."""
-        vertices = coefficients.pose.to_camera(self.model.vertices(coefficients.identity, coefficients.expression))
-        vertices_px = batch.camera.project(vertices)
-        landmarks = landmarks_of_vertices(self.model, vertices_px, coefficients.pose.rotmat())
+    def _image_terms(self, coefficients: FaceCoefficients, batch: FaceBatch, progress: float) -> list[LossTerm]:
+        """Eq. 4 to 6. Faces are rendered if photos of the batch, or all faces of a batch without photos, need it."""
+        weights, count = self.weights, batch.photo_count or len(batch.images)
+        if progress < weights.render_from or not (weights.photometric or weights.identity):
+            return self._point_terms(coefficients, self._vertices(coefficients), batch)
+        small = resized(batch, weights.render_size)
+        rendered = render(self.model, coefficients[:count], small.camera[:count])
+        vertices = [rendered.surface.vertices_camera]
+        if count < len(batch.images):
+            vertices.append(self._vertices(coefficients[count:]))
+        points = self._point_terms(coefficients, torch.cat(vertices), batch)
+        return [*points, *self._render_terms(rendered, small, count)]
+
+    def _vertices(self, coefficients: FaceCoefficients) -> Float[Tensor, "B V 3"]:
+        return coefficients.pose.to_camera(self.model.vertices(coefficients.identity, coefficients.expression))
+
+    def _point_terms(
+        self, coefficients: FaceCoefficients, vertices: Float[Tensor, "B V 3"], batch: FaceBatch
+    ) -> list[LossTerm]:
+        """Eq. 5 in halves of the crop's side, on 68 landmarks and on 468 points; vertices in camera space."""
+        landmarks = landmarks_of_vertices(self.model, batch.camera.project(vertices), coefficients.pose.rotmat())
         unit = batch.images.shape[-1] / 2
         mesh = batch.camera.project(self.model.mediapipe_points(vertices))
         weights = self.point_weights.expand(len(mesh), -1)
@@ -135,20 +154,17 @@ class CoarseObjective:
             LossTerm("points", self.weights.points, landmark_loss(mesh / unit, batch.gt_px / unit, weights=weights)),
         ]
 
-    def _render_terms(self, coefficients: FaceCoefficients, batch: FaceBatch, progress: float) -> list[LossTerm]:
-        """Eq. 4 and 6 on the photos of the batch; on all faces if it has no photos."""
-        weights = self.weights
-        if progress < weights.render_from or not (weights.photometric or weights.identity):
-            return []
-        rows = slice(0, batch.photo_count or len(batch.images))
-        small = resized(batch, weights.render_size)
-        images, mask, landmarks = small.images[rows], small.mask[rows], small.landmarks68_px[rows]
-        rendered = render(self.model, coefficients[rows], small.camera[rows])
+    def _render_terms(self, rendered: RenderOutput, batch: FaceBatch, count: int) -> list[LossTerm]:
+        """Eq. 4 and 6 on the first faces of the batch."""
+        images, mask, landmarks = batch.images[:count], batch.mask[:count], batch.landmarks68_px[:count]
         value = photometric_loss(rendered.image, images, mask=mask * rendered.coverage.detach())
-        terms = [LossTerm("photometric", weights.photometric, value)]
-        if weights.identity and self.recognition is not None:
-            value = identity_term(self.recognition, rendered, images=images, mask=mask, landmarks68_px=landmarks)
-            terms.append(LossTerm("identity", weights.identity, value))
+        terms = [LossTerm("photometric", self.weights.photometric, value)]
+        if self.weights.identity and self.recognition is not None:
+            known = None if self.features is None else self.features(batch.names[:count], images, landmarks)
+            value = identity_term(
+                self.recognition, rendered, images=images, mask=mask, landmarks68_px=landmarks, photo_features=known
+            )
+            terms.append(LossTerm("identity", self.weights.identity, value))
         return terms
 
     def _priors(self, pred: CropSpaceParameters, coefficients: FaceCoefficients) -> list[LossTerm]:

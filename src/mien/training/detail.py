@@ -188,12 +188,14 @@ class DetailObjective:
         visible = prepared.unwrapped.weights[rows]
         trust = (UNSEEN_TRUST + (1 - UNSEEN_TRUST) * visible) * self.atlas.valid
         error_mm = (normal[rows] - maps.displacement) * MM_PER_M
-        offset_error = (offset[rows] - self._gt_offset(prepared, rows)).abs().mean(1, keepdim=True)
-        return [
+        terms = [
             LossTerm("true_displacement", weights.true_displacement, _weighted_mean(error_mm.square(), trust)),
             LossTerm("true_slope", weights.true_slope, _slope_error(error_mm, trust)),
-            LossTerm("true_offset", weights.true_offset, _weighted_mean(offset_error, trust)),
         ]
+        if weights.true_offset:
+            offset_error = (offset[rows] - self._gt_offset(prepared, rows)).abs().mean(1, keepdim=True)
+            terms.append(LossTerm("true_offset", weights.true_offset, _weighted_mean(offset_error, trust)))
+        return terms
 
     def _gt_offset(self, prepared: DetailBatch, rows: slice) -> Float[Tensor, "B 3 S S"]:
         """The offset with which the coarse albedo under coarse lighting shows the true skin under true lighting."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F
 
 from mien.errors import ConfigError
 from mien.fitting import FitSettings, FitTargets, fit
+from mien.fitting.stages import with_light_and_albedo
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.networks import FaceEncoder
 from mien.networks.crop_space import HEAD_UNITS
 from mien.networks.detail_unet import Layout, texture_inputs
 from mien.rendering import FaceSurface, build_surface, render, vertex_visibility
 from mien.texture import TexelAtlas, TexelFace, Unwrapped, texel_face, unwrap_photo
+from mien.texture.fill import largest
 from mien.training.config import CoarseInputSettings
 from mien.training.data.batch import FaceBatch, resized
 from mien.typing import Float, Tensor
@@ -72,20 +73,29 @@ class CoarseReconstruction:
         return FaceCoefficients.join([self._of_photos(batch.photos()), synthetic])
 
     def _of_photos(self, batch: FaceBatch) -> FaceCoefficients:
-        """The encoder's prediction; with source "refined" after the linear part of the fit."""
+        """The kept faces in these crops, or `of_photos`. Light and albedo depend on the colours of the crop."""
+        if batch.coarse is None:
+            return self.of_photos(batch)
+        kept = batch.coarse.coefficients(batch.camera)
+        if self.settings.source == "encoder":
+            return kept
+        targets = _targets(batch, outline=batch.mask)  # only steps that are not taken here need the outline
+        return with_light_and_albedo(self.model, targets, kept, settings=FitSettings(), warm=True)
+
+    @torch.no_grad()
+    def of_photos(self, batch: FaceBatch) -> FaceCoefficients:
+        """Reconstruct photos from their crops: the encoder's prediction, with source "refined" after the linear part
+        of the fit.
+
+        Raises:
+            FitDiverged: The fit of a photo met a number that is not finite.
+        """
         pred = self.encoder.encode(batch.images, batch.camera, landmarks468_px=batch.detected_px)
         if self.settings.source == "encoder":
             return pred
-        targets = FitTargets(
-            crops=batch.images,
-            mask=batch.mask,
-            outline=close_mask(batch.mask),
-            exposure=torch.ones_like(batch.mask[:, 0, 0]),
-            camera=batch.camera,
-            landmarks468_px=batch.gt_px,
-            landmarks68_px=batch.landmarks68_px,
-        )
-        return fit(self.model, targets, settings=FitSettings(warm_photometric_steps=0), start=pred).coefficients
+        settings = FitSettings(warm_photometric_steps=0)
+        targets = _targets(batch, outline=close_mask(batch.mask))
+        return fit(self.model, targets, settings=settings, start=pred).coefficients
 
     def _of_synthetic_faces(self, batch: FaceBatch) -> FaceCoefficients:
         """The ground truth plus random errors of about the size of a fit's errors."""
@@ -104,6 +114,18 @@ class CoarseReconstruction:
             for name, error in errors.items()
         }
         return replace(batch.gt, **disturbed).coefficients(batch.camera[batch.gt_rows])
+
+
+def _targets(batch: FaceBatch, *, outline: Float[Tensor, "B S S"]) -> FitTargets:
+    return FitTargets(
+        crops=batch.images,
+        mask=batch.mask,
+        outline=outline,
+        exposure=torch.ones_like(batch.mask[:, 0, 0]),
+        camera=batch.camera,
+        landmarks468_px=batch.gt_px,
+        landmarks68_px=batch.landmarks68_px,
+    )
 
 
 @torch.no_grad()
@@ -147,10 +169,4 @@ def _image_inputs(
 def close_mask(mask: Float[Tensor, "B S S"]) -> Float[Tensor, "B S S"]:
     """Close the small gaps of a mask (morphological closing with a square of `CLOSING_SHARE` of the side)."""
     radius = round(mask.shape[-1] * CLOSING_SHARE / 2)
-    return -_dilate(-_dilate(mask[:, None], radius), radius)[:, 0]
-
-
-def _dilate(values: Float[Tensor, "B 1 S S"], radius: int) -> Float[Tensor, "B 1 S S"]:
-    """Largest value within a square around each pixel, along one axis and then the other."""
-    across = F.max_pool2d(values, (1, 2 * radius + 1), stride=1, padding=(0, radius))
-    return F.max_pool2d(across, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
+    return -largest(-largest(mask[:, None], radius=radius), radius=radius)[:, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from mien.fitting.photometric import recognition_features
@@ -46,6 +48,7 @@ def identity_term(
     images: Float[Tensor, "B 3 S S"],
     mask: Float[Tensor, "B S S"],
     landmarks68_px: Float[Tensor, "B 68 2"],
+    photo_features: Float[Tensor, "B 128"] | None = None,
 ) -> Float[Tensor, ""]:
     """Eq. 6: distance between the features of photo and rendering; differentiable in the rendering.
 
@@ -55,8 +58,39 @@ def identity_term(
         images: Photos, RGB in [0, 1].
         mask: Confidence that a pixel shows skin.
         landmarks68_px: Target landmarks, which place the recognition network's crop.
+        photo_features: Features of the photos; None to compute them.
     """
-    with torch.no_grad():
-        photo_features = recognition(recognition.crop(images, landmarks68_px))
+    known = photo_features
+    if known is None:
+        with torch.no_grad():
+            known = recognition(recognition.crop(images, landmarks68_px))
     features = recognition_features(recognition, rendered, photos=images, mask=mask, landmarks68_px=landmarks68_px)
-    return identity_loss(features, photo_features)
+    return identity_loss(features, known)
+
+
+class KeptFeatures:
+    """Recognition features of photos that are the same in every epoch, computed in the first one: 0.5 kB per photo.
+
+    Args:
+        recognition: Network for face recognition.
+    """
+
+    def __init__(self, recognition: IdentityNetwork) -> None:
+        self._recognition = recognition
+        self._kept: dict[str, Float[Tensor, "128"]] = {}
+
+    @torch.no_grad()
+    def __call__(
+        self, names: Sequence[str], images: Float[Tensor, "B 3 S S"], landmarks68_px: Float[Tensor, "B 68 2"]
+    ) -> Float[Tensor, "B 128"]:
+        """The features of photos. All of a batch are computed if one is missing, since sums depend on the batch size.
+
+        Args:
+            names: One name per photo, different for different photos.
+            images: Photos, RGB in [0, 1].
+            landmarks68_px: Target landmarks, which place the recognition network's crop.
+        """
+        if any(name not in self._kept for name in names):
+            features = self._recognition(self._recognition.crop(images, landmarks68_px))
+            self._kept |= dict(zip(names, features.unbind(), strict=True))
+        return torch.stack([self._kept[name] for name in names])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +57,8 @@ class RunSettings:
     loop: LoopSettings
     resume: bool = False
     """Whether to continue from the folder's last checkpoint."""
+    begin: Callable[[Shard], None] | None = None
+    """Is called in each process when the folder is open, before the first batch is made."""
 
 
 def train(
@@ -95,6 +97,8 @@ def _train(
     found = _resume_point(fabric, settings)
     half = _open(fabric, settings, reached="the start" if found is None else found.name) == "bf16-mixed"
     shard = Shard(fabric.global_rank, fabric.world_size)
+    if settings.begin is not None:
+        settings.begin(shard)
     steps = step_count(settings.loop, source)
     state = _initial_state(objective, settings, half=half)
     first = 0 if found is None else load_checkpoint(found, state, model_hash=settings.model_hash)

@@ -39,6 +39,7 @@ class Muon(AdamW):
         betas: AdamW's moment decays.
         weight_decay: Decoupled weight decay of both methods.
         iterate_in: Precision of the orthogonalisation; bfloat16 is exact enough, and on some devices faster.
+        fused: As in AdamW.
     """
 
     def __init__(
@@ -49,13 +50,15 @@ class Muon(AdamW):
         betas: tuple[float, float],
         weight_decay: float,
         iterate_in: torch.dtype = torch.float32,
+        fused: bool | None = None,
     ) -> None:
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         groups = [
             {"params": [p for name, p in named if is_matrix(name, p) == matrices], "matrices": matrices}
             for matrices in (True, False)
         ]
-        super().__init__([group for group in groups if group["params"]], lr, betas, weight_decay=weight_decay)
+        kept = [group for group in groups if group["params"]]
+        super().__init__(kept, lr, betas, weight_decay=weight_decay, fused=fused)
         self.defaults["iterate_in"] = iterate_in  # a copy keeps groups, state and defaults only
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,9 +20,12 @@ from mien.networks import DetailNetwork, FaceEncoder, load_detail, load_encoder,
 from mien.networks.weights_file import weights_hash
 from mien.perception import IdentityNetwork
 from mien.training.coarse import CoarseObjective
+from mien.training.coarse_cache import FOLDER as COARSE_FOLDER
+from mien.training.coarse_cache import CoarseCache
 from mien.training.config import CoarseConfig, DetailConfig, LoopSettings
 from mien.training.config_file import dump, load_record, with_absolute_paths
-from mien.training.data.source import FaceSource
+from mien.training.data.photos import PhotoFaces
+from mien.training.data.source import FaceSource, Shard
 from mien.training.detail import DetailObjective
 from mien.training.initial_networks import evaluation_modules, make_detail_network, make_encoder
 from mien.training.loop import RunSettings, step_count, train
@@ -93,13 +97,37 @@ def train_detail(
     objective = make_detail_objective(
         config, network.to(device), frozen.to(device), load_model(config.model).to(device)
     )
+
+    def begin(shard: Shard) -> None:
+        _keep_coarse(config, source.photos, objective, run, shard)
+
     with _sole_writer(run):
-        trained = train(objective, source, settings, validation=validation.to(device))
+        trained = train(objective, source, replace(settings, begin=begin), validation=validation.to(device))
     if not isinstance(trained, DetailNetwork):
         return None
     # The run keeps the encoder below its maps, even if the encoder's own run is deleted.
     _write(run / ENCODER_FILE, lambda path: save_encoder(frozen, path, notes={}))
     return _write(run / DETAIL_FILE, lambda path: save_detail(trained, path, notes=_notes(config.loop, source)))
+
+
+def keeps_coarse(config: DetailConfig) -> bool:
+    """Whether a run reconstructs its photos once instead of in every step: augmentation must not change the result.
+
+    Moving and mirroring a crop moves and mirrors its face. Augmentation also changes the colours: "refined" fits light
+    and albedo to each crop in any case, but "encoder" is what the encoder predicts from the changed colours.
+    """
+    return config.coarse.source == "refined" or not config.data.augment
+
+
+def _keep_coarse(
+    config: DetailConfig, photos: PhotoFaces | None, objective: DetailObjective, run: Path, shard: Shard
+) -> None:
+    if photos is None or photos.fits is not None or not keeps_coarse(config):
+        return
+    if photos.augment and not photos.symmetric:  # a mirrored crop would need a mirrored face
+        return
+    cache = CoarseCache(run / COARSE_FOLDER, photos, objective.reconstruct)
+    photos.coarse = cache.load(shard, report=lambda message: print(message, file=sys.stderr))
 
 
 def make_coarse_objective(config: CoarseConfig, encoder: FaceEncoder, model: MorphableModel) -> CoarseObjective:
@@ -117,6 +145,7 @@ def make_coarse_objective(config: CoarseConfig, encoder: FaceEncoder, model: Mor
         recognition=_recognition(config.loss.identity, model),
         refine_steps=config.encoder.refine_steps,
         evaluation_modules=evaluation_modules(encoder, config.encoder),
+        same_photos=config.data.synthetic_share == 0 and not config.data.augment,
     )
 
 

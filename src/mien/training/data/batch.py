@@ -26,7 +26,8 @@ class FaceBatch:
 
     The order decides which rows have ground truth: `gt` has one row per synthetic face, and these are the last faces of
     the batch (`gt_rows`). `maps` has one row per face with known detail maps, and these are the last of those
-    (`map_rows`). Because the three batch axes differ in length, this class is no `mien.batched.Batched`.
+    (`map_rows`). `coarse` has one row per photo face, or is None. Because these batch axes differ in length, this class
+    is no `mien.batched.Batched`.
 
     Raises:
         ValueError: `gt` has more rows than there are crops, or `maps` more than `gt`.
@@ -53,6 +54,8 @@ class FaceBatch:
     """Ground-truth detail maps of the last faces of the batch; None if none are known."""
     landmark_fits: CropSpaceParameters | None = None
     """The faces fitted to their points alone, where a refiner may start; None unless all faces have such a fit."""
+    coarse: CropSpaceParameters | None = None
+    """Coarse reconstructions of the photo faces, made from their crops in the store; None if none are kept."""
 
     def __post_init__(self) -> None:
         faces, gts, maps = len(self.images), self._gt_count, self._map_count
@@ -101,7 +104,10 @@ class FaceBatch:
         gt = None if self.gt is None else self.gt.to(device)
         maps = None if self.maps is None else self.maps.to(device)
         fits = None if self.landmark_fits is None else self.landmark_fits.to(device)
-        return replace(self, **moved, camera=self.camera.to(device), gt=gt, maps=maps, landmark_fits=fits)
+        coarse = None if self.coarse is None else self.coarse.to(device)
+        return replace(
+            self, **moved, camera=self.camera.to(device), gt=gt, maps=maps, landmark_fits=fits, coarse=coarse
+        )
 
     def face(self, number: int) -> FaceBatch:
         """One face as a batch of its own, copied so that it does not keep the whole batch in memory."""
@@ -115,8 +121,15 @@ class FaceBatch:
             part = self.maps[map_row : map_row + 1]
             maps = DetailMaps(part.texture_offset.clone(), part.displacement.clone())
         fits = None if self.landmark_fits is None else self.landmark_fits[index]
+        coarse = None if self.coarse is None or number >= self.photo_count else self.coarse[index]
         return FaceBatch(
-            **tensors, camera=self.camera[index], gt=gt, names=self.names[index], maps=maps, landmark_fits=fits
+            **tensors,
+            camera=self.camera[index],
+            gt=gt,
+            names=self.names[index],
+            maps=maps,
+            landmark_fits=fits,
+            coarse=coarse,
         )
 
     def mirrored(self, mirror: Mirror) -> FaceBatch:
@@ -141,6 +154,7 @@ class FaceBatch:
             detected_px=mirrored_points(self.detected_px, mirror.mesh, side=side),
             gt=None if self.gt is None else self.gt.mirrored(mirror),
             landmark_fits=None if self.landmark_fits is None else self.landmark_fits.mirrored(mirror),
+            coarse=None if self.coarse is None else self.coarse.mirrored(mirror),
         )
 
 
@@ -163,6 +177,8 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
     gts = [batch.gt for batch in batches if batch.gt is not None]
     maps = [batch.maps for batch in batches if batch.maps is not None]
     fits = [batch.landmark_fits for batch in batches if batch.landmark_fits is not None]
+    coarse = [batch.coarse for batch in batches if batch.coarse is not None]
+    photos = sum(batch.photo_count for batch in batches)
     tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS}
     camera = Camera.join([batch.camera for batch in batches])
     return FaceBatch(
@@ -172,6 +188,7 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
         names=tuple(name for batch in batches for name in batch.names),
         maps=DetailMaps.join(maps) if maps else None,
         landmark_fits=CropSpaceParameters.join(fits) if len(fits) == len(batches) else None,
+        coarse=CropSpaceParameters.join(coarse) if coarse and sum(map(len, coarse)) == photos else None,
     )
 
 

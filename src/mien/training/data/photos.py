@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,11 @@ class PhotoFaces:
         fits: Fits by the key of the face, see `load_fits`: the whole fit is the ground truth of the face. Faces without
             one are left out of `store`.
 
+    Attributes:
+        coarse: Kept coarse reconstructions by the key of the face (`mien.training.coarse_cache`), under the camera of
+            the stored crop; None for none. They are moved into each crop.
+        symmetric: Whether faces that are known can be mirrored.
+
     Raises:
         ConfigError: The store has no faces in this split, or none with a fit; or the model is not symmetric, and there
             are fits.
@@ -85,8 +91,17 @@ class PhotoFaces:
             raise ConfigError(
                 f"data.fits needs a symmetric face model, and {model.name} is not; set data.fits = false."
             )
+        self.coarse: Mapping[str, FaceCoefficients] | None = None
         self._mirror_mesh = mirror_mesh(model)
         self._mirror_landmarks = torch.tensor(IBUG_MIRROR)
+        self.symmetric = self._mirror is not None
+
+    def plain(self, indices: Sequence[int]) -> FaceBatch:
+        """The faces with these numbers in the store, without augmentation."""
+        unchanged, rng = copy.copy(self), np.random.default_rng(0)
+        unchanged.augment = False
+        rows = self.store.faces
+        return join_batches([unchanged._cropped(self.store[k], rng, name=rows[k].photo)[1] for k in indices])
 
     def batch(self, numbers: Sequence[int]) -> FaceBatch:
         """The faces with these numbers in the stream; number n belongs to epoch n // len(store)."""
@@ -99,10 +114,12 @@ class PhotoFaces:
         record, row = self.store[index], self.store.faces[index]
         mirrored = self.augment and rng.random() < 0.5
         crop, face = self._cropped(self._mirrored(record) if mirrored else record, rng, name=row.photo)
+        move = functools.partial(self._moved, record=record, crop=crop, camera=face.camera, mirrored=mirrored)
+        if self.coarse is not None:
+            face = replace(face, coarse=move(self.coarse[row.key]))
         if self.fits is None:
             return face
         fitted = self.fits[row.key]
-        move = functools.partial(self._moved, record=record, crop=crop, camera=face.camera, mirrored=mirrored)
         return replace(face, gt=move(fitted.full), landmark_fits=move(fitted.landmarks))
 
     def _moved(
