@@ -21,7 +21,17 @@ from mien.fitting.optimizer import CosineAdam
 from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface
-from mien.texture import DetailMaps, TexelAtlas, TexelFace, Unwrapped, biweight, skin_deviations, texel_face
+from mien.texture import (
+    DetailMaps,
+    TexelAtlas,
+    TexelFace,
+    Unwrapped,
+    biweight,
+    colour_ratio,
+    length,
+    skin_deviations,
+    texel_face,
+)
 from mien.typing import Float, Tensor
 
 STEPS = 80
@@ -119,8 +129,9 @@ def _matte(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 1 S S"]:
     paler, or a channel is saturated. A diffuse model would explain it by a bump.
     """
     weights = unwrapped.weights * unwrapped.skin
-    brighter, *chroma = skin_deviations(unwrapped.colours, face.albedo * face.shading, weights).split(1, dim=1)
-    tinted = biweight(torch.cat(chroma, dim=1).norm(dim=1, keepdim=True) / _GLOSS_SPREADS)
+    ratio = colour_ratio(unwrapped.colours, face.albedo * face.shading)
+    brighter, *chroma = skin_deviations(ratio, weights).split(1, dim=1)
+    tinted = biweight(length(torch.cat(chroma, dim=1)) / _GLOSS_SPREADS)
     low, high = _GLOSS_BRIGHTNESS
     gloss = ((brighter - low) / (high - low)).clamp(0, 1) * (1 - tinted)
     gloss = torch.maximum(gloss, (unwrapped.colours.amax(1, keepdim=True) > _SATURATED).float())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from mien.texture.fill import dilated, pull_push
+from mien.texture.fill import dilated, halved, pull_push
 from mien.texture.parts import TexelParts
-from mien.texture.skin_colour import biweight, colour_ratio, skin_deviations
+from mien.texture.skin_colour import biweight, colour_ratio, length, skin_deviations
 from mien.texture.unwrap import Unwrapped
 from mien.typing import Float, Tensor
 
@@ -24,12 +24,12 @@ differ so much that only the strength of the light can be taken from one to the 
 _LASH_MARGIN = 128
 """Skin of a lid this close to a lash is left out with it: the side of the map over this number, 2 mm on a face."""
 _BLOCK = 4
-"""Side in texels of the blocks whose means are continued; a continuation is smooth."""
+"""Side in texels of the blocks whose means are continued; a continuation is smooth. A power of two."""
 
 
 def complete_texture(
     albedo: Float[Tensor, "B 3 S S"],
-    offset: Float[Tensor, "B 3 S S"],
+    offset: Float[Tensor, "B 3 S S"] | None,
     shade: Float[Tensor, "B 3 S S"],
     unwrapped: Unwrapped,
     parts: TexelParts,
@@ -42,7 +42,8 @@ def complete_texture(
 
     Args:
         albedo: Albedo of the model.
-        offset: Texture offset of the detail maps; on skin it counts as far as it leaves the albedo typical.
+        offset: Texture offset of the detail maps; on skin it counts as far as it leaves the albedo typical. None for
+            no offset.
         shade: Shading of the model.
         unwrapped: The photo in UV space.
         parts: Skin, and the skin of the lids; lashes that the photo shows in front of the latter are left out.
@@ -50,39 +51,55 @@ def complete_texture(
     Returns:
         Colours of all texels, with the light of the photo; not clamped.
     """
-    skin, lids = parts.skin, parts.lids
-    shade, visible = _filled_shade(shade, unwrapped.weights * skin), unwrapped.weights * skin
-    albedo = albedo + offset * (1 - skin + skin * _typical(albedo + offset, albedo, visible, darker=True))
+    visible = unwrapped.weights * parts.skin
+    shade = _filled_shade(shade, visible)
+    if offset is not None:
+        typical = _typical(colour_ratio(albedo + offset, albedo), visible, darker=True)
+        albedo = albedo + offset * (1 - parts.skin * (1 - typical))
     lit = albedo * shade
-    typical = _typical(unwrapped.colours, lit, visible)
+    typical = _typical(colour_ratio(unwrapped.colours, lit), visible)
     seen = _trusted(unwrapped.weights, typical, parts)
-    mirrored = (unwrapped.colours / shade.clamp(min=DARKEST)).flip(-1) * shade
     from_mirror = (1 - seen) * seen.flip(-1)
     known = seen + from_mirror
+    mirrored = (unwrapped.colours / shade.clamp(min=DARKEST)).flip(-1) * shade
     colours = (seen * unwrapped.colours + from_mirror * mirrored) / known.clamp(min=1e-6)
-    ratio, source = colour_ratio(colours, lit) - 1, known * skin * typical
-    other_ratio = _continued(ratio.clamp(*_OTHER_RATIO), known)
-    continued = lit * (1 + skin * _continued(ratio, source) + (1 - skin) * other_ratio)
+    ratio = colour_ratio(colours, lit) - 1
+    continued = _continued_colours(albedo, shade, ratio, known=known, typical=typical, parts=parts)
+    return torch.lerp(continued, colours, known)
+
+
+def _continued_colours(
+    albedo: Float[Tensor, "B 3 S S"],
+    shade: Float[Tensor, "B 3 S S"],
+    ratio: Float[Tensor, "B 3 S S"],
+    *,
+    known: Float[Tensor, "B 1 S S"],
+    typical: Float[Tensor, "B 1 S S"],
+    parts: TexelParts,
+) -> Float[Tensor, "B 3 S S"]:
+    """Colours of the texels that the photo shows on neither side, from the relative difference to the lit albedo."""
+    skin, source = _block_means(parts.skin), known * parts.skin * typical
+    on_skin, elsewhere = _continued(ratio, source), _continued(ratio.clamp(*_OTHER_RATIO), known)
+    size, rows = albedo.shape[-1], _rows_of(parts.lids)
+    continued = albedo * shade * (1 + _enlarged(skin * on_skin + (1 - skin) * elsewhere, size=size))
     # The model's lids have lashes, too: closed lids take albedo and ratio from the skin around them.
-    around = source * (1 - lids) * (1 - parts.near_eyes)
-    skin_albedo, skin_ratio = _continued(torch.cat([albedo - 1, ratio], dim=1), around).split(3, dim=1)
-    lid_shade = (shade + parts.closed_shade) / 2
-    continued = lids * (1 + skin_albedo) * lid_shade * (1 + skin_ratio) + (1 - lids) * continued
-    return known * colours + (1 - known) * continued
+    around = source * (1 - parts.lids) * (1 - parts.near_eyes)
+    skin_albedo, skin_ratio = (1 + _continued(torch.cat([albedo - 1, ratio], dim=1), around)).split(3, dim=1)
+    lids = parts.lids[:, :, rows]
+    lid_shade = (shade[:, :, rows] + parts.closed_shade[:, :, rows]) / 2
+    lid_colours = lid_shade * _enlarged(skin_albedo * skin_ratio, size=size, rows=rows)
+    continued[:, :, rows] = lids * lid_colours + (1 - lids) * continued[:, :, rows]
+    return continued
 
 
 def _typical(
-    colours: Float[Tensor, "B 3 S S"],
-    lit: Float[Tensor, "B 3 S S"],
-    visible: Float[Tensor, "B 1 S S"],
-    *,
-    darker: bool = False,
+    ratio: Float[Tensor, "B 3 S S"], visible: Float[Tensor, "B 1 S S"], *, darker: bool = False
 ) -> Float[Tensor, "B 1 S S"]:
     """How typical of the visible skin each colour is, 0 to 1; with `darker`, dark skin is as typical as any."""
-    deviations = skin_deviations(colours, lit, visible)
+    deviations = skin_deviations(ratio, visible)
     if darker:
         deviations = torch.cat([deviations[:, :1].clamp(min=0), deviations[:, 1:]], dim=1)
-    return biweight(deviations.norm(dim=1, keepdim=True) / _SPREADS)
+    return biweight(length(deviations) / _SPREADS)
 
 
 def _filled_shade(shade: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 3 S S"]:
@@ -94,12 +111,37 @@ def _filled_shade(shade: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S
     return shade + missing * mean / mean.mean(1, keepdim=True).clamp(min=1e-6)
 
 
-def _continued(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B C S S"]:
-    """`pull_push` in blocks of texels, for values that are needed outside the known texels only."""
-    total = F.avg_pool2d(weights, _BLOCK, ceil_mode=True)
-    coarse = F.avg_pool2d(values * weights, _BLOCK, ceil_mode=True) / total.clamp(min=1e-6)
-    filled = pull_push(coarse, (_BLOCK**2 * total).clamp(max=1))
-    return F.interpolate(filled, size=values.shape[-2:], mode="bilinear", align_corners=False)
+def _continued(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B C s s"]:
+    """Block means of values, continued by `pull_push` outside the known texels."""
+    total = _block_means(weights)
+    coarse = _block_means(values * weights) / total.clamp(min=1e-6)
+    return pull_push(coarse, (_BLOCK**2 * total).clamp(max=1))
+
+
+def _block_means(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
+    """Means of blocks of 4 × 4 texels; of fewer at the end of a side that is no multiple of 4."""
+    if values.shape[-1] % _BLOCK or values.shape[-2] % _BLOCK:
+        return F.avg_pool2d(values, _BLOCK, ceil_mode=True)
+    return halved(halved(values))
+
+
+def _enlarged(
+    means: Float[Tensor, "B C s s"], *, size: int, rows: slice = slice(None)
+) -> Float[Tensor, "B C R S"]:
+    """Block means at a map's side of `size` texels, interpolated linearly; or only some rows of it."""
+    if rows == slice(None):
+        return F.interpolate(means, size=(size, size), mode="bilinear", align_corners=False)
+    count = means.shape[-2]
+    place = ((torch.arange(size, device=means.device)[rows] + 0.5) * (count / size) - 0.5).clamp(0, count - 1)
+    above, share = place.long(), place.frac()[:, None]
+    means = torch.lerp(means[:, :, above], means[:, :, (above + 1).clamp(max=count - 1)], share)
+    return F.interpolate(means, size=(len(place), size), mode="bilinear", align_corners=False)
+
+
+def _rows_of(mask: Float[Tensor, "B 1 S S"]) -> slice:
+    """The rows from the first to the last with a texel above 0."""
+    rows = mask.amax((0, 1, 3)).nonzero()
+    return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
 
 
 def _trusted(
