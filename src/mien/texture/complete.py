@@ -80,8 +80,10 @@ def _continued_colours(
     """Colours of the texels that the photo shows on neither side, from the relative difference to the lit albedo."""
     skin, source = _block_means(parts.skin), known * parts.skin * typical
     on_skin, elsewhere = _continued(ratio, source), _continued(ratio.clamp(*_OTHER_RATIO), known)
-    size, rows = albedo.shape[-1], _rows_of(parts.lids)
+    size = albedo.shape[-1]
     continued = albedo * shade * (1 + _enlarged(skin * on_skin + (1 - skin) * elsewhere, size=size))
+    if (rows := _rows_of(parts.lids)) is None:
+        return continued
     # The model's lids have lashes, too: closed lids take albedo and ratio from the skin around them.
     around = source * (1 - parts.lids) * (1 - parts.near_eyes)
     skin_albedo, skin_ratio = (1 + _continued(torch.cat([albedo - 1, ratio], dim=1), around)).split(3, dim=1)
@@ -138,10 +140,10 @@ def _enlarged(
     return F.interpolate(means, size=(len(place), size), mode="bilinear", align_corners=False)
 
 
-def _rows_of(mask: Float[Tensor, "B 1 S S"]) -> slice:
-    """The rows from the first to the last with a texel above 0."""
+def _rows_of(mask: Float[Tensor, "B 1 S S"]) -> slice | None:
+    """The rows from the first to the last with a texel above 0; None for a mask of zeros."""
     rows = mask.amax((0, 1, 3)).nonzero()
-    return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else None
 
 
 def _trusted(
