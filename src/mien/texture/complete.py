@@ -127,9 +127,7 @@ def _block_means(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
     return halved(halved(values))
 
 
-def _enlarged(
-    means: Float[Tensor, "B C s s"], *, size: int, rows: slice = slice(None)
-) -> Float[Tensor, "B C R S"]:
+def _enlarged(means: Float[Tensor, "B C s s"], *, size: int, rows: slice = slice(None)) -> Float[Tensor, "B C R S"]:
     """Block means at a map's side of `size` texels, interpolated linearly; or only some rows of it."""
     if rows == slice(None):
         return F.interpolate(means, size=(size, size), mode="bilinear", align_corners=False)

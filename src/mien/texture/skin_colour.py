@@ -22,9 +22,7 @@ def colour_ratio(colours: Float[Tensor, "B 3 S S"], lit: Float[Tensor, "B 3 S S"
     return (colours.clamp(min=0) / lit.clamp(min=_DARKEST_COLOUR)).clamp(*_RATIOS)
 
 
-def skin_deviations(
-    ratio: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S S"]
-) -> Float[Tensor, "B 3 S S"]:
+def skin_deviations(ratio: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 3 S S"]:
     """Deviation of each texel from the median of the visible skin, in robust standard deviations.
 
     Args:

@@ -57,9 +57,9 @@ def unwrap_photo(
     size = len(atlas.triangle_ids)
     low, high = FACING
     facing = ((facing_camera(surface) - low) / (high - low)).clamp(0, 1)
-    points, weights = atlas.interpolate(
-        torch.cat([vertices_px, (visibility * facing)[..., None]], dim=-1)
-    ).split([2, 1], dim=1)
+    points, weights = atlas.interpolate(torch.cat([vertices_px, (visibility * facing)[..., None]], dim=-1)).split(
+        [2, 1], dim=1
+    )
     sampled = sample_image(photo, points.flatten(2).mT).mT.unflatten(-1, (size, size))
     # Interpolation blends hidden vertices into their visible neighbours: shrink the region, then soften its border.
     weights, radius = weights * sampled[:, 4:], margin_of(size)
