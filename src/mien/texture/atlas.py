@@ -12,7 +12,8 @@ from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.morphable.landmark_tables import IBUG_CONTOUR_ENDS
 from mien.rasterizer import Fragments, rasterize_hard
-from mien.texture.fill import pull_push
+from mien.rendering import sample_image
+from mien.texture.fill import halved, pull_push
 from mien.typing import Bool, Float, Int, Tensor
 
 _LAYERS = 1e-2
@@ -77,7 +78,17 @@ class TexelAtlas:
 
     def dilate(self, maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
         """Continue maps beyond the UV layout by `pull_push`, so that filters at its border read no background."""
-        return pull_push(maps, self.valid.to(maps)[None, None])
+        valid = self.valid.to(maps)[None, None]
+        total = halved(valid)
+        coarse = pull_push(halved(maps * valid) / total.clamp(min=1e-6), (4 * total).clamp(max=1))
+        # The last enlargement at the texels outside the layout alone; they are few.
+        rows, columns = (~self.valid).nonzero().unbind(-1)
+        places = torch.stack([columns, rows], dim=-1).to(maps) + 0.5
+        filled = maps.clone()
+        filled[:, :, rows, columns] = sample_image(
+            coarse, (places * (coarse.shape[-1] / maps.shape[-1]))[None].expand(len(maps), -1, -1)
+        ).mT
+        return filled
 
     @functools.cached_property
     def _corners(self) -> Int[Tensor, "P 3"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
 
@@ -56,42 +58,91 @@ def complete_texture(
     if offset is not None:
         typical = _typical(colour_ratio(albedo + offset, albedo), visible, darker=True)
         albedo = albedo + offset * (1 - parts.skin * (1 - typical))
-    lit = albedo * shade
-    typical = _typical(colour_ratio(unwrapped.colours, lit), visible)
-    seen = _trusted(unwrapped.weights, typical, parts)
+    box = _Box.around(unwrapped.weights)
+    photo, light, skin, lids = (box.crop(maps) for maps in (unwrapped.colours, shade, parts.skin, parts.lids))
+    lit = box.crop(albedo) * light
+    typical = _typical(colour_ratio(photo, lit), box.crop(visible))
+    seen = _trusted(box.crop(unwrapped.weights), typical, skin=skin, lids=lids, size=box.size)
     from_mirror = (1 - seen) * seen.flip(-1)
     known = seen + from_mirror
-    mirrored = (unwrapped.colours / shade.clamp(min=DARKEST)).flip(-1) * shade
-    colours = (seen * unwrapped.colours + from_mirror * mirrored) / known.clamp(min=1e-6)
-    ratio = colour_ratio(colours, lit) - 1
-    continued = _continued_colours(albedo, shade, ratio, known=known, typical=typical, parts=parts)
-    return torch.lerp(continued, colours, known)
+    mirrored = (photo / light.clamp(min=DARKEST)).flip(-1) * light
+    colours = (seen * photo + from_mirror * mirrored) / known.clamp(min=1e-6)
+    ratio, source = colour_ratio(colours, lit) - 1, known * skin * typical
+    around = source * (1 - lids) * (1 - box.crop(parts.near_eyes))
+    found = _relit(albedo, shade, ratio, known=known, source=source, skin=parts.skin, box=box)
+    _relight_lids(found, albedo, shade, ratio, around=around, parts=parts, box=box)
+    box.crop(found).lerp_(colours, known)
+    return found
 
 
-def _continued_colours(
+@dataclass(frozen=True)
+class _Box:
+    """A square part of a map, in the middle of its columns, so that it is its own mirror image."""
+
+    top: int
+    left: int
+    side: int
+    size: int
+    """Side of the map."""
+
+    @classmethod
+    def around(cls, weights: Float[Tensor, "B 1 S S"]) -> _Box:
+        """The smallest box of whole blocks with all weights and their mirror images; the whole map if none is whole."""
+        size, seen = weights.shape[-1], (weights > 0).any(0)[0]
+        rows, columns = seen.any(1).nonzero(), seen.any(0).nonzero()
+        if size % (2 * _BLOCK) or len(rows) == 0:
+            return cls(0, 0, size, size)
+        outer = max(int(columns[-1]) + 1, size - int(columns[0]))
+        first, last = int(rows[0]) // _BLOCK * _BLOCK, int(rows[-1]) + 1
+        # Columns on both sides of the middle in whole blocks; the rows need as many or more.
+        half = -(-max(outer - size // 2, -(-(last - first) // 2)) // _BLOCK) * _BLOCK
+        return cls(min(first, size - 2 * half), size // 2 - half, 2 * half, size)
+
+    def crop(self, maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C R R"]:
+        """This part of maps, as a view."""
+        return maps[..., self.top : self.top + self.side, self.left : self.left + self.side]
+
+    def padded(self, means: Float[Tensor, "B C r r"]) -> Float[Tensor, "B C s s"]:
+        """Block means of this part as those of the map, with zeros around."""
+        above, beside = self.top // _BLOCK, self.left // _BLOCK
+        below = (self.size - self.top - self.side) // _BLOCK
+        return F.pad(means, (beside, beside, above, below))
+
+
+def _relit(
     albedo: Float[Tensor, "B 3 S S"],
     shade: Float[Tensor, "B 3 S S"],
-    ratio: Float[Tensor, "B 3 S S"],
+    ratio: Float[Tensor, "B 3 R R"],
     *,
-    known: Float[Tensor, "B 1 S S"],
-    typical: Float[Tensor, "B 1 S S"],
-    parts: TexelParts,
+    known: Float[Tensor, "B 1 R R"],
+    source: Float[Tensor, "B 1 R R"],
+    skin: Float[Tensor, "#B 1 S S"],
+    box: _Box,
 ) -> Float[Tensor, "B 3 S S"]:
-    """Colours of the texels that the photo shows on neither side, from the relative difference to the lit albedo."""
-    skin, source = _block_means(parts.skin), known * parts.skin * typical
-    on_skin, elsewhere = _continued(ratio, source), _continued(ratio.clamp(*_OTHER_RATIO), known)
-    size = albedo.shape[-1]
-    continued = albedo * shade * (1 + _enlarged(skin * on_skin + (1 - skin) * elsewhere, size=size))
+    """The lit albedo times the continued ratio to it: that of typical skin on skin, that of all elsewhere."""
+    skin, on_skin = _block_means(skin), _continued(ratio, source, box=box)
+    elsewhere = _continued(ratio.clamp(*_OTHER_RATIO), known, box=box)
+    return albedo * shade * (1 + _enlarged(skin * on_skin + (1 - skin) * elsewhere, size=box.size))
+
+
+def _relight_lids(
+    colours: Float[Tensor, "B 3 S S"],
+    albedo: Float[Tensor, "B 3 S S"],
+    shade: Float[Tensor, "B 3 S S"],
+    ratio: Float[Tensor, "B 3 R R"],
+    *,
+    around: Float[Tensor, "B 1 R R"],
+    parts: TexelParts,
+    box: _Box,
+) -> None:
+    """Replace the colours of lids: the model's have lashes, too, so they take albedo and ratio from the skin around."""
     if (rows := _rows_of(parts.lids)) is None:
-        return continued
-    # The model's lids have lashes, too: closed lids take albedo and ratio from the skin around them.
-    around = source * (1 - parts.lids) * (1 - parts.near_eyes)
-    skin_albedo, skin_ratio = (1 + _continued(torch.cat([albedo - 1, ratio], dim=1), around)).split(3, dim=1)
-    lids = parts.lids[:, :, rows]
+        return
+    skin_values = _continued(torch.cat([box.crop(albedo) - 1, ratio], dim=1), around, box=box)
+    skin_albedo, skin_ratio = (1 + skin_values).split(3, dim=1)
     lid_shade = (shade[:, :, rows] + parts.closed_shade[:, :, rows]) / 2
-    lid_colours = lid_shade * _enlarged(skin_albedo * skin_ratio, size=size, rows=rows)
-    continued[:, :, rows] = lids * lid_colours + (1 - lids) * continued[:, :, rows]
-    return continued
+    lid_colours = lid_shade * _enlarged(skin_albedo * skin_ratio, size=box.size, rows=rows)
+    colours[:, :, rows] = torch.lerp(colours[:, :, rows], lid_colours, parts.lids[:, :, rows])
 
 
 def _typical(
@@ -107,17 +158,19 @@ def _typical(
 def _filled_shade(shade: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 3 S S"]:
     """The shading with more light where it is very dark: a photo of a face does not show the light behind the head."""
     total = weights.sum((2, 3), keepdim=True).clamp(min=1e-6)
-    mean = (shade * weights).sum((2, 3), keepdim=True) / total
-    level = shade.mean(1, keepdim=True)
+    mean = torch.einsum("bchw,bkhw->bc", shade, weights)[..., None, None] / total
+    level = sum(shade.split(1, dim=1)) / 3
     missing = (_LEAST_SHADE * mean.mean(1, keepdim=True) - level).clamp(min=0)
     return shade + missing * mean / mean.mean(1, keepdim=True).clamp(min=1e-6)
 
 
-def _continued(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B C s s"]:
-    """Block means of values, continued by `pull_push` outside the known texels."""
+def _continued(
+    values: Float[Tensor, "B C R R"], weights: Float[Tensor, "B 1 R R"], *, box: _Box
+) -> Float[Tensor, "B C s s"]:
+    """Block means of the whole map, continued by `pull_push` from the known texels of a box."""
     total = _block_means(weights)
     coarse = _block_means(values * weights) / total.clamp(min=1e-6)
-    return pull_push(coarse, (_BLOCK**2 * total).clamp(max=1))
+    return pull_push(box.padded(coarse), box.padded((_BLOCK**2 * total).clamp(max=1)))
 
 
 def _block_means(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
@@ -145,10 +198,14 @@ def _rows_of(mask: Float[Tensor, "B 1 S S"]) -> slice | None:
 
 
 def _trusted(
-    weights: Float[Tensor, "B 1 S S"], typical: Float[Tensor, "B 1 S S"], parts: TexelParts
-) -> Float[Tensor, "B 1 S S"]:
+    weights: Float[Tensor, "B 1 R R"],
+    typical: Float[Tensor, "B 1 R R"],
+    *,
+    skin: Float[Tensor, "#B 1 R R"],
+    lids: Float[Tensor, "B 1 R R"],
+    size: int,
+) -> Float[Tensor, "B 1 R R"]:
     """Visibility, less where the photo shows sheen near the outline, or lashes and folds instead of the lid's skin."""
-    fading = weights * (1 - (1 - weights) * parts.skin * (1 - typical))
-    radius = max(weights.shape[-1] // _LASH_MARGIN, 1)
-    lid_skin = -dilated(-typical, radius=radius)
-    return fading * (1 - parts.lids * (1 - lid_skin))
+    fading = weights * (1 - (1 - weights) * skin * (1 - typical))
+    lid_skin = -dilated(-typical, radius=max(size // _LASH_MARGIN, 1))
+    return fading * (1 - lids * (1 - lid_skin))
