@@ -32,7 +32,7 @@ def pull_push(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "#B 1 S S
     return weights * values + (1 - weights) * up
 
 
-def halved(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
+def halved(values: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
     """Means of 2 × 2 texels; of fewer in the last row and column of an odd side."""
     if values.shape[-1] % 2 or values.shape[-2] % 2:
         return F.avg_pool2d(values, 2, ceil_mode=True)
