@@ -7,7 +7,8 @@ import torch
 
 from mien.camera import Camera
 from mien.fitting import DetailSettings, fit_detail
-from mien.fitting.maps import _DetailEnergy, _displaceable, _Pyramid
+from mien.fitting.detail_equations import conjugate_gradients
+from mien.fitting.maps import DISPLACEMENT_UNIT_M, _DetailEnergy, _DetailFit, _displaceable
 from mien.lighting import ambient_lighting, shading
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import build_surface, render, visible_vertices
@@ -153,17 +154,6 @@ def test_pull_push_continues_by_half_texels() -> None:
     torch.testing.assert_close(filled[:, :2], rows[0, 0, :, :2])
     torch.testing.assert_close(filled[:, 2], torch.tensor([1.25, 1.375, 1.625, 1.75]))
     torch.testing.assert_close(filled[:, 3], torch.full((4,), 1.5))
-
-
-def test_a_map_is_the_sum_of_grids_with_texel_centres_at_half_texels() -> None:
-    pyramid = _Pyramid(torch.Size([1, 1, 8, 8]))
-    fine, coarse = pyramid.levels[:2]
-    with torch.no_grad():
-        fine[0, 0, 3, 5] = 2.0
-        coarse[0, 0, :, 1] = 1.0
-    expected = torch.tensor([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]).expand(8, 8).clone()
-    expected[3, 5] += 2
-    torch.testing.assert_close(pyramid()[0, 0], expected)
 
 
 def test_pull_push_keeps_known_texels_and_stays_within_their_range() -> None:
@@ -325,3 +315,94 @@ def test_texels_without_skin_are_not_displaced(tiny: MorphableModel) -> None:
     )
     assert maps.displacement[..., : SIZE // 2].abs().max() == 0
     assert maps.displacement[..., SIZE // 2 :].abs().max() > 1e-6
+
+
+def bumpy_problem(model: MorphableModel, *, batch: int = 1) -> tuple[_DetailEnergy, Tensor, Tensor]:
+    """An energy with gloss, hidden texels and a border inside the map; maps at which it is evaluated, and others."""
+    generator = torch.Generator().manual_seed(3)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, SIZE, SIZE, generator=generator)
+
+    atlas, one = TexelAtlas.of(model, SIZE), lit_face(model)
+    face = one if batch == 1 else type(one).join([one] * batch)
+    texels = texel_face(atlas, model, face, build_surface(model, face))
+    unwrapped = Unwrapped(noise(3), (2 * noise(1) - 0.5).clamp(0, 1), torch.ones(batch, 1, SIZE, SIZE))
+    inside = atlas.valid[None, None].float().expand(batch, -1, -1, -1)
+    energy = _DetailEnergy(texels, unwrapped, inside=inside, settings=DetailSettings())
+    energy.matte = noise(1)
+    scale = torch.tensor([0.2, 0.2, 0.2, 0.5])[:, None, None]
+    return energy, scale * (noise(4) - 0.5), scale * (noise(4) - 0.5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_gradient_of_the_equations_is_that_of_the_energy(tiny: MorphableModel, batch: int) -> None:
+    energy, maps, _ = bumpy_problem(tiny, batch=batch)
+    maps.requires_grad_()
+    (expected,) = torch.autograd.grad(energy(*maps.split([3, 1], dim=1)), maps)
+    with torch.no_grad():
+        found = energy.linear_colours(maps).gradient + energy.prior().product(maps)
+    for channels in (slice(0, 3), slice(3, 4)):
+        part = expected[:, channels]
+        assert (found[:, channels] - part).abs().max() < 1e-4 * part.abs().max()
+
+
+@torch.no_grad()
+def test_the_matrix_is_symmetric_and_its_diagonal_is_known(tiny: MorphableModel) -> None:
+    energy, maps, other = bumpy_problem(tiny)
+    prior, colours = energy.prior(), energy.linear_colours(maps)
+    for operator in (prior, colours):
+        left, right = (other * operator.product(maps)).sum(), (maps * operator.product(other)).sum()
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=0)
+        assert (maps * operator.product(maps)).sum() > 0
+        for place in ((0, 0, 30, 20), (0, 3, 20, 41)):
+            unit = torch.zeros_like(maps)
+            unit[place] = 1
+            torch.testing.assert_close(operator.product(unit)[place], operator.diagonal[place], rtol=1e-4, atol=1e-12)
+
+
+@torch.no_grad()
+def test_without_gloss_and_error_the_matrix_is_the_derivative_of_the_gradient(tiny: MorphableModel) -> None:
+    energy, maps, change = bumpy_problem(tiny)
+    energy.matte = torch.ones_like(energy.matte)
+    energy.colours = energy.face.colours(maps[:, :3], maps[:, 3:] * DISPLACEMENT_UNIT_M)
+    before, after = (energy.linear_colours(m) for m in (maps, maps + 1e-3 * change))
+    expected, found = (after.gradient - before.gradient) / 1e-3, before.product(change)
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@torch.no_grad()
+def test_conjugate_gradients_solve_a_small_system() -> None:
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    matrix, expected = root @ root.T + torch.eye(12), torch.randn(12, generator=generator, dtype=torch.float64)
+
+    def product(maps: Tensor) -> Tensor:
+        return (matrix @ maps.flatten()).view_as(maps)
+
+    right_side = product(expected.view(1, 3, 2, 2))
+    diagonal = matrix.diagonal().view(1, 3, 2, 2)
+    found = conjugate_gradients(product, right_side, diagonal=diagonal, steps=30)
+    torch.testing.assert_close(found.flatten(), expected)
+    assert (conjugate_gradients(product, 0 * right_side, diagonal=diagonal, steps=3) == 0).all()
+
+
+@torch.no_grad()
+def test_the_detail_fit_ends_where_the_energy_is_flat(tiny: MorphableModel) -> None:
+    energy, _, _ = bumpy_problem(tiny)
+    unwrapped = Unwrapped(energy.colours, energy.seen, torch.ones_like(energy.seen))
+    inside = energy.inside[:, None]
+    shares: list[float] = []
+    fit = _DetailFit(energy.face, unwrapped, inside=inside, smooth_skin=inside, settings=DetailSettings())
+    found = fit.run(shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+    def downhill(maps: Tensor) -> float:
+        colours = fit.energy_of.linear_colours(maps)
+        gradient = fit.mask * (colours.gradient + fit.prior.product(maps))
+        return float((gradient.square() / (colours.diagonal + fit.prior.diagonal)).sum())
+
+    flat = torch.zeros_like(found)
+    assert fit.energy_of(*found.split([3, 1], dim=1)) < 0.9 * fit.energy_of(*flat.split([3, 1], dim=1))
+    assert downhill(found) < 0.01 * downhill(flat)

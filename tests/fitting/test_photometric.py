@@ -9,7 +9,6 @@ from mien.camera import Camera
 from mien.errors import ConfigError, FitDiverged
 from mien.fitting import FitSettings, FitTargets, fit, mesh_point_weights
 from mien.fitting.lighting import LightFit
-from mien.fitting.optimizer import CosineAdam
 from mien.fitting.second_order import GAUSS_NEWTON_STEPS
 from mien.fitting.stages import with_light_and_albedo
 from mien.lighting import ambient_lighting
@@ -126,19 +125,6 @@ def test_points_that_the_network_sees_weigh_more_than_those_it_estimates(tiny: M
     torch.testing.assert_close(weights[others], 1 + share[others])
     assert share[others].max() > 0.3
     assert int((weights < 0.5).sum()) == 36
-
-
-def test_adam_takes_steps_of_the_rate_that_falls_to_a_tenth() -> None:
-    value, unused = torch.zeros(1, requires_grad=True), torch.ones(1, requires_grad=True)
-    optimizer = CosineAdam([value, unused], rate=0.2, steps=11)
-    places = []
-    for _ in range(11):
-        optimizer.step(3 * value.sum())  # under a constant gradient, Adam's steps are as long as the rate
-        places.append(value.item())
-    steps = -torch.tensor([0.0, *places]).diff()
-    expected = 0.2 * (0.1 + 0.9 * 0.5 * (1 + torch.cos(torch.pi * torch.arange(11) / 10)))
-    torch.testing.assert_close(steps, expected, rtol=1e-4, atol=1e-6)
-    assert unused.item() == 1
 
 
 def test_a_warm_start_takes_fewer_steps(tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ wrinkles, and impossible in brows, eyes and lips. The offset is cheap for broad 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,19 +18,41 @@ import torch
 from torch.nn import functional as F
 
 from mien.errors import FitDiverged
-from mien.fitting.optimizer import CosineAdam
+from mien.fitting.detail_equations import (
+    DISPLACEMENT_UNIT_M,
+    LinearColours,
+    QuadraticPrior,
+    conjugate_gradients,
+    offset_without_relief,
+)
 from mien.losses import magnitude_loss, map_smoothness_loss, symmetry_loss
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface
-from mien.texture import DetailMaps, TexelAtlas, TexelFace, Unwrapped, biweight, skin_deviations, texel_face
+from mien.texture import (
+    DetailMaps,
+    TexelAtlas,
+    TexelFace,
+    Unwrapped,
+    biweight,
+    colour_ratio,
+    length,
+    skin_deviations,
+    texel_face,
+)
 from mien.typing import Float, Tensor
 
-STEPS = 80
-LEARNING_RATE = 0.02
-PYRAMID = (1, 4, 16, 64)
-"""Spacings in texels of the grids whose sum is a map, so that a step changes broad and fine structure alike."""
-DISPLACEMENT_UNIT_M = 1e-3
-"""The displacement is optimised in millimetres."""
+MAX_STEPS = 20
+"""Largest number of Levenberg–Marquardt steps; five to twelve are the rule."""
+LEAST_GAIN = 1e-3
+"""The fit ends with the first step that lowers the energy by less than this share of it."""
+INNER_STEPS = 8
+"""Steps of conjugate gradients per step of the fit."""
+DAMPING = 1.0
+"""Damping of the first step, a share of the diagonal of the displacement."""
+DAMPING_DECAY, DAMPING_GROWTH = 0.5, 4.0
+"""Factors of the damping after a step that lowers the energy, and after one that does not and is not taken."""
+CURVATURE_SHARE = 8.0
+"""Weight of the curvature in the damping: where colour errors are large, the normals turn little per step."""
 
 _GLOSS_SPREADS = 4.0
 """A brighter texel whose chroma is this many standard deviations from that of the skin is gloss (Tukey's biweight)."""
@@ -91,19 +114,10 @@ def fit_detail(
     """
     face = texel_face(atlas, model, coefficients, surface)
     smooth_skin = atlas.interpolate(_displaceable(model)[None, :, None]) * unwrapped.skin
-    inside = atlas.valid[None, None].float()
-    energy = _DetailEnergy(face, unwrapped, inside=inside, settings=settings)
-    offset, displacement = _Pyramid(face.albedo.shape), _Pyramid(smooth_skin.shape)
-    optimizer = CosineAdam([*offset.levels, *displacement.levels], rate=LEARNING_RATE, steps=STEPS)
-    for step in range(STEPS):
-        value = energy(offset() * inside, displacement() * smooth_skin)
-        if not torch.isfinite(value):
-            raise FitDiverged(f"the energy of the detail fit is {value.item()} at step {step} of {STEPS}.")
-        optimizer.step(value)
-        if progress is not None:
-            progress((step + 1) / STEPS)
+    inside = atlas.valid[None, None].float().expand_as(smooth_skin)
     with torch.no_grad():
-        return DetailMaps(offset() * inside, displacement() * smooth_skin * DISPLACEMENT_UNIT_M)
+        maps = _DetailFit(face, unwrapped, inside=inside, smooth_skin=smooth_skin, settings=settings).run(progress)
+        return DetailMaps(maps[:, :3], maps[:, 3:] * DISPLACEMENT_UNIT_M)
 
 
 def _displaceable(model: MorphableModel) -> Float[Tensor, "V"]:
@@ -119,8 +133,9 @@ def _matte(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 1 S S"]:
     paler, or a channel is saturated. A diffuse model would explain it by a bump.
     """
     weights = unwrapped.weights * unwrapped.skin
-    brighter, *chroma = skin_deviations(unwrapped.colours, face.albedo * face.shading, weights).split(1, dim=1)
-    tinted = biweight(torch.cat(chroma, dim=1).norm(dim=1, keepdim=True) / _GLOSS_SPREADS)
+    ratio = colour_ratio(unwrapped.colours, face.albedo * face.shading)
+    brighter, *chroma = skin_deviations(ratio, weights).split(1, dim=1)
+    tinted = biweight(length(torch.cat(chroma, dim=1)) / _GLOSS_SPREADS)
     low, high = _GLOSS_BRIGHTNESS
     gloss = ((brighter - low) / (high - low)).clamp(0, 1) * (1 - tinted)
     gloss = torch.maximum(gloss, (unwrapped.colours.amax(1, keepdim=True) > _SATURATED).float())
@@ -128,10 +143,10 @@ def _matte(face: TexelFace, unwrapped: Unwrapped) -> Float[Tensor, "B 1 S S"]:
 
 
 class _DetailEnergy:
-    """The sum of eq. 12 as a function of offset and displacement (millimetres)."""
+    """The sum of eq. 12 as a function of offset and displacement (millimetres), and its parts for a step."""
 
     def __init__(
-        self, face: TexelFace, unwrapped: Unwrapped, *, inside: Float[Tensor, "1 1 S S"], settings: DetailSettings
+        self, face: TexelFace, unwrapped: Unwrapped, *, inside: Float[Tensor, "B 1 S S"], settings: DetailSettings
     ) -> None:
         self.face, self.settings, self.colours, self.seen = face, settings, unwrapped.colours, unwrapped.weights
         self.matte = _matte(face, unwrapped)
@@ -155,18 +170,94 @@ class _DetailEnergy:
             + settings.displacement_smoothness * map_smoothness_loss(displacement_mm, weights=self.inside)
         )
 
+    def prior(self) -> QuadraticPrior:
+        """The terms after the first as a quadratic form."""
+        settings, texels = self.settings, self.seen.numel()
+        weights = self.seen.new_tensor(
+            [
+                [settings.offset_magnitude / 3, settings.offset_symmetry / 3, settings.offset_smoothness],
+                [settings.displacement_magnitude, settings.displacement_symmetry, settings.displacement_smoothness],
+            ]
+        )
+        magnitude, symmetry, smoothness = weights[[0, 0, 0, 1]].T[:, None, :, None, None]
+        unseen = settings.unseen_symmetry / 3 * self.unseen / self.unseen.sum().clamp(min=1)
+        both = F.pad((unseen + unseen.flip(-1))[:, None].expand(-1, 3, -1, -1), (0, 0, 0, 0, 0, 1))
+        return QuadraticPrior.of(
+            self.inside[:, None],
+            magnitude=2 * magnitude / texels,
+            symmetry=4 * symmetry / texels + 2 * both,
+            smoothness=2 * smoothness,
+        )
 
-class _Pyramid:
-    """A map as the sum of grids of increasing spacing, zero at the start."""
+    def colour_weights(self) -> Float[Tensor, "B 1 S S"]:
+        """Weight of the squared colour error of each texel."""
+        return self.seen / self.seen.sum().clamp(min=1)
 
-    def __init__(self, shape: torch.Size) -> None:
-        self.size = shape[-1]
-        self.levels = [
-            torch.zeros(*shape[:2], -(-self.size // spacing), -(-self.size // spacing), requires_grad=True)
-            for spacing in PYRAMID
-        ]
+    def linear_colours(self, maps: Float[Tensor, "B 4 S S"]) -> LinearColours:
+        """The first term near offset and displacement."""
+        return LinearColours.of(self.face, maps, photo=self.colours, weights=self.colour_weights(), matte=self.matte)
 
-    def __call__(self) -> Float[Tensor, "B C S S"]:
-        finest, *coarser = self.levels
-        size = (self.size, self.size)
-        return sum((F.interpolate(g, size=size, mode="bilinear", align_corners=False) for g in coarser), finest)
+
+class _DetailFit:
+    """Levenberg–Marquardt steps on the energy, from an offset that explains the photo alone."""
+
+    def __init__(
+        self,
+        face: TexelFace,
+        unwrapped: Unwrapped,
+        *,
+        inside: Float[Tensor, "B 1 S S"],
+        smooth_skin: Float[Tensor, "B 1 S S"],
+        settings: DetailSettings,
+    ) -> None:
+        self.energy_of = _DetailEnergy(face, unwrapped, inside=inside, settings=settings)
+        self.prior = self.energy_of.prior()
+        self.mask = torch.cat([inside.expand(-1, 3, -1, -1), smooth_skin], dim=1)
+
+    def run(self, progress: Callable[[float], None] | None) -> Float[Tensor, "B 4 S S"]:
+        """Offset and displacement (millimetres) with the least energy, as far as the steps go."""
+        maps = self._start()
+        energy = self._energy(maps)
+        if not math.isfinite(energy):
+            raise FitDiverged(f"the energy of the detail fit is {energy} at its start.")
+        colours, damping = self.energy_of.linear_colours(maps), DAMPING
+        for step in range(MAX_STEPS):
+            trial = maps + self._step(maps, colours, damping=damping)
+            reached = self._energy(trial)
+            if progress is not None:
+                progress((step + 1) / MAX_STEPS)
+            if not reached < energy:  # also if it is not finite
+                damping *= DAMPING_GROWTH
+                continue
+            gain, maps, energy = 1 - reached / energy, trial, reached
+            if gain < LEAST_GAIN:
+                break
+            colours, damping = self.energy_of.linear_colours(maps), damping * DAMPING_DECAY
+        if progress is not None:
+            progress(1.0)
+        return maps
+
+    def _energy(self, maps: Float[Tensor, "B 4 S S"]) -> float:
+        return float(self.energy_of(*maps.split([3, 1], dim=1)))
+
+    def _start(self) -> Float[Tensor, "B 4 S S"]:
+        flat = self.energy_of.linear_colours(torch.zeros_like(self.mask))
+        prior = self.prior
+        offsets = QuadraticPrior(prior.magnitude[:, :3], prior.symmetry[:, :3], prior.right[:, :3], prior.down[:, :3])
+        offset = offset_without_relief(flat.shade.square(), -flat.gradient[:, :3], offsets)
+        return F.pad(offset, (0, 0, 0, 0, 0, 1)) * self.mask
+
+    def _step(
+        self, maps: Float[Tensor, "B 4 S S"], colours: LinearColours, *, damping: float
+    ) -> Float[Tensor, "B 4 S S"]:
+        diagonal = colours.diagonal
+        # Only the displacement bends the normals; the energy is quadratic in the offset.
+        braked = F.pad(damping * (diagonal[:, 3:] + CURVATURE_SHARE * colours.curvature), (0, 0, 0, 0, 3, 0))
+        diagonal = (diagonal + self.prior.diagonal + braked).clamp(min=torch.finfo(maps.dtype).tiny)
+
+        def product(step: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B 4 S S"]:
+            masked = self.mask * step
+            return self.mask * (colours.product(masked) + self.prior.product(masked) + braked * masked)
+
+        downhill = -self.mask * (colours.gradient + self.prior.product(maps))
+        return self.mask * conjugate_gradients(product, downhill, diagonal=diagonal, steps=INNER_STEPS)

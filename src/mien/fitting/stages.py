@@ -5,7 +5,7 @@
     colours ── Gauss-Newton ──► light, albedo              lighting.fit_light_and_albedo
     pixels + landmarks + contour ── Gauss-Newton ──► all   second_order.fit_photometric
     the same + recognition ── quasi-Newton ──► all         second_order.fit_photometric
-    photo in UV space ── Adam ──► detail maps              maps.fit_detail
+    photo in UV space ── Levenberg–Marquardt ──► maps      maps.fit_detail
 
 Every stage processes a batch of faces and is deterministic.
 """

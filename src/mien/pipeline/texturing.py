@@ -176,8 +176,10 @@ class TextureBuilder:
         """The completed texture, dilated beyond the border of the UV layout."""
         atlas, size = self._atlas(self.texture_size), (self.texture_size, self.texture_size)
         # Shading without the displacement, which ends where the photo does: its border must not show.
-        albedo, shade = atlas.interpolate(torch.cat([coarse.albedo, coarse.shading], dim=-1)).split(3, dim=1)
-        offset = F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
+        albedo, shade = atlas.interpolate(coarse.albedo), atlas.interpolate(coarse.shading)
+        offset = None
+        if self.detail is not None:
+            offset = F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
         unwrapped = self._unwrapped(atlas, photo, view, surface, near_thin=self._masks.near_thin)
         parts = TexelParts.of(self.model, atlas, self._masks, surface=coarse, coefficients=coefficients)
         return atlas.dilate(complete_texture(albedo, offset, shade, unwrapped, parts)).clamp(0, 1)

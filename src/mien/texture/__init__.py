@@ -9,6 +9,8 @@ from mien.texture.maps import vertex_detail as vertex_detail
 from mien.texture.parts import TexelMasks as TexelMasks
 from mien.texture.parts import TexelParts as TexelParts
 from mien.texture.skin_colour import biweight as biweight
+from mien.texture.skin_colour import colour_ratio as colour_ratio
+from mien.texture.skin_colour import length as length
 from mien.texture.skin_colour import skin_deviations as skin_deviations
 from mien.texture.surface import DisplacedNormals as DisplacedNormals
 from mien.texture.surface import TexelFace as TexelFace

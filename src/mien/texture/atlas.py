@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,8 +11,9 @@ from torch.nn import functional as F
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.morphable.landmark_tables import IBUG_CONTOUR_ENDS
-from mien.rasterizer import Fragments, interpolate, rasterize_hard
-from mien.texture.fill import pull_push
+from mien.rasterizer import Fragments, rasterize_hard
+from mien.rendering import sample_image
+from mien.texture.fill import halved, pull_push
 from mien.typing import Bool, Float, Int, Tensor
 
 _LAYERS = 1e-2
@@ -65,7 +67,10 @@ class TexelAtlas:
             UV maps, zero outside the UV layout; differentiable.
         """
         table = values.transpose(0, 1).flatten(1)
-        return interpolate(table, self.triangles, self.fragments)[0].unflatten(0, (len(values), -1))
+        mixed = F.embedding_bag(self._corners, table, per_sample_weights=self._weights.to(table), mode="sum")
+        # Filters and products of maps are several times as fast where each channel is contiguous.
+        maps = mixed.view(*self.triangle_ids.shape, -1).movedim(-1, 0).contiguous()
+        return maps.unflatten(0, (len(values), -1))
 
     def tangents(self, model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B S S 3 2"]:
         """∂p/∂u and ∂p/∂v at each texel, metres per unit of u and v; constant within a triangle, zero outside."""
@@ -73,7 +78,27 @@ class TexelAtlas:
 
     def dilate(self, maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
         """Continue maps beyond the UV layout by `pull_push`, so that filters at its border read no background."""
-        return pull_push(maps, self.valid.to(maps)[None, None])
+        valid = self.valid.to(maps)[None, None]
+        total = halved(valid)
+        coarse = pull_push(halved(maps * valid) / total.clamp(min=1e-6), (4 * total).clamp(max=1))
+        # The last enlargement at the texels outside the layout alone; they are few.
+        rows, columns = (~self.valid).nonzero().unbind(-1)
+        places = torch.stack([columns, rows], dim=-1).to(maps) + 0.5
+        filled = maps.clone()
+        filled[:, :, rows, columns] = sample_image(
+            coarse, (places * (coarse.shape[-1] / maps.shape[-1]))[None].expand(len(maps), -1, -1)
+        ).mT
+        return filled
+
+    @functools.cached_property
+    def _corners(self) -> Int[Tensor, "P 3"]:
+        """Vertices of the triangle at each texel, of triangle 0 outside; 32 bits are read at twice the speed of 64."""
+        return self.triangles.int().index_select(0, self.triangle_ids.clamp(min=0).flatten())
+
+    @functools.cached_property
+    def _weights(self) -> Float[Tensor, "P 3"]:
+        """Barycentric coordinates at each texel; 0 outside the UV layout."""
+        return self.fragments.barycentrics.reshape(-1, 3)
 
 
 def triangle_tangents(model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B T 3 2"]:

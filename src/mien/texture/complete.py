@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
 
-from mien.texture.fill import dilated, pull_push
+from mien.texture.fill import dilated, halved, pull_push
 from mien.texture.parts import TexelParts
-from mien.texture.skin_colour import biweight, colour_ratio, skin_deviations
+from mien.texture.skin_colour import biweight, colour_ratio, length, skin_deviations
 from mien.texture.unwrap import Unwrapped
 from mien.typing import Float, Tensor
 
@@ -24,12 +26,12 @@ differ so much that only the strength of the light can be taken from one to the 
 _LASH_MARGIN = 128
 """Skin of a lid this close to a lash is left out with it: the side of the map over this number, 2 mm on a face."""
 _BLOCK = 4
-"""Side in texels of the blocks whose means are continued; a continuation is smooth."""
+"""Side in texels of the blocks whose means are continued; a continuation is smooth. A power of two."""
 
 
 def complete_texture(
     albedo: Float[Tensor, "B 3 S S"],
-    offset: Float[Tensor, "B 3 S S"],
+    offset: Float[Tensor, "B 3 S S"] | None,
     shade: Float[Tensor, "B 3 S S"],
     unwrapped: Unwrapped,
     parts: TexelParts,
@@ -42,7 +44,8 @@ def complete_texture(
 
     Args:
         albedo: Albedo of the model.
-        offset: Texture offset of the detail maps; on skin it counts as far as it leaves the albedo typical.
+        offset: Texture offset of the detail maps; on skin it counts as far as it leaves the albedo typical. None for
+            no offset.
         shade: Shading of the model.
         unwrapped: The photo in UV space.
         parts: Skin, and the skin of the lids; lashes that the photo shows in front of the latter are left out.
@@ -50,63 +53,159 @@ def complete_texture(
     Returns:
         Colours of all texels, with the light of the photo; not clamped.
     """
-    skin, lids = parts.skin, parts.lids
-    shade, visible = _filled_shade(shade, unwrapped.weights * skin), unwrapped.weights * skin
-    albedo = albedo + offset * (1 - skin + skin * _typical(albedo + offset, albedo, visible, darker=True))
-    lit = albedo * shade
-    typical = _typical(unwrapped.colours, lit, visible)
-    seen = _trusted(unwrapped.weights, typical, parts)
-    mirrored = (unwrapped.colours / shade.clamp(min=DARKEST)).flip(-1) * shade
+    visible = unwrapped.weights * parts.skin
+    shade = _filled_shade(shade, visible)
+    if offset is not None:
+        typical = _typical(colour_ratio(albedo + offset, albedo), visible, darker=True)
+        albedo = albedo + offset * (1 - parts.skin * (1 - typical))
+    box = _Box.around(unwrapped.weights)
+    photo, light, skin, lids = (box.crop(maps) for maps in (unwrapped.colours, shade, parts.skin, parts.lids))
+    lit = box.crop(albedo) * light
+    typical = _typical(colour_ratio(photo, lit), box.crop(visible))
+    seen = _trusted(box.crop(unwrapped.weights), typical, skin=skin, lids=lids, size=box.size)
     from_mirror = (1 - seen) * seen.flip(-1)
     known = seen + from_mirror
-    colours = (seen * unwrapped.colours + from_mirror * mirrored) / known.clamp(min=1e-6)
+    mirrored = (photo / light.clamp(min=DARKEST)).flip(-1) * light
+    colours = (seen * photo + from_mirror * mirrored) / known.clamp(min=1e-6)
     ratio, source = colour_ratio(colours, lit) - 1, known * skin * typical
-    other_ratio = _continued(ratio.clamp(*_OTHER_RATIO), known)
-    continued = lit * (1 + skin * _continued(ratio, source) + (1 - skin) * other_ratio)
-    # The model's lids have lashes, too: closed lids take albedo and ratio from the skin around them.
-    around = source * (1 - lids) * (1 - parts.near_eyes)
-    skin_albedo, skin_ratio = _continued(torch.cat([albedo - 1, ratio], dim=1), around).split(3, dim=1)
-    lid_shade = (shade + parts.closed_shade) / 2
-    continued = lids * (1 + skin_albedo) * lid_shade * (1 + skin_ratio) + (1 - lids) * continued
-    return known * colours + (1 - known) * continued
+    around = source * (1 - lids) * (1 - box.crop(parts.near_eyes))
+    found = _relit(albedo, shade, ratio, known=known, source=source, skin=parts.skin, box=box)
+    _relight_lids(found, albedo, shade, ratio, around=around, parts=parts, box=box)
+    box.crop(found).lerp_(colours, known)
+    return found
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A square part of a map, in the middle of its columns, so that it is its own mirror image."""
+
+    top: int
+    left: int
+    side: int
+    size: int
+    """Side of the map."""
+
+    @classmethod
+    def around(cls, weights: Float[Tensor, "B 1 S S"]) -> _Box:
+        """The smallest box of whole blocks with all weights and their mirror images; the whole map if none is whole."""
+        size, seen = weights.shape[-1], (weights > 0).any(0)[0]
+        rows, columns = seen.any(1).nonzero(), seen.any(0).nonzero()
+        if size % (2 * _BLOCK) or len(rows) == 0:
+            return cls(0, 0, size, size)
+        outer = max(int(columns[-1]) + 1, size - int(columns[0]))
+        first, last = int(rows[0]) // _BLOCK * _BLOCK, int(rows[-1]) + 1
+        # Columns on both sides of the middle in whole blocks; the rows need as many or more.
+        half = -(-max(outer - size // 2, -(-(last - first) // 2)) // _BLOCK) * _BLOCK
+        return cls(min(first, size - 2 * half), size // 2 - half, 2 * half, size)
+
+    def crop(self, maps: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C R R"]:
+        """This part of maps, as a view."""
+        return maps[..., self.top : self.top + self.side, self.left : self.left + self.side]
+
+    def padded(self, means: Float[Tensor, "B C r r"]) -> Float[Tensor, "B C s s"]:
+        """Block means of this part as those of the map, with zeros around."""
+        above, beside = self.top // _BLOCK, self.left // _BLOCK
+        below = (self.size - self.top - self.side) // _BLOCK
+        return F.pad(means, (beside, beside, above, below))
+
+
+def _relit(
+    albedo: Float[Tensor, "B 3 S S"],
+    shade: Float[Tensor, "B 3 S S"],
+    ratio: Float[Tensor, "B 3 R R"],
+    *,
+    known: Float[Tensor, "B 1 R R"],
+    source: Float[Tensor, "B 1 R R"],
+    skin: Float[Tensor, "#B 1 S S"],
+    box: _Box,
+) -> Float[Tensor, "B 3 S S"]:
+    """The lit albedo times the continued ratio to it: that of typical skin on skin, that of all elsewhere."""
+    skin, on_skin = _block_means(skin), _continued(ratio, source, box=box)
+    elsewhere = _continued(ratio.clamp(*_OTHER_RATIO), known, box=box)
+    return albedo * shade * (1 + _enlarged(skin * on_skin + (1 - skin) * elsewhere, size=box.size))
+
+
+def _relight_lids(
+    colours: Float[Tensor, "B 3 S S"],
+    albedo: Float[Tensor, "B 3 S S"],
+    shade: Float[Tensor, "B 3 S S"],
+    ratio: Float[Tensor, "B 3 R R"],
+    *,
+    around: Float[Tensor, "B 1 R R"],
+    parts: TexelParts,
+    box: _Box,
+) -> None:
+    """Replace the colours of lids: the model's have lashes, too, so they take albedo and ratio from the skin around."""
+    if (rows := _rows_of(parts.lids)) is None:
+        return
+    skin_values = _continued(torch.cat([box.crop(albedo) - 1, ratio], dim=1), around, box=box)
+    skin_albedo, skin_ratio = (1 + skin_values).split(3, dim=1)
+    lid_shade = (shade[:, :, rows] + parts.closed_shade[:, :, rows]) / 2
+    lid_colours = lid_shade * _enlarged(skin_albedo * skin_ratio, size=box.size, rows=rows)
+    colours[:, :, rows] = torch.lerp(colours[:, :, rows], lid_colours, parts.lids[:, :, rows])
 
 
 def _typical(
-    colours: Float[Tensor, "B 3 S S"],
-    lit: Float[Tensor, "B 3 S S"],
-    visible: Float[Tensor, "B 1 S S"],
-    *,
-    darker: bool = False,
+    ratio: Float[Tensor, "B 3 S S"], visible: Float[Tensor, "B 1 S S"], *, darker: bool = False
 ) -> Float[Tensor, "B 1 S S"]:
     """How typical of the visible skin each colour is, 0 to 1; with `darker`, dark skin is as typical as any."""
-    deviations = skin_deviations(colours, lit, visible)
+    deviations = skin_deviations(ratio, visible)
     if darker:
         deviations = torch.cat([deviations[:, :1].clamp(min=0), deviations[:, 1:]], dim=1)
-    return biweight(deviations.norm(dim=1, keepdim=True) / _SPREADS)
+    return biweight(length(deviations) / _SPREADS)
 
 
 def _filled_shade(shade: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 3 S S"]:
     """The shading with more light where it is very dark: a photo of a face does not show the light behind the head."""
     total = weights.sum((2, 3), keepdim=True).clamp(min=1e-6)
-    mean = (shade * weights).sum((2, 3), keepdim=True) / total
-    level = shade.mean(1, keepdim=True)
+    mean = torch.einsum("bchw,bkhw->bc", shade, weights)[..., None, None] / total
+    level = sum(shade.split(1, dim=1)) / 3
     missing = (_LEAST_SHADE * mean.mean(1, keepdim=True) - level).clamp(min=0)
     return shade + missing * mean / mean.mean(1, keepdim=True).clamp(min=1e-6)
 
 
-def _continued(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B C S S"]:
-    """`pull_push` in blocks of texels, for values that are needed outside the known texels only."""
-    total = F.avg_pool2d(weights, _BLOCK, ceil_mode=True)
-    coarse = F.avg_pool2d(values * weights, _BLOCK, ceil_mode=True) / total.clamp(min=1e-6)
-    filled = pull_push(coarse, (_BLOCK**2 * total).clamp(max=1))
-    return F.interpolate(filled, size=values.shape[-2:], mode="bilinear", align_corners=False)
+def _continued(
+    values: Float[Tensor, "B C R R"], weights: Float[Tensor, "B 1 R R"], *, box: _Box
+) -> Float[Tensor, "B C s s"]:
+    """Block means of the whole map, continued by `pull_push` from the known texels of a box."""
+    total = _block_means(weights)
+    coarse = _block_means(values * weights) / total.clamp(min=1e-6)
+    return pull_push(box.padded(coarse), box.padded((_BLOCK**2 * total).clamp(max=1)))
+
+
+def _block_means(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:
+    """Means of blocks of 4 × 4 texels; of fewer at the end of a side that is no multiple of 4."""
+    if values.shape[-1] % _BLOCK or values.shape[-2] % _BLOCK:
+        return F.avg_pool2d(values, _BLOCK, ceil_mode=True)
+    return halved(halved(values))
+
+
+def _enlarged(means: Float[Tensor, "B C s s"], *, size: int, rows: slice = slice(None)) -> Float[Tensor, "B C R S"]:
+    """Block means at a map's side of `size` texels, interpolated linearly; or only some rows of it."""
+    if rows == slice(None):
+        return F.interpolate(means, size=(size, size), mode="bilinear", align_corners=False)
+    count = means.shape[-2]
+    place = ((torch.arange(size, device=means.device)[rows] + 0.5) * (count / size) - 0.5).clamp(0, count - 1)
+    above, share = place.long(), place.frac()[:, None]
+    means = torch.lerp(means[:, :, above], means[:, :, (above + 1).clamp(max=count - 1)], share)
+    return F.interpolate(means, size=(len(place), size), mode="bilinear", align_corners=False)
+
+
+def _rows_of(mask: Float[Tensor, "B 1 S S"]) -> slice | None:
+    """The rows from the first to the last with a texel above 0; None for a mask of zeros."""
+    rows = mask.amax((0, 1, 3)).nonzero()
+    return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else None
 
 
 def _trusted(
-    weights: Float[Tensor, "B 1 S S"], typical: Float[Tensor, "B 1 S S"], parts: TexelParts
-) -> Float[Tensor, "B 1 S S"]:
+    weights: Float[Tensor, "B 1 R R"],
+    typical: Float[Tensor, "B 1 R R"],
+    *,
+    skin: Float[Tensor, "#B 1 R R"],
+    lids: Float[Tensor, "B 1 R R"],
+    size: int,
+) -> Float[Tensor, "B 1 R R"]:
     """Visibility, less where the photo shows sheen near the outline, or lashes and folds instead of the lid's skin."""
-    fading = weights * (1 - (1 - weights) * parts.skin * (1 - typical))
-    radius = max(weights.shape[-1] // _LASH_MARGIN, 1)
-    lid_skin = -dilated(-typical, radius=radius)
-    return fading * (1 - parts.lids * (1 - lid_skin))
+    fading = weights * (1 - (1 - weights) * skin * (1 - typical))
+    lid_skin = -dilated(-typical, radius=max(size // _LASH_MARGIN, 1))
+    return fading * (1 - lids * (1 - lid_skin))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from mien.rendering import FaceSurface, facing_camera, sample_image
 from mien.texture.atlas import TexelAtlas
-from mien.texture.fill import largest
+from mien.texture.fill import box_mean, largest
 from mien.typing import Float, Tensor
 
 FACING = (0.37, 0.64)
@@ -56,11 +55,12 @@ def unwrap_photo(
         Colours, weights and skin per texel.
     """
     size = len(atlas.triangle_ids)
-    points = atlas.interpolate(vertices_px).flatten(2).mT
-    sampled = sample_image(photo, points).mT.unflatten(-1, (size, size))
     low, high = FACING
     facing = ((facing_camera(surface) - low) / (high - low)).clamp(0, 1)
-    weights = atlas.interpolate((visibility * facing)[..., None])
+    points, weights = atlas.interpolate(torch.cat([vertices_px, (visibility * facing)[..., None]], dim=-1)).split(
+        [2, 1], dim=1
+    )
+    sampled = sample_image(photo, points.flatten(2).mT).mT.unflatten(-1, (size, size))
     # Interpolation blends hidden vertices into their visible neighbours: shrink the region, then soften its border.
     weights, radius = weights * sampled[:, 4:], margin_of(size)
     shrunk = _shrunk_and_softened(weights, radius=radius)
@@ -77,7 +77,4 @@ def margin_of(size: int) -> int:
 
 def _shrunk_and_softened(weights: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:
     """Minimum, then mean, over a square of 2 · radius + 1 texels."""
-    side, weights = 2 * radius + 1, -largest(-weights, radius=radius)
-    for window, padding in (((side, 1), (radius, 0)), ((1, side), (0, radius))):
-        weights = F.avg_pool2d(weights, window, stride=1, padding=padding, count_include_pad=False)
-    return weights
+    return box_mean(-largest(-weights, radius=radius), radius=radius)
