@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.nn import functional as F
 
@@ -71,15 +73,14 @@ def _running_maximum(values: Float[Tensor, "B C H W"], count: int, *, dim: int) 
 def _running_sum(values: Float[Tensor, "B C H W"], count: int, *, dim: int) -> Float[Tensor, "B C h w"]:
     """Sum of `count` successive values, from those of 1, 2, 4, … values."""
     length = values.shape[dim] - count + 1
-    total, start, span = None, 0, 1
-    while True:
+    parts, start, span = [], 0, 1
+    while start < count:
         if count & span:
-            part = values.narrow(dim, start, length)
-            total, start = part if total is None else total + part, start + span
-        if start == count:
-            return total
-        first, second = _shifted(values, span, dim=dim)
-        values, span = first + second, 2 * span
+            parts.append(values.narrow(dim, start, length))
+            start += span
+        if start < count:
+            values, span = torch.add(*_shifted(values, span, dim=dim)), 2 * span
+    return functools.reduce(torch.add, parts)
 
 
 def _shifted(values: Float[Tensor, "B C H W"], step: int, *, dim: int) -> tuple[Tensor, Tensor]:
