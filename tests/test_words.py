@@ -27,7 +27,6 @@ EVERYWHERE = {
     "CropSpaceParameters": r"\bRegression\b",
     "inputs, detection": r"\bobserv(?:e|es|ed|ing|ation|ations)\b|\bObserved\w*",
     "TextureBuilder, texturing": r"\bFinisher\b|\bfinishing\b",
-    "CosineAdam": r"\bDescent\b",
     "skin blemishes": r"\bMarkPainter\b",
     "wrinkle atlas": r"\banatomy\b",
     "Wrinkle, LandmarkOffset, Metric": r"\bclass (?:Fold|Place|Figure)\b|\b(?:Fold|Place|Figure)(?=[\[(|,:.)])",

@@ -15,7 +15,8 @@ import numpy as np
 from mien.errors import ConfigError, FormatError, MienError
 from mien.evaluation.landmarks import matching_face
 from mien.evaluation.report import markdown_table
-from mien.io.photo import SUFFIXES, read_photo
+from mien.io.photo import read_photo
+from mien.io.photo_files import SUFFIXES
 from mien.morphable.formats.mat5 import read_mat
 from mien.pipeline import Reconstructor
 from mien.typing import Float

@@ -225,7 +225,7 @@ def _session(settings: RaySettings) -> Iterator[ModuleType]:
     if settings.address is None and "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _OWN_TOKEN}
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise BackendUnavailable("--engine ray needs the package ray; run pip install 'mien[ray]'.") from error
     with redirect_stdout(cast("TextIO", _WithoutRay(sys.stdout))):
