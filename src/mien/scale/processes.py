@@ -93,7 +93,7 @@ def reconstruct_in_processes(
     waiting, running, ended = iter(folders), list[_Worker](), list[_Worker]()
     try:
         for folder in islice(waiting, jobs):
-            running.append(_Worker.started(settings, folder))
+            _start(settings, folder, running)
         while running:
             ready = wait([worker.connection for worker in running])
             for worker in [worker for worker in running if worker.connection in ready]:
@@ -106,11 +106,12 @@ def reconstruct_in_processes(
                 worker.connection.close()
                 ended.append(worker)
                 if folder is not None:
-                    running.append(_Worker.started(settings, folder))
+                    _start(settings, folder, running)
     finally:
-        for worker in running:
+        begun = [worker for worker in running if worker.process.pid is not None]
+        for worker in begun:
             worker.process.terminate()
-        for worker in [*running, *ended]:
+        for worker in [*begun, *ended]:
             worker.end()
 
 
@@ -134,19 +135,6 @@ class _Worker:
     connection: Connection
     folder: PhotoFolder
     since: float
-
-    @classmethod
-    def started(cls, settings: PhotoSettings, folder: PhotoFolder) -> _Worker:
-        """Start a process, and give it its first photo."""
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(settings, theirs), daemon=True)
-        with _interrupt_delayed():
-            process.start()
-        theirs.close()  # so that the end of the process is the end of the connection
-        worker = cls(process, ours, folder, time.perf_counter())
-        worker.give(folder)
-        return worker
 
     def give(self, folder: PhotoFolder) -> bool:
         """Give the process a photo; False if it has died."""
@@ -181,6 +169,22 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+
+
+def _start(settings: PhotoSettings, folder: PhotoFolder, running: list[_Worker]) -> None:
+    """Start a process, and give it its first photo.
+
+    It is among the running ones before it starts, so that Ctrl-C at any moment ends it too.
+    """
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(settings, theirs), daemon=True)
+    worker = _Worker(process, ours, folder, time.perf_counter())
+    running.append(worker)
+    with _interrupt_delayed():
+        process.start()
+    theirs.close()  # so that the end of the process is the end of the connection
+    worker.give(folder)
 
 
 def _reason(code: int | None) -> str:
