@@ -544,7 +544,8 @@ for points, refiner in ((False, False), (True, False), (True, True)):
     with torch.no_grad():
         compiled = torch.compile(encoder, backend="eager", fullgraph=True)(*inputs, refine_steps=1 + refiner)
         plain = encoder(*inputs, refine_steps=1 + refiner)
-    print(all(torch.allclose(c[name], p[name], atol=1e-6) for c, p in zip(compiled, plain, strict=True) for name in p), len(plain))
+    pairs = [(c[name], p[name]) for c, p in zip(compiled, plain, strict=True) for name in p]
+    print(all(torch.allclose(*pair, atol=1e-6) for pair in pairs), len(plain))
 """
 
 
