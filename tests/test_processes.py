@@ -138,6 +138,8 @@ def test_a_stopped_command_leaves_no_process_and_no_unfinished_files(
         photo_with(tmp_path / "in" / f"{name}.png", level)
     marker = f"MIEN_TEST={tmp_path}"
     command = [sys.executable, "-m", "tests.test_processes", "reconstruct", str(tmp_path / "in"), "--jobs", "2"]
+    # A shell that starts the tests in the background lets them ignore Ctrl-C, and processes inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "-o", str(tmp_path / "out")],
         env=os.environ | {"MIEN_TEST": str(tmp_path)},
@@ -146,6 +148,7 @@ def test_a_stopped_command_leaves_no_process_and_no_unfinished_files(
         text=True,
         start_new_session=True,  # a group of its own, which Ctrl-C of a terminal reaches as a whole
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.readline().startswith(f"{tmp_path / 'in' / 'a.png'}: 1 face")
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
