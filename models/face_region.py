@@ -21,6 +21,8 @@ CORNER_MM = 9.0
 """How softly the four sides of the cut run into each other."""
 LIP_BAND = 0.62
 """Share of subdivision weight on the lips' inner two rows from which a vertex counts as touching."""
+BAG_EDGE = 0.65
+"""Share of subdivision weight on the bag's edge from which a vertex lies on it; there it is 0.75, beside it 0.5."""
 SNAP = 0.3
 """A vertex closer to the cut than this fraction of an edge is moved onto it: no slivers."""
 
@@ -43,6 +45,8 @@ class FaceRegion:
     """(V,) within the contact band: positive on the upper lip, negative on the lower, 0 at the corners."""
     mouth_bag: np.ndarray
     """(V,) bool: behind the lips."""
+    bag_edge: np.ndarray
+    """(V,) bool: the loop between the mouth bag and the wall that closes it."""
 
 
 def cut_height(points: np.ndarray) -> np.ndarray:
@@ -59,33 +63,14 @@ def cut_height(points: np.ndarray) -> np.ndarray:
 
 def build_region(base: BaseMesh, reference: np.ndarray) -> FaceRegion:
     """Cut the face; `reference` (19158, 3) is the average adult, symmetric, that the cut is measured on."""
-    eye_vertices = np.unique(base.quads[base.groups == "helper-l-eye"])
-    eye_centre = (reference[eye_vertices].min(0) + reference[eye_vertices].max(0)) / 2
-    points = reference - eye_centre * [0, 1, 1]
-
-    head = _without_inner_lid(base, points)
-    quads, lip_side, bag, bag_edge = _with_mouth_bag(base, head, points)
-    quads, extend, cap, lid = _with_eye_caps(base, quads, points, eye_vertices)
-    quads, extend, bag = _with_bag_wall(quads, extend, bag, edge=bag_edge, points=points)
-    level0 = np.unique(quads)
-    compact = np.full(extend.shape[0], -1)
-    compact[level0] = np.arange(len(level0))
-    subdivide, fine_quads = catmull_clark(compact[quads], len(level0))
-    operator = (subdivide @ extend[level0]).tocsr()
-
-    def spread(mask: np.ndarray) -> np.ndarray:
-        padded = np.zeros(extend.shape[0])
-        padded[: len(mask)] = mask
-        return subdivide @ padded[level0]
-
-    fine = operator @ points
-    half_vertices, half_triangles, half_operator = _clip_half(
-        fine, _triangulate(fine, fine_quads), operator, cut_height(fine)
+    points = from_eyes(base, reference)
+    fine = subdivide_head(base, points)
+    places = fine.operator @ points
+    half_vertices, half_triangles, half_operator = clip_half(
+        places, triangulate_half(places, fine.quads), fine.operator, cut_height(places)
     )
-    labels = np.stack([spread(cap), spread(lid), spread(lip_side != 0), spread(np.sign(lip_side)), spread(bag)], 1)[
-        half_vertices
-    ]
-    order, triangles, mirror = _mirror_half(half_operator @ points, half_triangles)
+    labels = fine.labels[half_vertices]
+    order, triangles, mirror = mirror_half(half_operator @ points, half_triangles)
     columns_mirrored = half_operator[:, base.mirror]
     doubled = vstack([half_operator, columns_mirrored]).tocsr()
     labels = np.concatenate([labels, labels])[order]
@@ -98,7 +83,48 @@ def build_region(base: BaseMesh, reference: np.ndarray) -> FaceRegion:
         lip_contact=labels[:, 2] > LIP_BAND,
         lip_side=np.where(labels[:, 2] > LIP_BAND, labels[:, 3], 0.0),
         mouth_bag=(labels[:, 4] > 0.3) & (labels[:, 2] <= LIP_BAND),
+        bag_edge=labels[:, 5] > BAG_EDGE,
     )
+
+
+@dataclass(frozen=True)
+class FineHead:
+    """MakeHuman's head after one subdivision, with eye caps and a mouth bag."""
+
+    operator: csr_matrix
+    """(N, 19158): its vertices = operator @ base vertices."""
+    quads: np.ndarray
+    labels: np.ndarray
+    """(N, 6) subdivision weights of: eye caps, lid margins, lips' contact rows, those signed, mouth bag, its edge."""
+
+
+def from_eyes(base: BaseMesh, reference: np.ndarray) -> np.ndarray:
+    """Base vertices measured from the middle between the eyes."""
+    eye_vertices = np.unique(base.quads[base.groups == "helper-l-eye"])
+    return reference - (reference[eye_vertices].min(0) + reference[eye_vertices].max(0)) / 2 * [0, 1, 1]
+
+
+def subdivide_head(base: BaseMesh, points: np.ndarray) -> FineHead:
+    """Close eyes and mouth of the quads `base.is_head`, and subdivide them."""
+    eye_vertices = np.unique(base.quads[base.groups == "helper-l-eye"])
+    head = _without_inner_lid(base, points)
+    quads, lip_side, bag, bag_edge = _with_mouth_bag(base, head, points)
+    quads, extend, cap, lid = _with_eye_caps(base, quads, points, eye_vertices)
+    quads, extend, bag = _with_bag_wall(quads, extend, bag, edge=bag_edge, points=points)
+    level0 = np.unique(quads)
+    compact = np.full(extend.shape[0], -1)
+    compact[level0] = np.arange(len(level0))
+    subdivide, fine_quads = catmull_clark(compact[quads], len(level0))
+
+    def spread(mask: np.ndarray) -> np.ndarray:
+        padded = np.zeros(extend.shape[0])
+        padded[: len(mask)] = mask
+        return subdivide @ padded[level0]
+
+    edge = np.zeros(len(bag), bool)
+    edge[bag_edge] = True
+    labels = [spread(mask) for mask in (cap, lid, lip_side != 0, np.sign(lip_side), bag, edge)]
+    return FineHead((subdivide @ extend[level0]).tocsr(), fine_quads, np.stack(labels, 1))
 
 
 def _without_inner_lid(base: BaseMesh, points: np.ndarray) -> np.ndarray:
@@ -144,6 +170,14 @@ def _with_mouth_bag(
     quads = np.concatenate([head, cavity[taken]])
     edge = next(loop for loop in boundary_loops(quads) if len(loop) == 38)
     return quads, side, reached & ~head_vertices, edge
+
+
+def mouth_bag_quads(base: BaseMesh, points: np.ndarray) -> np.ndarray:
+    """The quads of MakeHuman's mouth cavity behind those that belong to the face."""
+    in_face, *_ = _with_mouth_bag(base, _without_inner_lid(base, points), points)
+    taken = {tuple(quad) for quad in in_face.tolist()}
+    cavity = base.quads[base.is_mouth_cavity]
+    return cavity[[tuple(quad) not in taken for quad in cavity.tolist()]]
 
 
 def _with_bag_wall(
@@ -248,7 +282,7 @@ def _rows_on_ball(
     ).tocsr()
 
 
-def _triangulate(points: np.ndarray, quads: np.ndarray) -> np.ndarray:
+def triangulate_half(points: np.ndarray, quads: np.ndarray) -> np.ndarray:
     """Triangles of the quads on the subject's left half, cut along the shorter diagonal."""
     left = quads[points[quads, 0].mean(1) > 0]
     first = np.linalg.norm(points[left[:, 0]] - points[left[:, 2]], axis=1)
@@ -257,7 +291,7 @@ def _triangulate(points: np.ndarray, quads: np.ndarray) -> np.ndarray:
     return np.stack([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]], 1).reshape(-1, 3)
 
 
-def _clip_half(
+def clip_half(
     points: np.ndarray, triangles: np.ndarray, operator: csr_matrix, height: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, csr_matrix]:
     """Clip triangles at height 0; returns (origin of every vertex, triangles, operator of the vertices)."""
@@ -323,7 +357,7 @@ def _largest_component(triangles: np.ndarray, vertex_count: int) -> np.ndarray:
     return triangles[label[triangles[:, 0]] == np.bincount(label[triangles[:, 0]]).argmax()]
 
 
-def _mirror_half(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mirror_half(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Join a left half with its mirror image: (order into [half; mirrored half], triangles, mirror)."""
     count = len(points)
     on_midline = np.abs(points[:, 0]) < 1e-6

@@ -54,8 +54,7 @@ def sample_population(
     source: MakeHuman, region: FaceRegion, base_vertices: np.ndarray, *, eye_distance: float, seed: int
 ) -> Population:
     """Draw, align (generalised Procrustes) and analyse random adults."""
-    rng = np.random.default_rng(seed)
-    faces = _phenotypes(source, region, base_vertices, rng) + _modifiers(source, region, rng)
+    faces = sample_people(source, region, base_vertices, np.random.default_rng(seed))
     raw_mean = faces.mean(0)
     raw_mean = (raw_mean + raw_mean[region.mirror] * REFLECT_X) / 2
     reference = _normalise(raw_mean, region, eye_distance)
@@ -69,6 +68,13 @@ def sample_population(
     both = np.concatenate([aligned, aligned[:, region.mirror] * REFLECT_X]) - reference
     components = principal_components(both.reshape(len(both), -1).T / np.sqrt(len(both)), 300)
     return Population(reference, components.reshape(*reference.shape, -1), similarity(raw_mean, reference))
+
+
+def sample_people(
+    source: MakeHuman, region: FaceRegion, base_vertices: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Vertices (SAMPLES, V, 3) of random adults in MakeHuman's millimetres, not aligned."""
+    return _phenotypes(source, region, base_vertices, rng) + _modifiers(source, region, rng)
 
 
 def principal_components(factor: np.ndarray, count: int) -> np.ndarray:

@@ -22,12 +22,12 @@ REWEIGHTING_POWER = 0.6
 def build_uv(vertices: np.ndarray, triangles: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     """Texture coordinates (V, 2), u to the subject's left, v up."""
     border, position = _boundary(vertices, triangles, mirror)
-    weights = _mean_value_weights(vertices, triangles)
+    weights = mean_value_weights(vertices, triangles)
     swap = csr_matrix((np.ones(len(mirror)), (np.arange(len(mirror)), mirror)))
     weights = (weights + swap @ weights @ swap.T) * 0.5
     area = triangle_areas(vertices, triangles)
-    best = _solve(weights, border, position, mirror)
-    spread = _density_spread(best, triangles, area)
+    best = solve_uv(weights, border, position, mirror)
+    spread = density_spread(best, triangles, area)
     uv = best
     for _ in range(REWEIGHTINGS):
         stretch = np.sqrt(area / np.maximum(signed_areas(uv, triangles), 1e-12))
@@ -36,8 +36,8 @@ def build_uv(vertices: np.ndarray, triangles: np.ndarray, mirror: np.ndarray) ->
         ratio = total / around
         ratio = (ratio + ratio[mirror]) / 2
         weights = weights @ diags((ratio / np.median(ratio)) ** -REWEIGHTING_POWER)
-        uv = _solve(weights, border, position, mirror)
-        candidate = _density_spread(uv, triangles, area)
+        uv = solve_uv(weights, border, position, mirror)
+        candidate = density_spread(uv, triangles, area)
         if (signed_areas(uv, triangles) > 0).all() and candidate < spread:
             best, spread = uv, candidate
     return best
@@ -49,7 +49,7 @@ def signed_areas(uv: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     return ((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])) / 2
 
 
-def _density_spread(uv: np.ndarray, triangles: np.ndarray, area: np.ndarray) -> float:
+def density_spread(uv: np.ndarray, triangles: np.ndarray, area: np.ndarray) -> float:
     """Area-weighted deviation of the logarithm of texels per surface."""
     density = np.log(np.maximum(signed_areas(uv, triangles), 1e-12) / area)
     mean = (density * area).sum() / area.sum()
@@ -83,7 +83,7 @@ def _boundary(vertices: np.ndarray, triangles: np.ndarray, mirror: np.ndarray) -
     return border, position
 
 
-def _mean_value_weights(vertices: np.ndarray, triangles: np.ndarray) -> csr_matrix:
+def mean_value_weights(vertices: np.ndarray, triangles: np.ndarray) -> csr_matrix:
     rows, columns, values = [], [], []
     for k in range(3):
         i, j, opposite = triangles[:, k], triangles[:, (k + 1) % 3], triangles[:, (k + 2) % 3]
@@ -98,7 +98,7 @@ def _mean_value_weights(vertices: np.ndarray, triangles: np.ndarray) -> csr_matr
     return coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape).tocsr()
 
 
-def _solve(weights: csr_matrix, border: np.ndarray, position: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+def solve_uv(weights: csr_matrix, border: np.ndarray, position: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     normalised = diags(1 / np.asarray(weights.sum(1)).ravel()) @ weights
     inner = np.flatnonzero(~border)
     system = (diags(np.ones(len(border))) - normalised).tocsr()[inner].tocsc()

@@ -20,7 +20,7 @@ from mien.cli.options import GlbMorphs
 from mien.cli.summary import show_rows
 from mien.cli.terminal import stdout
 from mien.errors import PhotoReduced
-from mien.export.gltf import MORPH_STORAGE
+from mien.export.glb_file import MORPH_STORAGE
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 from mien.scale.summary import PhotoRow
 from tests.command import FakeReconstructor, photo_with, run, summary
@@ -95,6 +95,15 @@ def test_faces_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     (out / "a" / "face7").mkdir()  # somebody else's: no reconstruction in it
     run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", out)
     assert sorted(path.name for path in (out / "a").iterdir()) == ["face0", "face7", "face_notes", "run.json"]
+
+
+def test_a_head_is_refused_before_the_first_photo_if_the_face_model_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo_with(tmp_path / "a.png", 1)
+    assert run("reconstruct", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--formats", "head") == 1
+    assert "only mien-face has one" in capsys.readouterr().err
+    assert FakeReconstructor.photos == []
 
 
 def test_formats_choose_the_files(tmp_path: Path) -> None:

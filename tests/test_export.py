@@ -114,7 +114,7 @@ def test_files_of_formats_that_are_no_longer_chosen_are_removed(tmp_path: Path) 
 
 def test_formats_are_checked_before_anything_is_written(tmp_path: Path) -> None:
     face, model, photo = tiny_reconstruction(), tiny_model(), tiny_photo()
-    with pytest.raises(ConfigError, match=r"formats contains 'stl'; choose from glb, obj, ply"):
+    with pytest.raises(ConfigError, match=r"formats contains 'stl'; choose from glb, head, obj, ply"):
         write_reconstruction(face, model, photo, tmp_path / "out", "glb,stl")
     with pytest.raises(ConfigError, match="formats is empty"):
         write_reconstruction(face, model, photo, tmp_path / "out", ())

