@@ -7,13 +7,13 @@ file.
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 
 import torch
 
 from mien.assets import load_metadata, load_tensors
 from mien.errors import AssetError, ModelMismatch
+from mien.io.reading import parse_json
 from mien.morphable.model import MorphableModel
 from mien.morphable.revisions import is_made_for
 from mien.typing import Float, Int, Tensor
@@ -103,7 +103,7 @@ def _packaged_head(face_count: int) -> HeadModel:
     if metadata.get("format") != FORMAT:
         raise AssetError(f"{HEAD_FILE} has the format {metadata.get('format')!r}; expected {FORMAT}; reinstall mien")
     unit = float(metadata["length_unit_m"])
-    names = json.loads(metadata["parts"])
+    names = parse_json(metadata["parts"], list[str], HEAD_FILE, advice="reinstall mien", error=AssetError)
     parts = [_skin(arrays)]
     for number, name in enumerate(names):
         if name != SKIN:
