@@ -1,4 +1,4 @@
-"""How long torch's threads wait for each other.
+"""Threads that wait for each other, and processes that start: what must be set before torch is loaded.
 
 Torch's wheels for Linux contain GNU OpenMP, whose threads wait in a busy loop before they sleep. It reads the length of
 that loop from the environment when torch is loaded; nothing changes it later. So this module imports no torch.
@@ -6,11 +6,13 @@ that loop from the environment when torch is loaded; nothing changes it later. S
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,22 @@ def share_processors(environment: MutableMapping[str, str]) -> None:
     if sys.platform == "linux" and not any(name in environment for name in _USERS_CHOICE):
         environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
         _too_late = "torch" in sys.modules
+
+
+@contextlib.contextmanager
+def interrupt_delayed() -> Iterator[None]:
+    """Delay Ctrl-C while processes start. It reaches them too, and while they import they would print a traceback.
+
+    They inherit the mask. Windows has none; there only the time before their own code begins is not covered.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def warn_about_threads(device: torch.device) -> None:

@@ -17,17 +17,20 @@ import numpy as np
 from mien import __version__
 from mien.export.face_normals import FaceNormals
 from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
-from mien.export.morph_targets import EncodedTargets, MorphTargets, exceeds, moved_normals
+from mien.export.morph_targets import (
+    NORMAL_EPSILON,
+    POSITION_EPSILON_M,
+    EncodedTargets,
+    MorphTargets,
+    exceeds,
+    moved_normals,
+)
 from mien.export.surface import eye_triangles, unit_normals
 from mien.export.tangent_space import tangent_normal_map, vertex_tangents
 from mien.morphable import MorphableModel
 from mien.morphable.per_model import per_model
 from mien.result import Reconstruction
 from mien.typing import Bool, Float, Int
-
-# Smaller changes are not stored: one micrometre, and of a normal less than one of 255 levels of shading.
-_POSITION_EPSILON_M = 1e-6
-_NORMAL_EPSILON = 3e-3
 
 _SKIN_ROUGHNESS = 0.6
 _EYE_ROUGHNESS = 0.15  # wet
@@ -143,8 +146,8 @@ class _ModelMesh:
     def of(cls, model: MorphableModel, triangles: Int[np.ndarray, "T 3"]) -> _ModelMesh:
         """Divide the triangles of a model into skin and eyes."""
         basis = model.blendshapes[1].detach().cpu().numpy()
-        moved = MorphTargets.of(basis, epsilon=_POSITION_EPSILON_M)
-        basis = basis * exceeds(basis, _POSITION_EPSILON_M)[..., None]
+        moved = MorphTargets.of(basis, epsilon=POSITION_EPSILON_M)
+        basis = basis * exceeds(basis, POSITION_EPSILON_M)[..., None]
         return cls(triangles, _parts(triangles, eye_triangles(model), moved, vertices=len(model.mean)), basis, moved)
 
 
@@ -189,7 +192,7 @@ def _primitives(
 ) -> list[dict[str, Any]]:
     """Skin and eyes, each with vertices and morph targets of its own."""
     turned = moved_normals(
-        morphs.moved, vertices=morphs.base, normals=normals, triangles=mesh.triangles, epsilon=_NORMAL_EPSILON
+        morphs.moved, vertices=morphs.base, normals=normals, triangles=mesh.triangles, epsilon=NORMAL_EPSILON
     )
     uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
     primitives = []
@@ -238,8 +241,8 @@ def _face_morphs(reconstruction: Reconstruction, model: MorphableModel, mesh: _M
         shown = np.einsum("k,kvd->vd", weights, mesh.basis).astype(np.float32)
         return _FaceMorphs(names, weights, mesh.moved, reconstruction.vertices_model - shown)
     own = np.einsum("k,kvd->vd", reconstruction.expression, model.expression_basis.detach().cpu().numpy())
-    moved = mesh.moved.joined(MorphTargets.of(own[None], epsilon=_POSITION_EPSILON_M))
-    shown = (own * exceeds(own, _POSITION_EPSILON_M)[:, None]).astype(np.float32)
+    moved = mesh.moved.joined(MorphTargets.of(own[None], epsilon=POSITION_EPSILON_M))
+    shown = (own * exceeds(own, POSITION_EPSILON_M)[:, None]).astype(np.float32)
     weights = np.append(np.zeros(len(names), np.float32), np.float32(1))
     return _FaceMorphs([*names, OWN_EXPRESSION], weights, moved, reconstruction.vertices_model - shown)
 

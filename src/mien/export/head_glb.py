@@ -15,7 +15,13 @@ import torch
 
 from mien import __version__
 from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
-from mien.export.morph_targets import EncodedTargets, MorphTargets, moved_normals
+from mien.export.morph_targets import (
+    NORMAL_EPSILON,
+    POSITION_EPSILON_M,
+    EncodedTargets,
+    MorphTargets,
+    moved_normals,
+)
 from mien.export.surface import unit_normals
 from mien.morphable import HeadModel, HeadPart, MorphableModel, load_head
 from mien.morphable.head import EYES, SKIN
@@ -23,8 +29,6 @@ from mien.morphable.per_model import per_model
 from mien.result import Reconstruction
 from mien.texture.head import head_atlas
 from mien.typing import Float, Int
-
-_POSITION_EPSILON_M, _NORMAL_EPSILON = 1e-6, 3e-3  # as in `gltf`
 
 _LARGEST_ATLAS = 4096
 
@@ -40,8 +44,8 @@ _MATERIALS = {
     "skin": _Material(0.6, None),
     "eye_left": _Material(0.1, None),
     "eye_right": _Material(0.1, None),
-    # Wet: saliva and mucosa. Colours chosen by eye against photos of open mouths.
-    # Darker than they are, for the shade of the mouth, which most viewers do not compute.
+    # Wet: saliva and mucosa. Colours chosen by eye, darker than they are, for the shade of the
+    # mouth, which most viewers do not compute.
     "mouth": _Material(0.5, (0.05, 0.01, 0.01)),
     "tongue": _Material(0.35, (0.24, 0.06, 0.05)),
     "teeth": _Material(0.25, (0.46, 0.40, 0.31)),
@@ -127,8 +131,8 @@ def _neutral_head(reconstruction: Reconstruction, model: MorphableModel, head: H
     shown = np.einsum("k,kvd->vd", weights, basis)  # not tensordot, see `gltf`
     vertices = np.concatenate([reconstruction.vertices_model, own]).astype(np.float32) - shown
     normals = unit_normals(vertices, triangles)
-    moved = MorphTargets.of(basis, epsilon=_POSITION_EPSILON_M)
-    turned = moved_normals(moved, vertices=vertices, normals=normals, triangles=triangles, epsilon=_NORMAL_EPSILON)
+    moved = MorphTargets.of(basis, epsilon=POSITION_EPSILON_M)
+    turned = moved_normals(moved, vertices=vertices, normals=normals, triangles=triangles, epsilon=NORMAL_EPSILON)
     return _NeutralHead(vertices, normals, weights, basis, turned.dense(len(vertices)))
 
 
@@ -151,9 +155,9 @@ def _nodes(
     meshes = [_mesh("head", primitives, names, shape.weights)]
     nodes: list[dict[str, Any]] = [{"name": "head", "mesh": 0, "children": [1, 2]}]
     for name, centre in zip(EYES, head.eye_centres, strict=True):
-        number = next(k for k, part in enumerate(head.parts) if part.name == name)
+        number = head.parts.index(head.part(name))
         vertices = head.parts[number].vertices.numpy()
-        looks = everything[np.abs(shape.moved[:, vertices]).max((1, 2)) > _POSITION_EPSILON_M]
+        looks = everything[np.abs(shape.moved[:, vertices]).max((1, 2)) > POSITION_EPSILON_M]
         origin = shape.vertices[face_count + centre].astype(float)
         primitive = _primitive(glb, shape, head, number, looks, origin=origin)
         meshes.append(_mesh(name, [primitive], [names[k] for k in looks], shape.weights[looks]))
@@ -186,7 +190,7 @@ def _primitive(
     uv = _uv(head, part)
     if uv is not None:
         attributes["TEXCOORD_0"] = glb.add_vectors(uv)
-    kinds = {"POSITION": (shape.moved, _POSITION_EPSILON_M), "NORMAL": (shape.turned, _NORMAL_EPSILON)}
+    kinds = {"POSITION": (shape.moved, POSITION_EPSILON_M), "NORMAL": (shape.turned, NORMAL_EPSILON)}
     encoded = {
         name: EncodedTargets.of(MorphTargets.of(field[targets][:, rows], epsilon=limit), vertices=len(rows))
         for name, (field, limit) in kinds.items()

@@ -10,6 +10,10 @@ import numpy as np
 from mien.rasterizer.cpu import native
 from mien.typing import Bool, Float, Int
 
+# Smaller changes are not stored: one micrometre, and of a normal less than one of 255 levels of shading.
+POSITION_EPSILON_M = 1e-6
+NORMAL_EPSILON = 3e-3
+
 _LARGEST_16_BIT = 65535
 
 

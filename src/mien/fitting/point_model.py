@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import torch
 
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable.per_model import per_model
 from mien.typing import Float, Tensor
 
 
@@ -22,14 +22,8 @@ class PointModel:
 
     @classmethod
     def of(cls, model: MorphableModel) -> PointModel:
-        """The points of a model, computed once per model and device: the model's arrays do not change."""
-        known = _point_models.get(model)
-        if known is None or known.mean.device != model.mean.device:
-            corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None].double()
-            bases = [(basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)]
-            basis = torch.cat(bases).permute(1, 2, 0)
-            known = _point_models[model] = cls((model.mean[corners] * weights).sum(1), basis)
-        return known
+        """The points of a model, computed once per model."""
+        return per_model(model, _build)
 
     def points(self, faces: FaceCoefficients) -> Float[Tensor, "B 468 3"]:
         """Points of faces in model space, metres; differentiable, and accurate to float32."""
@@ -41,4 +35,8 @@ class PointModel:
         return torch.einsum("pik,bk->bpi", self.basis, shape)
 
 
-_point_models: weakref.WeakKeyDictionary[MorphableModel, PointModel] = weakref.WeakKeyDictionary()
+def _build(model: MorphableModel) -> PointModel:
+    corners, weights = model.mediapipe_vertices, model.mediapipe_barycentrics[..., None].double()
+    bases = [(basis[:, corners] * weights).sum(2) for basis in (model.identity_basis, model.expression_basis)]
+    basis = torch.cat(bases).permute(1, 2, 0)
+    return PointModel((model.mean[corners] * weights).sum(1), basis)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from mien.assets import load_metadata, load_tensors
-from mien.errors import AssetError, ModelMismatch
+from mien.errors import AssetError, ConfigError, ModelMismatch
 from mien.io.reading import parse_json
 from mien.morphable.model import MorphableModel
 from mien.morphable.revisions import is_made_for
@@ -76,9 +76,13 @@ class HeadModel:
         """One part by its name.
 
         Raises:
-            StopIteration: There is none.
+            ConfigError: There is none.
         """
-        return next(part for part in self.parts if part.name == name)
+        found = [part for part in self.parts if part.name == name]
+        if not found:
+            names = ", ".join(part.name for part in self.parts)
+            raise ConfigError(f"the head has no part {name!r}; its parts are {names}.")
+        return found[0]
 
 
 def load_head(model: MorphableModel) -> HeadModel:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from mien.errors import WorkerDied
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.photo_work import PhotoOutcome, PhotoSettings, PhotoWorker, failed_row
+from mien.threads import interrupt_delayed
 
 if TYPE_CHECKING:
     from mien.fitting import Progress
@@ -181,7 +182,7 @@ def _start(settings: PhotoSettings, folder: PhotoFolder, running: list[_Worker])
     process = context.Process(target=_work, args=(settings, theirs), daemon=True)
     worker = _Worker(process, ours, folder, time.perf_counter())
     running.append(worker)
-    with _interrupt_delayed():
+    with interrupt_delayed():
         process.start()
     theirs.close()  # so that the end of the process is the end of the connection
     worker.give(folder)
@@ -230,19 +231,3 @@ def _end_with_first_process() -> None:
     if first is not None:
         first.join()
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _interrupt_delayed() -> Iterator[None]:
-    """Delay Ctrl-C while a process starts. It reaches that too, which would print a traceback while it imports.
-
-    It inherits the mask. Windows has none; there only the time before `_work` is not covered.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from mien.errors import OutputError
+from mien.threads import interrupt_delayed
 
 K = TypeVar("K")
 LONGEST_WAIT_S = 3600.0
@@ -49,7 +50,7 @@ def run_calls(work: Callable[..., object], calls: Mapping[K, tuple[Any, ...]], *
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
         waiting = iter(calls.items())
         try:
-            with _interrupt_delayed():
+            with interrupt_delayed():
                 running = {pool.submit(work, *arguments): key for key, arguments in islice(waiting, processes)}
             while running:
                 done, _ = wait(running, timeout=LONGEST_WAIT_S, return_when=FIRST_COMPLETED)
@@ -82,22 +83,6 @@ def _kill_children() -> None:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-
-
-@contextmanager
-def _interrupt_delayed() -> Iterator[None]:
-    """Delay Ctrl-C while processes start. It reaches them too, and while they import they would print a traceback.
-
-    They inherit the mask. Windows has none; there only the time before `_start_worker` is not covered.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
