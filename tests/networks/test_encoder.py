@@ -1,27 +1,18 @@
-"""The encoder: its initial prediction, the effect of the camera, refinement, and its files."""
+"""The encoder: its initial prediction, the effect of the camera, and refinement."""
 
 from __future__ import annotations
 
-import logging
-import re
-import subprocess
-import sys
-import warnings
 from copy import deepcopy
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from mien.camera import Camera, Pose
-from mien.errors import ConfigError, FormatError, ModelMismatch, OutOfMemory
+from mien.camera import Camera
+from mien.errors import ConfigError
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.morphable.symmetry import mirrored_camera, mirrored_points
-from mien.networks import FaceEncoder, load_encoder, save_encoder
+from mien.networks import FaceEncoder
 from mien.networks.crop_space import (
     HEAD_UNITS,
     POSE_HEADS,
@@ -31,62 +22,9 @@ from mien.networks.crop_space import (
 )
 from mien.networks.encoder import REFINE_STEPS, extend_encoder
 from mien.networks.refiner import MAX_CORRECTION, MAX_UNITS, POINT_UNIT, Refiner
-from mien.networks.weights_file import current_names
 from mien.perception import face_crop
 from tests.tiny import tiny_model
-
-SIZE = 64
-
-
-@pytest.fixture
-def encoder(tiny: MorphableModel) -> FaceEncoder:
-    return FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE).eval()
-
-
-def randomized(encoder: FaceEncoder) -> FaceEncoder:
-    """With batch statistics of some images, without which all features are 0, and with random heads."""
-    for norm in (m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-        norm.momentum = 1.0
-    with torch.no_grad():
-        encoder.backbone.train()(torch.rand(4, 3, SIZE, SIZE))
-    for head in encoder.heads.values():
-        torch.nn.init.normal_(head.get_parameter("weight"), std=0.05)
-        torch.nn.init.normal_(head.get_parameter("bias"))
-    return encoder.eval()
-
-
-@pytest.fixture
-def trained(encoder: FaceEncoder) -> FaceEncoder:
-    return randomized(encoder)
-
-
-@pytest.fixture
-def pointed(tiny: MorphableModel) -> FaceEncoder:
-    return randomized(FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True))
-
-
-@pytest.fixture
-def refining(tiny: MorphableModel) -> FaceEncoder:
-    encoder = FaceEncoder("efficientnet_lite0", tiny, image_size=SIZE, points=True, refiner=True)
-    assert encoder.refiner is not None
-    torch.nn.init.normal_(encoder.refiner.head.weight, std=0.01)
-    return randomized(encoder)
-
-
-def inputs_of(encoder: FaceEncoder, count: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of the network for images of noise with plausible points."""
-    side = encoder.crop_size
-    camera = Camera.from_fov(20.0, image_size=(side, side), batch=count)
-    return encoder.inputs(torch.rand(count, 3, side, side), camera, landmarks468_px=(some_points(count) + 0.5) * side)
-
-
-def some_points(count: int) -> torch.Tensor:
-    """Points near those of the mean face, in sides of the crop from its centre."""
-    return mean_face_frame(tiny_model()).points + 0.05 * torch.randn(count, 468, 2)
-
-
-def off_centre_camera() -> Camera:
-    return Camera(torch.tensor([150.0]), torch.tensor([[-20.0, 95.0]]), image_size=(SIZE, SIZE))
+from tests.tiny_encoder import SIZE, a_face, inputs_of, off_centre_camera, randomized, some_points
 
 
 @pytest.mark.parametrize("points", [False, True])
@@ -106,26 +44,6 @@ def test_training_starts_at_the_mean_face_straight_and_in_place(points: bool) ->
     # The crop that perception would cut around the predicted face is the image itself, up to perspective.
     assert abs(crop.scale - 1) < 0.1
     assert crop.to_photo(torch.tensor([[SIZE / 2, SIZE / 2]])).sub(SIZE / 2).abs().max() < 0.05 * SIZE
-
-
-@pytest.mark.parametrize("kind", ["trained", "pointed", "refining"])
-def test_encoders_are_saved_in_half_precision(
-    kind: str, request: pytest.FixtureRequest, tiny: MorphableModel, tmp_path: Path
-) -> None:
-    path, kept = tmp_path / "encoder.safetensors", request.getfixturevalue(kind)
-    save_encoder(kept, path, notes={"steps": "3"})
-    again = load_encoder(tiny, path)
-    for name, tensor in kept.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor.half().float() if tensor.is_floating_point() else tensor)
-    # With rounded weights both networks predict the same.
-    kept.load_state_dict(again.state_dict())
-    inputs = inputs_of(kept, 2)
-    with torch.no_grad():
-        found = again(*inputs)[-1]
-        for name, value in kept(*inputs)[-1].items():
-            torch.testing.assert_close(found[name], value)
-            assert value.abs().max() > 0.1 * HEAD_UNITS[name], name
-    assert not any(p.requires_grad for p in again.parameters())
 
 
 def test_a_moved_point_changes_the_prediction_linearly(pointed: FaceEncoder) -> None:
@@ -295,31 +213,6 @@ def test_forward_predicts_once_per_refinement_step(refining: FaceEncoder) -> Non
     torch.testing.assert_close(gradient, expected)
 
 
-@pytest.fixture
-def from_landmarks() -> FaceEncoder:
-    """With the packaged model, which is symmetric."""
-    encoder = FaceEncoder(
-        "efficientnet_lite0", load_model(), image_size=SIZE, points=True, refiner=True, refine_from="landmarks"
-    )
-    assert encoder.refiner is not None
-    torch.nn.init.normal_(encoder.refiner.head.weight, std=0.01)
-    return randomized(encoder)
-
-
-def a_face(encoder: FaceEncoder, camera: Camera) -> FaceCoefficients:
-    counts = load_model().counts
-    face = FaceCoefficients(
-        torch.randn(1, counts[0]) * 0.5,
-        torch.rand(1, counts[1]) * 0.3 + 0.3,
-        torch.randn(1, counts[2]),
-        torch.rand(1, 9, 3),
-        Pose(torch.tensor([[0.1, -0.2, 0.05]]), camera.ray(torch.tensor([[30.0, 36.0]])) * 0.9, torch.ones(1)),
-    )
-    back = to_crop_space(face, camera, sides_per_m=encoder.sides_per_m).coefficients(camera)
-    torch.testing.assert_close(back.pose.translation, face.pose.translation)
-    return face
-
-
 def test_a_given_face_is_corrected_as_its_mirror_image_is(from_landmarks: FaceEncoder) -> None:
     """Pixels change shape and pose; light and albedo stay, and `encode` leaves the correction out."""
     encoder, camera, crop = from_landmarks, off_centre_camera(), torch.rand(1, 3, SIZE, SIZE)
@@ -357,17 +250,6 @@ def test_a_refiner_for_predictions_corrects_no_given_face(refining: FaceEncoder)
         refining.refine(torch.rand(1, 3, 64, 64), off_centre_camera(), face, landmarks468_px=torch.rand(1, 468, 2))
 
 
-def test_the_file_keeps_where_the_refiner_starts(from_landmarks: FaceEncoder, tmp_path: Path) -> None:
-    save_encoder(from_landmarks, tmp_path / "encoder.safetensors", notes={})
-    loaded = load_encoder(load_model(), tmp_path / "encoder.safetensors")
-    assert loaded.refine_from == "landmarks"
-    camera = off_centre_camera()
-    face, points = a_face(loaded, camera), torch.rand(1, 468, 2) * SIZE
-    crop = torch.rand(1, 3, SIZE, SIZE)
-    again, before = (e.refine(crop, camera, face, landmarks468_px=points) for e in (loaded, from_landmarks))
-    torch.testing.assert_close(again.identity, before.identity, atol=5e-3, rtol=0)
-
-
 def test_training_mode_does_not_change_the_number_of_predictions(refining: FaceEncoder) -> None:
     inputs = inputs_of(refining, 2)
     for steps in (1, 2):
@@ -380,179 +262,3 @@ def test_refinement_steps_out_of_range_are_refused(refining: FaceEncoder, pointe
         refining(*inputs_of(refining, 1), refine_steps=0)
     with pytest.raises(ConfigError, match="refine_steps=2 is out of range: it must be 1 without a refiner"):
         pointed(*inputs_of(pointed, 1), refine_steps=2)
-
-
-def test_files_of_version_0_1_load(refining: FaceEncoder, tiny: MorphableModel, tmp_path: Path) -> None:
-    """Version 0.1 called the refiner `look`, and its layers `seen`, `told` and `second`."""
-    path = tmp_path / "encoder.safetensors"
-    save_encoder(refining, path, notes={})
-    with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    old_names = {"refiner": "look", "map_layer": "seen", "state_layer": "told", "hidden_layer": "second"}
-
-    def old(name: str) -> str:
-        parts = name.split(".")
-        return ".".join([old_names.get(part, part) for part in parts] if parts[0] == "refiner" else parts)
-
-    header = metadata | {"encoder": metadata["encoder"].replace("refiner", "look")}
-    save_file({old(name): tensor for name, tensor in tensors.items()}, path, metadata=header)
-    assert any(name.startswith("look.seen.") for name in map(old, tensors))
-    loaded = load_encoder(tiny, path).state_dict()
-    assert all(torch.equal(loaded[name], tensor.to(loaded[name].dtype)) for name, tensor in tensors.items())
-    prefixed = {
-        f"{part}{old(name)}.exp_avg" for part in ("network.", "average.module.", "optimizer.") for name in tensors
-    }
-    current = current_names(dict.fromkeys(prefixed, torch.zeros(1)))
-    assert {
-        f"{part}{name}.exp_avg" for part in ("network.", "average.module.", "optimizer.") for name in tensors
-    } == set(current)
-
-
-def test_another_face_model_is_refused(trained: FaceEncoder, tmp_path: Path) -> None:
-    path = tmp_path / "encoder.safetensors"
-    save_encoder(trained, path, notes={})
-    with pytest.raises(ModelMismatch, match="another face model"):
-        load_encoder(tiny_model(seed=1), path)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"format": "mien-encoder-1"}, "has format 'mien-encoder-1'"),
-        ({"encoder": "{}"}, "does not hold a network"),
-        ({"encoder": "not JSON"}, "does not hold a network"),
-        ({"encoder": '{"backbone": "vgg", "image_size": 64, "points": false}'}, "backbone 'vgg' is unknown"),
-        ({"encoder": '{"backbone": "resnet50", "image_size": 64, "points": false}'}, "does not hold a network"),
-        ({}, "does not hold a network"),
-        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 0, "points": false}'}, "image_size=0"),
-        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": -4, "points": false}'}, "image_size=-4"),
-        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 1099511627776, "points": false}'}, "32 to 1024"),
-        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": "x", "points": false}'}, "at `$.image_size`"),
-        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 64, "points": "no"}'}, "at `$.points`"),
-        ({"encoder": "[" * 100_000}, "nested too deep"),
-        ({"encoder": '{"backbone": "efficientnet_lite0", "image_size": 1' + "0" * 5000 + "}"}, "5001 digits"),
-    ],
-)
-def test_other_files_are_refused(tiny: MorphableModel, tmp_path: Path, metadata: dict[str, str], message: str) -> None:
-    path = tmp_path / "encoder.safetensors"
-    header = {"format": "mien-encoder-2", "model_hash": tiny.fingerprint, **metadata}
-    save_file({"x": torch.zeros(1)}, path, metadata=header)
-    with pytest.raises(FormatError, match=re.escape(message)):
-        load_encoder(tiny, path)
-    save_file({"x": torch.zeros(1)}, path, metadata={"format": "mien-encoder-2"})
-    with pytest.raises(FormatError, match="does not hold a network of format mien-encoder-2: 'model_hash'"):
-        load_encoder(tiny, path)
-    path.write_bytes(b"no tensors")
-    with pytest.raises(FormatError, match="not a readable safetensors"):
-        load_encoder(tiny, path)
-
-
-def test_weights_that_are_not_finite_are_refused(trained: FaceEncoder, tiny: MorphableModel, tmp_path: Path) -> None:
-    path = tmp_path / "encoder.safetensors"
-    save_encoder(trained, path, notes={})
-    with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    tensors["heads.identity.weight"][0, 0] = torch.nan
-    save_file(tensors, path, metadata=metadata)
-    with pytest.raises(FormatError, match=r"the weights heads\.\w+\.weight hold values that are not finite"):
-        load_encoder(tiny, path)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError("Cannot allocate memory (os error 12)"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
-    ],
-)
-def test_short_memory_is_not_called_damage(
-    trained: FaceEncoder, tiny: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    path = tmp_path / "encoder.safetensors"
-    save_encoder(trained, path, notes={})
-
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    with monkeypatch.context() as context:
-        context.setattr("mien.io.tensors.safe_open", fail)
-        with pytest.raises(OutOfMemory, match="memory ran out"):
-            load_encoder(tiny, path)
-    monkeypatch.setattr("mien.networks.encoder.make_backbone", fail)
-    with pytest.raises(OutOfMemory, match="memory ran out"):
-        load_encoder(tiny, path)
-
-
-def test_a_file_that_may_not_be_read_is_not_called_damaged(
-    tiny: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "encoder.safetensors"
-    path.write_bytes(b"content")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr("mien.io.tensors.safe_open", refuse)
-    with pytest.raises(FormatError, match=r"cannot be read \(Permission denied\); check the file's permissions"):
-        load_encoder(tiny, path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "names"),
-    [
-        ("trained", ["images"]),
-        ("pointed", ["images", "points"]),
-        ("refining", ["images", "points", "sharp", "lens"]),
-        ("from_landmarks", ["images", "points"]),
-    ],
-)
-def test_onnx_predicts_the_same_for_any_batch(
-    kind: str, names: list[str], request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    kept = request.getfixturevalue(kind)
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = tmp_path / "encoder.onnx"
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is missing
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter uses its own deprecated functions
-        kept.to_onnx(path)
-    session = onnxruntime.InferenceSession(str(path))
-    assert [given.name for given in session.get_inputs()] == names
-    assert [output.name for output in session.get_outputs()] == list(HEAD_UNITS)
-    for count in (1, 3):
-        inputs = inputs_of(kept, count)[: len(names)]
-        found = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
-        with torch.no_grad():
-            for array, expected in zip(found, kept(*inputs)[-1].values(), strict=True):
-                np.testing.assert_allclose(array, expected.numpy(), atol=2e-4, rtol=1e-4)
-
-
-COMPILED = """
-import warnings
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from mien.camera import Camera, Pose
-from mien.networks.encoder import FaceEncoder
-from tests.tiny import tiny_model
-
-warnings.simplefilter("ignore")
-for points, refiner in ((False, False), (True, False), (True, True)):
-    encoder = FaceEncoder("efficientnet_lite0", tiny_model(), image_size=64, points=points, refiner=refiner).eval()
-    camera = Camera.from_fov(20.0, image_size=(64, 64), batch=2)
-    inputs = encoder.inputs(torch.rand(2, 3, 64, 64), camera, landmarks468_px=torch.rand(2, 468, 2) * 64)
-    with torch.no_grad():
-        compiled = torch.compile(encoder, backend="eager", fullgraph=True)(*inputs, refine_steps=1 + refiner)
-        plain = encoder(*inputs, refine_steps=1 + refiner)
-    pairs = [(c[name], p[name]) for c, p in zip(compiled, plain, strict=True) for name in p]
-    print(all(torch.allclose(*pair, atol=1e-6) for pair in pairs), len(plain))
-"""
-
-
-def test_the_compiler_takes_the_whole_network() -> None:
-    """One graph without breaks; compiling it with a real back end is PyTorch's part and takes minutes.
-
-    In its own process: the tests' runtime checks of annotations cannot be compiled.
-    """
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout == "True 1\nTrue 1\nTrue 2\n", done.stderr
