@@ -39,7 +39,7 @@ INTEROP := build/interop
 READERS := build/interop-venv
 BROWSER_READERS := build/interop-node
 LOWEST := build/lowest
-LOWEST_TESTS ?= tests/test_*.py tests/formats tests/training/test_[c-w]*.py
+LOWEST_TESTS ?= tests/test_*.py tests/formats tests/networks tests/training/test_[c-w]*.py
 PARTS ?= all
 TRIES ?= 0
 
