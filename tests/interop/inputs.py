@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mien import Reconstruction, load_model
-from mien.export import write_glb, write_obj
+from mien.export import write_mesh
 from mien.export.model_face import write_model_face
 from mien.io.pixels import to_uint8
 from mien.io.png import write_png
@@ -80,13 +80,13 @@ def main(out: Path, data: Path) -> None:
             folders.append((out / name, model))
     for folder, model in folders:
         face = Reconstruction.load(folder)
-        write_glb(face, model, folder / "dense.glb", morphs="dense")
-        write_obj(face, model, folder / "face.obj")
+        write_mesh(face, model, folder / "dense.glb", morphs="dense")
+        write_mesh(face, model, folder / "face.obj")
         write_png(to_uint8(face.texture), folder / "texture.png")
     moved = off_centre(Reconstruction.load(folders[0][0]))
     moved.save(out / "off_centre")
-    write_glb(moved, load_model(), out / "off_centre" / "face.glb")
-    write_obj(moved, load_model(), out / "off_centre" / "face.obj")
+    write_mesh(moved, load_model(), out / "off_centre" / "face.glb")
+    write_mesh(moved, load_model(), out / "off_centre" / "face.obj")
     # The folders of the table; the recipes use the first and off_centre.
     for folder, _ in folders:
         print(folder)
