@@ -77,17 +77,30 @@ def head_glb_bytes(
     """
     rig = rig or make_rig(reconstruction, model, HEAD, neutral=options.neutral)
     glb = Glb(options.morphs)
+    nodes, content = head_document(glb, reconstruction, model, rig)
+    camera = PhotoCamera.of(reconstruction) if options.embed_camera else None
+    return pack_glb({**content, **scene_document(nodes, camera), **glb.document()}, glb)
+
+
+def head_document(
+    glb: Glb, reconstruction: Reconstruction, model: MorphableModel, rig: Rig
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The nodes of a head, its root first, and the parts of the JSON chunk that do not depend on the scene.
+
+    Args:
+        glb: Where the data of the meshes go.
+        reconstruction: The face.
+        model: The face's model.
+        rig: The head's rig.
+    """
     nodes, meshes = head_nodes(glb, rig)
     atlas = atlas_of(reconstruction, model)
-    document = {
+    return nodes, {
         "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": glb_extras(reconstruction)},
-        **scene_document(nodes, PhotoCamera.of(reconstruction) if options.embed_camera else None),
         "meshes": meshes,
         "materials": [_material(part.name) for part in rig.layout.parts],
         **texture_document([glb.add_texture(atlas)]),
-        **glb.document(),
     }
-    return pack_glb(document, glb)
 
 
 def atlas_of(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.ndarray, "S S 3"]:

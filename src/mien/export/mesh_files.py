@@ -18,6 +18,7 @@ from mien.export.part_materials import PART_MATERIALS, encoded
 from mien.export.ply import ply_bytes
 from mien.export.rig import Rig, make_rig
 from mien.export.surface import unit_normals
+from mien.export.vrm import vrm_bytes
 from mien.io.pixels import to_uint8
 from mien.io.png import png_bytes
 from mien.io.result_files import FACE, HEAD, MeshOptions
@@ -79,7 +80,11 @@ class MeshFiles:
         Raises:
             ModelMismatch: The head of a model that has none is asked for.
         """
-        encoders: dict[str, Callable[[str], bytes]] = {"glb": self._glb, "ply": self._ply}
+        encoders: dict[str, Callable[[str], bytes]] = {
+            "glb": self._glb,
+            "ply": self._ply,
+            "vrm": self._vrm,
+        }
         return encoders[format_name](part)
 
     def _glb(self, part: str) -> bytes:
@@ -87,6 +92,10 @@ class MeshFiles:
         if part == FACE:
             return glb_bytes(self._face, self._model, normals=self._normals, **shared)
         return head_glb_bytes(self._face, self._model, **shared)
+
+    def _vrm(self, part: str) -> bytes:
+        assert part == HEAD
+        return vrm_bytes(self._face, self._model, morphs=self._options.morphs)
 
     def _ply(self, part: str) -> bytes:
         if self._given_model is None:

@@ -86,7 +86,7 @@ class MeshOptions:
             ConfigError: An option has no effect on any of them.
         """
         given = {
-            "neutral": (self.neutral, frozenset(_ENDINGS)),
+            "neutral": (self.neutral, frozenset({"glb", "obj", "ply", "usd"})),  # a VRM is always neutral
             "units": (self.units != "m", _WITH_UNITS),
             "embed_camera": (self.embed_camera, _WITH_CAMERA),
         }
