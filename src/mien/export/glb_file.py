@@ -103,15 +103,7 @@ class Glb:
 
     def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         """Add a colour texture as JPEG, and return its image."""
-        image = Image.fromarray(to_uint8(texture))
-        side = image.width
-        if side & (side - 1):
-            # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
-            side = 1 << (2 * side - 1).bit_length()
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
-        return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}
+        return {"name": "texture", "bufferView": self.add_view(jpeg_texture(texture)), "mimeType": "image/jpeg"}
 
     def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         """Add a normal map as PNG, and return its image.
@@ -119,10 +111,26 @@ class Glb:
         Args:
             normals: Unit vectors in tangent space.
         """
-        # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
-        # PNG: the error of a JPEG is as large as most of the relief.
-        encoded = png_bytes(np.floor(128.01 + 127.5 * normals).astype(np.uint8))
-        return {"name": "normals", "bufferView": self.add_view(encoded), "mimeType": "image/png"}
+        return {"name": "normals", "bufferView": self.add_view(png_normal_map(normals)), "mimeType": "image/png"}
+
+
+def jpeg_texture(texture: Float[np.ndarray, "S S 3"]) -> bytes:
+    """A colour texture as JPEG whose side is a power of two."""
+    image = Image.fromarray(to_uint8(texture))
+    side = image.width
+    if side & (side - 1):
+        # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
+        side = 1 << (2 * side - 1).bit_length()
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
+    return encoded.getvalue()
+
+
+def png_normal_map(normals: Float[np.ndarray, "S S 3"]) -> bytes:
+    """Unit vectors in tangent space as PNG: the error of a JPEG is as large as most of the relief."""
+    # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
+    return png_bytes(np.floor(128.01 + 127.5 * normals).astype(np.uint8))
 
 
 def texture_document(images: list[dict[str, object]]) -> dict[str, object]:

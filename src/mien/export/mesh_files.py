@@ -15,9 +15,12 @@ from mien.export.gltf import glb_bytes
 from mien.export.head_glb import atlas_of, head_glb_bytes
 from mien.export.obj import materials_text, obj_text
 from mien.export.part_materials import PART_MATERIALS, encoded
+from mien.export.photo_camera import PhotoCamera
 from mien.export.ply import ply_bytes
 from mien.export.rig import Rig, make_rig
 from mien.export.surface import unit_normals
+from mien.export.tangent_space import tangent_normal_map
+from mien.export.usd import usdz_bytes
 from mien.export.vrm import vrm_bytes
 from mien.io.pixels import to_uint8
 from mien.io.png import png_bytes
@@ -83,6 +86,7 @@ class MeshFiles:
         encoders: dict[str, Callable[[str], bytes]] = {
             "glb": self._glb,
             "ply": self._ply,
+            "usd": self._usd,
             "vrm": self._vrm,
         }
         return encoders[format_name](part)
@@ -92,6 +96,15 @@ class MeshFiles:
         if part == FACE:
             return glb_bytes(self._face, self._model, normals=self._normals, **shared)
         return head_glb_bytes(self._face, self._model, **shared)
+
+    def _usd(self, part: str) -> bytes:
+        relief = None
+        if part == FACE and self._face.displacement.any():
+            relief = tangent_normal_map(self._face, self._model, normals=self._normals)
+        camera = PhotoCamera.of(self._face) if self._options.embed_camera else None
+        return usdz_bytes(
+            self._rig(part), texture=self._texture(part), relief=relief, camera=camera, options=self._options
+        )
 
     def _vrm(self, part: str) -> bytes:
         assert part == HEAD

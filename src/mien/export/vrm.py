@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, float]] = {
     "lookLeft": {"eyeLookOutLeft": 1.0, "eyeLookInRight": 1.0},
     "lookRight": {"eyeLookInLeft": 1.0, "eyeLookOutRight": 1.0},
 }
-"""VRM's expressions as strengths of ARKit's blendshapes. Emotions and vowels were chosen by eye; VRM prescribes none."""
+"""VRM's expressions as strengths of ARKit's blendshapes. Emotions and vowels are chosen by eye; VRM prescribes none."""
 
 
 def vrm_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse") -> bytes:
@@ -185,7 +185,7 @@ class _Skeleton:
 
 
 def _look_at(rig: Rig, skeleton: _Skeleton) -> dict[str, object]:
-    """Gaze by expressions, because these move the lids too. Full strength belongs to the angle that it turns the eyes."""
+    """Gaze by expressions, because these move the lids too; full strength belongs to the angle that it turns eyes."""
     eyes = [part for part in rig.layout.parts if part.name in EYES]
     centres = np.stack([rig.base[part.centre] for part in eyes])
     between = centres.mean(axis=0) + skeleton.origin - skeleton.places["head"]
