@@ -46,7 +46,7 @@ def usdz_bytes(
     rig: Rig,
     *,
     texture: Float[np.ndarray, "S S 3"],
-    relief: Float[np.ndarray, "S S 3"] | None,
+    relief: Float[np.ndarray, "D D 3"] | None,
     camera: PhotoCamera | None,
     options: MeshOptions,
 ) -> bytes:
