@@ -217,7 +217,7 @@ def _head_layout(model: MorphableModel) -> RigLayout:
 
 def _head_part(head: HeadModel, part: HeadPart, moved: MorphTargets, centre: int | None) -> RigPart:
     vertices, triangles = part.vertices.numpy().astype(np.int32), part.triangles.numpy().astype(np.int32)
-    used = np.ones(len(vertices), bool)
+    used = np.isin(np.arange(len(vertices)), triangles)
     return RigPart(part.name, vertices, triangles, _head_uv(head, part), used, moved.at(vertices, used=used), centre)
 
 
