@@ -21,7 +21,7 @@ import torch
 
 import mien
 from mien.evaluation.report import Environment, markdown_table, write_json
-from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES
+from mien.io.result_files import DEFAULT_FORMATS, FORMATS
 
 _FINDING, _DEFAULT = "finding the face", "default formats"
 
@@ -41,7 +41,7 @@ class Cost:
 def measure(photos: Sequence[Path], repeats: int) -> list[Cost]:
     """Find and write the most prominent face of each photo."""
     reconstructor = mien.Reconstructor(mode="net", max_faces=1)
-    choices = {_DEFAULT: DEFAULT_FORMATS, **{name: (name,) for name in FORMAT_FILES}}
+    choices = {_DEFAULT: DEFAULT_FORMATS, **{name: (name,) for name in FORMATS}}
     seconds, sizes = defaultdict[str, list[float]](list), defaultdict[str, list[int]](list)
     with tempfile.TemporaryDirectory() as out:
         for repeat in range(repeats + 1):  # the first is slower and does not count

@@ -20,7 +20,7 @@ from mien.cli.options import GlbMorphs
 from mien.cli.summary import show_rows
 from mien.cli.terminal import stdout
 from mien.errors import PhotoReduced
-from mien.export.glb_file import MORPH_STORAGE
+from mien.io.result_files import MORPH_STORAGE
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 from mien.scale.summary import PhotoRow
 from tests.command import FakeReconstructor, photo_with, run, summary
@@ -101,7 +101,7 @@ def test_a_head_is_refused_before_the_first_photo_if_the_face_model_has_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo_with(tmp_path / "a.png", 1)
-    assert run("reconstruct", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--formats", "head") == 1
+    assert run("reconstruct", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--parts", "head") == 1
     assert "only mien-face has one" in capsys.readouterr().err
     assert FakeReconstructor.photos == []
 

@@ -21,7 +21,7 @@ import mien.pipeline
 from mien.cli import app as cli
 from mien.cli import options
 from mien.errors import NoFaceFound
-from mien.io.result_files import FORMAT_FILES
+from mien.io.result_files import FORMATS
 from mien.morphable import save_model
 from tests.test_photo_arguments import picture
 from tests.tiny_face import tiny_model
@@ -59,7 +59,7 @@ def test_help_is_whole_in_a_narrow_terminal(
     run("reconstruct", "-h")
     shown = capsys.readouterr().out
     assert "…" not in shown  # a word too long for its column is cut off
-    assert all(name in shown for name in FORMAT_FILES)
+    assert all(name in shown for name in FORMATS)
 
 
 def test_help_shows_choices_and_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,6 @@ from PIL import Image
 from mien.errors import ConfigError, OutputError
 from mien.export import write_mesh, write_reconstruction
 from mien.export.images import PANEL_SIDE, FacePainter, normal_map, overlay_image, sheet_image
-from mien.export.obj import write_obj
-from mien.export.ply import write_ply
 from mien.export.surface import unit_normals
 from mien.io.photo import Photo
 from mien.morphable.model import save_model
@@ -38,7 +36,7 @@ def names_in(folder: Path) -> set[str]:
 
 def test_obj_holds_the_same_surface(tmp_path: Path) -> None:
     reconstruction = tiny_reconstruction()
-    write_obj(reconstruction, tiny_model(), tmp_path / "face.obj")
+    write_reconstruction(reconstruction, tiny_model(), None, tmp_path, "obj")
     rows = [line.split() for line in (tmp_path / "face.obj").read_text().splitlines()]
     numbers = {kind: np.array([row[1:] for row in rows if row[0] == kind], float) for kind in ("v", "vt", "vn")}
     np.testing.assert_allclose(numbers["v"], reconstruction.vertices_model, atol=1e-7)
@@ -55,7 +53,7 @@ def test_obj_holds_the_same_surface(tmp_path: Path) -> None:
 
 def test_ply_holds_the_same_surface(tmp_path: Path) -> None:
     reconstruction = tiny_reconstruction()
-    write_ply(reconstruction, tmp_path / "face.ply")
+    write_reconstruction(reconstruction, None, None, tmp_path, "ply")
     header, body = (tmp_path / "face.ply").read_bytes().split(b"end_header\n", 1)
     assert header.startswith(b"ply\nformat binary_little_endian 1.0\n")
     count = len(reconstruction.vertices_model)
@@ -114,7 +112,7 @@ def test_files_of_formats_that_are_no_longer_chosen_are_removed(tmp_path: Path) 
 
 def test_formats_are_checked_before_anything_is_written(tmp_path: Path) -> None:
     face, model, photo = tiny_reconstruction(), tiny_model(), tiny_photo()
-    with pytest.raises(ConfigError, match=r"formats contains 'stl'; choose from glb, head, obj, ply"):
+    with pytest.raises(ConfigError, match=r"formats contains 'stl'; choose from glb, obj, ply, usd, vrm, maps"):
         write_reconstruction(face, model, photo, tmp_path / "out", "glb,stl")
     with pytest.raises(ConfigError, match="formats is empty"):
         write_reconstruction(face, model, photo, tmp_path / "out", ())
@@ -175,13 +173,13 @@ def test_save_finds_a_converted_model_by_its_name(tmp_path: Path, monkeypatch: p
 def test_formats_and_a_mesh_file_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="names one file"):
         tiny_reconstruction().save(tmp_path / "face.glb", formats="glb", model=tiny_model())
-    with pytest.raises(ConfigError, match=r"ends in '.stl'; use one of .glb, .obj, .ply"):
+    with pytest.raises(ConfigError, match=r"ends in '.stl'; use one of .glb, .obj, .ply, .usdz, .vrm"):
         write_mesh(tiny_reconstruction(), tiny_model(), tmp_path / "face.stl")
 
 
 @pytest.mark.parametrize("failing", ["face.glb", "sheet.png", "reconstruction.npz"])
 def test_a_full_disk_leaves_no_result_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    target = {"face.glb": "mien.export.write_glb", "sheet.png": "mien.export.sheet_image"}
+    target = {"face.glb": "mien.export.mesh_files.glb_bytes", "sheet.png": "mien.export.sheet_image"}
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -18,6 +18,7 @@ from mien.export.face_view import FaceView
 from mien.export.model_face import model_face
 from mien.export.morph_targets import EncodedTargets, MorphTargets, exceeds, moved_normals, shortest
 from mien.export.obj import obj_text
+from mien.export.rig import make_rig
 from mien.export.surface import unit_normals
 from mien.export.uv_layout import texels_of
 from mien.io import deflate as deflate_module
@@ -25,6 +26,7 @@ from mien.io.deflate import deflate
 from mien.io.npz import NpzReader, write_npz
 from mien.io.png import write_png
 from mien.morphable import MorphableModel, load_model
+from mien.result import Reconstruction
 from mien.texture import DisplacedNormals, TexelAtlas
 from tests.tiny_face import tiny_model, tiny_reconstruction
 
@@ -129,9 +131,14 @@ def test_bounds_and_places_of_morph_targets() -> None:
     low, high = targets.bounds(4)
     np.testing.assert_array_equal(low, dense.min(1))
     np.testing.assert_array_equal(high, dense.max(1))
-    part = targets.placed(np.array([-1, 0, 1, -1]))
+    part = targets.at(np.array([1, 2]), used=np.array([True, True]))
     assert [part.target(n)[0].tolist() for n in range(3)] == [[0, 1], [], [0]]
     np.testing.assert_array_equal(part.bounds(2)[0][2], [0, -6, 0])
+    # Vertex 1 has two places, vertex 3 none that moves, and the order is another.
+    mixed = targets.at(np.array([1, 0, 3, 1]), used=np.array([True, True, False, True]))
+    assert [mixed.target(n)[0].tolist() for n in range(3)] == [[0, 1, 3], [], [0, 3]]
+    np.testing.assert_array_equal(mixed.target(0)[1][:, 0], [2, 1, 2])
+    np.testing.assert_array_equal(mixed.target(2)[1], dense[2, [1, 1]])
     both = targets.joined(part)
     assert [both.target(n)[0].tolist() for n in (0, 3, 5)] == [[0, 1, 2, 3], [0, 1], [0]]
 
@@ -230,14 +237,18 @@ def test_edges_are_covered_in_part() -> None:
     assert (coverage[0] == 0).all()
 
 
+def obj_of(face: Reconstruction, model: MorphableModel) -> str:
+    return obj_text(make_rig(face, model, "face"), materials="a.mtl")
+
+
 def test_text_of_an_obj_follows_the_face() -> None:
     model, face = tiny_model(), tiny_reconstruction()
-    text = obj_text(face, model, materials="a.mtl")
-    assert obj_text(face, model, materials="a.mtl") == text
+    text = obj_of(face, model)
+    assert obj_of(face, model) == text
     turned = replace(face, triangles=face.triangles[:, [1, 2, 0]])
     moved = replace(face, uv=face.uv * np.float32(0.5))
     for other, kind in ((turned, "f "), (moved, "vt ")):
-        lines = obj_text(other, model, materials="a.mtl").splitlines()
+        lines = obj_of(other, model).splitlines()
         changed = [a for a, b in zip(lines, text.splitlines(), strict=True) if a != b]
         assert changed
         assert all(line.startswith(kind) for line in changed)
@@ -250,5 +261,5 @@ def changed_eyes(model: MorphableModel) -> MorphableModel:
 
 def test_a_changed_model_is_seen() -> None:
     model = tiny_model()
-    assert "usemtl eyes" in obj_text(tiny_reconstruction(), model, materials="a.mtl")
-    assert "usemtl eyes" not in obj_text(tiny_reconstruction(), changed_eyes(model), materials="a.mtl")
+    assert "usemtl eyes" in obj_of(tiny_reconstruction(), model)
+    assert "usemtl eyes" not in obj_of(tiny_reconstruction(), changed_eyes(model))

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from mien.errors import ConfigError
-from mien.export.glb_file import MORPH_STORAGE
 from mien.export.gltf import glb_bytes, write_glb
 from mien.export.model_face import model_face
 from mien.export.surface import unit_normals
+from mien.io.result_files import MORPH_STORAGE, MeshOptions
 from mien.morphable import MorphableModel, load_model
 from tests.glb_reader import Glb
 from tests.tiny_face import EXPRESSION_NAMES, tiny_model, tiny_reconstruction
@@ -92,7 +92,7 @@ def test_each_sparse_morph_target_is_readable_everywhere() -> None:
 def test_morph_targets_are_the_models_blendshapes(morphs: str) -> None:
     model = model_with_eyes((16, 17, 21, 22), own=(16, 17))
     reconstruction = tiny_reconstruction(model)
-    glb = Glb(glb_bytes(reconstruction, model, morphs=morphs))
+    glb = Glb(glb_bytes(reconstruction, model, options=MeshOptions(morphs=morphs)))
     mesh = glb.document["meshes"][0]
     base = whole(glb, [glb.accessor(part["attributes"]["POSITION"]) for part in mesh["primitives"]])
     normals = whole(glb, [glb.accessor(part["attributes"]["NORMAL"]) for part in mesh["primitives"]])
@@ -108,11 +108,13 @@ def test_morph_targets_are_the_models_blendshapes(morphs: str) -> None:
 
 
 def test_dense_morph_targets_have_no_sparse_data() -> None:
-    sparse, dense = (Glb(glb_bytes(tiny_reconstruction(), tiny_model(), morphs=kind)) for kind in MORPH_STORAGE)
+    sparse, dense = (
+        Glb(glb_bytes(tiny_reconstruction(), tiny_model(), options=MeshOptions(morphs=kind))) for kind in MORPH_STORAGE
+    )
     assert any("sparse" in accessor for accessor in sparse.document["accessors"])
     assert not any("sparse" in accessor for accessor in dense.document["accessors"])
     with pytest.raises(ConfigError, match="choose one of sparse, dense"):
-        glb_bytes(tiny_reconstruction(), tiny_model(), morphs="full")
+        tiny_reconstruction().glb_bytes(tiny_model(), morphs="full")
 
 
 def test_the_name_face_belongs_to_the_node() -> None:
@@ -202,7 +204,12 @@ def gltf_validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_khronos_validator_finds_nothing(tmp_path: Path, gltf_validator: Path, texture_size: int, morphs: str) -> None:
     texture = np.full((texture_size, texture_size, 3), 0.5, np.float32)
     model = model_with_eyes((16, 17, 21, 22), own=(16, 17))
-    write_glb(replace(tiny_reconstruction(model), texture=texture), model, tmp_path / "face.glb", morphs=morphs)
+    write_glb(
+        replace(tiny_reconstruction(model), texture=texture),
+        model,
+        tmp_path / "face.glb",
+        options=MeshOptions(morphs=morphs),
+    )
     command = ["node", str(gltf_validator), str(tmp_path / "face.glb")]
     report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert report["issues"]["messages"] == []

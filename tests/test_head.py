@@ -184,7 +184,9 @@ def test_glb_of_a_head_shows_the_photos_face(model: MorphableModel, head: HeadMo
     mesh = document["meshes"][0]
     assert mesh["extras"]["targetNames"] == list(model.expression_names)
     skin = head.part("skin").vertices.numpy()
-    on_face = skin < len(model.mean)
+    used = np.isin(np.arange(len(skin)), head.part("skin").triangles.numpy())
+    on_face = used & (skin < len(model.mean))
+    assert set(portrait.landmarks68_vertices) <= set(skin[on_face])
     shown = glb.shown(mesh["primitives"][0])
     np.testing.assert_allclose(shown[on_face], portrait.vertices_model[skin[on_face]], atol=3e-6)
     left = document["meshes"][1]

@@ -14,10 +14,8 @@ import torch
 
 from mien.camera import to_camera_axes
 from mien.evaluation.shape import DistanceSummary
-from mien.export.gltf import write_glb
+from mien.export import write_mesh
 from mien.export.model_face import model_face
-from mien.export.obj import write_obj
-from mien.export.ply import write_ply
 from mien.morphable import MorphableModel, load_model
 from mien.morphable.formats.arkit import read_arkit_weights, write_arkit_weights
 from mien.registration import Transfer
@@ -70,7 +68,7 @@ def test_result_folder(tmp_path: Path, face: Reconstruction) -> None:
 
 
 def test_glb(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
-    write_glb(face, model, tmp_path / "face.glb")
+    write_mesh(face, model, tmp_path / "face.glb")
     glb = Glb((tmp_path / "face.glb").read_bytes())
     mesh = glb.document["meshes"][0]
     names, weights = mesh["extras"]["targetNames"], mesh["weights"]
@@ -83,12 +81,12 @@ def test_glb(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> Non
 
 
 def test_obj(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
-    write_obj(face, model, tmp_path / "face.obj")
+    write_mesh(face, model, tmp_path / "face.obj")
     assert relative_error(obj_vertices(tmp_path / "face.obj"), face.vertices_model) <= TOLERANCE
 
 
-def test_ply(tmp_path: Path, face: Reconstruction) -> None:
-    write_ply(face, tmp_path / "face.ply")
+def test_ply(tmp_path: Path, face: Reconstruction, model: MorphableModel) -> None:
+    write_mesh(face, model, tmp_path / "face.ply")
     body = (tmp_path / "face.ply").read_bytes().split(b"end_header\n", 1)[1]
     count = len(face.vertices_model)
     assert relative_error(np.frombuffer(body[: 27 * count], "<3f4, <3f4, 3u1")["f0"], face.vertices_model) == 0

@@ -156,8 +156,13 @@ class Reconstruction:
         path: str | os.PathLike[str],
         *,
         formats: str | Iterable[str] | None = None,
+        parts: str | Iterable[str] = "face",
         model: MorphableModel | None = None,
         photo: Photo | None = None,
+        neutral: bool = False,
+        units: str = "m",
+        embed_camera: bool = False,
+        morphs: str = "sparse",
     ) -> None:
         """Write the files of the face into a folder, or one mesh file; docs/outputs.md describes the files.
 
@@ -165,43 +170,74 @@ class Reconstruction:
         1/508 for its offset map.
 
         Args:
-            path: The folder, or the `reconstruction.npz` in it. A path that ends in `.glb`, `.obj` or `.ply` is one
-                mesh file.
-            formats: What goes into the folder, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz`
-                and `json`, or one text with commas. Default: `npz`, `json`, with a model `glb`, and with a photo
+            path: The folder, or the `reconstruction.npz` in it. A path that ends in `.glb`, `.obj`, `.ply`, `.usdz`
+                or `.vrm` is one mesh file.
+            formats: What goes into the folder, some of `glb`, `obj`, `ply`, `usd`, `vrm`, `maps`, `sheet`, `overlay`,
+                `npz` and `json`, or one text with commas. Default: `npz`, `json`, with a model `glb`, and with a photo
                 `sheet`. Files of an earlier result in other formats are removed. `load` needs `npz`.
+            parts: What meshes show: "face", "head", or both: "face,head". `vrm` is always the head.
             model: The face's model. Default: the packaged or converted model of the face's `model_name`, which is
                 loaded at each call; `Reconstructor.model` saves that time.
             photo: The photo that shows the face, for `sheet` and `overlay`.
+            neutral: Whether meshes show the neutral face instead of the photo's expression.
+            units: Unit of lengths in OBJ, PLY and USD: "m", "cm" or "mm". GLB and VRM are in metres.
+            embed_camera: Whether GLB and USD contain the photo's camera, with the face where the camera saw it.
+            morphs: How GLBs store morph targets: "sparse", or "dense" for programs that lose sparse data.
 
         Raises:
-            ConfigError: A format is unknown, or it needs a model or a photo that is missing or another face's.
-            ModelMismatch: `head` is among the formats, and the model is not `mien-face`.
+            ConfigError: A choice is unknown or has no effect, or a format needs a model or a photo that is missing or
+                another face's.
+            ModelMismatch: A head is asked for, and the model is not `mien-face`.
+            BackendUnavailable: USD is asked for, and the package usd-core is missing.
             OutputError: The place cannot be written; it is unchanged.
 
         Example:
             >>> face.save("out/face0")
-            >>> face.save("anna.glb")
+            >>> face.save("anna.glb", parts="head")
         """
         from mien.export import save_reconstruction  # noqa: PLC0415 (it imports this module)
 
-        save_reconstruction(self, path, formats=formats, model=model, photo=photo)
+        save_reconstruction(
+            self,
+            path,
+            formats=formats,
+            parts=parts,
+            model=model,
+            photo=photo,
+            neutral=neutral,
+            units=units,
+            embed_camera=embed_camera,
+            morphs=morphs,
+        )
 
-    def glb_bytes(self, model: MorphableModel | None = None) -> bytes:
+    def glb_bytes(
+        self,
+        model: MorphableModel | None = None,
+        *,
+        parts: str = "face",
+        neutral: bool = False,
+        embed_camera: bool = False,
+        morphs: str = "sparse",
+    ) -> bytes:
         """Encode the face as a GLB file: mesh, texture and the expressions as morph targets.
 
         Args:
             model: The face's model; default as in `save`.
+            parts: "face" or "head".
+            neutral: As in `save`, like the two below.
+            embed_camera: As in `save`.
+            morphs: As in `save`.
 
         Returns:
             The content of the file.
 
         Raises:
-            ConfigError: The model is another face's, or cannot be found by its name.
+            ConfigError: The model is another face's, or cannot be found by its name, or a choice is unknown.
+            ModelMismatch: The head is asked for, and the model is not `mien-face`.
         """
         from mien.export import glb_of  # noqa: PLC0415 (it imports this module)
 
-        return glb_of(self, model)
+        return glb_of(self, model, parts=parts, neutral=neutral, embed_camera=embed_camera, morphs=morphs)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reconstruction:

@@ -41,6 +41,8 @@ class Content:
     """Greatest offset of each morph target of the first part along an axis."""
     uv: np.ndarray | None = None
     """Texture coordinates of the first part, (V, 2), v down."""
+    nodes: tuple[str, ...] | None = None
+    """Names of the nodes, or of objects made from them."""
     image: np.ndarray | None = None
     """Base colour texture, (H, W, 3) 8-bit, top row first."""
 
@@ -54,9 +56,10 @@ def content(
     target_names: Sequence[str] | None = None,
     offsets: Sequence[Any] | None = None,
     uv: Any = None,
+    nodes: Sequence[str] | None = None,
     image: Any = None,
 ) -> Content:
-    """The content of parts, from arrays of any shape and type."""
+    """The content of parts, from arrays of any shape and type; the first one is the skin."""
     if not any(map(np.size, parts)):
         raise ValueError("the reader returned an empty mesh")
     sizes = None if offsets is None else tuple(float(np.abs(offset).max()) for offset in offsets)
@@ -68,6 +71,7 @@ def content(
         target_names=None if target_names is None else tuple(target_names),
         offsets=sizes,
         uv=None if uv is None else np.array(uv, float)[:, :2],
+        nodes=None if nodes is None else tuple(nodes),
         image=None if image is None else np.array(image)[..., :3],
     )
 
@@ -101,6 +105,28 @@ class Shape:
     """Lowest and highest corner, 2 × 3."""
     landmarks: np.ndarray
     """Positions of the first and last landmark, 2 × 3."""
+    eyes: np.ndarray
+    """Positions of a vertex of each eyeball that is a node of its own, N × 3."""
+
+
+@dataclass(frozen=True)
+class Obj:
+    """An OBJ of mien: one vertex has one number, and maybe several texture coordinates."""
+
+    vertices: np.ndarray
+    uv: np.ndarray
+    uv_of_vertex: dict[int, int]
+    """A texture coordinate of each vertex that has one."""
+    corners: np.ndarray
+    """Vertices of the triangles, (T, 3)."""
+
+    @classmethod
+    def read(cls, path: Path) -> Obj:
+        rows = [line.split() for line in path.read_text().splitlines()]
+        vertices, uv = (np.array([row[1:] for row in rows if row[:1] == [kind]], float) for kind in ("v", "vt"))
+        faces = [[corner.split("/") for corner in row[1:]] for row in rows if row[:1] == ["f"]]
+        uv_of_vertex = {int(v) - 1: int(vt) - 1 for face in reversed(faces) for v, vt, _ in face if vt}
+        return cls(vertices, uv, uv_of_vertex, np.array([[int(corner[0]) - 1 for corner in face] for face in faces]))
 
 
 @dataclass(frozen=True)
@@ -109,7 +135,9 @@ class Expected:
 
     triangles: int
     landmarks: np.ndarray
-    """Vertices of iBUG points 0 and 67."""
+    """Vertices of iBUG points 0 and 67, as numbers of the skin's vertices."""
+    nodes: tuple[str, ...]
+    """Names of the nodes with meshes."""
     shapes: dict[str, Shape]
     """The base mesh and the mesh with the photo's expression."""
     colours: np.ndarray
@@ -119,33 +147,51 @@ class Expected:
     """Greatest offset of each morph target, of the skin and of all; readers that join the parts have the latter."""
 
     @classmethod
-    def of(cls, folder: Path) -> Expected:
-        rows = [line.split() for line in (folder / "face.obj").read_text().splitlines()]
-        vertices, uv = (np.array([row[1:] for row in rows if row[:1] == [kind]], float) for kind in ("v", "vt"))
+    def of(cls, folder: Path, part: str) -> Expected:
+        obj, glb = Obj.read(folder / f"{part}.obj"), Glb(folder / f"{part}.glb")
         with np.load(folder / "reconstruction.npz") as arrays:
             landmarks = arrays["landmarks68_vertices"][[0, 67]]
-        glb = Glb(folder / "face.glb")
-        mesh = glb.document["meshes"][0]
-        positions = [primitive["attributes"]["POSITION"] for primitive in mesh["primitives"]]
-        targets = [primitive["targets"] for primitive in mesh["primitives"]]
+        nodes = [node for node in glb.document["nodes"] if "mesh" in node]
+        meshes = [glb.document["meshes"][node["mesh"]] for node in nodes]
+        skin = meshes[0]["primitives"][0]
+        rows = skin.get("extras", {}).get("modelVertices")
+        on_skin = landmarks if rows is None else np.array([rows.index(vertex) for vertex in landmarks])
+        boxes, eyes, eye_rows = [], [], []
+        for node, mesh in zip(nodes, meshes, strict=True):
+            place = np.array(node.get("translation", (0, 0, 0)))
+            positions = [primitive["attributes"]["POSITION"] for primitive in mesh["primitives"]]
+            boxes.append(glb.box(positions) + place)
+            if node["name"].startswith("eye"):
+                eyes.append(glb.vectors(positions[0])[0] + place)
+                eye_rows.append(mesh["primitives"][0]["extras"]["modelVertices"][0])
+        targets = [primitive["targets"] for primitive in meshes[0]["primitives"]]
 
         def greatest(parts: Sequence[Any]) -> tuple[float, ...]:
             boxes = (glb.box([target["POSITION"] for target in same]) for same in zip(*parts, strict=True))
             return tuple(float(np.abs(box).max()) for box in boxes)
 
-        texture = np.array(Image.open(folder / "texture.png").convert("RGB"))
+        name = "texture.png" if part == "face" else "head_texture.png"
+        texture = np.array(Image.open(folder / name).convert("RGB"))
+        uv = obj.uv[[obj.uv_of_vertex[vertex] for vertex in landmarks.tolist()]]
+        drawn = obj.vertices[np.unique(obj.corners)]
         return cls(
-            triangles=sum(row[:1] == ["f"] for row in rows),
-            landmarks=landmarks,
+            triangles=len(obj.corners),
+            landmarks=on_skin,
+            nodes=tuple(node["name"] for node in nodes),
             shapes={
-                "neutral": Shape(glb.box(positions), glb.vectors(positions[0])[landmarks]),
+                "neutral": Shape(
+                    np.stack([np.min(boxes, axis=0)[0], np.max(boxes, axis=0)[1]]),
+                    glb.vectors(skin["attributes"]["POSITION"])[on_skin],
+                    np.reshape(eyes, (-1, 3)),
+                ),
                 "with expression": Shape(
-                    np.stack([vertices.min(axis=0), vertices.max(axis=0)]),
-                    vertices[landmarks],
+                    np.stack([drawn.min(axis=0), drawn.max(axis=0)]),
+                    obj.vertices[landmarks],
+                    obj.vertices[eye_rows].reshape(-1, 3),
                 ),
             },
-            colours=np.array([texel(texture, place) for place in uv[landmarks] * (1, -1) + (0, 1)]),
-            target_names=tuple(mesh["extras"]["targetNames"]),
+            colours=np.array([texel(texture, place) for place in uv * (1, -1) + (0, 1)]),
+            target_names=tuple(meshes[0]["extras"]["targetNames"]),
             offsets=(greatest(targets[:1]), greatest(targets)),
         )
 
@@ -189,6 +235,11 @@ def judged(read: Content, expected: Expected, *, up: str) -> tuple[Verdict | Non
         faults.append("other morph targets")
     if shape is None:
         return None, [*faults, f"bounding box {vertices.min(axis=0).round(4)} to {vertices.max(axis=0).round(4)}"]
+    if read.nodes is not None and not set(expected.nodes) <= set(read.nodes):
+        faults.append(f"the nodes {', '.join(sorted(set(expected.nodes) - set(read.nodes)))} are missing")
+    eyes = [np.linalg.norm(vertices - eye, axis=1).min() for eye in expected.shapes[shape].eyes]
+    if max(eyes, default=0) > TOLERANCE_M:
+        faults.append(f"an eyeball in another place, by {1000 * max(eyes):.1f} mm")
     landmarks = expected.shapes[shape].landmarks
     upright = read.parts[0] @ FRAMES[up]
     distances = np.linalg.norm(upright[:, None] - landmarks[None], axis=2)

@@ -16,10 +16,8 @@ import numpy as np
 import torch
 
 from mien import Reconstruction, load_model
-from mien.export import write_glb, write_obj
+from mien.export import write_mesh, write_reconstruction
 from mien.export.model_face import write_model_face
-from mien.io.pixels import to_uint8
-from mien.io.png import write_png
 from mien.morphable import MorphableModel
 from mien.morphable.formats import read_model
 from mien.registration import complete
@@ -74,22 +72,29 @@ def off_centre(face: Reconstruction) -> Reconstruction:
 def main(out: Path, data: Path) -> None:
     models = {"ict": ict_model(data), "converted": converted_model(out / "model")}
     folders = [(out / "astronaut" / "face0", load_model()), (out / "phenotype", load_model())]
+    folders += [(folder, load_model()) for folder in sorted((out / "portraits").glob("*/face0"))]
     for name, model in models.items():
         if model is not None:
             write_model_face(torch.zeros(model.counts[0]), model, out / name)
             folders.append((out / name, model))
     for folder, model in folders:
         face = Reconstruction.load(folder)
-        write_glb(face, model, folder / "dense.glb", morphs="dense")
-        write_obj(face, model, folder / "face.obj")
-        write_png(to_uint8(face.texture), folder / "texture.png")
+        write_files(face, model, folder, parts="face" if folder.name in models else "face,head")
     moved = off_centre(Reconstruction.load(folders[0][0]))
-    moved.save(out / "off_centre")
-    write_glb(moved, load_model(), out / "off_centre" / "face.glb")
-    write_obj(moved, load_model(), out / "off_centre" / "face.obj")
+    write_files(moved, load_model(), out / "off_centre", parts="face,head")
     # The folders of the table; the recipes use the first and off_centre.
     for folder, _ in folders:
         print(folder)
+
+
+def write_files(face: Reconstruction, model: MorphableModel, folder: Path, *, parts: str) -> None:
+    write_reconstruction(face, model, None, folder, "glb,obj,npz,json", parts=parts)
+    for part in parts.split(","):
+        write_mesh(face, model, folder / f"{part}_dense.glb", parts=part, morphs="dense")
+        write_mesh(face, model, folder / f"{part}_camera.glb", parts=part, embed_camera=True)
+    if "head" in parts:
+        write_mesh(face, model, folder / "head.vrm")
+        write_mesh(face, model, folder / "head.usdz", parts="head")
 
 
 if __name__ == "__main__":

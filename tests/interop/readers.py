@@ -6,10 +6,11 @@ import base64
 import io
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,15 +22,37 @@ NODE_FOLDER = HERE.parent.parent / "build" / "interop-node"
 """Folder of package.json and node_modules, as browser.mjs has it."""
 
 
+def moved(vertices: object, matrix: object) -> np.ndarray:
+    """Vertices by a 4 × 4 matrix on columns."""
+    points = np.asarray(vertices, float).reshape(-1, 3)
+    return points @ np.asarray(matrix, float)[:3, :3].T + np.asarray(matrix, float)[:3, 3]
+
+
+def nodes_below(node: Any, matrix: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+    """A node of Assimp and those below it, with the matrix of each to the scene."""
+    matrix = matrix @ np.asarray(node.transformation, float)
+    yield node, matrix
+    for child in node.children:
+        yield from nodes_below(child, matrix)
+
+
 def read_assimp_py(path: str) -> Content:
     import assimp_py
 
-    meshes = assimp_py.import_file(path, 0).meshes
+    scene = assimp_py.import_file(path, 0)
+    nodes = list(nodes_below(scene.root_node, np.eye(4)))
+    placed = [(scene.meshes[index], matrix) for node, matrix in nodes for index in node.mesh_indices]
     return content(
-        [np.asarray(mesh.vertices) for mesh in meshes],
-        triangles=sum(mesh.num_faces for mesh in meshes),
-        name=meshes[0].name,
+        largest_first([moved(np.asarray(mesh.vertices), matrix) for mesh, matrix in placed]),
+        triangles=sum(mesh.num_faces for mesh, _ in placed),
+        name=placed[0][0].name,
+        nodes=[node.name for node, _ in nodes],
     )
+
+
+def largest_first(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """Parts with the skin at the front."""
+    return sorted(parts, key=len, reverse=True)
 
 
 def read_impasse(path: str) -> Content:
@@ -41,17 +64,19 @@ def read_impasse(path: str) -> Content:
         scene = impasse.load(path)
     except impasse.errors.AssimpError as error:
         raise ValueError(str(error)) from None
-    meshes = scene.meshes
-    skin = np.asarray(meshes[0].vertices)
-    targets = meshes[0].anim_meshes
+    nodes = list(nodes_below(scene.root_node, np.eye(4)))
+    placed = [(mesh, moved(np.asarray(mesh.vertices), matrix)) for node, matrix in nodes for mesh in node.meshes]
+    skin = max((mesh for mesh, _ in placed), key=lambda mesh: len(mesh.vertices))
+    targets = skin.anim_meshes
     encoded = bytes(bytearray(np.frombuffer(scene.textures[0].data, np.uint8)))
     return content(
-        [np.asarray(mesh.vertices) for mesh in meshes],
-        triangles=sum(len(mesh.faces) for mesh in meshes),
-        name=meshes[0].name,
-        offsets=[np.asarray(target.vertices) - skin for target in targets],
+        largest_first([vertices for _, vertices in placed]),
+        triangles=sum(len(mesh.faces) for mesh, _ in placed),
+        name=skin.name,
+        offsets=[np.asarray(target.vertices) - np.asarray(skin.vertices) for target in targets],
         target_names=[target.name for target in targets],
-        uv=v_down(np.asarray(meshes[0].texture_coords[0])),
+        uv=v_down(np.asarray(skin.texture_coords[0])),
+        nodes=[str(node.name) for node, _ in nodes],
         image=Image.open(io.BytesIO(encoded)),
     )
 
@@ -61,8 +86,9 @@ def read_open3d(path: str) -> Content:
 
     mesh = open3d.io.read_triangle_mesh(path)  # warns and returns an empty mesh if it fails
     vertices, triangles = np.asarray(mesh.vertices), np.asarray(mesh.triangles)
-    uv = np.zeros((len(vertices), 2))
-    uv[triangles.reshape(-1)] = np.asarray(mesh.triangle_uvs)
+    uv, corner_uv = np.zeros((len(vertices), 2)), np.asarray(mesh.triangle_uvs)
+    # Parts without a texture have no coordinates, and come last in our files.
+    uv[triangles.reshape(-1)[: len(corner_uv)]] = corner_uv
     image = np.asarray(mesh.textures[0]) if mesh.textures else None
     return content([vertices], triangles=len(triangles), uv=uv, image=image)
 
@@ -90,15 +116,16 @@ def read_pyvista(path: str) -> Content:
 def read_trimesh(path: str) -> Content:
     import trimesh
 
-    geometry = trimesh.load_scene(path, process=False).geometry
-    meshes = list(geometry.values())
+    scene = trimesh.load_scene(path, process=False)
+    placed = [(scene.geometry[name], matrix) for matrix, name in map(scene.graph.get, scene.graph.nodes_geometry)]
+    skin = max((mesh for mesh, _ in placed), key=lambda mesh: len(mesh.vertices))
     return content(
-        [mesh.vertices for mesh in meshes],
-        triangles=sum(len(mesh.faces) for mesh in meshes),
-        name=next(iter(geometry)),
-        target_names=meshes[0].metadata["targetNames"],
-        uv=v_down(meshes[0].visual.uv),
-        image=meshes[0].visual.material.baseColorTexture.convert("RGB"),
+        largest_first([moved(mesh.vertices, matrix) for mesh, matrix in placed]),
+        triangles=sum(len(mesh.faces) for mesh, _ in placed),
+        name=next(iter(scene.geometry)),
+        target_names=skin.metadata["targetNames"],
+        uv=v_down(skin.visual.uv),
+        image=skin.visual.material.baseColorTexture.convert("RGB"),
     )
 
 
@@ -107,15 +134,18 @@ def read_pygfx(path: str) -> Content:
 
     scene = pygfx.load_gltf(path).scene
     meshes: list[pygfx.Mesh] = []
+    names: list[str] = []
+    scene.traverse(lambda node: names.append(node.name))
     scene.traverse(lambda node: meshes.append(node) if isinstance(node, pygfx.Mesh) else None)
-    skin = meshes[0]
+    skin = max(meshes, key=lambda mesh: len(mesh.geometry.positions.data))
     return content(
-        [mesh.geometry.positions.data for mesh in meshes],
+        largest_first([moved(mesh.geometry.positions.data, mesh.world.matrix) for mesh in meshes]),
         triangles=sum(len(mesh.geometry.indices.data) for mesh in meshes),
         name=skin.parent.name,
         offsets=skin.geometry.morph_positions,
         target_names=skin.morph_target_names,
         uv=skin.geometry.texcoords.data,
+        nodes=names,
         image=skin.material.map.texture.data,
     )
 
@@ -125,12 +155,19 @@ def read_blender(path: str) -> Content:
 
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.ops.import_scene.gltf(filepath=path)
-    faces = [item for item in bpy.data.objects if item.type == "MESH"]
-    mesh = faces[0].data
-    keys = mesh.shape_keys.key_blocks
-    shapes = np.empty((len(keys), len(mesh.vertices), 3), np.float32)
-    for key, shape in zip(keys, shapes, strict=True):
-        key.data.foreach_get("co", shape.reshape(-1))
+    faces = sorted(
+        (item for item in bpy.data.objects if item.type == "MESH"),
+        key=lambda item: len(item.data.vertices),
+        reverse=True,
+    )
+    parts = []
+    for item in faces:
+        keys = item.data.shape_keys.key_blocks
+        shapes = np.empty((len(keys), len(item.data.vertices), 3), np.float32)
+        for key, shape in zip(keys, shapes, strict=True):
+            key.data.foreach_get("co", shape.reshape(-1))
+        parts.append((shapes, [key.name for key in keys], np.array(item.matrix_world)))
+    mesh, (shapes, names, _) = faces[0].data, parts[0]
     corners = np.empty(len(mesh.loops), np.int32)
     mesh.loops.foreach_get("vertex_index", corners)
     corner_uv = np.empty(2 * len(corners), np.float32)
@@ -142,12 +179,13 @@ def read_blender(path: str) -> Content:
     picture.pixels.foreach_get(pixels)
     rows = pixels.reshape(picture.size[1], picture.size[0], -1)[::-1]
     return content(
-        [shapes[0]],
-        triangles=sum(len(polygon.vertices) == 3 for polygon in mesh.polygons),
+        [moved(own[0], matrix) for own, _, matrix in parts],
+        triangles=sum(len(polygon.vertices) == 3 for item in faces for polygon in item.data.polygons),
         name=faces[0].name,
         offsets=list(shapes[1:] - shapes[0]),
-        target_names=[key.name for key in keys[1:]],
+        target_names=names[1:],
         uv=v_down(uv),
+        nodes=[item.name for item in faces],
         image=255 * rows,
     )
 
@@ -170,6 +208,7 @@ def read_in_browser(page: str, path: str) -> Content:
         offsets=found["offsets"],
         target_names=found["targetNames"],
         uv=np.reshape(found["uv"], (-1, 2)),
+        nodes=found["nodes"],
         image=Image.open(io.BytesIO(base64.b64decode(found["image"].partition(",")[2]))).convert("RGB"),
     )
 
@@ -196,17 +235,21 @@ class Reader:
     version: Callable[[str], str] = version
     up: str = "+Y"
     """Key of `FRAMES`."""
-    file: str = "face.glb"
-    """dense.glb for readers that lose sparse data."""
+    dense: bool = False
+    """Whether it loses sparse data."""
     may_be_missing: bool = False
     """It has no wheel for some Pythons, or needs a library of the system."""
+
+    def file(self, part: str) -> str:
+        """Name of the file that it reads."""
+        return f"{part}_dense.glb" if self.dense else f"{part}.glb"
 
 
 READERS = (
     Reader(read_assimp_py, "assimp-py", "assimp-py", may_be_missing=True),
     Reader(read_impasse, "impasse", "impasse", may_be_missing=True),
     Reader(read_open3d, "Open3D", "open3d"),
-    Reader(read_pyvista, "PyVista", "pyvista", file="dense.glb"),
+    Reader(read_pyvista, "PyVista", "pyvista", dense=True),
     Reader(read_trimesh, "trimesh", "trimesh"),
     Reader(read_pygfx, "pygfx", "pygfx"),
     Reader(read_blender, "Blender", "bpy", up="+Z, face to −Y", may_be_missing=True),

@@ -11,6 +11,7 @@ package.json, but not mien.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import sys
 from collections.abc import Sequence
@@ -40,19 +41,19 @@ class Row:
         return list(astuple(self.verdict)) if self.verdict else [self.note] + [""] * (len(fields(Verdict)) - 1)
 
 
-def row(folder: Path, expected: Expected, reader: Reader) -> Row:
-    name = reader.name
+def row(folder: Path, part: str, expected: Expected, reader: Reader) -> Row:
+    file, name = f"{folder.name}/{part}", reader.name
     try:
         name = f"{reader.name} {reader.version(reader.package)}"
-        read = read_apart(reader, folder / reader.file)
+        read = read_apart(reader, folder / reader.file(part))
     except ModuleNotFoundError as error:  # PackageNotFoundError is one
-        return Row(folder.name, name, None, f"not tried: {error}", failed=not reader.may_be_missing)
+        return Row(file, name, None, f"not tried: {error}", failed=not reader.may_be_missing)
     except Exception as error:
-        return Row(folder.name, name, None, f"**no**: {error or type(error).__name__}", failed=True)
+        return Row(file, name, None, f"**no**: {error or type(error).__name__}", failed=True)
     verdict, faults = judged(read, expected, up=reader.up)
     if faults:
-        return Row(folder.name, name, None, "**no**: " + ", ".join(faults), failed=True)
-    return Row(folder.name, name, verdict)
+        return Row(file, name, None, "**no**: " + ", ".join(faults), failed=True)
+    return Row(file, name, verdict)
 
 
 def read_apart(reader: Reader, file: Path) -> Content:
@@ -77,7 +78,7 @@ def documented(rows: Sequence[Row]) -> str:
             continue
         first = read[0]
         lines.append([
-            own[0].reader, f"{len(read)} of {len(own)}" + (", dense" if reader.file == "dense.glb" else ""),
+            own[0].reader, f"{len(read)} of {len(own)}" + (", dense" if reader.dense else ""),
             first.vertices, first.targets, first.landmarks, first.shape, reader.up, first.colour,
         ])  # fmt: skip
     header = ("reader", "opens", "vertices of skin and eyes", "morph targets", "indices", "shape", "up", "colour")
@@ -95,11 +96,13 @@ def write_table(page: Path, table: str) -> None:
 
 def main(page: Path, folders: Sequence[Path]) -> int:
     rows = []
-    for folder in folders:
-        expected = Expected.of(folder)
+    for folder, part in itertools.product(folders, ("face", "head")):
+        if not (folder / f"{part}.glb").is_file():
+            continue  # other face models have no head
+        expected = Expected.of(folder, part)
         for reader in READERS:
-            rows.append(row(folder, expected, reader))
-            print(f"{rows[-1].file:12} {rows[-1].reader:20} {'  '.join(rows[-1].cells())}", flush=True)
+            rows.append(row(folder, part, expected, reader))
+            print(f"{rows[-1].file:16} {rows[-1].reader:20} {'  '.join(rows[-1].cells())}", flush=True)
     if any(row.failed for row in rows):
         return 1
     write_table(page, documented(rows))

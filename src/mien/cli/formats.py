@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mien.errors import ConfigError
-from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, is_mesh_file, parse_formats
+from mien.cli.options import wrong_usage
+from mien.io.result_files import (
+    DEFAULT_FORMATS,
+    FORMATS,
+    MESH_ENDINGS,
+    MeshOptions,
+    is_mesh_file,
+    parse_formats,
+    parse_parts,
+)
 
 if TYPE_CHECKING:
     from mien.io.photo import Photo
@@ -19,22 +28,72 @@ if TYPE_CHECKING:
     from mien.result import Reconstruction
 
 
-def _checked(formats: str | None) -> str | None:
-    try:
-        return None if formats is None else ",".join(parse_formats(formats))
-    except ConfigError as error:
-        raise typer.BadParameter(str(error)) from error
+class Units(str, enum.Enum):
+    """The choices of --units."""
+
+    M, CM, MM = "m", "cm", "mm"
+
+
+def _formats(value: str | None) -> str | None:
+    with wrong_usage("--formats"):
+        return None if value is None else ",".join(parse_formats(value))
+
+
+def _parts(value: str) -> str:
+    with wrong_usage("--parts"):
+        return ",".join(parse_parts(value))
 
 
 FormatsOption = Annotated[
     str | None,
     typer.Option(
         "--formats",
-        callback=_checked,
+        callback=_formats,
         metavar="NAMES",
-        help=f"Files per face, with commas: {', '.join(FORMAT_FILES)}. Default: {', '.join(DEFAULT_FORMATS)}.",
+        help=f"Files per face, with commas: {', '.join(FORMATS)}. Default: {', '.join(DEFAULT_FORMATS)}.",
     ),
 ]
+PartsOption = Annotated[
+    str,
+    typer.Option(
+        "--parts",
+        callback=_parts,
+        metavar="[face|head|face,head]",
+        help="What meshes show: the face, the whole head, or one file of each. vrm is always the head.",
+    ),
+]
+NeutralOption = Annotated[
+    bool, typer.Option("--neutral", help="Meshes show the neutral face instead of the photo's expression.")
+]
+UnitsOption = Annotated[
+    Units,
+    typer.Option("--units", metavar="[m|cm|mm]", help="Unit of lengths in OBJ, PLY and USD. GLB and VRM have metres."),
+]
+CameraOption = Annotated[
+    bool,
+    typer.Option(
+        "--embed-camera", help="Put the photo's camera into GLB and USD, and the face where the camera saw it."
+    ),
+]
+
+
+def check_mesh_options(options: MeshOptions, out: Path, formats: str | None) -> None:
+    """Check that options of meshes have an effect on what is written.
+
+    Args:
+        options: The options.
+        out: The value of --out.
+        formats: The value of --formats.
+
+    Raises:
+        typer.BadParameter: An option changes no file, or one file would have to hold two meshes.
+    """
+    single = is_mesh_file(out)
+    chosen = (MESH_ENDINGS[out.suffix.lower()],) if single else parse_formats(formats or DEFAULT_FORMATS)
+    with wrong_usage():
+        options.check_effect(chosen)
+    if single and len(options.parts) > 1:
+        raise typer.BadParameter(f"{out} is one file, but there are two parts; choose one.", param_hint="--parts")
 
 
 def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_options: Sequence[str]) -> bool:
@@ -60,7 +119,12 @@ def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_opti
 
 
 def reconstruct_to_file(
-    reconstruct: Callable[[Photo], list[Reconstruction]], photo: Photo, out: Path, *, model: MorphableModel, glb: str
+    reconstruct: Callable[[Photo], list[Reconstruction]],
+    photo: Photo,
+    out: Path,
+    *,
+    model: MorphableModel,
+    options: MeshOptions,
 ) -> None:
     """Write the mesh of the most prominent face of a photo.
 
@@ -69,11 +133,20 @@ def reconstruct_to_file(
         photo: The photo.
         out: The file to write; its ending is the format.
         model: The model of the faces.
-        glb: How a GLB stores its morph targets.
+        options: How the mesh is written.
 
     Raises:
         MienError: There is no face, or a file cannot be read or written.
     """
     from mien.export import write_mesh
 
-    write_mesh(reconstruct(photo)[0], model, out, morphs=glb)
+    write_mesh(
+        reconstruct(photo)[0],
+        model,
+        out,
+        parts=options.parts[0],
+        neutral=options.neutral,
+        units=options.units,
+        embed_camera=options.embed_camera,
+        morphs=options.morphs,
+    )

@@ -22,7 +22,17 @@ from mien.cli.engine import (
     output_place,
     ray_settings,
 )
-from mien.cli.formats import FormatsOption, one_mesh_file, reconstruct_to_file
+from mien.cli.formats import (
+    CameraOption,
+    FormatsOption,
+    NeutralOption,
+    PartsOption,
+    Units,
+    UnitsOption,
+    check_mesh_options,
+    one_mesh_file,
+    reconstruct_to_file,
+)
 from mien.cli.options import (
     DetailModeOption,
     DetailNetworkOption,
@@ -43,7 +53,7 @@ from mien.cli.options import (
 )
 from mien.cli.progress import Report, Reporter
 from mien.cli.terminal import activity, printable, sigterm_exits
-from mien.io.result_files import DEFAULT_FORMATS
+from mien.io.result_files import DEFAULT_FORMATS, FACE
 from mien.scale.output_folder import OutputFolder, PhotoFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.processes import core_count, reconstruct_here, reconstruct_in_processes
@@ -69,11 +79,16 @@ def reconstruct(
             "--out",
             "-o",
             metavar="PLACE",
-            help="Folder of the results, or FILE.glb, .obj or .ply for one face. With --engine ray also an address.",
+            help="Folder of the results, or FILE.glb, .obj, .ply, .usdz or .vrm for one face. With --engine ray also "
+            "an address.",
         ),
     ] = "out",
     manifest: ManifestOption = None,
     formats: FormatsOption = None,
+    parts: PartsOption = FACE,
+    neutral: NeutralOption = False,
+    units: UnitsOption = Units.M,
+    embed_camera: CameraOption = False,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
     detail: DetailOption = True,
@@ -111,7 +126,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
 
-    If OUT ends in .glb, .obj or .ply, only the mesh of the photo's most prominent face is written.
+    If OUT ends in .glb, .obj, .ply, .usdz or .vrm, only the mesh of the photo's most prominent face is written.
 
     If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
@@ -140,14 +155,21 @@ def reconstruct(
         principal_point_px=principal_point,
         max_pixels=round(max_megapixels * 1e6),
         formats=formats or DEFAULT_FORMATS,
+        parts=parts,
+        neutral=neutral,
+        units=units.value,
+        embed_camera=embed_camera,
         glb=glb.value,
     )
+    check_mesh_options(settings.mesh_options, Path(out), formats)
     if to_file:
         with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():
             reconstructor = settings.reconstructor()
             reconstruct_photo = partial(reconstructor, focal_px=focal_px, principal_point_px=principal_point)
             photo = read_argument(paths[0], max_pixels=settings.max_pixels)
-            reconstruct_to_file(reconstruct_photo, photo, Path(out), model=reconstructor.model, glb=glb.value)
+            reconstruct_to_file(
+                reconstruct_photo, photo, Path(out), model=reconstructor.model, options=settings.mesh_options
+            )
         return
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
     reporter = Reporter(place, paths, report=report, bar=not quiet)

@@ -1,9 +1,9 @@
-"""Results as files: GLB, OBJ, PLY, UV maps and pictures. docs/outputs.md lists them."""
+"""Results as files: meshes, UV maps and pictures. docs/outputs.md lists them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,30 +14,30 @@ from mien.export.gltf import write_glb as write_glb
 from mien.export.head_glb import head_glb_bytes as head_glb_bytes
 from mien.export.head_glb import write_head_glb as write_head_glb
 from mien.export.images import FacePainter, albedo_map, overlay_image, sheet_image
-from mien.export.obj import materials_text, obj_text
-from mien.export.obj import write_obj as write_obj
-from mien.export.ply import write_ply as write_ply
-from mien.io.files import write_text, write_whole, writing, writing_folder
+from mien.export.mesh_files import MeshFiles
+from mien.io.files import write_whole, writing, writing_folder
 from mien.io.photo import Photo
 from mien.io.pixels import to_uint8
 from mien.io.png import write_png
 from mien.io.result_files import (
     ALBEDO_FILE,
     DEFAULT_FORMATS,
-    GLB_FILE,
-    HEAD_GLB_FILE,
+    FACE,
+    HEAD,
     MESH_ENDINGS,
-    MODEL_FORMATS,
     NORMALS_FILE,
-    OBJ_FILE,
     OVERLAY_FILE,
     PHOTO_FORMATS,
-    PLY_FILE,
     SHEET_FILE,
     TEXTURE_FILE,
+    MeshOptions,
     is_mesh_file,
+    mesh_file,
+    needs_model,
     parse_formats,
-    remove_other_formats,
+    parse_parts,
+    remove_other_files,
+    texture_file,
 )
 from mien.io.result_folder import folder_of, write_coefficients, write_offset_maps, write_result_files
 from mien.morphable import MorphableModel, load_model
@@ -52,27 +52,37 @@ def write_reconstruction(
     folder: str | os.PathLike[str],
     formats: str | Iterable[str] = DEFAULT_FORMATS,
     *,
+    parts: str | Iterable[str] = FACE,
+    neutral: bool = False,
+    units: str = "m",
+    embed_camera: bool = False,
     morphs: str = "sparse",
 ) -> None:
-    """Write the files of one face into a folder: mesh, UV maps, pictures and numbers, as docs/outputs.md lists them.
+    """Write the files of one face into a folder: meshes, UV maps, pictures and numbers, as docs/outputs.md lists them.
 
     The folder appears, or its files change, only after all files are written. Files of an earlier result in formats
-    that are not chosen now are removed.
+    or parts that are not chosen now are removed.
 
     Args:
         reconstruction: The face.
-        model: The model that the face was reconstructed with, `Reconstructor.model`. `None` if only `ply`, `npz` and
-            `json` are written.
+        model: The model that the face was reconstructed with, `Reconstructor.model`. `None` if only `ply` of a face,
+            `npz` and `json` are written.
         photo: The photo that shows the face. `None` if neither `sheet` nor `overlay` is written.
         folder: The folder of this face; missing parents are made.
-        formats: What to write, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and `json`, or
-            one text with commas. `Reconstruction.load` needs `npz`.
+        formats: What to write, some of `glb`, `obj`, `ply`, `usd`, `vrm`, `maps`, `sheet`, `overlay`, `npz` and
+            `json`, or one text with commas. `Reconstruction.load` needs `npz`.
+        parts: What the meshes show: `face`, `head`, or both: "face,head". `vrm` is always the head.
+        neutral: Whether the meshes show the neutral face instead of the photo's expression.
+        units: Unit of lengths in OBJ, PLY and USD: "m", "cm" or "mm". GLB and VRM are in metres, as glTF prescribes.
+        embed_camera: Whether GLB and USD contain the photo's camera, with the face where the camera saw it, so that
+            the scene renders over the photo.
         morphs: How GLBs store their morph targets: "sparse", or "dense" for programs that lose sparse data.
 
     Raises:
-        ConfigError: A format or `morphs` is unknown, a format needs a model or photo that is not given, or these are
-            not those of the reconstruction.
-        ModelMismatch: `head` is among the formats, and the model is not `mien-face`.
+        ConfigError: A choice is unknown or has no effect on the formats, a format needs a model or photo that is not
+            given, or these are not those of the reconstruction.
+        ModelMismatch: A head is asked for, and the model is not `mien-face`.
+        BackendUnavailable: `usd` is among the formats, and the package usd-core is missing.
         OutputError: The folder cannot be written.
 
     Example:
@@ -82,6 +92,8 @@ def write_reconstruction(
         ...     mien.write_reconstruction(face, reconstructor.model, photo, f"out/face{index}")
     """
     formats = parse_formats(formats)
+    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs)
+    options.check_effect(formats)
     folder = Path(folder)
     if model is not None:
         _check_model(reconstruction, model)
@@ -89,23 +101,33 @@ def write_reconstruction(
             reconstruction = replace(reconstruction, expression_names=model.expression_names)
     if photo is not None:
         _check_photo(reconstruction, photo)
-    _check_given(formats, MODEL_FORMATS, model, "model")
-    _check_given(formats, PHOTO_FORMATS, photo, "photo")
+    _check_given([name for name in formats if needs_model(name, options)], model, "model")
+    _check_given([name for name in formats if name in PHOTO_FORMATS], photo, "photo")
     with writing_folder(folder) as partial:
+        normals = None if model is None else FaceNormals(reconstruction, model)
         _write_numbers(reconstruction, partial, formats)
-        if model is not None:
-            normals = FaceNormals(reconstruction, model)
-            _write_model_formats(reconstruction, model, partial, formats, morphs=morphs, normals=normals)
+        _write_meshes(MeshFiles(reconstruction, model, options, normals=normals), partial, formats, options)
+        if model is not None and normals is not None:
+            if "maps" in formats:
+                _write_maps(reconstruction, model, partial, normals)
             if photo is not None:
                 _write_pictures(FacePainter(reconstruction, model, normals=normals), photo, partial, formats)
     with writing(folder):
-        remove_other_formats(folder, formats)
+        remove_other_files(folder, formats, options.parts)
 
 
 def write_mesh(
-    reconstruction: Reconstruction, model: MorphableModel, path: str | os.PathLike[str], *, morphs: str = "sparse"
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    path: str | os.PathLike[str],
+    *,
+    parts: str = FACE,
+    neutral: bool = False,
+    units: str = "m",
+    embed_camera: bool = False,
+    morphs: str = "sparse",
 ) -> None:
-    """Write one mesh file; its ending chooses the format: `.glb`, `.obj` or `.ply`.
+    """Write one mesh file; its ending chooses the format: `.glb`, `.obj`, `.ply`, `.usdz` or `.vrm`.
 
     Beside an OBJ of the name face.obj go face.mtl and its texture, face_texture.png.
 
@@ -113,29 +135,36 @@ def write_mesh(
         reconstruction: The face.
         model: The model that the face was reconstructed with.
         path: The file to write; its folder is made if it is missing.
-        morphs: How a GLB stores its morph targets: "sparse", or "dense" for programs that lose sparse data.
+        parts: `face` or `head`; `.vrm` is always the head.
+        neutral: As in `write_reconstruction`, like the three below.
+        units: As in `write_reconstruction`.
+        embed_camera: As in `write_reconstruction`.
+        morphs: As in `write_reconstruction`.
 
     Raises:
-        ConfigError: The ending is another, `morphs` is unknown, or the model is not that of the reconstruction.
+        ConfigError: The ending is another, a choice is unknown or has no effect on this format, or the model is not
+            that of the reconstruction.
+        ModelMismatch: A head is asked for, and the model is not `mien-face`.
+        BackendUnavailable: The file is `.usdz`, and the package usd-core is missing.
         OutputError: The file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in MESH_ENDINGS:
+    format_name = MESH_ENDINGS.get(path.suffix.lower())
+    if format_name is None:
         raise ConfigError(f"path={path} ends in {path.suffix!r}; use one of {', '.join(MESH_ENDINGS)}.")
+    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs)
+    options.check_effect([format_name])
+    if len(options.parts) != 1:
+        raise ConfigError(f"parts={parts!r} are two meshes, but path={path} is one file; give a folder or one part.")
     _check_model(reconstruction, model)
+    part = HEAD if format_name == "vrm" else options.parts[0]
+    meshes = MeshFiles(reconstruction, model, options)
+    # The texture is not anna.png, which may be the photo.
+    files = meshes.files(format_name, part, name=path.name, texture=f"{path.stem}_texture.png")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        match path.suffix.lower():
-            case ".glb":
-                write_whole(path, lambda partial: write_glb(reconstruction, model, partial, morphs=morphs))
-            case ".ply":
-                write_whole(path, lambda partial: write_ply(reconstruction, partial))
-            case _:
-                # Not anna.png, which may be the photo.
-                texture, materials = path.with_name(f"{path.stem}_texture.png"), path.with_suffix(".mtl")
-                write_whole(texture, lambda partial: write_png(to_uint8(reconstruction.texture), partial))
-                write_text(materials, materials_text(texture.name))
-                write_text(path, obj_text(reconstruction, model, materials=materials.name))
+        for name, content in files.items():
+            _write_whole(path.with_name(name), content)
 
 
 def save_reconstruction(
@@ -143,30 +172,48 @@ def save_reconstruction(
     path: str | os.PathLike[str],
     *,
     formats: str | Iterable[str] | None,
+    parts: str | Iterable[str],
     model: MorphableModel | None,
     photo: Photo | None,
+    neutral: bool,
+    units: str,
+    embed_camera: bool,
+    morphs: str,
 ) -> None:
     """Write a folder or one mesh file: `Reconstruction.save`, whose arguments and errors these are."""
+    how = {"neutral": neutral, "units": units, "embed_camera": embed_camera, "morphs": morphs}
+    options = MeshOptions(parse_parts(parts), **how)
     if is_mesh_file(Path(path)):
         if formats is not None:
             raise ConfigError(f"path={path} names one file, so formats has no effect; leave it out or give a folder.")
-        write_mesh(reconstruction, model or _model_of(reconstruction), path)
+        write_mesh(reconstruction, model or _model_of(reconstruction), path, parts=",".join(options.parts), **how)
         return
     if formats is None:
         model = model or _find_model(reconstruction.model_name)
         given = {"glb": model is not None, "sheet": model is not None and photo is not None}
         formats = [name for name in DEFAULT_FORMATS if given.get(name, True)]
     formats = parse_formats(formats)
-    if model is None and MODEL_FORMATS & set(formats):
+    if model is None and any(needs_model(name, options) for name in formats):
         model = _model_of(reconstruction)
-    write_reconstruction(reconstruction, model, photo, folder_of(path), formats)
+    write_reconstruction(reconstruction, model, photo, folder_of(path), formats, parts=options.parts, **how)
 
 
-def glb_of(reconstruction: Reconstruction, model: MorphableModel | None) -> bytes:
+def glb_of(
+    reconstruction: Reconstruction,
+    model: MorphableModel | None,
+    *,
+    parts: str,
+    neutral: bool,
+    embed_camera: bool,
+    morphs: str,
+) -> bytes:
     """Encode a face as a GLB file: `Reconstruction.glb_bytes`, whose arguments and errors these are."""
+    options = MeshOptions(parse_parts(parts), neutral=neutral, embed_camera=embed_camera, morphs=morphs)
+    if len(options.parts) != 1:
+        raise ConfigError(f"parts={parts!r} are two meshes; choose one of them.")
     model = model or _model_of(reconstruction)
     _check_model(reconstruction, model)
-    return glb_bytes(reconstruction, model)
+    return MeshFiles(reconstruction, model, options).content("glb", options.parts[0])
 
 
 def _model_of(reconstruction: Reconstruction) -> MorphableModel:
@@ -198,31 +245,28 @@ def _write_numbers(reconstruction: Reconstruction, folder: Path, formats: Sequen
         write_result_files(reconstruction, folder)
     elif "json" in formats:
         write_coefficients(reconstruction, folder)
-    if "ply" in formats:
-        write_ply(reconstruction, folder / PLY_FILE)
-    if {"obj", "maps"} & set(formats):
+    if "maps" in formats:
         write_png(to_uint8(reconstruction.texture), folder / TEXTURE_FILE)
 
 
-def _write_model_formats(
-    reconstruction: Reconstruction,
-    model: MorphableModel,
-    folder: Path,
-    formats: Sequence[str],
-    *,
-    morphs: str,
-    normals: FaceNormals,
-) -> None:
-    if "glb" in formats:
-        write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs, normals=normals)
-    if "head" in formats:
-        write_head_glb(reconstruction, model, folder / HEAD_GLB_FILE, morphs=morphs)
-    if "obj" in formats:
-        write_obj(reconstruction, model, folder / OBJ_FILE, normals=normals.of_mesh)
-    if "maps" in formats:
-        write_offset_maps(reconstruction, folder)
-        write_png(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
-        write_png(to_uint8(0.5 + 0.5 * normals.of_map), folder / NORMALS_FILE)
+def _write_meshes(meshes: MeshFiles, folder: Path, formats: Sequence[str], options: MeshOptions) -> None:
+    for format_name in MESH_ENDINGS.values():
+        if format_name not in formats:
+            continue
+        for part in (HEAD,) if format_name == "vrm" else options.parts:
+            name, texture = mesh_file(format_name, part), texture_file(part)
+            for file, content in meshes.files(format_name, part, name=name, texture=texture).items():
+                (folder / file).write_bytes(content)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    write_whole(path, lambda partial: partial.write_bytes(content))
+
+
+def _write_maps(reconstruction: Reconstruction, model: MorphableModel, folder: Path, normals: FaceNormals) -> None:
+    write_offset_maps(reconstruction, folder)
+    write_png(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
+    write_png(to_uint8(0.5 + 0.5 * normals.of_map), folder / NORMALS_FILE)
 
 
 def _write_pictures(painter: FacePainter, photo: Photo, folder: Path, formats: Sequence[str]) -> None:
@@ -232,8 +276,7 @@ def _write_pictures(painter: FacePainter, photo: Photo, folder: Path, formats: S
         write_png(sheet_image(painter.reconstruction, painter, photo), folder / SHEET_FILE)
 
 
-def _check_given(formats: Sequence[str], needed: Set[str], value: object, name: str) -> None:
-    lacking = [chosen for chosen in formats if chosen in needed]
+def _check_given(lacking: Sequence[str], value: object, name: str) -> None:
     if lacking and value is None:
         raise ConfigError(f"{name}=None, but {', '.join(lacking)} of formats need it; give it, or leave these out.")
 

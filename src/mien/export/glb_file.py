@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-from mien.errors import ConfigError
 from mien.export.morph_targets import EncodedTargets, shortest
 from mien.io.pixels import to_uint8
 from mien.io.png import png_bytes
@@ -24,24 +24,17 @@ _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 _GLB_MAGIC, _CHUNK_JSON, _CHUNK_BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 
-MORPH_STORAGE = ("sparse", "dense")
-"""How morph targets can be stored: the vertices that move, or all vertices, which makes the file 2.4 times as large."""
-
 
 @dataclass
 class Glb:
     """The binary chunk as it grows, with the accessors and buffer views that describe it."""
 
     morphs: str
-    """How morph targets are stored, one of `MORPH_STORAGE`."""
+    """How morph targets are stored, one of `mien.io.result_files.MORPH_STORAGE`."""
     chunks: list[bytes | memoryview] = field(default_factory=list)
     length: int = 0
     accessors: list[dict[str, object]] = field(default_factory=list)
     views: list[dict[str, object]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.morphs not in MORPH_STORAGE:
-            raise ConfigError(f"morphs={self.morphs!r} is unknown; choose one of {', '.join(MORPH_STORAGE)}.")
 
     def document(self) -> dict[str, object]:
         """The parts of the JSON chunk that describe the binary one."""
@@ -73,7 +66,7 @@ class Glb:
         view = self.add_view(triangles.astype(kind).tobytes(), target=_ELEMENT_ARRAY_BUFFER)
         return self.add_accessor({"bufferView": view, "componentType": code, "count": triangles.size, "type": "SCALAR"})
 
-    def add_targets(self, kinds: dict[str, EncodedTargets]) -> list[dict[str, int]]:
+    def add_targets(self, kinds: dict[str, EncodedTargets], chosen: Sequence[int]) -> list[dict[str, int]]:
         """Add morph targets of a primitive, as sparse data over no view or as dense views.
 
         The choice of readers: Babylon.js 9 writes sparse data into the view below them, so that targets that share a
@@ -83,13 +76,13 @@ class Glb:
 
         Args:
             kinds: Offsets by the name of their attribute.
+            chosen: The targets to add.
 
         Returns:
             The attributes of each target.
         """
         add = self._add_dense if self.morphs == "dense" else self._add_sparse
-        count = len(next(iter(kinds.values())).low)
-        return [{name: add(targets, index) for name, targets in kinds.items()} for index in range(count)]
+        return [{name: add(targets, index) for name, targets in kinds.items()} for index in chosen]
 
     def _add_dense(self, targets: EncodedTargets, index: int) -> int:
         dense = np.zeros((targets.vertices, 3), "<f4")
@@ -110,15 +103,7 @@ class Glb:
 
     def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         """Add a colour texture as JPEG, and return its image."""
-        image = Image.fromarray(to_uint8(texture))
-        side = image.width
-        if side & (side - 1):
-            # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
-            side = 1 << (2 * side - 1).bit_length()
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
-        return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}
+        return {"name": "texture", "bufferView": self.add_view(jpeg_texture(texture)), "mimeType": "image/jpeg"}
 
     def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         """Add a normal map as PNG, and return its image.
@@ -126,10 +111,26 @@ class Glb:
         Args:
             normals: Unit vectors in tangent space.
         """
-        # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
-        # PNG: the error of a JPEG is as large as most of the relief.
-        encoded = png_bytes(np.floor(128.01 + 127.5 * normals).astype(np.uint8))
-        return {"name": "normals", "bufferView": self.add_view(encoded), "mimeType": "image/png"}
+        return {"name": "normals", "bufferView": self.add_view(png_normal_map(normals)), "mimeType": "image/png"}
+
+
+def jpeg_texture(texture: Float[np.ndarray, "S S 3"]) -> bytes:
+    """A colour texture as JPEG whose side is a power of two."""
+    image = Image.fromarray(to_uint8(texture))
+    side = image.width
+    if side & (side - 1):
+        # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
+        side = 1 << (2 * side - 1).bit_length()
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
+    return encoded.getvalue()
+
+
+def png_normal_map(normals: Float[np.ndarray, "S S 3"]) -> bytes:
+    """Unit vectors in tangent space as PNG: the error of a JPEG is as large as most of the relief."""
+    # Flat is 128 by convention; the hundredth keeps rounding errors on one side of it.
+    return png_bytes(np.floor(128.01 + 127.5 * normals).astype(np.uint8))
 
 
 def texture_document(images: list[dict[str, object]]) -> dict[str, object]:

@@ -8,7 +8,7 @@ viewer shows the photo's face and an animator can move it. Model space is glTF's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,14 @@ import numpy as np
 from mien import __version__
 from mien.export.face_normals import FaceNormals
 from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
-from mien.export.morph_targets import (
-    NORMAL_EPSILON,
-    POSITION_EPSILON_M,
-    EncodedTargets,
-    MorphTargets,
-    exceeds,
-    moved_normals,
-)
-from mien.export.surface import eye_triangles, unit_normals
+from mien.export.part_materials import PART_MATERIALS
+from mien.export.photo_camera import PhotoCamera
+from mien.export.rig import Rig, RigPart, make_rig
 from mien.export.tangent_space import tangent_normal_map, vertex_tangents
+from mien.io.result_files import FACE, MeshOptions
 from mien.morphable import MorphableModel
-from mien.morphable.per_model import per_model
 from mien.result import Reconstruction
-from mien.typing import Bool, Float, Int
-
-_SKIN_ROUGHNESS = 0.6
-_EYE_ROUGHNESS = 0.15  # wet
+from mien.typing import Float
 
 
 def write_glb(
@@ -41,7 +32,8 @@ def write_glb(
     model: MorphableModel,
     path: Path,
     *,
-    morphs: str = "sparse",
+    options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
+    rig: Rig | None = None,
     normals: FaceNormals | None = None,
 ) -> None:
     """Write a face as a GLB file, see `glb_bytes`.
@@ -50,21 +42,22 @@ def write_glb(
         reconstruction: The face.
         model: The face's model.
         path: The file to write.
-        morphs: How the morph targets are stored.
-        normals: The face's normals, if other files need them too.
+        options: As in `glb_bytes`.
+        rig: As in `glb_bytes`.
+        normals: As in `glb_bytes`.
 
     Raises:
-        ConfigError: `morphs` is neither "sparse" nor "dense".
         OSError: The file cannot be written.
     """
-    path.write_bytes(glb_bytes(reconstruction, model, morphs=morphs, normals=normals))
+    path.write_bytes(glb_bytes(reconstruction, model, options=options, rig=rig, normals=normals))
 
 
 def glb_bytes(
     reconstruction: Reconstruction,
     model: MorphableModel,
     *,
-    morphs: str = "sparse",
+    options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
+    rig: Rig | None = None,
     normals: FaceNormals | None = None,
 ) -> bytes:
     """Encode a face as a GLB file.
@@ -75,38 +68,31 @@ def glb_bytes(
     Args:
         reconstruction: The face.
         model: The face's model, which gives the morph targets and the eye triangles.
-        morphs: How the morph targets are stored: "sparse", or "dense" for readers that lose sparse data.
+        options: Neutral or not, with the photo's camera or not, and how the morph targets are stored.
+        rig: The face's rig, if other files need it too.
         normals: The face's normals, if other files need them too.
 
     Returns:
         The content of the file.
-
-    Raises:
-        ConfigError: `morphs` is neither "sparse" nor "dense".
     """
-    mesh_of_model = _model_mesh(model, reconstruction.triangles)
-    morphs_of_face = _face_morphs(reconstruction, model, mesh_of_model)
-    base = morphs_of_face.base
-    base_normals = unit_normals(base, reconstruction.triangles)
-    glb = Glb(morphs)
-    primitives = _primitives(glb, reconstruction, mesh_of_model, morphs_of_face, normals=base_normals)
+    rig = rig or make_rig(reconstruction, model, FACE, neutral=options.neutral)
+    glb = Glb(options.morphs)
+    primitives = [add_part(glb, rig, part, material=k) for k, part in enumerate(rig.layout.parts)]
     images = [glb.add_texture(reconstruction.texture)]
     if reconstruction.displacement.any():
         images.append(glb.add_normal_map(tangent_normal_map(reconstruction, model, normals=normals)))
-        tangents = vertex_tangents(base, base_normals, model)[mesh_of_model.parts[0].vertices]
+        tangents = vertex_tangents(rig.base, rig.base_normals, model)[rig.layout.parts[0].vertices]
         primitives[0]["attributes"]["TANGENT"] = glb.add_vectors(tangents)
     mesh = {
         "name": "face",
         "primitives": primitives,
-        "weights": [float(weight) for weight in morphs_of_face.weights],
-        "extras": {"targetNames": morphs_of_face.names},
+        "weights": [float(weight) for weight in rig.weights],
+        "extras": {"targetNames": list(rig.names)},
     }
+    camera = PhotoCamera.of(reconstruction) if options.embed_camera else None
     document = {
         "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": glb_extras(reconstruction)},
-        "scene": 0,
-        # Another name than the node's: three.js makes names unique, and "face" would be the scene.
-        "scenes": [{"name": "scene", "nodes": [0]}],
-        "nodes": [{"name": "face", "mesh": 0}],
+        **scene_document([{"name": "face", "mesh": 0}], camera),
         "meshes": [mesh],
         "materials": _materials(eyes=len(primitives) > 1, relief=len(images) > 1),
         **texture_document(images),
@@ -115,147 +101,76 @@ def glb_bytes(
     return pack_glb(document, glb)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Skin or eyes: its vertices, by their index in the model, and its triangles, by the position among them."""
+def scene_document(nodes: list[dict[str, Any]], camera: PhotoCamera | None) -> dict[str, object]:
+    """The parts of the JSON chunk for a scene of one root node, the first one, and of the photo's camera.
 
-    vertices: Int[np.ndarray, "P"]
-    places: Int[np.ndarray, "V"]
-    """Position of each vertex of the model among `vertices`; -1 if no triangle of the part uses it."""
-    triangles: Int[np.ndarray, "T 3"]
-    moved: EncodedTargets
-    """The model's blendshapes at this part's vertices."""
-
-    def encoded(self, targets: MorphTargets) -> EncodedTargets:
-        """Morph targets of the whole mesh at this part's vertices."""
-        return EncodedTargets.of(targets.placed(self.places), vertices=len(self.vertices))
-
-
-@dataclass(frozen=True)
-class _ModelMesh:
-    """What all faces of a model have in common; about 12 MB for the packaged model."""
-
-    triangles: Int[np.ndarray, "T 3"]
-    parts: list[_Part]
-    basis: Float[np.ndarray, "N V 3"]
-    """Offsets of the model's blendshapes, without the movements that no target stores."""
-    moved: MorphTargets
-    """The same as lists."""
-
-    @classmethod
-    def of(cls, model: MorphableModel, triangles: Int[np.ndarray, "T 3"]) -> _ModelMesh:
-        """Divide the triangles of a model into skin and eyes."""
-        basis = model.blendshapes[1].detach().cpu().numpy()
-        moved = MorphTargets.of(basis, epsilon=POSITION_EPSILON_M)
-        basis = basis * exceeds(basis, POSITION_EPSILON_M)[..., None]
-        return cls(triangles, _parts(triangles, eye_triangles(model), moved, vertices=len(model.mean)), basis, moved)
-
-
-def _kept_mesh(model: MorphableModel) -> _ModelMesh:
-    return _ModelMesh.of(model, model.triangles.cpu().numpy().astype(np.int32))
-
-
-def _model_mesh(model: MorphableModel, triangles: Int[np.ndarray, "T 3"]) -> _ModelMesh:
-    """The mesh of a model, computed once if the triangles are the model's own."""
-    kept = per_model(model, _kept_mesh)
-    return kept if np.array_equal(kept.triangles, triangles) else _ModelMesh.of(model, triangles)
-
-
-def _parts(
-    triangles: Int[np.ndarray, "T 3"], eyes: Bool[np.ndarray, "T"], moved: MorphTargets, *, vertices: int
-) -> list[_Part]:
-    """Skin, and eyes if there are any.
-
-    Vertex i of the skin is vertex i of the model, so that indices of landmarks hold. For this the skin keeps the places
-    of vertices that only the eyes use, up to the last vertex of its own.
+    Args:
+        nodes: All nodes.
+        camera: The camera, at the origin; the root is placed before it. None for a root at the origin and no camera.
     """
-    parts = []
-    for some in (triangles[~eyes], triangles[eyes]):
-        if not len(some):
-            continue
-        used = np.unique(some)
-        rows = used if parts else np.arange(used[-1] + 1)
-        places = np.full(vertices, -1, np.int32)
-        places[used] = np.searchsorted(rows, used)
-        of_part = EncodedTargets.of(moved.placed(places), vertices=len(rows))
-        parts.append(_Part(rows, places, places[some], of_part))
-    return parts
+    # Another name than the node's: three.js makes names unique, and "face" would be the scene.
+    scene = {"name": "scene", "nodes": [0]}
+    if camera is None:
+        return {"scene": 0, "scenes": [scene], "nodes": nodes}
+    scene["nodes"] = [0, len(nodes)]
+    placed = [{**nodes[0], **camera.gltf_transform}, *nodes[1:], {"name": "camera", "camera": 0}]
+    return {"scene": 0, "scenes": [scene], "nodes": placed, "cameras": [camera.gltf_camera]}
 
 
-def _primitives(
+def add_part(
     glb: Glb,
-    reconstruction: Reconstruction,
-    mesh: _ModelMesh,
-    morphs: _FaceMorphs,
+    rig: Rig,
+    part: RigPart,
     *,
-    normals: Float[np.ndarray, "V 3"],
-) -> list[dict[str, Any]]:
-    """Skin and eyes, each with vertices and morph targets of its own."""
-    turned = moved_normals(
-        morphs.moved, vertices=morphs.base, normals=normals, triangles=mesh.triangles, epsilon=NORMAL_EPSILON
-    )
-    uv = np.stack([reconstruction.uv[:, 0], 1 - reconstruction.uv[:, 1]], axis=-1).clip(0, 1)
-    primitives = []
-    for material, part in enumerate(mesh.parts):
-        rows = part.vertices
-        attributes = {
-            "POSITION": glb.add_vectors(morphs.base[rows]),
-            "NORMAL": glb.add_vectors(normals[rows]),
-            "TEXCOORD_0": glb.add_vectors(uv[rows]),
-        }
-        moved = part.moved if morphs.moved is mesh.moved else part.encoded(morphs.moved)
-        targets = glb.add_targets({"POSITION": moved, "NORMAL": part.encoded(turned)})
-        indices = glb.add_indices(part.triangles)
-        primitives.append({"attributes": attributes, "indices": indices, "material": material, "targets": targets})
-        if not np.array_equal(rows, np.arange(len(rows))):
-            primitives[-1]["extras"] = {"modelVertices": rows.tolist()}
-    return primitives
+    material: int,
+    targets: Sequence[int] | None = None,
+    origin: Float[np.ndarray, "3"] | None = None,
+) -> dict[str, Any]:
+    """Add a part of a rig with vertices and morph targets of its own.
 
+    Args:
+        glb: Where its data go.
+        rig: The rig.
+        part: The part.
+        material: Its material.
+        targets: The morph targets to add. Default: all.
+        origin: Position of the node in model space, metres. Default: the origin.
 
-OWN_EXPRESSION = "expression"
-"""Morph target of the photo's expression, for models whose expression coefficients are not blendshapes."""
-
-
-@dataclass(frozen=True)
-class _FaceMorphs:
-    """Morph targets of one face."""
-
-    names: list[str]
-    weights: Float[np.ndarray, "N"]
-    moved: MorphTargets
-    base: Float[np.ndarray, "V 3"]
-    """The neutral face: with the weights, it is the photo's. It keeps the movements that no target stores."""
-
-
-def _face_morphs(reconstruction: Reconstruction, model: MorphableModel, mesh: _ModelMesh) -> _FaceMorphs:
-    """Names, weights and offsets of the morph targets.
-
-    If the model's expression coefficients are the named blendshapes, they are the weights. If they are principal
-    components, all blendshapes have weight zero, and one more target of weight one holds the photo's expression: the
-    base is neutral and the default view shows the photo's face.
+    Returns:
+        The primitive of the mesh.
     """
-    names = list(model.blendshapes[0])
-    if model.blendshapes[0] == model.expression_names:
-        weights = reconstruction.expression.clip(0, 1)
-        # np.tensordot gave other last bits for the same face in a process that had done another photo before.
-        shown = np.einsum("k,kvd->vd", weights, mesh.basis).astype(np.float32)
-        return _FaceMorphs(names, weights, mesh.moved, reconstruction.vertices_model - shown)
-    own = np.einsum("k,kvd->vd", reconstruction.expression, model.expression_basis.detach().cpu().numpy())
-    moved = mesh.moved.joined(MorphTargets.of(own[None], epsilon=POSITION_EPSILON_M))
-    shown = (own * exceeds(own, POSITION_EPSILON_M)[:, None]).astype(np.float32)
-    weights = np.append(np.zeros(len(names), np.float32), np.float32(1))
-    return _FaceMorphs([*names, OWN_EXPRESSION], weights, moved, reconstruction.vertices_model - shown)
+    rows = part.vertices
+    positions = rig.base[rows] if origin is None else rig.base[rows] - origin
+    attributes = {"POSITION": glb.add_vectors(positions), "NORMAL": glb.add_vectors(rig.base_normals[rows])}
+    if part.uv is not None:
+        uv = np.stack([part.uv[:, 0], 1 - part.uv[:, 1]], axis=-1).clip(0, 1)
+        attributes["TEXCOORD_0"] = glb.add_vectors(uv)
+    kinds = {"POSITION": rig.position_targets(part), "NORMAL": rig.normal_targets(part)}
+    added = glb.add_targets(kinds, range(len(rig.names)) if targets is None else targets)
+    primitive: dict[str, Any] = {
+        "attributes": attributes,
+        "indices": glb.add_indices(part.triangles),
+        "material": material,
+        "targets": added,
+    }
+    if not np.array_equal(rows, np.arange(len(rows))):
+        primitive["extras"] = {"modelVertices": rows.tolist()}
+    return primitive
 
 
 def _materials(*, eyes: bool, relief: bool) -> list[dict[str, object]]:
     """Skin, with the normal map if there is one, and eyes if there are any."""
-    skin = _material("skin", roughness=_SKIN_ROUGHNESS)
+    skin = _material("skin")
     if relief:
         skin["normalTexture"] = {"index": 1}
-    return [skin, _material("eyes", roughness=_EYE_ROUGHNESS)] if eyes else [skin]
+    return [skin, _material("eyes")] if eyes else [skin]
 
 
-def _material(name: str, *, roughness: float) -> dict[str, object]:
+def _material(name: str) -> dict[str, object]:
     # A face is an open surface: without doubleSided it would be invisible from behind.
-    surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": roughness}
+    surface = {
+        "baseColorTexture": {"index": 0},
+        "metallicFactor": 0,
+        "roughnessFactor": PART_MATERIALS[name].roughness,
+    }
     return {"name": name, "doubleSided": True, "pbrMetallicRoughness": surface}

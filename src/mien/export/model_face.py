@@ -16,10 +16,11 @@ from mien.export.gltf import write_glb
 from mien.export.images import albedo_map
 from mien.export.obj import write_obj
 from mien.export.portrait import HALF_VIEW, Portrait, render_portrait
+from mien.export.rig import make_rig
 from mien.io.files import writing_folder
 from mien.io.pixels import to_uint8
 from mien.io.png import write_png
-from mien.io.result_files import GLB_FILE, OBJ_FILE, TEXTURE_FILE
+from mien.io.result_files import FACE, GLB_FILE, OBJ_FILE, TEXTURE_FILE
 from mien.io.result_folder import write_result_files
 from mien.morphable import MorphableModel
 from mien.result import Reconstruction
@@ -112,7 +113,8 @@ def write_model_face(identity: Float[Tensor, "I"], model: MorphableModel, folder
     reconstruction, picture = model_face(identity, model)
     with writing_folder(folder) as partial:
         write_result_files(reconstruction, partial)
-        write_glb(reconstruction, model, partial / GLB_FILE)
-        write_obj(reconstruction, model, partial / OBJ_FILE)
+        rig = make_rig(reconstruction, model, FACE)
+        write_glb(reconstruction, model, partial / GLB_FILE, rig=rig)
+        write_obj(rig, partial / OBJ_FILE, texture=TEXTURE_FILE)
         write_png(to_uint8(reconstruction.texture), partial / TEXTURE_FILE)
         write_png(picture, partial / PICTURE_FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,10 @@ POSITION_EPSILON_M = 1e-6
 NORMAL_EPSILON = 3e-3
 
 _LARGEST_16_BIT = 65535
+_LARGEST_ERROR = math.tan(math.radians(1.0))
+"""Normals of a view may be wrong by this; the sum of offsets below `NORMAL_EPSILON` reaches a part of it."""
+_LEAST_LENGTH = 0.25
+"""Shortest sum of a base normal and its offsets: folds can turn a normal around, and short sums turn fast."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,27 @@ class MorphTargets:
         rows, offsets = np.concatenate([self.rows, other.rows]), np.concatenate([self.offsets, other.offsets])
         return MorphTargets(starts, rows, offsets)
 
-    def placed(self, places: Int[np.ndarray, "V"]) -> MorphTargets:
+    def at(self, vertices: Int[np.ndarray, "P"], *, used: Bool[np.ndarray, "P"]) -> MorphTargets:
         """The same targets for a part of the mesh.
 
         Args:
-            places: New index of each vertex, in the same order; -1 for vertices outside the part.
+            vertices: The vertex of the mesh at each place of the part; a vertex can have several places.
+            used: Which places can move; the others stay still.
         """
-        rows = places[self.rows]
-        inside = rows >= 0
-        starts = np.concatenate([[0], np.cumsum(inside)])[self.starts]
-        return MorphTargets(starts, rows[inside], self.offsets[inside])
+        inside = np.flatnonzero(used)
+        counts = np.bincount(vertices[inside], minlength=max(vertices.max(), self.rows.max(initial=0)) + 1)
+        by_vertex = inside[np.argsort(vertices[inside], kind="stable")]
+        first = np.cumsum(counts) - counts
+        copies = counts[self.rows]
+        ends = np.concatenate([[0], np.cumsum(copies)])
+        within = np.arange(ends[-1]) - np.repeat(ends[:-1], copies)
+        rows = by_vertex[np.repeat(first[self.rows], copies) + within].astype(np.int32)
+        offsets, starts = np.repeat(self.offsets, copies, axis=0), ends[self.starts]
+        if (np.diff(by_vertex) <= 0).any():  # other orders in the part and in the mesh
+            target = np.repeat(np.arange(len(self)), np.diff(starts))
+            order = np.lexsort((rows, target))
+            rows, offsets = rows[order], offsets[order]
+        return MorphTargets(starts, rows, np.ascontiguousarray(offsets))
 
     def target(self, index: int) -> tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K 3"]]:
         """Rows and offsets of one target."""
@@ -158,6 +174,45 @@ def moved_normals(
     mesh = (np.ascontiguousarray(vertices, np.float32), normals, np.ascontiguousarray(triangles, np.int32))
     native().morph_normals(*mesh, targets.starts, targets.rows, targets.offsets, epsilon, starts, rows, offsets)
     return MorphTargets(starts, rows[: starts[-1]], offsets[: starts[-1]])
+
+
+def exact_in_view(
+    turned: MorphTargets,
+    weights: Float[np.ndarray, "N"],
+    *,
+    normals: Float[np.ndarray, "V 3"],
+    shown: Float[np.ndarray, "V 3"],
+) -> MorphTargets:
+    """Correct offsets of normals, so that base and weighted offsets give the normals of one view.
+
+    Normals do not add: two targets that each turn a normal do not turn it by the sum. The smallest change of the
+    offsets that makes one view right is a share of its error for each target, by its weight. Vertices whose error is
+    small keep their offsets, which are right for each target alone.
+
+    Args:
+        turned: Offsets of the unit normals at full weight.
+        weights: The weights of the view.
+        normals: Unit normals without movement.
+        shown: Unit normals of the view.
+
+    Returns:
+        The same rows with other offsets.
+    """
+    active = np.flatnonzero(weights).tolist()
+    summed, squares = normals.astype(np.float32), np.zeros(len(normals), np.float32)
+    for index in active:
+        rows, offsets = turned.target(index)
+        summed[rows] += weights[index] * offsets
+        squares[rows] += weights[index] ** 2
+    length = np.maximum((summed * shown).sum(1), _LEAST_LENGTH)
+    error = length[:, None] * shown - summed
+    wrong = (np.linalg.norm(error, axis=1) > _LARGEST_ERROR * length) & (squares > 0)
+    share = np.where(wrong, 1 / np.where(squares > 0, squares, 1), 0)[:, None] * error
+    corrected = turned.offsets.copy()
+    for index in active:
+        one = slice(turned.starts[index], turned.starts[index + 1])
+        corrected[one] += weights[index] * share[turned.rows[one]]
+    return MorphTargets(turned.starts, turned.rows, corrected)
 
 
 def exceeds(vectors: Float[np.ndarray, "*s 3"], limit: float) -> Bool[np.ndarray, "*s"]:

@@ -1,136 +1,115 @@
-"""face.obj with its material file: the face with the photo's expression in model space, with texture.png."""
+"""Wavefront OBJ with its material file: a face or a head in model space, a group and a material for each part."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
 from pathlib import Path
 
 import numpy as np
 
-from mien.export.surface import eye_triangles, unit_normals
-from mien.io.result_files import TEXTURE_FILE
-from mien.morphable import MorphableModel
-from mien.morphable.per_model import per_model
-from mien.result import Reconstruction
-from mien.typing import Bool, Float, Int
+from mien.export.part_materials import PART_MATERIALS, encoded
+from mien.export.rig import Rig, RigLayout
+from mien.io.result_files import MeshOptions
 
-_MATERIALS = """\
-# Colours of face.obj
-newmtl skin
-Ka 1 1 1
-Kd 1 1 1
-Ks 0.04 0.04 0.04
-Ns 20
-illum 2
-map_Kd {texture}
-
-newmtl eyes
-Ka 1 1 1
-Kd 1 1 1
-Ks 0.3 0.3 0.3
-Ns 200
-illum 2
-map_Kd {texture}
-"""
+_WET, _DRY = ("0.3 0.3 0.3", 200), ("0.04 0.04 0.04", 20)
+"""Colour and exponent of highlights, as close to the materials of the GLB as Phong's model comes."""
 
 
 def write_obj(
-    reconstruction: Reconstruction,
-    model: MorphableModel,
+    rig: Rig,
     path: Path,
     *,
-    normals: Float[np.ndarray, "V 3"] | None = None,
+    texture: str,
+    options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
 ) -> None:
-    """Write the OBJ and its material file, which has the same name with the ending .mtl and refers to texture.png.
+    """Write the OBJ, and beside it its material file, which has the ending .mtl.
 
     Args:
-        reconstruction: The face.
-        model: The face's model, which says which triangles are eyes.
-        path: The OBJ file to write; texture.png belongs in the same folder.
-        normals: Unit normals of the vertices, if they are known.
+        rig: The face or head.
+        path: The OBJ file.
+        texture: Name of the texture, which belongs in the same folder.
+        options: The unit of lengths.
 
     Raises:
         OSError: A file cannot be written.
     """
     materials = path.with_suffix(".mtl")
-    path.write_text(obj_text(reconstruction, model, materials=materials.name, normals=normals), encoding="utf-8")
-    materials.write_text(materials_text(TEXTURE_FILE), encoding="utf-8")
+    path.write_text(obj_text(rig, materials=materials.name, options=options), encoding="utf-8")
+    materials.write_text(materials_text(rig, texture=texture), encoding="utf-8")
 
 
-def materials_text(texture: str) -> str:
+def materials_text(rig: Rig, *, texture: str) -> str:
     """The content of the material file.
 
     Args:
+        rig: The face or head.
         texture: Name of the texture in the same folder.
 
     Returns:
         The text.
     """
-    return _MATERIALS.format(texture=texture)
+    lines = [f"# Colours of {rig.layout.name}.obj"]
+    for part in rig.layout.parts:
+        material = PART_MATERIALS[part.name]
+        highlight, exponent = _WET if material.is_wet else _DRY
+        colour = (1, 1, 1) if material.colour is None else encoded(material.colour)
+        diffuse = " ".join(f"{channel:.4g}" for channel in colour)
+        lines += [f"newmtl {part.name}", f"Ka {diffuse}", f"Kd {diffuse}", f"Ks {highlight}", f"Ns {exponent}"]
+        lines += ["illum 2", *([] if material.colour else [f"map_Kd {texture}"]), ""]
+    return "\n".join(lines)
 
 
 def obj_text(
-    reconstruction: Reconstruction,
-    model: MorphableModel,
+    rig: Rig,
     *,
     materials: str,
-    normals: Float[np.ndarray, "V 3"] | None = None,
+    options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
 ) -> str:
-    """The content of the OBJ.
+    """The content of the OBJ: the rig in its default view, with its vertices in their order.
 
     Args:
-        reconstruction: The face.
-        model: The face's model, which says which triangles are eyes.
+        rig: The face or head.
         materials: Name of the material file in the same folder.
-        normals: Unit normals of the vertices, if they are known.
+        options: The unit of lengths.
 
     Returns:
         The text.
     """
-    if normals is None:
-        normals = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
-    mesh = per_model(model, _mesh_text)
-    if not mesh.is_of(reconstruction):
-        mesh = _MeshText.of(reconstruction.triangles, reconstruction.uv, eye_triangles(model))
-    parts = [
-        "# mien: metres, +y up, the face towards +z, +x to the subject's left",
+    vertices = rig.shown if options.units == "m" else rig.shown * options.units_per_metre
+    coordinates, faces = _layout_text(rig.layout)
+    lines = [
+        f"# mien: {options.units}, +y up, the face towards +z, +x to the subject's left",
         f"mtllib {materials}",
-        "o face",
-        _rows("v %.7f %.7f %.7f", reconstruction.vertices_model),
-        mesh.coordinates,
-        _rows("vn %.5f %.5f %.5f", normals),
-        mesh.faces,
+        f"o {rig.layout.name}",
+        _rows("v %.7f %.7f %.7f" if options.units == "m" else "v %.5f %.5f %.5f", vertices),
+        coordinates,
+        _rows("vn %.5f %.5f %.5f", rig.shown_normals),
+        faces,
     ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class _MeshText:
-    """The lines that all faces of a model have in common; 1.3 MB for the packaged model."""
+@functools.lru_cache(maxsize=2)
+def _layout_text(layout: RigLayout) -> tuple[str, str]:
+    """Texture coordinates and faces, which all rigs of a layout have in common; 1.3 MB for the packaged face.
 
-    triangles: Int[np.ndarray, "T 3"]
-    uv: Float[np.ndarray, "V 2"]
-    coordinates: str
-    faces: str
-
-    @classmethod
-    def of(
-        cls, triangles: Int[np.ndarray, "T 3"], uv: Float[np.ndarray, "V 2"], eyes: Bool[np.ndarray, "T"]
-    ) -> _MeshText:
-        lines = []
-        for name, part in (("skin", triangles[~eyes]), ("eyes", triangles[eyes])):
-            if len(part):
-                corners = np.repeat(part + 1, 3, axis=1)
-                lines += [f"usemtl {name}", _rows("f %d/%d/%d %d/%d/%d %d/%d/%d", corners)]
-        return cls(triangles, uv, _rows("vt %.6f %.6f", uv), "\n".join(lines))
-
-    def is_of(self, reconstruction: Reconstruction) -> bool:
-        return np.array_equal(self.triangles, reconstruction.triangles) and np.array_equal(self.uv, reconstruction.uv)
-
-
-def _mesh_text(model: MorphableModel) -> _MeshText:
-    triangles, uv = (values.cpu().numpy() for values in (model.triangles, model.uv))
-    return _MeshText.of(triangles.astype(np.int32), uv, eye_triangles(model))
+    A vertex has one texture coordinate, or several where the texture has a seam, in the order of the vertices: those
+    of a face are numbered as its vertices.
+    """
+    textured = [part for part in layout.parts if part.uv is not None]
+    places = np.concatenate([np.column_stack([part.vertices, part.uv]) for part in textured if part.uv is not None])
+    unique, numbers = np.unique(places, axis=0, return_inverse=True)
+    lines, first = [], 0
+    for part in layout.parts:
+        corners = part.vertices[part.triangles] + 1
+        lines += [f"g {part.name}", f"usemtl {part.name}"]
+        if part.uv is None:
+            lines.append(_rows("f %d//%d %d//%d %d//%d", np.repeat(corners, 2, axis=1)))
+            continue
+        of_uv = numbers.reshape(-1)[first : first + len(part.vertices)][part.triangles] + 1
+        first += len(part.vertices)
+        lines.append(_rows("f %d/%d/%d %d/%d/%d %d/%d/%d", np.stack([corners, of_uv, corners], axis=-1)))
+    return _rows("vt %.6f %.6f", unique[:, 1:]), "\n".join(lines)
 
 
 def _rows(pattern: str, values: np.ndarray) -> str:

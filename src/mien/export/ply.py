@@ -1,50 +1,57 @@
-"""face.ply: the face with the photo's expression in model space, with a normal and a colour per vertex."""
+"""PLY: a face or a head in model space, with a normal and a colour per vertex."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from mien.export.surface import texture_at_vertices, unit_normals
 from mien.io.pixels import to_uint8
-from mien.result import Reconstruction
+from mien.io.result_files import MeshOptions
+from mien.typing import Float, Int
 
 _VERTEX = np.dtype([*((name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")),
                     *((name, "u1") for name in ("red", "green", "blue"))])  # fmt: skip
 _FACE = np.dtype([("count", "u1"), ("corners", "<i4", (3,))])
 
 
-def write_ply(reconstruction: Reconstruction, path: Path) -> None:
-    """Write a binary little-endian PLY with float positions and normals and 8-bit colours, sampled from the texture.
+def ply_bytes(
+    vertices: Float[np.ndarray, "V 3"],
+    triangles: Int[np.ndarray, "T 3"],
+    *,
+    normals: Float[np.ndarray, "V 3"],
+    colours: Float[np.ndarray, "V 3"],
+    options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
+) -> bytes:
+    """Encode a mesh as binary little-endian PLY with float positions and normals and 8-bit colours.
 
     Args:
-        reconstruction: The face.
-        path: The file to write.
+        vertices: Positions in metres.
+        triangles: Vertex indices.
+        normals: Unit normals of the vertices.
+        colours: Their colours, sRGB-encoded, 0 to 1.
+        options: The unit of lengths.
 
-    Raises:
-        OSError: The file cannot be written.
+    Returns:
+        The content of the file.
     """
-    vertices = np.empty(len(reconstruction.vertices_model), _VERTEX)
-    normals = unit_normals(reconstruction.vertices_model, reconstruction.triangles)
-    colours = to_uint8(texture_at_vertices(reconstruction))
+    rows = np.empty(len(vertices), _VERTEX)
+    pixels = to_uint8(colours)
     for axis, name in enumerate("xyz"):
-        vertices[name] = reconstruction.vertices_model[:, axis]
-        vertices[f"n{name}"] = normals[:, axis]
+        rows[name] = vertices[:, axis] * np.float32(options.units_per_metre)
+        rows[f"n{name}"] = normals[:, axis]
     for channel, name in enumerate(("red", "green", "blue")):
-        vertices[name] = colours[:, channel]
-    faces = np.empty(len(reconstruction.triangles), _FACE)
+        rows[name] = pixels[:, channel]
+    faces = np.empty(len(triangles), _FACE)
     faces["count"] = 3
-    faces["corners"] = reconstruction.triangles
+    faces["corners"] = triangles
     header = [
         "ply",
         "format binary_little_endian 1.0",
-        "comment mien: metres, +y up, the face towards +z, +x to the subject's left",
-        f"element vertex {len(vertices)}",
+        f"comment mien: {options.units}, +y up, the face towards +z, +x to the subject's left",
+        f"element vertex {len(rows)}",
         *(f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")),
         *(f"property uchar {name}" for name in ("red", "green", "blue")),
         f"element face {len(faces)}",
         "property list uchar int vertex_indices",
         "end_header",
     ]
-    path.write_bytes("\n".join(header).encode() + b"\n" + vertices.tobytes() + faces.tobytes())
+    return "\n".join(header).encode() + b"\n" + rows.tobytes() + faces.tobytes()

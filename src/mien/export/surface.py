@@ -1,4 +1,4 @@
-"""Properties of a mesh that several exporters need: normals, eye triangles, colours at the vertices."""
+"""Properties of a mesh that several exporters need: normals and eye triangles."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import torch
 
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
-from mien.rendering import sample_map
-from mien.result import Reconstruction
 from mien.typing import Bool, Float, Int
 
 
@@ -24,9 +22,3 @@ def eye_triangles(model: MorphableModel) -> Bool[np.ndarray, "T"]:
     """Which triangles belong to the eyeballs: all three corners do."""
     on_eye = model.masks.eyes.detach().cpu().numpy() > 0.5
     return np.all(on_eye[model.triangles.cpu().numpy()], axis=1)
-
-
-def texture_at_vertices(reconstruction: Reconstruction) -> Float[np.ndarray, "V 3"]:
-    """The colour of the texture at each vertex, sampled bilinearly."""
-    texture = torch.from_numpy(reconstruction.texture.astype(np.float32)).permute(2, 0, 1)[None]
-    return sample_map(texture, torch.from_numpy(reconstruction.uv))[0].numpy()

@@ -9,10 +9,11 @@ import numpy as np
 
 from mien.export.gltf import write_glb
 from mien.export.obj import write_obj
+from mien.export.rig import make_rig
 from mien.io.files import writing_folder
 from mien.io.pixels import to_uint8
 from mien.io.png import write_png
-from mien.io.result_files import GLB_FILE, TEXTURE_FILE
+from mien.io.result_files import FACE, GLB_FILE, TEXTURE_FILE
 from mien.registration.transfer import Transfer
 
 MESH_FILE, COEFFICIENTS_FILE, SHAPES_FILE = "mesh.obj", "coefficients.json", "shapes.npz"
@@ -37,9 +38,10 @@ def write_transfer(carried: Transfer, folder: Path) -> None:
         "albedo": face.albedo.tolist(),
     }
     with writing_folder(folder) as partial:
-        write_obj(face, model, partial / MESH_FILE)
+        rig = make_rig(face, model, FACE)
+        write_obj(rig, partial / MESH_FILE, texture=TEXTURE_FILE)
         write_png(to_uint8(face.texture), partial / TEXTURE_FILE)
-        write_glb(face, model, partial / GLB_FILE)
+        write_glb(face, model, partial / GLB_FILE, rig=rig)
         _write_shapes(carried, partial / SHAPES_FILE)
         (partial / COEFFICIENTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.errors import FaceLeftOut, MienError
-from mien.io.result_files import DEFAULT_FORMATS, is_result, parse_formats
+from mien.io.result_files import (
+    DEFAULT_FORMATS,
+    FACE,
+    MeshOptions,
+    is_result,
+    needs_head,
+    parse_formats,
+    parse_parts,
+)
 from mien.memory import typed_out_of_memory
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.run_record import Options, file_sha256, result_options
@@ -64,13 +72,30 @@ class PhotoSettings:
     """Larger JPEGs are reduced."""
     formats: str | tuple[str, ...] = DEFAULT_FORMATS
     """Files per face, as in `write_reconstruction`."""
+    parts: str | tuple[str, ...] = FACE
+    """As in `write_reconstruction`, like the four below."""
+    neutral: bool = False
+    """As in `write_reconstruction`."""
+    units: str = "m"
+    """As in `write_reconstruction`."""
+    embed_camera: bool = False
+    """As in `write_reconstruction`."""
     glb: str = "sparse"
-    """How a GLB stores its morph targets."""
+    """`morphs` of `write_reconstruction`."""
 
     @functools.cached_property
     def options(self) -> Options:
         """The settings for run.json; a file is represented by its SHA-256."""
         return result_options(vars(self))
+
+    @property
+    def mesh_options(self) -> MeshOptions:
+        """How meshes are written.
+
+        Raises:
+            ConfigError: A value is unknown.
+        """
+        return MeshOptions(parse_parts(self.parts), self.neutral, self.units, self.embed_camera, self.glb)
 
     def reconstructor(self) -> Reconstructor:
         """Load the model and the networks.
@@ -123,13 +148,13 @@ class PhotoWorker:
         progress: Is called with the stages of each photo, see `mien.fitting.Progress`.
 
     Raises:
-        MienError: As `PhotoSettings.reconstructor`, or the format "head" is chosen for a face model without one.
+        MienError: As `PhotoSettings.reconstructor`, or a head is asked for, and the face model has none.
     """
 
     def __init__(self, settings: PhotoSettings, *, progress: Progress | None = None) -> None:
         self.settings, self._progress = settings, progress
         self._reconstructor = settings.reconstructor()
-        if "head" in parse_formats(settings.formats):
+        if needs_head(parse_formats(settings.formats), parse_parts(settings.parts)):
             from mien.morphable import load_head
 
             load_head(self._reconstructor.model)  # an error before the first photo, not at each of them
@@ -191,6 +216,10 @@ class PhotoWorker:
                 folder=folder.path / f"face{index}",
                 model=self._reconstructor.model,
                 formats=settings.formats,
+                parts=settings.parts,
+                neutral=settings.neutral,
+                units=settings.units,
+                embed_camera=settings.embed_camera,
                 morphs=settings.glb,
             )
         _remove_stale_faces(folder.path, len(faces))
