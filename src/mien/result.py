@@ -95,6 +95,9 @@ class Reconstruction:
     focal_source: FocalSource = "unknown"
     """Where `focal_px` comes from: "given", "exif", "prior" (the typical distance of a face), or "fitted"; "unknown" in
     results of mien 0.1."""
+    hair_colour: Float[np.ndarray, "3"] | None = None
+    """Colour of the hair in white light, as far as the photo shows hair above the forehead; else of what is there. None
+    if the photo ends below, and in results of mien 0.2."""
 
     def __repr__(self) -> str:
         width, height = self.image_size

@@ -120,6 +120,12 @@ class Glb:
         image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
         return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}
 
+    def add_roughness(self, roughness: Float[np.ndarray, "S S"]) -> dict[str, object]:
+        """Add a roughness map as PNG, and return its image: green is the roughness, blue the metallic share, zero."""
+        values = to_uint8(roughness)
+        encoded = png_bytes(np.stack([np.full_like(values, 255), values, np.zeros_like(values)], axis=-1))
+        return {"name": "roughness", "bufferView": self.add_view(encoded), "mimeType": "image/png"}
+
     def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         """Add a normal map as PNG, and return its image.
 

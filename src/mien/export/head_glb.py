@@ -1,6 +1,6 @@
 """head.glb: the whole head as binary glTF 2.0, with skin, eyes, teeth, gums, tongue and the 52 expressions.
 
-The skin has one texture, the head's atlas. Eyeballs are nodes of their own, at their centres, so that an engine can
+The skin has one texture, the head's atlas, in two looks. Eyeballs are nodes of their own, at their centres, so that an engine can
 turn them; the looks among the expressions turn them too.
 """
 
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from mien import __version__
-from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
+from mien.export.glb_file import Glb, glb_extras, pack_glb
+from mien.export.head_looks import head_looks
+from mien.export.head_materials import HeadMaterials
 from mien.export.morph_targets import (
     NORMAL_EPSILON,
     POSITION_EPSILON_M,
@@ -23,38 +25,21 @@ from mien.export.morph_targets import (
     moved_normals,
 )
 from mien.export.surface import unit_normals
-from mien.morphable import HeadModel, HeadPart, MorphableModel, load_head
-from mien.morphable.head import EYES, SKIN
+from mien.morphable import HeadModel, MorphableModel, load_head
+from mien.morphable.head import EYES
 from mien.morphable.per_model import per_model
 from mien.result import Reconstruction
-from mien.texture.head import head_atlas
+from mien.texture.scalp import check_scalp
 from mien.typing import Float, Int
-
-_LARGEST_ATLAS = 4096
-
-
-@dataclass(frozen=True)
-class _Material:
-    roughness: float
-    colour: tuple[float, float, float] | None
-    """Linear RGB; None where the atlas gives the colours."""
-
-
-_MATERIALS = {
-    "skin": _Material(0.6, None),
-    "eye_left": _Material(0.1, None),
-    "eye_right": _Material(0.1, None),
-    # Wet: saliva and mucosa. Colours chosen by eye, darker than they are, for the shade of the
-    # mouth, which most viewers do not compute.
-    "mouth": _Material(0.5, (0.05, 0.01, 0.01)),
-    "tongue": _Material(0.35, (0.24, 0.06, 0.05)),
-    "teeth": _Material(0.25, (0.46, 0.40, 0.31)),
-    "gums": _Material(0.35, (0.20, 0.05, 0.045)),
-}
 
 
 def write_head_glb(
-    reconstruction: Reconstruction, model: MorphableModel, path: Path, *, morphs: str = "sparse"
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    path: Path,
+    *,
+    morphs: str = "sparse",
+    scalp: str = "hair",
 ) -> None:
     """Write the whole head as a GLB file, see `head_glb_bytes`.
 
@@ -63,47 +48,50 @@ def write_head_glb(
         model: The face's model.
         path: The file to write.
         morphs: As in `write_glb`.
+        scalp: As in `head_glb_bytes`.
 
     Raises:
+        ConfigError: `morphs` or `scalp` is unknown.
         ModelMismatch: The model has no head.
         OSError: The file cannot be written.
     """
-    path.write_bytes(head_glb_bytes(reconstruction, model, morphs=morphs))
+    path.write_bytes(head_glb_bytes(reconstruction, model, morphs=morphs, scalp=scalp))
 
 
-def head_glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse") -> bytes:
+def head_glb_bytes(
+    reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse", scalp: str = "hair"
+) -> bytes:
     """Encode the whole head as a GLB file.
 
-    As in `glb_bytes`, the base is neutral and the morph weights are those of the photo's expression.
+    As in `glb_bytes`, the base is neutral and the morph weights are those of the photo's expression. The materials have
+    two looks, see `mien.export.head_materials`.
 
     Args:
         reconstruction: The face.
         model: The face's model.
         morphs: How the morph targets are stored: "sparse", or "dense" for readers that lose sparse data.
+        scalp: What the scalp shows: "hair", short hair in the photo's colour, or "skin", a shaved scalp.
 
     Returns:
         The content of the file.
 
     Raises:
-        ConfigError: `morphs` is neither "sparse" nor "dense".
+        ConfigError: `morphs` is neither "sparse" nor "dense", or `scalp` neither "hair" nor "skin".
         ModelMismatch: The model has no head.
     """
     head = load_head(model)
+    looks = head_looks(reconstruction, model, head, scalp=check_scalp(scalp))
     shape = _neutral_head(reconstruction, model, head)
     glb = Glb(morphs)
-    nodes, meshes = _nodes(glb, shape, head, model)
-    texture = torch.from_numpy(reconstruction.texture.astype(np.float32)).permute(2, 0, 1)
-    size = min(1 << (int(texture.shape[-1] / head.face_width) - 1).bit_length(), _LARGEST_ATLAS)
-    atlas = head_atlas(texture, model, head, size=size).permute(1, 2, 0).numpy()
-    names = [part.name for part in head.parts]
+    materials = HeadMaterials(glb, looks, head, model)
+    nodes, meshes = _nodes(glb, shape, head, model, materials)
     document = {
         "asset": {"version": "2.0", "generator": f"mien {__version__}", "extras": glb_extras(reconstruction)},
         "scene": 0,
         "scenes": [{"name": "scene", "nodes": [0]}],
         "nodes": nodes,
         "meshes": meshes,
-        "materials": [_material(name) for name in names],
-        **texture_document([glb.add_texture(atlas)]),
+        **materials.document(),
         **glb.document(),
     }
     return pack_glb(document, glb)
@@ -145,13 +133,13 @@ def _joint_basis(model: MorphableModel) -> tuple[Float[np.ndarray, "E W 3"], Int
 
 
 def _nodes(
-    glb: Glb, shape: _NeutralHead, head: HeadModel, model: MorphableModel
+    glb: Glb, shape: _NeutralHead, head: HeadModel, model: MorphableModel, materials: HeadMaterials
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The head, and its eyeballs as children at their centres."""
     names, face_count = list(model.expression_names), len(model.mean)
     still = [number for number, part in enumerate(head.parts) if part.name not in EYES]
     everything = np.arange(len(names))
-    primitives = [_primitive(glb, shape, head, number, everything, origin=np.zeros(3)) for number in still]
+    primitives = [_primitive(glb, shape, head, materials, number, everything, origin=np.zeros(3)) for number in still]
     meshes = [_mesh("head", primitives, names, shape.weights)]
     nodes: list[dict[str, Any]] = [{"name": "head", "mesh": 0, "children": [1, 2]}]
     for name, centre in zip(EYES, head.eye_centres, strict=True):
@@ -159,7 +147,7 @@ def _nodes(
         vertices = head.parts[number].vertices.numpy()
         looks = everything[np.abs(shape.moved[:, vertices]).max((1, 2)) > POSITION_EPSILON_M]
         origin = shape.vertices[face_count + centre].astype(float)
-        primitive = _primitive(glb, shape, head, number, looks, origin=origin)
+        primitive = _primitive(glb, shape, head, materials, number, looks, origin=origin)
         meshes.append(_mesh(name, [primitive], [names[k] for k in looks], shape.weights[looks]))
         nodes.append({"name": name, "mesh": len(meshes) - 1, "translation": origin.tolist()})
     return nodes, meshes
@@ -177,8 +165,8 @@ def _mesh(
 
 
 def _primitive(
-    glb: Glb, shape: _NeutralHead, head: HeadModel, number: int, targets: Int[np.ndarray, "N"], *,
-    origin: Float[np.ndarray, "3"],
+    glb: Glb, shape: _NeutralHead, head: HeadModel, materials: HeadMaterials, number: int,
+    targets: Int[np.ndarray, "N"], *, origin: Float[np.ndarray, "3"],
 ) -> dict[str, Any]:  # fmt: skip
     """A part with its vertices, relative to the origin of its node, and its morph targets."""
     part = head.parts[number]
@@ -187,9 +175,8 @@ def _primitive(
         "POSITION": glb.add_vectors(shape.vertices[rows] - origin),
         "NORMAL": glb.add_vectors(shape.normals[rows]),
     }
-    uv = _uv(head, part)
-    if uv is not None:
-        attributes["TEXCOORD_0"] = glb.add_vectors(uv)
+    looks = materials.attributes(part, vertices=shape.vertices, normals=shape.normals)
+    attributes |= {name: glb.add_vectors(values) for name, values in looks.items()}
     kinds = {"POSITION": (shape.moved, POSITION_EPSILON_M), "NORMAL": (shape.turned, NORMAL_EPSILON)}
     encoded = {
         name: EncodedTargets.of(MorphTargets.of(field[targets][:, rows], epsilon=limit), vertices=len(rows))
@@ -198,31 +185,6 @@ def _primitive(
     return {
         "attributes": attributes,
         "indices": glb.add_indices(part.triangles.numpy()),
-        "material": number,
+        **materials.of_primitive(part.name),
         "targets": glb.add_targets(encoded),
     }
-
-
-def _uv(head: HeadModel, part: HeadPart) -> Float[np.ndarray, "N 2"] | None:
-    """glTF's texture coordinates, v down, of a part with the atlas."""
-    if part.name == SKIN:
-        uv = head.skin_uv
-    elif part.name in EYES:
-        total = len(part.vertices) + 1  # with the centre
-        first = EYES.index(part.name) * total
-        uv = head.eye_uv[first : first + total - 1]
-    else:
-        return None
-    u, v = uv.numpy().T
-    return np.stack([u, 1 - v], axis=-1).clip(0, 1)
-
-
-def _material(name: str) -> dict[str, object]:
-    material = _MATERIALS[name]
-    surface: dict[str, object] = {"metallicFactor": 0, "roughnessFactor": material.roughness}
-    if material.colour is None:
-        surface["baseColorTexture"] = {"index": 0}
-    else:
-        surface["baseColorFactor"] = [*material.colour, 1]
-    # The neck is open: without doubleSided the head would be invisible from below.
-    return {"name": name, "doubleSided": name == SKIN, "pbrMetallicRoughness": surface}
