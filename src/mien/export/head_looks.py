@@ -45,6 +45,9 @@ _SMOOTH_RADIUS = 96
 _LEAST_MOTTLING, _MOST_MOTTLING = 0.006, 0.05
 """Range of the standard deviation of log brightness of skin."""
 
+_ON_BROWS, _BROW_QUANTILE = 0.5, 0.3
+"""Hair of the brows: the darker part of the texels where their mask is above the first value."""
+
 _PART_COLOURS = {
     # Linear, chosen by eye for the shade of the mouth, which most viewers do not compute; enamel is the median of the
     # Vita shade guide's A2, darkened likewise.
@@ -247,17 +250,20 @@ class _HeadPainter:
     def _with_hair(
         self, atlas: HeadAtlas, relit: Float[Tensor, "3 A A"], photo: Float[Tensor, "3 A A"], *, scalp: Scalp
     ) -> tuple[Float[Tensor, "3 A A"], Float[Tensor, "3 A A"]]:
-        hair = self._hair_colour(relit)
+        hair = self._hair_colour(atlas, relit)
         cover, brightness = per_model(self._model, _hair, atlas.size, scalp)
         colour = hair[:, None, None] * brightness
         lit = colour * (photo / relit.clamp(min=0.02)).clamp(max=1.5)
         return torch.lerp(relit, colour, cover), torch.lerp(photo, lit, cover)
 
-    def _hair_colour(self, relit: Float[Tensor, "3 A A"]) -> Float[Tensor, "3"]:
+    def _hair_colour(self, atlas: HeadAtlas, relit: Float[Tensor, "3 A A"]) -> Float[Tensor, "3"]:
         """The photo's; else that of the brows."""
         if self._face.hair_colour is not None:
             return torch.from_numpy(self._face.hair_colour).float()
-        return torch.tensor([0.2, 0.15, 0.12])
+        brows = atlas.interpolate(_padded(self._model.masks.brows[:, None], atlas.head))[0] > _ON_BROWS
+        values = relit[:, brows].T
+        level = values.mean(-1)
+        return values[level <= level.quantile(_BROW_QUANTILE)].mean(0)
 
     def _eye(self, name: str, shade: Float[Tensor, "V 3"]) -> tuple[EyeMap, EyeTexture]:
         head, model = self._head, self._model
@@ -326,12 +332,16 @@ def _roughness(model: MorphableModel, size: int, scalp: Scalp) -> Float[Tensor, 
     for centre, radius in _GLOSSY_SPOTS_M:
         near = torch.exp(-0.5 * ((places - torch.tensor(centre)).norm(dim=-1) / radius).square())
         values = torch.lerp(values, torch.tensor(_ROUGHNESS["gloss"]), near)
-    lips = torch.zeros(len(places))
-    lips[: len(model.mean)] = model.masks.lips
+    lips = _padded(model.masks.lips[:, None], atlas.head)[:, 0]
     values = torch.lerp(values, torch.tensor(_ROUGHNESS["lips"]), lips)
     grows = torch.sigmoid(within_hairline_mm(places) / 2) * (1.0 if scalp == "hair" else 0.15)
     values = torch.lerp(values, torch.tensor(_ROUGHNESS["hair"]), grows)
     return atlas.interpolate(values[:, None])[0]
+
+
+def _padded(values: Float[Tensor, "V C"], head: HeadModel) -> Float[Tensor, "W C"]:
+    """Values of the face's vertices, and zero at the head's own."""
+    return torch.cat([values, values.new_zeros(len(head.mean), values.shape[1])])
 
 
 def _variation(face: Float[Tensor, "1 3 S S"]) -> Float[Tensor, "1 1 S S"]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mien.camera import Camera
 from mien.fitting import DetailSettings, FitTargets, fit_detail
 from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
+from mien.morphable.head import has_head
 from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.networks import DetailNetwork, predict_maps
 from mien.networks.detail_unet import CROP_SHARE
@@ -28,10 +29,11 @@ from mien.texture import (
     TexelParts,
     Unwrapped,
     complete_texture,
+    hair_colour,
     texel_face,
     unwrap_photo,
 )
-from mien.typing import Float, Tensor
+from mien.typing import Bool, Float, Tensor
 
 
 class TextureBuilder:
@@ -234,7 +236,27 @@ def _reconstruction(
         photometric_error=photometric_error,
         stage_seconds=(),
         expression_names=model.expression_names,
+        hair_colour=_hair_colour(model, surface, inputs, xy=xy, seen=seen.cpu() & inside),
     )
+
+
+def _hair_colour(
+    model: MorphableModel,
+    surface: FaceSurface,
+    inputs: PhotoInputs,
+    *,
+    xy: Float[Tensor, "V 2"],
+    seen: Bool[Tensor, "V"],
+) -> np.ndarray | None:
+    """The hair's colour; the hairline is known for models with a head."""
+    if not has_head(model):
+        return None
+    columns, rows = xy.long().unbind(-1)
+    height, width = inputs.pixels.shape[:2]
+    pixels = inputs.pixels[rows.clamp(0, height - 1).numpy(), columns.clamp(0, width - 1).numpy()]
+    colours = torch.from_numpy(pixels.astype(np.float32) / 255)
+    found = hair_colour(colours, surface.shading[0].cpu(), model.mean.cpu(), seen)
+    return None if found is None else _numpy(found)
 
 
 def _native_size(crop: Crop, largest: int) -> int:

@@ -8,6 +8,7 @@ from mien.texture.maps import along_normal as along_normal
 from mien.texture.maps import vertex_detail as vertex_detail
 from mien.texture.parts import TexelMasks as TexelMasks
 from mien.texture.parts import TexelParts as TexelParts
+from mien.texture.scalp import hair_colour as hair_colour
 from mien.texture.skin_colour import biweight as biweight
 from mien.texture.skin_colour import colour_ratio as colour_ratio
 from mien.texture.skin_colour import length as length

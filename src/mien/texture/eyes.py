@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mien.rasterizer import interpolate, rasterize_hard
 from mien.rendering import sample_map
 from mien.texture.fill import box_mean, largest
-from mien.texture.relight import luma
+from mien.texture.relight import DARKEST, luma
 from mien.typing import Float, Int, Tensor
 
 IRIS_RADIUS_M = 5.85e-3
@@ -25,8 +25,8 @@ _BEHIND_M = 4e-4
 """An eyeball's point is seen unless something lies at least this far before it."""
 _WINDOW_M, _WINDOW_PX = 0.04, 192
 """Side of the window around an eye in which its visibility is found."""
-_LID_SHARE = 48
-"""Lid, lashes and their shadow are left out: the side of the map over this number, 1 mm of an eyeball."""
+_LID_SHARE = 96
+"""Lid, lashes and their shadow are left out: the side of the map over this number, half a millimetre of an eyeball."""
 _SEARCH_DEG = 16.0
 """The iris is looked for this far from the axis."""
 _RINGS = 32
@@ -40,7 +40,7 @@ _WHITE = (0.55, 0.78)
 """Range of the brightness of the white of an eye in white light, sRGB-encoded; paper would be 0.95."""
 _WHITE_SATURATION = 0.5
 """Share of the photo's tint of the white that is kept; lamps and skin colour it."""
-_LID_SHADE = 0.4
+_LID_SHADE = 0.3
 """How much darker the eyeball is under the lids, which few viewers compute."""
 
 
@@ -125,12 +125,12 @@ def eye_texture(
     glint = (luma(photo[None])[0] > _GLINT * luma(plain[None])[0] + 0.04) & (angle < 1.05)
     glint = box_mean(largest(glint[None].float(), radius=max(size // 128, 1)), radius=max(size // 128, 1))[0]
     matte = torch.lerp(visible, plain, glint)
-    shadow = 1 - _LID_SHADE * (1 - _softened(seen, size // 12))
+    shadow = 1 - _LID_SHADE * (1 - _softened(seen, size // 16))
     level = luma(white[None, :, None, None])[0, 0, 0, 0]
-    target = (level / luma(shade[None, :, None, None])[0, 0, 0, 0].clamp(min=0.15)).clamp(*_WHITE)
-    whiter = white + (1 - _WHITE_SATURATION) * (level - white)
-    gain = target / level.clamp(min=0.05) * whiter / white.clamp(min=0.02)
-    return EyeTexture(visible.clamp(0, 1), (matte * gain[:, None, None] * shadow).clamp(0, 1))
+    target = (level / luma(shade[None, :, None, None])[0, 0, 0, 0].clamp(min=DARKEST)).clamp(*_WHITE)
+    gain = target / level.clamp(min=0.05)
+    visible = torch.lerp(plain * shadow, photo, seen)
+    return EyeTexture(visible.clamp(0, 1), (matte * gain * shadow).clamp(0, 1))
 
 
 def seen_of_eye(
@@ -203,7 +203,8 @@ def _white(photo: Float[Tensor, "3 E E"], seen: Float[Tensor, "1 E E"]) -> Float
     if len(values) < _RINGS:
         return photo.new_tensor([0.62, 0.58, 0.56])
     level = values.mean(1)
-    return values[level >= level.median()].mean(0)
+    white = values[level >= level.median()].mean(0)
+    return white.mean() + _WHITE_SATURATION * (white - white.mean())
 
 
 def _plain_eye(

@@ -19,8 +19,8 @@ _SPREADS = 4.0
 
 _LIGHT_RADIUS = 0.05
 """Differences over more than this share of the map, 11 mm on a face, can be light that the harmonics do not hold."""
-_EVEN_SHARE = 0.6
-"""Share of such differences in brightness that is taken for light where both sides of the face have them: the shade below
+_EVEN_SHARE, _EVEN_HUE_SHARE = 0.6, 0.4
+"""Share of such differences in brightness, and in hue, that is taken for light where both sides of the face have them: the shade below
 nose and chin is, a beard is not. Where only one side has them, all are light: skin is symmetric, light is not."""
 _GLOSS_RADIUS = 0.022
 """Gloss is what is brighter than the skin within this share of the map, 5 mm on a face."""
@@ -69,7 +69,8 @@ def remove_light(
     unexplained = _local_mean(ratio.log(), weights, share=_LIGHT_RADIUS)
     level = unexplained.mean((2, 3), keepdim=True)
     even = (unexplained + unexplained.flip(-1)) / 2
-    light = unexplained - even + _EVEN_SHARE * (even - level).mean(1, keepdim=True)
+    brightness = (even - level).mean(1, keepdim=True)
+    light = unexplained - even + _EVEN_SHARE * brightness + _EVEN_HUE_SHARE * (even - level - brightness)
     colours = texture / shade * _enlarged(light.neg().exp(), texture)
     return _without_gloss(colours.clamp(min=1e-3), weights, skin=skin).clamp(0, 1)
 

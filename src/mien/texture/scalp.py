@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from mien.errors import ConfigError
-from mien.typing import Float, Tensor
+from mien.texture.relight import filled_shade
+from mien.typing import Bool, Float, Tensor
 
 Scalp = Literal["hair", "skin"]
 """What the scalp shows: short hair in the hair's colour, or shaved skin."""
@@ -17,8 +18,8 @@ Scalp = Literal["hair", "skin"]
 _MIDDLE_MM = -45.0
 """The vertical axis of the head, z in model space: angles are measured around it."""
 _HAIRLINE_MM = (
-    (0, 84), (20, 87), (34, 93), (46, 84), (57, 62), (64, 44), (69, 30), (73, 6), (79, 0), (83, 20), (90, 27), (105, 27),
-    (116, 14), (122, -20), (140, -50), (180, -60),
+    (0, 84), (20, 87), (34, 93), (46, 84), (57, 62), (64, 44), (69, 30), (73, 6), (78, 2), (83, 14), (90, 22), (106, 22),
+    (116, 8), (122, -22), (140, -50), (180, -60),
 )  # fmt: skip
 """Height of the hairline in model space, over the angle from the front in degrees, in millimetres of the mean head.
 
@@ -26,9 +27,12 @@ The middle of the forehead, its corners, the temples, the sideburns before the e
 _RADIUS_MM = 75.0
 """Radius of the head, which turns angles into lengths along the hairline."""
 _SMOOTHING_DEG = 2.5
-_TRANSITION_MM = 9.0
+_FEWEST_VERTICES = 20
+_QUANTILES = (0.1, 0.5)
+"""Of the brightness above the hairline: outside are gaps between strands, and highlights."""
+_TRANSITION_MM = 13.0
 """Width of the hairline: over it, single hairs become a field."""
-_WAVES_MM = 5.0
+_WAVES_MM = 2.5
 """Irregularity of the hairline."""
 _COVERED = 0.86
 """Share of the skin that hair of a few millimetres covers."""
@@ -76,7 +80,7 @@ def hair_cover(
         hairs: Noise over the distance of hairs, standard deviation 1.
         scalp: The kind of scalp.
     """
-    density = torch.sigmoid((distance_mm + _WAVES_MM * 0.5 * waves) * (4 / _TRANSITION_MM) - 1)
+    density = torch.sigmoid((distance_mm + _WAVES_MM * waves) * (4 / _TRANSITION_MM) - 1)
     # Where hair is thin, single hairs stand on bare skin.
     single = (density + 0.35 * hairs * (density * (1 - density)).sqrt()).clamp(0, 1)
     return single * (_COVERED if scalp == "hair" else _STUBBLE)
@@ -96,6 +100,29 @@ def _hairline() -> tuple[np.ndarray, np.ndarray]:
     kernel = np.exp(-0.5 * (np.arange(-10, 11) / _SMOOTHING_DEG) ** 2)
     smooth = np.convolve(table, kernel / kernel.sum(), mode="same")[180:361]
     return smooth, np.gradient(smooth) / (np.pi / 180 * _RADIUS_MM)
+
+
+def hair_colour(
+    colours: Float[Tensor, "V 3"], shade: Float[Tensor, "V 3"], places: Float[Tensor, "V 3"], seen: Bool[Tensor, "V"]
+) -> Float[Tensor, "3"] | None:
+    """The colour in white light of what the photo shows above the hairline.
+
+    Args:
+        colours: The photo's at each vertex of the face.
+        shade: Light on each vertex.
+        places: Points of the mean head, metres.
+        seen: Whether the photo shows the vertex, or the hair on it.
+
+    Returns:
+        The mean without highlights and without the darkest shadows; None if the photo ends below.
+    """
+    chosen = seen & (within_hairline_mm(places) > _TRANSITION_MM)
+    if int(chosen.sum()) < _FEWEST_VERTICES:
+        return None
+    values = colours[chosen] / filled_shade(shade.T[None, :, None], chosen[None, None, None].float())[0, :, 0].T[chosen]
+    level = values.mean(-1)
+    low, high = level.quantile(torch.tensor(_QUANTILES).to(level))
+    return values[(level >= low) & (level <= high)].mean(0).clamp(0, 1)
 
 
 class SurfaceNoise:
