@@ -37,7 +37,10 @@ from mien.cli.options import (
     PrincipalPointOption,
     QuietOption,
     ResolutionOption,
+    Scalp,
+    ScalpOption,
     SeedOption,
+    TextureSizeOption,
     finite,
     wrong_usage,
 )
@@ -80,6 +83,7 @@ def reconstruct(
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum number of faces per photo.")] = None,
     seed: SeedOption = 0,
     resolution: ResolutionOption = 224,
+    texture_size: TextureSizeOption = None,
     focal_px: FocalOption = None,
     principal_point: PrincipalPointOption = None,
     max_megapixels: Annotated[
@@ -92,6 +96,7 @@ def reconstruct(
     detail_mode: DetailModeOption = None,
     detail_network: DetailNetworkOption = None,
     glb: GlbOption = GlbMorphs.SPARSE,
+    scalp: ScalpOption = Scalp.HAIR,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -129,6 +134,7 @@ def reconstruct(
         device=device,
         detail=detail,
         resolution=resolution,
+        texture_size=texture_size,
         seed=seed,
         max_faces=1 if to_file else max_faces,
         refine_focal=refine_focal,
@@ -141,6 +147,7 @@ def reconstruct(
         max_pixels=round(max_megapixels * 1e6),
         formats=formats or DEFAULT_FORMATS,
         glb=glb.value,
+        scalp=scalp.value,
     )
     if to_file:
         with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():

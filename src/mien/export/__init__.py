@@ -53,6 +53,7 @@ def write_reconstruction(
     formats: str | Iterable[str] = DEFAULT_FORMATS,
     *,
     morphs: str = "sparse",
+    scalp: str = "hair",
 ) -> None:
     """Write the files of one face into a folder: mesh, UV maps, pictures and numbers, as docs/outputs.md lists them.
 
@@ -68,9 +69,10 @@ def write_reconstruction(
         formats: What to write, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and `json`, or
             one text with commas. `Reconstruction.load` needs `npz`.
         morphs: How GLBs store their morph targets: "sparse", or "dense" for programs that lose sparse data.
+        scalp: What the scalp of `head` shows: "hair", short hair in the photo's colour, or "skin", a shaved scalp.
 
     Raises:
-        ConfigError: A format or `morphs` is unknown, a format needs a model or photo that is not given, or these are
+        ConfigError: A format, `morphs` or `scalp` is unknown, a format needs a model or photo that is not given, or these are
             not those of the reconstruction.
         ModelMismatch: `head` is among the formats, and the model is not `mien-face`.
         OutputError: The folder cannot be written.
@@ -95,7 +97,9 @@ def write_reconstruction(
         _write_numbers(reconstruction, partial, formats)
         if model is not None:
             normals = FaceNormals(reconstruction, model)
-            _write_model_formats(reconstruction, model, partial, formats, morphs=morphs, normals=normals)
+            _write_model_formats(
+                reconstruction, model, partial, formats, morphs=morphs, scalp=scalp, normals=normals
+            )
             if photo is not None:
                 _write_pictures(FacePainter(reconstruction, model, normals=normals), photo, partial, formats)
     with writing(folder):
@@ -211,12 +215,13 @@ def _write_model_formats(
     formats: Sequence[str],
     *,
     morphs: str,
+    scalp: str,
     normals: FaceNormals,
 ) -> None:
     if "glb" in formats:
         write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs, normals=normals)
     if "head" in formats:
-        write_head_glb(reconstruction, model, folder / HEAD_GLB_FILE, morphs=morphs)
+        write_head_glb(reconstruction, model, folder / HEAD_GLB_FILE, morphs=morphs, scalp=scalp)
     if "obj" in formats:
         write_obj(reconstruction, model, folder / OBJ_FILE, normals=normals.of_mesh)
     if "maps" in formats:

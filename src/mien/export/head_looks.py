@@ -30,10 +30,11 @@ from mien.texture.scalp import Scalp, SurfaceNoise, hair_brightness, hair_cover,
 from mien.texture.tint import PhotoTint
 from mien.typing import Float, Tensor
 
-LARGEST_ATLAS = 4096
-"""Side of the largest atlas in texels."""
+SMALLEST_ATLAS, LARGEST_ATLAS = 1024, 4096
+"""Sides of the skin's atlas in texels."""
 _EYE_SHARE = 4
 """The side of the face's texture over that of an eyeball's."""
+_SMALLEST_EYE = 128
 _ROUGHNESS_SHARE = 4
 """The side of the atlas over that of the roughness map, which is smooth."""
 _FINE_M, _COARSE_M = 1.1e-3, 3.2e-3
@@ -116,7 +117,8 @@ def head_looks(
 
 def atlas_size(texture_size: int, head: HeadModel) -> int:
     """Side of the atlas that keeps the texels of a face's texture, a power of two."""
-    return min(1 << (int(texture_size / head.face_width) - 1).bit_length(), LARGEST_ATLAS)
+    side = 1 << (int(texture_size / head.face_width) - 1).bit_length()
+    return max(SMALLEST_ATLAS, min(side, LARGEST_ATLAS))
 
 
 class _HeadPainter:
@@ -275,7 +277,7 @@ class _HeadPainter:
         layout = EyeMap(F.normalize(mean, dim=-1), part.triangles, uv, float(mean.norm(dim=-1).median()))
         whole = torch.cat([self._posed, self._own]) @ self._rotation.T
         skin = head.part("skin")
-        size = self._side // _EYE_SHARE
+        size = max(self._side // _EYE_SHARE, _SMALLEST_EYE)
         seen = seen_of_eye(layout, whole[part.vertices], whole, skin.vertices[skin.triangles], size=size)
         near = (model.mean - centre).norm(dim=-1) < 2 * layout.radius_m
         light = shade[near].mean(0)
@@ -286,7 +288,7 @@ class _HeadPainter:
         if not self._face.displacement.any():
             return None
         face = torch.from_numpy(tangent_normal_map(self._face, self._model)).permute(2, 0, 1)
-        size = atlas_size(face.shape[-1], self._head)
+        size = 1 << (int(face.shape[-1] / self._head.face_width) - 1).bit_length()
         width = round(size * self._head.face_width)
         shown = F.interpolate(face[None], size=(size, width), mode="bilinear", align_corners=False)[0]
         flat = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, size, size).clone()

@@ -23,6 +23,7 @@ from mien.pipeline.inputs import FIT_SIZE_PX, PhotoInputs
 from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map, vertex_visibility
 from mien.result import Reconstruction
 from mien.texture import (
+    CompletedTexture,
     DetailMaps,
     TexelAtlas,
     TexelMasks,
@@ -100,7 +101,8 @@ class TextureBuilder:
         maps = self._detail_maps(photo, view, coarse, coefficients=coefficients, progress=progress)
         with torch.no_grad():
             surface = self._detailed(coarse, maps, coefficients=coefficients)
-            texture = self._texture(photo, view, surface, coarse=coarse, coefficients=coefficients, maps=maps)
+            completed = self._completed(photo, view, surface, coarse=coarse, coefficients=coefficients, maps=maps)
+            texture = self._atlas(self.texture_size).dilate(completed.colours).clamp(0, 1)
             error = _texture_error(model, surface, targets, texture)
             return _reconstruction(
                 model,
@@ -165,7 +167,7 @@ class TextureBuilder:
         )
         return build_surface(self.model, coefficients, detail=detail)
 
-    def _texture(
+    def _completed(
         self,
         photo: Tensor,
         view: Camera,
@@ -174,8 +176,8 @@ class TextureBuilder:
         coarse: FaceSurface,
         coefficients: FaceCoefficients,
         maps: DetailMaps,
-    ) -> Float[Tensor, "1 3 S S"]:
-        """The completed texture, dilated beyond the border of the UV layout."""
+    ) -> CompletedTexture:
+        """The texture, not yet continued beyond the border of the UV layout."""
         atlas, size = self._atlas(self.texture_size), (self.texture_size, self.texture_size)
         # Shading without the displacement, which ends where the photo does: its border must not show.
         albedo, shade = atlas.interpolate(coarse.albedo), atlas.interpolate(coarse.shading)
@@ -184,7 +186,7 @@ class TextureBuilder:
             offset = F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
         unwrapped = self._unwrapped(atlas, photo, view, surface, near_thin=self._masks.near_thin)
         parts = TexelParts.of(self.model, atlas, self._masks, surface=coarse, coefficients=coefficients)
-        return atlas.dilate(complete_texture(albedo, offset, shade, unwrapped, parts)).clamp(0, 1)
+        return complete_texture(albedo, offset, shade, unwrapped, parts)
 
 
 def _reconstruction(

@@ -35,12 +35,14 @@ class PhotoSettings:
     """How photos are reconstructed and written."""
 
     model: str = "mien-face"
-    """As in `Reconstructor`, like the nine fields below."""
+    """As in `Reconstructor`, like the ten fields below."""
     device: str = "cpu"
     """As in `Reconstructor`."""
     detail: bool = True
     """As in `Reconstructor`."""
     resolution: int = 224
+    """As in `Reconstructor`."""
+    texture_size: int | None = None
     """As in `Reconstructor`."""
     seed: int = 0
     """As in `Reconstructor`."""
@@ -66,6 +68,8 @@ class PhotoSettings:
     """Files per face, as in `write_reconstruction`."""
     glb: str = "sparse"
     """How a GLB stores its morph targets."""
+    scalp: str = "hair"
+    """What the scalp of a head shows, as in `write_reconstruction`."""
 
     @functools.cached_property
     def options(self) -> Options:
@@ -86,6 +90,7 @@ class PhotoSettings:
             device=self.device,
             detail=self.detail,
             resolution=self.resolution,
+            texture_size=self.texture_size,
             seed=self.seed,
             max_faces=self.max_faces,
             refine_focal=self.refine_focal,
@@ -192,6 +197,7 @@ class PhotoWorker:
                 model=self._reconstructor.model,
                 formats=settings.formats,
                 morphs=settings.glb,
+                scalp=settings.scalp,
             )
         _remove_stale_faces(folder.path, len(faces))
         return faces

@@ -1,6 +1,7 @@
 """Images in UV space: unwrapping of photos, detail maps, and completion of textures."""
 
 from mien.texture.atlas import TexelAtlas as TexelAtlas
+from mien.texture.complete import CompletedTexture as CompletedTexture
 from mien.texture.complete import complete_texture as complete_texture
 from mien.texture.fill import pull_push as pull_push
 from mien.texture.maps import DetailMaps as DetailMaps

@@ -28,13 +28,23 @@ _BLOCK = 4
 """Side in texels of the blocks whose means are continued; a continuation is smooth. A power of two."""
 
 
+@dataclass(frozen=True)
+class CompletedTexture:
+    """A texture and where it comes from."""
+
+    colours: Float[Tensor, "B 3 S S"]
+    """Colours of all texels, with the light of the photo; not clamped."""
+    from_photo: Float[Tensor, "B 1 S S"]
+    """Share of the photo in each texel, 0 to 1; the rest is mirrored or the model's."""
+
+
 def complete_texture(
     albedo: Float[Tensor, "B 3 S S"],
     offset: Float[Tensor, "B 3 S S"] | None,
     shade: Float[Tensor, "B 3 S S"],
     unwrapped: Unwrapped,
     parts: TexelParts,
-) -> Float[Tensor, "B 3 S S"]:
+) -> CompletedTexture:
     """Fill a texture: the photo where the camera sees the face, then its relit mirror image, then the lit albedo.
 
     Mirrored colours are divided by the shading of their own side and multiplied by that of the other. Texels that are
@@ -51,7 +61,7 @@ def complete_texture(
         parts: Skin, and the skin of the lids; lashes that the photo shows in front of the latter are left out.
 
     Returns:
-        Colours of all texels, with the light of the photo; not clamped.
+        The texture.
     """
     visible = unwrapped.weights * parts.skin
     shade = filled_shade(shade, visible)
@@ -73,7 +83,9 @@ def complete_texture(
     _relight_lids(found, albedo, shade, ratio, around=around, parts=parts, box=box)
     box.crop(found).lerp_(colours, known)
     tint = PhotoTint.of(unwrapped.colours, unwrapped.weights)
-    return found if tint is None else tint(found)
+    from_photo = torch.zeros_like(unwrapped.weights)
+    box.crop(from_photo).copy_(seen)
+    return CompletedTexture(found if tint is None else tint(found), from_photo)
 
 
 @dataclass(frozen=True)

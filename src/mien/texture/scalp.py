@@ -28,17 +28,17 @@ _RADIUS_MM = 75.0
 """Radius of the head, which turns angles into lengths along the hairline."""
 _SMOOTHING_DEG = 2.5
 _FEWEST_VERTICES = 20
-_QUANTILES = (0.1, 0.5)
+_QUANTILES = (0.05, 0.4)
 """Of the brightness above the hairline: outside are gaps between strands, and highlights."""
 _TRANSITION_MM = 13.0
 """Width of the hairline: over it, single hairs become a field."""
-_WAVES_MM = 2.5
+_WAVES_MM = 1.6
 """Irregularity of the hairline."""
 _COVERED = 0.86
 """Share of the skin that hair of a few millimetres covers."""
 _STUBBLE = 0.16
 """The same for a shaved scalp, whose roots show through."""
-_STRANDS = 0.35
+_STRANDS = 0.2
 """Variation of brightness from hair to hair."""
 
 
