@@ -1,9 +1,9 @@
-"""Seams of textures: colours on both sides of the border of photo and completion, and of face and head; chroma of grey photos.
+"""Seams of textures: photo against completion, face against head; and chroma of the heads of grey photos.
 
 python benchmarks/seams.py --data ../shared/data [--mode net] [--limit N]
 
-Takes the portraits of photos_ccby with templates: 142 adults and youths, frontal, of many skin tones. Colour differences are
-CIE76, the distance in CIELAB (D65) of sRGB-encoded colours.
+Takes the 142 portraits of photos_ccby with templates, frontal, of many skin tones. Colour differences are CIE76, the
+distance in CIELAB (D65) of sRGB-encoded colours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mien  # noqa: F401  (before torch: see mien.threads)
 
@@ -32,26 +33,41 @@ from mien.morphable import load_head
 from mien.pipeline import Reconstructor
 from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
-from mien.texture import CompletedTexture
+from mien.texture import CompletedTexture, Unwrapped
 from mien.texture.fill import box_mean
 from mien.typing import Tensor
 
 BAR = 2.0
 """Largest difference across a border, and largest chroma of a grey photo's head."""
-PHOTO, COMPLETION = 0.95, 0.05
-"""Shares of the photo from and up to which a texel counts as photo, and as completion."""
-REACH = 64
-"""Texels count up to the side of the map over this number, 3.5 mm on a face, from the middle between both sides."""
+BLENDED = (0.2, 0.8)
+"""Shares of the photo in a texel between which photo and completion blend."""
+SKIN = 0.95
+PATCH = 80
+"""Colours are means over the side of the map over this number, 3 mm on a face: pores are no seam."""
 
 
 class RecordingBuilder(TextureBuilder):
-    """Keeps the last completed texture, with the share of the photo in each texel."""
+    """Keeps the last completed texture, and the photo that went into it."""
 
     last: CompletedTexture
+    photo: Unwrapped
 
-    def _completed(self, *arguments: object, **keywords: object) -> CompletedTexture:
-        self.last = super()._completed(*arguments, **keywords)  # pyright: ignore[reportArgumentType]
+    def _unwrapped(self, *arguments: Any, **keywords: Any) -> Unwrapped:
+        self.photo = super()._unwrapped(*arguments, **keywords)
+        return self.photo
+
+    def _completed(self, *arguments: Any, **keywords: Any) -> CompletedTexture:
+        self.last = super()._completed(*arguments, **keywords)
         return self.last
+
+    def seam(self) -> float:
+        """Median difference of photo and completion where they blend on skin, which a sharp border would show."""
+        share, photo = self.last.from_photo[0], self.photo.colours[0]
+        completion = (self.last.colours[0] - share * photo) / (1 - share).clamp(min=1 - BLENDED[1])
+        low, high = BLENDED
+        zone = ((share > low) & (share < high) & (self._masks.skin[0] > SKIN)).float()
+        sides = [lab_of(_patch_means(colours, zone)) for colours in (photo, completion)]
+        return float((sides[0] - sides[1])[:, zone[0] > 0].norm(dim=0).median())
 
 
 @dataclass(frozen=True)
@@ -60,9 +76,7 @@ class Seams:
 
     file: str
     photo: float
-    """Across the border of photo and completion, on skin."""
-    within: float
-    """Across a line as long, inside the photo: what the face itself changes over that distance."""
+    """Between photo and completion, on skin where they blend."""
     head_relit: float
     """Across the border of face and outer skin, in the relit look."""
     head_photo: float
@@ -73,53 +87,11 @@ class Seams:
     """Largest chroma in its eyes, teeth, tongue, gums and mouth."""
 
 
-def step_across(lab: Float[Tensor, "3 S S"], first: Float[Tensor, "S S"], second: Float[Tensor, "S S"]) -> float:
-    """Median difference of the means of two areas around each texel on their border.
-
-    Both means are moved to the border by the slope of each side, so that shading that goes on over it is no step.
-    """
-    size = lab.shape[-1]
-    radius = max(size // REACH, 1)
-    rows, columns = torch.meshgrid(torch.arange(size) / radius, torch.arange(size) / radius, indexing="ij")
-    sides = [_local_plane(lab, area, rows, columns, radius=radius) for area in (first, second)]
-    weights = [box_mean(area[None, None], radius=radius)[0, 0] for area in (first, second)]
-    # Both sides fill at least an eighth of the square around a texel of the border.
-    border = (weights[0] > 1 / 8) & (weights[1] > 1 / 8)
-    if not bool(border.any()):
-        return float("nan")
-    return float((sides[0] - sides[1])[:, border].norm(dim=0).median())
-
-
-def _local_plane(
-    lab: Float[Tensor, "3 S S"], area: Float[Tensor, "S S"], rows: Tensor, columns: Tensor, *, radius: int
-) -> Float[Tensor, "3 S S"]:
-    """The value at each texel of the plane that fits an area around it best, with a little regularisation."""
-
-    def mean(values: Tensor) -> Tensor:
-        wide = values.double()[None]
-        for _ in range(2):
-            wide = box_mean(wide, radius=radius)
-        return wide[0]
-
-    total = mean(area[None]).clamp(min=1e-9)
-    y, x = (mean((area * values)[None]) / total for values in (rows, columns))
-    value = mean(area * lab) / total
-    yy, xx, xy = (mean((area * a * b)[None]) / total for a, b in ((rows, rows), (columns, columns), (rows, columns)))
-    yy, xx, xy = yy - y * y + 0.05, xx - x * x + 0.05, xy - x * y
-    ly, lx = (mean(area * lab * values) / total - value * m for values, m in ((rows, y), (columns, x)))
-    determinant = yy * xx - xy * xy
-    slope_y, slope_x = (xx * ly - xy * lx) / determinant, (yy * lx - xy * ly) / determinant
-    return value + slope_y * (rows - y) + slope_x * (columns - x)
-
-
-def texture_seam(completed: CompletedTexture, skin: Float[Tensor, "S S"]) -> tuple[float, float]:
-    """Across the border of photo and completion, and across a line within the photo."""
-    lab = lab_of(completed.colours[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy())
-    share = completed.from_photo[0, 0].cpu()
-    bare = (skin > PHOTO).float()
-    photo, filled = (share > PHOTO).float() * bare, (share < COMPLETION).float() * bare
-    inner = (box_mean(photo[None, None], radius=len(share) // REACH)[0, 0] > PHOTO).float()
-    return step_across(lab, photo, filled), step_across(lab, inner, photo * (1 - inner))
+def _patch_means(colours: Float[Tensor, "3 S S"], zone: Float[Tensor, "1 S S"]) -> Float[np.ndarray, "S S 3"]:
+    """Means over the texels of a zone around each texel."""
+    radius = max(zone.shape[-1] // (2 * PATCH), 1)
+    total = box_mean(zone[None], radius=radius).clamp(min=1e-6)
+    return (box_mean((colours * zone)[None], radius=radius) / total)[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
 
 def head_seam(pixels: Float[np.ndarray, "A A 3"], face: Reconstruction, reconstructor: Reconstructor) -> float:
@@ -170,22 +142,29 @@ def measure(path: Path, reconstructor: Reconstructor, builder: RecordingBuilder)
     """
     photo, model = read_photo(path), reconstructor.model
     head = load_head(model)
-    skin = builder._masks.skin[0, 0]
     (face,) = reconstructor(photo)
-    across, within = texture_seam(builder.last, skin)
+    across = builder.seam()
     looks = head_looks(face, model, head, scalp="skin")
-    seams = [head_seam(pixels, face, reconstructor) for pixels in (looks.relit, looks.photo)]
+    relit, lit = (head_seam(pixels, face, reconstructor) for pixels in (looks.relit, looks.photo))
     luma = np.rint(photo.pixels @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
     (grey,) = reconstructor(replace(photo, pixels=np.repeat(luma[..., None], 3, axis=2)))
-    grey_chroma = chroma(head_looks(grey, model, head))
-    return Seams(path.name, across, within, *seams, *grey_chroma)
+    skin, others = chroma(head_looks(grey, model, head))
+    return Seams(path.name, across, relit, lit, grey_skin=skin, grey_other=others)
+
+
+def measured(path: Path, reconstructor: Reconstructor, builder: RecordingBuilder) -> Seams | None:
+    """`measure`, or None and a message on stderr where the photo cannot be reconstructed."""
+    try:
+        return measure(path, reconstructor, builder)
+    except MienError as error:
+        print(f"- {path.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
 
 
 def report(rows: Sequence[Seams]) -> str:
     """The table of medians and of the worst tenth."""
     names = {
         "photo": "photo and completion",
-        "within": "within the photo, for comparison",
         "head_relit": "face and head, relit",
         "head_photo": "face and head, photo",
         "grey_skin": "largest chroma of skin, grey photo",
@@ -194,7 +173,9 @@ def report(rows: Sequence[Seams]) -> str:
     cells = []
     for key, name in names.items():
         values = np.array([getattr(row, key) for row in rows])
-        cells.append([name, f"{np.nanmedian(values):.2f}", f"{np.nanquantile(values, 0.9):.2f}", f"{np.nanmax(values):.2f}"])
+        cells.append(
+            [name, f"{np.nanmedian(values):.2f}", f"{np.nanquantile(values, 0.9):.2f}", f"{np.nanmax(values):.2f}"]
+        )
     return markdown_table([f"{len(rows)} portraits", "median", "p90", "largest"], cells)
 
 
@@ -220,10 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reconstructor.texture_builder = builder
     rows = []
     for name in track(files, "portraits", console=Console(stderr=True)):
-        try:
-            rows.append(measure(folder / name, reconstructor, builder))
-        except MienError as error:
-            print(f"- {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        row = measured(folder / name, reconstructor, builder)
+        rows += [] if row is None else [row]
     print(f"{Environment.current()}\n\n{report(rows)}")
     if options.json:
         write_json(options.json, environment=Environment.current(), results=rows)

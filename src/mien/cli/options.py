@@ -170,7 +170,7 @@ TextureSizeOption = Annotated[
         "--texture-size",
         metavar="[256|512|1024|2048]",
         callback=_texture_size,
-        help="Side of the texture in texels. Default: 1024, in mode net 256. The atlas of head.glb is about twice as large.",
+        help="Side of the texture in texels; head.glb's is up to twice as large. Default: 1024, in mode net 256.",
         show_default=False,
     ),
 ]

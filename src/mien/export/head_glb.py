@@ -1,7 +1,7 @@
 """head.glb: the whole head as binary glTF 2.0, with skin, eyes, teeth, gums, tongue and the 52 expressions.
 
-The skin has one texture, the head's atlas, in two looks. Eyeballs are nodes of their own, at their centres, so that an engine can
-turn them; the looks among the expressions turn them too.
+The skin has one texture, the head's atlas, in two looks. Eyeballs are nodes of their own, at their centres, so that an
+engine can turn them; the looks among the expressions turn them too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mien.export.morph_targets import (
     moved_normals,
 )
 from mien.export.surface import unit_normals
-from mien.morphable import HeadModel, MorphableModel, load_head
+from mien.morphable import HeadModel, HeadPart, MorphableModel, load_head
 from mien.morphable.head import EYES
 from mien.morphable.per_model import per_model
 from mien.result import Reconstruction
@@ -137,17 +137,16 @@ def _nodes(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The head, and its eyeballs as children at their centres."""
     names, face_count = list(model.expression_names), len(model.mean)
-    still = [number for number, part in enumerate(head.parts) if part.name not in EYES]
+    still = [part for part in head.parts if part.name not in EYES]
     everything = np.arange(len(names))
-    primitives = [_primitive(glb, shape, head, materials, number, everything, origin=np.zeros(3)) for number in still]
+    primitives = [_primitive(glb, shape, materials, part, everything, origin=np.zeros(3)) for part in still]
     meshes = [_mesh("head", primitives, names, shape.weights)]
     nodes: list[dict[str, Any]] = [{"name": "head", "mesh": 0, "children": [1, 2]}]
     for name, centre in zip(EYES, head.eye_centres, strict=True):
-        number = head.parts.index(head.part(name))
-        vertices = head.parts[number].vertices.numpy()
-        looks = everything[np.abs(shape.moved[:, vertices]).max((1, 2)) > POSITION_EPSILON_M]
+        part = head.part(name)
+        looks = everything[np.abs(shape.moved[:, part.vertices.numpy()]).max((1, 2)) > POSITION_EPSILON_M]
         origin = shape.vertices[face_count + centre].astype(float)
-        primitive = _primitive(glb, shape, head, materials, number, looks, origin=origin)
+        primitive = _primitive(glb, shape, materials, part, looks, origin=origin)
         meshes.append(_mesh(name, [primitive], [names[k] for k in looks], shape.weights[looks]))
         nodes.append({"name": name, "mesh": len(meshes) - 1, "translation": origin.tolist()})
     return nodes, meshes
@@ -165,11 +164,10 @@ def _mesh(
 
 
 def _primitive(
-    glb: Glb, shape: _NeutralHead, head: HeadModel, materials: HeadMaterials, number: int,
-    targets: Int[np.ndarray, "N"], *, origin: Float[np.ndarray, "3"],
+    glb: Glb, shape: _NeutralHead, materials: HeadMaterials, part: HeadPart, targets: Int[np.ndarray, "N"], *,
+    origin: Float[np.ndarray, "3"],
 ) -> dict[str, Any]:  # fmt: skip
     """A part with its vertices, relative to the origin of its node, and its morph targets."""
-    part = head.parts[number]
     rows = part.vertices.numpy()
     attributes = {
         "POSITION": glb.add_vectors(shape.vertices[rows] - origin),

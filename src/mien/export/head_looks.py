@@ -1,22 +1,21 @@
-"""How a head looks: the images of its skin and eyes in two looks, its relief and gloss, and the colours of its other parts.
+"""How a head looks: images of its skin and eyes in two looks, its relief and gloss, and colours of its other parts.
 
-The look "relit" has the photo's light removed, for an engine to light. The look "photo" is the photo's, to be shown as it
-is. Other formats than glTF can use the same images.
+The look "relit" has the photo's light removed, for an engine to light. The look "photo" is the photo's, to be shown as
+it is. Other formats than glTF can use the same images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mien.export.surface import unit_normals
 from mien.export.tangent_space import tangent_normal_map
 from mien.geometry import vertex_normals
-from mien.lighting import shading
+from mien.lighting import LUMA, shading
 from mien.morphable import HeadModel, MorphableModel, load_head
 from mien.morphable.head import EYES
 from mien.morphable.per_model import per_model
@@ -24,8 +23,9 @@ from mien.rendering import sample_map
 from mien.result import Reconstruction
 from mien.texture import TexelAtlas
 from mien.texture.eyes import EyeMap, EyeTexture, eye_texture, seen_of_eye
+from mien.texture.fill import box_mean
 from mien.texture.head import HeadAtlas, continued_over_head, far_colour
-from mien.texture.relight import DARKEST, filled_shade, remove_light
+from mien.texture.relight import DARKEST, filled_shade, luma, remove_light
 from mien.texture.scalp import Scalp, SurfaceNoise, hair_brightness, hair_cover, within_hairline_mm
 from mien.texture.tint import PhotoTint
 from mien.typing import Float, Tensor
@@ -42,16 +42,17 @@ _FINE_M, _COARSE_M = 1.1e-3, 3.2e-3
 _HAIR_M, _WAVES_M = 0.45e-3, 9e-3
 """Distance of hairs in the texture, and of the hairline's waves."""
 _SMOOTH_RADIUS = 96
-"""Skin counts as smooth, and gets mottling, by its variation within the side of the face's map over this number, 2 mm."""
-_LEAST_MOTTLING, _MOST_MOTTLING = 0.006, 0.05
-"""Range of the standard deviation of log brightness of skin."""
+"""Skin counts as smooth, and gets mottling, by its variation over the side of the face's map over this number, 2 mm."""
+_MOTTLING = (0.006, 0.05)
+"""Range of the standard deviation of log brightness of skin over these distances."""
+_SEEN = 0.9
+"""Texels with a larger share of seen skin show the photo's mottling."""
 
 _ON_BROWS, _BROW_QUANTILE = 0.5, 0.3
 """Hair of the brows: the darker part of the texels where their mask is above the first value."""
 
 _PART_COLOURS = {
-    # Linear, chosen by eye for the shade of the mouth, which most viewers do not compute; enamel is the median of the
-    # Vita shade guide's A2, darkened likewise.
+    # Linear, chosen by eye, darker than they are: most viewers do not compute the shade in the mouth.
     "mouth": (0.055, 0.012, 0.011),
     "tongue": (0.24, 0.07, 0.06),
     "teeth": (0.42, 0.37, 0.29),
@@ -167,20 +168,22 @@ class _HeadPainter:
         light = shading((normals @ self._rotation.T)[None], torch.from_numpy(self._face.lighting)[None])[0]
         if self._tint is None:
             return light
-        return (light @ light.new_tensor([[0.299], [0.587], [0.114]])).expand(-1, 3)
+        return (light @ light.new_tensor(LUMA)[:, None]).expand(-1, 3)
 
     def _filled(self, light: Float[Tensor, "W 3"]) -> Float[Tensor, "W 3"]:
         """With more light where it is very dark, by the mean of the visible skin."""
-        count = len(self._model.mean)
-        seen = torch.from_numpy(self._face.visible) * self._skin_mask
-        weights = torch.zeros(len(light)) if len(light) == count else torch.zeros(len(light))
-        weights[:count] = seen
+        count, seen = len(self._model.mean), self._seen_skin
+        weights = torch.cat([seen, seen.new_zeros(len(light) - count)])
         return filled_shade(light.T[None, :, None], weights[None, None, None])[0, :, 0].T
 
-    @property
+    @functools.cached_property
     def _skin_mask(self) -> Float[Tensor, "V"]:
         masks = self._model.masks
         return (masks.skin * (1 - masks.lips) * (1 - masks.neck)).clamp(0, 1)
+
+    @functools.cached_property
+    def _seen_skin(self) -> Float[Tensor, "V"]:
+        return torch.from_numpy(self._face.visible) * self._skin_mask
 
     def _face_shade(self) -> Float[Tensor, "V 3"]:
         """Light on the face's vertices as the texture has it: of the surface without relief."""
@@ -188,8 +191,8 @@ class _HeadPainter:
         return self._filled(self._light_on(normals))
 
     def _mean_light(self, shade: Float[Tensor, "V 3"]) -> Float[Tensor, "3"]:
-        weights = torch.from_numpy(self._face.visible) * self._skin_mask
-        return (shade * weights[:, None]).sum(0) / weights.sum().clamp(min=1e-6)
+        weights = self._seen_skin[:, None]
+        return (shade * weights).sum(0) / weights.sum().clamp(min=1e-6)
 
     def _relit_face(self, shade: Float[Tensor, "V 3"]) -> Float[Tensor, "1 3 S S"]:
         masks = self._model.masks
@@ -217,37 +220,35 @@ class _HeadPainter:
         excess = continued_over_head(seam.clamp(0.3, 3).log(), head, far=torch.zeros(3)).exp()
         outer = continued_over_head(colours, head, far=far)
         relit, lit = atlas.interpolate(torch.cat([outer, light.clamp(min=DARKEST) * excess], dim=1)).split([3, 3])
-        mottling = self._mottling(atlas, relit_face)
-        relit, photo = relit * mottling, relit * lit * mottling
-        # The face's own map is smooth, too, where the photo does not show it.
-        width = atlas.face_columns
-        on_face = [self._mottled_face(atlas, looks, mottling[..., :width]) for looks in (relit_face, self._texture)]
-        return tuple(torch.cat([face, outer[..., width:]], dim=-1) for face, outer in zip(on_face, (relit, photo), strict=True))  # pyright: ignore
-
-    def _mottling(self, atlas: HeadAtlas, relit_face: Float[Tensor, "1 3 S S"]) -> Float[Tensor, "1 A A"]:
-        """Variation of brightness of the outer skin, as strong as that of the seen skin."""
-        strength = self._mottling_strength(relit_face)
-        noise = per_model(self._model, _skin_noise, atlas.size)
-        return (strength * noise).exp()[None]
+        strength, noise = self._mottling_strength(relit_face), per_model(model, _skin_noise, atlas.size)
+        mottling = (strength * noise).exp()[None]
+        return (
+            self._beside_face(atlas, relit_face, relit * mottling, mottling, strength=strength),
+            self._beside_face(atlas, self._texture, relit * lit * mottling, mottling, strength=strength),
+        )
 
     def _mottling_strength(self, relit_face: Float[Tensor, "1 3 S S"]) -> float:
-        seen = self._atlas.interpolate((torch.from_numpy(self._face.visible) * self._skin_mask)[None, :, None])[0, 0]
-        variation = _variation(relit_face)[0, 0][seen > 0.9]
+        """Standard deviation of log brightness of the seen skin over millimetres."""
+        seen = self._atlas.interpolate(self._seen_skin[None, :, None])[0, 0]
+        variation = _variation(relit_face)[0, 0][seen > _SEEN]
         if not len(variation):
-            return _LEAST_MOTTLING
-        return float(variation.median().clamp(_LEAST_MOTTLING, _MOST_MOTTLING))
+            return _MOTTLING[0]
+        return float(variation.median().clamp(*_MOTTLING))
 
-    def _mottled_face(
-        self, atlas: HeadAtlas, face: Float[Tensor, "1 3 S S"], mottling: Float[Tensor, "1 A w"]
-    ) -> Float[Tensor, "3 A w"]:
-        """The face's map in the atlas, with mottling where it has less than seen skin has."""
-        strength = self._mottling_strength(face)
+    def _beside_face(
+        self,
+        atlas: HeadAtlas,
+        face: Float[Tensor, "1 3 S S"],
+        outer: Float[Tensor, "3 A A"],
+        mottling: Float[Tensor, "1 A A"],
+        *,
+        strength: float,
+    ) -> Float[Tensor, "3 A A"]:
+        """The atlas of the face's map, mottled where it is smoother than seen skin, and of the outer skin."""
         skin = self._atlas.interpolate(self._skin_mask[None, :, None])
-        lacking = ((1 - (_variation(face) / strength).square()).clamp(min=0).sqrt() * skin)[0]
-        size = (atlas.size, atlas.face_columns)
-        lacking = F.interpolate(lacking[None], size=size, mode="bilinear", align_corners=False)[0]
-        shown = F.interpolate(face, size=size, mode="bicubic", antialias=True, align_corners=False)[0]
-        return shown * torch.lerp(torch.ones_like(mottling), mottling, lacking)
+        lacking = (1 - (_variation(face) / strength).square()).clamp(min=0).sqrt() * skin
+        placed = atlas.with_face(torch.cat([outer, torch.zeros_like(mottling)]), torch.cat([face, lacking], dim=1)[0])
+        return placed[:3] * torch.lerp(torch.ones_like(mottling), mottling, placed[3:].clamp(0, 1))
 
     def _with_hair(
         self, atlas: HeadAtlas, relit: Float[Tensor, "3 A A"], photo: Float[Tensor, "3 A A"], *, scalp: Scalp
@@ -269,7 +270,7 @@ class _HeadPainter:
 
     def _eye(self, name: str, shade: Float[Tensor, "V 3"]) -> tuple[EyeMap, EyeTexture]:
         head, model = self._head, self._model
-        count, index = len(model.mean), EYES.index(name)
+        index = EYES.index(name)
         part, centre = head.part(name), head.mean[head.eye_centres[index]]
         mean = torch.cat([model.mean, head.mean])[part.vertices] - centre
         total = len(part.vertices) + 1  # with the centre
@@ -348,9 +349,6 @@ def _padded(values: Float[Tensor, "V C"], head: HeadModel) -> Float[Tensor, "W C
 
 def _variation(face: Float[Tensor, "1 3 S S"]) -> Float[Tensor, "1 1 S S"]:
     """Standard deviation of log brightness around each texel, without its slow changes."""
-    from mien.texture.fill import box_mean
-    from mien.texture.relight import luma
-
     radius = max(face.shape[-1] // _SMOOTH_RADIUS // 2, 1)
     level = luma(face).clamp(min=0.02).log()
     fast = level - box_mean(level, radius=2 * radius)

@@ -133,7 +133,7 @@ class Reconstructor:
         device: "cpu" or "cuda".
         detail: Whether to make displacement and texture offset maps.
         resolution: Side of these two maps in texels: 224, 512 or 1024.
-        texture_size: Side of the texture in texels: 256, 512, 1024 or 2048. None means 1024, and 256 in mode "net", or more
+        texture_size: Side of the texture in texels: 256, 512, 1024 or 2048. None means 1024, or in mode "net" 256, more
             if the maps need it.
         seed: Seed of the fit; equal seeds give equal results.
         max_faces: Maximum number of faces per photo, the largest first; None for all.

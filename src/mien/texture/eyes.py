@@ -32,6 +32,8 @@ _SEARCH_DEG = 16.0
 _RINGS = 32
 """Steps of the colours over the radius of the iris, up to `_REACH` times that radius."""
 _REACH = 1.2
+_FEWEST = 3
+"""A ring takes its colour from this many texels or more."""
 _LEAST_SEEN = 0.2
 """Share of the iris that must be seen so that its colours are the photo's."""
 _GLINT = 1.5
@@ -157,9 +159,7 @@ def seen_of_eye(
         place = (points[:, :2] - middle) * scale
         return torch.stack([place[:, 0], -place[:, 1], 1 - points[:, 2]], dim=-1)[None]
 
-    cover = rasterize_hard(
-        flat(others), triangles, image_size=(_WINDOW_PX, _WINDOW_PX), near=0.1, far=3.0
-    )
+    cover = rasterize_hard(flat(others), triangles, image_size=(_WINDOW_PX, _WINDOW_PX), near=0.1, far=3.0)
     depth = torch.where(cover.triangle_ids >= 0, cover.depth, 10.0)[:, None]
     points = layout.texels(torch.cat([flat(eyeball)[0], torch.ones(len(eyeball), 1)], dim=1), size)
     grid = points[:2].movedim(0, -1)[None]
@@ -208,7 +208,10 @@ def _white(photo: Float[Tensor, "3 E E"], seen: Float[Tensor, "1 E E"]) -> Float
 
 
 def _plain_eye(
-    photo: Float[Tensor, "3 E E"], seen: Float[Tensor, "1 E E"], angle: Float[Tensor, "1 E E"], white: Float[Tensor, "3"]
+    photo: Float[Tensor, "3 E E"],
+    seen: Float[Tensor, "1 E E"],
+    angle: Float[Tensor, "1 E E"],
+    white: Float[Tensor, "3"],
 ) -> Float[Tensor, "3 E E"]:
     """An eye of rings around the pupil, each in the median of its colours in the photo, and white beyond."""
     known = seen[0] > 0.5
@@ -219,7 +222,7 @@ def _plain_eye(
     colours, found = photo.new_zeros(_RINGS, 3), torch.zeros(_RINGS, dtype=torch.bool)
     for k in range(_RINGS):
         values = photo[:, known & (ring == k)].T
-        if len(values) > 2:  # noqa: PLR2004 (a median needs three)
+        if len(values) >= _FEWEST:
             colours[k], found[k] = values.median(0).values, True
     for k in range(1, _RINGS):  # rings that no texel shows are like the ring within them
         if not found[k]:

@@ -14,8 +14,8 @@ from mien.texture.fill import pull_push
 from mien.typing import Float, Tensor
 
 _SEAM_SHARE = 0.5
-"""Share of the median colour along the seam in the colour that the outer skin fades to; the rest is the face's. The face's
-middle is redder than scalp and neck, and the seam is in the shade of the hair on many photos."""
+"""Share of the median colour along the seam in the colour that the outer skin fades to; the rest is the face's, whose
+middle is redder than scalp and neck."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class HeadAtlas:
     def with_face(self, outer: Float[Tensor, "C A A"], face: Float[Tensor, "C S S"]) -> Float[Tensor, "C A A"]:
         """Place a map of the face on the left of a map of the head."""
         width = self.face_columns
-        size = (self.size, width)
-        shown = F.interpolate(face[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
+        shown = F.interpolate(face[None], size=(self.size, width), mode="bicubic", antialias=True, align_corners=False)[
+            0
+        ]
         return torch.cat([shown, outer[..., width:]], dim=-1)
 
 

@@ -20,8 +20,8 @@ _SPREADS = 4.0
 _LIGHT_RADIUS = 0.05
 """Differences over more than this share of the map, 11 mm on a face, can be light that the harmonics do not hold."""
 _EVEN_SHARE, _EVEN_HUE_SHARE = 0.6, 0.4
-"""Share of such differences in brightness, and in hue, that is taken for light where both sides of the face have them: the shade below
-nose and chin is, a beard is not. Where only one side has them, all are light: skin is symmetric, light is not."""
+"""Share of such differences in brightness, and in hue, that is taken for light where both sides of the face have them:
+the shade below nose and chin is light, a beard is not. What one side alone has is all light, as skin is symmetric."""
 _GLOSS_RADIUS = 0.022
 """Gloss is what is brighter than the skin within this share of the map, 5 mm on a face."""
 _GLOSS = (0.03, 0.2)

@@ -18,8 +18,8 @@ Scalp = Literal["hair", "skin"]
 _MIDDLE_MM = -45.0
 """The vertical axis of the head, z in model space: angles are measured around it."""
 _HAIRLINE_MM = (
-    (0, 84), (20, 87), (34, 93), (46, 84), (57, 62), (64, 44), (69, 30), (73, 6), (78, 2), (83, 14), (90, 22), (106, 22),
-    (116, 8), (122, -22), (140, -50), (180, -60),
+    (0, 84), (20, 87), (34, 93), (46, 84), (57, 62), (64, 44), (69, 30), (73, 6), (78, 2), (83, 14), (90, 22),
+    (106, 22), (116, 8), (122, -22), (140, -50), (180, -60),
 )  # fmt: skip
 """Height of the hairline in model space, over the angle from the front in degrees, in millimetres of the mean head.
 
