@@ -72,8 +72,8 @@ def write_reconstruction(
         scalp: What the scalp of `head` shows: "hair", short hair in the photo's colour, or "skin", a shaved scalp.
 
     Raises:
-        ConfigError: A format, `morphs` or `scalp` is unknown, a format needs a model or photo that is not given, or they
-            are not those of the reconstruction.
+        ConfigError: A format, `morphs` or `scalp` is unknown, a format needs a model or photo that is not given, or
+            they are not those of the reconstruction.
         ModelMismatch: `head` is among the formats, and the model is not `mien-face`.
         OutputError: The folder cannot be written.
 

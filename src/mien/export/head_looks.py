@@ -45,6 +45,8 @@ _SMOOTH_RADIUS = 96
 """Skin counts as smooth, and gets mottling, by its variation over the side of the face's map over this number, 2 mm."""
 _MOTTLING = (0.006, 0.05)
 """Range of the standard deviation of log brightness of skin over these distances."""
+_OUTLINE = 32
+"""Directions around the outline whose mean light the back of a head has."""
 _SEEN = 0.9
 """Texels with a larger share of seen skin show the photo's mottling."""
 
@@ -143,7 +145,7 @@ class _HeadPainter:
         atlas = per_model(model, _head_atlas, atlas_size(self._side, head))
         shade = self._face_shade()
         relit_face = self._relit_face(shade)
-        relit, photo = self._skin(atlas, relit_face, shade)
+        relit, photo = self._skin(atlas, relit_face)
         relit, photo = self._with_hair(atlas, relit, photo, scalp=scalp)
         left, right = (self._eye(name, shade) for name in EYES)
         maps = [torch.cat(pair, dim=-1) for pair in ((left[1].relit, right[1].relit), (left[1].photo, right[1].photo))]
@@ -169,6 +171,17 @@ class _HeadPainter:
         if self._tint is None:
             return light
         return (light @ light.new_tensor(LUMA)[:, None]).expand(-1, 3)
+
+    def _light_around(self, normals: Float[Tensor, "W 3"]) -> Float[Tensor, "W 3"]:
+        """Light on a whole head: what faces away from the camera has the light of the outline, which a photo shows."""
+        x, y, z = (normals @ self._rotation.T).unbind(-1)
+        sideways = (x.square() + y.square()).sqrt()
+        angles = torch.linspace(0, 2 * torch.pi, _OUTLINE + 1)[:-1]
+        outline = torch.stack([angles.cos(), angles.sin(), torch.zeros(_OUTLINE)], dim=-1) @ self._rotation
+        mean = self._light_on(outline).mean(0)
+        onto = torch.stack([x, y, z.clamp(min=0)], dim=-1)
+        light = self._light_on(F.normalize(onto, dim=-1) @ self._rotation)
+        return torch.where(z[:, None] >= 0, light, torch.lerp(mean.expand_as(light), light, sideways[:, None]))
 
     def _filled(self, light: Float[Tensor, "W 3"]) -> Float[Tensor, "W 3"]:
         """With more light where it is very dark, by the mean of the visible skin."""
@@ -206,7 +219,7 @@ class _HeadPainter:
         return remove_light(self._texture, albedo_map, shade_map, skin_map * self._atlas.valid)
 
     def _skin(
-        self, atlas: HeadAtlas, relit_face: Float[Tensor, "1 3 S S"], shade: Float[Tensor, "V 3"]
+        self, atlas: HeadAtlas, relit_face: Float[Tensor, "1 3 S S"]
     ) -> tuple[Float[Tensor, "3 A A"], Float[Tensor, "3 A A"]]:
         """Both looks of the skin, bare."""
         head, model = self._head, self._model
@@ -214,9 +227,9 @@ class _HeadPainter:
         far = far_colour(colours, head, self._skin_mask)
         vertices = torch.cat([self._posed, self._own])
         triangles = torch.cat([part.vertices[part.triangles] for part in head.parts if part.name in {"skin", "mouth"}])
-        light = self._filled(self._light_on(vertex_normals(vertices[None], triangles)[0]))
+        light = self._filled(self._light_around(vertex_normals(vertices[None], triangles)[0]))
         # What the shading does not explain at the seam goes on and fades, so that the photo's look has no seam.
-        seam = sample_map(self._texture, model.uv)[0] / (colours * shade.clamp(min=DARKEST))
+        seam = sample_map(self._texture, model.uv)[0] / (colours * light[: len(colours)].clamp(min=DARKEST))
         excess = continued_over_head(seam.clamp(0.3, 3).log(), head, far=torch.zeros(3)).exp()
         outer = continued_over_head(colours, head, far=far)
         relit, lit = atlas.interpolate(torch.cat([outer, light.clamp(min=DARKEST) * excess], dim=1)).split([3, 3])
