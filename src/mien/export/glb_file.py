@@ -108,14 +108,13 @@ class Glb:
         }
         return self.add_accessor({**_described_target(targets, index), "sparse": sparse})
 
-    def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
+    def add_texture(self, texture: Float[np.ndarray, "H W 3"]) -> dict[str, object]:
         """Add a colour texture as JPEG, and return its image."""
         image = Image.fromarray(to_uint8(texture))
-        side = image.width
-        if side & (side - 1):
+        if any(side & (side - 1) for side in image.size):
             # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
-            side = 1 << (2 * side - 1).bit_length()
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
+            width, height = (1 << (2 * side - 1).bit_length() for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         encoded = io.BytesIO()
         image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
         return {"name": "texture", "bufferView": self.add_view(encoded.getvalue()), "mimeType": "image/jpeg"}

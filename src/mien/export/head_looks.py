@@ -80,7 +80,7 @@ class HeadLooks:
     eyes_relit: Float[np.ndarray, "E F 3"]
     """Both eyeballs without the photo's light, the left one on the left."""
     eyes_photo: Float[np.ndarray, "E F 3"]
-    eye_uv: tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N 2"]]
+    eye_uv: tuple[Float[np.ndarray, "L 2"], Float[np.ndarray, "M 2"]]
     """Texture coordinates of the left and of the right eyeball in these images, v up."""
     tint: PhotoTint | None
     """That of a photo without colours."""

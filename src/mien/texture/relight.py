@@ -32,7 +32,7 @@ _REDUCED = 4
 """Side in texels of the blocks that are filtered; the filters are far wider."""
 
 
-def filled_shade(shade: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 3 S S"]:
+def filled_shade(shade: Float[Tensor, "B 3 H W"], weights: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
     """The shading with more light where it is very dark: a photo of a face does not show the light behind the head.
 
     Args:
@@ -88,7 +88,7 @@ def _without_gloss(
     return torch.lerp(logs, around + _GLOSS_LEFT * excess, gloss).exp()
 
 
-def luma(colours: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 1 S S"]:
+def luma(colours: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
     """Brightness of encoded colours, or of their logarithms."""
     red, green, blue = colours.split(1, dim=1)
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
