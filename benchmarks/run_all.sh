@@ -28,4 +28,5 @@ measure likeness --jobs 2
 measure perspective --jobs 2
 measure crops --jobs 2
 measure detail --jobs 2
+measure seams --jobs 2
 exit $failed

@@ -176,14 +176,14 @@ def test_options_reach_the_reconstructor(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / f"{name}.safetensors").touch()
     options = (
         "--model x.safetensors --device cuda --no-detail --max-faces 3 --seed 7 --resolution 512 --focal-px 900 "
-        "--principal-point 320.5 -40 "
+        "--texture-size 2048 --principal-point 320.5 -40 "
         "--refine-focal --mode auto --encoder mine.safetensors --detail-mode net --detail-network maps.safetensors"
     )
     run("reconstruct", photo, "-o", tmp_path / "out", *options.split())
     assert FakeReconstructor.made == [
         {
             "model": "x.safetensors", "device": "cuda", "detail": False, "resolution": 512, "seed": 7, "max_faces": 3,
-            "refine_focal": True, "mode": "auto", "encoder": "mine.safetensors", "focal_px": 900.0,
+            "texture_size": 2048, "refine_focal": True, "mode": "auto", "encoder": "mine.safetensors", "focal_px": 900.0,
             "principal_point_px": (320.5, -40.0),
             "detail_mode": "net", "detail_network": "maps.safetensors",
         }
@@ -295,7 +295,7 @@ def test_without_options_the_packaged_networks_are_used(tmp_path: Path) -> None:
     (made,) = FakeReconstructor.made
     assert made == {
         "model": "mien-face", "device": "cpu", "detail": True, "resolution": 224, "seed": 0, "max_faces": None,
-        "refine_focal": False, "mode": None, "encoder": DEFAULT_ENCODER, "focal_px": None,
+        "texture_size": None, "refine_focal": False, "mode": None, "encoder": DEFAULT_ENCODER, "focal_px": None,
         "principal_point_px": None,
         "detail_mode": None, "detail_network": DEFAULT_DETAIL,
     }  # fmt: skip

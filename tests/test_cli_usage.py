@@ -80,9 +80,10 @@ def test_the_version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_resolutions_are_the_reconstructors() -> None:
-    from mien.pipeline.reconstructor import RESOLUTIONS
+    from mien.pipeline.reconstructor import RESOLUTIONS, TEXTURE_SIZES
 
     assert options.RESOLUTIONS == RESOLUTIONS
+    assert options.TEXTURE_SIZES == TEXTURE_SIZES
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,8 @@ def test_resolutions_are_the_reconstructors() -> None:
         ("reconstruct a.jpg --device foo", "--device foo cpu cuda"),
         ("reconstruct a.jpg --device mps", "--device mps cpu"),
         ("reconstruct a.jpg --resolution 300", "--resolution 300 224 512 1024"),
+        ("reconstruct a.jpg --texture-size 300", "--texture-size 300 256 512 1024 2048"),
+        ("reconstruct a.jpg --scalp wig", "--scalp wig hair skin"),
         ("reconstruct a.jpg --focal-px -3", "--focal-px -3 positive"),
         ("reconstruct a.jpg --focal-px nan", "--focal-px nan positive"),
         ("reconstruct a.jpg --max-megapixels inf", "--max-megapixels inf"),

@@ -99,11 +99,11 @@ def test_the_completed_texture_is_that_of_the_whole_map(columns: tuple[int, int]
     parts = TexelParts(one, lids, lids, 0.8 * shade)
     offset = 0.1 * smooth[:, [6, 3, 0]] - 0.05
     unwrapped = Unwrapped(photo, weights, one)
-    found = complete_texture(albedo, offset, shade, unwrapped, parts)
+    found = complete_texture(albedo, offset, shade, unwrapped, parts).colours
     expected = plainly_completed(albedo, offset, shade, unwrapped, parts)
     # The product of two interpolations is not the interpolation of the product: a thousandth on lids.
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
     elsewhere = lids.expand(-1, 3, -1, -1) == 0
     torch.testing.assert_close(found[elsewhere], expected[elsewhere], rtol=1e-4, atol=1e-5)
-    without = complete_texture(albedo, None, shade, unwrapped, parts)
-    torch.testing.assert_close(without, complete_texture(albedo, 0 * offset, shade, unwrapped, parts))
+    without = complete_texture(albedo, None, shade, unwrapped, parts).colours
+    torch.testing.assert_close(without, complete_texture(albedo, 0 * offset, shade, unwrapped, parts).colours)

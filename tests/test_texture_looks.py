@@ -71,7 +71,7 @@ def test_sheen_at_the_outline_does_not_spread_over_hidden_skin() -> None:
     colours = albedo + 0.1 * (from_centre > 45)
     found = complete_texture(
         albedo, torch.zeros_like(albedo), shade, Unwrapped(colours, weights, weights), skin_only(shade)
-    )
+    ).colours
     for hidden in (found[..., :40], found[..., -40:]):
         torch.testing.assert_close(hidden.mean((0, 2, 3)), DARK_SKIN, rtol=0.05, atol=0)
 
@@ -82,7 +82,7 @@ def test_hidden_offset_of_another_colour_does_not_spread_either() -> None:
     weights = torch.ones(1, 1, SIZE, SIZE)
     weights[..., :64] = weights[..., -64:] = 0
     offset = 0.1 * (1 - weights).expand(1, 3, -1, -1)
-    found = complete_texture(albedo, offset, shade, Unwrapped(albedo, weights, weights), skin_only(shade))
+    found = complete_texture(albedo, offset, shade, Unwrapped(albedo, weights, weights), skin_only(shade)).colours
     torch.testing.assert_close(found, albedo, rtol=0.02, atol=0)
 
 
@@ -94,7 +94,7 @@ def test_the_back_of_a_head_is_not_black() -> None:
     shade[..., :32] = shade[..., -32:] = 0.02
     found = complete_texture(
         albedo, torch.zeros_like(albedo), shade, Unwrapped(albedo * 0.8, weights, weights), skin_only(shade)
-    )
+    ).colours
     back, front = found[..., :32].mean((0, 2, 3)), (albedo * 0.8).mean((0, 2, 3))
     assert (back > 0.3 * front).all()
     torch.testing.assert_close(back / back.sum(), front / front.sum(), rtol=0.02, atol=0)
@@ -113,7 +113,7 @@ def test_closed_lids_show_no_lashes(packaged: MorphableModel) -> None:
     lashes = colours.clone()
     lashes[..., ::6] = torch.where(parts.lids[..., ::6] > 0.5, 0.05, lashes[..., ::6])
     weights = torch.ones(1, 1, SIZE, SIZE)
-    found = complete_texture(skin, torch.zeros_like(skin), shade, Unwrapped(lashes, weights, weights), parts)
+    found = complete_texture(skin, torch.zeros_like(skin), shade, Unwrapped(lashes, weights, weights), parts).colours
     assert (lashes[:, :1][lid] / colours[:, :1][lid]).min() < 0.2
     assert (found[:, :1][lid] / colours[:, :1][lid]).min() > 0.8
     open_eyes = replace(face, expression=face.expression.clone())
@@ -140,7 +140,7 @@ def test_near_black_eyes_are_those_of_the_photo(packaged: MorphableModel) -> Non
     )
     albedo, shade = atlas.interpolate(torch.cat([surface.albedo, surface.shading], dim=-1)).split(3, dim=1)
     parts = TexelParts.of(packaged, atlas, masks, surface=surface, coefficients=face)
-    found = complete_texture(albedo, torch.zeros_like(albedo), shade, unwrapped, parts)
+    found = complete_texture(albedo, torch.zeros_like(albedo), shade, unwrapped, parts).colours
     inner = -torch.nn.functional.max_pool2d(-atlas.interpolate(eyes), 5, stride=1, padding=2)[0, 0] > 0.99
     assert inner.sum() > 100
     assert found[0][:, inner].max() < 0.08

@@ -123,4 +123,5 @@ def tiny_reconstruction(model: MorphableModel | None = None, *, detail: bool = T
         photometric_error=0.022,
         stage_seconds=(("landmarks", 0.5), ("detail", 2.25)),
         expression_names=EXPRESSION_NAMES,
+        hair_colour=np.array([0.2, 0.15, 0.1], np.float32),
     )

@@ -95,6 +95,9 @@ class Reconstruction:
     focal_source: FocalSource = "unknown"
     """Where `focal_px` comes from: "given", "exif", "prior" (the typical distance of a face), or "fitted"; "unknown" in
     results of mien 0.1."""
+    hair_colour: Float[np.ndarray, "3"] | None = None
+    """Colour of the hair in white light, as far as the photo shows hair above the forehead; else of what is there. None
+    if the photo ends below, and in results of mien 0.2."""
 
     def __repr__(self) -> str:
         width, height = self.image_size
@@ -163,6 +166,7 @@ class Reconstruction:
         units: str = "m",
         embed_camera: bool = False,
         morphs: str = "sparse",
+        scalp: str = "hair",
     ) -> None:
         """Write the files of the face into a folder, or one mesh file; docs/outputs.md describes the files.
 
@@ -183,6 +187,7 @@ class Reconstruction:
             units: Unit of lengths in OBJ, PLY and USD: "m", "cm" or "mm". GLB and VRM are in metres.
             embed_camera: Whether GLB and USD contain the photo's camera, with the face where the camera saw it.
             morphs: How GLBs store morph targets: "sparse", or "dense" for programs that lose sparse data.
+            scalp: What the scalp of a head shows: "hair", short hair in the photo's colour, or "skin", a shaved scalp.
 
         Raises:
             ConfigError: A choice is unknown or has no effect, or a format needs a model or a photo that is missing or
@@ -208,6 +213,7 @@ class Reconstruction:
             units=units,
             embed_camera=embed_camera,
             morphs=morphs,
+            scalp=scalp,
         )
 
     def glb_bytes(
@@ -218,15 +224,17 @@ class Reconstruction:
         neutral: bool = False,
         embed_camera: bool = False,
         morphs: str = "sparse",
+        scalp: str = "hair",
     ) -> bytes:
         """Encode the face as a GLB file: mesh, texture and the expressions as morph targets.
 
         Args:
             model: The face's model; default as in `save`.
             parts: "face" or "head".
-            neutral: As in `save`, like the two below.
+            neutral: As in `save`, like the three below.
             embed_camera: As in `save`.
             morphs: As in `save`.
+            scalp: As in `save`.
 
         Returns:
             The content of the file.
@@ -237,7 +245,7 @@ class Reconstruction:
         """
         from mien.export import glb_of  # noqa: PLC0415 (it imports this module)
 
-        return glb_of(self, model, parts=parts, neutral=neutral, embed_camera=embed_camera, morphs=morphs)
+        return glb_of(self, model, parts=parts, neutral=neutral, embed_camera=embed_camera, morphs=morphs, scalp=scalp)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reconstruction:

@@ -39,7 +39,7 @@ def completed(albedo: Tensor, shade: Tensor, unwrapped: Unwrapped) -> Tensor:
     """The completed texture of a face that is all skin, without lids and offset."""
     nothing = torch.zeros_like(unwrapped.weights)
     parts = TexelParts(torch.ones_like(nothing), nothing, nothing, shade)
-    return complete_texture(albedo, torch.zeros_like(albedo), shade, unwrapped, parts)
+    return complete_texture(albedo, torch.zeros_like(albedo), shade, unwrapped, parts).colours
 
 
 def test_an_unwrapped_photo_has_the_colours_of_the_model(tiny: MorphableModel) -> None:

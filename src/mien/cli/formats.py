@@ -149,4 +149,5 @@ def reconstruct_to_file(
         units=options.units,
         embed_camera=options.embed_camera,
         morphs=options.morphs,
+        scalp=options.scalp,
     )

@@ -20,6 +20,7 @@ import typer
 from mien.errors import ConfigError
 
 RESOLUTIONS = (224, 512, 1024)
+TEXTURE_SIZES = (256, 512, 1024, 2048)
 
 
 @contextmanager
@@ -74,6 +75,12 @@ def _resolution(side: int) -> int:
     return side
 
 
+def _texture_size(side: int | None) -> int | None:
+    if side is not None and side not in TEXTURE_SIZES:
+        raise typer.BadParameter(f"{side} is not offered; use {', '.join(map(str, TEXTURE_SIZES))}")
+    return side
+
+
 def _seed(value: int) -> int:
     if not 0 <= value < 2**63:  # the range of torch's generators
         raise typer.BadParameter(f"{value} is out of range; use a number from 0 to 2^63 - 1")
@@ -124,6 +131,12 @@ class DetailMode(str, enum.Enum):
     FIT, NET = "fit", "net"
 
 
+class Scalp(str, enum.Enum):
+    """The choices of --scalp."""
+
+    HAIR, SKIN = "hair", "skin"
+
+
 class GlbMorphs(str, enum.Enum):
     """The choices of --glb."""
 
@@ -150,6 +163,24 @@ GlbOption = Annotated[
 SeedOption = Annotated[int, typer.Option(callback=_seed, help="Seed; equal seeds give equal results.")]
 ResolutionOption = Annotated[
     int, typer.Option(metavar="[224|512|1024]", callback=_resolution, help="Side of the detail maps in texels.")
+]
+TextureSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--texture-size",
+        metavar="[256|512|1024|2048]",
+        callback=_texture_size,
+        help="Side of the texture in texels; head.glb's is up to twice as large. Default: 1024, in mode net 256.",
+        show_default=False,
+    ),
+]
+ScalpOption = Annotated[
+    Scalp,
+    typer.Option(
+        "--scalp",
+        metavar="[hair|skin]",
+        help="Scalp of head.glb. hair: short hair in the colour of the photo's. skin: shaved.",
+    ),
 ]
 FocalOption = Annotated[
     float | None,

@@ -47,7 +47,10 @@ from mien.cli.options import (
     PrincipalPointOption,
     QuietOption,
     ResolutionOption,
+    Scalp,
+    ScalpOption,
     SeedOption,
+    TextureSizeOption,
     finite,
     wrong_usage,
 )
@@ -95,6 +98,7 @@ def reconstruct(
     max_faces: Annotated[int | None, typer.Option(min=1, help="Maximum number of faces per photo.")] = None,
     seed: SeedOption = 0,
     resolution: ResolutionOption = 224,
+    texture_size: TextureSizeOption = None,
     focal_px: FocalOption = None,
     principal_point: PrincipalPointOption = None,
     max_megapixels: Annotated[
@@ -107,6 +111,7 @@ def reconstruct(
     detail_mode: DetailModeOption = None,
     detail_network: DetailNetworkOption = None,
     glb: GlbOption = GlbMorphs.SPARSE,
+    scalp: ScalpOption = Scalp.HAIR,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -144,6 +149,7 @@ def reconstruct(
         device=device,
         detail=detail,
         resolution=resolution,
+        texture_size=texture_size,
         seed=seed,
         max_faces=1 if to_file else max_faces,
         refine_focal=refine_focal,
@@ -160,6 +166,7 @@ def reconstruct(
         units=units.value,
         embed_camera=embed_camera,
         glb=glb.value,
+        scalp=scalp.value,
     )
     check_mesh_options(settings.mesh_options, Path(out), formats)
     if to_file:

@@ -36,6 +36,7 @@ from mien.io.result_files import (
     needs_model,
     parse_formats,
     parse_parts,
+    parse_scalp,
     remove_other_files,
     texture_file,
 )
@@ -57,6 +58,7 @@ def write_reconstruction(
     units: str = "m",
     embed_camera: bool = False,
     morphs: str = "sparse",
+    scalp: str = "hair",
 ) -> None:
     """Write the files of one face into a folder: meshes, UV maps, pictures and numbers, as docs/outputs.md lists them.
 
@@ -77,6 +79,7 @@ def write_reconstruction(
         embed_camera: Whether GLB and USD contain the photo's camera, with the face where the camera saw it, so that
             the scene renders over the photo.
         morphs: How GLBs store their morph targets: "sparse", or "dense" for programs that lose sparse data.
+        scalp: What the scalp of a head shows: "hair", short hair in the photo's colour, or "skin", a shaved scalp.
 
     Raises:
         ConfigError: A choice is unknown or has no effect on the formats, a format needs a model or photo that is not
@@ -92,7 +95,7 @@ def write_reconstruction(
         ...     mien.write_reconstruction(face, reconstructor.model, photo, f"out/face{index}")
     """
     formats = parse_formats(formats)
-    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs)
+    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs, parse_scalp(scalp))
     options.check_effect(formats)
     folder = Path(folder)
     if model is not None:
@@ -126,6 +129,7 @@ def write_mesh(
     units: str = "m",
     embed_camera: bool = False,
     morphs: str = "sparse",
+    scalp: str = "hair",
 ) -> None:
     """Write one mesh file; its ending chooses the format: `.glb`, `.obj`, `.ply`, `.usdz` or `.vrm`.
 
@@ -136,10 +140,11 @@ def write_mesh(
         model: The model that the face was reconstructed with.
         path: The file to write; its folder is made if it is missing.
         parts: `face` or `head`; `.vrm` is always the head.
-        neutral: As in `write_reconstruction`, like the three below.
+        neutral: As in `write_reconstruction`, like the four below.
         units: As in `write_reconstruction`.
         embed_camera: As in `write_reconstruction`.
         morphs: As in `write_reconstruction`.
+        scalp: As in `write_reconstruction`.
 
     Raises:
         ConfigError: The ending is another, a choice is unknown or has no effect on this format, or the model is not
@@ -152,7 +157,7 @@ def write_mesh(
     format_name = MESH_ENDINGS.get(path.suffix.lower())
     if format_name is None:
         raise ConfigError(f"path={path} ends in {path.suffix!r}; use one of {', '.join(MESH_ENDINGS)}.")
-    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs)
+    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs, parse_scalp(scalp))
     options.check_effect([format_name])
     if len(options.parts) != 1:
         raise ConfigError(f"parts={parts!r} are two meshes, but path={path} is one file; give a folder or one part.")
@@ -179,10 +184,11 @@ def save_reconstruction(
     units: str,
     embed_camera: bool,
     morphs: str,
+    scalp: str,
 ) -> None:
     """Write a folder or one mesh file: `Reconstruction.save`, whose arguments and errors these are."""
-    how = {"neutral": neutral, "units": units, "embed_camera": embed_camera, "morphs": morphs}
-    options = MeshOptions(parse_parts(parts), **how)
+    how = {"neutral": neutral, "units": units, "embed_camera": embed_camera, "morphs": morphs, "scalp": scalp}
+    options = MeshOptions(parse_parts(parts), **{**how, "scalp": parse_scalp(scalp)})
     if is_mesh_file(Path(path)):
         if formats is not None:
             raise ConfigError(f"path={path} names one file, so formats has no effect; leave it out or give a folder.")
@@ -206,9 +212,10 @@ def glb_of(
     neutral: bool,
     embed_camera: bool,
     morphs: str,
+    scalp: str,
 ) -> bytes:
     """Encode a face as a GLB file: `Reconstruction.glb_bytes`, whose arguments and errors these are."""
-    options = MeshOptions(parse_parts(parts), neutral=neutral, embed_camera=embed_camera, morphs=morphs)
+    options = MeshOptions(parse_parts(parts), neutral, "m", embed_camera, morphs, parse_scalp(scalp))
     if len(options.parts) != 1:
         raise ConfigError(f"parts={parts!r} are two meshes; choose one of them.")
     model = model or _model_of(reconstruction)

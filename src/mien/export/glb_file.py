@@ -101,9 +101,15 @@ class Glb:
         }
         return self.add_accessor({**_described_target(targets, index), "sparse": sparse})
 
-    def add_texture(self, texture: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
+    def add_texture(self, texture: Float[np.ndarray, "H W 3"]) -> dict[str, object]:
         """Add a colour texture as JPEG, and return its image."""
         return {"name": "texture", "bufferView": self.add_view(jpeg_texture(texture)), "mimeType": "image/jpeg"}
+
+    def add_roughness(self, roughness: Float[np.ndarray, "S S"]) -> dict[str, object]:
+        """Add a roughness map as PNG, and return its image: green is the roughness, blue the metallic share, zero."""
+        values = to_uint8(roughness)
+        encoded = png_bytes(np.stack([np.full_like(values, 255), values, np.zeros_like(values)], axis=-1))
+        return {"name": "roughness", "bufferView": self.add_view(encoded), "mimeType": "image/png"}
 
     def add_normal_map(self, normals: Float[np.ndarray, "S S 3"]) -> dict[str, object]:
         """Add a normal map as PNG, and return its image.

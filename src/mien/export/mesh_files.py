@@ -12,7 +12,8 @@ import torch
 from mien.errors import ConfigError
 from mien.export.face_normals import FaceNormals
 from mien.export.gltf import glb_bytes
-from mien.export.head_glb import atlas_of, head_glb_bytes
+from mien.export.head_glb import head_glb_bytes
+from mien.export.head_looks import HeadLooks, head_looks
 from mien.export.obj import materials_text, obj_text
 from mien.export.part_materials import PART_MATERIALS, encoded
 from mien.export.photo_camera import PhotoCamera
@@ -25,7 +26,7 @@ from mien.export.vrm import vrm_bytes
 from mien.io.pixels import to_uint8
 from mien.io.png import png_bytes
 from mien.io.result_files import FACE, HEAD, MeshOptions
-from mien.morphable import MorphableModel
+from mien.morphable import MorphableModel, load_head
 from mien.rendering import sample_map
 from mien.result import Reconstruction
 from mien.typing import Float
@@ -95,7 +96,7 @@ class MeshFiles:
         shared = {"options": self._options, "rig": self._rig(part)}
         if part == FACE:
             return glb_bytes(self._face, self._model, normals=self._normals, **shared)
-        return head_glb_bytes(self._face, self._model, **shared)
+        return head_glb_bytes(self._face, self._model, looks=self._looks, **shared)
 
     def _usd(self, part: str) -> bytes:
         relief = None
@@ -108,7 +109,7 @@ class MeshFiles:
 
     def _vrm(self, part: str) -> bytes:
         assert part == HEAD
-        return vrm_bytes(self._face, self._model, morphs=self._options.morphs)
+        return vrm_bytes(self._face, self._model, options=self._options, looks=self._looks)
 
     def _ply(self, part: str) -> bytes:
         if self._given_model is None:
@@ -145,11 +146,11 @@ class MeshFiles:
         return self._rigs[part]
 
     def _texture(self, part: str) -> Float[np.ndarray, "S S 3"]:
-        return self._atlas if part == HEAD else self._face.texture
+        return self._looks.photo if part == HEAD else self._face.texture
 
     @functools.cached_property
-    def _atlas(self) -> Float[np.ndarray, "S S 3"]:
-        return atlas_of(self._face, self._model)
+    def _looks(self) -> HeadLooks:
+        return head_looks(self._face, self._model, load_head(self._model), scalp=self._options.scalp)
 
 
 def _sampled(texture: Float[np.ndarray, "S S 3"], uv: Float[np.ndarray, "V 2"]) -> Float[np.ndarray, "V 3"]:

@@ -68,6 +68,13 @@ def _in_axes(
 def vertex_tangents(
     vertices: Float[np.ndarray, "V 3"], normals: Float[np.ndarray, "V 3"], model: MorphableModel
 ) -> Float[np.ndarray, "V 4"]:
+    """`layout_tangents` of a model's own layout."""
+    return layout_tangents(vertices, normals, UvLayout.of(model))
+
+
+def layout_tangents(
+    vertices: Float[np.ndarray, "V 3"], normals: Float[np.ndarray, "V 3"], layout: UvLayout
+) -> Float[np.ndarray, "V 4"]:
     """Tangents as MikkTSpace has them, which viewers use with a normal map.
 
     A tangent is the mean of ∂p/∂u of the triangles at a vertex, in the plane of its normal, weighted by their angles.
@@ -77,12 +84,11 @@ def vertex_tangents(
     Args:
         vertices: Positions.
         normals: Unit normals of the vertices.
-        model: Gives triangles and UV coordinates.
+        layout: Triangles and their UV coordinates.
 
     Returns:
         Unit vectors and signs.
     """
-    layout = UvLayout.of(model)
     points, upwards = (torch.from_numpy(np.ascontiguousarray(vectors.T)) for vectors in (vertices, normals))
     along_u, _ = layout.along_uv(points)
     corners = [points[:, corner] for corner in layout.triangles]

@@ -83,6 +83,17 @@ class UvLayout:
         """The layout of a model, computed once per model."""
         return per_model(model, _uv_layout)
 
+    @classmethod
+    def from_uv(cls, uv: Float[Tensor, "V 2"], triangles: Int[Tensor, "T 3"]) -> UvLayout:
+        """The layout of a mesh that is no model, such as the skin of a head."""
+        a, b, c = (uv[triangles[:, k]] for k in range(3))
+        edges = torch.stack([b - a, c - a], dim=-1)
+        determinants = torch.linalg.det(edges)
+        # A triangle without area in UV space covers no texel; the identity keeps its inverse finite.
+        edges = torch.where((determinants.abs() < _FLAT_UV)[:, None, None], torch.eye(2), edges)
+        inverse = torch.linalg.inv(edges).permute(1, 2, 0).contiguous()
+        return cls(triangles.T.contiguous(), inverse, determinants.sign())
+
     def along_uv(self, vertices: Float[Tensor, "3 V"]) -> tuple[Float[Tensor, "3 T"], Float[Tensor, "3 T"]]:
         """∂p/∂u and ∂p/∂v of each triangle, metres per unit of u and v."""
         a, b, c = (vertices[:, corner] for corner in self.triangles)
@@ -103,10 +114,4 @@ def texels_of(model: MorphableModel, size: int) -> Texels:
 
 
 def _uv_layout(model: MorphableModel) -> UvLayout:
-    a, b, c = (model.uv[model.triangles[:, k]] for k in range(3))
-    edges = torch.stack([b - a, c - a], dim=-1)
-    determinants = torch.linalg.det(edges)
-    # A triangle without area in UV space covers no texel; the identity keeps its inverse finite.
-    edges = torch.where((determinants.abs() < _FLAT_UV)[:, None, None], torch.eye(2), edges)
-    inverse = torch.linalg.inv(edges).permute(1, 2, 0).contiguous()
-    return UvLayout(model.triangles.T.contiguous(), inverse, determinants.sign())
+    return UvLayout.from_uv(model.uv, model.triangles)

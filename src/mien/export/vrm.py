@@ -15,9 +15,10 @@ import numpy as np
 
 from mien.export.glb_file import Glb, pack_glb
 from mien.export.head_glb import head_document
+from mien.export.head_looks import HeadLooks, head_looks
 from mien.export.rig import Rig, make_rig
-from mien.io.result_files import HEAD
-from mien.morphable import MorphableModel
+from mien.io.result_files import HEAD, MeshOptions
+from mien.morphable import MorphableModel, load_head
 from mien.morphable.head import EYES
 from mien.result import Reconstruction
 from mien.typing import Float
@@ -52,7 +53,13 @@ PRESETS: dict[str, dict[str, float]] = {
 """VRM's expressions as strengths of ARKit's blendshapes. Emotions and vowels are chosen by eye; VRM prescribes none."""
 
 
-def vrm_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse") -> bytes:
+def vrm_bytes(
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    *,
+    options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
+    looks: HeadLooks | None = None,
+) -> bytes:
     """Encode the whole head as a VRM file.
 
     All morph targets are at zero, as applications of VRM begin with. The expressions are VRM's presets, and as custom
@@ -61,7 +68,8 @@ def vrm_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
     Args:
         reconstruction: The face.
         model: The face's model.
-        morphs: How the morph targets are stored: "sparse" or "dense".
+        options: How the morph targets are stored, and what the scalp shows.
+        looks: The head's images, if other files need them too.
 
     Returns:
         The content of the file.
@@ -70,8 +78,9 @@ def vrm_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: 
         ModelMismatch: The model has no head.
     """
     rig = make_rig(reconstruction, model, HEAD, neutral=True)
-    glb = Glb(morphs)
-    nodes, content = head_document(glb, reconstruction, model, rig)
+    glb = Glb(options.morphs)
+    looks = looks or head_looks(reconstruction, model, load_head(model), scalp=options.scalp)
+    nodes, content = head_document(glb, reconstruction, model, rig, looks)
     meshes: list[dict[str, Any]] = content["meshes"]
     targets = [meshes[node["mesh"]]["extras"]["targetNames"] for node in nodes]
     skeleton = _Skeleton.below(rig, chin=int(reconstruction.landmarks68_vertices[8]))

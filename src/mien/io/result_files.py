@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from mien.errors import ConfigError
 
@@ -42,6 +43,8 @@ _WITH_UNITS = frozenset({"obj", "ply", "usd"})
 _WITH_CAMERA = frozenset({"glb", "usd"})
 
 UNITS_PER_METRE = {"m": 1.0, "cm": 100.0, "mm": 1000.0}
+Scalp = Literal["hair", "skin"]
+"""What the scalp of a head shows: short hair in the colour of the photo's, or shaved skin."""
 MORPH_STORAGE = ("sparse", "dense")
 """How GLBs store morph targets: the vertices that move, or all vertices, which makes the file 2.4 times as large."""
 
@@ -64,6 +67,8 @@ class MeshOptions:
     """Whether GLB and USD contain the photo's camera, with the face where the camera saw it."""
     morphs: str = "sparse"
     """How GLBs store morph targets, one of `MORPH_STORAGE`."""
+    scalp: Scalp = "hair"
+    """What the scalp of a head shows."""
 
     def __post_init__(self) -> None:
         for name, values in (("units", tuple(UNITS_PER_METRE)), ("morphs", MORPH_STORAGE)):
@@ -97,6 +102,8 @@ class MeshOptions:
                     f"{name}={getattr(self, name)!r} has no effect on the formats {', '.join(formats)}; choose one of "
                     f"{use}, or leave {name} out."
                 )
+        if self.scalp != "hair" and not needs_head(formats, self.parts):
+            raise ConfigError(f"scalp={self.scalp!r} has no effect on faces; choose parts='head', or leave scalp out.")
 
 
 def parse_formats(formats: str | Iterable[str]) -> tuple[str, ...]:
@@ -127,6 +134,18 @@ def parse_parts(parts: str | Iterable[str]) -> tuple[str, ...]:
         ConfigError: A name is unknown, or there is none.
     """
     return _parsed("parts", parts, PARTS)
+
+
+def parse_scalp(scalp: str) -> Scalp:
+    """Check what the scalp of a head shows.
+
+    Raises:
+        ConfigError: The value is not one of `Scalp`.
+    """
+    for known in get_args(Scalp):
+        if scalp == known:
+            return known
+    raise ConfigError(f"scalp={scalp!r} is unknown; choose one of {', '.join(get_args(Scalp))}.")
 
 
 def _parsed(name: str, given: str | Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -190,6 +190,7 @@ def _coefficients(face: mien.result.Reconstruction, arrays: dict[str, np.ndarray
         "expression": dict(zip(face.expression_names, expression, strict=True)) if named else expression,
         "albedo": _numbers(face.albedo),
         "lighting": _numbers(face.lighting),
+        "hair_colour": None if face.hair_colour is None else _numbers(face.hair_colour),
         "errors": {
             "landmark": _finite_or_none(face.landmark_error),
             "photometric": _finite_or_none(face.photometric_error),
@@ -252,6 +253,7 @@ def load_result(
         stage_seconds=stored.stage_seconds(),
         expression_names=names,
         focal_source=stored.focal_source(),
+        hair_colour=stored.hair_colour(),
     )
 
 
@@ -408,6 +410,12 @@ class _Coefficients:
             if source == name:
                 return name
         raise FormatError(f"{self.path}: camera.focal_source must be one of {', '.join(known)}")
+
+    def hair_colour(self) -> np.ndarray | None:
+        """Results of mien 0.2 have none."""
+        if self._content.get("hair_colour") is None:
+            return None
+        return self.array("hair_colour", shape=(3,))
 
     def expression(self) -> tuple[tuple[str, ...], np.ndarray]:
         value = self._get("expression")

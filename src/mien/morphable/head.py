@@ -85,6 +85,11 @@ class HeadModel:
         return found[0]
 
 
+def has_head(model: MorphableModel) -> bool:
+    """Whether `load_head` finds a head for a face model."""
+    return is_made_for(load_metadata(HEAD_FILE).get("model_hash", ""), model.fingerprint)
+
+
 def load_head(model: MorphableModel) -> HeadModel:
     """The head of the packaged face model.
 
@@ -95,8 +100,7 @@ def load_head(model: MorphableModel) -> HeadModel:
         ModelMismatch: The model is another one; only `mien-face` has a head.
         AssetError: The packaged file is missing or damaged.
     """
-    metadata = load_metadata(HEAD_FILE)
-    if not is_made_for(metadata.get("model_hash", ""), model.fingerprint):
+    if not has_head(model):
         raise ModelMismatch(f"there is no head for the face model {model.name!r}; only mien-face has one.")
     return _packaged_head(len(model.mean))
 

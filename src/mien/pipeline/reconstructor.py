@@ -54,6 +54,7 @@ from mien.result import Reconstruction
 from mien.threads import warn_about_threads
 from mien.typing import UInt8
 
+TEXTURE_SIZES = (256, 512, 1024, 2048)
 TEXTURE_SIZE = 1024
 """Side of the texture in texels; a face that fills a photo of 1,000 pixels has about as many pixels across."""
 NET_TEXTURE_SIZE = 256
@@ -132,6 +133,8 @@ class Reconstructor:
         device: "cpu" or "cuda".
         detail: Whether to make displacement and texture offset maps.
         resolution: Side of these two maps in texels: 224, 512 or 1024.
+        texture_size: Side of the texture in texels: 256, 512, 1024 or 2048. None means 1024, or in mode "net" 256, more
+            if the maps need it.
         seed: Seed of the fit; equal seeds give equal results.
         max_faces: Maximum number of faces per photo, the largest first; None for all.
         refine_focal: Whether the fit may change the focal length. Modes "fit" and "auto".
@@ -168,6 +171,7 @@ class Reconstructor:
         device: str = "cpu",
         detail: bool = True,
         resolution: int = 224,
+        texture_size: int | None = None,
         seed: int = 0,
         max_faces: int | None = None,
         refine_focal: bool = False,
@@ -189,6 +193,8 @@ class Reconstructor:
         chosen.check()
         if resolution not in RESOLUTIONS:
             raise ConfigError(f"resolution={resolution} is not offered; choose one of {RESOLUTIONS}.")
+        if texture_size is not None and texture_size not in TEXTURE_SIZES:
+            raise ConfigError(f"texture_size={texture_size} is not offered; choose one of {TEXTURE_SIZES}.")
         if max_faces is not None and max_faces < 1:
             raise ConfigError(f"max_faces={max_faces} is out of range; use at least 1, or None for all faces.")
         self.detector = FaceDetector(device=device)
@@ -203,7 +209,7 @@ class Reconstructor:
             self.model,
             detail=maps if detail else None,
             resolution=resolution,
-            texture_size=max(NET_TEXTURE_SIZE, detail_crop_px) if mode == "net" else TEXTURE_SIZE,
+            texture_size=texture_size or (max(NET_TEXTURE_SIZE, detail_crop_px) if mode == "net" else TEXTURE_SIZE),
         )
 
     @functools.cached_property

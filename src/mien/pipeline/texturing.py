@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mien.camera import Camera
 from mien.fitting import DetailSettings, FitTargets, fit_detail
 from mien.morphable import FaceCoefficients, MorphableModel, landmark_vertices
+from mien.morphable.head import has_head
 from mien.morphable.landmark_tables import IBUG_INNER, IBUG_OUTER_EYE_CORNERS
 from mien.networks import DetailNetwork, predict_maps
 from mien.networks.detail_unet import CROP_SHARE
@@ -22,16 +23,18 @@ from mien.pipeline.inputs import FIT_SIZE_PX, PhotoInputs
 from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map, vertex_visibility
 from mien.result import Reconstruction
 from mien.texture import (
+    CompletedTexture,
     DetailMaps,
     TexelAtlas,
     TexelMasks,
     TexelParts,
     Unwrapped,
     complete_texture,
+    hair_colour,
     texel_face,
     unwrap_photo,
 )
-from mien.typing import Float, Tensor
+from mien.typing import Bool, Float, Tensor
 
 
 class TextureBuilder:
@@ -98,7 +101,8 @@ class TextureBuilder:
         maps = self._detail_maps(photo, view, coarse, coefficients=coefficients, progress=progress)
         with torch.no_grad():
             surface = self._detailed(coarse, maps, coefficients=coefficients)
-            texture = self._texture(photo, view, surface, coarse=coarse, coefficients=coefficients, maps=maps)
+            completed = self._completed(photo, view, surface, coarse=coarse, coefficients=coefficients, maps=maps)
+            texture = self._atlas(self.texture_size).dilate(completed.colours).clamp(0, 1)
             error = _texture_error(model, surface, targets, texture)
             return _reconstruction(
                 model,
@@ -163,7 +167,7 @@ class TextureBuilder:
         )
         return build_surface(self.model, coefficients, detail=detail)
 
-    def _texture(
+    def _completed(
         self,
         photo: Tensor,
         view: Camera,
@@ -172,8 +176,8 @@ class TextureBuilder:
         coarse: FaceSurface,
         coefficients: FaceCoefficients,
         maps: DetailMaps,
-    ) -> Float[Tensor, "1 3 S S"]:
-        """The completed texture, dilated beyond the border of the UV layout."""
+    ) -> CompletedTexture:
+        """The texture, not yet continued beyond the border of the UV layout."""
         atlas, size = self._atlas(self.texture_size), (self.texture_size, self.texture_size)
         # Shading without the displacement, which ends where the photo does: its border must not show.
         albedo, shade = atlas.interpolate(coarse.albedo), atlas.interpolate(coarse.shading)
@@ -182,7 +186,7 @@ class TextureBuilder:
             offset = F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
         unwrapped = self._unwrapped(atlas, photo, view, surface, near_thin=self._masks.near_thin)
         parts = TexelParts.of(self.model, atlas, self._masks, surface=coarse, coefficients=coefficients)
-        return atlas.dilate(complete_texture(albedo, offset, shade, unwrapped, parts)).clamp(0, 1)
+        return complete_texture(albedo, offset, shade, unwrapped, parts)
 
 
 def _reconstruction(
@@ -234,7 +238,27 @@ def _reconstruction(
         photometric_error=photometric_error,
         stage_seconds=(),
         expression_names=model.expression_names,
+        hair_colour=_hair_colour(model, surface, inputs, xy=xy, seen=seen.cpu() & inside),
     )
+
+
+def _hair_colour(
+    model: MorphableModel,
+    surface: FaceSurface,
+    inputs: PhotoInputs,
+    *,
+    xy: Float[Tensor, "V 2"],
+    seen: Bool[Tensor, "V"],
+) -> np.ndarray | None:
+    """The hair's colour; the hairline is known for models with a head."""
+    if not has_head(model):
+        return None
+    columns, rows = xy.long().unbind(-1)
+    height, width = inputs.pixels.shape[:2]
+    pixels = inputs.pixels[rows.clamp(0, height - 1).numpy(), columns.clamp(0, width - 1).numpy()]
+    colours = torch.from_numpy(pixels.astype(np.float32) / 255)
+    found = hair_colour(colours, surface.shading[0].cpu(), model.mean.cpu(), seen)
+    return None if found is None else _numpy(found)
 
 
 def _native_size(crop: Crop, largest: int) -> int:

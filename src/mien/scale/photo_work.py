@@ -25,6 +25,7 @@ from mien.io.result_files import (
     needs_head,
     parse_formats,
     parse_parts,
+    parse_scalp,
 )
 from mien.memory import typed_out_of_memory
 from mien.scale.output_folder import PhotoFolder
@@ -43,12 +44,14 @@ class PhotoSettings:
     """How photos are reconstructed and written."""
 
     model: str = "mien-face"
-    """As in `Reconstructor`, like the nine fields below."""
+    """As in `Reconstructor`, like the ten fields below."""
     device: str = "cpu"
     """As in `Reconstructor`."""
     detail: bool = True
     """As in `Reconstructor`."""
     resolution: int = 224
+    """As in `Reconstructor`."""
+    texture_size: int | None = None
     """As in `Reconstructor`."""
     seed: int = 0
     """As in `Reconstructor`."""
@@ -82,6 +85,8 @@ class PhotoSettings:
     """As in `write_reconstruction`."""
     glb: str = "sparse"
     """`morphs` of `write_reconstruction`."""
+    scalp: str = "hair"
+    """As in `write_reconstruction`."""
 
     @functools.cached_property
     def options(self) -> Options:
@@ -95,7 +100,8 @@ class PhotoSettings:
         Raises:
             ConfigError: A value is unknown.
         """
-        return MeshOptions(parse_parts(self.parts), self.neutral, self.units, self.embed_camera, self.glb)
+        scalp = parse_scalp(self.scalp)
+        return MeshOptions(parse_parts(self.parts), self.neutral, self.units, self.embed_camera, self.glb, scalp)
 
     def reconstructor(self) -> Reconstructor:
         """Load the model and the networks.
@@ -111,6 +117,7 @@ class PhotoSettings:
             device=self.device,
             detail=self.detail,
             resolution=self.resolution,
+            texture_size=self.texture_size,
             seed=self.seed,
             max_faces=self.max_faces,
             refine_focal=self.refine_focal,
@@ -221,6 +228,7 @@ class PhotoWorker:
                 units=settings.units,
                 embed_camera=settings.embed_camera,
                 morphs=settings.glb,
+                scalp=settings.scalp,
             )
         _remove_stale_faces(folder.path, len(faces))
         return faces

@@ -9,15 +9,12 @@ from torch.nn import functional as F
 
 from mien.texture.fill import dilated, halved, pull_push
 from mien.texture.parts import TexelParts
+from mien.texture.relight import DARKEST, filled_shade
 from mien.texture.skin_colour import biweight, colour_ratio, length, skin_deviations
+from mien.texture.tint import PhotoTint
 from mien.texture.unwrap import Unwrapped
 from mien.typing import Float, Tensor
 
-DARKEST = 0.15
-"""Smallest shading that the colours of a photo are divided by."""
-
-_LEAST_SHADE = 0.4
-"""Lower bound of the shading of hidden skin, relative to the mean shading of the visible skin."""
 _SPREADS = 4.0
 """A colour this many standard deviations from that of the visible skin is no longer typical (Tukey's biweight)."""
 _OTHER_RATIO = (-0.3, 0.3)
@@ -25,8 +22,20 @@ _OTHER_RATIO = (-0.3, 0.3)
 differ so much that only the strength of the light can be taken from one to the other."""
 _LASH_MARGIN = 128
 """Skin of a lid this close to a lash is left out with it: the side of the map over this number, 2 mm on a face."""
+_DARKEST_LID = 0.4
+"""Lower bound of the shading of a closed lid, relative to that of the open one."""
 _BLOCK = 4
 """Side in texels of the blocks whose means are continued; a continuation is smooth. A power of two."""
+
+
+@dataclass(frozen=True)
+class CompletedTexture:
+    """A texture and where it comes from."""
+
+    colours: Float[Tensor, "B 3 S S"]
+    """Colours of all texels, with the light of the photo; not clamped."""
+    from_photo: Float[Tensor, "B 1 S S"]
+    """Share of the photo in each texel, 0 to 1; the rest is mirrored or the model's."""
 
 
 def complete_texture(
@@ -35,12 +44,13 @@ def complete_texture(
     shade: Float[Tensor, "B 3 S S"],
     unwrapped: Unwrapped,
     parts: TexelParts,
-) -> Float[Tensor, "B 3 S S"]:
+) -> CompletedTexture:
     """Fill a texture: the photo where the camera sees the face, then its relit mirror image, then the lit albedo.
 
     Mirrored colours are divided by the shading of their own side and multiplied by that of the other. Texels that are
     known from neither side are the lit albedo times the continued ratio of known colours and lit albedo, so that no
-    seam shows. Only typical skin is continued over skin: no sheen at the outline, no beard, no lashes.
+    seam shows. Only typical skin is continued over skin: no sheen at the outline, no beard, no lashes. A photo without
+    colours of its own gives its tint to all texels.
 
     Args:
         albedo: Albedo of the model.
@@ -51,10 +61,10 @@ def complete_texture(
         parts: Skin, and the skin of the lids; lashes that the photo shows in front of the latter are left out.
 
     Returns:
-        Colours of all texels, with the light of the photo; not clamped.
+        The texture.
     """
     visible = unwrapped.weights * parts.skin
-    shade = _filled_shade(shade, visible)
+    shade = filled_shade(shade, visible)
     if offset is not None:
         typical = _typical(colour_ratio(albedo + offset, albedo), visible, darker=True)
         albedo = albedo + offset * (1 - parts.skin * (1 - typical))
@@ -72,7 +82,10 @@ def complete_texture(
     found = _relit(albedo, shade, ratio, known=known, source=source, skin=parts.skin, box=box)
     _relight_lids(found, albedo, shade, ratio, around=around, parts=parts, box=box)
     box.crop(found).lerp_(colours, known)
-    return found
+    tint = PhotoTint.of(unwrapped.colours, unwrapped.weights)
+    from_photo = torch.zeros_like(unwrapped.weights)
+    box.crop(from_photo).copy_(seen)
+    return CompletedTexture(found if tint is None else tint(found), from_photo)
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,9 @@ def _relight_lids(
         return
     skin_values = _continued(torch.cat([box.crop(albedo) - 1, ratio], dim=1), around, box=box)
     skin_albedo, skin_ratio = (1 + skin_values).split(3, dim=1)
-    lid_shade = (shade[:, :, rows] + parts.closed_shade[:, :, rows]) / 2
+    # The harmonics can be negative where a closed lid faces away from all light; the open one bounds its shade.
+    closed = torch.maximum(parts.closed_shade[:, :, rows], _DARKEST_LID * shade[:, :, rows])
+    lid_shade = (shade[:, :, rows] + closed) / 2
     lid_colours = lid_shade * _enlarged(skin_albedo * skin_ratio, size=box.size, rows=rows)
     colours[:, :, rows] = torch.lerp(colours[:, :, rows], lid_colours, parts.lids[:, :, rows])
 
@@ -153,15 +168,6 @@ def _typical(
     if darker:
         deviations = torch.cat([deviations[:, :1].clamp(min=0), deviations[:, 1:]], dim=1)
     return biweight(length(deviations) / _SPREADS)
-
-
-def _filled_shade(shade: Float[Tensor, "B 3 S S"], weights: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 3 S S"]:
-    """The shading with more light where it is very dark: a photo of a face does not show the light behind the head."""
-    total = weights.sum((2, 3), keepdim=True).clamp(min=1e-6)
-    mean = torch.einsum("bchw,bkhw->bc", shade, weights)[..., None, None] / total
-    level = sum(shade.split(1, dim=1)) / 3
-    missing = (_LEAST_SHADE * mean.mean(1, keepdim=True) - level).clamp(min=0)
-    return shade + missing * mean / mean.mean(1, keepdim=True).clamp(min=1e-6)
 
 
 def _continued(

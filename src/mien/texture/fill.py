@@ -48,7 +48,7 @@ def largest(values: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "
     return _running_maximum(_running_maximum(padded, 2 * radius + 1, dim=-2), 2 * radius + 1, dim=-1)
 
 
-def box_mean(values: Float[Tensor, "B 1 S S"], *, radius: int) -> Float[Tensor, "B 1 S S"]:
+def box_mean(values: Float[Tensor, "B C H W"], *, radius: int) -> Float[Tensor, "B C H W"]:
     """Mean over a square of 2 · radius + 1 texels, of fewer at the border of the map."""
     for dim in (-2, -1):
         side = values.shape[dim]
