@@ -245,7 +245,7 @@ def test_equal_faces_give_equal_files(side_lit: Reconstruction, model: Morphable
 
 def test_scalp_is_checked(side_lit: Reconstruction, model: MorphableModel) -> None:
     with pytest.raises(ConfigError, match="scalp='wig' is unknown; choose one of hair, skin"):
-        head_glb_bytes(side_lit, model, scalp="wig")
+        side_lit.glb_bytes(model, parts="head", scalp="wig")
 
 
 def test_the_atlas_keeps_the_texels_of_the_texture(head: HeadModel) -> None:

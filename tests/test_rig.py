@@ -11,6 +11,7 @@ import torch
 
 from mien.errors import ConfigError, ModelMismatch
 from mien.export import write_mesh, write_reconstruction
+from mien.export.head_looks import head_looks
 from mien.export.model_face import model_face
 from mien.export.rig import make_rig
 from mien.export.surface import unit_normals
@@ -190,21 +191,23 @@ def test_a_head_as_obj_has_a_group_for_each_part(
             assert np.abs(uv[vt - 1] - head.skin_uv[corner].numpy()).max() < 1e-6
     materials = (tmp_path / "head.mtl").read_text()
     assert materials.count("map_Kd head_texture.png") == 3  # skin and eyes
-    assert "newmtl teeth\nKa 0.7" in materials
+    assert "newmtl teeth\nKa 0.6" in materials  # linear 0.42
 
 
 def test_colours_of_a_head_as_ply(tmp_path: Path, smiling: Reconstruction, model: MorphableModel) -> None:
-    red = replace(smiling, texture=np.broadcast_to(np.float32([0.8, 0.2, 0.1]), smiling.texture.shape))
-    write_mesh(red, model, tmp_path / "anna.ply", parts="head")
+    write_mesh(smiling, model, tmp_path / "anna.ply", parts="head")
     body = (tmp_path / "anna.ply").read_bytes().split(b"end_header\n", 1)[1]
-    rig = make_rig(red, model, "head")
-    colours = np.frombuffer(body[: 27 * len(rig.shown)], "<3f4, <3f4, 3u1")["f2"]
+    rig, photo = make_rig(smiling, model, "head"), head_looks(smiling, model, load_head(model)).photo
+    colours = np.frombuffer(body[: 27 * len(rig.shown)], "<3f4, <3f4, 3u1")["f2"].astype(int)
     for part in rig.layout.parts:
-        found = np.unique(colours[np.unique(part.vertices[part.triangles])], axis=0)
+        rows = np.flatnonzero(part.used)
         if part.name == "teeth":
-            assert found.tolist() == [[181, 170, 151]]  # linear 0.46, 0.40, 0.31
-        elif part.uv is not None:
-            assert np.abs(found.astype(int) - [204, 51, 26]).max() <= 2
+            assert np.unique(colours[part.vertices[rows]], axis=0).tolist() == [[174, 164, 147]]  # 0.42, 0.37, 0.29
+        elif part.name == "skin":
+            assert part.uv is not None
+            column, row = (part.uv[rows] * [1, -1] + [0, 1]).T * len(photo) - 0.5
+            inside = [x.round().astype(int).clip(0, len(photo) - 1) for x in (row, column)]
+            assert np.median(np.abs(colours[part.vertices[rows]] - 255 * photo[tuple(inside)])) < 4
 
 
 def test_meshes_of_face_and_head_side_by_side(tmp_path: Path, smiling: Reconstruction, model: MorphableModel) -> None:

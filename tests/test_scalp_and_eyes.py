@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from mien.errors import ConfigError
+from mien.io.result_files import parse_scalp
 from mien.morphable import HeadModel, MorphableModel, load_head, load_model
 from mien.texture.eyes import IRIS_RADIUS_M, EyeMap, eye_texture, seen_of_eye
-from mien.texture.scalp import SurfaceNoise, check_scalp, hair_brightness, hair_colour, hair_cover, within_hairline_mm
+from mien.texture.scalp import SurfaceNoise, hair_brightness, hair_colour, hair_cover, within_hairline_mm
 from mien.typing import Tensor
 
 WHITE, IRIS, PUPIL, LID = (torch.tensor(c) for c in ([0.7, 0.66, 0.64], [0.3, 0.4, 0.5], [0.05] * 3, [0.6, 0.42, 0.35]))
@@ -70,7 +71,7 @@ def test_short_hair_covers_more_than_stubble_and_nothing_beyond_the_hairline() -
     assert hair_cover(torch.zeros(100), waves=torch.zeros(100), hairs=hairs, scalp="hair").std() > 0.05
     assert float(hair_brightness(hairs).mean()) == pytest.approx(1)
     with pytest.raises(ConfigError, match="scalp='bald'"):
-        check_scalp("bald")
+        parse_scalp("bald")
 
 
 def test_noise_has_no_step_where_it_repeats() -> None:

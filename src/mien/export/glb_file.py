@@ -120,14 +120,13 @@ class Glb:
         return {"name": "normals", "bufferView": self.add_view(png_normal_map(normals)), "mimeType": "image/png"}
 
 
-def jpeg_texture(texture: Float[np.ndarray, "S S 3"]) -> bytes:
-    """A colour texture as JPEG whose side is a power of two."""
+def jpeg_texture(texture: Float[np.ndarray, "H W 3"]) -> bytes:
+    """A colour texture as JPEG whose sides are powers of two."""
     image = Image.fromarray(to_uint8(texture))
-    side = image.width
-    if side & (side - 1):
+    if any(side & (side - 1) for side in image.size):
         # Older engines build mip levels for powers of two only. At twice the size, resampling loses no detail.
-        side = 1 << (2 * side - 1).bit_length()
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
+        width, height = (1 << (2 * side - 1).bit_length() for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
     return encoded.getvalue()

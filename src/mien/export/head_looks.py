@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mien.export.part_materials import PART_MATERIALS
 from mien.export.tangent_space import tangent_normal_map
 from mien.geometry import vertex_normals
 from mien.io.result_files import Scalp
@@ -54,13 +55,6 @@ _SEEN = 0.9
 _ON_BROWS, _BROW_QUANTILE = 0.5, 0.3
 """Hair of the brows: the darker part of the texels where their mask is above the first value."""
 
-_PART_COLOURS = {
-    # Linear, chosen by eye, darker than they are: most viewers do not compute the shade in the mouth.
-    "mouth": (0.055, 0.012, 0.011),
-    "tongue": (0.24, 0.07, 0.06),
-    "teeth": (0.42, 0.37, 0.29),
-    "gums": (0.20, 0.055, 0.05),
-}
 _ROUGHNESS = {"skin": 0.55, "lips": 0.38, "gloss": 0.43, "hair": 0.85}
 _GLOSSY_SPOTS_M = (((0.0, -0.012, 0.062), 0.014), ((0.0, 0.062, 0.033), 0.034), ((0.0, -0.092, 0.042), 0.014))
 """Nose tip, forehead and chin of the mean face, which sebum makes glossier, and the radius of each."""
@@ -90,7 +84,7 @@ class HeadLooks:
 
     def part_colour(self, name: str) -> tuple[float, float, float]:
         """Linear colour of a part without texture, in white light."""
-        linear = torch.tensor(_PART_COLOURS[name])
+        linear = torch.tensor(PART_MATERIALS[name].colour)
         if self.tint is not None:
             encoded = self.tint(_encoded(linear)[:, None, None])[:, 0, 0]
             linear = _decoded(encoded.clamp(0, 1))

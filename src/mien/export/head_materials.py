@@ -6,7 +6,6 @@ colours have the photo's light already. Extensions are only those that Khronos h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from mien.export.glb_file import Glb, texture_document
 from mien.export.gltf import gltf_uv
 from mien.export.head_looks import HeadLooks
+from mien.export.part_materials import PART_MATERIALS
 from mien.export.rig import RigPart
 from mien.export.tangent_space import layout_tangents
 from mien.export.uv_layout import UvLayout
@@ -29,24 +29,6 @@ _DEPTH_M = 0.028
 """The light in the mouth falls to a third over this distance behind the lips."""
 _LEAST_LIGHT = 0.25
 _ON_LIPS = 0.5
-
-
-@dataclass(frozen=True)
-class _Surface:
-    roughness: float
-    ior: float
-
-
-_SURFACES = {
-    # Refractive indices: skin 1.4 (Ding et al. 2006), cornea 1.376, saliva 1.33 to 1.34, enamel 1.62.
-    "skin": _Surface(1.0, 1.4),
-    "eye_left": _Surface(0.08, 1.376),
-    "eye_right": _Surface(0.08, 1.376),
-    "mouth": _Surface(0.5, 1.34),
-    "tongue": _Surface(0.4, 1.34),
-    "teeth": _Surface(0.3, 1.62),
-    "gums": _Surface(0.4, 1.34),
-}
 
 
 class HeadMaterials:
@@ -110,10 +92,11 @@ class HeadMaterials:
         return {"COLOR_0": _light_in_mouth(vertices[rows], front_m=float(lips[:, 2].max()))}
 
     def _relit(self, name: str) -> dict[str, Any]:
-        surface = _SURFACES[name]
+        surface = PART_MATERIALS[name]
         pbr: dict[str, Any] = {"metallicFactor": 0, "roughnessFactor": surface.roughness} | self._colour(name, look=0)
         material = _material(name, pbr, {_IOR: {"ior": surface.ior}})
         if name == SKIN:
+            pbr["roughnessFactor"] = 1  # the map has the values
             pbr["metallicRoughnessTexture"] = {"index": 4}
             if self._looks.normals is not None:
                 material["normalTexture"] = {"index": 5}
