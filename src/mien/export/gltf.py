@@ -8,7 +8,7 @@ viewer shows the photo's face and an animator can move it. Model space is glTF's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def glb_bytes(
     """
     rig = rig or make_rig(reconstruction, model, FACE, neutral=options.neutral)
     glb = Glb(options.morphs)
-    primitives = [add_part(glb, rig, part, material=k) for k, part in enumerate(rig.layout.parts)]
+    primitives = [add_part(glb, rig, part, look={"material": k}) for k, part in enumerate(rig.layout.parts)]
     images = [glb.add_texture(reconstruction.texture)]
     if reconstruction.displacement.any():
         images.append(glb.add_normal_map(tangent_normal_map(reconstruction, model, normals=normals)))
@@ -122,7 +122,8 @@ def add_part(
     rig: Rig,
     part: RigPart,
     *,
-    material: int,
+    look: Mapping[str, object],
+    attributes: Mapping[str, Float[np.ndarray, "P K"]] | None = None,
     targets: Sequence[int] | None = None,
     origin: Float[np.ndarray, "3"] | None = None,
 ) -> dict[str, Any]:
@@ -132,7 +133,8 @@ def add_part(
         glb: Where its data go.
         rig: The rig.
         part: The part.
-        material: Its material.
+        look: Properties of the primitive that say how it looks: its material.
+        attributes: Further attributes of the part's vertices, such as tangents.
         targets: The morph targets to add. Default: all.
         origin: Position of the node in model space, metres. Default: the origin.
 
@@ -141,16 +143,17 @@ def add_part(
     """
     rows = part.vertices
     positions = rig.base[rows] if origin is None else rig.base[rows] - origin
-    attributes = {"POSITION": glb.add_vectors(positions), "NORMAL": glb.add_vectors(rig.base_normals[rows])}
+    accessors = {"POSITION": glb.add_vectors(positions), "NORMAL": glb.add_vectors(rig.base_normals[rows])}
     if part.uv is not None:
         uv = np.stack([part.uv[:, 0], 1 - part.uv[:, 1]], axis=-1).clip(0, 1)
-        attributes["TEXCOORD_0"] = glb.add_vectors(uv)
+        accessors["TEXCOORD_0"] = glb.add_vectors(uv)
+    accessors |= {name: glb.add_vectors(values) for name, values in (attributes or {}).items()}
     kinds = {"POSITION": rig.position_targets(part), "NORMAL": rig.normal_targets(part)}
     added = glb.add_targets(kinds, range(len(rig.names)) if targets is None else targets)
     primitive: dict[str, Any] = {
-        "attributes": attributes,
+        "attributes": accessors,
         "indices": glb.add_indices(part.triangles),
-        "material": material,
+        **look,
         "targets": added,
     }
     if not np.array_equal(rows, np.arange(len(rows))):

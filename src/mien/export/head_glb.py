@@ -113,15 +113,16 @@ def atlas_of(reconstruction: Reconstruction, model: MorphableModel) -> Float[np.
 
 def head_nodes(glb: Glb, rig: Rig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Nodes and meshes: the head, and as its children the parts that can turn, at their centres."""
-    still = [add_part(glb, rig, part, material=k) for k, part in enumerate(rig.layout.parts) if part.centre is None]
+    looks = {part.name: {"material": k} for k, part in enumerate(rig.layout.parts)}
+    still = [add_part(glb, rig, part, look=looks[part.name]) for part in rig.layout.parts if part.centre is None]
     meshes = [_mesh("head", still, list(rig.names), rig.weights)]
     nodes: list[dict[str, Any]] = [{"name": "head", "mesh": 0, "children": []}]
-    for material, part in enumerate(rig.layout.parts):
+    for part in rig.layout.parts:
         if part.centre is None:
             continue
         moving = np.flatnonzero(np.diff(part.moved.starts))
         origin = rig.base[part.centre].astype(float)
-        primitive = add_part(glb, rig, part, material=material, targets=moving.tolist(), origin=origin)
+        primitive = add_part(glb, rig, part, look=looks[part.name], targets=moving.tolist(), origin=origin)
         meshes.append(_mesh(part.name, [primitive], [rig.names[k] for k in moving], rig.weights[moving]))
         nodes[0]["children"].append(len(nodes))
         nodes.append({"name": part.name, "mesh": len(meshes) - 1, "translation": origin.tolist()})

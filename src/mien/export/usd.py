@@ -122,7 +122,8 @@ class _Scene:
         skeleton = self._add_skeleton()
         animation = UsdSkel.Animation.Define(stage, f"{self._root}/expression")
         animation.CreateBlendShapesAttr(list(rig.names))
-        animation.CreateBlendShapeWeightsAttr([float(weight) for weight in rig.weights])
+        weights = animation.CreateBlendShapeWeightsAttr([float(weight) for weight in rig.weights])
+        weights.Set(weights.Get(), 0.0)  # Blender 5.0 reads samples in time only
         binding = UsdSkel.BindingAPI.Apply(skeleton.GetPrim())
         binding.CreateAnimationSourceRel().SetTargets([animation.GetPath()])
         used = np.concatenate([rig.shown[part.vertices[part.used]] for part in rig.layout.parts])
