@@ -85,8 +85,7 @@ def usdz_bytes(
 def _package(files: dict[str, bytes]) -> bytes:
     """The content of a USDZ: a ZIP without compression whose files begin at multiples of 64 bytes, the layer first.
 
-    USD's own writer has another name in each of the last versions, and stores the time, so that equal faces would give
-    different files.
+    USD's own writer stores the time, so that equal faces would give different files.
     """
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w", zipfile.ZIP_STORED) as archive:
