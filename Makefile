@@ -6,7 +6,7 @@
 #   make docs    the documentation site, in build/site; links and docstrings with faults are errors
 #   make wheel-test    build a wheel, install it without a compiler, reconstruct a face with it
 #   make asan    the native kernels' fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer (GCC or Clang, x86)
-#   make interop opens GLBs in other projects' readers, which go into build/ (3.4 GB); needs Node.js and Chromium
+#   make interop opens GLB, VRM and USDZ in other programs, which go into build/ (3.4 GB); needs Node.js and Chromium
 #   make lowest  the tests with the lowest versions that pyproject.toml allows (torch apart); needs Python 3.10 to 3.12
 #   make ray     the tests of --engine ray on two machines, both of them here (some minutes; 250 MB)
 #   make chaos   kills, damaged files, full disks, two writers, small memory (PARTS, TRIES; 20 minutes)
@@ -82,9 +82,11 @@ interop: $(INSTALLED) $(READERS)/.installed $(BROWSER_READERS)/.installed
 	rm -rf $(INTEROP)
 	$(BIN)/python examples/00_demo.py $(INTEROP) --formats glb,obj,npz
 	$(BIN)/mien model phenotype --out $(INTEROP)/phenotype
+	[ ! -d $(DATA)/demo ] || $(BIN)/mien reconstruct $(DATA)/demo --formats npz --out $(INTEROP)/portraits
 	$(BIN)/python -m tests.interop.inputs $(INTEROP) $(DATA) > $(INTEROP)/folders
 	$(READERS)/bin/python -W ignore -m tests.interop.table docs/outputs.md $$(cat $(INTEROP)/folders)
 	$(READERS)/bin/python -W ignore -m tests.interop.recipes $(INTEROP)/astronaut/face0 $(INTEROP)/off_centre
+	$(READERS)/bin/python -W ignore -m tests.interop.heads $(INTEROP) $$(grep face0 $(INTEROP)/folders)
 
 $(READERS)/.installed: tests/interop/requirements.txt
 	$(PYTHON) -m venv $(READERS)

@@ -118,6 +118,19 @@ def test_formats_choose_the_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in (out / "a").iterdir()) == ["face0", "run.json"]
 
 
+def test_options_of_meshes_reach_the_files(tmp_path: Path) -> None:
+    photo, out = photo_with(tmp_path / "a.png", 1), tmp_path / "out"
+    choice = ("--formats", "glb,obj,json", "--neutral", "--units", "mm", "--embed-camera")
+    assert run("reconstruct", photo, "-o", out, *choice) == 0
+    document = Glb((out / "a" / "face0" / "face.glb").read_bytes()).document
+    assert not any(document["meshes"][0]["weights"])
+    assert document["cameras"][0]["extras"]["photoPx"]
+    assert "# mien: mm," in (out / "a" / "face0" / "face.obj").read_text()
+    assert json.loads((out / "a" / "run.json").read_text())["options"]["units"] == "mm"
+    assert run("reconstruct", photo, "-o", tmp_path / "anna.obj", "--units", "cm", "--neutral") == 0
+    assert "# mien: cm," in (tmp_path / "anna.obj").read_text()
+
+
 def test_a_mesh_file_is_the_most_prominent_face_alone(tmp_path: Path) -> None:
     photo = photo_with(tmp_path / "a.png", 2)
     assert run("reconstruct", photo, "-o", tmp_path / "new" / "anna.glb") == 0
@@ -155,6 +168,11 @@ def test_results_are_not_photos_of_a_later_run(tmp_path: Path, monkeypatch: pyte
         ("-o one.glb --formats glb", "--formats: --out one.glb is one file; leave --formats out, or give a folder"),
         ("-o one.glb --json", "--out one.glb is one file; leave --json out"),
         ("-o one.glb --resume", "--out one.glb is one file; leave --resume out"),
+        ("--parts hand", "parts contains 'hand'; choose from face, head"),
+        ("-o one.glb --parts face,head", "one.glb is one file, but there are two parts; choose one"),
+        ("-o one.glb --units cm", "units='cm' has no effect on the formats glb; choose one of obj, ply, usd"),
+        ("--formats obj,json --embed-camera", "embed_camera=True has no effect on the formats obj, json"),
+        ("--formats json --neutral", "neutral=True has no effect on the formats json"),
     ],
 )
 def test_wrong_choices_of_files_are_wrong_usage(

@@ -1,9 +1,9 @@
-"""The files that `make interop` opens: a face, a phenotype, an ICT head and a head of a converted model.
+"""The files that `make interop` opens: faces and heads of photos and a phenotype, an ICT head, a converted model.
 
 Usage: python -m tests.interop.inputs OUT DATA
 
-OUT has results of the demo and of `mien model phenotype`. Prints the folders. DATA has ict_facekit.npz; without it
-there is no ICT head.
+OUT has results of the demo, of portraits if there are any, and of `mien model phenotype`. Prints the folders. DATA has
+ict_facekit.npz; without it there is no ICT head.
 """
 
 from __future__ import annotations

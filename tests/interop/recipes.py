@@ -106,6 +106,33 @@ def three(folder: Path) -> Overlay:
     return Overlay(landmarks=vertices[landmark_vertices(folder)], alpha=alpha)
 
 
+def embedded(folder: Path, part: str) -> Overlay:
+    """The scene of --embed-camera through its own camera, in three.js."""
+    width, height = json.loads((folder / "coefficients.json").read_text())["image_size_px"]
+    with tempfile.TemporaryDirectory() as out:
+        ran = subprocess.run(
+            [
+                *("node", HERE / "browser.mjs", HERE / "embedded_camera.html", folder / f"{part}_camera.glb"),
+                *("--screenshot", f"{out}/face.png", str(width), str(height)),
+            ],
+            capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        if ran.returncode:
+            raise ValueError(ran.stderr)
+        alpha = alpha_of(Image.open(f"{out}/face.png"))
+    places = json.loads(ran.stdout)
+    landmarks = np.array([places[vertex] for vertex in landmark_vertices(folder).tolist()])
+    return Overlay(landmarks=landmarks, alpha=alpha if part == "face" else None)  # the outline is the face's
+
+
+def embedded_face(folder: Path) -> Overlay:
+    return embedded(folder, "face")
+
+
+def embedded_head(folder: Path) -> Overlay:
+    return embedded(folder, "head")
+
+
 def obj_vertices(folder: Path) -> np.ndarray:
     rows = (line.split() for line in (folder / "face.obj").read_text().splitlines())
     return np.array([row[1:4] for row in rows if row[:1] == ["v"]], float)
@@ -138,7 +165,7 @@ def faults(overlay: Overlay, folder: Path) -> tuple[str, bool]:
     return ", ".join(measured), wrong
 
 
-RECIPES: tuple[Callable[[Path], Overlay], ...] = (opencv, opengl, blender, three)
+RECIPES: tuple[Callable[[Path], Overlay], ...] = (opencv, opengl, blender, three, embedded_face, embedded_head)
 
 
 def main(folders: Sequence[Path]) -> int:

@@ -85,8 +85,7 @@ def usdz_bytes(
 def _package(files: dict[str, bytes]) -> bytes:
     """The content of a USDZ: a ZIP without compression whose files begin at multiples of 64 bytes, the layer first.
 
-    USD's own writer has another name in each of the last versions, and stores the time, so that equal faces would give
-    different files.
+    USD's own writer stores the time, so that equal faces would give different files.
     """
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w", zipfile.ZIP_STORED) as archive:
@@ -122,7 +121,8 @@ class _Scene:
         skeleton = self._add_skeleton()
         animation = UsdSkel.Animation.Define(stage, f"{self._root}/expression")
         animation.CreateBlendShapesAttr(list(rig.names))
-        animation.CreateBlendShapeWeightsAttr([float(weight) for weight in rig.weights])
+        weights = animation.CreateBlendShapeWeightsAttr([float(weight) for weight in rig.weights])
+        weights.Set(weights.Get(), 0.0)  # Blender 5.0 reads samples in time only
         binding = UsdSkel.BindingAPI.Apply(skeleton.GetPrim())
         binding.CreateAnimationSourceRel().SetTargets([animation.GetPath()])
         used = np.concatenate([rig.shown[part.vertices[part.used]] for part in rig.layout.parts])
