@@ -80,6 +80,8 @@ def test_a_colour_photo_has_no_tint_and_few_texels_tell_nothing() -> None:
     photo[..., 20:24, 10:50] = torch.tensor([0.6, 0.35, 0.35])[None, :, None, None]  # lips
     weights = torch.ones(1, 1, 64, 64)
     assert PhotoTint.of(photo, weights) is None
+    flat = SKIN[None, :, None, None].expand(1, 3, 64, 64)
+    assert PhotoTint.of(flat, weights) is None  # what is the colour of another brightness?
     weights[..., 5:, :] = 0
     weights[..., 20:] = 0
     assert PhotoTint.of(photo.mean(1, keepdim=True).expand(-1, 3, -1, -1), 0 * weights) is None

@@ -12,6 +12,7 @@ from mien.morphable import MorphableModel
 from mien.texture import TexelAtlas, TexelParts, Unwrapped, biweight, complete_texture, pull_push, skin_deviations
 from mien.texture import complete as completion
 from mien.texture.fill import box_mean, halved, largest
+from mien.texture.relight import filled_shade
 from mien.texture.skin_colour import colour_ratio, length
 from mien.typing import Tensor
 
@@ -69,7 +70,7 @@ def plainly_completed(albedo: Tensor, offset: Tensor, shade: Tensor, unwrapped: 
         return biweight(length(deviations) / 4)
 
     skin, lids, visible = parts.skin, parts.lids, unwrapped.weights * parts.skin
-    shade = completion._filled_shade(shade, visible)
+    shade = filled_shade(shade, visible)
     albedo = albedo + offset * (1 - skin + skin * typical(albedo + offset, albedo, darker=True))
     lit, photo = albedo * shade, unwrapped.colours
     sure = typical(photo, lit)
@@ -107,3 +108,12 @@ def test_the_completed_texture_is_that_of_the_whole_map(columns: tuple[int, int]
     torch.testing.assert_close(found[elsewhere], expected[elsewhere], rtol=1e-4, atol=1e-5)
     without = complete_texture(albedo, None, shade, unwrapped, parts).colours
     torch.testing.assert_close(without, complete_texture(albedo, 0 * offset, shade, unwrapped, parts).colours)
+
+
+def test_weights_that_rounding_makes_negative_do_not_grow() -> None:
+    """At 2,048 texels, lids once were white: 1 - 1.0000001 was the weight of the skin around them."""
+    values, weights = torch.full((1, 1, 256, 256), 0.5), torch.full((1, 1, 256, 256), -1.2e-7)
+    values[..., ::2] = -3.0
+    values[..., 128:132, 128:132], weights[..., 128:132, 128:132] = 0.5, 1.0
+    filled = pull_push(values, weights)
+    assert float((filled[..., 64:192, 64:192] - 0.5).abs().max()) < 0.1

@@ -176,7 +176,7 @@ def _continued(
     """Block means of the whole map, continued by `pull_push` from the known texels of a box."""
     total = _block_means(weights)
     coarse = _block_means(values * weights) / total.clamp(min=1e-6)
-    return pull_push(box.padded(coarse), box.padded((_BLOCK**2 * total).clamp(max=1)))
+    return pull_push(box.padded(coarse), box.padded((_BLOCK**2 * total).clamp(0, 1)))
 
 
 def _block_means(values: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C s s"]:

@@ -28,8 +28,9 @@ def pull_push(values: Float[Tensor, "B C S S"], weights: Float[Tensor, "#B 1 S S
         return values * weights / weights.clamp(min=1e-6)
     total = halved(weights)
     coarse = halved(values * weights) / total.clamp(min=1e-6)
-    # A texel is known if one of its four texels is; otherwise thin borders would fade from level to level.
-    coarse = pull_push(coarse, (4 * total).clamp(max=1))
+    # A texel is known if one of its four texels is; otherwise thin borders would fade from level to level. Weights that
+    # rounding makes negative would grow from level to level, too.
+    coarse = pull_push(coarse, (4 * total).clamp(0, 1))
     up = F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)
     return weights * values + (1 - weights) * up
 

@@ -12,9 +12,11 @@ from mien.typing import Float, Tensor
 _LARGEST_RESIDUAL = 0.005
 """Between those of photos: of 40 grey official portraits the largest is 0.0031, of 60 coloured ones the smallest 0.0087
 (portraits_pd, JPEG); of 29 coloured studio portraits 0.0115 (photos_ccby)."""
-_SAMPLES = 256
+_SAMPLES = 128
 """Rows and columns of texels that are looked at."""
 _FEWEST = 30
+_LEAST_CONTRAST = 0.03
+"""Standard deviation of brightness below which the colours of other brightness are not known."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class PhotoTint:
         seen = weights[:, 0, ::stride, ::stride] > 0.5
         values = colours[:, :, ::stride, ::stride].movedim(1, -1)[seen].double()
         if len(values) < _FEWEST:
+            return None
+        if _brightness(values).std() < _LEAST_CONTRAST:
             return None
         powers, differences = _powers(values), values - _brightness(values)
         # A little towards zero: a photo of few grey levels does not determine three powers.
