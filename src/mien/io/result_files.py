@@ -37,7 +37,9 @@ PHOTO_FORMATS = frozenset({"sheet", "overlay"})
 MESH_ENDINGS = (".glb", ".obj", ".ply")
 """Endings of a path that names one mesh file instead of a folder."""
 
-_ALL_FILES = frozenset(name for names in FORMAT_FILES.values() for name in names) | {VERTEX_ALBEDO_FILE}
+RESULT_FILES = frozenset(name for names in FORMAT_FILES.values() for name in names)
+"""All files of a result."""
+_ALL_FILES = RESULT_FILES | {VERTEX_ALBEDO_FILE}
 
 
 def parse_formats(formats: str | Iterable[str]) -> tuple[str, ...]:
