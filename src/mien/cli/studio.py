@@ -47,7 +47,6 @@ def studio(
         upload_bytes=round(max_upload_mb * 1e6),
         waiting=max_waiting,
         seconds=seconds,
-        memory_bytes=round(memory_gb * 1e9),
         keep_s=60 * keep_minutes,
     )
 
@@ -56,8 +55,16 @@ def studio(
         if open_browser and not os.environ.get("CI"):
             webbrowser.open(address)
 
-    threads = max(1, core_count() // workers)
-    serve(host=host, port=port, limits=limits, workers=workers, device=device, threads=threads, started=started)
+    serve(
+        host=host,
+        port=port,
+        limits=limits,
+        workers=workers,
+        device=device,
+        threads=max(1, core_count() // workers),
+        memory_bytes=round(memory_gb * 1e9),
+        started=started,
+    )
 
 
 def view(

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -26,6 +26,8 @@ _PATIENCE_S = 5.0
 """Time in which a process stops its work before it is killed; the longest step between two reports takes less."""
 _ABANDONED_S = 15.0
 """A job whose page has gone is stopped after this time; a page that reloads is back earlier."""
+_LOOK_S = 0.2
+"""How often a process that says nothing is looked after."""
 _ROUND_S = 2.0
 """How often expired and abandoned jobs are looked for."""
 
@@ -46,8 +48,6 @@ class Limits:
     """Photos that wait."""
     seconds: float = 120.0
     """Time for one photo."""
-    memory_bytes: int = 8_000_000_000
-    """Memory of each process; 0 for no limit."""
     keep_s: float = 3600.0
     """Results are removed this long after they were last asked for."""
 
@@ -128,13 +128,12 @@ class Jobs:
         folder: Where photos and results go; each job has a folder of its own there.
         limits: What is accepted.
         workers: Number of processes.
-        device: As in `Reconstructor`.
-        threads: Number of threads of each process.
+        main: What a process does: `run_worker`, with its settings. It is pickled.
     """
 
-    def __init__(self, folder: Path, limits: Limits, *, workers: int, device: str, threads: int) -> None:
+    def __init__(self, folder: Path, limits: Limits, *, workers: int, main: Callable[[Connection], None]) -> None:
         self.limits = limits
-        self._folder, self._device, self._threads = folder, device, threads
+        self._folder, self._main = folder, main
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._arrived = asyncio.Condition()
@@ -193,7 +192,6 @@ class Jobs:
             job.note(Cancelled())
         elif not job.ended:
             job.state = "stopping"
-            job.changed.set()
 
     def remove(self, job: Job) -> None:
         """Stop the work, and remove the photo and its results."""
@@ -205,7 +203,7 @@ class Jobs:
     async def _serve(self) -> None:
         """Give photos to one process after another; a new one starts when one has died."""
         while True:
-            worker = _Worker.start(self._device, threads=self._threads, memory_bytes=self.limits.memory_bytes)
+            worker = _Worker.start(self._main)
             try:
                 if isinstance(await worker.message(), Ready):
                     self.ready.set()
@@ -233,7 +231,7 @@ class Jobs:
                 stopping, deadline = True, time.monotonic() + _PATIENCE_S
                 worker.send(Cancelled())
             try:
-                message = await asyncio.wait_for(worker.message(), min(1.0, max(0.0, deadline - time.monotonic())))
+                message = await asyncio.wait_for(worker.message(), min(_LOOK_S, max(0.0, deadline - time.monotonic())))
             except asyncio.TimeoutError:
                 if time.monotonic() < deadline:
                     continue
@@ -269,11 +267,10 @@ class _Worker:
     _pending: asyncio.Task[Message | None] | None = None
 
     @classmethod
-    def start(cls, device: str, *, threads: int, memory_bytes: int) -> _Worker:
+    def start(cls, main: Callable[[Connection], None]) -> _Worker:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         ours, theirs = context.Pipe()
-        settings = {"device": device, "threads": threads, "memory_bytes": memory_bytes}
-        process = context.Process(target=_run, args=(theirs,), kwargs=settings, daemon=True)
+        process = context.Process(target=main, args=(theirs,), daemon=True)
         with interrupt_delayed():
             process.start()
         theirs.close()  # so that the end of the process is the end of the connection
@@ -308,8 +305,8 @@ class _Worker:
         self.process.join(_PATIENCE_S)
 
 
-def _run(connection: Connection, *, device: str, threads: int, memory_bytes: int) -> None:
-    """Import torch in the process alone; the server needs none."""
+def run_worker(connection: Connection, *, device: str, threads: int, memory_bytes: int) -> None:
+    """`mien.studio.worker.run`, which imports torch: in its own process, since the server needs none."""
     from mien.studio.worker import run  # noqa: PLC0415
 
     run(connection, device=device, threads=threads, memory_bytes=memory_bytes)

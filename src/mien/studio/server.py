@@ -6,6 +6,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -13,7 +14,7 @@ import uvicorn
 from mien.errors import ConfigError
 from mien.studio.app import make_app
 from mien.studio.guard import Guard
-from mien.studio.jobs import Jobs, Limits
+from mien.studio.jobs import Jobs, Limits, run_worker
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -26,6 +27,7 @@ def serve(
     workers: int,
     device: str,
     threads: int,
+    memory_bytes: int,
     started: Callable[[str], None],
 ) -> None:
     """Serve the page and the API until the process is interrupted.
@@ -40,6 +42,7 @@ def serve(
         workers: Number of processes that reconstruct.
         device: As in `Reconstructor`.
         threads: Number of threads of each process.
+        memory_bytes: Limit of the data of each process, on Linux; 0 for no limit.
         started: Is called with the address of the page when it answers.
 
     Raises:
@@ -52,7 +55,8 @@ def serve(
     names = _LOOPBACK if own else (host, socket.gethostname(), *_LOOPBACK)
     hosts = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names]
     with bound, tempfile.TemporaryDirectory(prefix="mien-studio-") as folder:
-        jobs = Jobs(Path(folder), limits, workers=workers, device=device, threads=threads)
+        main = partial(run_worker, device=device, threads=threads, memory_bytes=memory_bytes)
+        jobs = Jobs(Path(folder), limits, workers=workers, main=main)
         app = Guard(make_app(jobs), hosts=hosts, token=token)
         shown = f"http://{hosts[0]}/" + ("" if token is None else f"?token={token}")
         server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on"), shown, started)
