@@ -68,4 +68,4 @@ def _glb_of(folder: Path) -> Path:
 
 
 def _read(name: str) -> str:
-    return files("mien.export").joinpath("viewer", name).read_text(encoding="utf-8")
+    return (files("mien.export") / "viewer" / name).read_text(encoding="utf-8")
