@@ -31,6 +31,7 @@ from mien.cli.options import (
     wrong_usage,
 )
 from mien.cli.reconstruct import reconstruct
+from mien.cli.studio import studio, view
 from mien.cli.terminal import (
     activity,
     plain_table,
@@ -56,6 +57,8 @@ app = typer.Typer(
 )
 evaluate_app = typer.Typer(help="Measure errors on annotated photos.", no_args_is_help=True)
 app.command()(reconstruct)
+app.command()(studio)
+app.command()(view)
 evaluate_app.command("scans")(evaluate_scans)
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")

@@ -195,7 +195,9 @@ def files_of(format_name: str, parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(files)
 
 
-_ALL_FILES = frozenset(name for known in FORMATS for name in files_of(known, PARTS)) | {VERTEX_ALBEDO_FILE}
+RESULT_FILES = frozenset(name for known in FORMATS for name in files_of(known, PARTS))
+"""All files of a result."""
+_ALL_FILES = RESULT_FILES | {VERTEX_ALBEDO_FILE}
 
 
 def is_mesh_file(path: Path) -> bool:

@@ -8,6 +8,8 @@ from mien.perception.face_detection import FaceBox as FaceBox
 from mien.perception.face_detection import FaceDetection as FaceDetection
 from mien.perception.facemesh import FaceMesh as FaceMesh
 from mien.perception.focal_prior import typical_focal_px as typical_focal_px
+from mien.perception.pins import Pin as Pin
+from mien.perception.pins import pinned as pinned
 from mien.perception.recognition import SAME_PERSON_DISTANCE as SAME_PERSON_DISTANCE
 from mien.perception.recognition import IdentityNetwork as IdentityNetwork
 from mien.perception.skin_mask import FaceParts as FaceParts

@@ -12,7 +12,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ from mien.networks import (
     load_encoder,
 )
 from mien.networks.detail_unet import CROP_SHARE
-from mien.perception import FaceDetector, IdentityNetwork
+from mien.perception import FaceDetection, FaceDetector, IdentityNetwork, Pin, pinned
 from mien.pipeline.inputs import PhotoInputs
 from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
@@ -59,6 +59,8 @@ TEXTURE_SIZE = 1024
 """Side of the texture in texels; a face that fills a photo of 1,000 pixels has about as many pixels across."""
 NET_TEXTURE_SIZE = 256
 """Side of the texture in mode "net": one of 1024 texels would take ten times as long as everything else."""
+QUICK_TEXTURE_SIZE = 512
+"""Side of the texture of results that better ones replace within a second."""
 RESOLUTIONS = (224, 512, 1024)
 UPRIGHT_ROLL = math.radians(30)
 """A head with more roll is turned upright for the encoder, which was trained on few such heads. On two portraits the
@@ -113,6 +115,18 @@ class _Settings:
                     f"{name}={getattr(self, name)!r} is not used with mode={self.mode!r}, detail={self.detail}, "
                     f"detail_mode={self.detail_mode!r}; {advice}, or leave {name} out."
                 )
+
+
+@dataclass(frozen=True)
+class ReconstructionStep:
+    """The faces of a photo as far as they are known, see `Reconstructor.steps`."""
+
+    name: str
+    """What was done last: "detected", "network", "fit" or "detail"."""
+    detections: tuple[FaceDetection, ...]
+    """All faces of the photo, the most prominent first."""
+    faces: tuple[Reconstruction, ...]
+    """Their results in the same order; none before a network or fit has run."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +268,90 @@ class Reconstructor:
             FaceLeftOut: One of several faces could not be fitted and is missing from the list.
             PhotoReduced: The file is a JPEG of more than 64 megapixels; `read_photo` has another limit.
         """
+        inputs, perception = self._opened(
+            photo, focal_px=focal_px, principal_point_px=principal_point_px, pins=(), progress=progress
+        )
+        return self._reconstruct(inputs, perception=perception, progress=progress)
+
+    def steps(
+        self,
+        photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        *,
+        focal_px: float | None = None,
+        principal_point_px: tuple[float, float] | None = None,
+        pins: Sequence[Sequence[Pin]] = (),
+        progress: Progress | None = None,
+    ) -> Iterator[ReconstructionStep]:
+        """Reconstruct every face of a photo step by step, each time better: for programs that show what they have.
+
+        The last step has the faces that calling the reconstructor gives, up to rounding.
+
+        Args:
+            photo: As in a call.
+            focal_px: As in a call.
+            principal_point_px: As in a call.
+            pins: Landmarks that the user has placed, for each face in the order of the detections; the points around
+                them move along.
+            progress: As in a call.
+
+        Yields:
+            First the detections, then the prediction of the network (except in mode "fit"), then one step per face that
+            was fitted (except in mode "net"), and one per face that got its detail.
+
+        Raises:
+            NoFaceFound: As in a call, like the other errors.
+
+        Warns:
+            FaceLeftOut: A face could not be fitted; its prediction stays.
+        """
+        inputs, _ = self._opened(
+            photo, focal_px=focal_px, principal_point_px=principal_point_px, pins=pins, progress=progress
+        )
+        detections = tuple(face.detection for face in inputs.faces)
+        yield ReconstructionStep("detected", detections, ())
+        faces: list[Reconstruction | None] = [None] * len(inputs)
+
+        def step(name: str) -> ReconstructionStep:
+            return ReconstructionStep(name, detections, tuple(face for face in faces if face is not None))
+
+        if self.encoder is not None:
+            with torch.no_grad():
+                quick = self._with_lids(self._predict(self.encoder, inputs, refine=True), inputs.targets)
+            for k in range(len(inputs)):
+                one = slice(k, k + 1)
+                faces[k] = self._quick_builder(inputs[one], quick[one], inputs.targets.camera[one])
+            yield step("network")
+        for k in range(len(inputs)):
+            one = inputs[k : k + 1]
+            try:
+                found = self._coefficients(one, progress=progress)
+                if self.mode != "net":
+                    faces[k] = self._quick_builder(one, found.coefficients, found.camera)
+                    yield step("fit")
+                with StageClock(progress).stage("maps") as report:
+                    faces[k] = self.texture_builder(one, found.coefficients, found.camera, progress=report)
+            except FitDiverged as error:
+                warnings.warn(FaceLeftOut(f"face {k + 1} of {len(inputs)} was not fitted: {error}"), stacklevel=2)
+                continue
+            yield step("detail")
+
+    @functools.cached_property
+    def _quick_builder(self) -> TextureBuilder:
+        """Makes results without detail that are looked at only until better ones are there."""
+        return TextureBuilder(
+            self.model, detail=None, resolution=self.texture_builder.resolution, texture_size=QUICK_TEXTURE_SIZE
+        )
+
+    def _opened(
+        self,
+        photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        *,
+        focal_px: float | None,
+        principal_point_px: tuple[float, float] | None,
+        pins: Sequence[Sequence[Pin]],
+        progress: Progress | None,
+    ) -> tuple[PhotoInputs, StageTime]:
+        """Read a photo and find its faces."""
         if not isinstance(photo, np.ndarray | Photo):
             photo = read_photo(photo)
         pixels = photo.pixels if isinstance(photo, Photo) else photo
@@ -266,8 +364,9 @@ class Reconstructor:
                 focal_px=None if focal_px is None else focal_px / reduction,
                 exif_focal_px=exif_focal_px,
                 principal_point_px=_reduced(principal_point_px, reduction),
+                pins=pins,
             )
-        return self._reconstruct(inputs, perception=clock.times[0], progress=progress)
+        return inputs, clock.times[0]
 
     @typed_out_of_memory
     def _inputs(
@@ -277,6 +376,7 @@ class Reconstructor:
         focal_px: float | None,
         exif_focal_px: float | None,
         principal_point_px: tuple[float, float] | None,
+        pins: Sequence[Sequence[Pin]],
     ) -> PhotoInputs:
         detections = self.detector.detect(pixels, max_faces=self.max_faces)
         if not detections:
@@ -284,9 +384,11 @@ class Reconstructor:
                 f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; a face needs at least 30 "
                 "pixels. Use a larger or sharper photo of it."
             )
+        if len(pins) > len(detections):
+            raise ConfigError(f"pins are given for {len(pins)} faces, and the photo shows {len(detections)}.")
         return PhotoInputs.of(
             pixels,
-            detections,
+            [*map(pinned, detections, pins), *detections[len(pins) :]],
             focal_px=focal_px,
             exif_focal_px=exif_focal_px,
             principal_point_px=principal_point_px,

@@ -1,0 +1,317 @@
+"""The photos that wait, are worked on, or are done, and the processes that work on them.
+
+Everything here runs in the event loop of the server, so nothing needs a lock; only waiting for a message of a process
+takes a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from mien.studio.protocol import Cancelled, Detected, Failed, Finished, HeadReady, Message, Ready, Stage, Task
+from mien.threads import interrupt_delayed
+
+_PATIENCE_S = 5.0
+"""Time in which a process stops its work before it is killed; the longest step between two reports takes less."""
+_ABANDONED_S = 15.0
+"""A job whose page has gone is stopped after this time; a page that reloads is back earlier."""
+_LOOK_S = 0.2
+"""How often a process that says nothing is looked after."""
+_ROUND_S = 2.0
+"""How often expired and abandoned jobs are looked for."""
+
+
+class QueueFull(Exception):
+    """More photos wait than the limit allows."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server accepts."""
+
+    upload_bytes: int = 50_000_000
+    """Size of a photo's file."""
+    max_pixels: int = 64_000_000
+    """Larger JPEGs are reduced, other files refused."""
+    waiting: int = 32
+    """Photos that wait."""
+    seconds: float = 120.0
+    """Time for one photo."""
+    keep_s: float = 3600.0
+    """Results are removed this long after they were last asked for."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A photo and what is known of its faces."""
+
+    id: str
+    task: Task
+    state: str = "waiting"
+    """waiting, running, done, failed or cancelled."""
+    photo_size: tuple[int, int] | None = None
+    detected: Detected | None = None
+    heads: dict[int, HeadReady] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    failure: Failed | None = None
+    stage: Stage | None = None
+    messages: list[Message] = field(default_factory=list)
+    """All messages but stages, for those who listen from the beginning."""
+    used: float = field(default_factory=time.monotonic)
+    listeners: int = 0
+    had_listener: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in {"done", "failed", "cancelled"}
+
+    def note(self, message: Message) -> None:
+        """Take a message in, and wake those who listen."""
+        if isinstance(message, Stage):
+            self.stage = message
+        else:
+            self.messages.append(message)
+        match message:
+            case Detected():
+                self.detected = message
+            case HeadReady():
+                self.heads[message.face] = message
+            case Finished():
+                self.state, self.warnings = "done", message.warnings
+            case Failed():
+                self.state, self.failure = "failed", message
+            case Cancelled():
+                self.state = "cancelled"
+            case _:
+                pass
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    async def events(self, start: int = 0) -> AsyncIterator[tuple[int, Message]]:
+        """The messages from number `start` on, as they come, with their numbers; stages have that of the next one."""
+        self.listeners, self.had_listener = self.listeners + 1, True
+        number, shown = start, None
+        try:
+            while True:
+                changed = self.changed
+                while number < len(self.messages):
+                    yield number, self.messages[number]
+                    number += 1
+                if self.ended:
+                    return
+                if self.stage is not None and self.stage is not shown:
+                    shown = self.stage
+                    yield number, shown
+                await changed.wait()
+        finally:
+            self.listeners -= 1
+            self.used = time.monotonic()
+
+
+class Jobs:
+    """All jobs of a server.
+
+    Args:
+        folder: Where photos and results go; each job has a folder of its own there.
+        limits: What is accepted.
+        workers: Number of processes.
+        main: What a process does: `run_worker`, with its settings. It is pickled.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, *, workers: int, main: Callable[[Connection], None]) -> None:
+        self.limits = limits
+        self._folder, self._main = folder, main
+        self._jobs: dict[str, Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._arrived = asyncio.Condition()
+        self._count = workers
+        self._tasks: list[asyncio.Task[None]] = []
+        self.ready = asyncio.Event()
+        """Whether a process has loaded its networks."""
+
+    async def start(self) -> None:
+        """Start the processes; they load their networks while the server already answers."""
+        self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._count)]
+        self._tasks.append(asyncio.create_task(self._tidy()))
+
+    async def stop(self) -> None:
+        """End the processes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def new_folder(self) -> Path:
+        """A new folder for the files of one job; its name says nothing about the photo."""
+        folder = self._folder / secrets.token_urlsafe(12)
+        folder.mkdir()
+        return folder
+
+    async def submit(self, task: Task) -> Job:
+        """Let a photo wait for its turn.
+
+        Raises:
+            QueueFull: Too many wait already.
+        """
+        if len(self._waiting) >= self.limits.waiting:
+            raise QueueFull
+        job = Job(task.folder.name, task)
+        self._jobs[job.id] = job
+        self._waiting.append(job)
+        async with self._arrived:
+            self._arrived.notify()
+        return job
+
+    def get(self, name: str) -> Job | None:
+        """The job of an id; None if there is none or it has expired."""
+        job = self._jobs.get(name)
+        if job is not None:
+            job.used = time.monotonic()
+        return job
+
+    def position(self, job: Job) -> int:
+        """Number of photos that come before it."""
+        return self._waiting.index(job) if job in self._waiting else 0
+
+    def cancel(self, job: Job) -> None:
+        """Stop the work on a photo, or forget it if its turn has not come."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.note(Cancelled())
+        elif not job.ended:
+            job.state = "stopping"
+
+    def remove(self, job: Job) -> None:
+        """Stop the work, and remove the photo and its results."""
+        self.cancel(job)
+        self._jobs.pop(job.id, None)
+        if job.ended:
+            shutil.rmtree(job.task.folder, ignore_errors=True)
+
+    async def _serve(self) -> None:
+        """Give photos to one process after another; a new one starts when one has died."""
+        while True:
+            worker = _Worker.start(self._main)
+            try:
+                if isinstance(await worker.message(), Ready):
+                    self.ready.set()
+                while worker.alive:
+                    job = await self._next()
+                    await self._work(worker, job)
+                    if job.id not in self._jobs:
+                        shutil.rmtree(job.task.folder, ignore_errors=True)
+            finally:
+                worker.end()
+
+    async def _next(self) -> Job:
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: bool(self._waiting))
+            return self._waiting.popleft()
+
+    async def _work(self, worker: _Worker, job: Job) -> None:
+        """One photo, from its task to its last message."""
+        job.state = "running"
+        worker.send(job.task)
+        deadline = time.monotonic() + self.limits.seconds
+        stopping = False
+        while not job.ended:
+            if job.state == "stopping" and not stopping:
+                stopping, deadline = True, time.monotonic() + _PATIENCE_S
+                worker.send(Cancelled())
+            try:
+                message = await asyncio.wait_for(worker.message(), min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+            except asyncio.TimeoutError:
+                if time.monotonic() < deadline:
+                    continue
+                worker.end()
+                seconds = f"{self.limits.seconds:g}"
+                late = Failed("TimeLimit", f"the work took longer than {seconds} seconds; use a smaller photo.")
+                message = Cancelled() if stopping else late
+            if message is None:
+                worker.end()
+                message = Failed("WorkerDied", "the process that worked on the photo ended; try a smaller photo.")
+            job.note(message)
+            job.used = time.monotonic()
+
+    async def _tidy(self) -> None:
+        """Remove expired jobs, and stop those whose page has gone."""
+        while True:
+            await asyncio.sleep(_ROUND_S)
+            now = time.monotonic()
+            for job in list(self._jobs.values()):
+                idle = now - job.used
+                if job.listeners == 0 and job.had_listener and not job.ended and idle > _ABANDONED_S:
+                    self.cancel(job)
+                if job.ended and job.listeners == 0 and idle > self.limits.keep_s:
+                    self.remove(job)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process and the connection to it."""
+
+    process: BaseProcess
+    connection: Connection
+    _pending: asyncio.Task[Message | None] | None = None
+
+    @classmethod
+    def start(cls, main: Callable[[Connection], None]) -> _Worker:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        ours, theirs = context.Pipe()
+        process = context.Process(target=main, args=(theirs,), daemon=True)
+        with interrupt_delayed():
+            process.start()
+        theirs.close()  # so that the end of the process is the end of the connection
+        return cls(process, ours)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def send(self, message: Task | Cancelled) -> None:
+        with contextlib.suppress(OSError):  # it has died, which `message` tells
+            self.connection.send(message)
+
+    async def message(self) -> Message | None:
+        """The next message; None if the process has died. Waiting for it can be given up and begun again."""
+        if self._pending is None:
+            self._pending = asyncio.create_task(asyncio.to_thread(self._receive))
+        message = await asyncio.shield(self._pending)
+        self._pending = None
+        return message
+
+    def _receive(self) -> Message | None:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            return None
+
+    def end(self) -> None:
+        """End the process at once: its files belong to jobs, which are removed as a whole."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join(_PATIENCE_S)
+
+
+def run_worker(connection: Connection, *, device: str, threads: int, memory_bytes: int) -> None:
+    """`mien.studio.worker.run`, which imports torch: in its own process, since the server needs none."""
+    from mien.studio.worker import run  # noqa: PLC0415
+
+    run(connection, device=device, threads=threads, memory_bytes=memory_bytes)
+
+
+def again(task: Task, folder: Path, **changes: object) -> Task:
+    """The same photo once more, for example with pinned landmarks."""
+    return replace(task, folder=folder, **changes)

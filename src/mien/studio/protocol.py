@@ -1,0 +1,105 @@
+"""What the server and its worker processes say to each other.
+
+The classes are plain data: they are pickled from process to process, and the worker's go on to the page as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PREVIEW_NAME = "upright.jpg"
+"""The upright photo in the folder of a job, for the page."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A photo to reconstruct."""
+
+    photo: Path
+    """The uploaded file, under a name that the server chose."""
+    folder: Path
+    """Where the results go."""
+    mode: str
+    """"auto", "fit" or "net"."""
+    detail: bool
+    focal_px: float | None
+    pins: tuple[tuple[tuple[int, float, float], ...], ...]
+    """Placed landmarks of each face: number, x and y in pixels of the upright photo. `mien.perception.Pin` would import
+    torch here."""
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has loaded its networks."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the work on a photo has begun or gone on."""
+
+    stage: str
+    share: float
+    """Part of the stage that is done, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class FaceOutline:
+    """A detected face, in pixels of the upright photo."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom."""
+    landmarks: tuple[tuple[float, float], ...]
+    """68 landmarks in iBUG order."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """The faces of the photo."""
+
+    width: int
+    height: int
+    faces: tuple[FaceOutline, ...]
+
+
+@dataclass(frozen=True)
+class HeadReady:
+    """The files of a face were written, or replaced by better ones."""
+
+    face: int
+    step: str
+    """"network", "fit" or "detail"."""
+    files: tuple[str, ...]
+    """Names of the files that can be downloaded."""
+    view: tuple[tuple[float, ...], ...]
+    """OpenGL's view matrix, row by row."""
+    projection: tuple[tuple[float, ...], ...]
+    """OpenGL's projection matrix."""
+    landmark_error: float
+    notes: tuple[str, ...]
+    """What the user should know about this face, in plain words."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All faces are as good as they get."""
+
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The photo could not be reconstructed."""
+
+    kind: str
+    """Name of the error class."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The work was stopped because nobody waits for it."""
+
+
+Message = Ready | Stage | Detected | HeadReady | Finished | Failed | Cancelled

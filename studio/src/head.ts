@@ -1,0 +1,99 @@
+/** A head as a GLB file: its parts, expressions and looks. */
+
+import * as THREE from "three";
+import { GLTFLoader, type GLTF } from "three/addons/loaders/GLTFLoader.js";
+
+const VARIANTS = "KHR_materials_variants";
+
+interface Dress {
+  mesh: THREE.Mesh;
+  relit: THREE.Material;
+  photo: THREE.Material;
+}
+
+export class Head {
+  readonly centre = new THREE.Vector3();
+  readonly radius: number;
+  readonly expressions: readonly string[];
+  readonly photographed: ReadonlyMap<string, number>;
+
+  constructor(
+    readonly root: THREE.Object3D,
+    readonly dresses: readonly Dress[],
+  ) {
+    const box = new THREE.Box3().setFromObject(root);
+    box.getCenter(this.centre);
+    this.radius = box.getSize(new THREE.Vector3()).y / 2;
+    const weights = new Map<string, number>();
+    for (const { mesh } of dresses) {
+      for (const [name, index] of Object.entries(mesh.morphTargetDictionary ?? {})) {
+        weights.set(name, mesh.morphTargetInfluences?.[index] ?? 0);
+      }
+    }
+    this.expressions = [...weights.keys()];
+    this.photographed = weights;
+  }
+
+  setExpression(name: string, value: number): void {
+    for (const { mesh } of this.dresses) {
+      const index = mesh.morphTargetDictionary?.[name];
+      if (index !== undefined && mesh.morphTargetInfluences) mesh.morphTargetInfluences[index] = value;
+    }
+  }
+
+  /** Show a look of the file, or one material everywhere. */
+  dress(material: "relit" | "photo" | THREE.Material): void {
+    for (const one of this.dresses) one.mesh.material = typeof material === "string" ? one[material] : material;
+  }
+
+  dispose(): void {
+    for (const { mesh, relit, photo } of this.dresses) {
+      mesh.geometry.dispose();
+      for (const material of new Set([relit, photo])) {
+        for (const value of Object.values(material)) if (value instanceof THREE.Texture) value.dispose();
+        material.dispose();
+      }
+    }
+  }
+}
+
+/** Read a GLB file. */
+export async function loadHead(glb: ArrayBuffer): Promise<Head> {
+  const gltf = await new GLTFLoader().parseAsync(glb, "");
+  const meshes: THREE.Mesh[] = [];
+  gltf.scene.traverse((object) => {
+    if (object instanceof THREE.Mesh) meshes.push(object);
+  });
+  return new Head(gltf.scene, await Promise.all(meshes.map((mesh) => dressOf(gltf, mesh))));
+}
+
+async function dressOf(gltf: GLTF, mesh: THREE.Mesh): Promise<Dress> {
+  mesh.frustumCulled = false; // expressions move vertices beyond the bounding sphere
+  const own = mesh.material as THREE.Material;
+  const relit = (await variantOf(gltf, mesh, "relit")) ?? own;
+  const photo = (await variantOf(gltf, mesh, "photo")) ?? unlit(own);
+  return { mesh, relit, photo };
+}
+
+async function variantOf(gltf: GLTF, mesh: THREE.Mesh, name: string): Promise<THREE.Material | null> {
+  const variants: { name: string }[] = gltf.userData["gltfExtensions"]?.[VARIANTS]?.variants ?? [];
+  const index = variants.findIndex((variant) => variant.name === name);
+  const mappings: { material: number; variants: number[] }[] =
+    mesh.userData["gltfExtensions"]?.[VARIANTS]?.mappings ?? [];
+  const mapping = mappings.find((one) => one.variants.includes(index));
+  if (!mapping) return null;
+  const material: THREE.Material = await gltf.parser.getDependency("material", mapping.material);
+  const before = mesh.material;
+  mesh.material = material;
+  gltf.parser.assignFinalMaterial(mesh); // for tangents and vertex colours
+  const final = mesh.material as THREE.Material;
+  mesh.material = before;
+  return final;
+}
+
+/** The colours of a material without light, for files that have one look only. */
+function unlit(material: THREE.Material): THREE.Material {
+  if (!(material instanceof THREE.MeshStandardMaterial)) return material;
+  const { map, color, side } = material;
+  return new THREE.MeshBasicMaterial({ map, color, side });
+}

@@ -1,0 +1,63 @@
+"""A worker process without networks, whose photo says what it does."""
+
+from __future__ import annotations
+
+import os
+import time
+from multiprocessing.connection import Connection
+
+from mien.studio.protocol import (
+    PREVIEW_NAME,
+    Cancelled,
+    Detected,
+    FaceOutline,
+    Failed,
+    Finished,
+    HeadReady,
+    Ready,
+    Stage,
+    Task,
+)
+
+EYE = tuple(tuple(float(i == k) for k in range(4)) for i in range(4))
+OUTLINE = FaceOutline((10.0, 20.0, 60.0, 70.0), tuple((float(k), 30.0) for k in range(68)))
+
+
+def run(connection: Connection) -> None:
+    """Work until the server closes the connection."""
+    connection.send(Ready())
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        if isinstance(task, Task):
+            _work(connection, task)
+
+
+def _work(connection: Connection, task: Task) -> None:
+    match task.photo.read_bytes():
+        case b"die":
+            os._exit(3)
+        case b"bad":
+            connection.send(Failed("ImageError", "this is no photo; send another."))
+            return
+        case b"slow":
+            for _ in range(200):
+                if connection.poll():
+                    connection.recv()
+                    connection.send(Cancelled())
+                    return
+                time.sleep(0.05)
+        case b"stuck":
+            time.sleep(60)
+    connection.send(Stage("perception", 0.0))
+    (task.folder / PREVIEW_NAME).write_bytes(b"jpeg")
+    connection.send(Detected(100, 80, (OUTLINE,)))
+    folder = task.folder / "face0"
+    folder.mkdir()
+    (folder / "head.glb").write_bytes(b"glTF")
+    (folder / "secret.txt").write_text("not a result")
+    for step in ("network", "detail"):
+        connection.send(HeadReady(0, step, ("head.glb", "secret.txt"), EYE, EYE, 0.02, (f"pins: {len(task.pins)}",)))
+    connection.send(Finished(("a warning",)))
