@@ -37,11 +37,22 @@ def head_atlas(
 def head_colours(texture: Float[Tensor, "3 S S"], model: MorphableModel, head: HeadModel) -> Float[Tensor, "W 3"]:
     """Colours of the skin's vertices: the face's from its texture, then those of the outer skin."""
     colours = sample_map(texture[None], model.uv)[0]
+    return torch.cat([colours, outer_colours(colours, model, head)])
+
+
+def outer_colours(colours: Float[Tensor, "V 3"], model: MorphableModel, head: HeadModel) -> Float[Tensor, "O 3"]:
+    """Colours of the outer skin's vertices: those at the seam continue and fade to one colour.
+
+    Args:
+        colours: Colours of the face's vertices.
+        model: The face model.
+        head: Its head.
+    """
     skin = model.masks.skin * (1 - model.masks.neck)
     seam = colours[head.seam]
     mean = (colours * skin[:, None]).sum(0) / skin.sum()
     far = _SEAM_SHARE * seam.median(0).values + (1 - _SEAM_SHARE) * mean
-    return torch.cat([colours, head.seam_shares @ (seam - far) + far])
+    return head.seam_shares @ (seam - far) + far
 
 
 def _outer_map(
