@@ -167,16 +167,17 @@ class Reconstruction:
         Args:
             path: The folder, or the `reconstruction.npz` in it. A path that ends in `.glb`, `.obj` or `.ply` is one
                 mesh file.
-            formats: What goes into the folder, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz`
-                and `json`, or one text with commas. Default: `npz`, `json`, with a model `glb`, and with a photo
-                `sheet`. Files of an earlier result in other formats are removed. `load` needs `npz`.
+            formats: What goes into the folder, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`,
+                `expressions`, `turntable`, `video`, `npz` and `json`, or one text with commas. Default: `npz`, `json`,
+                with a model `glb`, and with a photo `sheet`. Files of an earlier result in other formats are removed.
+                `load` needs `npz`.
             model: The face's model. Default: the packaged or converted model of the face's `model_name`, which is
                 loaded at each call; `Reconstructor.model` saves that time.
             photo: The photo that shows the face, for `sheet` and `overlay`.
 
         Raises:
             ConfigError: A format is unknown, or it needs a model or a photo that is missing or another face's.
-            ModelMismatch: `head` is among the formats, and the model is not `mien-face`.
+            ModelMismatch: A format shows the whole head, and the model is not `mien-face`.
             OutputError: The place cannot be written; it is unchanged.
 
         Example:

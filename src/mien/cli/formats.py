@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mien.errors import ConfigError
-from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, is_mesh_file, parse_formats
+from mien.io.result_files import DEFAULT_FORMATS, FORMAT_FILES, VIDEO_FILE, is_mesh_file, parse_formats
 
 if TYPE_CHECKING:
     from mien.io.photo import Photo
@@ -35,6 +36,47 @@ FormatsOption = Annotated[
         help=f"Files per face, with commas: {', '.join(FORMAT_FILES)}. Default: {', '.join(DEFAULT_FORMATS)}.",
     ),
 ]
+
+
+class Turntable(str, enum.Enum):
+    """Files of --turntable."""
+
+    WEBP = "webp"
+    MP4 = "mp4"
+
+
+TurntableOption = Annotated[
+    Turntable | None,
+    typer.Option(
+        "--turntable",
+        show_default=False,
+        help="Also write the turning head per face: turntable.webp, or turntable.mp4 (needs mien[video]).",
+    ),
+]
+_TURNTABLE_FORMATS = {Turntable.WEBP: "turntable", Turntable.MP4: "video"}
+
+
+def all_formats(formats: str | None, turntable: Turntable | None) -> tuple[str, ...]:
+    """The formats of --formats and --turntable together.
+
+    Args:
+        formats: The value of --formats.
+        turntable: The value of --turntable.
+
+    Raises:
+        typer.BadParameter: A video is wanted, and PyAV is not installed.
+    """
+    from mien.io.animation import check_animation
+
+    chosen = parse_formats(formats or DEFAULT_FORMATS)
+    if turntable is not None:
+        chosen = parse_formats([*chosen, _TURNTABLE_FORMATS[turntable]])
+    if "video" in chosen:
+        try:
+            check_animation(Path(VIDEO_FILE))
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from error
+    return chosen
 
 
 def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_options: Sequence[str]) -> bool:

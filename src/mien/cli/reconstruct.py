@@ -22,7 +22,7 @@ from mien.cli.engine import (
     output_place,
     ray_settings,
 )
-from mien.cli.formats import FormatsOption, one_mesh_file, reconstruct_to_file
+from mien.cli.formats import FormatsOption, TurntableOption, all_formats, one_mesh_file, reconstruct_to_file
 from mien.cli.options import (
     DetailModeOption,
     DetailNetworkOption,
@@ -43,7 +43,6 @@ from mien.cli.options import (
 )
 from mien.cli.progress import Report, Reporter
 from mien.cli.terminal import activity, printable, sigterm_exits
-from mien.io.result_files import DEFAULT_FORMATS
 from mien.scale.output_folder import OutputFolder, PhotoFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.processes import core_count, reconstruct_here, reconstruct_in_processes
@@ -74,6 +73,7 @@ def reconstruct(
     ] = "out",
     manifest: ManifestOption = None,
     formats: FormatsOption = None,
+    turntable: TurntableOption = None,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
     detail: DetailOption = True,
@@ -122,7 +122,14 @@ def reconstruct(
     paths = list_photos(photos, manifest, place)
     if ray is not None:
         place, paths = from_any_folder(place, paths)
-    given = {"--formats": formats, "--json": json_lines, "--resume": resume, "--engine": ray, "--jobs": jobs}
+    given = {
+        "--formats": formats,
+        "--turntable": turntable,
+        "--json": json_lines,
+        "--resume": resume,
+        "--engine": ray,
+        "--jobs": jobs,
+    }
     to_file = one_mesh_file(Path(out), paths, folder_options=[option for option, value in given.items() if value])
     settings = PhotoSettings(
         model=model,
@@ -139,7 +146,7 @@ def reconstruct(
         focal_px=focal_px,
         principal_point_px=principal_point,
         max_pixels=round(max_megapixels * 1e6),
-        formats=formats or DEFAULT_FORMATS,
+        formats=all_formats(formats, turntable),
         glb=glb.value,
     )
     if to_file:

@@ -13,10 +13,13 @@ from mien.export.gltf import glb_bytes as glb_bytes
 from mien.export.gltf import write_glb as write_glb
 from mien.export.head_glb import head_glb_bytes as head_glb_bytes
 from mien.export.head_glb import write_head_glb as write_head_glb
+from mien.export.head_painter import HeadPainter
 from mien.export.images import FacePainter, albedo_map, overlay_image, sheet_image
 from mien.export.obj import materials_text, obj_text
 from mien.export.obj import write_obj as write_obj
 from mien.export.ply import write_ply as write_ply
+from mien.export.turntable import expression_sheet, turntable_file
+from mien.io.animation import check_animation
 from mien.io.files import write_text, write_whole, writing, writing_folder
 from mien.io.photo import Photo
 from mien.io.pixels import to_uint8
@@ -24,6 +27,7 @@ from mien.io.png import write_png
 from mien.io.result_files import (
     ALBEDO_FILE,
     DEFAULT_FORMATS,
+    EXPRESSIONS_FILE,
     GLB_FILE,
     HEAD_GLB_FILE,
     MESH_ENDINGS,
@@ -35,6 +39,8 @@ from mien.io.result_files import (
     PLY_FILE,
     SHEET_FILE,
     TEXTURE_FILE,
+    TURNTABLE_FILE,
+    VIDEO_FILE,
     is_mesh_file,
     parse_formats,
     remove_other_formats,
@@ -65,14 +71,14 @@ def write_reconstruction(
             `json` are written.
         photo: The photo that shows the face. `None` if neither `sheet` nor `overlay` is written.
         folder: The folder of this face; missing parents are made.
-        formats: What to write, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `npz` and `json`, or
-            one text with commas. `Reconstruction.load` needs `npz`.
+        formats: What to write, some of `glb`, `head`, `obj`, `ply`, `maps`, `sheet`, `overlay`, `expressions`,
+            `turntable`, `video`, `npz` and `json`, or one text with commas. `Reconstruction.load` needs `npz`.
         morphs: How GLBs store their morph targets: "sparse", or "dense" for programs that lose sparse data.
 
     Raises:
         ConfigError: A format or `morphs` is unknown, a format needs a model or photo that is not given, or these are
             not those of the reconstruction.
-        ModelMismatch: `head` is among the formats, and the model is not `mien-face`.
+        ModelMismatch: A format shows the whole head, and the model is not `mien-face`.
         OutputError: The folder cannot be written.
 
     Example:
@@ -136,6 +142,35 @@ def write_mesh(
                 write_whole(texture, lambda partial: write_png(to_uint8(reconstruction.texture), partial))
                 write_text(materials, materials_text(texture.name))
                 write_text(path, obj_text(reconstruction, model, materials=materials.name))
+
+
+def write_turntable(
+    reconstruction: Reconstruction, path: str | os.PathLike[str], *, model: MorphableModel | None = None
+) -> None:
+    """Write an endless animation of the head that turns once, lit as in a studio.
+
+    Args:
+        reconstruction: The face.
+        path: The file to write: `.webp`, an animated picture, or `.mp4`, H.264 video, which needs
+            `pip install 'mien[video]'`. Its folder is made if it is missing.
+        model: The face's model. Default: the packaged or converted model of the face's `model_name`.
+
+    Raises:
+        ConfigError: The ending is another, PyAV is not installed, or the model is not that of the reconstruction.
+        ModelMismatch: The model is not `mien-face`, the only one with a head.
+        OutputError: The file cannot be written.
+
+    Example:
+        >>> mien.write_turntable(mien.Reconstruction.load("out/photo/face0"), "anna.webp")
+    """
+    path = Path(path)
+    check_animation(path)
+    model = model or _model_of(reconstruction)
+    _check_model(reconstruction, model)
+    painter = HeadPainter(reconstruction, model)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda partial: turntable_file(painter, partial))
 
 
 def save_reconstruction(
@@ -217,12 +252,23 @@ def _write_model_formats(
         write_glb(reconstruction, model, folder / GLB_FILE, morphs=morphs, normals=normals)
     if "head" in formats:
         write_head_glb(reconstruction, model, folder / HEAD_GLB_FILE, morphs=morphs)
+    if {"expressions", "turntable", "video"} & set(formats):
+        _write_head_pictures(HeadPainter(reconstruction, model), model, folder, formats)
     if "obj" in formats:
         write_obj(reconstruction, model, folder / OBJ_FILE, normals=normals.of_mesh)
     if "maps" in formats:
         write_offset_maps(reconstruction, folder)
         write_png(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
         write_png(to_uint8(0.5 + 0.5 * normals.of_map), folder / NORMALS_FILE)
+
+
+def _write_head_pictures(painter: HeadPainter, model: MorphableModel, folder: Path, formats: Sequence[str]) -> None:
+    if "expressions" in formats:
+        write_png(expression_sheet(painter, model.expression_names), folder / EXPRESSIONS_FILE)
+    if "turntable" in formats:
+        turntable_file(painter, folder / TURNTABLE_FILE)
+    if "video" in formats:
+        turntable_file(painter, folder / VIDEO_FILE)
 
 
 def _write_pictures(painter: FacePainter, photo: Photo, folder: Path, formats: Sequence[str]) -> None:

@@ -35,6 +35,8 @@ _LARGEST_ATLAS = 4096
 
 @dataclass(frozen=True)
 class Material:
+    """How a part of the head is drawn."""
+
     roughness: float
     colour: tuple[float, float, float] | None
     """Linear RGB; None where the atlas gives the colours."""

@@ -113,7 +113,9 @@ def _head_mesh(model: MorphableModel) -> _HeadMesh | None:
         colour = MATERIALS[part.name].colour
         if colour is not None:
             depth = front - joint[part.vertices, 2:]
-            own_colours[part.vertices] = encode_srgb(torch.tensor(colour) * (-depth / _MOUTH_DEPTH_M).exp().clamp(max=1))
+            own_colours[part.vertices] = encode_srgb(
+                torch.tensor(colour) * (-depth / _MOUTH_DEPTH_M).exp().clamp(max=1)
+            )
     # The face's triangles in the mouth and on the eyes are not those of the skin.
     eyes = slice(count - len(head.eye_uv), count)
     uv[eyes], textured[eyes] = head.eye_uv / torch.tensor([head.face_width, 1.0]), 1.0
@@ -144,10 +146,11 @@ class HeadPainter:
             raise ModelMismatch(f"there is no head for the face model {model.name!r}; only mien-face has one.")
         self._face, self._model, self._mesh = reconstruction, model, mesh
         identity, expression = (
-            torch.from_numpy(values.astype(np.float32)) for values in (reconstruction.identity, reconstruction.expression)
+            torch.from_numpy(values.astype(np.float32))
+            for values in (reconstruction.identity, reconstruction.expression)
         )
         own = mesh.head.own_vertices(identity[None], expression[None])[0]
-        self._vertices = torch.cat([torch.from_numpy(reconstruction.vertices_model).float(), own])
+        self._vertices = torch.cat([_tensor(reconstruction.vertices_model), own])
         self._expression = expression
 
     def vertices(self, expression: Float[Tensor, "E"] | None = None) -> Float[Tensor, "W 3"]:
@@ -205,14 +208,13 @@ class HeadPainter:
     @functools.cached_property
     def _photo_shade(self) -> Float[Tensor, "W 3"]:
         """The light of the photo on each vertex of the face as the photo shows it."""
-        rotation = torch.from_numpy(self._face.rotation).float()
-        lighting = torch.from_numpy(self._face.lighting).float()
-        shade = shading((self._photo_normals @ rotation.T)[None], lighting[None])[0]
+        normals = self._photo_normals @ _tensor(self._face.rotation).T
+        shade = shading(normals[None], _tensor(self._face.lighting)[None])[0]
         return shade.clamp(min=_LEAST_SHADE)
 
     @functools.cached_property
     def _texture(self) -> Float[Tensor, "3 S S"]:
-        return torch.from_numpy(self._face.texture.astype(np.float32)).permute(2, 0, 1).contiguous()
+        return _tensor(self._face.texture).permute(2, 0, 1).contiguous()
 
     @functools.cached_property
     def _vertex_colours(self) -> Float[Tensor, "W 3"]:
@@ -235,7 +237,9 @@ class HeadPainter:
         return encode_srgb(decode_srgb(albedo) * light + shine)
 
 
-def _lit(normals: Float[Tensor, "W 3"], gloss: Float[Tensor, "W 2"]) -> tuple[Float[Tensor, "W 1"], Float[Tensor, "W 1"]]:
+def _lit(
+    normals: Float[Tensor, "W 3"], gloss: Float[Tensor, "W 2"]
+) -> tuple[Float[Tensor, "W 1"], Float[Tensor, "W 1"]]:
     """Light that reaches vertices, and what they reflect as shine; `normals` are in view axes."""
     low, high = _AMBIENT
     light = low + (high - low) * (0.5 + 0.5 * normals[:, 1:2])

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from mien.errors import ConfigError
 from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet, in_rows
 from mien.export.head_painter import FACE, HeadPainter
-from mien.io.files import write_whole, writing
-from mien.morphable import MorphableModel
-from mien.result import Reconstruction
+from mien.io.animation import check_animation, write_animation
 from mien.typing import Float, Tensor, UInt8
 
-TURNTABLE_ENDINGS = (".webp", ".mp4")
-"""Endings of the files that `write_turntable` writes."""
 SIDE_PX = 480
 """Side of a picture of the turntable."""
 FRAMES, FRAMES_PER_SECOND = 96, 24
 """A turn of four seconds in steps of 3.75°."""
 _PITCH_DEG = 4.0
 """The camera looks down a little."""
-_WEBP_QUALITY, _WEBP_EFFORT = 85, 4
-_CRF = "18"
-"""Constant rate factor of x264: visually lossless."""
 
 EXPRESSIONS: tuple[tuple[str, dict[str, float]], ...] = (
     ("neutral", {}),
@@ -55,7 +44,7 @@ EXPRESSIONS: tuple[tuple[str, dict[str, float]], ...] = (
         "browDownLeft": 0.6, "browDownRight": 0.6,
     }),
     ("eyes shut", {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0}),
-    ("look aside", {"eyeLookOutLeft": 0.9, "eyeLookInRight": 0.9}),
+    ("look aside", {"eyeLookInLeft": 1.0, "eyeLookOutRight": 1.0}),
     ("kiss", {"mouthPucker": 1.0}),
     ("cheeks puffed", {"cheekPuff": 1.0}),
     ("tongue out", {"jawOpen": 0.5, "tongueOut": 1.0}),
@@ -64,43 +53,19 @@ EXPRESSIONS: tuple[tuple[str, dict[str, float]], ...] = (
 _SHEET_SIDE_PX, _COLUMNS, _SHEET_YAW_DEG = 320, 4, -18.0
 
 
-def write_turntable(
-    reconstruction: Reconstruction, path: str | os.PathLike[str], *, model: MorphableModel
-) -> None:
+def turntable_file(painter: HeadPainter, path: Path) -> None:
     """Write the head turning once, as an endless animation.
 
     Args:
-        reconstruction: The face.
-        path: The file to write: `.webp`, an animated picture of any browser, or `.mp4`, H.264 video, which needs
-            `pip install 'mien[video]'`.
-        model: The model that the face was reconstructed with.
+        painter: The head.
+        path: The file to write, `.webp` or `.mp4`.
 
     Raises:
-        ConfigError: The ending is another, or PyAV is not installed.
-        ModelMismatch: The model has no head.
-        OutputError: The file cannot be written.
+        ConfigError: The ending is another, or PyAV, which writes MP4, is not installed.
+        OSError: The file cannot be written.
     """
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in TURNTABLE_ENDINGS:
-        raise ConfigError(f"path={path} ends in {path.suffix!r}; use one of {', '.join(TURNTABLE_ENDINGS)}.")
-    write_frames = _write_webp if kind == ".webp" else _write_mp4
-    if kind == ".mp4":
-        check_video()
-    frames = turntable_frames(HeadPainter(reconstruction, model))
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda partial: write_frames(frames, partial))
-
-
-def check_video() -> None:
-    """Check that MP4 can be written.
-
-    Raises:
-        ConfigError: PyAV is not installed.
-    """
-    if importlib.util.find_spec("av") is None:
-        raise ConfigError("MP4 needs PyAV; pip install 'mien[video]', or write .webp instead.")
+    check_animation(path)
+    write_animation(turntable_frames(painter), path, frames_per_second=FRAMES_PER_SECOND)
 
 
 def turntable_frames(painter: HeadPainter) -> Iterator[UInt8[np.ndarray, "S S 3"]]:
@@ -133,22 +98,3 @@ def _strengths(names: Sequence[str], actions: dict[str, float]) -> Float[Tensor,
     for name, strength in actions.items():
         expression[list(names).index(name)] = strength
     return expression
-
-
-def _write_webp(frames: Iterator[UInt8[np.ndarray, "S S 3"]], path: Path) -> None:
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    first.save(
-        path, format="WEBP", save_all=True, append_images=others, duration=round(1000 / FRAMES_PER_SECOND), loop=0,
-        quality=_WEBP_QUALITY, method=_WEBP_EFFORT,
-    )  # fmt: skip
-
-
-def _write_mp4(frames: Iterator[UInt8[np.ndarray, "S S 3"]], path: Path) -> None:
-    import av  # noqa: PLC0415 (an extra)
-
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": _CRF})
-        stream.width, stream.height, stream.pix_fmt = SIDE_PX, SIDE_PX, "yuv420p"
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())

@@ -12,6 +12,7 @@ ARRAYS_FILE, COEFFICIENTS_FILE = "reconstruction.npz", "coefficients.json"
 TEXTURE_FILE, TEXTURE_OFFSET_FILE, DISPLACEMENT_FILE = "texture.png", "texture_offset.png", "displacement.png"
 GLB_FILE, OBJ_FILE, MATERIALS_FILE, PLY_FILE = "face.glb", "face.obj", "face.mtl", "face.ply"
 HEAD_GLB_FILE = "head.glb"
+EXPRESSIONS_FILE, TURNTABLE_FILE, VIDEO_FILE = "expressions.png", "turntable.webp", "turntable.mp4"
 ALBEDO_FILE, NORMALS_FILE, OVERLAY_FILE, SHEET_FILE = "albedo.png", "normals.png", "overlay.png", "sheet.png"
 VERTEX_ALBEDO_FILE = "vertex_albedo.npy"
 """Part of the results of mien 0.1 only; today reconstruction.npz holds it."""
@@ -24,14 +25,19 @@ FORMAT_FILES = {
     "maps": (TEXTURE_FILE, ALBEDO_FILE, NORMALS_FILE, DISPLACEMENT_FILE, TEXTURE_OFFSET_FILE),
     "sheet": (SHEET_FILE,),
     "overlay": (OVERLAY_FILE,),
+    "expressions": (EXPRESSIONS_FILE,),
+    "turntable": (TURNTABLE_FILE,),
+    "video": (VIDEO_FILE,),
     "npz": (ARRAYS_FILE, COEFFICIENTS_FILE),
     "json": (COEFFICIENTS_FILE,),
 }
 """The files of each format; two formats can share a file."""
 
 DEFAULT_FORMATS = ("glb", "sheet", "npz", "json")
-MODEL_FORMATS = frozenset({"glb", "head", "obj", "maps", "sheet", "overlay"})
+MODEL_FORMATS = frozenset({"glb", "head", "obj", "maps", "sheet", "overlay", "expressions", "turntable", "video"})
 """Formats that the face model is needed for."""
+HEAD_FORMATS = frozenset({"head", "expressions", "turntable", "video"})
+"""Formats that show the whole head, which only `mien-face` has."""
 PHOTO_FORMATS = frozenset({"sheet", "overlay"})
 """Formats that show the photo."""
 MESH_ENDINGS = (".glb", ".obj", ".ply")

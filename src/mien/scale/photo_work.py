@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.errors import FaceLeftOut, MienError
-from mien.io.result_files import DEFAULT_FORMATS, is_result, parse_formats
+from mien.io.result_files import DEFAULT_FORMATS, HEAD_FORMATS, is_result, parse_formats
 from mien.memory import typed_out_of_memory
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.run_record import Options, file_sha256, result_options
@@ -123,13 +123,13 @@ class PhotoWorker:
         progress: Is called with the stages of each photo, see `mien.fitting.Progress`.
 
     Raises:
-        MienError: As `PhotoSettings.reconstructor`, or the format "head" is chosen for a face model without one.
+        MienError: As `PhotoSettings.reconstructor`, or a format shows the head and the face model has none.
     """
 
     def __init__(self, settings: PhotoSettings, *, progress: Progress | None = None) -> None:
         self.settings, self._progress = settings, progress
         self._reconstructor = settings.reconstructor()
-        if "head" in parse_formats(settings.formats):
+        if HEAD_FORMATS & set(parse_formats(settings.formats)):
             from mien.morphable import load_head
 
             load_head(self._reconstructor.model)  # an error before the first photo, not at each of them
