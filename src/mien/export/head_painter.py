@@ -17,7 +17,7 @@ from mien.camera import Camera, to_camera_axes
 from mien.errors import ModelMismatch
 from mien.export.face_view import FaceView
 from mien.export.head_glb import MATERIALS
-from mien.export.srgb import decode_srgb, encode_srgb
+from mien.export.srgb import encode_srgb
 from mien.geometry import rotvec_to_rotmat, vertex_normals
 from mien.lighting import shading
 from mien.morphable import HeadModel, MorphableModel, load_head
@@ -47,6 +47,8 @@ _MOUTH_DEPTH_M = 0.02
 mouth."""
 
 
+_GAMMA = 2.2
+"""Encoded colours are about this root of the light, so that a factor of the light is its root in them."""
 _WHOLE = 0.999
 """A sample shows the texture if all corners of its triangle do, up to rounding."""
 
@@ -145,10 +147,7 @@ class HeadPainter:
         if mesh is None:
             raise ModelMismatch(f"there is no head for the face model {model.name!r}; only mien-face has one.")
         self._face, self._model, self._mesh = reconstruction, model, mesh
-        identity, expression = (
-            torch.from_numpy(values.astype(np.float32))
-            for values in (reconstruction.identity, reconstruction.expression)
-        )
+        identity, expression = _tensor(reconstruction.identity), _tensor(reconstruction.expression)
         own = mesh.head.own_vertices(identity[None], expression[None])[0]
         self._vertices = torch.cat([_tensor(reconstruction.vertices_model), own])
         self._expression = expression
@@ -234,20 +233,22 @@ class HeadPainter:
         values = torch.cat([self._vertex_colours, self._photo_shade, mesh.textured, light, shine], dim=-1)
         plain, shade, textured, light, shine = view.vertex_values(values).split([3, 3, 1, 1, 1], dim=-1)
         albedo = torch.where(textured > _WHOLE, view.map_values(self._texture) / shade, plain).clamp(0, 1)
-        return encode_srgb(decode_srgb(albedo) * light + shine)
+        return albedo * light + shine
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32, copy=False))
 
 
 def _lit(
     normals: Float[Tensor, "W 3"], gloss: Float[Tensor, "W 2"]
 ) -> tuple[Float[Tensor, "W 1"], Float[Tensor, "W 1"]]:
-    """Light that reaches vertices, and what they reflect as shine; `normals` are in view axes."""
-    low, high = _AMBIENT
-    light = low + (high - low) * (0.5 + 0.5 * normals[:, 1:2])
-    strength, power = gloss.split(1, dim=-1)
-    shine = torch.zeros_like(light)
-    for direction, brightness in _LAMPS:
-        towards = F.normalize(torch.tensor(direction), dim=0)
-        light = light + brightness * ((normals @ towards)[:, None] + _SOFTNESS).clamp(min=0) / (1 + _SOFTNESS)
-        halfway = F.normalize(towards + torch.tensor([0.0, 0.0, 1.0]), dim=0)
-        shine = shine + brightness * (normals @ halfway)[:, None].clamp(min=0) ** power
-    return light, strength * shine
+    """Factor of the lamps on the colours of vertices, and the shine that they add; `normals` are in view axes."""
+    towards = F.normalize(torch.tensor([direction for direction, _ in _LAMPS]), dim=1)
+    brightness = torch.tensor([strength for _, strength in _LAMPS])
+    halfway = F.normalize(towards + torch.tensor([0.0, 0.0, 1.0]), dim=1)
+    (low, high), (strength, power) = _AMBIENT, gloss.split(1, dim=-1)
+    lamps = (normals @ towards.T + _SOFTNESS).clamp(min=0) @ brightness / (1 + _SOFTNESS)
+    light = low + (high - low) * (0.5 + 0.5 * normals[:, 1:2]) + lamps[:, None]
+    shine = (normals @ halfway.T).clamp(min=0) ** power @ brightness
+    return light ** (1 / _GAMMA), strength * shine[:, None]
