@@ -72,7 +72,8 @@ def _write_mp4(frames: Iterable[UInt8[np.ndarray, "H W 3"]], path: Path, frames_
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": _CRF})
         stream.pix_fmt = "yuv420p"  # what browsers play
-        for pixels in frames:
-            stream.height, stream.width = pixels.shape[:2]
+        for number, pixels in enumerate(frames):
+            if number == 0:  # the size cannot change once the codec is open
+                stream.height, stream.width = pixels.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
