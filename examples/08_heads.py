@@ -29,6 +29,7 @@ def portrait(photo: mien.Photo, face: mien.Reconstruction) -> np.ndarray:
     """The face with its hair and neck, cut out of the photo."""
     low, high = face.xy.min(0), face.xy.max(0)
     centre, half = (low + high) / 2, 0.68 * (high - low).max()
+    half = min(half, *centre, *(np.array(face.image_size) - centre))
     box = [*np.round(centre - half).astype(int), *np.round(centre + half).astype(int)]
     return np.asarray(Image.fromarray(photo.pixels).crop(box).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
