@@ -84,6 +84,16 @@ def test_the_texture_is_relit(model: MorphableModel, face: Reconstruction) -> No
     assert np.abs(pictures[0] - HeadPainter(dark, model).picture(yaw_deg=-30.0, side_px=SIDE)).mean() > 5
 
 
+def test_the_lamps_stand_still_while_the_head_turns(model: MorphableModel, face: Reconstruction) -> None:
+    """The key light comes from the upper left, from whatever side the head is seen."""
+    for yaw in (0.0, 90.0, 180.0):
+        picture = HeadPainter(face, model).picture(yaw_deg=yaw, side_px=SIDE)
+        row = slice(SIDE // 5, SIDE // 4)  # the skull
+        brightness = np.where(shown(picture), picture.mean(-1), np.nan)[row]
+        middle = (np.flatnonzero(shown(picture)[row].any(0))[[0, -1]].sum() + 1) // 2
+        assert np.nanmean(brightness[:, :middle]) > np.nanmean(brightness[:, middle:]) + 3, yaw
+
+
 def test_the_skin_around_the_face_continues_its_colour(model: MorphableModel, face: Reconstruction) -> None:
     """From behind there is no face, and the whole head is grey."""
     picture = HeadPainter(face, model).picture(yaw_deg=180.0, side_px=SIDE)
