@@ -83,17 +83,24 @@ class ContourMesh:
         """Edges and trust of the mean face of a model, computed once per model."""
         return per_model(model, _contour_mesh)
 
+    @classmethod
+    def around(cls, model: MorphableModel, head: HeadSkin | None) -> ContourMesh:
+        """As `of`, with this head or without one."""
+        return cls(unique_edges(model.triangles), _trust(model, has_head=head is not None), head)
+
 
 def _contour_mesh(model: MorphableModel) -> ContourMesh:
-    head = HeadSkin.of(model)
+    return ContourMesh.around(model, HeadSkin.of(model))
+
+
+def _trust(model: MorphableModel, *, has_head: bool) -> Float[Tensor, "V"]:
     trust = 1 - model.masks.eyes
     boundary = boundary_vertices(model.triangles)
     if len(boundary):
         distance = torch.cdist(model.mean, model.mean[boundary]).amin(1)
-        trust = trust * _ramp(distance, *(BOUNDARY_REACH_M if head is None else HEAD_REACH_M))
+        trust = trust * _ramp(distance, *(HEAD_REACH_M if has_head else BOUNDARY_REACH_M))
     down = -vertex_normals(model.mean[None], model.triangles)[0, :, 1]
-    trust = trust * (1 - _ramp(down, *UNDERSIDE))
-    return ContourMesh(unique_edges(model.triangles), trust, head)
+    return trust * (1 - _ramp(down, *UNDERSIDE))
 
 
 def _ramp(values: Float[Tensor, "V"], low: float, high: float) -> Float[Tensor, "V"]:
