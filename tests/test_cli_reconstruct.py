@@ -97,12 +97,24 @@ def test_faces_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in (out / "a").iterdir()) == ["face0", "face7", "face_notes", "run.json"]
 
 
+@pytest.mark.parametrize("options", [("--parts", "head"), ("--formats", "expressions"), ("--turntable", "webp")])
 def test_a_head_is_refused_before_the_first_photo_if_the_face_model_has_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo_with(tmp_path / "a.png", 1)
-    assert run("reconstruct", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--parts", "head") == 1
+    assert run("reconstruct", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), *options) == 1
     assert "only mien-face has one" in capsys.readouterr().err
+    assert FakeReconstructor.photos == []
+
+
+def test_a_video_without_pyav_is_refused_before_the_first_photo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    photo = photo_with(tmp_path / "a.png", 1)
+    assert run("reconstruct", photo, "-o", tmp_path / "out", "--turntable", "mp4") == 2
+    assert "mien[video]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     assert FakeReconstructor.photos == []
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from mien.camera import Camera
 from mien.errors import ModelMismatch
 from mien.export.head_glb import head_glb_bytes
 from mien.export.model_face import model_face
-from mien.morphable import HeadModel, MorphableModel, load_head, load_model
+from mien.morphable import FaceCoefficients, HeadModel, MorphableModel, load_head, load_model
 from mien.morphable.head import EYES
-from mien.rendering import sample_map
+from mien.rasterizer import rasterize_hard
+from mien.rendering import VISIBILITY_SLACK_M, build_surface, sample_map, sample_nearest, vertex_visibility
 from mien.result import Reconstruction
 from mien.texture.head import continued_over_head
 from mien.typing import Float, Tensor
@@ -200,3 +202,26 @@ def test_glb_of_a_head_shows_the_photos_face(model: MorphableModel, head: HeadMo
 def test_another_face_model_has_no_head() -> None:
     with pytest.raises(ModelMismatch, match="only mien-face"):
         load_head(tiny_model())
+
+
+@pytest.mark.parametrize("pitch", [-0.5, 0.5])
+@pytest.mark.parametrize("yaw", [0.0, 0.7, 1.4])
+def test_the_heads_skin_hides_nothing_of_the_visible_face(
+    model: MorphableModel, head: HeadModel, yaw: float, pitch: float
+) -> None:
+    """Ears lie beside the face, not before it: so texture and fit need not know what they hide."""
+    identity, expression, albedo = model.counts
+    face = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, distance=0.8)
+    face = replace(face, pose=replace(face.pose, rotation=torch.tensor([[pitch, yaw, 0.0]])))
+    camera = Camera.from_fov(25.0, image_size=(448, 448))
+    surface = build_surface(model, face)
+    visible = vertex_visibility(model, surface, camera)[0] > 0
+    own = face.pose.to_camera(head.own_vertices(face.identity, face.expression))
+    skin = head.part("skin")
+    triangles = skin.vertices[skin.triangles]
+    outer = triangles[(triangles >= len(model.mean)).any(1)]
+    whole = camera.to_ndc(torch.cat([surface.vertices_camera, own], dim=1))
+    depth = rasterize_hard(whole, outer, image_size=camera.image_size, near=0.1, far=3.0).depth
+    front = sample_nearest(depth, camera.project(surface.vertices_camera))[0]
+    hidden = visible & (front > 0) & (surface.vertices_camera[0, :, 2] > front + VISIBILITY_SLACK_M)
+    assert hidden.sum() < 1e-3 * visible.sum()

@@ -35,6 +35,7 @@ PUBLIC = [
     "read_photo",
     "render",
     "write_reconstruction",
+    "write_turntable",
 ]
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mien.errors import MienError as MienError
     from mien.errors import NoFaceFound as NoFaceFound
     from mien.export import write_reconstruction as write_reconstruction
+    from mien.export import write_turntable as write_turntable
     from mien.fitting import FitSettings as FitSettings
     from mien.fitting import FitTargets as FitTargets
     from mien.fitting import fit as fit
@@ -62,6 +63,7 @@ _HOMES = {
     "MienError": "mien.errors",
     "NoFaceFound": "mien.errors",
     "write_reconstruction": "mien.export",
+    "write_turntable": "mien.export",
     "FitSettings": "mien.fitting",
     "FitTargets": "mien.fitting",
     "fit": "mien.fitting",

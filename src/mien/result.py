@@ -177,8 +177,9 @@ class Reconstruction:
             path: The folder, or the `reconstruction.npz` in it. A path that ends in `.glb`, `.obj`, `.ply`, `.usdz`
                 or `.vrm` is one mesh file.
             formats: What goes into the folder, some of `glb`, `obj`, `ply`, `usd`, `vrm`, `maps`, `sheet`, `overlay`,
-                `npz` and `json`, or one text with commas. Default: `npz`, `json`, with a model `glb`, and with a photo
-                `sheet`. Files of an earlier result in other formats are removed. `load` needs `npz`.
+                `expressions`, `turntable`, `video`, `npz` and `json`, or one text with commas. Default: `npz`, `json`,
+                with a model `glb`, and with a photo `sheet`. Files of an earlier result in other formats are removed.
+                `load` needs `npz`.
             parts: What meshes show: "face", "head", or both: "face,head". `vrm` is always the head.
             model: The face's model. Default: the packaged or converted model of the face's `model_name`, which is
                 loaded at each call; `Reconstructor.model` saves that time.

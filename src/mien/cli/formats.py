@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mien.cli.options import wrong_usage
+from mien.errors import ConfigError
 from mien.io.result_files import (
     DEFAULT_FORMATS,
     FORMATS,
     MESH_ENDINGS,
+    VIDEO_FILE,
     MeshOptions,
     is_mesh_file,
     parse_formats,
@@ -94,6 +96,47 @@ def check_mesh_options(options: MeshOptions, out: Path, formats: str | None) -> 
         options.check_effect(chosen)
     if single and len(options.parts) > 1:
         raise typer.BadParameter(f"{out} is one file, but there are two parts; choose one.", param_hint="--parts")
+
+
+class Turntable(str, enum.Enum):
+    """Files of --turntable."""
+
+    WEBP = "webp"
+    MP4 = "mp4"
+
+
+TurntableOption = Annotated[
+    Turntable | None,
+    typer.Option(
+        "--turntable",
+        show_default=False,
+        help="Also write the turning head per face: turntable.webp, or turntable.mp4 (needs mien[video]).",
+    ),
+]
+_TURNTABLE_FORMATS = {Turntable.WEBP: "turntable", Turntable.MP4: "video"}
+
+
+def all_formats(formats: str | None, turntable: Turntable | None) -> tuple[str, ...]:
+    """The formats of --formats and --turntable together.
+
+    Args:
+        formats: The value of --formats.
+        turntable: The value of --turntable.
+
+    Raises:
+        typer.BadParameter: A video is wanted, and PyAV is not installed.
+    """
+    from mien.io.animation import check_animation
+
+    chosen = parse_formats(formats or DEFAULT_FORMATS)
+    if turntable is not None:
+        chosen = parse_formats([*chosen, _TURNTABLE_FORMATS[turntable]])
+    if "video" in chosen:
+        try:
+            check_animation(Path(VIDEO_FILE))
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from error
+    return chosen
 
 
 def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_options: Sequence[str]) -> bool:

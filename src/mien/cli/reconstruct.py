@@ -27,8 +27,10 @@ from mien.cli.formats import (
     FormatsOption,
     NeutralOption,
     PartsOption,
+    TurntableOption,
     Units,
     UnitsOption,
+    all_formats,
     check_mesh_options,
     one_mesh_file,
     reconstruct_to_file,
@@ -56,7 +58,7 @@ from mien.cli.options import (
 )
 from mien.cli.progress import Report, Reporter
 from mien.cli.terminal import activity, printable, sigterm_exits
-from mien.io.result_files import DEFAULT_FORMATS, FACE
+from mien.io.result_files import FACE
 from mien.scale.output_folder import OutputFolder, PhotoFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.processes import core_count, reconstruct_here, reconstruct_in_processes
@@ -92,6 +94,7 @@ def reconstruct(
     neutral: NeutralOption = False,
     units: UnitsOption = Units.M,
     embed_camera: CameraOption = False,
+    turntable: TurntableOption = None,
     model: ModelOption = "mien-face",
     device: DeviceOption = "cpu",
     detail: DetailOption = True,
@@ -142,7 +145,14 @@ def reconstruct(
     paths = list_photos(photos, manifest, place)
     if ray is not None:
         place, paths = from_any_folder(place, paths)
-    given = {"--formats": formats, "--json": json_lines, "--resume": resume, "--engine": ray, "--jobs": jobs}
+    given = {
+        "--formats": formats,
+        "--turntable": turntable,
+        "--json": json_lines,
+        "--resume": resume,
+        "--engine": ray,
+        "--jobs": jobs,
+    }
     to_file = one_mesh_file(Path(out), paths, folder_options=[option for option, value in given.items() if value])
     settings = PhotoSettings(
         model=model,
@@ -160,7 +170,7 @@ def reconstruct(
         focal_px=focal_px,
         principal_point_px=principal_point,
         max_pixels=round(max_megapixels * 1e6),
-        formats=formats or DEFAULT_FORMATS,
+        formats=all_formats(formats, turntable),
         parts=parts,
         neutral=neutral,
         units=units.value,

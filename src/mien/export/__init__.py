@@ -13,8 +13,11 @@ from mien.export.gltf import glb_bytes as glb_bytes
 from mien.export.gltf import write_glb as write_glb
 from mien.export.head_glb import head_glb_bytes as head_glb_bytes
 from mien.export.head_glb import write_head_glb as write_head_glb
+from mien.export.head_painter import HeadPainter
 from mien.export.images import FacePainter, albedo_map, overlay_image, sheet_image
 from mien.export.mesh_files import MeshFiles
+from mien.export.turntable import expression_sheet, turntable_file
+from mien.io.animation import check_animation
 from mien.io.files import write_whole, writing, writing_folder
 from mien.io.photo import Photo
 from mien.io.pixels import to_uint8
@@ -22,14 +25,18 @@ from mien.io.png import write_png
 from mien.io.result_files import (
     ALBEDO_FILE,
     DEFAULT_FORMATS,
+    EXPRESSIONS_FILE,
     FACE,
     HEAD,
     MESH_ENDINGS,
     NORMALS_FILE,
     OVERLAY_FILE,
     PHOTO_FORMATS,
+    PICTURE_FORMATS,
     SHEET_FILE,
     TEXTURE_FILE,
+    TURNTABLE_FILE,
+    VIDEO_FILE,
     MeshOptions,
     is_mesh_file,
     mesh_file,
@@ -71,8 +78,8 @@ def write_reconstruction(
             `npz` and `json` are written.
         photo: The photo that shows the face. `None` if neither `sheet` nor `overlay` is written.
         folder: The folder of this face; missing parents are made.
-        formats: What to write, some of `glb`, `obj`, `ply`, `usd`, `vrm`, `maps`, `sheet`, `overlay`, `npz` and
-            `json`, or one text with commas. `Reconstruction.load` needs `npz`.
+        formats: What to write, some of `glb`, `obj`, `ply`, `usd`, `vrm`, `maps`, `sheet`, `overlay`, `expressions`,
+            `turntable`, `video`, `npz` and `json`, or one text with commas. `Reconstruction.load` needs `npz`.
         parts: What the meshes show: `face`, `head`, or both: "face,head". `vrm` is always the head.
         neutral: Whether the meshes show the neutral face instead of the photo's expression.
         units: Unit of lengths in OBJ, PLY and USD: "m", "cm" or "mm". GLB and VRM are in metres, as glTF prescribes.
@@ -84,7 +91,7 @@ def write_reconstruction(
     Raises:
         ConfigError: A choice is unknown or has no effect on the formats, a format needs a model or photo that is not
             given, or these are not those of the reconstruction.
-        ModelMismatch: A head is asked for, and the model is not `mien-face`.
+        ModelMismatch: A head or a picture of it is asked for, and the model is not `mien-face`.
         BackendUnavailable: `usd` is among the formats, and the package usd-core is missing.
         OutputError: The folder cannot be written.
 
@@ -113,6 +120,8 @@ def write_reconstruction(
         if model is not None and normals is not None:
             if "maps" in formats:
                 _write_maps(reconstruction, model, partial, normals)
+            if PICTURE_FORMATS & set(formats):
+                _write_head_pictures(HeadPainter(reconstruction, model), model, partial, formats)
             if photo is not None:
                 _write_pictures(FacePainter(reconstruction, model, normals=normals), photo, partial, formats)
     with writing(folder):
@@ -149,7 +158,7 @@ def write_mesh(
     Raises:
         ConfigError: The ending is another, a choice is unknown or has no effect on this format, or the model is not
             that of the reconstruction.
-        ModelMismatch: A head is asked for, and the model is not `mien-face`.
+        ModelMismatch: A head or a picture of it is asked for, and the model is not `mien-face`.
         BackendUnavailable: The file is `.usdz`, and the package usd-core is missing.
         OutputError: The file cannot be written.
     """
@@ -170,6 +179,35 @@ def write_mesh(
         path.parent.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             _write_whole(path.with_name(name), content)
+
+
+def write_turntable(
+    reconstruction: Reconstruction, path: str | os.PathLike[str], *, model: MorphableModel | None = None
+) -> None:
+    """Write an endless animation of the head that turns once, lit as in a studio.
+
+    Args:
+        reconstruction: The face.
+        path: The file to write: `.webp`, an animated picture, or `.mp4`, H.264 video, which needs
+            `pip install 'mien[video]'`. Its folder is made if it is missing.
+        model: The face's model. Default: the packaged or converted model of the face's `model_name`.
+
+    Raises:
+        ConfigError: The ending is another, PyAV is not installed, or the model is not that of the reconstruction.
+        ModelMismatch: The model is not `mien-face`, the only one with a head.
+        OutputError: The file cannot be written.
+
+    Example:
+        >>> mien.write_turntable(mien.Reconstruction.load("out/photo/face0"), "anna.webp")
+    """
+    path = Path(path)
+    check_animation(path)
+    model = model or _model_of(reconstruction)
+    _check_model(reconstruction, model)
+    painter = HeadPainter(reconstruction, model)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda partial: turntable_file(painter, partial))
 
 
 def save_reconstruction(
@@ -274,6 +312,15 @@ def _write_maps(reconstruction: Reconstruction, model: MorphableModel, folder: P
     write_offset_maps(reconstruction, folder)
     write_png(to_uint8(albedo_map(reconstruction, model)), folder / ALBEDO_FILE)
     write_png(to_uint8(0.5 + 0.5 * normals.of_map), folder / NORMALS_FILE)
+
+
+def _write_head_pictures(painter: HeadPainter, model: MorphableModel, folder: Path, formats: Sequence[str]) -> None:
+    if "expressions" in formats:
+        write_png(expression_sheet(painter, model.expression_names), folder / EXPRESSIONS_FILE)
+    if "turntable" in formats:
+        turntable_file(painter, folder / TURNTABLE_FILE)
+    if "video" in formats:
+        turntable_file(painter, folder / VIDEO_FILE)
 
 
 def _write_pictures(painter: FacePainter, photo: Photo, folder: Path, formats: Sequence[str]) -> None:

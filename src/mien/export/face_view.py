@@ -55,6 +55,25 @@ class FaceView:
             The samples.
         """
         triangles = torch.from_numpy(reconstruction.triangles.astype(np.int32))
+        return cls.of_mesh(vertices_camera, triangles, torch.from_numpy(reconstruction.uv), camera=camera)
+
+    @classmethod
+    def of_mesh(
+        cls,
+        vertices_camera: Float[Tensor, "V 3"],
+        triangles: Int[Tensor, "T 3"],
+        uv: Float[Tensor, "V 2"],
+        *,
+        camera: Camera,
+    ) -> FaceView:
+        """`of` for any mesh.
+
+        Args:
+            vertices_camera: Its vertices in camera space, metres.
+            triangles: Vertex indices, int32, counter-clockwise seen from outside.
+            uv: Texture coordinates, v up.
+            camera: The camera, of the size of the picture.
+        """
         box = _box(vertices_camera, camera)
         fine = _fragments(vertices_camera, triangles, box.camera(camera))
         ids = fine.triangle_ids.flatten()
@@ -70,12 +89,12 @@ class FaceView:
             owners=covered.nonzero()[:, 0],
             corners=corners,
             barycentrics=barycentrics,
-            uv=_mixed(torch.from_numpy(reconstruction.uv), corners, barycentrics),
+            uv=_mixed(uv, corners, barycentrics),
         )
 
-    def vertex_values(self, values: Float[np.ndarray, "V C"]) -> Float[Tensor, "N C"]:
+    def vertex_values(self, values: Float[np.ndarray, "V C"] | Float[Tensor, "V C"]) -> Float[Tensor, "N C"]:
         """Interpolate values per vertex at the samples."""
-        return _mixed(torch.from_numpy(values), self.corners, self.barycentrics)
+        return _mixed(torch.as_tensor(values), self.corners, self.barycentrics)
 
     def map_values(self, values: Float[Tensor, "C S S"]) -> Float[Tensor, "N C"]:
         """Sample a UV map at the samples."""

@@ -13,6 +13,8 @@ from mien.camera import Camera, to_camera_axes
 from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet, in_rows
 from mien.export.face_normals import FaceNormals
 from mien.export.face_view import FaceView
+from mien.export.head_painter import HeadPainter, has_head
+from mien.export.srgb import encode_srgb
 from mien.export.uv_layout import texels_of
 from mien.geometry import rotvec_to_rotmat
 from mien.io.photo import Photo
@@ -31,7 +33,10 @@ _PANEL = (229, 227, 223)
 
 _CROP_MARGIN = 0.2  # space around the face, as a share of its larger side
 _TURNED_FOV_DEG = 20.0
-_TURNED_YAW_DEG = 60.0
+_HEAD_VIEWS = (("front", 0.0), ("three quarters", -40.0), ("side", -90.0))
+"""The last panels of sheet.png and their turns in degrees, for models with a head."""
+_MASK_VIEWS = (("left side", -60.0), ("front", 0.0), ("right side", 60.0))
+"""The same for the other models."""
 
 _CLAY_ALBEDO = (0.62, 0.58, 0.535)  # linear light
 # Directions to the lights in view axes (+x right, +y up, +z to the viewer), and their strengths: a key light from the
@@ -85,7 +90,7 @@ class FacePainter:
     def __init__(
         self, reconstruction: Reconstruction, model: MorphableModel, *, normals: FaceNormals | None = None
     ) -> None:
-        self.reconstruction = reconstruction
+        self.reconstruction, self.model = reconstruction, model
         self._normals = normals or FaceNormals(reconstruction, model)
 
     @functools.cached_property
@@ -124,7 +129,7 @@ class FacePainter:
             halfway = F.normalize(towards + torch.tensor([0.0, 0.0, 1.0]), dim=0)
             gloss = gloss + strength * ((normals @ halfway).clamp(min=0)[..., None] ** _CLAY_GLOSS_POWER)
         linear = light * torch.tensor(_CLAY_ALBEDO) + _CLAY_GLOSS * gloss
-        return _encode_srgb(linear)
+        return encode_srgb(linear)
 
     def textured(self, view: FaceView) -> Float[Tensor, "N 3"]:
         """The texture, unlit: it contains the lighting of the photo."""
@@ -155,7 +160,9 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
 
 
 def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
-    """Eight labelled panels: photo, overlay, geometry and albedo; shaded, and the textured face from three sides.
+    """Eight labelled panels: photo, overlay, geometry and albedo; shaded, and the head from three sides.
+
+    Models without a head show the textured face instead.
 
     Args:
         reconstruction: The face.
@@ -184,9 +191,13 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         ("albedo", view.over(painter.albedo(view), plain)),
         ("shaded", view.over(shaded, plain)),
     ]
-    for label, yaw in (("left side", -_TURNED_YAW_DEG), ("front", 0.0), ("right side", _TURNED_YAW_DEG)):
-        turned = _turned_view(reconstruction, yaw)
-        panels.append((label, turned.over(painter.textured(turned), plain)))
+    if has_head(painter.model):
+        head = HeadPainter(reconstruction, painter.model)
+        panels += [(label, head.picture(yaw_deg=yaw, side_px=PANEL_SIDE)) for label, yaw in _HEAD_VIEWS]
+    else:
+        for label, yaw in _MASK_VIEWS:
+            turned = _turned_view(reconstruction, yaw)
+            panels.append((label, turned.over(painter.textured(turned), plain)))
     gap, label_height = 16, 26
     style = LabelStyle(label_height, font_size=16, offset=(PANEL_SIDE // 2, label_height // 2 + 2), centred=True)
     labels = [label for label, _ in panels]
@@ -199,12 +210,6 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
 
 def _by_channel(values: Float[np.ndarray, "S S C"]) -> Float[Tensor, "C S S"]:
     return torch.from_numpy(values).permute(2, 0, 1).contiguous()
-
-
-def _encode_srgb(linear: Float[Tensor, "*s 3"]) -> Float[Tensor, "*s 3"]:
-    """IEC 61966-2-1, clamped."""
-    linear = linear.clamp(0, 1)
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
 
 
 def _camera(reconstruction: Reconstruction) -> Camera:

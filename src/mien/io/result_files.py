@@ -14,6 +14,7 @@ ARRAYS_FILE, COEFFICIENTS_FILE = "reconstruction.npz", "coefficients.json"
 TEXTURE_FILE, TEXTURE_OFFSET_FILE, DISPLACEMENT_FILE = "texture.png", "texture_offset.png", "displacement.png"
 GLB_FILE, OBJ_FILE = "face.glb", "face.obj"
 HEAD_TEXTURE_FILE = "head_texture.png"
+EXPRESSIONS_FILE, TURNTABLE_FILE, VIDEO_FILE = "expressions.png", "turntable.webp", "turntable.mp4"
 ALBEDO_FILE, NORMALS_FILE, OVERLAY_FILE, SHEET_FILE = "albedo.png", "normals.png", "overlay.png", "sheet.png"
 VERTEX_ALBEDO_FILE = "vertex_albedo.npy"
 """Part of the results of mien 0.1 only; today reconstruction.npz holds it."""
@@ -29,12 +30,17 @@ _OTHER_FILES = {
     "maps": (TEXTURE_FILE, ALBEDO_FILE, NORMALS_FILE, DISPLACEMENT_FILE, TEXTURE_OFFSET_FILE),
     "sheet": (SHEET_FILE,),
     "overlay": (OVERLAY_FILE,),
+    "expressions": (EXPRESSIONS_FILE,),
+    "turntable": (TURNTABLE_FILE,),
+    "video": (VIDEO_FILE,),
     "npz": (ARRAYS_FILE, COEFFICIENTS_FILE),
     "json": (COEFFICIENTS_FILE,),
 }
 FORMATS = (*_ENDINGS, *_OTHER_FILES)
 """The names that users choose formats by."""
 DEFAULT_FORMATS = ("glb", "sheet", "npz", "json")
+PICTURE_FORMATS = frozenset({"expressions", "turntable", "video"})
+"""Pictures of the whole head."""
 PHOTO_FORMATS = frozenset({"sheet", "overlay"})
 """Formats that show the photo."""
 
@@ -165,7 +171,8 @@ def needs_model(format_name: str, options: MeshOptions) -> bool:
 
 def needs_head(formats: Iterable[str], parts: Iterable[str]) -> bool:
     """Whether one of the files shows the head."""
-    return "vrm" in formats or (HEAD in parts and bool(set(_ENDINGS) & set(formats)))
+    always = {"vrm"} | PICTURE_FORMATS
+    return bool(always & set(formats)) or (HEAD in parts and bool(set(_ENDINGS) & set(formats)))
 
 
 def mesh_file(format_name: str, part: str) -> str:
