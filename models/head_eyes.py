@@ -1,8 +1,4 @@
-"""What a head has besides skin: eyeballs, teeth with gums, tongue and mouth cavity.
-
-Tongue and cavity are MakeHuman's. Its eyeballs are larger than its lids allow and its teeth are two bands; both only
-guide shapes that are made here.
-"""
+"""Eyeballs behind the lids of the face, in place of its eye caps."""
 
 from __future__ import annotations
 
@@ -10,13 +6,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from face_region import FaceRegion, mouth_bag_quads
-from makehuman import BaseMesh
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import cdist
-from surface import adjacency, boundary_loops, catmull_clark, similarity, split_quads
+from surface import similarity
 
 CORNEA_RADIUS_MM, CORNEA_HEIGHT_MM = 5.9, 0.6
 """The cornea's edge (W. Bron et al., Wolff's anatomy of the eye: 11.7 mm across) and its height over the ball, a
@@ -25,59 +15,6 @@ CLEARANCE_MM = 0.35
 """Space between the eyeball and the face's eye caps, on which the lids of some people lie."""
 EYE_RINGS, EYE_SECTORS = 20, 32
 GAZE = re.compile(r"eyeLook\w+(Left|Right)")
-
-
-@dataclass(frozen=True)
-class MouthCavity:
-    """The inside of the mouth, behind the two rings that belong to the face."""
-
-    operator: csr_matrix
-    """(N, 19158): its own vertices."""
-    triangles: np.ndarray
-    """Over the face's vertices, then its own."""
-    wall: np.ndarray
-    """(T,) triangles of the face that it replaces: the wall that closes the face's mouth."""
-
-
-def build_mouth_cavity(base: BaseMesh, points: np.ndarray, face: FaceRegion) -> MouthCavity:
-    """Subdivide MakeHuman's mouth cavity and join it to the face.
-
-    Args:
-        base: MakeHuman's mesh.
-        points: (19158, 3) average adult.
-        face: The face.
-    """
-    quads = mouth_bag_quads(base, points)
-    inside = np.unique(quads)
-    compact = np.full(len(points), -1)
-    compact[inside] = np.arange(len(inside))
-    matrix, fine = catmull_clark(compact[quads], len(inside))
-    columns = csr_matrix((np.ones(len(inside)), (np.arange(len(inside)), inside)), (len(inside), len(points)))
-    operator = (matrix @ columns).tocsr()
-    triangles = split_quads(fine)
-    loop = np.array(boundary_loops(triangles)[0])
-    bag = np.flatnonzero(face.bag_edge)
-    if len(bag) != len(loop):
-        raise ValueError(f"the mouth bag's edge has {len(bag)} vertices in the face and {len(loop)} in the cavity")
-    row, column = linear_sum_assignment(cdist((operator @ points)[loop], (face.operator @ points)[bag]))
-    edge = bag[column]
-    own = np.ones(operator.shape[0], bool)
-    own[loop[row]] = False
-    joint = np.empty(len(own), int)
-    joint[own] = face.operator.shape[0] + np.arange(own.sum())
-    joint[loop[row]] = edge
-    return MouthCavity(operator[own], joint[triangles], _behind(face))
-
-
-def _behind(face: FaceRegion) -> np.ndarray:
-    """Triangles of the face's mouth that its bag's edge encloses, on the side without lips."""
-    inside = np.flatnonzero(face.mouth_bag & ~face.bag_edge)
-    neighbours = adjacency(face.triangles, len(face.mouth_bag))
-    _, piece = connected_components(neighbours[inside][:, inside])
-    at_skin = neighbours[inside] @ ~(face.mouth_bag | face.bag_edge) > 0
-    wall = np.zeros(len(face.mouth_bag), bool)
-    wall[inside] = ~np.isin(piece, piece[at_skin])
-    return wall[face.triangles].any(1)
 
 
 @dataclass(frozen=True)
@@ -149,12 +86,3 @@ class EyeFollower:
         _, rotation, _ = similarity(self._cap, self._cap + offsets, with_scale=False)
         relative = self.vertices - self.centre
         return relative @ rotation.T - relative
-
-
-def follow_affinely(points: np.ndarray, offsets: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-    """Changes (K, N, 3) of vertices under the affine maps that fit changes (K, P, 3) of points best."""
-    middle = points.mean(0)
-    equations = np.concatenate([np.ones((len(points), 1)), points - middle], 1)
-    maps = np.linalg.lstsq(equations, np.moveaxis(offsets, 0, 1).reshape(len(points), -1), rcond=None)[0]
-    places = np.concatenate([np.ones((len(vertices), 1)), vertices - middle], 1)
-    return np.moveaxis((places @ maps).reshape(len(vertices), len(offsets), 3), 0, 1)
