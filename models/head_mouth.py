@@ -22,10 +22,15 @@ from surface import adjacency, boundary_loops, catmull_clark, split_quads
 
 MOUTH_NEIGHBOURS, MOUTH_WIDTH_MM, MOUTH_REACH_MM = 8, 6.0, 15.0
 """Vertices of the mouth bag's edge that a vertex of the cavity follows, their weight, and how far into the mouth."""
+TONGUE_OUT_MM, TONGUE_RISE_MM, TONGUE_DROOP_MM = 42.0, 5.0, 9.0
+"""How far the tip comes forward, how high the tongue rises over the lower teeth, and how far its tip falls again."""
+ROLL_BACK_MM = 2.0
+"""How far the upper teeth draw back where the upper lip rolls in around them."""
 MIDDLE_MM = 0.1
 """A vertex nearer to the middle plane lies on it."""
-TONGUE_SIZE, TONGUE_DOWN_MM = np.array([0.72, 0.8, 0.93]), 3.5
-"""Size of the tongue relative to MakeHuman's, which is as wide as the teeth, and how much lower it rests."""
+TONGUE_SIZE, TONGUE_DOWN_MM, TONGUE_TIP_UP_MM = np.array([0.72, 0.8, 0.90]), 5.0, 2.5
+"""Size of the tongue relative to MakeHuman's, which is as wide as the teeth, how much lower it rests, and how much higher
+its tip, which has to pass over the lower teeth."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,21 @@ class LipFollower:
 def shape_tongue(tongue: np.ndarray) -> np.ndarray:
     """MakeHuman's tongue (N, 3), narrow and low enough to rest within the lower teeth."""
     root = np.array([0.0, tongue[:, 1].max(), tongue[:, 2].min()])
-    return root + (tongue - root) * TONGUE_SIZE + [0.0, -TONGUE_DOWN_MM, 0.0]
+    along = (tongue[:, 2] - root[2]) / np.ptp(tongue[:, 2])
+    shaped = root + (tongue - root) * TONGUE_SIZE
+    shaped[:, 1] += TONGUE_TIP_UP_MM * along**3 - TONGUE_DOWN_MM
+    return shaped
+
+
+def tongue_out(tongue: np.ndarray) -> np.ndarray:
+    """Change (N, 3) of a tongue at rest that takes it over the lower teeth and lip of an open mouth."""
+    z = tongue[:, 2]
+    along = (z - z.min()) / np.ptp(z)
+    rise = np.clip((along - 0.25) / 0.45, 0, 1)
+    moved = np.zeros_like(tongue)
+    moved[:, 1] = TONGUE_RISE_MM * rise**2 * (3 - 2 * rise) - TONGUE_DROOP_MM * along**8
+    moved[:, 2] = TONGUE_OUT_MM * along**1.5
+    return moved
 
 
 def follow_affinely(points: np.ndarray, offsets: np.ndarray, vertices: np.ndarray) -> np.ndarray:
@@ -181,7 +200,7 @@ def mouth_pieces(
 
     piece = on_jaw(shape_tongue(tongue.mean), tongue_triangles, np.full(len(tongue_triangles), "tongue"), moves=True)
     out = ARKIT_NAMES.index("tongueOut")
-    piece.expression[out] += tongue.actions[out] * TONGUE_SIZE
+    piece.expression[out] += tongue_out(piece.mean)
     pieces.append(piece)
     contact = mean[face.lip_contact]
     meet = contact[np.abs(contact[:, 0]) < MIDDLE_MM].mean(0)
@@ -189,6 +208,8 @@ def mouth_pieces(
         row = teeth_row(meet, upper=upper)
         names = np.where(row.is_gum[row.triangles].all(1), "gums", "teeth")
         pieces.append(on_jaw(row.vertices, row.triangles, names, moves=not upper))
+        if upper:
+            pieces[-1].expression[ARKIT_NAMES.index("mouthRollUpper"), :, 2] -= ROLL_BACK_MM
     return pieces
 
 

@@ -22,6 +22,7 @@ SPACING = 1.02
 """Length of the arch relative to the widths of the crowns along it."""
 ARCH_HALF_WIDTH_MM = {"upper": 25.0, "lower": 23.5}
 """Of the curve through the middles of the crowns, at the last molars."""
+ARCH_POWER = 2.4
 FRONT_MM = -11.4
 """Middle of the upper central incisors in front of the line where the lips meet: a lip's thickness behind it, so that
 neither crown nor gum touches the upper lip."""
@@ -31,7 +32,7 @@ DISPLAY_MM = 1.5
 OVERJET_MM, FREEWAY_MM = 2.2, 0.8
 """How far the upper incisors stand before the lower ones (W. Proffit, Contemporary Orthodontics), and how far their
 edges are apart while the jaw rests."""
-GUM_LINE, GUM_THICKNESS_MM, GUM_HEIGHT_MM = 0.16, 1.2, 9.0
+GUM_LINE, GUM_THICKNESS_MM, GUM_HEIGHT_MM = 0.16, 0.8, 9.0
 """Height of the gum's edge over a crown's base as a share of the crown, and the gum's size."""
 GUM_SECTIONS = 65
 
@@ -60,7 +61,7 @@ def teeth_row(lips_meet: np.ndarray, *, upper: bool) -> TeethRow:
     down = -1.0 if upper else 1.0
     length = arch_length(half_width, widths.sum() * SPACING)
     turn = np.linspace(-np.pi / 2, np.pi / 2, 2001)
-    curve = np.stack([half_width * np.sin(turn), np.zeros_like(turn), front - length * (1 - np.cos(turn))], 1)
+    curve = np.insert(arch_curve(half_width, length, turn) + [0, front - length], 1, 0, axis=1)
     steps = np.concatenate([[0], np.linalg.norm(np.diff(curve, axis=0), axis=1).cumsum()])
     steps -= steps[-1] / 2
     middles = np.cumsum(widths) - widths / 2
@@ -86,14 +87,22 @@ def teeth_row(lips_meet: np.ndarray, *, upper: bool) -> TeethRow:
     return TeethRow(np.concatenate([*pieces, gum]), np.concatenate([*faces, gum_faces + count]), is_gum)
 
 
+def arch_curve(half_width: float, length: float, turn: np.ndarray) -> np.ndarray:
+    """Points (N, 2), x and z, of half a superellipse, which is flatter in front than an ellipse."""
+    across, ahead = np.sin(turn), np.maximum(np.cos(turn), 0)
+    power = 2 / ARCH_POWER
+    return np.stack([half_width * np.sign(across) * np.abs(across) ** power, length * ahead**power], 1)
+
+
 def arch_length(half_width: float, half_perimeter: float) -> float:
-    """Depth of the half-ellipse with a half-width and half of its perimeter, millimetres."""
+    """Depth of the arch with a half-width and half of its perimeter, millimetres."""
     turn = np.linspace(0, np.pi / 2, 2001)
 
-    def perimeter(length: float) -> float:
-        return float(np.hypot(np.diff(half_width * np.sin(turn)), np.diff(length * np.cos(turn))).sum())
+    def missing(length: float) -> float:
+        steps = np.diff(arch_curve(half_width, length, turn), axis=0)
+        return float(np.linalg.norm(steps, axis=1).sum()) - half_perimeter
 
-    return float(brentq(lambda length: perimeter(length) - half_perimeter, 1.0, 200.0))
+    return float(brentq(missing, 1.0, 200.0))
 
 
 def crown(width: float, height: float, depth: float, *, chisel: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +122,7 @@ def crown(width: float, height: float, depth: float, *, chisel: bool) -> tuple[n
     rings = []
     for s in share:
         rounding = np.sqrt(np.clip(1 - ((s - 0.86) / 0.14) ** 2, 0, 1)) if s > 0.86 else 1.0
-        breadth = width / 2 * (0.80 + 0.20 * np.sin(min(s / 0.75, 1) * np.pi / 2)) * (0.55 + 0.45 * rounding)
+        breadth = width / 2 * (0.84 + 0.18 * np.sin(min(s / 0.6, 1) * np.pi / 2)) * (0.55 + 0.45 * rounding)
         thick = depth / 2 * ((1 - 0.72 * s**1.4) if chisel else (1 - 0.12 * s)) * (0.35 + 0.65 * rounding)
         lean = 0.0 if not chisel else depth / 2 * 0.45 * s  # the outer face stays upright, the inner one slopes
         rings.append(np.stack([breadth * across, np.full(SECTORS, s * height), thick * outward + lean], 1))
