@@ -19,7 +19,7 @@ import torch
 from build_face_model import ASSET, ROOT
 from expressions import ARKIT_NAMES
 from face_region import FaceRegion, build_region, from_eyes
-from head_eyes import GAZE, EyeFollower
+from head_eyes import EyeFollower
 from head_mouth import MouthCavity, MouthRows, build_mouth_cavity, mouth_mask, mouth_pieces
 from head_region import HeadRegion, build_head_region
 from head_shape import (
@@ -189,9 +189,11 @@ def eye_piece(face: FaceRegion, model: dict[str, np.ndarray], side: str) -> tupl
     eye = EyeFollower(mean[cap], mean[lids])
     moved = []
     for name, offsets in zip(ARKIT_NAMES, expression, strict=True):
-        look = GAZE.fullmatch(name)
-        turned = eye.turn(offsets[cap]) if look and look[1].lower() == side else 0 * eye.vertices
-        moved.append(turned + eye.give_way(offsets[lids], turned))
+        turned = np.zeros_like(eye.vertices)
+        if name.startswith("eyeLook") and name.endswith(side.capitalize()):
+            turned = eye.turn(offsets[cap])
+        of_eye = name.startswith("eye") and name.endswith(side.capitalize())
+        moved.append(turned + eye.give_way(offsets[lids], turned) if of_eye else turned)
     triangles = eye.ball.triangles + len(mean)
     parts = np.full(len(triangles), f"eye_{side}")
     on_cap = face.triangles[cap[face.triangles].all(1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,6 @@ DENT_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 DENT_CLEARANCE_MM = 0.15
 TOUCHING_MM = 1.5
 """A lid's points at most this far from the ball lie on it."""
-GAZE = re.compile(r"eyeLook\w+(Left|Right)")
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ from surface import adjacency, boundary_loops, catmull_clark, split_quads
 
 MOUTH_NEIGHBOURS, MOUTH_WIDTH_MM, MOUTH_REACH_MM = 8, 6.0, 15.0
 """Vertices of the mouth bag's edge that a vertex of the cavity follows, their weight, and how far into the mouth."""
-TONGUE_OUT_MM, TONGUE_RISE_MM, TONGUE_DROOP_MM = 42.0, 5.0, 9.0
+TONGUE_OUT_MM, TONGUE_RISE_MM, TONGUE_DROOP_MM = 42.0, 6.5, 10.0
 """How far the tip comes forward, how high the tongue rises over the lower teeth, and how far its tip falls again."""
 ROLL_BACK_MM = 2.0
 """How far the upper teeth draw back where the upper lip rolls in around them."""
 MIDDLE_MM = 0.1
 """A vertex nearer to the middle plane lies on it."""
 TONGUE_SIZE, TONGUE_DOWN_MM, TONGUE_TIP_UP_MM = np.array([0.72, 0.8, 0.90]), 5.0, 2.5
-"""Size of the tongue relative to MakeHuman's, which is as wide as the teeth, how much lower it rests, and how much higher
-its tip, which has to pass over the lower teeth."""
+"""Size of the tongue relative to MakeHuman's, which is as wide as the teeth, how much lower it rests, and how much
+higher its tip, which has to pass over the lower teeth."""
 
 
 @dataclass(frozen=True)

