@@ -12,8 +12,9 @@ from mien.morphable import HeadModel, MorphableModel
 from mien.morphable.head import EYES
 from mien.typing import Float, Int, Tensor
 
-NEAR_MM = 6.0
-"""A point farther from a surface than this is not in it: the sides of a thin lip are never as far apart."""
+NEAR_MM = 3.0
+"""Points farther from a surface than this are not tried: beyond a sharp edge, as of a lip rolled in, the side on which
+such a point lies is not certain. What enters deeper has points nearer to the surface, too."""
 MOST_POINTS = 400
 """Tried of each part, evenly, for speed: about one in two millimetres."""
 LID_MM = 24.0
@@ -113,5 +114,5 @@ def random_expression(names: tuple[str, ...], generator: torch.Generator) -> Flo
         values[f"eyeLookUp{side}"], values[f"eyeLookDown{side}"] = max(up, 0.0) ** 2, max(-up, 0.0) ** 2
     if values["tongueOut"]:
         values |= {name: 0.0 for name in names if name.startswith(("mouth", "jaw"))}
-        values["jawOpen"] = 0.3 + 0.4 * values["tongueOut"]
+        values["jawOpen"] = 0.4 + 0.4 * values["tongueOut"]
     return torch.tensor([values[name] for name in names])
