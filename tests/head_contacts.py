@@ -12,9 +12,8 @@ from mien.morphable import HeadModel, MorphableModel
 from mien.morphable.head import EYES
 from mien.typing import Float, Int, Tensor
 
-NEAR_MM = 3.0
-"""Points farther from a surface than this are not tried: beyond a sharp edge, as of a lip rolled in, the side on which
-such a point lies is not certain. What enters deeper has points nearer to the surface, too."""
+NEAR_MM = 6.0
+"""A point farther from a surface than this is not in it: the sides of a thin lip are never as far apart."""
 MOST_POINTS = 400
 """Tried of each part, evenly, for speed: about one in two millimetres."""
 LID_MM = 24.0
@@ -32,17 +31,26 @@ class Contact:
     vertices: Int[Tensor, "N"]
     around: Int[Tensor, "N D"]
     border: Tensor
+    flesh: Int[Tensor, "F 3"] | None
+    """Triangles of the shape around the flesh that the surface belongs to. A lip rolled in folds over, and there the
+    normal of the closest point does not tell the side; the number of surfaces in front of a point does."""
 
     @classmethod
-    def of(cls, name: str, points: Int[Tensor, "P"], triangles: Int[Tensor, "T 3"]) -> Contact:
+    def of(
+        cls, name: str, points: Int[Tensor, "P"], triangles: Int[Tensor, "T 3"], flesh: Int[Tensor, "F 3"] | None = None
+    ) -> Contact:
         vertices, local = torch.unique(triangles, return_inverse=True)
         edges = torch.cat([local[:, [0, 1]], local[:, [1, 2]], local[:, [2, 0]]]).sort(1).values
         unique, count = torch.unique(edges, dim=0, return_counts=True)
         border = torch.zeros(len(vertices), dtype=torch.bool)
         border[unique[count == 1]] = True
-        return cls(name, points, local, vertices, triangles_around(local, len(vertices)), border)
+        return cls(name, points, local, vertices, triangles_around(local, len(vertices)), border, flesh)
 
-    def depth(self, shape: Float[Tensor, "W 3"]) -> Float[Tensor, "P"]:
+    def deepest(self, shape: Float[Tensor, "W 3"]) -> float:
+        """Depth of the deepest point, millimetres."""
+        return float(self.depths(shape).max())
+
+    def depths(self, shape: Float[Tensor, "W 3"]) -> Float[Tensor, "P"]:
         """How far each point lies behind the surface; 0 before it. In the unit of the shape, millimetres."""
         surface, points = shape[self.vertices], shape[self.points]
         normals = vertex_normals(surface[None], self.triangles)[0]
@@ -56,8 +64,26 @@ class Contact:
         corner, weight = corners[row, winner], weights[row, winner]
         outward = (weight[..., None] * normals[corner]).sum(1)
         behind = -((points - found[row, winner]) * outward).sum(1)
-        counts = (best < NEAR_MM) & ~self.border[corner].any(1)
-        return torch.where(counts, behind.clamp(min=0), 0.0)
+        counts = (best < NEAR_MM) & ~self.border[corner].any(1) & (behind > 0)
+        if self.flesh is not None and counts.any():
+            counts[counts.clone()] = crossings(points[counts], shape[self.flesh]) % 2 == 1
+        return torch.where(counts, behind, 0.0)
+
+
+def crossings(points: Float[Tensor, "P 3"], triangles: Float[Tensor, "T 3 3"]) -> Int[Tensor, "P"]:
+    """How many triangles lie before each point, along +z."""
+    low, high = points[:, :2].amin(0), points[:, :2].amax(0)
+    around = (triangles[..., :2].amin(1) <= high).all(1) & (triangles[..., :2].amax(1) >= low).all(1)
+    a, b, c = triangles[around].double().unbind(1)
+    at = points[:, None].double()
+
+    def area(p: Tensor, q: Tensor, r: Tensor) -> Tensor:
+        return (q - p)[..., 0] * (r - p)[..., 1] - (q - p)[..., 1] * (r - p)[..., 0]
+
+    whole = area(a, b, c)
+    weights = torch.stack([area(at, b, c), area(at, c, a), area(at, a, b)], -1) / whole[:, None]
+    height = (weights * torch.stack([a, b, c], 1)[..., 2]).sum(-1)
+    return ((weights > 0).all(-1) & (height > at[..., 2])).sum(1)
 
 
 def contacts_of(model: MorphableModel, head: HeadModel) -> list[Contact]:
@@ -80,7 +106,8 @@ def contacts_of(model: MorphableModel, head: HeadModel) -> list[Contact]:
     is_upper = torch.zeros(len(mean), dtype=torch.bool)
     is_upper[upper_teeth] = True
     crowns = joint["teeth"][is_upper[joint["teeth"]].all(1)]
-    found += [Contact.of(f"{name} in lips", vertices[name], lips) for name in ("teeth", "gums", "tongue")]
+    flesh = torch.cat([joint["skin"], joint["mouth"]])
+    found += [Contact.of(f"{name} in lips", vertices[name], lips, flesh) for name in ("teeth", "gums", "tongue")]
     found += [Contact.of(f"tongue in {name}", vertices["tongue"], joint[name]) for name in ("teeth", "gums")]
     found.append(Contact.of("lower in upper teeth", lower_teeth, crowns))
     return [replace(contact, points=contact.points[:: max(1, len(contact.points) // MOST_POINTS)]) for contact in found]

@@ -136,7 +136,7 @@ DEEPEST_AT_REST_MM = 0.2
 
 
 def deepest(contacts: list[Contact], shape: Float[Tensor, "W 3"]) -> dict[str, float]:
-    return {contact.name: float(contact.depth(shape).max()) for contact in contacts}
+    return {contact.name: contact.deepest(shape) for contact in contacts}
 
 
 def test_parts_of_random_people_do_not_enter_each_other(
