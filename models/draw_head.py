@@ -1,4 +1,4 @@
-"""Draw the picture of docs/head.md and print the head's dimensions.
+"""Draw the picture of docs/head.md.
 
     python models/draw_head.py
 
@@ -16,15 +16,15 @@ from mien.morphable import HeadModel, MorphableModel, load_head, load_model
 
 MM_PER_M = 1000
 COLOURS = {
-    "skin": (0.83, 0.70, 0.62), "mouth": (0.35, 0.10, 0.10), "tongue": (0.75, 0.36, 0.36), "teeth": (0.93, 0.91, 0.85),
+    "mouth": (0.35, 0.10, 0.10), "tongue": (0.75, 0.36, 0.36), "teeth": (0.93, 0.91, 0.85),
     "gums": (0.74, 0.40, 0.40), "eye_left": (0.93, 0.93, 0.93), "eye_right": (0.93, 0.93, 0.93),
 }  # fmt: skip
 IRIS_MM, PUPIL_MM = 5.9, 2.0
 WHOLE = [View(yaw, scale=1.15, width=330, height=400, centre=(0, -24, -40)) for yaw in (0, 45, 90, 180)]
-MOUTH = View(20, scale=3.2, width=330, height=400, centre=(0, -25, 20))
+MOUTH = View(20, scale=3.0, width=330, height=400, centre=(0, -35, 20))
 ACTIONS = (
-    {"jawOpen": 0.8}, {"mouthSmileLeft": 0.8, "mouthSmileRight": 0.8, "jawOpen": 0.2},
-    {"tongueOut": 1.0, "jawOpen": 0.6}, {"eyeLookInLeft": 1.0, "eyeLookOutRight": 1.0},
+    {"jawOpen": 0.1}, {"mouthSmileLeft": 0.8, "mouthSmileRight": 0.8, "jawOpen": 0.15},
+    {"tongueOut": 1.0, "jawOpen": 0.6}, {"eyeLookInLeft": 1.0, "eyeLookOutRight": 1.0, "jawOpen": 0.9},
 )  # fmt: skip
 
 
@@ -37,11 +37,16 @@ def shape_of(model: MorphableModel, head: HeadModel, identity: torch.Tensor, **a
     return torch.cat(parts, dim=1)[0].double().numpy() * MM_PER_M
 
 
-def colours_of(head: HeadModel, mean: np.ndarray, face_count: int) -> np.ndarray:
-    """One colour per part, and irises."""
+def colours_of(model: MorphableModel, head: HeadModel, mean: np.ndarray) -> np.ndarray:
+    """The mean albedo of the face, continued over the outer skin; one colour for each other part, and irises."""
     colours = np.ones((len(mean), 3))
-    for part in head.parts:
+    for part in head.parts[1:]:
         colours[part.vertices.numpy()] = COLOURS[part.name]
+    albedo = model.albedo_mean.numpy()
+    face_count, seam = len(albedo), albedo[head.seam.numpy()]
+    colours[:face_count] = albedo
+    outer = head.seam_shares.numpy() @ (seam - seam.mean(0)) + seam.mean(0)
+    colours[face_count : face_count + len(outer)] = outer
     for name, centre in zip(("eye_left", "eye_right"), head.eye_centres, strict=True):
         rows = head.part(name).vertices.numpy()
         offsets = mean[rows] - mean[face_count + centre]
@@ -58,20 +63,11 @@ def main() -> None:
     triangles = torch.cat([part.vertices[part.triangles] for part in head.parts]).numpy()
     people = torch.cat([torch.zeros(1, count), torch.randn(2, count, generator=torch.Generator().manual_seed(2))])
     shapes = [shape_of(model, head, person[None]) for person in people]
-    colours = colours_of(head, shapes[0], len(model.mean))
+    colours = colours_of(model, head, shapes[0])
     pictures = [render(shape, triangles, view, colours=colours) for shape in shapes for view in WHOLE]
     moved = [shape_of(model, head, people[:1], **actions) for actions in ACTIONS]
     pictures += [render(shape, triangles, MOUTH, colours=colours) for shape in moved]
     save(grid(pictures, len(WHOLE)), IMAGES / "heads.png")
-    skull = shapes[0][head.part("skin").vertices.unique().numpy()]
-    skull = skull[skull[:, 1] > 40]
-    print(f"mean head: length {np.ptp(skull[:, 2]):.1f} mm, breadth {np.ptp(skull[:, 0]):.1f} mm")
-    lengths = []
-    for seed in range(100):
-        person = torch.randn(1, count, generator=torch.Generator().manual_seed(seed))
-        own = shape_of(model, head, person)[head.part("skin").vertices.unique().numpy()]
-        lengths.append(np.ptp(own[own[:, 1] > 40, 2]))
-    print(f"100 random people: length {np.mean(lengths):.1f} ± {np.std(lengths):.1f} mm")
 
 
 if __name__ == "__main__":

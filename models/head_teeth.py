@@ -1,10 +1,11 @@
-"""Two rows of teeth in their gums, shaped after tables of dental anatomy along MakeHuman's bands of teeth."""
+"""Two rows of teeth in their gums, shaped after tables of dental anatomy and placed behind the lips."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 
 TABLE = {
     # widths, heights and depths of the crowns from the middle backwards, millimetres
@@ -17,11 +18,21 @@ TABLE = {
 INCISORS, CANINE = 2, 2
 """Number of incisors on a side, and index of the canine."""
 SECTORS, RINGS = 12, 8
-ARCH_WIDTH, ARCH_INSET_MM = 0.80, 4.0
-"""Half-width of the arch of crowns as a share of the band's, and its distance behind the band's front."""
-OVERBITE_MM, OVERJET_MM = 1.5, 2.2
-"""How far the upper incisors cover the lower ones, and stand before them (W. Proffit, Contemporary Orthodontics)."""
-GUM_LINE, GUM_THICKNESS_MM, GUM_HEIGHT_MM = 0.16, 1.2, 9.0
+SPACING = 1.02
+"""Length of the arch relative to the widths of the crowns along it."""
+ARCH_HALF_WIDTH_MM = {"upper": 25.0, "lower": 23.5}
+"""Of the curve through the middles of the crowns, at the last molars."""
+ARCH_POWER = 2.4
+FRONT_MM = -11.4
+"""Middle of the upper central incisors in front of the line where the lips meet: a lip's thickness behind it, so that
+neither crown nor gum touches the upper lip."""
+DISPLAY_MM = 1.5
+"""How far the edges of the upper incisors stand below that line; parted lips at rest show as much (Vig and Brundo 1978:
+1.9 mm of men, 3.4 mm of women)."""
+OVERJET_MM, FREEWAY_MM = 2.2, 0.8
+"""How far the upper incisors stand before the lower ones (W. Proffit, Contemporary Orthodontics), and how far their
+edges are apart while the jaw rests."""
+GUM_LINE, GUM_THICKNESS_MM, GUM_HEIGHT_MM = 0.16, 0.8, 9.0
 """Height of the gum's edge over a crown's base as a share of the crown, and the gum's size."""
 GUM_SECTIONS = 65
 
@@ -36,26 +47,24 @@ class TeethRow:
     """(N,) bool: vertices of the gum, after those of the teeth."""
 
 
-def teeth_row(band: np.ndarray, *, upper: bool) -> TeethRow:
+def teeth_row(lips_meet: np.ndarray, *, upper: bool) -> TeethRow:
     """Crowns along an arch, and the gum around their bases.
 
     Args:
-        band: (B, 3) MakeHuman's band of teeth in the mean head, millimetres.
+        lips_meet: (3,) the middle of the line where the lips of the mean face meet, millimetres.
         upper: Whether they are the upper teeth; the lower ones stand on the mirrored side.
     """
     widths, heights, depths = (np.array(row) for row in TABLE["upper" if upper else "lower"])
-    low, high = band.min(0), band.max(0)
-    half_width = ARCH_WIDTH * (high[0] - low[0]) / 2
-    front = high[2] - ARCH_INSET_MM - (0 if upper else OVERJET_MM)
-    length = front - low[2]
-    edge = low[1] if upper else high[1]
+    half_width = ARCH_HALF_WIDTH_MM["upper" if upper else "lower"]
+    front = lips_meet[2] + FRONT_MM - (0 if upper else OVERJET_MM)
+    edge = lips_meet[1] - DISPLAY_MM - (0 if upper else FREEWAY_MM)
     down = -1.0 if upper else 1.0
+    length = arch_length(half_width, widths.sum() * SPACING)
     turn = np.linspace(-np.pi / 2, np.pi / 2, 2001)
-    curve = np.stack([half_width * np.sin(turn), np.zeros_like(turn), front - length * (1 - np.cos(turn))], 1)
-    steps = np.concatenate([[0], np.linalg.norm(np.diff(curve, axis=0), axis=1).cumsum()]) - 0.0
+    arch = arch_curve(half_width, length, turn)
+    curve = np.stack([arch[:, 0], np.zeros(len(arch)), front - length + arch[:, 1]], 1)
+    steps = np.concatenate([[0], np.linalg.norm(np.diff(curve, axis=0), axis=1).cumsum()])
     steps -= steps[-1] / 2
-    fit = 0.98 * steps[-1] / widths.sum()
-    widths, depths = widths * fit, depths * min(fit, 1.0)
     middles = np.cumsum(widths) - widths / 2
     pieces, faces, count = [], [], 0
     for side in (-1.0, 1.0):
@@ -64,7 +73,7 @@ def teeth_row(band: np.ndarray, *, upper: bool) -> TeethRow:
             ahead = np.array([np.interp(place + 0.5, steps, curve[:, axis]) for axis in range(3)])
             along = (ahead - centre) / np.linalg.norm(ahead - centre)
             outward = np.cross(along, [0.0, 1.0, 0.0])
-            outward *= np.sign(outward @ (centre - [0, 0, low[2]]))
+            outward *= np.sign(outward @ (centre - [0, 0, front - length]))
             vertices, triangles = crown(widths[k], heights[k], depths[k], chisel=k <= CANINE)
             placed = vertices[:, :1] * along + vertices[:, 2:] * outward
             placed[:, 1] += edge - down * (heights[k] - vertices[:, 1])
@@ -73,10 +82,28 @@ def teeth_row(band: np.ndarray, *, upper: bool) -> TeethRow:
                 triangles = triangles[:, ::-1]
             faces.append(triangles + count)
             count += len(vertices)
-    arch = _Arch(curve, steps, np.concatenate([-middles[::-1], middles]), heights, depths, edge, down)
-    gum, gum_faces = _gum(arch)
+    row = _Arch(curve, steps, np.concatenate([-middles[::-1], middles]), heights, depths, edge, down)
+    gum, gum_faces = _gum(row)
     is_gum = np.arange(count + len(gum)) >= count
     return TeethRow(np.concatenate([*pieces, gum]), np.concatenate([*faces, gum_faces + count]), is_gum)
+
+
+def arch_curve(half_width: float, length: float, turn: np.ndarray) -> np.ndarray:
+    """Points (N, 2), x and z, of half a superellipse, which is flatter in front than an ellipse."""
+    across, ahead = np.sin(turn), np.maximum(np.cos(turn), 0)
+    power = 2 / ARCH_POWER
+    return np.stack([half_width * np.sign(across) * np.abs(across) ** power, length * ahead**power], 1)
+
+
+def arch_length(half_width: float, half_perimeter: float) -> float:
+    """Depth of the arch with a half-width and half of its perimeter, millimetres."""
+    turn = np.linspace(0, np.pi / 2, 2001)
+
+    def missing(length: float) -> float:
+        steps = np.diff(arch_curve(half_width, length, turn), axis=0)
+        return float(np.linalg.norm(steps, axis=1).sum()) - half_perimeter
+
+    return float(brentq(missing, 1.0, 200.0))
 
 
 def crown(width: float, height: float, depth: float, *, chisel: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +123,7 @@ def crown(width: float, height: float, depth: float, *, chisel: bool) -> tuple[n
     rings = []
     for s in share:
         rounding = np.sqrt(np.clip(1 - ((s - 0.86) / 0.14) ** 2, 0, 1)) if s > 0.86 else 1.0
-        breadth = width / 2 * (0.80 + 0.20 * np.sin(min(s / 0.75, 1) * np.pi / 2)) * (0.55 + 0.45 * rounding)
+        breadth = width / 2 * (0.84 + 0.16 * np.sin(min(s / 0.6, 1) * np.pi / 2)) * (0.55 + 0.45 * rounding)
         thick = depth / 2 * ((1 - 0.72 * s**1.4) if chisel else (1 - 0.12 * s)) * (0.35 + 0.65 * rounding)
         lean = 0.0 if not chisel else depth / 2 * 0.45 * s  # the outer face stays upright, the inner one slopes
         rings.append(np.stack([breadth * across, np.full(SECTORS, s * height), thick * outward + lean], 1))

@@ -90,7 +90,9 @@ def _flatten(
     along = np.where(front & (points[:, 1] < points[at_seam, 1].mean()), 0.0, 1.0)
     from_middle = face_uv[left[at_seam]] - 0.5
     along[at_seam] = _share_along(points, np.flatnonzero(at_seam), by=np.arctan2(from_middle[:, 1], from_middle[:, 0]))
-    along[at_collar] = _share_along(points, np.flatnonzero(at_collar), by=-points[at_collar, 2])
+    from_axis = points[at_collar] - points[at_collar].mean(0)
+    from_throat = np.arctan2(points[at_collar, 0], from_axis[:, 2])
+    along[at_collar] = _share_along(points, np.flatnonzero(at_collar), by=from_throat)
     weights = mean_value_weights(points, faces)
     area = triangle_areas(points, faces)
     best, spread = None, np.inf

@@ -50,7 +50,7 @@ class Matcher:
     def __init__(self, vertices: Float[Tensor, "V 3"], triangles: Int[Tensor, "T 3"]) -> None:
         self.vertices, self.triangles = vertices, triangles
         self.normals = vertex_normals(vertices[None], triangles)[0]
-        self._around = _triangles_around(triangles, len(vertices))
+        self._around = triangles_around(triangles, len(vertices))
         self._at_border = torch.zeros(len(vertices), dtype=torch.bool)
         self._at_border[boundary_vertices(triangles)] = True
         used = torch.zeros(len(vertices), dtype=torch.bool)
@@ -109,7 +109,7 @@ def nearest(queries: Float[Tensor, "Q D"], points: Float[Tensor, "P D"]) -> Int[
     return found
 
 
-def _triangles_around(triangles: Int[Tensor, "T 3"], count: int) -> Int[Tensor, "V D"]:
+def triangles_around(triangles: Int[Tensor, "T 3"], count: int) -> Int[Tensor, "V D"]:
     """Triangles around each vertex, padded with -1."""
     vertices = triangles.reshape(-1)
     order = vertices.argsort(stable=True)
