@@ -20,7 +20,15 @@ import numpy as np
 import torch
 
 from mien.camera import Camera
-from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound, OutOfMemory
+from mien.errors import (
+    BackendUnavailable,
+    ConfigError,
+    FaceDoubtful,
+    FaceLeftOut,
+    FitDiverged,
+    NoFaceFound,
+    OutOfMemory,
+)
 from mien.fitting import (
     DetailSettings,
     FitSettings,
@@ -32,7 +40,7 @@ from mien.fitting import (
     fit,
     fit_lids,
     fit_prediction,
-    mesh_point_weights,
+    trusted_point_weights,
 )
 from mien.io.photo import Photo, read_photo
 from mien.memory import typed_out_of_memory
@@ -246,6 +254,7 @@ class Reconstructor:
 
         Warns:
             FaceLeftOut: One of several faces could not be fitted and is missing from the list.
+            FaceDoubtful: A face has flags in its `quality`; once per face.
             PhotoReduced: The file is a JPEG of more than 64 megapixels; `read_photo` has another limit.
         """
         if not isinstance(photo, np.ndarray | Photo):
@@ -261,7 +270,12 @@ class Reconstructor:
                 exif_focal_px=exif_focal_px,
                 principal_point_px=_reduced(principal_point_px, reduction),
             )
-        return self._reconstruct(inputs, perception=clock.times[0], progress=progress)
+        faces = self._reconstruct(inputs, perception=clock.times[0], progress=progress)
+        for number, face in enumerate(faces, 1):
+            if face.quality is not None and face.quality.flags:
+                which = f"face {number} of {len(faces)}: " if len(faces) > 1 else ""
+                warnings.warn(FaceDoubtful(which + face.quality.advice()), stacklevel=2)
+        return faces
 
     @typed_out_of_memory
     def _inputs(
@@ -376,7 +390,7 @@ class Reconstructor:
         )
 
     def _aligned(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
-        weights = mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1)
+        weights = trusted_point_weights(self.model, targets)
         return align_to_points(
             self.model, faces, targets.camera, points_px=targets.landmarks468_px, point_weights=weights
         )
