@@ -241,7 +241,7 @@ def _batches(count: int, steps: int) -> Iterator[np.ndarray]:
 
 
 def _unpacked(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    values = torch.from_numpy(np.asarray(rows)).float() / 255
+    values = torch.from_numpy(np.array(rows)).float() / 255
     pictures, labels, weights = values.split([3 * SIZE * SIZE, MAP_SIZE**2, MAP_SIZE**2], dim=1)
     pictures = pictures.unflatten(1, (SIZE, SIZE, 3)).permute(0, 3, 1, 2)
     return pictures, labels.unflatten(1, (MAP_SIZE, -1)), weights.unflatten(1, (MAP_SIZE, -1))
