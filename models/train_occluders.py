@@ -40,8 +40,8 @@ ADULT = 18
 WINDOW_SCALE = 1.5
 """As in `mien.perception.detector`."""
 EYE_ZONE = (27, 28, 29, 30, 247, 226, 25, 110, 24, 23, 22, 26, 112, 243, 190, 56)
-SAMPLES, BATCH, STEPS, RATE = 10000, 16, 5000, 3e-3
-LICENCE = "CC-BY-4.0 AND Apache-2.0"
+SAMPLES, BATCH, STEPS, RATE = 10000, 8, 6000, 3e-3
+LICENCE = "Apache-2.0"
 SOURCE = (
     "trained by mien (models/train_occluders.py) on CC-BY 4.0 portraits (DeBruine and Jones 2017, figshare 5047666 and "
     "4220517), CC0 self-portraits and public-domain portraits of members of the US Congress (bioguide.congress.gov, by "
@@ -218,7 +218,7 @@ def _train(store: np.ndarray, *, steps: int, out: Path) -> OccluderHead:
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 500 == 499 or step == steps - 1:
+        if step % 1000 == 999 or step == steps - 1:
             print(f"step {step + 1}, {time.monotonic() - start:.0f} s: {_measured(head, trunk, store[-last:])}", flush=True)
             torch.save(head.state_dict(), out / "head.pt")
     return head
