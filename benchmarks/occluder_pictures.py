@@ -117,7 +117,15 @@ def _ffp2(canvas: _Canvas) -> Covered:
 def _mask(canvas: _Canvas, colour: np.ndarray, *, pleats: int, peak: int, ridge: bool = False) -> Covered:
     mesh, down = canvas.mesh, canvas.down * canvas.face
     nose, cheeks = mesh[peak], (mesh[280] + mesh[50]) / 2
-    top = [mesh[401], mesh[352] + 0.02 * down, (mesh[280] + nose) / 2, nose, (mesh[50] + nose) / 2, mesh[123] + 0.02 * down, mesh[177]]
+    top = [
+        mesh[401],
+        mesh[352] + 0.02 * down,
+        (mesh[280] + nose) / 2,
+        nose,
+        (mesh[50] + nose) / 2,
+        mesh[123] + 0.02 * down,
+        mesh[177],
+    ]
     jaw = mesh[list(JAW)]
     jaw = jaw + (jaw - cheeks) * 0.04
     shape = canvas.filled(np.concatenate([jaw, np.stack(top)]))
@@ -125,7 +133,9 @@ def _mask(canvas: _Canvas, colour: np.ndarray, *, pleats: int, peak: int, ridge:
     for k in range(pleats):
         share = 0.3 + 0.2 * k
         ends = mesh[[58, 288]] * (1 - share) + mesh[[149, 378]] * share
-        fold = canvas.lines(np.stack([ends[0], mesh[2] * (1 - share) + mesh[152] * share, ends[1]]), width=0.012 * canvas.face)
+        fold = canvas.lines(
+            np.stack([ends[0], mesh[2] * (1 - share) + mesh[152] * share, ends[1]]), width=0.012 * canvas.face
+        )
         material = material * (1 - 0.25 * fold[..., None])
     if ridge:
         seam = canvas.lines(mesh[[6, 4, 0, 17, 152]], width=0.012 * canvas.face)
@@ -150,7 +160,13 @@ def _lenses(canvas: _Canvas, *, size: float, round_lenses: bool) -> list[np.ndar
 def _spectacles(canvas: _Canvas, outlines: list[np.ndarray], *, width: float) -> np.ndarray:
     mesh = canvas.mesh
     rims = [np.concatenate([outline, outline[:2]]) for outline in outlines]
-    bridge = np.stack([outlines[0][(outlines[0] @ canvas.right).argmax()], mesh[168], outlines[1][(outlines[1] @ canvas.right).argmin()]])
+    bridge = np.stack(
+        [
+            outlines[0][(outlines[0] @ canvas.right).argmax()],
+            mesh[168],
+            outlines[1][(outlines[1] @ canvas.right).argmin()],
+        ]
+    )
     arms = [
         np.stack([outlines[0][(outlines[0] @ canvas.right).argmin()], mesh[127]]),
         np.stack([outlines[1][(outlines[1] @ canvas.right).argmax()], mesh[356]]),
@@ -163,7 +179,9 @@ def _sunglasses(canvas: _Canvas) -> Covered:
     shape = canvas.filled(*outlines)
     height = np.mgrid[: canvas.size[0], : canvas.size[1]][0][..., None] / canvas.size[0]
     material = np.array([28, 26, 30], np.float32) * (0.6 + height)
-    return canvas.painted((material, shape), (np.array([15, 15, 15], np.float32), _spectacles(canvas, outlines, width=0.02)))
+    return canvas.painted(
+        (material, shape), (np.array([15, 15, 15], np.float32), _spectacles(canvas, outlines, width=0.02))
+    )
 
 
 def _mirrored(canvas: _Canvas) -> Covered:
@@ -173,7 +191,9 @@ def _mirrored(canvas: _Canvas) -> Covered:
     middle = canvas.mesh[[33, 263], 1].mean()
     below = np.clip((np.mgrid[: canvas.size[0], : canvas.size[1]][0] - middle) / (0.05 * canvas.face), 0, 1)[..., None]
     material = np.array([120, 160, 215]) * (1 - below) + np.array([95, 85, 60]) * below
-    return canvas.painted((material, shape), (np.array([170, 150, 90], np.float32), _spectacles(canvas, outlines, width=0.012)))
+    return canvas.painted(
+        (material, shape), (np.array([170, 150, 90], np.float32), _spectacles(canvas, outlines, width=0.012))
+    )
 
 
 def _glasses(canvas: _Canvas) -> Covered:
@@ -227,7 +247,9 @@ def _microphone(canvas: _Canvas) -> Covered:
     head = mesh[17] + 0.1 * face * canvas.down
     angles = np.linspace(0, 2 * np.pi, 40)
     ball = canvas.filled(head + 0.16 * face * np.stack([np.cos(angles), np.sin(angles)], 1))
-    handle = canvas.lines(np.stack([head, head + 0.9 * face * canvas.down + 0.3 * face * canvas.right]), width=0.16 * face)
+    handle = canvas.lines(
+        np.stack([head, head + 0.9 * face * canvas.down + 0.3 * face * canvas.right]), width=0.16 * face
+    )
     y, x = np.mgrid[: canvas.size[0], : canvas.size[1]]
     mesh_pattern = 70 + 40 * ((x // max(1, int(face / 80)) + y // max(1, int(face / 80))) % 2)[..., None]
     return canvas.painted((np.array([25, 25, 28], np.float32), handle), (mesh_pattern * np.ones(3), ball))

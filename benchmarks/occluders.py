@@ -23,6 +23,7 @@ import mien  # noqa: F401  (before torch: see mien.threads)
 import numpy as np
 import torch
 from jaxtyping import Float
+from lids import SETS
 from occluder_pictures import KINDS, Covered, draw
 from PIL import Image
 from rich.console import Console
@@ -30,17 +31,18 @@ from rich.progress import track
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from mien.errors import FaceDoubtful
+from mien.evaluation.landmarks import read_annotated
 from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.geometry import align_points
 from mien.io.photo import read_photo
-from mien.perception import Crop, FaceDetection, FaceDetector, FaceParts, face_crop, face_parts
+from mien.perception import Crop, FaceDetector, FaceParts, face_crop, face_parts
 from mien.perception.crops import sample_pixels
 from mien.pipeline import Reconstructor
-from mien.quality import COVERED_ABOVE, QualityFlag
+from mien.quality import COVERED_ABOVE
 from mien.result import Reconstruction
 
 sys.path.append(str(Path(__file__).parent.parent / "models"))
-from train_occluders import SHOWN, _manifest, training_photos  # noqa: E402  (who is held out)
+from train_occluders import SHOWN, manifest, training_photos
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,12 @@ class Fitted:
 def people(data: Path, count: int) -> list[Path]:
     """Portraits of people that nothing was learnt from: demonstrations first."""
     demo = sorted((data / "demo").glob("portrait_*.jpg"))
-    held_out = [path for path, glasses in training_photos(data / "photos_ccby", data / "portraits_pd", held_out=True) if not glasses]
+    held_out = [
+        path
+        for path, glasses in training_photos(data / "photos_ccby", data / "portraits_pd", held_out=True)
+        if not glasses
+    ]
     return (demo + held_out)[:count]
-
-
-def masks(pixels: np.ndarray, face: FaceDetection, crop: Crop) -> FaceParts:
-    return face_parts(pixels, face, crop)
 
 
 def in_crop(values: np.ndarray, crop: Crop) -> Float[np.ndarray, "S S"]:
@@ -131,7 +133,9 @@ class _Tally:
 
     def row(self, kind: str) -> Found:
         drawn, skin = max(self.drawn, 1), max(self.skin, 1)
-        return Found(kind, self.faces, self.lost, self.flagged, self.hit / drawn, self.hit_outline / drawn, self.kept / skin)
+        return Found(
+            kind, self.faces, self.lost, self.flagged, self.hit / drawn, self.hit_outline / drawn, self.kept / skin
+        )
 
 
 def measure_masks(paths: Sequence[Path], detector: FaceDetector, *, sheet: Path | None) -> list[Found]:
@@ -140,14 +144,14 @@ def measure_masks(paths: Sequence[Path], detector: FaceDetector, *, sheet: Path 
         pixels = read_photo(path).pixels
         face = detector.detect(pixels, max_faces=1)[0]
         crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
-        before, row = masks(pixels, face, crop), []
+        before, row = face_parts(pixels, face, crop), []
         for kind, tally in tallies.items():
             covered = draw(kind, pixels, face.landmarks468_px, seed=seed)
             found = detector.detect(covered.pixels, max_faces=1)
             if not found:
                 tally.lost += 1
                 continue
-            after = masks(covered.pixels, found[0], crop)
+            after = face_parts(covered.pixels, found[0], crop)
             tally.add(before, after, in_crop(covered.opacity, crop))
             row.append(_tile(covered, after, crop))
         rows.append(row)
@@ -175,13 +179,17 @@ def measure_clear(groups: dict[str, Sequence[Path]], detector: FaceDetector) -> 
             pixels = read_photo(path).pixels
             for face in detector.detect(pixels, max_faces=1):
                 crop = face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
-                shares.append(masks(pixels, face, crop).covered_shares.face)
+                shares.append(face_parts(pixels, face, crop).covered_shares.face)
         found = np.array(shares)
-        rows.append(Clear(name, len(found), int((found > COVERED_ABOVE).sum()), int((found > 0).sum()), float(found.mean())))
+        rows.append(
+            Clear(name, len(found), int((found > COVERED_ABOVE).sum()), int((found > 0).sum()), float(found.mean()))
+        )
     return rows
 
 
-def measure_fits(paths: Sequence[Path], kinds: Iterable[str], modes: Sequence[str], detector: FaceDetector) -> list[Fitted]:
+def measure_fits(
+    paths: Sequence[Path], kinds: Iterable[str], modes: Sequence[str], detector: FaceDetector
+) -> list[Fitted]:
     rows = []
     for mode in modes:
         reconstructor = Reconstructor(mode=mode, max_faces=1)
@@ -221,7 +229,9 @@ def _texture_at_vertices(face: Reconstruction) -> Float[np.ndarray, "V 3"]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with demo, photos_ccby, portraits_pd, photos_68")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with demo, photos_ccby, portraits_pd, photos_68"
+    )
     parser.add_argument("--people", type=int, default=24, help="portraits that are drawn on")
     parser.add_argument("--fits", type=int, default=6, help="portraits that are fitted")
     parser.add_argument("--modes", nargs="*", default=["auto"])
@@ -258,12 +268,12 @@ def clear_groups(data: Path, count: int) -> dict[str, Sequence[Path]]:
     """Photos without occluders; glasses, hands and hats do occur in the last ones."""
     ccby, congress = data / "photos_ccby", data / "portraits_pd"
     held_out = training_photos(ccby, congress, held_out=True)
-    shown = [ccby / row["file"] for row in _manifest(ccby) if row["subject"] in SHOWN]
+    shown = [ccby / row["file"] for row in manifest(ccby) if row["subject"] in SHOWN]
     groups = {
         "photos_ccby, held out and shown": [*shown, *(path for path, glasses in held_out if not glasses)],
         "portraits_pd, held out (many with glasses)": [path for path, glasses in held_out if glasses],
         "scans_dev": sorted((data / "scans_dev" / "photos").rglob("*.jpg")),
-        "photos_68, AFW (some covered)": sorted((data / "photos_68").rglob("*.jpg"))[:],
+        "photos_68 (some are covered)": [p.path for name in SETS for p in read_annotated(data / "photos_68" / name)],
     }
     return {name: paths[:: max(1, len(paths) // count)][:count] for name, paths in groups.items() if paths}
 

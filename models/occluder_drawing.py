@@ -63,7 +63,7 @@ def made_up(scene: Scene, rng: np.random.Generator) -> Scene:
     for points, chance in ((_LIPS, 0.25), (_EYES[0], 0.1), (_CHEEKS[0], 0.1)):
         if rng.random() < chance:
             shapes = [points] if points is _LIPS else list(_EYES if points is _EYES[0] else _CHEEKS)
-            area = np.maximum.reduce([_filled([_grown(scene.mesh[list(s)], rng.uniform(1, 1.4))]) for s in shapes])
+            area = np.maximum.reduce([filled([grown(scene.mesh[list(s)], rng.uniform(1, 1.4))]) for s in shapes])
             tint = np.array([rng.uniform(0.5, 1.1), rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.9)])
             picture = picture * (1 + _blurred(area, rng.uniform(1, 5))[..., None] * (tint - 1) * rng.uniform(0.2, 1))
     return Scene(np.clip(picture, 0, 1), scene.mesh, scene.other, scene.skin)
@@ -109,7 +109,7 @@ def _mask(scene: Scene, picture: np.ndarray, rng: np.random.Generator) -> Drawn:
     droop = rng.uniform(0, 8)
     upper = [mesh[left], (mesh[left] + top) / 2 + [0, droop], top, (mesh[right] + top) / 2 + [0, droop], mesh[right]]
     outline = np.concatenate([jaw, np.stack(upper)]) + rng.normal(0, 1.5, (18, 2))
-    shape = _filled([_rounded(outline)])
+    shape = filled([_rounded(outline)])
     material = _material(scene, rng, colours=_MASK_COLOURS)
     if rng.random() < 0.5:  # pleats or a seam
         height = (np.mgrid[:SIZE, :SIZE][rng.integers(2)] / rng.uniform(8, 25) + rng.random()) % 1
@@ -172,7 +172,9 @@ def _object(scene: Scene, picture: np.ndarray, rng: np.random.Generator) -> Draw
     place = scene.mesh[rng.integers(468)] + rng.normal(0, 5, 2)
     angle, width = rng.uniform(0, 2 * np.pi), rng.uniform(4, 30)
     direction = np.array([np.cos(angle), np.sin(angle)])
-    shape = _strokes([np.stack([place, place + direction * rng.uniform(40, 150)])], width, round_ends=rng.random() < 0.5)
+    shape = _strokes(
+        [np.stack([place, place + direction * rng.uniform(40, 150)])], width, round_ends=rng.random() < 0.5
+    )
     if rng.random() < 0.5:
         shape = np.maximum(shape, _blob(rng, place, width * rng.uniform(0.6, 1.2)))
     return _over(picture, _material(scene, rng), shape, rng)
@@ -284,7 +286,10 @@ _LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 
 _EYES = ((33, 145, 133, 159), (362, 374, 263, 386))
 _CHEEKS = ((117, 118, 101, 36, 205, 187, 123), (346, 347, 330, 266, 425, 411, 352))
 # Around each eye, in order: lower points from the outer to the inner side, then the upper ones.
-_LENSES = ((143, 111, 117, 118, 119, 120, 121, 128, 193, 55, 65, 52, 53, 46), (372, 340, 346, 347, 348, 349, 350, 357, 417, 285, 295, 282, 283, 276))  # fmt: skip
+_LENSES = (
+    (143, 111, 117, 118, 119, 120, 121, 128, 193, 55, 65, 52, 53, 46),
+    (372, 340, 346, 347, 348, 349, 350, 357, 417, 285, 295, 282, 283, 276),
+)
 
 
 def _spectacles(scene: Scene, rng: np.random.Generator, *, thickness: float) -> tuple[np.ndarray, np.ndarray]:
@@ -303,7 +308,7 @@ def _spectacles(scene: Scene, rng: np.random.Generator, *, thickness: float) -> 
             circle = np.stack([np.cos(angles), np.sin(angles)], 1)
             points = centre + np.sign(circle) * np.abs(circle) ** power * spread
         outlines.append(_rounded(centre + (points - centre) * stretch + drop))
-    lenses = _filled(outlines)
+    lenses = filled(outlines)
     bridge = np.stack([outlines[0][outlines[0][:, 0].argmax()], outlines[1][outlines[1][:, 0].argmin()]])
     arms = [
         np.stack([outlines[0][outlines[0][:, 0].argmin()], mesh[127]]),
@@ -329,10 +334,10 @@ def _blob(rng: np.random.Generator, centre: np.ndarray, radius: float, *, rough:
     turned = rng.uniform(0, np.pi)
     points = np.stack([np.cos(angles), np.sin(angles) * rng.uniform(0.4, 1)], 1) * radii[:, None]
     rotation = np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]])
-    return _filled([_rounded(centre + points @ rotation)])
+    return filled([_rounded(centre + points @ rotation)])
 
 
-def _grown(points: np.ndarray, factor: float) -> np.ndarray:
+def grown(points: np.ndarray, factor: float) -> np.ndarray:
     return points.mean(0) + (points - points.mean(0)) * factor
 
 
@@ -344,7 +349,7 @@ def _rounded(points: np.ndarray) -> np.ndarray:
     return points
 
 
-def _filled(polygons: list[np.ndarray]) -> np.ndarray:
+def filled(polygons: list[np.ndarray]) -> np.ndarray:
     canvas = Image.new("L", (SIZE * SUPERSAMPLING,) * 2)
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from occluder_drawing import SIZE, Scene, covered, made_up, photographed
+from occluder_drawing import SIZE, Scene, covered, filled, grown, made_up, photographed
 from record_asset import save_asset
 
 from mien.io.photo import read_photo
@@ -40,7 +40,7 @@ ADULT = 18
 WINDOW_SCALE = 1.5
 """As in `mien.perception.detector`."""
 EYE_ZONE = (27, 28, 29, 30, 247, 226, 25, 110, 24, 23, 22, 26, 112, 243, 190, 56)
-SAMPLES, BATCH, STEPS, RATE = 10000, 8, 6000, 3e-3
+SAMPLES, BATCH, STEPS, RATE = 10000, 8, 3000, 4e-3
 LICENCE = "Apache-2.0"
 SOURCE = (
     "trained by mien (models/train_occluders.py) on CC-BY 4.0 portraits (DeBruine and Jones 2017, figshare 5047666 and "
@@ -81,16 +81,16 @@ def main() -> None:
 
 def training_photos(ccby: Path, congress: Path, *, held_out: bool = False) -> list[tuple[Path, bool]]:
     """Photos to learn from, or those that are held out, with whether their people may wear glasses."""
-    rows = [row for row in _manifest(ccby) if row["subject"] not in SHOWN and int(row["age"] or ADULT) >= ADULT]
+    rows = [row for row in manifest(ccby) if row["subject"] not in SHOWN and int(row["age"] or ADULT) >= ADULT]
     rank = {subject: k for k, subject in enumerate(sorted({row["subject"] for row in rows}))}
     kept = [row for row in rows if (rank[row["subject"]] % HELD_OUT == 0) == held_out]
     files = [(ccby / row["file"], False) for row in kept]
-    portraits = [row["file"] for row in _manifest(congress)]
+    portraits = [row["file"] for row in manifest(congress)]
     files += [(congress / "images" / n, True) for k, n in enumerate(portraits) if (k % HELD_OUT == 0) == held_out]
     return files
 
 
-def _manifest(folder: Path) -> list[dict[str, str]]:
+def manifest(folder: Path) -> list[dict[str, str]]:
     with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -114,14 +114,16 @@ def _draw_windows(portraits: list[Portrait], count: int, path: Path) -> None:
     """Write windows, labels and weights as (count, 192, 192, 5) bytes; the last two have half the resolution twice."""
     rng = np.random.default_rng(0)
     clear = [k for k, portrait in enumerate(portraits) if not portrait.may_have_glasses]
-    store = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.uint8, (count, SIZE * SIZE * 3 + 2 * MAP_SIZE**2))
+    store = np.lib.format.open_memmap(
+        path.with_suffix(".part"), "w+", np.uint8, (count, SIZE * SIZE * 3 + 2 * MAP_SIZE**2)
+    )
     start = time.monotonic()
     for k in range(count):
         # The CC-BY photos are sharp, and few: as many samples as of the others.
         index = clear[rng.integers(len(clear))] if rng.random() < 0.5 else int(rng.integers(len(portraits)))
         window, label, weight = draw_sample(portraits[index], portraits[rng.integers(len(portraits))], rng)
         store[k] = np.concatenate([part.ravel() for part in (window, label, weight)])
-        if k % 1000 == 999:
+        if k % 500 == 499:
             print(f"{k + 1} windows, {time.monotonic() - start:.0f} s", flush=True)
     store.flush()
     path.with_suffix(".part").rename(path)
@@ -159,19 +161,17 @@ def draw_sample(
 
 def _known_skin(portrait: Portrait, matrix: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     """Where nothing but skin, eyes, brows and mouth can be, 0 or 1; glasses are not marked in some of the portraits."""
-    from occluder_drawing import _filled, _grown  # noqa: PLC0415
-
     crop = face_crop(torch.from_numpy(portrait.face.landmarks468_px[:, :2]))
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     photo = np.stack([x, y], -1) @ matrix[:, :2].T + matrix[:, 2]
     places = crop.to_crop(torch.from_numpy(photo)).float() * (2 / crop.size) - 1
     skin = F.grid_sample(torch.from_numpy(portrait.skin)[None, None], places[None], align_corners=False)[0, 0].numpy()
-    features = _filled([mesh[list(part)] for part in (*MEDIAPIPE_EYES, MEDIAPIPE_LIPS, *MEDIAPIPE_BROWS)])
+    features = filled([mesh[list(part)] for part in (*MEDIAPIPE_EYES, MEDIAPIPE_LIPS, *MEDIAPIPE_BROWS)])
     known = ((skin > 0.5) | (features > 0.5)).astype(np.float32)
     if portrait.may_have_glasses:
         zones = [mesh[list(eye)] for eye in MEDIAPIPE_EYES]
         bridge = mesh[[33, 6, 263, 168]]
-        known *= 1 - _filled([*(_grown(zone, 2.6) for zone in zones), bridge])
+        known *= 1 - filled([*(grown(zone, 2.6) for zone in zones), bridge])
     return known
 
 
@@ -181,7 +181,12 @@ def _texture(portrait: Portrait, rng: np.random.Generator) -> np.ndarray:
     side = min(height, width) * rng.uniform(0.15, 0.6)
     centre = rng.uniform([side / 2, side / 2], [width - side / 2, height - side / 2])
     matrix = window_matrix(centre, side, SIZE, angle=rng.uniform(0, 2 * np.pi))
-    return PhotoPyramid(portrait.pixels, device=torch.device("cpu")).sample(matrix, SIZE, padding="border")[0].permute(1, 2, 0).numpy()
+    return (
+        PhotoPyramid(portrait.pixels, device=torch.device("cpu"))
+        .sample(matrix, SIZE, padding="border")[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
 
 
 def _cheek(other: Portrait, own: Portrait, rng: np.random.Generator) -> np.ndarray:
@@ -190,7 +195,12 @@ def _cheek(other: Portrait, own: Portrait, rng: np.random.Generator) -> np.ndarr
     points = portrait.face.landmarks468_px[list(MEDIAPIPE_CHEEKS[rng.integers(2)]), :2]
     side = np.ptp(points, axis=0).min()
     matrix = window_matrix(points.mean(0), side, SIZE, angle=rng.uniform(0, 2 * np.pi))
-    return PhotoPyramid(portrait.pixels, device=torch.device("cpu")).sample(matrix, SIZE, padding="border")[0].permute(1, 2, 0).numpy()
+    return (
+        PhotoPyramid(portrait.pixels, device=torch.device("cpu"))
+        .sample(matrix, SIZE, padding="border")[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
@@ -208,7 +218,7 @@ def _train(store: np.ndarray, *, steps: int, out: Path) -> OccluderHead:
             module.forward = functools.partial(torch.nn.Conv2d.forward, module)
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.05)
-    last = max(len(store) // 20, BATCH)  # measured on, not learned from
+    last = max(len(store) // 40, BATCH)  # measured on, not learned from
     start = time.monotonic()
     for step, batch in enumerate(_batches(len(store) - last, steps)):
         pictures, labels, weights = _unpacked(store[batch])
@@ -218,8 +228,11 @@ def _train(store: np.ndarray, *, steps: int, out: Path) -> OccluderHead:
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 1000 == 999 or step == steps - 1:
-            print(f"step {step + 1}, {time.monotonic() - start:.0f} s: {_measured(head, trunk, store[-last:])}", flush=True)
+        if step % 500 == 499 or step == steps - 1:
+            print(
+                f"step {step + 1}, {time.monotonic() - start:.0f} s: {_measured(head, trunk, store[-last:])}",
+                flush=True,
+            )
             torch.save(head.state_dict(), out / "head.pt")
     return head
 

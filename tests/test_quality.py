@@ -64,9 +64,7 @@ def test_eyes_behind_sunglasses_are_not_shut() -> None:
 
 
 def test_the_advice_names_what_is_covered_and_every_flag_has_one() -> None:
-    measures = FaceMeasures(
-        CoveredShares(0.38, nose=0.9, mouth=1.0), (0.0, 0.0), 80.0, 0.5, 20.0, 1.0, 0.0, 1.0, 1e4
-    )
+    measures = FaceMeasures(CoveredShares(0.38, nose=0.9, mouth=1.0), (0.0, 0.0), 80.0, 0.5, 20.0, 1.0, 0.0, 1.0, 1e4)
     quality = FaceQuality.judge(measures, landmark_error=1.0)
     assert quality.flags == tuple(QualityFlag)
     texts = quality.advice().split("; ")
@@ -175,9 +173,8 @@ def test_a_face_with_flags_warns_once_and_a_good_one_does_not() -> None:
 
 def test_words_name_the_faces_only_if_there_are_several() -> None:
     covered = FaceQuality.judge(replace(GOOD, covered=CoveredShares(0.3), cut_off=0.5), landmark_error=0.01)
-    good, faces = FaceQuality.judge(GOOD, landmark_error=0.01), []
-    for quality in (good, covered, None):
-        faces.append(replace(tiny_reconstruction(), quality=quality))
+    good = FaceQuality.judge(GOOD, landmark_error=0.01)
+    faces = [replace(tiny_reconstruction(), quality=quality) for quality in (good, covered, None)]
     assert flag_words(faces[1:2]) == "covered, cut off"
     assert flag_words(faces) == "face1: covered, cut off"
     assert flag_words(faces[:1]) == ""

@@ -154,7 +154,8 @@ def _advice(flag: QualityFlag, measures: FaceMeasures) -> str:
             "hand in front of it"
         ),
         QualityFlag.PROFILE: (
-            f"the head is turned by {measures.turn_degrees:.0f}°, so its far side is a guess; use a photo from the front"
+            f"the head is turned by {measures.turn_degrees:.0f}°, so its far side is a guess; use a photo from the "
+            "front"
         ),
         QualityFlag.CUT_OFF: (
             f"{measures.cut_off:.0%} of the face is outside the photo, and completed from the rest; use a photo of the "

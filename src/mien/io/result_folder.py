@@ -40,7 +40,6 @@ from mien.io.result_files import (
     TEXTURE_OFFSET_FILE,
     VERTEX_ALBEDO_FILE,
 )
-
 from mien.quality import FaceQuality
 
 if TYPE_CHECKING:

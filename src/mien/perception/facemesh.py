@@ -7,6 +7,7 @@ map, around the lips or an eye, and predict the points there (and the irises) mo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -142,6 +143,12 @@ def run_layers(layers: nn.Sequential, program: Program | None, x: Float[Tensor, 
     return program.run(x)[0] if program is not None and program.fits(x) else layers(x)
 
 
+def _through(layers: Iterable[nn.Module], x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
 def _whole(convolution: nn.Module, map_: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c"]:
     """A convolution whose kernel is as large as the map, as a matrix product: a third of the time."""
     assert isinstance(convolution, nn.Conv2d)
@@ -225,21 +232,23 @@ class FaceMesh(nn.Module):
 
     def trunk(self, x: Float[Tensor, "B 3 192 192"]) -> tuple[Tensor, list[Tensor]]:
         """Return the features of the attention heads, and the last maps of 96, 48, 24, 12, 6 and 3 pixels."""
-        finest = self.fine[:FINE_BLOCKS](self.stem(x))
-        features = self.fine[FINE_BLOCKS:](finest)
+        fine, coarse = list(self.fine), list(self.coarse)
+        finest = _through(fine[:FINE_BLOCKS], self.stem(x))
+        features = _through(fine[FINE_BLOCKS:], finest)
         maps, values = [finest], features
         for first, last in MAP_BLOCKS:
-            values = self.coarse[first:last](values)
+            values = _through(coarse[first:last], values)
             maps.append(values)
         return features, maps
 
     def add_trunk(self, program: Program) -> tuple[int, list[int]]:
         """Append the layers of `trunk` to a program; return the numbers of its maps."""
-        finest = program.add([*self.stem, *self.fine[:FINE_BLOCKS]])
-        features = program.add(self.fine[FINE_BLOCKS:], finest)
+        fine, coarse = list(self.fine), list(self.coarse)
+        finest = program.add([*self.stem, *fine[:FINE_BLOCKS]])
+        features = program.add(fine[FINE_BLOCKS:], finest)
         maps, source = [finest], features
         for first, last in MAP_BLOCKS:
-            source = program.add(self.coarse[first:last], source)
+            source = program.add(coarse[first:last], source)
             maps.append(source)
         return features, maps
 

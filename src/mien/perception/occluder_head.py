@@ -38,9 +38,7 @@ class OccluderHead(nn.Module):
         self.sides = nn.ModuleList(
             [PointwiseConv2d(fine, FINE_WIDTH), *(PointwiseConv2d(channels, WIDTH) for channels in others)]
         )
-        self.levels = nn.ModuleList(
-            nn.Sequential(BlazeBlock(WIDTH, WIDTH), BlazeBlock(WIDTH, WIDTH)) for _ in others
-        )
+        self.levels = nn.ModuleList(nn.Sequential(BlazeBlock(WIDTH, WIDTH), BlazeBlock(WIDTH, WIDTH)) for _ in others)
         self.narrow = PointwiseConv2d(WIDTH, FINE_WIDTH)
         self.finest = nn.Sequential(BlazeBlock(FINE_WIDTH, FINE_WIDTH), PointwiseConv2d(FINE_WIDTH, 1))
 
@@ -48,15 +46,16 @@ class OccluderHead(nn.Module):
         """Decode the maps, from the finest to the coarsest, to logits."""
         sides = [side(tapped) for side, tapped in zip(self.sides, maps, strict=True)]
         decoded = self.levels[-1](sides[-1])
-        for side, level in zip(sides[-2:0:-1], reversed(list(self.levels)[:-1]), strict=True):
+        for side, level in zip(sides[-2:0:-1], list(self.levels)[-2::-1], strict=True):
             decoded = level(_upsampled(decoded) + side)
         return self.finest(_upsampled(self.narrow(decoded)) + sides[0])[:, 0]
 
     def add_to(self, program: Program, maps: list[int]) -> int:
         """Append the layers to a program, whose `maps` are the head's inputs; return the map of logits."""
         sides = [program.add([side], source) for side, source in zip(self.sides, maps, strict=True)]
-        decoded = program.add(self.levels[-1], sides[-1])
-        for side, level in zip(sides[-2:0:-1], reversed(list(self.levels)[:-1]), strict=True):
+        levels = [list(level.children()) for level in self.levels]
+        decoded = program.add(levels[-1], sides[-1])
+        for side, level in zip(sides[-2:0:-1], levels[-2::-1], strict=True):
             decoded = program.add(level, program.add_upsampled(decoded, side))
         decoded = program.add([self.narrow], decoded)
         return program.add(self.finest, program.add_upsampled(decoded, sides[0]))

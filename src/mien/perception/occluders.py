@@ -24,7 +24,7 @@ class OccluderMap:
     """Where something hides a face, in the window of the mesh network."""
 
     probability: Float[np.ndarray, "M M"]
-    """Of an occluder, 0 to 1; half of the window's pixels. It is meant for the face: what is beside it may be missing."""
+    """Of an occluder, 0 to 1, at half of the window's resolution; what is beside the face may be missing."""
     photo_from_window: Float[np.ndarray, "2 3"]
     """From pixels of the map to pixels of the photo."""
 

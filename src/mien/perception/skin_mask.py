@@ -139,13 +139,24 @@ def face_parts(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Face
     skin = np.where(features > 0.5, _skin_around(skin, bare), skin)
     skin = np.maximum(skin, _beard(skin, [fill(half) for half in MEDIAPIPE_BEARD], lips, covered))
     skin = skin * oval * (1 - eyes) * (1 - mouth) * open_to_view
-    parts = (skin, eyes, mouth, oval, fill(MEDIAPIPE_INNER) * inside, covered)
     shares = CoveredShares()
     if covered.any():
         nose, forehead = fill(MEDIAPIPE_NOSE), oval * _above_brows(mesh, _upright(mesh), crop.size)
         shares = CoveredShares(*(_share(covered, part) for part in (oval, eyes, nose, lips, forehead)))
-    tensors = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts)
-    return FaceParts(*tensors, shares, cut_off=1 - _share(inside, outline))
+    return FaceParts(
+        skin=_tensor(skin),
+        eyes=_tensor(eyes),
+        mouth=_tensor(mouth),
+        oval=_tensor(oval),
+        inner=_tensor(fill(MEDIAPIPE_INNER) * inside),
+        covered=_tensor(covered),
+        covered_shares=shares,
+        cut_off=1 - _share(inside, outline),
+    )
+
+
+def _tensor(mask: np.ndarray) -> Float[Tensor, "S S"]:
+    return torch.from_numpy(np.ascontiguousarray(mask, np.float32))
 
 
 def _share(found: np.ndarray, area: np.ndarray) -> float:

@@ -25,7 +25,7 @@ BRIGHT_QUANTILE = 0.95
 WHITE = 0.98
 """Pixels whose channels are all above this are white."""
 BLUR_SIDE = 5
-"""Side of the box filter, in pixels of the crop or of the photo, whichever are larger, that sharp edges do not stand."""
+"""Side of the box filter that takes sharp edges away, in pixels of the crop or of the photo, whichever are larger."""
 
 
 def measure_face(inputs: PhotoInputs, coefficients: FaceCoefficients, camera: Camera) -> FaceMeasures:

@@ -205,7 +205,7 @@ class PhotoWorker:
 
 
 def flag_words(faces: Sequence[Reconstruction]) -> str:
-    """The flags of the faces of a photo in short words: "covered, tiny", of several faces "face1: covered; face4: tiny".
+    """The flags of a photo's faces in short words: "covered, tiny"; of several faces "face1: covered; face4: tiny".
 
     Args:
         faces: The faces, in the order of their folders.
