@@ -17,3 +17,4 @@ from mien.fitting.stages import fit_points as fit_points
 from mien.fitting.stages import fit_prediction as fit_prediction
 from mien.fitting.stages import mesh_point_weights as mesh_point_weights
 from mien.fitting.stages import trusted_point_weights as trusted_point_weights
+from mien.fitting.stages import with_light_and_albedo as with_light_and_albedo

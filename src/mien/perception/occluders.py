@@ -55,18 +55,32 @@ def _regions(probability: np.ndarray) -> np.ndarray | None:
 
 
 def _connected(inside: np.ndarray) -> list[np.ndarray]:
-    """The connected regions of a mask, by spreading the largest pixel number of each."""
-    numbers = np.where(inside, np.arange(1, inside.size + 1, dtype=np.float32).reshape(inside.shape), 0)
-    labels, shown = torch.from_numpy(numbers)[None, None], torch.from_numpy(inside)[None, None]
-    while True:
-        spread = labels
-        for _ in range(8):
-            spread = F.max_pool2d(spread, 3, stride=1, padding=1) * shown
-        if torch.equal(spread, labels):
-            break
-        labels = spread
-    found = labels[0, 0].numpy()
-    return [found == number for number in np.unique(found[inside])]
+    """The connected regions of a mask: runs of pixels in rows, joined where runs of successive rows touch."""
+    parents: list[int] = []
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            number = parents[number]
+        return number
+
+    runs: list[tuple[int, int, int]] = []
+    above: list[int] = []
+    for row, pixels in enumerate(inside):
+        edges = np.flatnonzero(np.diff(pixels, prepend=False, append=False)).reshape(-1, 2).tolist()
+        here = []
+        for first, last in edges:
+            number = len(runs)
+            runs.append((row, first, last))
+            parents.append(number)
+            here.append(number)
+            for other in above:
+                if runs[other][1] <= last and first <= runs[other][2]:  # also across a corner
+                    parents[root(other)] = root(number)
+        above = here
+    regions: dict[int, np.ndarray] = {}
+    for number, (row, first, last) in enumerate(runs):
+        regions.setdefault(root(number), np.zeros_like(inside))[row, first:last] = True
+    return list(regions.values())
 
 
 def _resampled(values: np.ndarray, photo_from_window: np.ndarray, crop: Crop) -> np.ndarray:

@@ -41,6 +41,7 @@ from mien.fitting import (
     fit_lids,
     fit_prediction,
     trusted_point_weights,
+    with_light_and_albedo,
 )
 from mien.io.photo import Photo, read_photo
 from mien.memory import typed_out_of_memory
@@ -55,9 +56,10 @@ from mien.networks import (
     load_encoder,
 )
 from mien.networks.detail_unet import CROP_SHARE
-from mien.perception import FaceDetector, IdentityNetwork
+from mien.perception import FaceDetector, FaceParts, IdentityNetwork
 from mien.pipeline.inputs import PhotoInputs
 from mien.pipeline.texturing import TextureBuilder
+from mien.quality import COVERED_ABOVE
 from mien.result import Reconstruction
 from mien.threads import warn_about_threads
 from mien.typing import UInt8
@@ -352,6 +354,9 @@ class Reconstructor:
                 predicted = self._predict(self.encoder, inputs, refine=self.mode == "net")
                 start = self._with_lids(predicted, targets)
         if start is not None and self.mode == "net":
+            if any(map(_is_covered, inputs.parts)):
+                with clock.stage("light and albedo"):
+                    start = self._with_light_of_visible_skin(start, inputs)
             return _Coefficients(start, targets.camera, tuple(clock.times))
         recognition = self.identity_network if self.settings.recognition_weight else None
         result = fit(
@@ -378,6 +383,17 @@ class Reconstructor:
         refined = encoder.refine(upright.crops, upright.camera, fitted, landmarks468_px=points)
         return self._aligned(refined.rolled(back), targets)
 
+    def _with_light_of_visible_skin(self, faces: FaceCoefficients, inputs: PhotoInputs) -> FaceCoefficients:
+        """The faces with light and albedo fitted to their visible skin, where the encoder also saw what covers them."""
+        found = []
+        for k, parts in enumerate(inputs.parts):
+            one = slice(k, k + 1)
+            face, targets = faces[one], inputs.targets[one]
+            if _is_covered(parts):
+                face = with_light_and_albedo(self.model, targets, face, settings=self.settings, warm=True)
+            found.append(face)
+        return FaceCoefficients.join(found)
+
     def _with_lids(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
         """The faces with the detected opening of the eyes."""
         return fit_lids(
@@ -398,6 +414,10 @@ class Reconstructor:
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
         return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
+
+
+def _is_covered(parts: FaceParts) -> bool:
+    return parts.covered_shares.face > COVERED_ABOVE
 
 
 def _slice(part: range) -> slice:
