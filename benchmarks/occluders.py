@@ -244,13 +244,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.jobs)
     warnings.simplefilter("ignore", FaceDoubtful)
     data, detector = options.data, FaceDetector()
-    portraits = people(data, options.people)
-    found = measure_masks(portraits, detector, sheet=options.sheet)
+    portraits = people(data, max(options.people, options.fits))
     print(f"{Environment.current()}\n")
-    header = ["drawn", "faces", "lost", "flagged", "not skin", "not in texture", "skin kept"]
-    shares = [[f"{100 * v:.1f} %" for v in (f.recall, f.recall_outline, f.kept)] for f in found]
-    cells = [[f.kind, f.faces, f.lost, f.flagged, *own] for f, own in zip(found, shares, strict=True)]
-    print(markdown_table(header, cells))
+    found = measure_masks(portraits[: options.people], detector, sheet=options.sheet) if options.people else []
+    if found:
+        header = ["drawn", "faces", "lost", "flagged", "not skin", "not in texture", "skin kept"]
+        shares = [[f"{100 * v:.1f} %" for v in (f.recall, f.recall_outline, f.kept)] for f in found]
+        cells = [[f.kind, f.faces, f.lost, f.flagged, *own] for f, own in zip(found, shares, strict=True)]
+        print(markdown_table(header, cells))
     clear = measure_clear(clear_groups(data, options.clear), detector) if options.clear else []
     if clear:
         rows = [[c.photos, c.faces, c.flagged, c.touched, f"{100 * c.share:.2f} %"] for c in clear]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 COVERED_ABOVE = 0.06
-"""Share of the face that is hidden by something in front of it."""
+"""Share of the face below the brows that is hidden by something in front of it."""
 PART_COVERED_ABOVE = 0.4
 """A part of the face, such as the mouth, is named as covered from this share on."""
 SHUT_BELOW = 0.1
@@ -58,7 +58,7 @@ class CoveredShares:
     """How much of a face, and of its parts, a mask, glasses, a hand or another thing hides; 0 to 1."""
 
     face: float = 0.0
-    """Of the whole face up to the hairline."""
+    """Of the face below the upper edge of the brows: hair on the forehead is part of a normal portrait."""
     eyes: float = 0.0
     """Of the openings of the eyes."""
     nose: float = 0.0

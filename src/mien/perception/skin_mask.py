@@ -55,6 +55,8 @@ SPREAD_FLOOR = np.array([0.10, 0.05, 0.05])
 SKIN_PROBABILITY = (0.35, 0.3)
 SMOOTHING_SHARE = 0.018
 BEARD_WEIGHT = 0.7
+# Share of the lips from which on something covers the mouth.
+LIPS_COVERED = 0.5
 # Smallest open part of cheeks and nose from which alone the colours of skin are taken.
 LEAST_SEEDS = 0.6
 # The lower half of the face is a beard if at least this share of each side is covered, and the sides differ by less
@@ -127,9 +129,9 @@ def face_parts(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Face
 
     outline = _fill([_with_forehead(mesh)], crop.size)
     oval = outline * inside
-    covered = oval * (0 if detection.occluders is None else detection.occluders.in_crop(crop))
-    open_to_view = 1 - covered
     eyes, mouth, lips = fill(*MEDIAPIPE_EYES), fill(MEDIAPIPE_MOUTH), fill(MEDIAPIPE_LIPS)
+    covered = _covered(detection, crop, mouth=mouth, lips=lips) * oval
+    open_to_view = 1 - covered
     features = np.maximum(lips, fill(*MEDIAPIPE_BROWS))
     bare = oval * (1 - np.maximum(eyes, features)) * open_to_view
     colour = _features(picture.permute(1, 2, 0).numpy())
@@ -141,8 +143,9 @@ def face_parts(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Face
     skin = skin * oval * (1 - eyes) * (1 - mouth) * open_to_view
     shares = CoveredShares()
     if covered.any():
-        nose, forehead = fill(MEDIAPIPE_NOSE), oval * _above_brows(mesh, _upright(mesh), crop.size)
-        shares = CoveredShares(*(_share(covered, part) for part in (oval, eyes, nose, lips, forehead)))
+        above_brows = _above_brows(mesh, _upright(mesh), crop.size)
+        areas = (oval * (1 - above_brows), eyes, fill(MEDIAPIPE_NOSE), lips, oval * above_brows)
+        shares = CoveredShares(*(_share(covered, area) for area in areas))
     return FaceParts(
         skin=_tensor(skin),
         eyes=_tensor(eyes),
@@ -168,6 +171,19 @@ def _upright(mesh: np.ndarray) -> np.ndarray:
     """Unit vector from the nose bridge to the top of the forehead, crop pixels."""
     up = mesh[MEDIAPIPE_TOP] - mesh[MEDIAPIPE_NOSE_BRIDGE]
     return up / max(float(np.linalg.norm(up)), 1e-6)
+
+
+def _covered(detection: FaceDetection, crop: Crop, *, mouth: np.ndarray, lips: np.ndarray) -> np.ndarray:
+    """Return where something hides the face (H, W).
+
+    The dark opening of a mouth is no occluder, if the lips around it are seen.
+    """
+    if detection.occluders is None:
+        return np.zeros_like(mouth)
+    covered = detection.occluders.in_crop(crop)
+    if _share(covered, lips * (1 - mouth)) < LIPS_COVERED:
+        covered = covered * (1 - mouth)
+    return covered
 
 
 def _seeds(middle: np.ndarray, upper: np.ndarray, covered: np.ndarray) -> np.ndarray:
