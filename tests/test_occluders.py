@@ -13,6 +13,7 @@ from mien.perception import FaceDetection, FaceMesh, FaceParts, face_crop, face_
 from mien.perception.crops import Crop
 from mien.perception.fused import Program
 from mien.perception.occluders import SMALLEST_SHARE, OccluderMap
+from mien.quality import CoveredShares
 from tests.astronaut import astronaut, astronaut_face, detector
 
 JAW = (93, 58, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 288, 323)
@@ -55,13 +56,14 @@ def test_a_mask_is_covered_and_the_face_above_it_is_skin(colour: tuple[int, int,
         assert at(parts.covered, crop, point) > 0.9
         assert at(parts.skin, crop, point) < 0.1
         assert at(parts.face, crop, point) < 0.1
-    for point in (9, 151, 230, 450):  # between the brows, on the forehead, below the eyes
+    for point in (9, 230, 450):  # between the brows, below the eyes
         assert at(parts.covered, crop, point) == 0
         assert at(parts.skin, crop, point) > 0.8
     assert parts.covered_shares.face > 0.3
     assert parts.covered_shares.mouth > 0.9
     assert parts.covered_shares.eyes == 0
     assert set(parts.covered_shares.parts) == {"nose", "mouth"}
+    assert parts.covered_shares.forehead < 0.05
 
 
 def test_sunglasses_cover_the_eyes() -> None:
@@ -80,15 +82,36 @@ def test_sunglasses_cover_the_eyes() -> None:
     assert parts.covered_shares.mouth < 0.1
 
 
-def test_nothing_covers_the_astronaut() -> None:
+def test_nothing_but_hair_covers_the_astronaut() -> None:
+    parts = face_parts(astronaut(), astronaut_face(), crop_of(astronaut_face()))
+    assert parts.covered_shares == replace(CoveredShares(), forehead=parts.covered_shares.forehead)
+    assert parts.covered_shares.forehead < 0.05
+
+
+def test_a_map_without_occluders_changes_nothing() -> None:
     face = astronaut_face()
+    assert face.occluders is not None
+    empty = replace(face.occluders, probability=np.full((96, 96), 0.3, np.float32))
     found, without = (
-        face_parts(astronaut(), detected, crop_of(face)) for detected in (face, replace(face, occluders=None))
+        face_parts(astronaut(), replace(face, occluders=occluders), crop_of(face)) for occluders in (empty, None)
     )
-    assert found.covered_shares.face == 0
-    assert torch.equal(found.covered, torch.zeros_like(found.covered))
+    assert not found.covered.any()
     assert torch.equal(found.skin, without.skin)
     assert torch.equal(found.face, found.skin.maximum(found.inner))
+
+
+def test_the_opening_of_a_mouth_is_no_occluder_but_a_mask_over_it_is() -> None:
+    """She laughs. The map covers the opening alone, then the lips too."""
+    face, crop = astronaut_face(), crop_of(astronaut_face())
+    without = face_parts(astronaut(), replace(face, occluders=None), crop)
+    opening = (without.mouth.numpy() > 0.5).astype(np.float32)
+    rows, columns = np.nonzero(opening)
+    with_lips = opening.copy()
+    with_lips[rows.min() - 14 : rows.max() + 15, columns.min() - 14 : columns.max() + 15] = 1
+    for probability, covered in ((opening, False), (with_lips, True)):
+        drawn = OccluderMap(probability, crop.photo_from_crop.numpy())
+        found = face_parts(astronaut(), replace(face, occluders=drawn), crop)
+        assert (float((found.covered * without.mouth).sum()) > 0.5 * opening.sum()) == covered
 
 
 def test_the_map_is_where_the_crop_shows_it() -> None:
