@@ -1,6 +1,6 @@
 """How often the quality flags of a face are right, and how often they are false alarms.
 
-python benchmarks/quality.py --data ../shared/data [--degraded 24] [--wild 60] [--pd 60]
+python benchmarks/quality.py --data ../shared/data [--degraded 8] [--wild 20] [--pd 50]
 
 Portraits of photos_ccby and portraits_pd show nothing that deserves a flag, except glasses in some of portraits_pd. The
 same portraits are then blurred, shrunk, darkened, overexposed, cut off and covered. Photos of photos_68 have annotated
@@ -149,9 +149,9 @@ def summarize(group: str, found: Sequence[FaceQuality | None]) -> Rates:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with photos_ccby, portraits_pd and photos_68")
-    parser.add_argument("--degraded", type=int, default=24, help="portraits that are degraded")
-    parser.add_argument("--pd", type=int, default=60, help="portraits of portraits_pd")
-    parser.add_argument("--wild", type=int, default=60, help="photos with open eyes per set of photos_68")
+    parser.add_argument("--degraded", type=int, default=8, help="portraits that are degraded")
+    parser.add_argument("--pd", type=int, default=50, help="portraits of portraits_pd")
+    parser.add_argument("--wild", type=int, default=20, help="photos with open eyes per set of photos_68")
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measures", type=Path, help="CSV of all measurements")

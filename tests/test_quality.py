@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import warnings
 from dataclasses import replace
@@ -15,6 +16,8 @@ import torch
 from PIL import Image, ImageFilter
 
 from mien.camera import Pose
+from mien.cli.summary import show_rows
+from mien.cli.terminal import stdout
 from mien.errors import FaceDoubtful, FormatError
 from mien.fitting import lid_openings
 from mien.io.result_files import COEFFICIENTS_FILE
@@ -24,6 +27,7 @@ from mien.pipeline.inspection import measure_face
 from mien.quality import CoveredShares, FaceMeasures, FaceQuality, QualityFlag
 from mien.result import Reconstruction
 from mien.scale.photo_work import flag_words
+from mien.scale.summary import PhotoRow, SummaryTable
 from tests.astronaut import astronaut, detector
 from tests.tiny_face import tiny_reconstruction
 
@@ -180,3 +184,21 @@ def test_words_name_the_faces_only_if_there_are_several() -> None:
     assert flag_words(faces[1:2]) == "covered, cut off"
     assert flag_words(faces) == "face1: covered, cut off"
     assert flag_words(faces[:1]) == ""
+
+
+def test_the_table_has_flags_and_reads_those_of_mien_0_2(tmp_path: Path) -> None:
+    old = "photo,faces,seconds,landmark_error,photometric_error,results,reason\n/a.png,1,1,0.1,0.1,/out/a,\n"
+    (tmp_path / "summary.csv").write_text(old, encoding="utf-8")
+    table = SummaryTable(tmp_path)
+    table.add(PhotoRow("/b.png", 1, 1.0, 0.1, 0.1, "/out/b", "", flags="covered, tiny"))
+    table.write()
+    with (tmp_path / "summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["flags"] for row in rows] == ["", "covered, tiny"]
+    assert [Path(row["photo"]).name for row in rows] == ["a.png", "b.png"]
+
+
+def test_the_terminal_shows_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [PhotoRow("a.png", 1, 1.0, 0.1, 0.1, "out/a", "", flags="eyes shut")]
+    show_rows(stdout(), rows, tmp_path, skipped=0, only_failed=False)
+    assert "(eyes shut)" in capsys.readouterr().out
