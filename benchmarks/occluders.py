@@ -1,6 +1,6 @@
 """Are masks, glasses, hands and hair in front of a face left out, and is the face the same as without them?
 
-python benchmarks/occluders.py --data ../shared/data [--people 16] [--fits 3] [--clear 80] [--sheet sheet.png]
+python benchmarks/occluders.py --data ../shared/data [--people 6] [--fits 3] [--clear 80] [--sheet sheet.png]
 
 Draws each kind of occluder on portraits of people that the occluder head has not learnt from: those in demonstrations,
 and the held-out ones of photos_ccby. Then counts pixels that are taken for occluders in photos without any, and fits
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with demo, photos_ccby, portraits_pd, photos_68"
     )
-    parser.add_argument("--people", type=int, default=16, help="portraits that are drawn on")
+    parser.add_argument("--people", type=int, default=6, help="portraits that are drawn on")
     parser.add_argument("--fits", type=int, default=3, help="portraits that are fitted")
     parser.add_argument("--modes", nargs="*", default=["auto"])
     parser.add_argument("--fit-kinds", nargs="*", default=["blue mask", "mask in skin colour", "sunglasses", "hand"])

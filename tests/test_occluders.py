@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from mien.perception import FaceDetection, FaceMesh, FaceParts, face_crop, face_parts
 from mien.perception.crops import Crop
 from mien.perception.fused import Program
-from mien.perception.occluders import SMALLEST_SHARE, OccluderMap
+from mien.perception.occluders import MARGIN, SMALLEST_SHARE, OccluderMap
 from mien.quality import CoveredShares
 from tests.astronaut import astronaut, astronaut_face, detector
 
@@ -108,7 +109,8 @@ def test_the_opening_of_a_mouth_is_no_occluder_but_a_mask_over_it_is() -> None:
     rows, columns = np.nonzero(opening)
     with_lips = opening.copy()
     with_lips[rows.min() - 14 : rows.max() + 15, columns.min() - 14 : columns.max() + 15] = 1
-    for probability, covered in ((opening, False), (with_lips, True)):
+    shrunk = -F.max_pool2d(-torch.from_numpy(opening)[None], 2 * MARGIN + 1, stride=1, padding=MARGIN)[0].numpy()
+    for probability, covered in ((shrunk, False), (with_lips, True)):
         drawn = OccluderMap(probability, crop.photo_from_crop.numpy())
         found = face_parts(astronaut(), replace(face, occluders=drawn), crop)
         assert (float((found.covered * without.mouth).sum()) > 0.5 * opening.sum()) == covered
@@ -117,7 +119,7 @@ def test_the_opening_of_a_mouth_is_no_occluder_but_a_mask_over_it_is() -> None:
 def test_the_map_is_where_the_crop_shows_it() -> None:
     """A square of the map, turned and scaled; the crop is another square of the photo."""
     probability = np.zeros((96, 96), np.float32)
-    probability[20:60, 30:50] = 1
+    probability[22:58, 32:48] = 1  # and the margin
     angle, scale = 0.3, 2.5
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     photo_from_window = np.concatenate([turn, [[40.0], [10.0]]], 1)
@@ -146,6 +148,7 @@ def test_small_and_unsure_regions_are_left_out() -> None:
     found = OccluderMap(probability, identity).in_crop(crop)
     assert found[42:58, 62:78].min() > 0.99
     assert not found[:, :55].any()
+    assert found[40:60, 60 - MARGIN].min() > 0.99
 
 
 def test_the_native_head_equals_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
