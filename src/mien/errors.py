@@ -14,7 +14,8 @@
     ├── OutputError           results cannot be written
     └── WorkerDied            the process that worked on a photo ended before its time
 
-and six warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+and seven warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+FaceDoubtful, if a photo shows a face badly, so that its result is less certain,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
 from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien,
 ForkedAfterImport, if a forked process may wait for ever, and CheckpointDoubtful, if a resumed run cannot use its newest
@@ -64,6 +65,10 @@ class FitDiverged(MienError):
 
 class FaceLeftOut(UserWarning):
     """One of several faces of a photo could not be fitted and is missing from the result."""
+
+
+class FaceDoubtful(UserWarning):
+    """A face is covered, turned away, cut off, badly lit or otherwise hard to see, so its result is less certain."""
 
 
 class PhotoReduced(UserWarning):

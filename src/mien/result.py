@@ -12,6 +12,7 @@ import numpy as np
 from mien.camera import FocalSource, opengl_projection, to_camera_axes, to_model_axes
 from mien.errors import ConfigError
 from mien.io.result_folder import load_result
+from mien.quality import FaceQuality
 from mien.typing import Bool, Float, Int
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ class Reconstruction:
     hair_colour: Float[np.ndarray, "3"] | None = None
     """Colour of the hair in white light, as far as the photo shows hair above the forehead; else of what is there. None
     if the photo ends below, and in results of mien 0.2."""
+    quality: FaceQuality | None = None
+    """How well the photo shows the face, with flags for what makes the result less certain; None in results of mien 0.2
+    and earlier."""
 
     def __repr__(self) -> str:
         width, height = self.image_size

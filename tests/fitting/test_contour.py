@@ -12,6 +12,7 @@ from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets, contour
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.head_skin import HeadSkin
+from mien.fitting.problem import COVERED_WEIGHT
 from mien.geometry import boundary_vertices, vertex_normals
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel, load_head, load_model
@@ -108,6 +109,28 @@ def test_a_background_with_the_colour_of_skin_has_no_energy(tiny: MorphableModel
     assert contour_energy(ContourMesh.of(tiny), face, rendered, targets, FitSettings()).item() == pytest.approx(
         0, abs=1e-6
     )
+
+
+def test_contour_points_behind_an_occluder_count_less(tiny: MorphableModel) -> None:
+    """The occluder hides the lower half of the picture."""
+    targets, _ = targets_of(tiny, turned(tiny))
+    face = turned(tiny, right_m=-0.004)
+    here = render(tiny, face, targets.camera)
+    covered = (torch.arange(SIDE) >= SIDE // 2).float()[None, :, None].expand(1, SIDE, SIDE)
+    mesh, settings = ContourMesh.of(tiny), FitSettings()
+    before = contour.contour_errors(mesh, face, here, targets, settings)
+    after = contour.contour_errors(mesh, face, here, replace(targets, covered=covered), settings)
+    first, second = (here.vertices_px[0, before.ends[0, :, k], 1] for k in (0, 1))
+    share = before.shares[0]
+    row = first * share[:, 0] + second * share[:, 1]
+    counted = before.weights[0] > 0
+    hidden, shown = counted & (row > SIDE / 2 + 6), counted & (row < SIDE / 2 - 6)
+    assert hidden.any()
+    assert shown.any()
+    torch.testing.assert_close(after.weights[0][hidden], COVERED_WEIGHT * before.weights[0][hidden])
+    torch.testing.assert_close(after.weights[0][shown], before.weights[0][shown])
+    nothing = contour.contour_errors(mesh, face, here, replace(targets, covered=0 * covered), settings)
+    assert torch.equal(nothing.weights, before.weights)
 
 
 def test_a_nose_in_front_of_the_cheek_has_no_weight(tiny: MorphableModel) -> None:

@@ -117,6 +117,7 @@ class Reporter:
             text = f"{name}: {plural(row.faces, 'face')} in {row.seconds:.1f} s, {printable(faces_of(row))}"
             if row.landmark_error is not None:
                 text += f", landmark error {100 * row.landmark_error:.1f} %"
+            text += f", {printable(row.flags)}" if row.flags else ""
             self._stdout.print(Text(text), soft_wrap=True)
         self._print_json(row, "done" if not row.reason else "incomplete" if row.faces else "failed")
 

@@ -46,6 +46,8 @@ def _table(rows: Sequence[PhotoRow]) -> Table:
     table.add_column("result", overflow="fold")
     for row in rows:
         result = Text(printable(row.reason), style="red") if row.reason else Text(printable(faces_of(row)))
+        if row.flags:
+            result += Text(f" ({printable(row.flags)})", style="yellow")
         table.add_row(
             Text(printable(Path(row.photo).name)),
             str(row.faces),

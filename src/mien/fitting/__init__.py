@@ -2,6 +2,7 @@
 
 from mien.fitting.landmarks import align_to_points as align_to_points
 from mien.fitting.lids import fit_lids as fit_lids
+from mien.fitting.lids import lid_openings as lid_openings
 from mien.fitting.maps import DetailSettings as DetailSettings
 from mien.fitting.maps import fit_detail as fit_detail
 from mien.fitting.photometric import sample_vertex_colours as sample_vertex_colours
@@ -15,3 +16,5 @@ from mien.fitting.stages import fit as fit
 from mien.fitting.stages import fit_points as fit_points
 from mien.fitting.stages import fit_prediction as fit_prediction
 from mien.fitting.stages import mesh_point_weights as mesh_point_weights
+from mien.fitting.stages import trusted_point_weights as trusted_point_weights
+from mien.fitting.stages import with_light_and_albedo as with_light_and_albedo

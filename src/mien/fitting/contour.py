@@ -188,7 +188,8 @@ def contour_errors(
         distance_px, confidence = _search(contour, targets.crops, reach_px=REACH_SHARE * size)
         ends_px = contour.points_px + contour.normals * distance_px[..., None]
         whole = contour.weights.sum(1, keepdim=True).clamp(min=WHOLE_CONTOUR_M)
-        weights = EFFECTIVE_POINTS * contour.weights * confidence / whole
+        inner_px = contour.points_px - contour.normals * (BEHIND_SHARE * size)[..., None]
+        weights = EFFECTIVE_POINTS * contour.weights * confidence / whole * targets.trust(inner_px)
     errors = ((contour.points_px - ends_px) * contour.normals).sum(-1) / (settings.contour_sigma * size)
     return ContourErrors(contour.ends, contour.shares, contour.normals, errors, weights)
 

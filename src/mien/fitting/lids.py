@@ -50,12 +50,12 @@ class LidGaps:
         right, left = MEDIAPIPE_OUTER_EYE_CORNERS
         along = torch.nn.functional.normalize(points_px[:, left] - points_px[:, right], dim=-1)
         up = torch.stack([along[:, 1], -along[:, 0]], dim=-1)
-        width = torch.stack([(points_px[:, a] - points_px[:, b]).norm(dim=-1) for a, b in MEDIAPIPE_EYE_CORNERS], 1)
+        width = _widths(points_px)
         gaps = cls(up, up.new_zeros(len(up), len(PAIRS))).residuals(points_px).clamp(min=0).unflatten(1, (2, -1))
-        opening = gaps.mean(-1) / width.clamp(min=1.0)
+        opening = gaps.mean(-1) / width
         excess = CLOSED_OPENING * (1 - opening / UNBIASED_OPENING).clamp(min=0)
         share = (1 - excess / opening.clamp(min=1e-6)).clamp(min=0)
-        sigma_px = sigma * width.amax(1).clamp(min=1.0)
+        sigma_px = sigma * width.amax(1)
         return cls(up / sigma_px[:, None], (gaps * share[..., None]).flatten(1) / sigma_px[:, None])
 
     def across(self, points: Float[Tensor, "B 468 2 *C"]) -> Float[Tensor, "B 6 *C"]:
@@ -73,6 +73,27 @@ class LidGaps:
     def residuals(self, points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 6"]:
         """Errors of the distances of projected points, standard deviations; differentiable."""
         return self.across(points_px) - self.detected
+
+
+def _widths(points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 2"]:
+    """Distance of the corners of each eye, pixels, at least 1."""
+    widths = [(points_px[:, a] - points_px[:, b]).norm(dim=-1) for a, b in MEDIAPIPE_EYE_CORNERS]
+    return torch.stack(widths, 1).clamp(min=1.0)
+
+
+def lid_openings(points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 2"]:
+    """Detected distance between the lids of the right and the left eye, as shares of the eyes' widths.
+
+    Args:
+        points_px: MediaPipe's points, pixels.
+
+    Returns:
+        About 0.3 for relaxed eyes; `CLOSED_OPENING`, not 0, for closed ones.
+    """
+    lids = LidGaps.of(points_px, sigma=1.0)
+    scale = lids.up.norm(dim=-1, keepdim=True)  # 1 over the width of the wider eye
+    gaps = LidGaps(lids.up / scale, lids.detected * 0).residuals(points_px).clamp(min=0)
+    return gaps.unflatten(1, (2, -1)).mean(-1) / _widths(points_px)
 
 
 def fit_lids(

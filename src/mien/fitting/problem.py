@@ -13,6 +13,7 @@ from mien.camera import Camera
 from mien.errors import ConfigError
 from mien.fitting.lighting import LightPriors
 from mien.morphable import FaceCoefficients, MorphableModel
+from mien.rendering import sample_image
 from mien.typing import Float, Tensor
 
 ROBUST_SCALE_SQ = 3.0**2
@@ -26,6 +27,10 @@ BLINKS = ("eyeBlinkLeft", "eyeBlinkRight")
 BLINK_SIGMA = 1.0
 """Standard deviation of their strength: unlike other expressions, a blink is rarely half. With the standard deviation
 of the others, the identity closes the eyes."""
+
+
+COVERED_WEIGHT = 0.1
+"""Weight of landmarks under a mask or behind a hand, where the detector guesses."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,27 @@ class FitTargets(Batched):
     landmarks468_depth_px: Float[Tensor, "B 468"] | None = None
     """Depth of MediaPipe's points in crop pixels, larger away from the camera, up to a plane in x and y; None if it is
     unknown."""
+    covered: Float[Tensor, "B S S"] | None = None
+    """Where a mask, glasses, a hand or another thing hides the face, 0 to 1; None if that is unknown. What is hidden is
+    not part of `mask` and `outline` either; here it lowers the weight of landmarks and of the contour."""
 
     @property
     def extent_px(self) -> Float[Tensor, "B"]:
         """Size of the face in its crop: the diagonal of the bounding box of MediaPipe's points, pixels."""
         return (self.landmarks468_px.amax(1) - self.landmarks468_px.amin(1)).norm(dim=-1)
+
+    def trust(self, points_px: Float[Tensor, "B N 2"]) -> Float[Tensor, "B N"]:
+        """Weight of what was detected at some points: 1, or less where something hides the face.
+
+        Args:
+            points_px: Crop pixels.
+
+        Returns:
+            1 to `COVERED_WEIGHT`.
+        """
+        if self.covered is None:
+            return torch.ones_like(points_px[..., 0])
+        return 1 - (1 - COVERED_WEIGHT) * sample_image(self.covered[:, None], points_px)[..., 0]
 
 
 @dataclass(frozen=True)

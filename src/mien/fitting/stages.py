@@ -112,7 +112,7 @@ def fit(
         settings = replace(settings, photometric_steps=settings.warm_photometric_steps)
     _check_finite(targets)
     clock = StageClock(progress)
-    weights = mesh_point_weights(model).expand(len(targets.crops), -1)
+    weights = trusted_point_weights(model, targets)
     prediction = (
         None if start is None else PredictedIdentity.of(model, start.identity, sigma_m=settings.prediction_sigma)
     )
@@ -188,7 +188,7 @@ def fit_prediction(
         model,
         targets.landmarks468_px,
         targets.camera,
-        point_weights=mesh_point_weights(model).expand(len(targets.crops), -1),
+        point_weights=trusted_point_weights(model, targets),
         priors=_landmark_priors(model, settings),
         depths_px=targets.landmarks468_depth_px,
         start=replace(prediction, identity=torch.zeros_like(prediction.identity)),
@@ -205,7 +205,7 @@ def fit_points(model: MorphableModel, targets: FitTargets, *, settings: FitSetti
         targets: Landmarks and cameras of the faces.
         settings: Standard deviations.
     """
-    weights = mesh_point_weights(model).expand(len(targets.crops), -1)
+    weights = trusted_point_weights(model, targets)
     return _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=None, prediction=None)[0]
 
 
@@ -268,6 +268,16 @@ def with_light_and_albedo(
             start=LightFit(coefficients.lighting, coefficients.albedo) if warm else None,
         )
     return replace(coefficients, lighting=light.lighting, albedo=light.albedo)
+
+
+def trusted_point_weights(model: MorphableModel, targets: FitTargets) -> Float[Tensor, "B 468"]:
+    """`mesh_point_weights`, times the trust in the points of each photo.
+
+    Args:
+        model: The morphable model.
+        targets: Points and what hides them.
+    """
+    return mesh_point_weights(model) * targets.trust(targets.landmarks468_px)
 
 
 def mesh_point_weights(model: MorphableModel) -> Float[Tensor, "468"]:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+import msgspec
 import numpy as np
 
 from mien import __version__
@@ -30,7 +31,7 @@ from mien.io.formats import open_image
 from mien.io.npz import NpzReader, read_npy, write_npz
 from mien.io.pixels import to_uint8
 from mien.io.png import write_png
-from mien.io.reading import file_size, read_json
+from mien.io.reading import converted, file_size, read_json
 from mien.io.result_files import (
     ARRAYS_FILE,
     COEFFICIENTS_FILE,
@@ -39,6 +40,7 @@ from mien.io.result_files import (
     TEXTURE_OFFSET_FILE,
     VERTEX_ALBEDO_FILE,
 )
+from mien.quality import FaceQuality
 
 if TYPE_CHECKING:
     import mien.result  # which imports this module
@@ -195,6 +197,7 @@ def _coefficients(face: mien.result.Reconstruction, arrays: dict[str, np.ndarray
             "landmark": _finite_or_none(face.landmark_error),
             "photometric": _finite_or_none(face.photometric_error),
         },
+        "quality": None if face.quality is None else msgspec.to_builtins(face.quality),
         "stage_seconds": [[name, round(seconds, 4)] for name, seconds in face.stage_seconds],
         "maps": {
             "displacement_m_per_step": displacement_step,
@@ -254,6 +257,7 @@ def load_result(
         expression_names=names,
         focal_source=stored.focal_source(),
         hair_colour=stored.hair_colour(),
+        quality=stored.quality(),
     )
 
 
@@ -416,6 +420,13 @@ class _Coefficients:
         if self._content.get("hair_colour") is None:
             return None
         return self.array("hair_colour", shape=(3,))
+
+    def quality(self) -> FaceQuality | None:
+        """The quality of the face; None in results of mien 0.2 and earlier."""
+        value = self._content.get("quality")
+        if value is None:
+            return None
+        return converted(value, FaceQuality, self.path, advice="write the reconstruction again")
 
     def expression(self) -> tuple[tuple[str, ...], np.ndarray]:
         value = self._get("expression")

@@ -82,6 +82,11 @@ MEDIAPIPE_INNER = (
     63, 105, 66, 107, 9, 336, 296, 334,
 )  # fmt: skip
 """Around brows, eyes, nose, mouth and chin, in order: the area that no fringe or temple hair covers."""
+MEDIAPIPE_UPPER_FACE = (
+    6, 122, 245, 244, 233, 232, 231, 230, 229, 228, 31, 35, 143, 156, 70, 63, 105, 69, 108, 151, 337, 299,
+    334, 293, 300, 383, 372, 265, 261, 448, 449, 450, 451, 452, 453, 464, 465, 351,
+)  # fmt: skip
+"""Around both eyes and up to the middle of the forehead, in order: the skin that is seen above a mask."""
 MEDIAPIPE_MIDLINE = (10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 1, 2, 0, 17, 152)
 """From the top of the forehead to the chin."""
 

@@ -15,6 +15,7 @@ from mien.perception.box_detector import SURE_SCORE, BoxDetector
 from mien.perception.crops import Padding, sample_affine
 from mien.perception.face_detection import FaceBox, FaceDetection
 from mien.perception.facemesh import MESH_SIZE, FaceMesh
+from mien.perception.occluders import OccluderMap
 from mien.perception.windows import PhotoPyramid, normalise_exposure, window_matrix
 from mien.typing import Float, Tensor
 
@@ -37,6 +38,8 @@ MESH_OFFSET = np.array([0.2, 0.85])
 # high) give points that are off by 1.7 % of its width with streaks, and by 1.3 % with these.
 FADE_RADIUS, BLUR_RADIUS = 10, 30
 BATCH = 16
+# From pixels of the map of occluders to those of the window, for the columns of a 2×3 matrix.
+MAP_PIXEL = np.array([2.0, 2.0, 1.0])
 
 
 class FaceDetector:
@@ -122,7 +125,15 @@ class FaceDetector:
         for k, mesh in zip(cut_off, continued, strict=True):
             placed[k] = mesh
         return [
-            FaceDetection(face.score, face.box_px, face.keypoints_px, mesh.points_px, mesh.irises_px, first.confidence)
+            FaceDetection(
+                face.score,
+                face.box_px,
+                face.keypoints_px,
+                mesh.points_px,
+                mesh.irises_px,
+                first.confidence,
+                mesh.occluders,
+            )
             for face, mesh, first in zip(faces, placed, meshes, strict=True)
         ]
 
@@ -139,13 +150,15 @@ class FaceDetector:
             if padding == "border":
                 windows = _faded(windows, inside)
             with torch.inference_mode():
-                points, rings, logits = self.mesh(normalise_exposure(windows, inside))
+                points, rings, logits, covers = self.mesh.with_occluders(normalise_exposure(windows, inside))
+                covers = covers.sigmoid().cpu().numpy()
             confidences, cut_off = logits.sigmoid().tolist(), (inside.amin((1, 2)) == 0).tolist()
             still_moving = []
             for row, k in enumerate(moving):
                 mesh = _to_photo(points[row].cpu().double().numpy(), matrices[row])
                 iris = _to_photo(rings[row].cpu().double().numpy(), matrices[row])
-                meshes[k] = _Mesh(mesh, iris, confidences[row], cut_off[row])
+                occluders = OccluderMap(covers[row], matrices[row] * MAP_PIXEL)
+                meshes[k] = _Mesh(mesh, iris, confidences[row], cut_off[row], occluders)
                 square = _Square.around(mesh)
                 if square.differs(squares[k]):
                     still_moving.append(k)
@@ -206,6 +219,7 @@ class _Mesh:
     confidence: float
     cut_off: bool
     """Whether a part of the square is outside the photo."""
+    occluders: OccluderMap
 
 
 @dataclass(frozen=True)

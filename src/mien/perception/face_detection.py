@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mien.perception.landmarks import landmarks68_from_mesh
+from mien.perception.occluders import OccluderMap
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class FaceDetection(FaceBox):
     """(2, 5, 2) right and left iris: the centre, then four points on the rim."""
     confidence: float
     """Probability that the crop shows a face, from the mesh network, 0 to 1."""
+    occluders: OccluderMap | None = None
+    """What hides the face; None if that is unknown, as in faces that were not detected in a photo."""
 
     @property
     def landmarks68_px(self) -> np.ndarray:

@@ -7,6 +7,7 @@ map, around the lips or an eye, and predict the points there (and the irises) mo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from mien.assets import load_weights
 from mien.morphable.landmark_tables import MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_MOUTH_CORNERS
 from mien.perception.fused import Program
 from mien.perception.layers import BlazeBlock, PointwiseConv2d, SameConv2d, as_inference
+from mien.perception.occluder_head import OccluderHead
 from mien.typing import Float, Tensor
 
 MESH_SIZE = 192
@@ -48,6 +50,9 @@ TAILS = (*(f"{region.name}.points" for region in REGIONS), *(f"{region.name}.iri
 TAIL_REGIONS, TAIL_POINTS = (0, 1, 2, 1, 2), (80, 71, 71, 5, 5)
 BODY_WIDTHS = ((32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (128, 2))
 TAIL_WIDTHS = ((128, 1), (128, 1), (128, 2), (128, 1), (128, 1))
+# Blocks of the trunk's two parts that end with its last map of 96 pixels, and of 48, 24, 12, 6 and 3 pixels.
+FINE_BLOCKS = 2
+MAP_BLOCKS = ((0, 2), (2, 5), (5, 8), (8, 11), (11, 14))
 # Index, in the weight file, of the layer after those of `tail_layers`: it outputs the coordinates of the tail's points.
 COORDINATES = "8."
 
@@ -138,6 +143,12 @@ def run_layers(layers: nn.Sequential, program: Program | None, x: Float[Tensor, 
     return program.run(x)[0] if program is not None and program.fits(x) else layers(x)
 
 
+def _through(layers: Iterable[nn.Module], x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
 def _whole(convolution: nn.Module, map_: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c"]:
     """A convolution whose kernel is as large as the map, as a matrix product: a third of the time."""
     assert isinstance(convolution, nn.Conv2d)
@@ -195,6 +206,8 @@ class FaceMesh(nn.Module):
         self.presence = nn.Conv2d(32, 1, 3)
         self.heads = RegionHeads()
         self.program: Program | None = None
+        self.occluder_program: Program | None = None
+        self.occluder_head: OccluderHead | None = None
 
     @classmethod
     def from_assets(cls) -> FaceMesh:
@@ -206,10 +219,38 @@ class FaceMesh(nn.Module):
         network = cls()
         load_weights(network, "facemesh.safetensors", arrange=_side_by_side)
         network.heads.build_programs()
+        network.occluder_head = OccluderHead()
+        load_weights(network.occluder_head, "occluders.safetensors")
         program = Program(3, MESH_SIZE)
-        features = program.add([*network.stem, *network.fine])
-        network.program = program.give(features, program.add([*network.coarse, *network.narrow], features))
+        features, maps = network.add_trunk(program)
+        network.program = program.give(features, program.add(network.narrow, maps[-1]))
+        program = Program(3, MESH_SIZE)
+        features, maps = network.add_trunk(program)
+        code, occluders = program.add(network.narrow, maps[-1]), network.occluder_head.add_to(program, maps)
+        network.occluder_program = program.give(features, code, occluders)
         return as_inference(network)
+
+    def trunk(self, x: Float[Tensor, "B 3 192 192"]) -> tuple[Tensor, list[Tensor]]:
+        """Return the features of the attention heads, and the last maps of 96, 48, 24, 12, 6 and 3 pixels."""
+        fine, coarse = list(self.fine), list(self.coarse)
+        finest = _through(fine[:FINE_BLOCKS], self.stem(x))
+        features = _through(fine[FINE_BLOCKS:], finest)
+        maps, values = [finest], features
+        for first, last in MAP_BLOCKS:
+            values = _through(coarse[first:last], values)
+            maps.append(values)
+        return features, maps
+
+    def add_trunk(self, program: Program) -> tuple[int, list[int]]:
+        """Append the layers of `trunk` to a program; return the numbers of its maps."""
+        fine, coarse = list(self.fine), list(self.coarse)
+        finest = program.add([*self.stem, *fine[:FINE_BLOCKS]])
+        features = program.add(fine[FINE_BLOCKS:], finest)
+        maps, source = [finest], features
+        for first, last in MAP_BLOCKS:
+            source = program.add(coarse[first:last], source)
+            maps.append(source)
+        return features, maps
 
     def forward(
         self, x: Float[Tensor, "B 3 192 192"]
@@ -226,8 +267,37 @@ class FaceMesh(nn.Module):
         if self.program is not None and self.program.fits(x):
             features, code = self.program.run(x)
         else:
-            features = self.fine(self.stem(x))
-            code = self.narrow(self.coarse(features))
+            features, maps = self.trunk(x)
+            code = self.narrow(maps[-1])
+        return self._read(features, code)
+
+    def with_occluders(
+        self, x: Float[Tensor, "B 3 192 192"]
+    ) -> tuple[Float[Tensor, "B 468 3"], Float[Tensor, "B 2 5 2"], Float[Tensor, "B"], Float[Tensor, "B 96 96"]]:
+        """Predict the landmarks of each crop, and what hides the face.
+
+        Args:
+            x: RGB in [0, 1].
+
+        Returns:
+            As `forward`, and per pixel of the halved crop the logit of the probability that it shows an occluder.
+
+        Raises:
+            ValueError: The network is not that of `from_assets`.
+        """
+        if self.occluder_head is None:
+            raise ValueError("this FaceMesh has no occluder head; use FaceMesh.from_assets().")
+        if self.occluder_program is not None and self.occluder_program.fits(x):
+            features, code, occluders = self.occluder_program.run(x)
+            occluders = occluders[:, 0]
+        else:
+            features, maps = self.trunk(x)
+            code, occluders = self.narrow(maps[-1]), self.occluder_head(maps)
+        return *self._read(features, code), occluders
+
+    def _read(
+        self, features: Float[Tensor, "B 32 48 48"], code: Float[Tensor, "B 32 3 3"]
+    ) -> tuple[Float[Tensor, "B 468 3"], Float[Tensor, "B 2 5 2"], Float[Tensor, "B"]]:
         mesh = _whole(self.points, code).unflatten(1, (468, 3))
         refined, irises = self.heads(features, mesh)
         return refined, irises, _whole(self.presence, code).flatten()

@@ -1,6 +1,7 @@
 """Masks the visible skin in a face crop: the oval of the mesh without eyes, open mouth and occluders.
 
-Occluders (hair, glasses, hands, microphones, hats) are separated from skin by colour, without training. A Gaussian
+Masks, glasses, hands and other things in front of the face come from the detection (`mien.perception.occluders`). Hair
+and what they leave is separated from skin by colour, without training. A Gaussian
 mixture of log brightness and log colour ratios is fitted to the pixels of the face. A component counts as skin in
 proportion to its share of cheeks and nose. So the skin colours of each person come from their own cheeks, in light and
 in shadow, in colour or in grey. A fringe in the colour of the skin is recognised by its strands.
@@ -27,10 +28,12 @@ from mien.morphable.landmark_tables import (
     MEDIAPIPE_NOSE_BRIDGE,
     MEDIAPIPE_OVAL,
     MEDIAPIPE_TOP,
+    MEDIAPIPE_UPPER_FACE,
 )
 from mien.perception.crops import Crop
 from mien.perception.face_detection import FaceDetection
 from mien.perception.windows import PhotoPyramid
+from mien.quality import CoveredShares
 from mien.rasterizer.cpu import native
 from mien.typing import Float, Tensor
 
@@ -52,6 +55,10 @@ SPREAD_FLOOR = np.array([0.10, 0.05, 0.05])
 SKIN_PROBABILITY = (0.35, 0.3)
 SMOOTHING_SHARE = 0.018
 BEARD_WEIGHT = 0.7
+# Share of the lips from which on something covers the mouth.
+LIPS_COVERED = 0.5
+# Smallest open part of cheeks and nose from which alone the colours of skin are taken.
+LEAST_SEEDS = 0.6
 # The lower half of the face is a beard if at least this share of each side is covered, and the sides differ by less
 # than the second value.
 BEARD_COVERED, BEARD_ASYMMETRY = 0.35, 0.3
@@ -79,15 +86,21 @@ class FaceParts:
     """The whole face up to the hairline, with occluders."""
     inner: Float[Tensor, "S S"]
     """The area around eyes, nose and mouth, with occluders."""
+    covered: Float[Tensor, "S S"]
+    """What a mask, glasses, a hand or another thing hides of the oval; hair that falls from above is not part of it."""
+    covered_shares: CoveredShares
+    """The same as shares of the parts of the face."""
+    cut_off: float
+    """Share of the oval that is outside the photo."""
 
     @property
     def face(self) -> Float[Tensor, "S S"]:
         """Pixels that belong to the texture of a face: visible skin, and the whole inner part.
 
-        In the inner part, pixels that are not skin are eyes, mouth, beard or glasses; on the forehead and near the
-        outline they are hair or background.
+        In the inner part, pixels that are not skin are eyes, mouth or beard, unless something covers them; on the
+        forehead and near the outline they are hair or background.
         """
-        return torch.maximum(self.skin, self.inner)
+        return torch.maximum(self.skin, self.inner * (1 - self.covered))
 
 
 def face_mask(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Float[Tensor, "S S"]:
@@ -114,18 +127,74 @@ def face_parts(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Face
     def fill(*parts: tuple[int, ...]) -> np.ndarray:
         return _fill([mesh[list(part)] for part in parts], crop.size)
 
-    oval = _fill([_with_forehead(mesh)], crop.size) * inside
+    outline = _fill([_with_forehead(mesh)], crop.size)
+    oval = outline * inside
     eyes, mouth, lips = fill(*MEDIAPIPE_EYES), fill(MEDIAPIPE_MOUTH), fill(MEDIAPIPE_LIPS)
+    covered = _covered(detection, crop, mouth=mouth, lips=lips) * oval
+    open_to_view = 1 - covered
     features = np.maximum(lips, fill(*MEDIAPIPE_BROWS))
-    bare = oval * (1 - np.maximum(eyes, features))
+    bare = oval * (1 - np.maximum(eyes, features)) * open_to_view
     colour = _features(picture.permute(1, 2, 0).numpy())
-    skin = _skin_by_colour(colour, bare, fill(*MEDIAPIPE_CHEEKS, MEDIAPIPE_NOSE) * inside)
-    skin = skin * (1 - _strands(colour[..., 0], mesh, fill(*MEDIAPIPE_CHEEKS) * inside, oval=oval))
+    cheeks, middle = fill(*MEDIAPIPE_CHEEKS) * inside, fill(*MEDIAPIPE_CHEEKS, MEDIAPIPE_NOSE) * inside
+    skin = _skin_by_colour(colour, bare, _seeds(middle, fill(MEDIAPIPE_UPPER_FACE) * bare, covered))
+    skin = skin * (1 - _strands(colour[..., 0], mesh, cheeks * open_to_view, oval=oval))
     skin = np.where(features > 0.5, _skin_around(skin, bare), skin)
-    skin = np.maximum(skin, _beard(skin, [fill(half) for half in MEDIAPIPE_BEARD], lips))
-    skin = skin * oval * (1 - eyes) * (1 - mouth)
-    parts = (skin, eyes, mouth, oval, fill(MEDIAPIPE_INNER) * inside)
-    return FaceParts(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts))
+    skin = np.maximum(skin, _beard(skin, [fill(half) for half in MEDIAPIPE_BEARD], lips, covered))
+    skin = skin * oval * (1 - eyes) * (1 - mouth) * open_to_view
+    shares = CoveredShares()
+    if covered.any():
+        above_brows = _above_brows(mesh, _upright(mesh), crop.size)
+        areas = (oval * (1 - above_brows), eyes, fill(MEDIAPIPE_NOSE), lips, oval * above_brows)
+        shares = CoveredShares(*(_share(covered, area) for area in areas))
+    return FaceParts(
+        skin=_tensor(skin),
+        eyes=_tensor(eyes),
+        mouth=_tensor(mouth),
+        oval=_tensor(oval),
+        inner=_tensor(fill(MEDIAPIPE_INNER) * inside),
+        covered=_tensor(covered),
+        covered_shares=shares,
+        cut_off=1 - _share(inside, outline),
+    )
+
+
+def _tensor(mask: np.ndarray) -> Float[Tensor, "S S"]:
+    return torch.from_numpy(np.ascontiguousarray(mask, np.float32))
+
+
+def _share(found: np.ndarray, area: np.ndarray) -> float:
+    """Mean of one mask over another; 0 if the other is empty."""
+    return round(float((found * area).sum()) / max(float(area.sum()), 1e-6), 4)
+
+
+def _upright(mesh: np.ndarray) -> np.ndarray:
+    """Unit vector from the nose bridge to the top of the forehead, crop pixels."""
+    up = mesh[MEDIAPIPE_TOP] - mesh[MEDIAPIPE_NOSE_BRIDGE]
+    return up / max(float(np.linalg.norm(up)), 1e-6)
+
+
+def _covered(detection: FaceDetection, crop: Crop, *, mouth: np.ndarray, lips: np.ndarray) -> np.ndarray:
+    """Return where something hides the face (H, W).
+
+    The dark opening of a mouth is no occluder, if the lips around it are seen.
+    """
+    if detection.occluders is None:
+        return np.zeros_like(mouth)
+    covered = detection.occluders.in_crop(crop)
+    if _share(covered, lips * (1 - mouth)) < LIPS_COVERED:
+        covered = covered * (1 - mouth)
+    return covered
+
+
+def _seeds(middle: np.ndarray, upper: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Return the area (H, W) whose colours are those of skin: the open part of cheeks and nose.
+
+    Under a mask little of them is open; then the skin around the eyes and above them counts too.
+    """
+    seeds = middle * (1 - covered)
+    if seeds.sum() >= LEAST_SEEDS * middle.sum():
+        return seeds
+    return np.maximum(seeds, upper)
 
 
 def _skin_by_colour(colour: np.ndarray, bare: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -270,8 +339,7 @@ def _strands(brightness: np.ndarray, mesh: np.ndarray, cheeks: np.ndarray, *, ov
     size = len(brightness)
     if np.count_nonzero(cheeks > 0.5) < 20:
         return np.zeros_like(cheeks)
-    up = mesh[MEDIAPIPE_TOP] - mesh[MEDIAPIPE_NOSE_BRIDGE]
-    up = up / max(float(np.linalg.norm(up)), 1e-6)
+    up = _upright(mesh)
     down_slope, right_slope = np.gradient(brightness)
     across = down_slope * up[0] - right_slope * up[1]
     across = across - _smooth(across, size, share=STRAND_DETREND_SHARE)
@@ -312,15 +380,15 @@ def _above_brows(mesh: np.ndarray, up: np.ndarray, size: int) -> np.ndarray:
     return np.clip((height - (brows @ up).max()) / (ABOVE_BROWS_SHARE * size), 0, 1)
 
 
-def _beard(skin: np.ndarray, halves: list[np.ndarray], lips: np.ndarray) -> np.ndarray:
-    """Return a weight of the lower face if it is covered alike on both sides: a beard, which belongs to the face.
+def _beard(skin: np.ndarray, halves: list[np.ndarray], lips: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Return a weight of the lower face if it is hidden alike on both sides: by a beard, which belongs to the face.
 
-    A hand or a microphone covers one side or the middle, and stays excluded.
+    A hand or a microphone hides one side or the middle, and stays excluded.
     """
-    covered = []
+    hidden = []
     for half in halves:
-        own = half * (1 - lips)
-        covered.append(float(((1 - skin) * own).sum() / max(own.sum(), 1e-6)))
-    if min(covered) < BEARD_COVERED or abs(covered[0] - covered[1]) > BEARD_ASYMMETRY:
+        own = half * (1 - lips) * (1 - covered)
+        hidden.append(float(((1 - skin) * own).sum() / max(own.sum(), 1e-6)))
+    if min(hidden) < BEARD_COVERED or abs(hidden[0] - hidden[1]) > BEARD_ASYMMETRY:
         return np.zeros_like(skin)
     return np.maximum(*halves) * BEARD_WEIGHT

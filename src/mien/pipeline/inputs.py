@@ -14,7 +14,7 @@ from mien.errors import ConfigError
 from mien.fitting import FitTargets
 from mien.io.photo import exposure_of
 from mien.morphable.landmark_tables import IBUG_OUTER_EYE_CORNERS
-from mien.perception import Crop, FaceDetection, face_crop, face_parts, typical_focal_px
+from mien.perception import Crop, FaceDetection, FaceParts, face_crop, face_parts, typical_focal_px
 from mien.perception.crops import sample_pixels
 from mien.typing import Float, Tensor, UInt8
 
@@ -71,6 +71,8 @@ class PhotoInputs:
     """The same faces in their crops."""
     focal_source: FocalSource
     """Where the focal length comes from."""
+    parts: tuple[FaceParts, ...]
+    """Skin, eyes, mouth and what hides them, of each face in its crop."""
 
     @classmethod
     def of(
@@ -113,11 +115,18 @@ class PhotoInputs:
         camera = Camera(
             torch.full((len(faces),), float(focal_px)), torch.tensor([centre_px]).expand(len(faces), 2), image_size=size
         )
-        return cls(pixels, faces, camera, _targets(pixels, faces, camera, device=device), source)
+        parts = tuple(face_parts(pixels, face.detection, face.crop) for face in faces)
+        return cls(pixels, faces, camera, _targets(pixels, faces, parts, camera, device=device), source, parts)
 
     def __getitem__(self, index: slice) -> PhotoInputs:
         """A part of the batch."""
-        return replace(self, faces=self.faces[index], camera=self.camera[index], targets=self.targets[index])
+        return replace(
+            self,
+            faces=self.faces[index],
+            camera=self.camera[index],
+            targets=self.targets[index],
+            parts=self.parts[index],
+        )
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -153,10 +162,14 @@ class EncoderInputs:
 
 
 def _targets(
-    pixels: UInt8[np.ndarray, "H W 3"], faces: Sequence[FaceInput], camera: Camera, *, device: torch.device
+    pixels: UInt8[np.ndarray, "H W 3"],
+    faces: Sequence[FaceInput],
+    parts: Sequence[FaceParts],
+    camera: Camera,
+    *,
+    device: torch.device,
 ) -> FitTargets:
     crops = torch.cat([sample_pixels(pixels, face.crop) for face in faces]).to(device)
-    parts = [face_parts(pixels, face.detection, face.crop) for face in faces]
     exposure = torch.full((len(faces),), exposure_of(pixels), device=device)
     return FitTargets(
         crops=crops,
@@ -167,6 +180,7 @@ def _targets(
         landmarks468_px=_landmarks468_px(faces).to(device),
         landmarks68_px=_in_crops(faces, [f.detection.landmarks68_px for f in faces]).to(device),
         landmarks468_depth_px=_depths_px(faces).to(device),
+        covered=torch.stack([part.covered for part in parts]).to(device),
     )
 
 

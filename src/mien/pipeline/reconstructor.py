@@ -20,7 +20,15 @@ import numpy as np
 import torch
 
 from mien.camera import Camera
-from mien.errors import BackendUnavailable, ConfigError, FaceLeftOut, FitDiverged, NoFaceFound, OutOfMemory
+from mien.errors import (
+    BackendUnavailable,
+    ConfigError,
+    FaceDoubtful,
+    FaceLeftOut,
+    FitDiverged,
+    NoFaceFound,
+    OutOfMemory,
+)
 from mien.fitting import (
     DetailSettings,
     FitSettings,
@@ -32,7 +40,8 @@ from mien.fitting import (
     fit,
     fit_lids,
     fit_prediction,
-    mesh_point_weights,
+    trusted_point_weights,
+    with_light_and_albedo,
 )
 from mien.io.photo import Photo, read_photo
 from mien.memory import typed_out_of_memory
@@ -47,9 +56,10 @@ from mien.networks import (
     load_encoder,
 )
 from mien.networks.detail_unet import CROP_SHARE
-from mien.perception import FaceDetection, FaceDetector, IdentityNetwork, Pin, pinned
+from mien.perception import FaceDetection, FaceDetector, FaceParts, IdentityNetwork, Pin, pinned
 from mien.pipeline.inputs import PhotoInputs
 from mien.pipeline.texturing import TextureBuilder
+from mien.quality import COVERED_ABOVE
 from mien.result import Reconstruction
 from mien.threads import warn_about_threads
 from mien.typing import UInt8
@@ -266,12 +276,18 @@ class Reconstructor:
 
         Warns:
             FaceLeftOut: One of several faces could not be fitted and is missing from the list.
+            FaceDoubtful: A face has flags in its `quality`; once per face.
             PhotoReduced: The file is a JPEG of more than 64 megapixels; `read_photo` has another limit.
         """
         inputs, perception = self._opened(
             photo, focal_px=focal_px, principal_point_px=principal_point_px, pins=(), progress=progress
         )
-        return self._reconstruct(inputs, perception=perception, progress=progress)
+        faces = self._reconstruct(inputs, perception=perception, progress=progress)
+        for number, face in enumerate(faces, 1):
+            if face.quality is not None and face.quality.flags:
+                which = f"face {number} of {len(faces)}: " if len(faces) > 1 else ""
+                warnings.warn(FaceDoubtful(which + face.quality.advice()), stacklevel=2)
+        return faces
 
     def steps(
         self,
@@ -446,6 +462,9 @@ class Reconstructor:
                 predicted = self._predict(self.encoder, inputs, refine=self.mode == "net")
                 start = self._with_lids(predicted, targets)
         if start is not None and self.mode == "net":
+            if any(map(_is_covered, inputs.parts)):
+                with clock.stage("light and albedo"):
+                    start = self._with_light_of_visible_skin(start, inputs)
             return _Coefficients(start, targets.camera, tuple(clock.times))
         recognition = self.identity_network if self.settings.recognition_weight else None
         result = fit(
@@ -472,6 +491,17 @@ class Reconstructor:
         refined = encoder.refine(upright.crops, upright.camera, fitted, landmarks468_px=points)
         return self._aligned(refined.rolled(back), targets)
 
+    def _with_light_of_visible_skin(self, faces: FaceCoefficients, inputs: PhotoInputs) -> FaceCoefficients:
+        """The faces with light and albedo fitted to their visible skin, where the encoder also saw what covers them."""
+        found = []
+        for k, parts in enumerate(inputs.parts):
+            one = slice(k, k + 1)
+            face, targets = faces[one], inputs.targets[one]
+            if _is_covered(parts):
+                face = with_light_and_albedo(self.model, targets, face, settings=self.settings, warm=True)
+            found.append(face)
+        return FaceCoefficients.join(found)
+
     def _with_lids(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
         """The faces with the detected opening of the eyes."""
         return fit_lids(
@@ -484,7 +514,7 @@ class Reconstructor:
         )
 
     def _aligned(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
-        weights = mesh_point_weights(self.model).expand(len(targets.landmarks468_px), -1)
+        weights = trusted_point_weights(self.model, targets)
         return align_to_points(
             self.model, faces, targets.camera, points_px=targets.landmarks468_px, point_weights=weights
         )
@@ -492,6 +522,10 @@ class Reconstructor:
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
         return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
+
+
+def _is_covered(parts: FaceParts) -> bool:
+    return parts.covered_shares.face > COVERED_ABOVE
 
 
 def _slice(part: range) -> slice:

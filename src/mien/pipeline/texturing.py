@@ -20,6 +20,8 @@ from mien.networks.detail_unet import CROP_SHARE
 from mien.perception import Crop, face_crop
 from mien.perception.crops import sample_pixels
 from mien.pipeline.inputs import FIT_SIZE_PX, PhotoInputs
+from mien.pipeline.inspection import measure_face
+from mien.quality import FaceQuality
 from mien.rendering import FaceSurface, VertexDetail, build_surface, draw_texture, sample_map, vertex_visibility
 from mien.result import Reconstruction
 from mien.texture import (
@@ -209,6 +211,7 @@ def _reconstruction(
     height, width = inputs.pixels.shape[:2]
     seen = vertex_visibility(model, surface, camera.resized(2 * FIT_SIZE_PX))[0] > 0
     inside = (xy >= 0).all(-1) & (xy < torch.tensor([width, height])).all(-1)
+    landmark_error = _landmark_error(face.detection.landmarks68_px, _numpy(xy[landmarks.cpu()]))
     return Reconstruction(
         model_name=model.name,
         image_size=(width, height),
@@ -234,11 +237,12 @@ def _reconstruction(
         texture=_numpy(texture[0].permute(1, 2, 0)),
         texture_offset=_numpy(maps.texture_offset[0].permute(1, 2, 0)),
         displacement=_numpy(maps.displacement[0, 0]),
-        landmark_error=_landmark_error(face.detection.landmarks68_px, _numpy(xy[landmarks.cpu()])),
+        landmark_error=landmark_error,
         photometric_error=photometric_error,
         stage_seconds=(),
         expression_names=model.expression_names,
         hair_colour=_hair_colour(model, surface, inputs, xy=xy, seen=seen.cpu() & inside),
+        quality=FaceQuality.judge(measure_face(inputs, coefficients, camera), landmark_error=landmark_error),
     )
 
 

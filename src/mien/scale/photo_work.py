@@ -12,11 +12,12 @@ import re
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.errors import FaceLeftOut, MienError
+from mien.errors import FaceDoubtful, FaceLeftOut, MienError
 from mien.io.result_files import (
     DEFAULT_FORMATS,
     FACE,
@@ -175,6 +176,7 @@ class PhotoWorker:
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FaceLeftOut)
+            warnings.simplefilter("ignore", FaceDoubtful)  # the row has the flags
             row = self._row(folder, start, caught)
         others = [warning for warning in caught if not issubclass(warning.category, FaceLeftOut)]
         return PhotoOutcome(row, tuple((_warning(found), found.filename, found.lineno) for found in others))
@@ -192,6 +194,7 @@ class PhotoWorker:
                 photometric_error=sum(face.photometric_error for face in faces) / len(faces),
                 results=str(folder.path),
                 reason="; ".join(f"{FaceLeftOut.__name__}: {message}" for message in left_out),
+                flags=flag_words(faces),
             )
             if not row.reason:
                 folder.finish(row, content, self.settings.options)
@@ -236,6 +239,18 @@ class PhotoWorker:
     def _stage(self, name: str, share: float) -> None:
         if self._progress is not None:
             self._progress(name, share)
+
+
+def flag_words(faces: Sequence[Reconstruction]) -> str:
+    """The flags of a photo's faces in short words: "covered, tiny"; of several faces "face1: covered; face4: tiny".
+
+    Args:
+        faces: The faces, in the order of their folders.
+    """
+    words = [", ".join(flag.words for flag in face.quality.flags) if face.quality else "" for face in faces]
+    if len(words) == 1:
+        return words[0]
+    return "; ".join(f"face{number}: {text}" for number, text in enumerate(words) if text)
 
 
 def failed_row(folder: PhotoFolder | AddressFolder, error: MienError, *, seconds: float) -> PhotoRow:

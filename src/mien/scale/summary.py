@@ -38,6 +38,8 @@ class PhotoRow:
     """Folder of the photo's faces."""
     reason: str
     """What failed; empty if all faces were written."""
+    flags: str = ""
+    """What makes the results less certain, as short words, see `mien.quality`; empty for good photos."""
 
     def absolute(self) -> PhotoRow:
         """The row with absolute paths, for files."""
@@ -49,6 +51,8 @@ class PhotoRow:
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]+://|standard input$", re.IGNORECASE)
 """How `RemotePhoto` names itself."""
 _COLUMNS = [field.name for field in fields(PhotoRow)]
+_OLD_COLUMNS = _COLUMNS[:-1]
+"""Columns of mien 0.2."""
 
 
 def photo_key(photo: str | os.PathLike[str]) -> str:
@@ -129,10 +133,11 @@ def _read_table(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     names, rows = read_csv(path, advice=advice, error=OutputError)
-    if names and names != _COLUMNS:
+    if names and names not in (_COLUMNS, _OLD_COLUMNS):
         raise OutputError(f"{path}: is not a table of mien, its columns are {', '.join(names)}; {advice}")
     # mien 0.2 appended to the file; if it was killed, the last row may be incomplete. That photo was not done.
-    return [dict(zip(names, map(read_cell, row), strict=True)) for row in rows if len(row) == len(names)]
+    whole = (row for row in rows if len(row) == len(names))
+    return [{"flags": "", **dict(zip(names, map(read_cell, row), strict=True))} for row in whole]
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:

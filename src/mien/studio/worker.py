@@ -127,7 +127,7 @@ class _Worker:
                 view=_rows(face.view_matrix_opengl.tolist()),
                 projection=_rows(face.projection_matrix_opengl().tolist()),
                 landmark_error=face.landmark_error,
-                notes=(),
+                notes=(face.quality.advice(),) if face.quality is not None and face.quality.flags else (),
             )
         )
 

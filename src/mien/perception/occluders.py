@@ -1,0 +1,102 @@
+"""What hides a face in a photo: the map of the occluder head, cleaned, in pixels of a crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mien.perception.crops import Crop
+from mien.typing import Float
+
+SURE = 0.85
+"""A region counts only if its probability reaches this somewhere."""
+PROBABILITY = (0.4, 0.6)
+"""A pixel of such a region is not covered up to the first probability, and covered from the second."""
+SMALLEST_SHARE = 0.004
+"""Smallest area of a region over that of the window, which the face fills to a third."""
+
+MARGIN = 2
+"""Pixels by which regions grow, 3 % of a face: a rim in the colour of a mask would tint the skin beside it."""
+
+
+@dataclass(frozen=True)
+class OccluderMap:
+    """Where something hides a face, in the window of the mesh network."""
+
+    probability: Float[np.ndarray, "M M"]
+    """Of an occluder, 0 to 1, at half of the window's resolution; what is beside the face may be missing."""
+    photo_from_window: Float[np.ndarray, "2 3"]
+    """From pixels of the map to pixels of the photo."""
+
+    def in_crop(self, crop: Crop) -> Float[np.ndarray, "S S"]:
+        """Where the face in a crop is covered, 0 to 1: regions that are large enough and sure; exact zeros elsewhere.
+
+        Args:
+            crop: A crop of the photo.
+        """
+        regions = _regions(self.probability)
+        if regions is None:
+            return np.zeros((crop.size, crop.size), np.float32)
+        low, high = PROBABILITY
+        cleaned = torch.from_numpy(
+            (np.clip((self.probability - low) / (high - low), 0, 1) * regions).astype(np.float32)
+        )
+        wider = F.max_pool2d(cleaned[None, None], 2 * MARGIN + 1, stride=1, padding=MARGIN)[0, 0]
+        return _resampled(wider.numpy(), self.photo_from_window, crop)
+
+
+def _regions(probability: np.ndarray) -> np.ndarray | None:
+    """The pixels of connected regions that count; None if there are none."""
+    inside = probability > PROBABILITY[0]
+    if not (probability > SURE).any():
+        return None
+    kept = np.zeros_like(inside)
+    for region in _connected(inside):
+        if region.sum() >= SMALLEST_SHARE * region.size and probability[region].max() > SURE:
+            kept |= region
+    return kept if kept.any() else None
+
+
+def _connected(inside: np.ndarray) -> list[np.ndarray]:
+    """The connected regions of a mask: runs of pixels in rows, joined where runs of successive rows touch."""
+    parents: list[int] = []
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            number = parents[number]
+        return number
+
+    runs: list[tuple[int, int, int]] = []
+    above: list[int] = []
+    for row, pixels in enumerate(inside):
+        edges = np.flatnonzero(np.diff(pixels, prepend=False, append=False)).reshape(-1, 2).tolist()
+        here = []
+        for first, last in edges:
+            number = len(runs)
+            runs.append((row, first, last))
+            parents.append(number)
+            here.append(number)
+            for other in above:
+                if runs[other][1] <= last and first <= runs[other][2]:  # also across a corner
+                    parents[root(other)] = root(number)
+        above = here
+    regions: dict[int, np.ndarray] = {}
+    for number, (row, first, last) in enumerate(runs):
+        regions.setdefault(root(number), np.zeros_like(inside))[row, first:last] = True
+    return list(regions.values())
+
+
+def _resampled(values: np.ndarray, photo_from_window: np.ndarray, crop: Crop) -> np.ndarray:
+    """The map in pixels of a crop; zeros outside the window."""
+    linear = np.linalg.inv(photo_from_window[:, :2])
+    shift = linear @ (crop.photo_from_crop[:, 2].numpy() - photo_from_window[:, 2])
+    matrix = np.concatenate([linear @ crop.photo_from_crop[:, :2].numpy(), shift[:, None]], 1)
+    # `affine_grid` counts from -1 to 1 in both squares.
+    size, side = crop.size, len(values)
+    scaled = matrix[:, :2] * (size / side)
+    theta = np.concatenate([scaled, scaled.sum(1, keepdims=True) + matrix[:, 2:] * (2 / side) - 1], 1)
+    grid = F.affine_grid(torch.from_numpy(theta)[None].float(), [1, 1, size, size], align_corners=False)
+    return F.grid_sample(torch.from_numpy(values)[None, None], grid, align_corners=False)[0, 0].numpy()

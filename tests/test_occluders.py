@@ -1,0 +1,162 @@
+"""What hides a face: the map of the occluder head, and what it changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+
+from mien.perception import FaceDetection, FaceMesh, FaceParts, face_crop, face_parts
+from mien.perception.crops import Crop
+from mien.perception.fused import Program
+from mien.perception.occluders import MARGIN, SMALLEST_SHARE, OccluderMap
+from mien.quality import CoveredShares
+from tests.astronaut import astronaut, astronaut_face, detector
+
+JAW = (93, 58, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 288, 323)
+"""MediaPipe's points from one ear over the chin to the other."""
+
+
+def crop_of(face: FaceDetection) -> Crop:
+    return face_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
+
+
+def painted(colour: tuple[int, int, int], polygon: np.ndarray) -> np.ndarray:
+    """The astronaut behind a polygon."""
+    image = Image.fromarray(astronaut().copy())
+    ImageDraw.Draw(image).polygon([tuple(point) for point in polygon.tolist()], fill=colour)
+    return np.asarray(image)
+
+
+def masked_face(colour: tuple[int, int, int]) -> tuple[FaceParts, Crop]:
+    """What is found of the astronaut with a mask over nose, mouth and chin."""
+    mesh = astronaut_face().landmarks468_px[:, :2]
+    pixels = painted(colour, np.concatenate([mesh[list(JAW)], mesh[[197]]]))
+    (face,) = detector().detect(pixels, max_faces=1)
+    crop = crop_of(astronaut_face())
+    return face_parts(pixels, face, crop), crop
+
+
+def at(values: torch.Tensor, crop: Crop, point: int) -> float:
+    """The mask at one of the astronaut's landmarks."""
+    x, y = crop.to_crop(torch.from_numpy(astronaut_face().landmarks468_px[point, :2])).round().int().tolist()
+    return float(values[y, x])
+
+
+CHEEK = tuple(int(v) for v in (205, 160, 140))
+
+
+@pytest.mark.parametrize("colour", [(150, 190, 215), (30, 30, 34), (240, 240, 240), CHEEK])
+def test_a_mask_is_covered_and_the_face_above_it_is_skin(colour: tuple[int, int, int]) -> None:
+    parts, crop = masked_face(colour)
+    for point in (17, 2, 205, 425):  # below the mouth, under the nose, on the cheeks
+        assert at(parts.covered, crop, point) > 0.9
+        assert at(parts.skin, crop, point) < 0.1
+        assert at(parts.face, crop, point) < 0.1
+    for point in (9, 230, 450):  # between the brows, below the eyes
+        assert at(parts.covered, crop, point) == 0
+        assert at(parts.skin, crop, point) > 0.8
+    assert parts.covered_shares.face > 0.3
+    assert parts.covered_shares.mouth > 0.9
+    assert parts.covered_shares.eyes == 0
+    assert set(parts.covered_shares.parts) == {"nose", "mouth"}
+    assert parts.covered_shares.forehead < 0.05
+
+
+def test_sunglasses_cover_the_eyes() -> None:
+    mesh, pixels = astronaut_face().landmarks468_px[:, :2], astronaut()
+    for right, left, bottom, top in ((35, 193, 118, 52), (417, 265, 347, 282)):
+        box = mesh[[right, left, bottom, top]]
+        low, high = box.min(0), box.max(0)
+        corners = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
+        image = Image.fromarray(pixels.copy())
+        ImageDraw.Draw(image).polygon([tuple(point) for point in corners.tolist()], fill=(12, 12, 14))
+        pixels = np.asarray(image)
+    (face,) = detector().detect(pixels, max_faces=1)
+    parts = face_parts(pixels, face, crop_of(face))
+    assert parts.covered_shares.parts == ("eyes",)
+    assert parts.covered_shares.eyes > 0.9
+    assert parts.covered_shares.mouth < 0.1
+
+
+def test_nothing_but_hair_covers_the_astronaut() -> None:
+    parts = face_parts(astronaut(), astronaut_face(), crop_of(astronaut_face()))
+    assert parts.covered_shares == replace(CoveredShares(), forehead=parts.covered_shares.forehead)
+    assert parts.covered_shares.forehead < 0.05
+
+
+def test_a_map_without_occluders_changes_nothing() -> None:
+    face = astronaut_face()
+    assert face.occluders is not None
+    empty = replace(face.occluders, probability=np.full((96, 96), 0.3, np.float32))
+    found, without = (
+        face_parts(astronaut(), replace(face, occluders=occluders), crop_of(face)) for occluders in (empty, None)
+    )
+    assert not found.covered.any()
+    assert torch.equal(found.skin, without.skin)
+    assert torch.equal(found.face, found.skin.maximum(found.inner))
+
+
+def test_the_opening_of_a_mouth_is_no_occluder_but_a_mask_over_it_is() -> None:
+    """She laughs. The map covers the opening alone, then the lips too."""
+    face, crop = astronaut_face(), crop_of(astronaut_face())
+    without = face_parts(astronaut(), replace(face, occluders=None), crop)
+    opening = (without.mouth.numpy() > 0.5).astype(np.float32)
+    rows, columns = np.nonzero(opening)
+    with_lips = opening.copy()
+    with_lips[rows.min() - 14 : rows.max() + 15, columns.min() - 14 : columns.max() + 15] = 1
+    shrunk = -F.max_pool2d(-torch.from_numpy(opening)[None], 2 * MARGIN + 1, stride=1, padding=MARGIN)[0].numpy()
+    for probability, covered in ((shrunk, False), (with_lips, True)):
+        drawn = OccluderMap(probability, crop.photo_from_crop.numpy())
+        found = face_parts(astronaut(), replace(face, occluders=drawn), crop)
+        assert (float((found.covered * without.mouth).sum()) > 0.5 * opening.sum()) == covered
+
+
+def test_the_map_is_where_the_crop_shows_it() -> None:
+    """A square of the map, turned and scaled; the crop is another square of the photo."""
+    probability = np.zeros((96, 96), np.float32)
+    probability[22:58, 32:48] = 1  # and the margin
+    angle, scale = 0.3, 2.5
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    photo_from_window = np.concatenate([turn, [[40.0], [10.0]]], 1)
+    crop = Crop.around((120.0, 110.0), 260.0, size=130, angle=-0.2)
+    found = OccluderMap(probability, photo_from_window).in_crop(crop)
+    rows, columns = np.mgrid[:130, :130] + 0.5
+    photo = crop.to_photo(torch.from_numpy(np.stack([columns, rows], -1))).numpy()
+    window = (photo - photo_from_window[:, 2]) @ np.linalg.inv(turn).T
+    deep = ((window > [31, 21]) & (window < [49, 59])).all(-1)
+    outside = ((window < [29, 19]) | (window > [51, 61])).any(-1)
+    assert deep.sum() > 500
+    assert found[deep].min() > 0.99
+    assert found[outside].max() < 0.01
+
+
+def test_small_and_unsure_regions_are_left_out() -> None:
+    probability = np.full((96, 96), 0.05, np.float32)
+    side = int(np.sqrt(SMALLEST_SHARE * 96 * 96)) - 1
+    probability[10 : 10 + side, 10 : 10 + side] = 0.99  # too small
+    probability[40:60, 10:30] = 0.8  # nowhere sure
+    identity = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+    crop = Crop.around((48.0, 48.0), 96.0, size=96)
+    assert not OccluderMap(probability, identity).in_crop(crop).any()
+    probability[40:60, 60:80] = 0.7
+    probability[50, 70] = 0.9  # sure at one pixel, and connected
+    found = OccluderMap(probability, identity).in_crop(crop)
+    assert found[42:58, 62:78].min() > 0.99
+    assert not found[:, :55].any()
+    assert found[40:60, 60 - MARGIN].min() > 0.99
+
+
+def test_the_native_head_equals_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = FaceMesh.from_assets(), torch.rand(2, 3, 192, 192)
+    found = network.with_occluders(images)
+    assert all(torch.equal(a, b) for a, b in zip(found, network(images), strict=False))
+    monkeypatch.setattr(Program, "fits", lambda *_: False)
+    for native, layers in zip(found, network.with_occluders(images), strict=True):
+        torch.testing.assert_close(native, layers, atol=2e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="from_assets"):
+        FaceMesh().with_occluders(images)
