@@ -12,7 +12,8 @@ number of photos, and a photo takes less memory than its pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,12 +44,25 @@ class ArrowLayout:
         """
         return torch.cat([photos[0][self.shared], *(photo[self.own] for photo in photos)])
 
+    def summed(self, photos: Sequence[Float[Tensor, "N"]]) -> Float[Tensor, "M"]:
+        """The derivative by the unknowns of all photos, in the order of `gathered`.
+
+        Args:
+            photos: Derivative of the energy of each photo by its unknowns.
+        """
+        return torch.cat([sum_of(photo[self.shared] for photo in photos), *(photo[self.own] for photo in photos)])
+
     def scattered(self, vector: Float[Tensor, "M"]) -> list[Float[Tensor, "N"]]:
         """All unknowns of each photo: the inverse of `gathered`."""
         count, own = len(self.shared), vector[len(self.shared) :].view(-1, len(self.own))
         photos = vector.new_empty(len(own), count + len(self.own))
         photos[:, self.shared], photos[:, self.own] = vector[:count], own
         return list(photos)
+
+
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more tensors of equal shape."""
+    return functools.reduce(torch.add, tensors)
 
 
 class ArrowMatrix(Curvature):

@@ -21,7 +21,7 @@ from mien.fitting.point_model import PointModel
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
-from mien.losses import geman_mcclure_weights
+from mien.losses import geman_mcclure, geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rasterizer.cpu import native
 from mien.typing import Float, Tensor
@@ -258,6 +258,18 @@ class LandmarkProblem:
             lid_residuals = self.lids.residuals(self.target + residuals[..., :2])
             gradient = gradient + torch.einsum("bpk,bp->bk", lid_jacobian, lid_residuals)
         return hessian, gradient
+
+    def photo_energy(self, state: LandmarkState) -> Float[Tensor, "B"]:
+        """The energy of each face without the priors of identity and focal length."""
+        residuals, _, _ = self._linearise(state)
+        squares = [residuals[..., :2].square().sum(-1) / self.sigma_px[:, None] ** 2]
+        if self.depths_px is not None:
+            squares.append(residuals[..., 2].square() / self.depth_sigma_px[:, None] ** 2)
+        robust = [geman_mcclure(each, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum(1) for each in squares]
+        lids = self.lids.residuals(self.target + residuals[..., :2]).square().sum(1)
+        shape = state.shape[:, self.is_expression]
+        expression = self.prior_precision.diagonal()[self.RIGID :][self.is_expression] * shape.square()
+        return 0.5 * (sum(robust, start=lids) + expression.sum(1))
 
     def _linearise(
         self, state: LandmarkState

@@ -90,9 +90,13 @@ class FacePlace(Place):
         self._energy = energy.terms(coefficients, self.rendered).total()
         self.value = checked_energy(self._energy.item())
 
-    @functools.cached_property
+    @property
     def gradient(self) -> Float[Tensor, "N"]:
         """Derivative of the energy; to be asked for before the unknowns change. Most trials do not need it."""
+        return self._differentiated
+
+    @functools.cached_property
+    def _differentiated(self) -> Float[Tensor, "N"]:
         gradients = torch.autograd.grad(self._energy, self._unknowns.parameters())
         return torch.cat([gradient.flatten() for gradient in gradients])
 
