@@ -14,7 +14,8 @@
     ├── OutputError           results cannot be written
     └── WorkerDied            the process that worked on a photo ended before its time
 
-and six warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+and seven warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+PhotoLeftOut, if one of several photos of a person does not show that person or counts for little,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
 from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien,
 ForkedAfterImport, if a forked process may wait for ever, and CheckpointDoubtful, if a resumed run cannot use its newest
@@ -64,6 +65,10 @@ class FitDiverged(MienError):
 
 class FaceLeftOut(UserWarning):
     """One of several faces of a photo could not be fitted and is missing from the result."""
+
+
+class PhotoLeftOut(UserWarning):
+    """One of several photos of a person does not show that person, or fits so badly that it counts for little."""
 
 
 class PhotoReduced(UserWarning):

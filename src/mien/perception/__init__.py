@@ -10,6 +10,7 @@ from mien.perception.facemesh import FaceMesh as FaceMesh
 from mien.perception.focal_prior import typical_focal_px as typical_focal_px
 from mien.perception.recognition import SAME_PERSON_DISTANCE as SAME_PERSON_DISTANCE
 from mien.perception.recognition import IdentityNetwork as IdentityNetwork
+from mien.perception.same_person import find_person as find_person
 from mien.perception.skin_mask import FaceParts as FaceParts
 from mien.perception.skin_mask import face_mask as face_mask
 from mien.perception.skin_mask import face_parts as face_parts
