@@ -24,7 +24,7 @@ from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import find_person
 from mien.pipeline.inputs import PhotoInputs
 from mien.pipeline.texturing import PhotoFace
-from mien.typing import Float, Tensor
+from mien.typing import Float, Tensor, UInt8
 
 DOUBTFUL = 0.25
 """A photo with a smaller weight is told to the user: its face is probably of somebody else, or badly detected."""
@@ -39,8 +39,8 @@ class SeenPhoto:
 
     name: str
     """Name for messages."""
-    read: Callable[[], PhotoInputs]
-    """Reads the photo again, with all of its faces."""
+    pixels: Callable[[], UInt8[np.ndarray, "H W 3"]]
+    """Reads the photo."""
     inputs: PhotoInputs | None
     """Its faces, without pixels; None if there is no face."""
     features: Float[Tensor, "N 128"]
@@ -61,8 +61,6 @@ class PersonPhotos:
     """The photos."""
     inputs: tuple[PhotoInputs, ...]
     """The person's face in each of them, without pixels."""
-    faces: tuple[int, ...]
-    """Number of the face in its photo."""
     start: FaceCoefficients | None
     """Prediction of the encoder for the face in each photo."""
     reasons: tuple[str, ...]
@@ -85,12 +83,11 @@ class PersonPhotos:
             inputs.append(photo.inputs[face : face + 1])
             if photo.start is not None:
                 starts.append(photo.start[face : face + 1])
-        numbers, kept, faces = zip(*found, strict=True)
+        numbers, kept, _ = zip(*found, strict=True)
         return cls(
             numbers,
             kept,
             tuple(inputs),
-            faces,
             FaceCoefficients.join(starts) if starts else None,
             tuple(_reason(photo, face) for photo, face in zip(photos, chosen, strict=True)),
         )
@@ -115,18 +112,18 @@ class PersonPhotos:
         def prepared(inputs: PhotoInputs) -> PhotoInputs:
             return replace(inputs, focal_source="fitted") if focal_fitted else inputs
 
-        def reader(photo: SeenPhoto, face: int) -> Callable[[], PhotoInputs]:
-            return lambda: photo.read()[face : face + 1]
+        def reader(photo: SeenPhoto, inputs: PhotoInputs) -> Callable[[], PhotoInputs]:
+            return lambda: replace(inputs, pixels=photo.pixels())
 
         return [
             PhotoFace(
-                read=reader(photo, face),
+                read=reader(photo, inputs),
                 inputs=prepared(inputs),
                 coefficients=coefficients[k : k + 1],
                 camera=camera[k : k + 1],
                 weight=float(weights[k]),
             )
-            for k, (photo, face, inputs) in enumerate(zip(self.photos, self.faces, self.inputs, strict=True))
+            for k, (photo, inputs) in enumerate(zip(self.photos, self.inputs, strict=True))
         ]
 
 

@@ -36,6 +36,7 @@ from mien.fitting import (
     mesh_point_weights,
 )
 from mien.io.photo import Photo, read_photo
+from mien.io.photo_files import MAX_PIXELS
 from mien.memory import typed_out_of_memory
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import (
@@ -261,7 +262,8 @@ class Reconstructor:
         """
         clock = StageClock(progress)
         with clock.stage("perception"):
-            inputs = self._read_inputs(_opened(photo), focal_px=focal_px, principal_point_px=principal_point_px)
+            opened = photo if isinstance(photo, np.ndarray | Photo) else read_photo(photo)
+            inputs = self._read_inputs(opened, focal_px=focal_px, principal_point_px=principal_point_px)
         return self._reconstruct(inputs, perception=clock.times[0], progress=progress)
 
     def joint(
@@ -270,6 +272,7 @@ class Reconstructor:
         *,
         focal_px: float | None = None,
         principal_point_px: tuple[float, float] | None = None,
+        max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> PersonReconstruction:
         """Reconstruct one person from several photos: one identity, albedo and texture.
@@ -284,6 +287,7 @@ class Reconstructor:
                 little memory.
             focal_px: Focal length of all photos, as in `__call__`.
             principal_point_px: Position of the optical axis of all photos, as in `__call__`.
+            max_pixels: Files of larger JPEGs are reduced, as `read_photo` does.
             progress: Is called with the name of a stage and the share of it that is done, 0 to 1.
 
         Returns:
@@ -309,7 +313,8 @@ class Reconstructor:
         with clock.stage("perception") as report:
             seen = []
             for k, photo in enumerate(photos):
-                seen.append(self._seen(photo, k, focal_px=focal_px, principal_point_px=principal_point_px))
+                source = _PhotoSource(photo, f"photo {k}", max_pixels)
+                seen.append(self._seen(source, focal_px=focal_px, principal_point_px=principal_point_px))
                 report((k + 1) / len(photos))
         if all(photo.inputs is None for photo in seen):
             errors = [photo.error for photo in seen if photo.error is not None]
@@ -361,30 +366,22 @@ class Reconstructor:
 
     @typed_out_of_memory
     def _seen(
-        self,
-        photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
-        number: int,
-        *,
-        focal_px: float | None,
-        principal_point_px: tuple[float, float] | None,
+        self, source: _PhotoSource, *, focal_px: float | None, principal_point_px: tuple[float, float] | None
     ) -> SeenPhoto:
         """The faces of a photo without its pixels."""
-        name = f"photo {number}" if isinstance(photo, np.ndarray | Photo) else os.fspath(photo)
-        nothing = torch.zeros(0, 128)
+        seen = SeenPhoto(source.name, source.pixels, None, torch.zeros(0, 128), None)
         try:
-            inputs = self._read_inputs(_opened(photo), focal_px=focal_px, principal_point_px=principal_point_px)
+            inputs = self._read_inputs(source.open(), focal_px=focal_px, principal_point_px=principal_point_px)
         except NoFaceFound:
-            return SeenPhoto(name, _no_photo, None, nothing, None)
+            return seen
         except ImageError as error:
-            return SeenPhoto(name, _no_photo, None, nothing, None, error)
+            return replace(seen, error=error)
         targets, start = inputs.targets, None
         with torch.no_grad():
-            chips = self.identity_network.crop(targets.crops, targets.landmarks68_px)
-            features = self.identity_network(chips)
+            features = self.identity_network(self.identity_network.crop(targets.crops, targets.landmarks68_px))
             if self.encoder is not None:
                 start = self._with_lids(self._predict(self.encoder, inputs, refine=self.mode == "net"), targets)
-        kept = without_pixels(inputs)
-        return SeenPhoto(name, lambda: replace(kept, pixels=_pixels(_opened(photo))), kept, features, start)
+        return replace(seen, inputs=without_pixels(inputs), features=features, start=start)
 
     def _read_inputs(
         self,
@@ -525,18 +522,30 @@ class Reconstructor:
         return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
 
 
-def _opened(
-    photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
-) -> Photo | UInt8[np.ndarray, "H W 3"]:
-    return photo if isinstance(photo, np.ndarray | Photo) else read_photo(photo)
-
-
 def _pixels(photo: Photo | UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
     return photo.pixels if isinstance(photo, Photo) else photo
 
 
-def _no_photo() -> PhotoInputs:
-    raise NoFaceFound("the photo shows no face; it is not read again.")
+@dataclass(frozen=True)
+class _PhotoSource:
+    """A photo as `Reconstructor.joint` gets it."""
+
+    photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"]
+    default_name: str
+    """Name of a photo that is no file."""
+    max_pixels: int
+
+    @property
+    def name(self) -> str:
+        return self.default_name if isinstance(self.photo, np.ndarray | Photo) else os.fspath(self.photo)
+
+    def open(self) -> Photo | UInt8[np.ndarray, "H W 3"]:
+        if isinstance(self.photo, np.ndarray | Photo):
+            return self.photo
+        return read_photo(self.photo, max_pixels=self.max_pixels)
+
+    def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
+        return _pixels(self.open())
 
 
 def _slice(part: range) -> slice:
