@@ -36,11 +36,11 @@ class ArrowLayout:
         """Split the unknowns of a photo by a mask."""
         return cls(is_shared.nonzero()[:, 0], (~is_shared).nonzero()[:, 0])
 
-    def gathered(self, photos: Sequence[Float[Tensor, "N"]]) -> Float[Tensor, "M"]:
+    def gathered(self, photos: Sequence[Tensor]) -> Tensor:
         """The unknowns of all photos as one vector: the shared ones once, those of the first photo, and then the rest.
 
         Args:
-            photos: All unknowns of each photo; the shared ones are equal.
+            photos: Values of all unknowns of each photo; those of the shared ones are equal.
         """
         return torch.cat([photos[0][self.shared], *(photo[self.own] for photo in photos)])
 

@@ -64,7 +64,7 @@ def fit_joint_photometric(
     for step in range(settings.photometric_steps):
         converged = descent.step(step)
         if progress is not None:
-            progress(1 if converged else (step + 1) / settings.photometric_steps)
+            progress(1.0 if converged else (step + 1) / settings.photometric_steps)
         if converged:
             break
     with torch.no_grad():

@@ -10,7 +10,7 @@ from mien.perception.recognition import SAME_PERSON_DISTANCE
 from mien.typing import Float, Tensor
 
 
-def find_person(features: Sequence[Float[Tensor, "N 128"]]) -> list[int | None]:
+def find_person(features: Sequence[Float[Tensor, "_ 128"]]) -> list[int | None]:
     """Choose the face of one person in each photo.
 
     The person is the one in most photos. If no person is in more than half of them, it is the first face of the first
@@ -35,7 +35,7 @@ def find_person(features: Sequence[Float[Tensor, "N 128"]]) -> list[int | None]:
     return min(largest, key=lambda cluster: _spread(features, cluster))
 
 
-def _grown(features: Sequence[Float[Tensor, "N 128"]], photo: int, face: int) -> list[int | None]:
+def _grown(features: Sequence[Float[Tensor, "_ 128"]], photo: int, face: int) -> list[int | None]:
     """The cluster around one face: the nearest face of all other photos joins first."""
     chosen: list[int | None] = [None] * len(features)
     nearest = [torch.full((len(faces),), torch.inf) for faces in features]
@@ -53,7 +53,7 @@ def _grown(features: Sequence[Float[Tensor, "N 128"]], photo: int, face: int) ->
         face = int(nearest[photo].argmin())
 
 
-def _spread(features: Sequence[Float[Tensor, "N 128"]], cluster: Sequence[int | None]) -> float:
+def _spread(features: Sequence[Float[Tensor, "_ 128"]], cluster: Sequence[int | None]) -> float:
     """Mean distance of the features of a cluster from their mean."""
     members = torch.stack([faces[face] for faces, face in zip(features, cluster, strict=True) if face is not None])
     return float((members - members.mean(0)).norm(dim=1).mean())

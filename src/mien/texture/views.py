@@ -106,8 +106,8 @@ def merge_views(views: Sequence[TextureView]) -> tuple[Float[Tensor, "1 3 S S"],
     sharp = [(view.weights.float() * view.quality.float()) ** _SHARPEST for view in views]
     means, totals = zip(*[_block_means(view.albedo.float(), weight) for view, weight in zip(views, sharp, strict=True)],
                         strict=True)  # fmt: skip
-    level = _weighted_mean(means, totals)
-    # A second mean without what differs from the first.
+    level = _weighted_median(means, totals) if len(views) > 2 else _weighted_mean(means, totals)
+    # Then the mean without what differs from that.
     alike = [
         total * biweight(length((mean / level - 1) / _UNLIKE) / 2) for mean, total in zip(means, totals, strict=True)
     ]
@@ -142,6 +142,15 @@ def _weighted_mean(
     total = sum(weights, start=torch.zeros_like(weights[0])).clamp(min=1e-9)
     mixed = sum((v * w for v, w in zip(values, weights, strict=True)), start=torch.zeros_like(values[0]))
     return (mixed / total).clamp(min=1e-3)
+
+
+def _weighted_median(
+    values: Sequence[Float[Tensor, "1 3 R R"]], weights: Sequence[Float[Tensor, "1 1 R R"]]
+) -> Float[Tensor, "1 3 R R"]:
+    ordered, order = torch.stack(list(values)).sort(dim=0)
+    below = torch.stack(list(weights)).expand_as(ordered).gather(0, order).cumsum(0)
+    middle = (below >= below[-1:] / 2).byte().argmax(0, keepdim=True)
+    return ordered.gather(0, middle)[0].clamp(min=1e-3)
 
 
 def _enlarged(blocks: Float[Tensor, "1 C R R"], like: Float[Tensor, "1 1 S S"]) -> Float[Tensor, "1 C S S"]:
