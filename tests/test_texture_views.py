@@ -70,7 +70,7 @@ def test_a_hand_in_one_of_three_photos_is_left_out() -> None:
     hand = plain.clone()
     hand[..., 32:64, 32:64] = 0.05
     merged, _ = merge_views([view(hand, weights), view(plain, weights), view(plain, weights)])
-    assert (merged - plain).abs()[..., 36:60, 36:60].max() < 0.12
+    assert (merged - plain).abs()[..., 42:54, 42:54].max() < 0.1  # blocks fade into each other
 
 
 def test_the_light_of_a_photo_is_taken_off(tiny: MorphableModel) -> None:

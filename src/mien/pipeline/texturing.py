@@ -158,7 +158,9 @@ class TextureBuilder:
                         photo_weight=photo.weight,
                     )
                 )
-            views.append(replace(view, photo=view.photo[:, :0]))  # the pixels of all photos would need much memory
+            views.append(
+                replace(view, photo=view.photo[..., :0, :0])
+            )  # the pixels of all photos would need much memory
             if progress is not None:
                 progress((k + 1) / (2 * len(photos)))
         albedo, seen = merge_views(merged)
