@@ -277,8 +277,17 @@ class Photograph:
     focal_px: float
 
 
-def simulate_camera(ict: IctModel, painter: HeadPainter, head: Head) -> Photograph:
-    """Render one head at twice the size and downsample it."""
+def simulate_camera(
+    ict: IctModel, painter: HeadPainter, head: Head, *, pose_deg: Sequence[float] | None = None
+) -> Photograph:
+    """Render one head at twice the size and downsample it.
+
+    Args:
+        ict: The model of the head.
+        painter: Its colours.
+        head: The head.
+        pose_deg: Yaw, pitch and roll; None for those of the head's number.
+    """
     generator = torch.Generator().manual_seed(head.seed + 500)
     offset = torch.rand(2, generator=generator) * 0.04 - 0.02 + torch.tensor([0.0, 0.01])
     camera = Camera.from_fov(head.fov_deg, image_size=PHOTO_SIZE)
@@ -288,7 +297,7 @@ def simulate_camera(ict: IctModel, painter: HeadPainter, head: Head) -> Photogra
     focal = float(camera.focal_px)
     distance = focal * _HEAD_HEIGHT_M / (HEAD_SHARE * PHOTO_SIZE[0])
     pose = Pose(
-        rotation=_pose_rotvec(POSES_DEG[head.pose_index]),
+        rotation=_pose_rotvec(POSES_DEG[head.pose_index] if pose_deg is None else pose_deg),
         translation=torch.tensor([[float(offset[0]) * distance, float(offset[1]) * distance, distance]]),
         scale=torch.ones(1),
     )

@@ -60,8 +60,8 @@ class RecordingBuilder(TextureBuilder):
         self.photo = super()._unwrapped(*arguments, **keywords)
         return self.photo
 
-    def _completed(self, *arguments: Any, **keywords: Any) -> CompletedTexture:
-        self.last = super()._completed(*arguments, **keywords)
+    def completed(self, *arguments: Any, **keywords: Any) -> CompletedTexture:
+        self.last = super().completed(*arguments, **keywords)
         return self.last
 
     def seam(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import torch
 from PIL import Image
 
 from mien.cli import app as cli
-from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound
+from mien.errors import FaceLeftOut, FitDiverged, NoFaceFound, PhotoLeftOut
 from mien.fitting import Progress
 from mien.io.files import writing_folder
-from mien.io.photo import Photo
+from mien.io.photo import Photo, read_photo
 from mien.io.result_folder import write_result_files
-from mien.result import Reconstruction
+from mien.result import PersonReconstruction, Reconstruction
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
 
 
@@ -59,6 +60,34 @@ class FakeReconstructor:
             count = 1
         height, width = photo.pixels.shape[:2]
         return [replace(tiny_reconstruction(), image_size=(width, height))] * count
+
+    def joint(
+        self,
+        photos: Sequence[Photo | Path],
+        *,
+        focal_px: float | None = None,
+        principal_point_px: tuple[float, float] | None = None,
+        max_pixels: int,
+        progress: Progress | None = None,
+    ) -> PersonReconstruction:
+        """One face per photo; a photo whose pixel is 0 does not show the person, and one of 9 fails."""
+        self.made[-1] |= {"focal_px": focal_px, "principal_point_px": principal_point_px, "max_pixels": max_pixels}
+        opened = [photo if isinstance(photo, Photo) else read_photo(photo) for photo in photos]
+        self.photos += [photo.path.name for photo in opened]
+        counts = [int(photo.pixels[0, 0, 0]) for photo in opened]
+        if 9 in counts:
+            raise FitDiverged("a number is not finite")
+        if not any(counts):
+            raise NoFaceFound("no face was found in any photo")
+        face = replace(tiny_reconstruction(), image_size=opened[0].pixels.shape[1::-1])
+        reasons = tuple(
+            "" if count else f"{photo}: not the person" for photo, count in zip(photos, counts, strict=True)
+        )
+        for reason in filter(None, reasons):
+            warnings.warn(reason, PhotoLeftOut, stacklevel=2)
+        faces = tuple(face if count else None for count in counts)
+        weights = tuple(float(count > 0) for count in counts)
+        return PersonReconstruction(faces, weights, reasons, next(k for k, count in enumerate(counts) if count))
 
 
 def photo_with(path: Path, faces: int) -> Path:

@@ -14,8 +14,9 @@
     ├── OutputError           results cannot be written
     └── WorkerDied            the process that worked on a photo ended before its time
 
-and seven warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+and eight warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
 FaceDoubtful, if a photo shows a face badly, so that its result is less certain,
+PhotoLeftOut, if one of several photos of a person does not show that person or counts for little,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
 from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien,
 ForkedAfterImport, if a forked process may wait for ever, and CheckpointDoubtful, if a resumed run cannot use its newest
@@ -69,6 +70,10 @@ class FaceLeftOut(UserWarning):
 
 class FaceDoubtful(UserWarning):
     """A face is covered, turned away, cut off, badly lit or otherwise hard to see, so its result is less certain."""
+
+
+class PhotoLeftOut(UserWarning):
+    """One of several photos of a person does not show that person, or fits so badly that it counts for little."""
 
 
 class PhotoReduced(UserWarning):

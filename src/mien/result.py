@@ -266,3 +266,35 @@ class Reconstruction:
             FormatError: A file is missing, damaged or of another version; the message names it.
         """
         return load_result(path, build=cls)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PersonReconstruction:
+    """One person in several photos: one identity, albedo and texture.
+
+    Example:
+        >>> person = mien.Reconstructor().joint(["anna1.jpg", "anna2.jpg"])
+        >>> person.face.save("out/anna")
+    """
+
+    faces: tuple[Reconstruction | None, ...]
+    """The face in each photo, in the order of the photos; None for a photo that does not show the person. Identity and
+    albedo are the same in all of them; the texture is the same up to the light of the photo."""
+    photo_weights: tuple[float, ...]
+    """Influence of each photo, 0 to 1: 1 for a photo that the person fits as well as a face of its own does, 0 for a
+    photo that was left out."""
+    reasons: tuple[str, ...]
+    """Why a photo was left out or counts for little; empty for the others."""
+    reference: int
+    """Number of the photo that shows the person best: of a large weight, from the front, and large."""
+
+    @property
+    def face(self) -> Reconstruction:
+        """The person as in the reference photo."""
+        face = self.faces[self.reference]
+        assert face is not None, "the reference is one of the photos that show the person"
+        return face
+
+    def __repr__(self) -> str:
+        shown = sum(face is not None for face in self.faces)
+        return f"PersonReconstruction(photos={len(self.faces)}, shown_in={shown}, reference={self.reference})"

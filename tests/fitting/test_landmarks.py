@@ -11,7 +11,14 @@ from mien.camera import Camera, Pose
 from mien.errors import FitDiverged
 from mien.fitting import FitSettings, FitTargets, align_to_points, fit_points, fit_prediction
 from mien.fitting.depth import depth_px
-from mien.fitting.landmarks import LandmarkPriors, _Problem, _State, fit_landmarks, initial_pose, normal_equations
+from mien.fitting.landmarks import (
+    LandmarkPriors,
+    LandmarkProblem,
+    LandmarkState,
+    fit_landmarks,
+    initial_pose,
+    normal_equations,
+)
 from mien.fitting.point_model import PointModel
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import COVERED_WEIGHT
@@ -130,9 +137,9 @@ def _problem(
     *,
     point_weights: Tensor | None = None,
     depths_px: Tensor | None = None,
-) -> _Problem:
+) -> LandmarkProblem:
     weights = torch.ones(1, 468) if point_weights is None else point_weights
-    return _Problem(model, points_px, camera, weights, priors=PRIORS, depths_px=depths_px, prediction=None)
+    return LandmarkProblem(model, points_px, camera, weights, priors=PRIORS, depths_px=depths_px, prediction=None)
 
 
 @pytest.mark.parametrize("with_depth", [False, True])
@@ -141,16 +148,16 @@ def test_the_jacobian_is_the_derivative_of_the_residuals(tiny: MorphableModel, w
     mean = pose.to_camera(tiny.mediapipe_points(tiny.mean[None]))
     points = camera.project(mean)
     problem = _problem(tiny, points, camera, depths_px=depth_px(mean, camera) if with_depth else None)
-    state = _State(
+    state = LandmarkState(
         pose.rotmat().double(), pose.translation.double(), torch.full((1,), 0.1).double(), torch.randn(1, 16).double()
     )
     jacobian = problem._linearise(state)[1]
-    # Expressions are held in their range by `_moved`; the derivative is taken without it.
+    # Expressions are held in their range by `moved`; the derivative is taken without it.
     problem.least, problem.largest = -torch.inf, torch.inf
     for unknown in (*range(7), 8, 20):
         step = torch.zeros(1, 23, dtype=torch.float64)
         step[0, unknown] = 1e-6
-        ahead, back = (problem._linearise(problem._moved(state, sign * step))[0] for sign in (1, -1))
+        ahead, back = (problem._linearise(problem.moved(state, sign * step))[0] for sign in (1, -1))
         torch.testing.assert_close(jacobian[..., unknown], (ahead - back) / 2e-6, rtol=1e-4, atol=1e-4)
 
 

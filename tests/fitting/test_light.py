@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.fitting.lighting import LightPriors, _Problem, expected_light, fit_light_and_albedo, light_precision
+from mien.fitting.lighting import LightPriors, LightProblem, expected_light, fit_light_and_albedo, light_precision
 from mien.geometry import vertex_normals
 from mien.lighting import ambient_lighting, sh_basis, shading
 from mien.morphable import MorphableModel
@@ -127,7 +127,7 @@ def test_saturated_channels_are_ignored(tiny: MorphableModel) -> None:
 
 def test_the_weight_of_a_vertex_falls_to_a_quarter_at_two_sigmas(tiny: MorphableModel) -> None:
     normals, _, colours = scene(tiny, torch.zeros(1, 5))
-    problem = _Problem(tiny, colours, torch.ones(1, 525), normals, torch.ones(1), priors=PRIORS, seed=0)
+    problem = LightProblem(tiny, colours, torch.ones(1, 525), normals, torch.ones(1), priors=PRIORS, seed=0)
     residual = torch.zeros(1, 3, 3)
     residual[0, 1, 2], residual[0, 2, 0] = 2 * PRIORS.pixel_sigma, 6 * PRIORS.pixel_sigma
     torch.testing.assert_close(problem._robust_weights(residual)[0, :, 0], torch.tensor([1.0, 0.25, 0.01]))

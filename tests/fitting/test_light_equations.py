@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mien.fitting.lighting import LightFit, LightPriors, _Problem, fit_light_and_albedo
+from mien.fitting.lighting import LightFit, LightPriors, LightProblem, fit_light_and_albedo
 from mien.lighting import SH_COUNT, shading
 from mien.morphable import MorphableModel
 
@@ -20,7 +20,7 @@ def test_normal_equations_are_those_of_the_whole_jacobian(tiny: MorphableModel) 
     count = len(tiny.mean)
     normals = F.normalize(torch.randn(2, count, 3, generator=generator), dim=-1)
     colours = torch.rand(2, count, 3, generator=generator)
-    problem = _Problem(tiny, colours, torch.ones(2, count), normals, torch.ones(2), priors=PRIORS, seed=0)
+    problem = LightProblem(tiny, colours, torch.ones(2, count), normals, torch.ones(2), priors=PRIORS, seed=0)
     rows = len(problem.albedo_mean)
     albedo, shade, residual, precision = (torch.rand(2, rows, 3, generator=generator).double() for _ in range(4))
     hessian, gradient = problem._normal_equations(albedo, shade, residual, precision)
@@ -37,13 +37,13 @@ def test_a_warm_start_reaches_the_same_fit_in_half_of_the_steps(
     tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator, steps = torch.Generator().manual_seed(1), []
-    step = _Problem.step
+    step = LightProblem.step
 
     def counted(*arguments: Any, **options: Any) -> Any:
         steps.append(options["robust"])
         return step(*arguments, **options)
 
-    monkeypatch.setattr(_Problem, "step", counted)
+    monkeypatch.setattr(LightProblem, "step", counted)
     count = len(tiny.mean)
     normals = F.normalize(torch.randn(1, count, 3, generator=generator), dim=-1)
     light = 0.1 * torch.randn(1, SH_COUNT, 3, generator=generator)

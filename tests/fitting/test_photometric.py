@@ -8,8 +8,8 @@ import torch
 from mien.camera import Camera
 from mien.errors import ConfigError, FitDiverged
 from mien.fitting import FitSettings, FitTargets, fit, mesh_point_weights
+from mien.fitting.descent import GAUSS_NEWTON_STEPS
 from mien.fitting.lighting import LightFit
-from mien.fitting.second_order import GAUSS_NEWTON_STEPS
 from mien.fitting.stages import with_light_and_albedo
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel

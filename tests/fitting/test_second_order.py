@@ -10,9 +10,10 @@ import torch
 
 from mien.errors import FitDiverged
 from mien.fitting import FitSettings, FitTargets
+from mien.fitting.descent import DAMPING, GAUSS_NEWTON_STEPS, DenseMatrix, Descent, InverseHessian
 from mien.fitting.normal_equations import ShapeBasis
 from mien.fitting.photometric import PhotometricEnergy
-from mien.fitting.second_order import DAMPING, GAUSS_NEWTON_STEPS, _Descent, _Matrix, _Place, fit_photometric
+from mien.fitting.second_order import FacePlace, FaceProblem, fit_photometric
 from mien.fitting.unknowns import Unknowns
 from mien.morphable import FaceCoefficients, MorphableModel
 from tests.fitting.test_energy import BrightnessNetwork, ground_truth, targets_of
@@ -59,22 +60,22 @@ def test_quasi_newton_steps_never_raise_the_energy(tiny: MorphableModel) -> None
         tiny, targets, settings=SETTINGS, point_weights=torch.ones(1, 468), recognition=BrightnessNetwork()
     )
     basis = ShapeBasis(tiny, expression_sigmas=SETTINGS.expression_sigmas(tiny))
-    descent = _Descent(energy, basis, Unknowns(tiny, away_from(face), SETTINGS))
-    places = [_Place(energy, descent.unknowns)]
+    problem = FaceProblem(energy, basis, Unknowns(tiny, away_from(face), SETTINGS))
+    descent, places = Descent(problem), [problem.place()]
     for _ in range(8):
         descent.quasi_newton()
-        assert descent.place is not None
-        places.append(descent.place)
+        assert descent.here is not None
+        places.append(descent.here)
     values = [place.value for place in places]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.5 * values[0]
-    torch.testing.assert_close(descent.result().identity[0], places[-1].vector[: tiny.counts[0]])
+    torch.testing.assert_close(problem.unknowns.identity[0].detach(), places[-1].vector[: tiny.counts[0]])
 
 
 def test_the_energy_is_differentiated_once_per_step(tiny: MorphableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     face = ground_truth(tiny)
     energy = PhotometricEnergy(tiny, targets_of(tiny, face), settings=SETTINGS, point_weights=torch.ones(1, 468))
-    descent = _Descent(energy, ShapeBasis.of(tiny, SETTINGS), Unknowns(tiny, away_from(face), SETTINGS))
+    descent = Descent(FaceProblem(energy, ShapeBasis.of(tiny, SETTINGS), Unknowns(tiny, away_from(face), SETTINGS)))
     counts = {"values": 0, "gradients": 0}
     render, grad = energy.render, torch.autograd.grad
 
@@ -99,17 +100,17 @@ def test_a_failed_step_is_shortened_to_the_minimum_of_the_parabola(
 ) -> None:
     face = ground_truth(tiny)
     energy = PhotometricEnergy(tiny, targets_of(tiny, face), settings=SETTINGS, point_weights=torch.ones(1, 468))
-    descent = _Descent(energy, ShapeBasis.of(tiny, SETTINGS), Unknowns(tiny, away_from(face), SETTINGS))
-    start, tried = descent.unknowns.vector(), []
-    here = _Place(energy, descent.unknowns)
+    problem = FaceProblem(energy, ShapeBasis.of(tiny, SETTINGS), Unknowns(tiny, away_from(face), SETTINGS))
+    descent, start, tried = Descent(problem), problem.vector(), []
+    here = problem.place()
 
-    def trial(energy: PhotometricEnergy, unknowns: Unknowns) -> _Place:
-        tried.append(unknowns.vector() - start)
+    def trial() -> FacePlace:
+        tried.append(problem.vector() - start)
         return SimpleNamespace(value=values[len(tried) - 1])  # pyright: ignore[reportReturnType]
 
-    descent.place = here
-    monkeypatch.setattr("mien.fitting.second_order._Place", trial)
-    monkeypatch.setattr(_Matrix, "solve", lambda self, gradient, held: 1e-3 * gradient)
+    descent.here = here
+    monkeypatch.setattr(problem, "place", trial)
+    monkeypatch.setattr(InverseHessian, "times", lambda self, gradient, held: 1e-3 * gradient)
     slope = -1e-3 * float(here.gradient.square().sum())
     # With a slope of -s, a value of 0.5 s above puts the minimum at 1/3; the second one is far beyond the limit.
     values = [here.value - 0.5 * slope, here.value - 1000 * slope, here.value - slope]
@@ -164,12 +165,12 @@ def test_an_energy_that_is_not_finite_is_refused(tiny: MorphableModel, value: fl
 def test_a_step_and_its_change_of_gradient_correct_the_matrix() -> None:
     hessian = torch.diag(torch.tensor([1.0, 2.0, 4.0]))
     free, held = torch.zeros(3, dtype=torch.bool), torch.tensor([False, True, False])
-    matrix = _Matrix(hessian)
+    matrix = InverseHessian(DenseMatrix(hessian))
     gradient = torch.tensor([1.0, 2.0, 4.0])
-    torch.testing.assert_close(matrix.solve(gradient, free), torch.ones(3) / (1 + DAMPING))
-    torch.testing.assert_close(matrix.solve(gradient, held), torch.tensor([1.0, 0.0, 1.0]) / (1 + DAMPING))
+    torch.testing.assert_close(matrix.times(gradient, free), torch.ones(3) / (1 + DAMPING))
+    torch.testing.assert_close(matrix.times(gradient, held), torch.tensor([1.0, 0.0, 1.0]) / (1 + DAMPING))
     step, change = torch.tensor([0.5, -0.2, 0.1]), torch.tensor([1.0, -0.1, 0.3])
     matrix.learn(step, change)
-    torch.testing.assert_close(matrix.solve(change, free), step)
+    torch.testing.assert_close(matrix.times(change, free), step)
     matrix.learn(step, -change)  # a step along which the gradient falls has no curvature to learn
-    torch.testing.assert_close(matrix.solve(change, free), step)
+    torch.testing.assert_close(matrix.times(change, free), step)

@@ -56,6 +56,7 @@ from mien.cli.options import (
     finite,
     wrong_usage,
 )
+from mien.cli.people import GroupBy, check_one_way, reconstruct_people
 from mien.cli.progress import Report, Reporter
 from mien.cli.terminal import activity, printable, sigterm_exits
 from mien.io.result_files import FACE
@@ -126,6 +127,18 @@ def reconstruct(
     ] = None,
     engine: EngineOption = Engine.LOCAL,
     ray_address: RayAddressOption = None,
+    same_person: Annotated[
+        bool, typer.Option("--same-person", help="All photos show one person: one face from all of them.")
+    ] = False,
+    group_by: Annotated[
+        GroupBy | None,
+        typer.Option(
+            "--group-by",
+            metavar="[folder]",
+            help="folder: the photos of each folder show one person, one face per folder.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip photos that an earlier run finished with the same options.")
     ] = False,
@@ -133,6 +146,8 @@ def reconstruct(
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo, and no table.")] = False,
 ) -> None:
     """Reconstruct the faces of photos: OUT/PHOTO/face0/face.glb and more, and OUT/summary.csv.
+
+    With --same-person or --group-by folder, the photos of a person give one face, in OUT/PERSON/face0.
 
     If OUT ends in .glb, .obj, .ply, .usdz or .vrm, only the mesh of the photo's most prominent face is written.
 
@@ -179,6 +194,17 @@ def reconstruct(
         scalp=scalp.value,
     )
     check_mesh_options(settings.mesh_options, Path(out), formats)
+    report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
+    if same_person or group_by is not None:
+        if to_file:
+            raise typer.BadParameter(
+                f"{out} is a file; give a folder for the results of a person", param_hint="'--out'"
+            )
+        given = {"--resume": resume, "--engine ray": ray, "--jobs": jobs, "--max-faces": max_faces}
+        check_one_way(same_person, group_by, not_used=[option for option, value in given.items() if value])
+        assert isinstance(place, Path)  # addresses are for Ray alone
+        reconstruct_people(paths, settings, place, by_folder=group_by is not None, report=report, bar=not quiet)
+        return
     if to_file:
         with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():
             reconstructor = settings.reconstructor()
@@ -188,7 +214,6 @@ def reconstruct(
                 reconstruct_photo, photo, Path(out), model=reconstructor.model, options=settings.mesh_options
             )
         return
-    report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
     reporter = Reporter(place, paths, report=report, bar=not quiet)
     if jobs is None and len(paths) > 1 and device == "cpu":
         jobs = core_count()

@@ -1,5 +1,7 @@
 """Fitting of the face model to photos: landmarks, light, photometric energy, detail maps."""
 
+from mien.fitting.joint import JointFit as JointFit
+from mien.fitting.joint import fit_joint as fit_joint
 from mien.fitting.landmarks import align_to_points as align_to_points
 from mien.fitting.lids import fit_lids as fit_lids
 from mien.fitting.lids import lid_openings as lid_openings

@@ -21,7 +21,7 @@ from mien.fitting.point_model import PointModel
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotmat_to_rotvec, rotvec_to_rotmat
-from mien.losses import geman_mcclure_weights
+from mien.losses import geman_mcclure, geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rasterizer.cpu import native
 from mien.typing import Float, Tensor
@@ -32,6 +32,8 @@ POSE_ITERATIONS = 6
 """The first steps, in which only the pose changes: the mean face is in place before it deforms."""
 WARM_ITERATIONS = 8
 """Steps from a given start."""
+DAMPING, DAMPING_FLOOR = 1e-5, 1e-8
+"""Levenberg-Marquardt's damping: a share of the diagonal, and a constant."""
 
 
 @dataclass(frozen=True)
@@ -156,21 +158,20 @@ def fit_landmarks(
     Returns:
         The fitted faces; not meant to be differentiated.
     """
-    problem = _Problem(
+    problem = LandmarkProblem(
         model, points_px, camera, point_weights, priors=priors, depths_px=depths_px, prediction=prediction
     )
     state = problem.start(start)
     cold = start is None
     for iteration in range(steps or (ITERATIONS if cold else WARM_ITERATIONS)):
         state = problem.step(state, pose_only=cold and iteration < POSE_ITERATIONS)
-    identity, expression = state.shape.to(points_px).split(model.counts[:2], dim=1)
-    translation = state.translation.to(points_px)
-    pose = Pose(rotmat_to_rotvec(state.rotation).to(points_px), translation, torch.ones_like(translation[:, 0]))
-    return LandmarkFit(identity, expression, pose, camera.with_focal_scale(state.log_focal.exp().to(points_px)))
+    return problem.result(state)
 
 
 @dataclass(frozen=True)
-class _State:
+class LandmarkState:
+    """Faces between two steps, in double precision."""
+
     rotation: Float[Tensor, "B 3 3"]
     translation: Float[Tensor, "B 3"]
     log_focal: Float[Tensor, "B"]
@@ -178,7 +179,7 @@ class _State:
     """Identity, then expression."""
 
 
-class _Problem:
+class LandmarkProblem:
     """The least-squares problem of one batch; unknowns in the order rotation, translation, focal length, shape."""
 
     RIGID = 7
@@ -195,6 +196,7 @@ class _Problem:
         prediction: PredictedIdentity | None,
     ) -> None:
         self.prediction = prediction
+        self.given_camera, self.dtype = camera, points_px.dtype
         self.camera, self.target = camera.double(), points_px.double()
         self.points = PointModel.of(model)
         identity_count, expression_count, _ = model.counts
@@ -209,18 +211,38 @@ class _Problem:
         self.planes = plane_basis(self.target)
         self.lids = LidGaps.of(self.target, sigma=priors.lid_sigma)
 
-    def start(self, near: FaceCoefficients | None) -> _State:
+    def start(self, near: FaceCoefficients | None) -> LandmarkState:
+        """The given faces, or the mean face in the pose that fits the points best."""
         if near is not None:
             pose, log_focal = near.pose, torch.zeros_like(near.pose.scale).double()
             shape = torch.cat([near.identity, near.expression.clamp(self.least, self.largest)], dim=1).double()
-            return _State(pose.rotmat().double(), pose.translation.double(), log_focal, shape)
+            return LandmarkState(pose.rotmat().double(), pose.translation.double(), log_focal, shape)
         batch = len(self.target)
         pose = initial_pose(self.points.mean.expand(batch, -1, -1), self.target, self.camera)
         shape = self.target.new_zeros(batch, self.points.basis.shape[-1])
-        return _State(rotvec_to_rotmat(pose.rotation), pose.translation, torch.zeros_like(pose.scale), shape)
+        return LandmarkState(rotvec_to_rotmat(pose.rotation), pose.translation, torch.zeros_like(pose.scale), shape)
 
-    def step(self, state: _State, *, pose_only: bool) -> _State:
+    def step(self, state: LandmarkState, *, pose_only: bool) -> LandmarkState:
         """One damped Gauss-Newton step under robust weights, with expressions kept in the range of the model."""
+        hessian, gradient = self.equations(state, pose_only=pose_only)
+        held = self.held(state, gradient, pose_only=pose_only)
+        gradient = gradient.masked_fill(held, 0.0)
+        free = (~held).to(hessian)
+        hessian = hessian * free[:, :, None] * free[:, None, :] + torch.diag_embed(held.to(hessian))
+        damping = DAMPING * hessian.diagonal(dim1=1, dim2=2) + DAMPING_FLOOR
+        # Cholesky, not LU: MKL's LU fails on batches of two and more when it runs on several threads.
+        factor = torch.linalg.cholesky(hessian + torch.diag_embed(damping))
+        return self.moved(state, -torch.cholesky_solve(gradient[..., None], factor)[..., 0])
+
+    def equations(
+        self, state: LandmarkState, *, pose_only: bool
+    ) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
+        """Gauss-Newton's second and first derivative of the energy.
+
+        Args:
+            state: The faces.
+            pose_only: Whether the step will move the pose alone, for which the lids do not count.
+        """
         residuals, jacobian, weights = self._linearise(state)
         hessian, gradient = normal_equations(jacobian.flatten(1, 2), residuals.flatten(1), weights.flatten(1))
         hessian += self.prior_precision
@@ -235,18 +257,22 @@ class _Problem:
             hessian = hessian + lid_jacobian.mT @ lid_jacobian
             lid_residuals = self.lids.residuals(self.target + residuals[..., :2])
             gradient = gradient + torch.einsum("bpk,bp->bk", lid_jacobian, lid_residuals)
-        held = self._held(state, gradient, pose_only=pose_only)
-        gradient = gradient.masked_fill(held, 0.0)
-        free = (~held).to(hessian)
-        hessian = hessian * free[:, :, None] * free[:, None, :] + torch.diag_embed(held.to(hessian))
-        damping = 1e-5 * hessian.diagonal(dim1=1, dim2=2) + 1e-8
-        # Cholesky, not LU: MKL's LU fails on batches of two and more when it runs on several threads.
-        factor = torch.linalg.cholesky(hessian + torch.diag_embed(damping))
-        delta = -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-        return self._moved(state, delta)
+        return hessian, gradient
+
+    def photo_energy(self, state: LandmarkState) -> Float[Tensor, "B"]:
+        """The energy of each face without the priors of identity and focal length."""
+        residuals, _, _ = self._linearise(state)
+        squares = [residuals[..., :2].square().sum(-1) / self.sigma_px[:, None] ** 2]
+        if self.depths_px is not None:
+            squares.append(residuals[..., 2].square() / self.depth_sigma_px[:, None] ** 2)
+        robust = [geman_mcclure(each, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum(1) for each in squares]
+        lids = self.lids.residuals(self.target + residuals[..., :2]).square().sum(1)
+        shape = state.shape[:, self.is_expression]
+        expression = self.prior_precision.diagonal()[self.RIGID :][self.is_expression] * shape.square()
+        return 0.5 * (sum(robust, start=lids) + expression.sum(1))
 
     def _linearise(
-        self, state: _State
+        self, state: LandmarkState
     ) -> tuple[Float[Tensor, "B P R"], Float[Tensor, "B P R K"], Float[Tensor, "B P R"]]:
         """Residuals of x, y and, if it is known, depth; their Jacobian and weights."""
         shaped = self.points.mean + self.points.offsets(state.shape)
@@ -288,7 +314,7 @@ class _Problem:
         robust = geman_mcclure_weights(scaled_sq, scale_sq=ROBUST_SCALE_SQ)
         return self.point_weights * robust / sigma_px[:, None] ** 2
 
-    def _held(self, state: _State, gradient: Tensor, *, pose_only: bool) -> Tensor:
+    def held(self, state: LandmarkState, gradient: Tensor, *, pose_only: bool) -> Tensor:
         """Unknowns that this step keeps: all of shape, or expressions that the step would move out of their range."""
         held = torch.zeros_like(gradient, dtype=torch.bool)
         shape_gradient = gradient[:, self.RIGID :]
@@ -297,15 +323,24 @@ class _Problem:
         held[:, self.RIGID :] = (self.is_expression & (at_floor | at_ceiling)) | pose_only
         return held
 
-    def _moved(self, state: _State, delta: Float[Tensor, "B K"]) -> _State:
+    def moved(self, state: LandmarkState, delta: Float[Tensor, "B K"]) -> LandmarkState:
+        """The faces after a step; expressions are brought back into the range of the model."""
         shape = state.shape + delta[:, self.RIGID :]
         bounded = shape.clamp(self.least, self.largest)
-        return _State(
+        return LandmarkState(
             rotation=rotvec_to_rotmat(delta[:, :3]) @ state.rotation,
             translation=state.translation + delta[:, 3:6],
             log_focal=state.log_focal + delta[:, 6],
             shape=torch.where(self.is_expression, bounded, shape),
         )
+
+    def result(self, state: LandmarkState) -> LandmarkFit:
+        """The faces in the type of the points."""
+        identity_count = int((~self.is_expression).sum())
+        shape, translation = state.shape.to(self.dtype), state.translation.to(self.dtype)
+        pose = Pose(rotmat_to_rotvec(state.rotation).to(self.dtype), translation, torch.ones_like(translation[:, 0]))
+        camera = self.given_camera.with_focal_scale(state.log_focal.exp().to(self.dtype))
+        return LandmarkFit(shape[:, :identity_count], shape[:, identity_count:], pose, camera)
 
 
 def normal_equations(

@@ -16,6 +16,8 @@ from mien.losses import geman_mcclure_weights
 from mien.morphable import MorphableModel
 from mien.typing import Float, Tensor
 
+LIGHT_COUNT = 3 * SH_COUNT
+"""Number of unknowns of the light."""
 STEPS, WARM_STEPS = (2, 6), (1, 3)
 """Steps before and after the weights become robust: under the wrong light every vertex is an outlier. The warm ones are
 from the fit of another photo of the same face; on 32 augmented photos they reach the colour error of the others."""
@@ -80,9 +82,8 @@ def fit_light_and_albedo(
     Returns:
         Light and albedo; not meant to be differentiated.
     """
-    problem = _Problem(model, colours, weights, normals, exposure, priors=priors, seed=seed)
-    lighting = problem.white.unflatten(1, (3, SH_COUNT))
-    albedo = problem.white.new_zeros(len(colours), model.counts[2])
+    problem = LightProblem(model, colours, weights, normals, exposure, priors=priors, seed=seed)
+    lighting, albedo = problem.start
     if start is not None:
         lighting, albedo = start.lighting.mT.to(problem.white), start.albedo.to(problem.white)
     plain, robust = STEPS if start is None else WARM_STEPS
@@ -91,7 +92,7 @@ def fit_light_and_albedo(
     return LightFit(lighting.mT.to(colours), albedo.to(colours))
 
 
-class _Problem:
+class LightProblem:
     """The least-squares problem of one batch, in double precision for the reason given in landmarks.py."""
 
     def __init__(
@@ -115,14 +116,31 @@ class _Problem:
         self.albedo_mean = model.albedo_mean[rows].double()
         self.albedo_columns = model.albedo_basis[:, rows].double().permute(2, 1, 0).contiguous()
         self.light_precision = light_precision(priors).to(self.colours)
-        albedo_precision = torch.eye(model.counts[2]).to(self.colours)
-        self.prior_precision = torch.block_diag(self.light_precision, albedo_precision)
         self.white = expected_light(exposure.to(self.colours))
+
+    @property
+    def start(self) -> tuple[Float[Tensor, "B 3 9"], Float[Tensor, "B A"]]:
+        """White light and the mean albedo."""
+        albedo = self.white.new_zeros(len(self.white), self.albedo_columns.shape[2])
+        return self.white.unflatten(1, (3, SH_COUNT)), albedo
 
     def step(
         self, lighting: Float[Tensor, "B 3 9"], albedo: Float[Tensor, "B A"], *, robust: bool
     ) -> tuple[Float[Tensor, "B 3 9"], Float[Tensor, "B A"]]:
         """One Gauss-Newton step."""
+        hessian, gradient = self.equations(lighting, albedo, robust=robust)
+        hessian.diagonal(dim1=1, dim2=2)[:, LIGHT_COUNT:] += 1  # the prior of the albedo
+        gradient[:, LIGHT_COUNT:] += albedo
+        delta = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
+        return self.moved(lighting, albedo, -delta)
+
+    def equations(
+        self, lighting: Float[Tensor, "B 3 9"], albedo: Float[Tensor, "B A"], *, robust: bool
+    ) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
+        """Gauss-Newton's second and first derivative of the energy without the prior of the albedo.
+
+        The order of the unknowns is light (channel, harmonic), albedo.
+        """
         vertex_albedo = self.albedo_mean + (self.albedo_columns @ albedo.mT).permute(2, 1, 0)
         shade = self.basis @ lighting.mT
         residual = vertex_albedo * shade - self.colours
@@ -130,12 +148,16 @@ class _Problem:
         hessian, gradient = self._normal_equations(
             vertex_albedo, shade, residual, _sample_precision(weights, self.sigma)
         )
-        off_white = (lighting.flatten(1) - self.white) @ self.light_precision
-        gradient = gradient + torch.cat([off_white, albedo], dim=1)
-        factor = torch.linalg.cholesky(hessian + self.prior_precision)
-        delta = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-        d_light, d_albedo = delta[:, : 3 * SH_COUNT].unflatten(1, (3, SH_COUNT)), delta[:, 3 * SH_COUNT :]
-        return lighting - d_light, albedo - d_albedo
+        hessian[:, :LIGHT_COUNT, :LIGHT_COUNT] += self.light_precision
+        gradient[:, :LIGHT_COUNT] += (lighting.flatten(1) - self.white) @ self.light_precision
+        return hessian, gradient
+
+    @staticmethod
+    def moved(
+        lighting: Float[Tensor, "B 3 9"], albedo: Float[Tensor, "B A"], delta: Float[Tensor, "B K"]
+    ) -> tuple[Float[Tensor, "B 3 9"], Float[Tensor, "B A"]]:
+        """Light and albedo after a step."""
+        return lighting + delta[:, :LIGHT_COUNT].unflatten(1, (3, SH_COUNT)), albedo + delta[:, LIGHT_COUNT:]
 
     def _robust_weights(self, residual: Float[Tensor, "B N 3"]) -> Float[Tensor, "B N 1"]:
         squared = residual.square().sum(-1, keepdim=True)

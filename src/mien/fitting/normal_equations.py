@@ -100,6 +100,23 @@ def normal_equations(
         unknowns: The face.
         rendered: Its rendering.
     """
+    equations = photo_equations(energy, basis, unknowns, rendered)
+    _add_person_priors(equations, energy, unknowns)
+    return equations
+
+
+@torch.no_grad()
+def photo_equations(
+    energy: PhotometricEnergy, basis: ShapeBasis, unknowns: Unknowns, rendered: RenderOutput
+) -> NormalEquations:
+    """Linearise what one photo says: the energy without the terms of `EnergyTerms.person`.
+
+    Args:
+        energy: Energy of a batch of one face.
+        basis: Bases of the energy's model.
+        unknowns: The face.
+        rendered: Its rendering.
+    """
     count = sum(parameter.numel() for parameter in unknowns.parameters())
     zeros = rendered.image.new_zeros
     equations = NormalEquations(zeros(count, count), zeros(count))
@@ -107,7 +124,7 @@ def normal_equations(
     _add_colours(equations, face)
     _add_points(equations, face)
     _add_contour(equations, face)
-    _add_priors(equations, face)
+    _add_photo_priors(equations, face)
     return equations
 
 
@@ -333,30 +350,32 @@ def _add_contour(equations: NormalEquations, face: _Face) -> None:
     equations.add(face.by_geometry(by_camera, basis, points)[:, 0], errors, weights)
 
 
-def _add_priors(equations: NormalEquations, face: _Face) -> None:
-    unknowns, settings = face.unknowns, face.settings
-    one = torch.ones_like
-    precision = torch.cat(
-        [
-            torch.zeros_like(unknowns.identity[0]),
-            one(unknowns.expression[0]),
-            POSE_PRECISION * one(unknowns.vector()[:6]),
-            one(unknowns.albedo[0]),
-        ]
-    )
-    part = slice(len(unknowns.identity[0]))
-    equations.hessian[part, part] += face.energy.identity_precision
-    equations.gradient[part] += face.energy.identity_precision @ unknowns.identity[0]
-    if (prediction := face.energy.prediction) is not None:
+def _add_person_priors(equations: NormalEquations, energy: PhotometricEnergy, unknowns: Unknowns) -> None:
+    """Priors of identity and albedo, and the predicted identity."""
+    identity, albedo = unknowns.identity[0], unknowns.albedo[0]
+    part = slice(len(identity))
+    equations.hessian[part, part] += energy.identity_precision
+    equations.gradient[part] += energy.identity_precision @ identity
+    if (prediction := energy.prediction) is not None:
         equations.hessian[part, part] += prediction.precision
         equations.gradient[part] += prediction.gradient(unknowns.identity)[0]
-    count = len(precision)
-    equations.hessian.diagonal()[:count] += precision
+    part = slice(-len(albedo) - unknowns.lighting.numel(), -unknowns.lighting.numel())
+    equations.hessian.diagonal()[part] += 1
+    equations.gradient[part] += albedo
+
+
+def _add_photo_priors(equations: NormalEquations, face: _Face) -> None:
+    """Priors of expression, pose and light."""
+    unknowns, settings = face.unknowns, face.settings
+    first, count = len(unknowns.identity[0]), len(unknowns.expression[0])
+    expression, pose = slice(first, first + count), slice(first + count, first + count + 6)
+    equations.hessian.diagonal()[expression] += 1
+    equations.gradient[expression] += unknowns.expression[0]
     # The weak prior of the pose is centred on the present pose: it limits the step and moves nothing.
-    pulled = precision.masked_fill(precision == POSE_PRECISION, 0.0)
-    equations.gradient[:count] += pulled * unknowns.vector()[:count]
+    equations.hessian.diagonal()[pose] += POSE_PRECISION
     # The prior of the light is in the order channel, harmonic; the unknowns are in the order harmonic, channel.
-    light = face.energy.light_precision.view(3, 9, 3, 9).permute(1, 0, 3, 2).reshape(27, 27)
+    precision = face.energy.light_precision.view(3, 9, 3, 9).permute(1, 0, 3, 2).reshape(27, 27)
     offset = face.coefficients.lighting[0] - expected_light(face.targets.exposure).view(3, 9).T
-    equations.hessian[count:, count:] += light * settings.light_chroma_sigma**2
-    equations.gradient[count:] += settings.light_chroma_sigma * (light @ offset.flatten())
+    light = slice(-len(precision), None)
+    equations.hessian[light, light] += precision * settings.light_chroma_sigma**2
+    equations.gradient[light] += settings.light_chroma_sigma * (precision @ offset.flatten())

@@ -57,6 +57,10 @@ class EnergyTerms:
         """Sum of the terms."""
         return sum((getattr(self, field.name) for field in fields(self)), start=torch.zeros_like(self.colour))
 
+    def person(self) -> Float[Tensor, ""]:
+        """Terms of identity and albedo alone, which several photos of one person have in common."""
+        return self.identity_prior + self.prediction + self.albedo_prior
+
 
 class PhotometricEnergy:
     """Negative log-likelihood of faces given their photos, up to a constant.

@@ -46,6 +46,15 @@ class PredictedIdentity:
         """The predictions of some of the faces."""
         return PredictedIdentity(self.identity[index], self.precision)
 
+    def joined(self, weights: Float[Tensor, "B"]) -> PredictedIdentity:
+        """One prediction of the person that several photos show, as precise as the sum of the weights says.
+
+        Args:
+            weights: Number of independent predictions that each photo counts as.
+        """
+        share = (weights / weights.sum()).to(self.identity)
+        return PredictedIdentity((share @ self.identity)[None], weights.sum().to(self.precision) * self.precision)
+
     def energy(self, identity: Float[Tensor, "B I"]) -> Float[Tensor, ""]:
         """Half the squared distance from the prediction, summed over the faces; differentiable."""
         return 0.5 * ((identity - self.identity) * self.gradient(identity)).sum()

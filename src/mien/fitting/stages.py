@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -110,7 +110,7 @@ def fit(
     settings = settings or FitSettings()
     if start is not None:
         settings = replace(settings, photometric_steps=settings.warm_photometric_steps)
-    _check_finite(targets)
+    check_finite(targets)
     clock = StageClock(progress)
     weights = trusted_point_weights(model, targets)
     prediction = (
@@ -154,7 +154,7 @@ def _fit_landmarks(
         targets.landmarks468_px,
         targets.camera,
         point_weights=point_weights,
-        priors=_landmark_priors(model, settings),
+        priors=landmark_priors(model, settings),
         depths_px=targets.landmarks468_depth_px,
         start=start,
         prediction=prediction,
@@ -183,13 +183,13 @@ def fit_prediction(
     Raises:
         FitDiverged: A value of `targets` is not finite.
     """
-    _check_finite(targets)
+    check_finite(targets)
     shape = fit_landmarks(
         model,
         targets.landmarks468_px,
         targets.camera,
         point_weights=trusted_point_weights(model, targets),
-        priors=_landmark_priors(model, settings),
+        priors=landmark_priors(model, settings),
         depths_px=targets.landmarks468_depth_px,
         start=replace(prediction, identity=torch.zeros_like(prediction.identity)),
         steps=PREDICTION_STEPS,
@@ -209,7 +209,8 @@ def fit_points(model: MorphableModel, targets: FitTargets, *, settings: FitSetti
     return _fit_landmarks(model, targets, settings=settings, point_weights=weights, start=None, prediction=None)[0]
 
 
-def _landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPriors:
+def landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPriors:
+    """The standard deviations of the landmark fit."""
     return LandmarkPriors(
         settings.landmark_sigma,
         settings.depth_sigma,
@@ -220,7 +221,12 @@ def _landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPr
     )
 
 
-def _check_finite(targets: FitTargets) -> None:
+def check_finite(targets: FitTargets) -> None:
+    """Check the inputs of a fit.
+
+    Raises:
+        FitDiverged: A value is not finite.
+    """
     for name in ("crops", "mask", "outline", "landmarks468_px", "landmarks68_px"):
         values: Tensor = getattr(targets, name)
         bad = [k for k, face in enumerate(values) if not torch.isfinite(face).all()]
@@ -252,16 +258,12 @@ def with_light_and_albedo(
         The faces with fitted light and albedo.
     """
     with torch.no_grad():
-        rendered = render(model, coefficients, targets.camera)
-        colours, mask = sample_vertex_colours(rendered, targets)
-        visible = visible_vertices(rendered.surface, rendered.vertices_px, rendered.depth, slack_m=VISIBILITY_SLACK_M)
-        parts = model.masks
-        skin = (1 - parts.eyes) * (1 - parts.mouth) * (1 - parts.neck)
+        seen = visible_colours(model, targets, coefficients)
         light = fit_light_and_albedo(
             model,
-            colours=colours,
-            weights=visible * mask * skin,
-            normals=rendered.surface.normals,
+            colours=seen.colours,
+            weights=seen.weights,
+            normals=seen.normals,
             exposure=targets.exposure,
             priors=settings.light_priors,
             seed=settings.seed,
@@ -278,6 +280,35 @@ def trusted_point_weights(model: MorphableModel, targets: FitTargets) -> Float[T
         targets: Points and what hides them.
     """
     return mesh_point_weights(model) * targets.trust(targets.landmarks468_px)
+
+
+@dataclass(frozen=True)
+class VisibleColours:
+    """What photos show at the vertices of faces."""
+
+    colours: Float[Tensor, "B V 3"]
+    """Colour of the photo."""
+    weights: Float[Tensor, "B V"]
+    """0 for vertices that are hidden or show no skin, 1 for those that count."""
+    normals: Float[Tensor, "B V 3"]
+    """Unit normals in view axes."""
+
+
+@torch.no_grad()
+def visible_colours(model: MorphableModel, targets: FitTargets, coefficients: FaceCoefficients) -> VisibleColours:
+    """Sample photos at the visible skin of faces.
+
+    Args:
+        model: The morphable model.
+        targets: Photos and masks.
+        coefficients: Faces in place.
+    """
+    rendered = render(model, coefficients, targets.camera)
+    colours, mask = sample_vertex_colours(rendered, targets)
+    visible = visible_vertices(rendered.surface, rendered.vertices_px, rendered.depth, slack_m=VISIBILITY_SLACK_M)
+    parts = model.masks
+    skin = (1 - parts.eyes) * (1 - parts.mouth) * (1 - parts.neck)
+    return VisibleColours(colours, visible * mask * skin, rendered.surface.normals)
 
 
 def mesh_point_weights(model: MorphableModel) -> Float[Tensor, "468"]:

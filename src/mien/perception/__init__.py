@@ -12,6 +12,7 @@ from mien.perception.pins import Pin as Pin
 from mien.perception.pins import pinned as pinned
 from mien.perception.recognition import SAME_PERSON_DISTANCE as SAME_PERSON_DISTANCE
 from mien.perception.recognition import IdentityNetwork as IdentityNetwork
+from mien.perception.same_person import find_person as find_person
 from mien.perception.skin_mask import FaceParts as FaceParts
 from mien.perception.skin_mask import face_mask as face_mask
 from mien.perception.skin_mask import face_parts as face_parts

@@ -26,6 +26,7 @@ from mien.errors import (
     FaceDoubtful,
     FaceLeftOut,
     FitDiverged,
+    ImageError,
     NoFaceFound,
     OutOfMemory,
 )
@@ -38,12 +39,14 @@ from mien.fitting import (
     StageTime,
     align_to_points,
     fit,
+    fit_joint,
     fit_lids,
     fit_prediction,
     trusted_point_weights,
     with_light_and_albedo,
 )
 from mien.io.photo import Photo, read_photo
+from mien.io.photo_files import MAX_PIXELS
 from mien.memory import typed_out_of_memory
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.networks import (
@@ -58,11 +61,21 @@ from mien.networks import (
 from mien.networks.detail_unet import CROP_SHARE
 from mien.perception import FaceDetection, FaceDetector, FaceParts, IdentityNetwork, Pin, pinned
 from mien.pipeline.inputs import PhotoInputs
+from mien.pipeline.joint import (
+    PersonPhotos,
+    SeenPhoto,
+    doubtful_reason,
+    mean_prediction,
+    mean_times,
+    reference_of,
+    warn_about_photos,
+    without_pixels,
+)
 from mien.pipeline.texturing import TextureBuilder
 from mien.quality import COVERED_ABOVE
-from mien.result import Reconstruction
+from mien.result import PersonReconstruction, Reconstruction
 from mien.threads import warn_about_threads
-from mien.typing import UInt8
+from mien.typing import Float, Tensor, UInt8
 
 TEXTURE_SIZES = (256, 512, 1024, 2048)
 TEXTURE_SIZE = 1024
@@ -368,21 +381,146 @@ class Reconstructor:
         progress: Progress | None,
     ) -> tuple[PhotoInputs, StageTime]:
         """Read a photo and find its faces."""
-        if not isinstance(photo, np.ndarray | Photo):
-            photo = read_photo(photo)
-        pixels = photo.pixels if isinstance(photo, Photo) else photo
-        exif_focal_px = photo.focal_px if isinstance(photo, Photo) else None
-        reduction = photo.reduction if isinstance(photo, Photo) else 1
         clock = StageClock(progress)
         with clock.stage("perception"):
-            inputs = self._inputs(
-                pixels,
-                focal_px=None if focal_px is None else focal_px / reduction,
-                exif_focal_px=exif_focal_px,
-                principal_point_px=_reduced(principal_point_px, reduction),
-                pins=pins,
-            )
+            opened = photo if isinstance(photo, np.ndarray | Photo) else read_photo(photo)
+            inputs = self._read_inputs(opened, focal_px=focal_px, principal_point_px=principal_point_px, pins=pins)
         return inputs, clock.times[0]
+
+    def joint(
+        self,
+        photos: Sequence[Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"]],
+        *,
+        focal_px: float | None = None,
+        principal_point_px: tuple[float, float] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+    ) -> PersonReconstruction:
+        """Reconstruct one person from several photos: one identity, albedo and texture.
+
+        Expression, pose, light and focal length belong to each photo. In a photo of several people, the recognition
+        network finds the person: the one in most photos, or the most prominent face of the first photo if no person is
+        in more than half of them. The order of the photos does not matter otherwise. docs/many_photos.md describes the
+        method.
+
+        Args:
+            photos: Photos of the person, as in `__call__`. Files are read several times and not kept, so that many of them need
+                little memory.
+            focal_px: Focal length of all photos, as in `__call__`.
+            principal_point_px: Position of the optical axis of all photos, as in `__call__`.
+            max_pixels: Files of larger JPEGs are reduced, as `read_photo` does.
+            progress: Is called with the name of a stage and the share of it that is done, 0 to 1.
+
+        Returns:
+            The person, and the face in each photo.
+
+        Raises:
+            ConfigError: There is no photo, or as in `__call__`.
+            NoFaceFound: No photo shows a face.
+            ImageError: No photo can be read.
+            FitDiverged: The fit diverged.
+            OutOfMemory: Memory does not suffice.
+
+        Warns:
+            PhotoLeftOut: A photo cannot be read, does not show the person, or fits so badly that it counts for little.
+
+        Example:
+            >>> person = mien.Reconstructor().joint(["anna1.jpg", "anna2.jpg", "anna3.jpg"])
+            >>> person.face.save("out/anna")
+        """
+        if not photos:
+            raise ConfigError("photos=[] is empty; give at least one photo of the person.")
+        clock = StageClock(progress)
+        with clock.stage("perception") as report:
+            seen = []
+            for k, photo in enumerate(photos):
+                source = _PhotoSource(photo, f"photo {k}", max_pixels)
+                seen.append(self._seen(source, focal_px=focal_px, principal_point_px=principal_point_px))
+                report((k + 1) / len(photos))
+        if all(photo.inputs is None for photo in seen):
+            errors = [photo.error for photo in seen if photo.error is not None]
+            if len(errors) == len(seen):
+                raise errors[0]
+            raise NoFaceFound(
+                f"no face was found in any of the {len(seen)} photos; a face needs at least 30 pixels. Use larger or "
+                "sharper photos of the person."
+            )
+        return self._joint(PersonPhotos.choose(seen), clock=clock, progress=progress)
+
+    @typed_out_of_memory
+    def _joint(self, person: PersonPhotos, *, clock: StageClock, progress: Progress | None) -> PersonReconstruction:
+        found, weights = self._joint_coefficients(person, progress=progress)
+        fitted = self.settings.refine_focal
+        photos = person.photo_faces(found.coefficients, found.camera, weights, focal_fitted=fitted)
+        with clock.stage("maps") as report:
+            faces = self.texture_builder.together(photos, progress=report)
+        times = mean_times((*clock.times, *found.stage_times), len(faces))
+        reasons, all_weights = list(person.reasons), [0.0] * len(person.reasons)
+        all_faces: list[Reconstruction | None] = [None] * len(reasons)
+        for k, face, photo, weight in zip(person.numbers, faces, person.photos, weights.tolist(), strict=True):
+            all_faces[k], all_weights[k] = replace(face, stage_seconds=times), weight
+            reasons[k] = doubtful_reason(photo.name, weight)
+        warn_about_photos(reasons)
+        reference = person.numbers[reference_of(found.coefficients, weights, person.inputs)]
+        return PersonReconstruction(tuple(all_faces), tuple(all_weights), tuple(reasons), reference)
+
+    def _joint_coefficients(
+        self, person: PersonPhotos, *, progress: Progress | None
+    ) -> tuple[_Coefficients, Float[Tensor, "B"]]:
+        """The coefficients, found as `mode` says, and the influence of each photo."""
+        targets, clock = person.targets, StageClock(progress)
+        if self.mode == "net" and person.start is not None:
+            with clock.stage("network"), torch.no_grad():
+                faces, weights = mean_prediction(self.model, person.start, sigma_m=self.settings.prediction_sigma)
+                faces = self._with_lids(self._aligned(faces, targets), targets)
+            return _Coefficients(faces, targets.camera, tuple(clock.times)), weights
+        recognition = self.identity_network if self.settings.recognition_weight else None
+        result = fit_joint(
+            self.model,
+            targets,
+            settings=self.settings,
+            recognition=recognition,
+            start=person.start,
+            progress=progress,
+        )
+        return _Coefficients(result.coefficients, result.camera, result.stage_times), result.photo_weights
+
+    @typed_out_of_memory
+    def _seen(
+        self, source: _PhotoSource, *, focal_px: float | None, principal_point_px: tuple[float, float] | None
+    ) -> SeenPhoto:
+        """The faces of a photo without its pixels."""
+        seen = SeenPhoto(source.name, source.pixels, None, torch.zeros(0, 128), None)
+        try:
+            inputs = self._read_inputs(source.open(), focal_px=focal_px, principal_point_px=principal_point_px)
+        except NoFaceFound:
+            return seen
+        except ImageError as error:
+            return replace(seen, error=error)
+        targets, start = inputs.targets, None
+        with torch.no_grad():
+            features = self.identity_network(self.identity_network.crop(targets.crops, targets.landmarks68_px))
+            if self.encoder is not None:
+                start = self._with_lids(self._predict(self.encoder, inputs, refine=self.mode == "net"), targets)
+        return replace(seen, inputs=without_pixels(inputs), features=features, start=start)
+
+    def _read_inputs(
+        self,
+        photo: Photo | UInt8[np.ndarray, "H W 3"],
+        *,
+        focal_px: float | None,
+        principal_point_px: tuple[float, float] | None,
+        pins: Sequence[Sequence[Pin]] = (),
+    ) -> PhotoInputs:
+        exif_focal_px = photo.focal_px if isinstance(photo, Photo) else None
+        reduction = photo.reduction if isinstance(photo, Photo) else 1
+        return self._inputs(
+            _pixels(photo),
+            focal_px=None if focal_px is None else focal_px / reduction,
+            exif_focal_px=exif_focal_px,
+            principal_point_px=_reduced(principal_point_px, reduction),
+            pins=pins,
+        )
 
     @typed_out_of_memory
     def _inputs(
@@ -526,6 +664,32 @@ class Reconstructor:
 
 def _is_covered(parts: FaceParts) -> bool:
     return parts.covered_shares.face > COVERED_ABOVE
+
+
+def _pixels(photo: Photo | UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    return photo.pixels if isinstance(photo, Photo) else photo
+
+
+@dataclass(frozen=True)
+class _PhotoSource:
+    """A photo as `Reconstructor.joint` gets it."""
+
+    photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"]
+    default_name: str
+    """Name of a photo that is no file."""
+    max_pixels: int
+
+    @property
+    def name(self) -> str:
+        return self.default_name if isinstance(self.photo, np.ndarray | Photo) else os.fspath(self.photo)
+
+    def open(self) -> Photo | UInt8[np.ndarray, "H W 3"]:
+        if isinstance(self.photo, np.ndarray | Photo):
+            return self.photo
+        return read_photo(self.photo, max_pixels=self.max_pixels)
+
+    def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
+        return _pixels(self.open())
 
 
 def _slice(part: range) -> slice:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,13 +30,47 @@ from mien.texture import (
     TexelAtlas,
     TexelMasks,
     TexelParts,
+    TextureView,
     Unwrapped,
     complete_texture,
     hair_colour,
+    merge_views,
     texel_face,
     unwrap_photo,
 )
 from mien.typing import Bool, Float, Tensor
+
+
+@dataclass(frozen=True)
+class PhotoFace:
+    """One photo of a person, with the face in it."""
+
+    read: Callable[[], PhotoInputs]
+    """Reads the photo again; the other inputs are those of `inputs`."""
+    inputs: PhotoInputs
+    """The face, possibly without the pixels of the photo."""
+    coefficients: FaceCoefficients
+    """Its coefficients."""
+    camera: Camera
+    """The camera of its crop, with the focal length that the fit found."""
+    weight: float
+    """Influence of the photo on the texture, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """A face as one photo shows it."""
+
+    photo: Float[Tensor, "1 5 R R"]
+    """The part of the photo around the face: colours, mask of the skin, mask of the whole face."""
+    camera: Camera
+    """The camera of this part."""
+    coarse: FaceSurface
+    """The surface without the detail maps."""
+    maps: DetailMaps
+    """The detail maps."""
+    surface: FaceSurface
+    """The surface with them."""
 
 
 class TextureBuilder:
@@ -89,33 +123,107 @@ class TextureBuilder:
         Returns:
             The result, without stage times.
         """
+        view = self.view(inputs, coefficients, camera, progress=progress)
+        with torch.no_grad():
+            unwrapped = self._unwrapped(
+                self._atlas(self.texture_size),
+                view.photo,
+                view.camera,
+                view.surface,
+                near_thin=self._masks.near_thin,
+            )
+            return self._result(inputs, view, coefficients, camera, unwrapped)
+
+    def together(
+        self, photos: Sequence[PhotoFace], *, progress: Callable[[float], None] | None = None
+    ) -> list[Reconstruction]:
+        """Make the results of several photos of one person, with one texture from all of them.
+
+        Args:
+            photos: The photos and the face in each of them; one photo at a time is read.
+            progress: Is called with the share of the photos that is done.
+
+        Returns:
+            The result of each photo, without stage times. Each has the texture in the light of its photo.
+        """
+        atlas, views, merged = self._atlas(self.texture_size), list[_View](), list[TextureView]()
+        for k, photo in enumerate(photos):
+            view = self.view(photo.read(), photo.coefficients, photo.camera)
+            with torch.no_grad():
+                unwrapped = self._unwrapped(
+                    atlas, view.photo, view.camera, view.surface, near_thin=self._masks.near_thin
+                )
+                merged.append(
+                    TextureView.of(
+                        atlas,
+                        self.model,
+                        unwrapped,
+                        shade=atlas.interpolate(view.coarse.shading),
+                        vertices_px=view.camera.project(view.surface.vertices_camera),
+                        photo_weight=photo.weight,
+                    )
+                )
+            views.append(
+                replace(view, photo=view.photo[..., :0, :0])
+            )  # the pixels of all photos would need much memory
+            if progress is not None:
+                progress((k + 1) / (2 * len(photos)))
+        albedo, seen = merge_views(merged)
+        faces = []
+        for k, (photo, view) in enumerate(zip(photos, views, strict=True)):
+            with torch.no_grad():
+                lit = Unwrapped(albedo * atlas.interpolate(view.coarse.shading), seen, torch.ones_like(seen))
+                faces.append(self._result(photo.read(), view, photo.coefficients, photo.camera, lit))
+            if progress is not None:
+                progress(0.5 + (k + 1) / (2 * len(photos)))
+        return faces
+
+    def view(
+        self,
+        inputs: PhotoInputs,
+        coefficients: FaceCoefficients,
+        camera: Camera,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> _View:
+        """The surface and the maps of one face, and the part of the photo that shows it."""
         model = self.model
         (face,), targets = inputs.faces, replace(inputs.targets, camera=camera)
         sharp = face_crop(
             torch.from_numpy(face.detection.landmarks468_px[:, :2]), size=_native_size(face.crop, self.texture_size)
         )
-        view = camera.resized(sharp.size)
+        sharp_camera = camera.resized(sharp.size)
         masks = torch.stack([targets.mask, targets.outline], dim=1)
         masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
         photo = torch.cat([sample_pixels(inputs.pixels, sharp).to(model.mean.device), masks], dim=1)
         with torch.no_grad():
             coarse = build_surface(model, coefficients)
-        maps = self._detail_maps(photo, view, coarse, coefficients=coefficients, progress=progress)
+        maps = self._detail_maps(photo, sharp_camera, coarse, coefficients=coefficients, progress=progress)
         with torch.no_grad():
             surface = self._detailed(coarse, maps, coefficients=coefficients)
-            completed = self._completed(photo, view, surface, coarse=coarse, coefficients=coefficients, maps=maps)
-            texture = self._atlas(self.texture_size).dilate(completed.colours).clamp(0, 1)
-            error = _texture_error(model, surface, targets, texture)
-            return _reconstruction(
-                model,
-                inputs,
-                coefficients,
-                camera,
-                surface=surface,
-                maps=maps,
-                texture=texture,
-                photometric_error=error,
-            )
+        return _View(photo, sharp_camera, coarse, maps, surface)
+
+    def _result(
+        self,
+        inputs: PhotoInputs,
+        view: _View,
+        coefficients: FaceCoefficients,
+        camera: Camera,
+        unwrapped: Unwrapped,
+    ) -> Reconstruction:
+        completed = self.completed(unwrapped, view, coefficients=coefficients)
+        texture = self._atlas(self.texture_size).dilate(completed.colours).clamp(0, 1)
+        targets = replace(inputs.targets, camera=camera)
+        return _reconstruction(
+            self.model,
+            inputs,
+            coefficients,
+            camera,
+            surface=view.surface,
+            maps=view.maps,
+            texture=texture,
+            photometric_error=_texture_error(self.model, view.surface, targets, texture),
+        )
 
     def _unwrapped(
         self, atlas: TexelAtlas, photo: Tensor, view: Camera, surface: FaceSurface, *, near_thin: Tensor | None = None
@@ -169,24 +277,14 @@ class TextureBuilder:
         )
         return build_surface(self.model, coefficients, detail=detail)
 
-    def _completed(
-        self,
-        photo: Tensor,
-        view: Camera,
-        surface: FaceSurface,
-        *,
-        coarse: FaceSurface,
-        coefficients: FaceCoefficients,
-        maps: DetailMaps,
-    ) -> CompletedTexture:
+    def completed(self, unwrapped: Unwrapped, view: _View, *, coefficients: FaceCoefficients) -> CompletedTexture:
         """The texture, not yet continued beyond the border of the UV layout."""
-        atlas, size = self._atlas(self.texture_size), (self.texture_size, self.texture_size)
+        atlas, size, coarse = self._atlas(self.texture_size), (self.texture_size, self.texture_size), view.coarse
         # Shading without the displacement, which ends where the photo does: its border must not show.
         albedo, shade = atlas.interpolate(coarse.albedo), atlas.interpolate(coarse.shading)
         offset = None
         if self.detail is not None:
-            offset = F.interpolate(maps.texture_offset, size=size, mode="bilinear", align_corners=False)
-        unwrapped = self._unwrapped(atlas, photo, view, surface, near_thin=self._masks.near_thin)
+            offset = F.interpolate(view.maps.texture_offset, size=size, mode="bilinear", align_corners=False)
         parts = TexelParts.of(self.model, atlas, self._masks, surface=coarse, coefficients=coefficients)
         return complete_texture(albedo, offset, shade, unwrapped, parts)
 

@@ -19,3 +19,5 @@ from mien.texture.surface import TexelFace as TexelFace
 from mien.texture.surface import texel_face as texel_face
 from mien.texture.unwrap import Unwrapped as Unwrapped
 from mien.texture.unwrap import unwrap_photo as unwrap_photo
+from mien.texture.views import TextureView as TextureView
+from mien.texture.views import merge_views as merge_views

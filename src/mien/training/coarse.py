@@ -121,6 +121,7 @@ class CoarseObjective:
         terms = [
             *self._image_terms(coefficients, batch, progress),
             *self._priors(pred, coefficients),
+            *self._person_terms(pred, batch),
             *self._supervised(pred, batch),
         ]
         return [term for term in terms if term.weight]
@@ -178,6 +179,18 @@ class CoarseObjective:
             LossTerm("lighting_prior", weights.lighting_prior, prior_loss(colour / HEAD_UNITS["lighting"])),
         ]
 
+    def _person_terms(self, pred: CropSpaceParameters, batch: FaceBatch) -> list[LossTerm]:
+        """Distances of photos of one person from what they have in common."""
+        weights, count = self.weights, pred.identity.shape[1]
+        if not (weights.person_shape or weights.person_albedo):
+            return []
+        shape, albedo = (from_person_mean(values, batch.people) for values in (pred.identity, pred.albedo))
+        gram = self.shape_gram[:count, :count]
+        return [
+            LossTerm("person_shape", weights.person_shape, span_distance_loss(shape, gram)),
+            LossTerm("person_albedo", weights.person_albedo, span_distance_loss(albedo, self.albedo_gram)),
+        ]
+
     def _supervised(self, pred: CropSpaceParameters, batch: FaceBatch) -> list[LossTerm]:
         """Distances to the ground truth of the synthetic faces."""
         gt, weights = batch.gt, self.weights
@@ -232,6 +245,24 @@ class CoarseObjective:
         """Draw crop, points, overlay, geometry, albedo and shading of the first faces."""
         coefficients = self._predicted(network, faces).coefficients(faces.camera)
         return coarse_sheet(self.model, faces, coefficients)
+
+
+def from_person_mean(values: Float[Tensor, "B K"], people: Sequence[str]) -> Float[Tensor, "P K"]:
+    """Differences between the photos of a person and their mean; differentiable.
+
+    Args:
+        values: Predicted coefficients.
+        people: Who each face is; "" for nobody known. May be empty.
+
+    Returns:
+        A row for each face of a person with several photos; one row of zeros if there is no such person.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, person in enumerate(people):
+        if person:
+            rows.setdefault(person, []).append(row)
+    groups = [values[group] for group in rows.values() if len(group) > 1]
+    return torch.cat([group - group.mean(0) for group in groups]) if groups else 0 * values[:1]
 
 
 def landmarks68(model: MorphableModel, coefficients: FaceCoefficients, camera: Camera) -> Float[Tensor, "B 68 2"]:

@@ -79,6 +79,8 @@ class DataSettings:
     detector are far more exact: a network that may rely on them places faces better (docs/training.md)."""
     skins: str = ""
     """A file of `mien data skins`: skin colours of real faces for the synthetic ones."""
+    photos_per_person: int = 1
+    """Number of photos of a person that come together in a batch, for loss.person_shape and loss.person_albedo."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class CoarseLossSettings:
     """Mean square of the albedo coefficients, in standard deviations."""
     lighting_prior: float = 1e-2
     """Mean square of the light's colour: photos are white-balanced."""
+    person_shape: float = 0.0
+    """Distance between the vertices of the identities of photos of one person and their mean, centimetres, as several
+    photos share one face in FML (Tewari et al., CVPR 2019). Needs data.photos_per_person above 1."""
+    person_albedo: float = 0.0
+    """The same for their albedo."""
     vertices: float = 0.0
     """Distance of the vertices to ground truth, centimetres. This loss and those below count synthetic faces only."""
     vertex_albedo: float = 0.0
@@ -293,6 +300,11 @@ class CoarseConfig:
         _check_range("data.synthetic_share", self.data.synthetic_share, 0, 1)
         _check_minimum("data.jitter", self.data.jitter, 0)
         _check_range("loss.render_from", self.loss.render_from, 0, 1)
+        _check_minimum("data.photos_per_person", self.data.photos_per_person, 1)
+        _require(
+            self.data.photos_per_person > 1 or not (self.loss.person_shape or self.loss.person_albedo),
+            "loss.person_shape and loss.person_albedo compare photos of one person; set data.photos_per_person above 1",
+        )
         _check_minimum("loss.render_size", self.loss.render_size, MIN_IMAGE_SIZE)
         _check_range("encoder.image_size", encoder.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
         _check_minimum("encoder.frozen_blocks", encoder.frozen_blocks, 0)

@@ -89,7 +89,16 @@ def _photo_faces(
         return None
     faces = FaceStore(store, split="train")
     fits = _fits(data, model, store)
-    return PhotoFaces(faces, model, size=size, seed=seed, augment=data.augment, jitter=data.jitter, fits=fits)
+    return PhotoFaces(
+        faces,
+        model,
+        size=size,
+        seed=seed,
+        augment=data.augment,
+        jitter=data.jitter,
+        fits=fits,
+        together=data.photos_per_person,
+    )
 
 
 def _fits(data: DataSettings, model: MorphableModel, store: str) -> dict[str, StoredFit] | None:

@@ -56,6 +56,8 @@ class FaceBatch:
     """The faces fitted to their points alone, where a refiner may start; None unless all faces have such a fit."""
     coarse: CropSpaceParameters | None = None
     """Coarse reconstructions of the photo faces, made from their crops in the store; None if none are kept."""
+    people: tuple[str, ...] = ()
+    """Who each face is; "" for a face that belongs to no person with several photos. Empty if no face does."""
 
     def __post_init__(self) -> None:
         faces, gts, maps = len(self.images), self._gt_count, self._map_count
@@ -130,6 +132,7 @@ class FaceBatch:
             maps=maps,
             landmark_fits=fits,
             coarse=coarse,
+            people=self.people[index],
         )
 
     def mirrored(self, mirror: Mirror) -> FaceBatch:
@@ -189,7 +192,14 @@ def join_batches(batches: Sequence[FaceBatch]) -> FaceBatch:
         maps=DetailMaps.join(maps) if maps else None,
         landmark_fits=CropSpaceParameters.join(fits) if len(fits) == len(batches) else None,
         coarse=CropSpaceParameters.join(coarse) if coarse and sum(map(len, coarse)) == photos else None,
+        people=_joined_people(batches),
     )
+
+
+def _joined_people(batches: Sequence[FaceBatch]) -> tuple[str, ...]:
+    if not any(batch.people for batch in batches):
+        return ()
+    return tuple(person for batch in batches for person in batch.people or ("",) * len(batch.images))
 
 
 def resized(batch: FaceBatch, size: int) -> FaceBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +48,30 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
+def person_order(seed: int, epoch: int, people: Sequence[str], *, together: int) -> np.ndarray:
+    """The order of an epoch in which up to `together` faces of a person follow one another.
+
+    Args:
+        seed: Decides the order.
+        epoch: Number of the epoch.
+        people: Who each face is.
+        together: Largest number of faces of a person in one run.
+
+    Returns:
+        A permutation of the faces. Runs of `together` faces come first, each at a multiple of `together`; then the
+        shorter ones.
+    """
+    open_runs: dict[str, list[int]] = {}
+    runs: list[list[int]] = []
+    for face in epoch_order(seed, epoch, len(people)):
+        person = people[int(face)]
+        if len(open_runs.get(person, ())) in {0, together}:
+            open_runs[person] = []
+            runs.append(open_runs[person])
+        open_runs[person].append(int(face))
+    return np.array([face for run in sorted(runs, key=lambda run: len(run) < together) for face in run])
+
+
 class PhotoFaces:
     """An endless stream of the faces of a store in square crops, in another order in every epoch.
 
@@ -59,6 +84,8 @@ class PhotoFaces:
         jitter: Multiplies the random shift and size of augmented crops.
         fits: Fits by the key of the face, see `load_fits`: the whole fit is the ground truth of the face. Faces without
             one are left out of `store`.
+        together: Number of faces of a person that follow one another in the stream. Above 1, all faces of a person are
+            mirrored in an epoch or all are not, since a mirrored face is another person.
 
     Attributes:
         coarse: Kept coarse reconstructions by the key of the face (`mien.training.coarse_cache`), under the camera of
@@ -80,6 +107,7 @@ class PhotoFaces:
         augment: bool,
         jitter: float = 1.0,
         fits: Mapping[str, StoredFit] | None = None,
+        together: int = 1,
     ) -> None:
         if fits is not None:
             store.keep(fits)
@@ -92,6 +120,9 @@ class PhotoFaces:
                 f"data.fits needs a symmetric face model, and {model.name} is not; set data.fits = false."
             )
         self.coarse: Mapping[str, FaceCoefficients] | None = None
+        self.together = together
+        self._people = [row.identity for row in store.faces]
+        self._order = lru_cache(maxsize=4)(self._order_of)
         self._mirror_mesh = mirror_mesh(model)
         self._mirror_landmarks = torch.tensor(IBUG_MIRROR)
         self.symmetric = self._mirror is not None
@@ -109,11 +140,15 @@ class PhotoFaces:
 
     def _face(self, number: int) -> FaceBatch:
         epoch, position = divmod(number, len(self.store))
-        index = int(epoch_order(self.seed, epoch, len(self.store))[position])
+        index = int(self._order(epoch)[position])
         rng = np.random.default_rng((self.seed, 1, number))
         record, row = self.store[index], self.store.faces[index]
         mirrored = self.augment and rng.random() < 0.5
+        if self.together > 1:
+            mirrored = self.augment and self._mirrors_person(row.identity, epoch)
         crop, face = self._cropped(self._mirrored(record) if mirrored else record, rng, name=row.photo)
+        if self.together > 1:
+            face = replace(face, people=(row.identity,))
         move = functools.partial(self._moved, record=record, crop=crop, camera=face.camera, mirrored=mirrored)
         if self.coarse is not None:
             face = replace(face, coarse=move(self.coarse[row.key]))
@@ -121,6 +156,15 @@ class PhotoFaces:
             return face
         fitted = self.fits[row.key]
         return replace(face, gt=move(fitted.full), landmark_fits=move(fitted.landmarks))
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self.together == 1:
+            return epoch_order(self.seed, epoch, len(self.store))
+        return person_order(self.seed, epoch, self._people, together=self.together)
+
+    def _mirrors_person(self, person: str, epoch: int) -> bool:
+        digest = hashlib.sha256(f"{self.seed}\t{epoch}\t{person}".encode()).digest()
+        return digest[0] % 2 == 1
 
     def _moved(
         self, face: FaceCoefficients, *, record: FaceRecord, crop: Crop, camera: Camera, mirrored: bool

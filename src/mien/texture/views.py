@@ -1,0 +1,157 @@
+"""One texture from several photos of a person.
+
+Each photo is divided by its fitted light, so that all show the same albedo. Nine harmonics do not describe a light
+exactly, but what remains is smooth: at each place of the face, the photos get the same mean colour over a few
+millimetres. After that they are averaged, each where it sees the skin best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from mien.morphable import MorphableModel
+from mien.texture.atlas import TexelAtlas
+from mien.texture.complete import DARKEST
+from mien.texture.fill import halved, pull_push
+from mien.texture.skin_colour import biweight, length
+from mien.texture.unwrap import Unwrapped
+from mien.typing import Float, Tensor
+
+_SHARPEST = 3.0
+"""Exponent of the quality of a view in its weight. The best view dominates: a mean of views that are a texel apart is
+blurred."""
+_LEVELS = 5
+"""The mean colours that photos share are those of blocks of 2⁵ texels, 1/32 of a map of 1024: 5 mm on a face."""
+_CORRECTIONS = (0.5, 2.0)
+"""Range of the factor that reconciles the colour of a photo."""
+_UNLIKE = 0.25
+"""Distance of a block's mean colour, relative to that of all photos, from which on it shows something else: hair, a
+hand, glare."""
+
+
+@dataclass(frozen=True)
+class TextureView:
+    """What one photo shows of the albedo."""
+
+    albedo: Float[Tensor, "1 3 S S"]
+    """Colours without the fitted light, half precision."""
+    weights: Float[Tensor, "1 1 S S"]
+    """Visibility of each texel, 0 to 1, half precision."""
+    quality: Float[Tensor, "1 1 S S"]
+    """Pixels of the photo per texel, up to 1, times the weight of the photo; half precision. A surface that is seen at
+    a grazing angle covers few pixels."""
+
+    @classmethod
+    def of(
+        cls,
+        atlas: TexelAtlas,
+        model: MorphableModel,
+        unwrapped: Unwrapped,
+        *,
+        shade: Float[Tensor, "1 3 S S"],
+        vertices_px: Float[Tensor, "1 V 2"],
+        photo_weight: float,
+    ) -> TextureView:
+        """Take the light off a photo in UV space.
+
+        Args:
+            atlas: UV atlas of the size of the result.
+            model: Gives triangles and UV coordinates.
+            unwrapped: The photo.
+            shade: Shading of the fitted light.
+            vertices_px: Projection of each vertex into the photo, in pixels as sharp as those of the photo.
+            photo_weight: Influence of the photo, 0 to 1.
+        """
+        albedo = unwrapped.colours / shade.clamp(min=DARKEST)
+        quality = pixels_per_texel(atlas, model, vertices_px).clamp(max=1) * photo_weight
+        return cls(albedo.clamp(0, 2).half(), unwrapped.weights.half(), quality.half())
+
+
+def pixels_per_texel(
+    atlas: TexelAtlas, model: MorphableModel, vertices_px: Float[Tensor, "1 V 2"]
+) -> Float[Tensor, "1 1 S S"]:
+    """Area of each texel in a photo, pixels; zero outside the UV layout.
+
+    Args:
+        atlas: The UV atlas.
+        model: Gives triangles and UV coordinates.
+        vertices_px: Projection of each vertex.
+    """
+    size, corners = len(atlas.triangle_ids), model.triangles
+
+    def areas(points: Float[Tensor, "V 2"]) -> Float[Tensor, "T"]:
+        first, second, third = points[corners].unbind(1)
+        (ax, ay), (bx, by) = (second - first).unbind(-1), (third - first).unbind(-1)
+        return (ax * by - ay * bx).abs()
+
+    ratio = areas(vertices_px[0]) / (areas(model.uv) * size**2).clamp(min=1e-6)
+    return (ratio[atlas.triangle_ids.clamp(min=0)] * atlas.valid)[None, None]
+
+
+def merge_views(views: Sequence[TextureView]) -> tuple[Float[Tensor, "1 3 S S"], Float[Tensor, "1 1 S S"]]:
+    """Merge what several photos show.
+
+    Args:
+        views: One per photo, at least one.
+
+    Returns:
+        Albedo, and visibility in any of the photos, 0 to 1.
+    """
+    if len(views) == 1:
+        return views[0].albedo.float(), views[0].weights.float()
+    sharp = [(view.weights.float() * view.quality.float()) ** _SHARPEST for view in views]
+    means, totals = zip(*[_block_means(view.albedo.float(), weight) for view, weight in zip(views, sharp, strict=True)],
+                        strict=True)  # fmt: skip
+    level = _weighted_median(means, totals) if len(views) > 2 else _weighted_mean(means, totals)
+    # Then the mean without what differs from that.
+    alike = [
+        total * biweight(length((mean / level - 1) / _UNLIKE) / 2) for mean, total in zip(means, totals, strict=True)
+    ]
+    level = torch.where(sum(alike, start=torch.zeros_like(totals[0])) > 1e-9, _weighted_mean(means, alike), level)
+    colours, total = torch.zeros_like(views[0].albedo.float()), torch.zeros_like(sharp[0])
+    for view, weight, mean, block_total, block_alike in zip(views, sharp, means, totals, alike, strict=True):
+        known = (block_total > 1e-9).float()
+        ratio = (level / mean.clamp(min=1e-3)).clamp(*_CORRECTIONS)
+        correction = _enlarged(pull_push(ratio, known), weight)
+        trusted = weight * _enlarged(block_alike / block_total.clamp(min=1e-9), weight).clamp(min=1e-3)
+        colours += trusted * view.albedo.float() * correction
+        total += trusted
+    seen = torch.stack([view.weights.float() for view in views]).amax(0)
+    return colours / total.clamp(min=1e-9), seen
+
+
+def _block_means(
+    values: Float[Tensor, "1 3 S S"], weights: Float[Tensor, "1 1 S S"]
+) -> tuple[Float[Tensor, "1 3 R R"], Float[Tensor, "1 1 R R"]]:
+    """Weighted mean of each block, and the mean of the weights."""
+    summed = values * weights
+    for _ in range(_LEVELS):
+        if min(weights.shape[-2:]) < 2:
+            break
+        summed, weights = halved(summed), halved(weights)
+    return summed / weights.clamp(min=1e-9), weights
+
+
+def _weighted_mean(
+    values: Sequence[Float[Tensor, "1 3 R R"]], weights: Sequence[Float[Tensor, "1 1 R R"]]
+) -> Float[Tensor, "1 3 R R"]:
+    total = sum(weights, start=torch.zeros_like(weights[0])).clamp(min=1e-9)
+    mixed = sum((v * w for v, w in zip(values, weights, strict=True)), start=torch.zeros_like(values[0]))
+    return (mixed / total).clamp(min=1e-3)
+
+
+def _weighted_median(
+    values: Sequence[Float[Tensor, "1 3 R R"]], weights: Sequence[Float[Tensor, "1 1 R R"]]
+) -> Float[Tensor, "1 3 R R"]:
+    ordered, order = torch.stack(list(values)).sort(dim=0)
+    below = torch.stack(list(weights)).expand_as(ordered).gather(0, order).cumsum(0)
+    middle = (below >= below[-1:] / 2).byte().argmax(0, keepdim=True)
+    return ordered.gather(0, middle)[0].clamp(min=1e-3)
+
+
+def _enlarged(blocks: Float[Tensor, "1 C R R"], like: Float[Tensor, "1 1 S S"]) -> Float[Tensor, "1 C S S"]:
+    return F.interpolate(blocks, size=like.shape[-2:], mode="bilinear", align_corners=False)
