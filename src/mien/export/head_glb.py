@@ -34,24 +34,22 @@ _LARGEST_ATLAS = 4096
 
 
 @dataclass(frozen=True)
-class Material:
-    """How a part of the head is drawn."""
-
+class _Material:
     roughness: float
     colour: tuple[float, float, float] | None
     """Linear RGB; None where the atlas gives the colours."""
 
 
-MATERIALS = {
-    "skin": Material(0.6, None),
-    "eye_left": Material(0.1, None),
-    "eye_right": Material(0.1, None),
+_MATERIALS = {
+    "skin": _Material(0.6, None),
+    "eye_left": _Material(0.1, None),
+    "eye_right": _Material(0.1, None),
     # Wet: saliva and mucosa. Colours chosen by eye, darker than they are, for the shade of the
     # mouth, which most viewers do not compute.
-    "mouth": Material(0.5, (0.05, 0.01, 0.01)),
-    "tongue": Material(0.35, (0.24, 0.06, 0.05)),
-    "teeth": Material(0.25, (0.46, 0.40, 0.31)),
-    "gums": Material(0.35, (0.20, 0.05, 0.045)),
+    "mouth": _Material(0.5, (0.05, 0.01, 0.01)),
+    "tongue": _Material(0.35, (0.24, 0.06, 0.05)),
+    "teeth": _Material(0.25, (0.46, 0.40, 0.31)),
+    "gums": _Material(0.35, (0.20, 0.05, 0.045)),
 }
 
 
@@ -220,7 +218,7 @@ def _uv(head: HeadModel, part: HeadPart) -> Float[np.ndarray, "N 2"] | None:
 
 
 def _material(name: str) -> dict[str, object]:
-    material = MATERIALS[name]
+    material = _MATERIALS[name]
     surface: dict[str, object] = {"metallicFactor": 0, "roughnessFactor": material.roughness}
     if material.colour is None:
         surface["baseColorTexture"] = {"index": 0}

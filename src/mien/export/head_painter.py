@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from mien.camera import Camera, to_camera_axes
 from mien.errors import ModelMismatch
 from mien.export.face_view import FaceView
-from mien.export.head_glb import MATERIALS
 from mien.export.srgb import encode_srgb
 from mien.geometry import rotvec_to_rotmat, vertex_normals
 from mien.lighting import shading
@@ -25,7 +24,7 @@ from mien.morphable.head import EYES, SKIN
 from mien.morphable.per_model import per_model
 from mien.rendering import sample_map
 from mien.result import Reconstruction
-from mien.texture.head import outer_colours
+from mien.texture.head import continued_over_head, far_colour
 from mien.typing import Float, Int, Tensor, UInt8
 
 BACKDROP = (229, 227, 223)
@@ -79,6 +78,13 @@ class _Gloss:
 
 _GLOSSES = {SKIN: _Gloss(0.05, 14.0), **dict.fromkeys(EYES, _Gloss(0.55, 220.0))}
 _WET = _Gloss(0.12, 50.0)
+_INSIDE_COLOURS = {
+    "mouth": (0.05, 0.01, 0.01),
+    "tongue": (0.24, 0.06, 0.05),
+    "teeth": (0.46, 0.40, 0.31),
+    "gums": (0.20, 0.05, 0.045),
+}
+"""Linear light, chosen by eye; as in head.glb."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def _head_mesh(model: MorphableModel) -> _HeadMesh | None:
     for part in head.parts:
         look = _GLOSSES.get(part.name, _WET)
         gloss[part.vertices] = torch.tensor([look.strength, look.power])
-        colour = MATERIALS[part.name].colour
+        colour = _INSIDE_COLOURS.get(part.name)
         if colour is not None:
             depth = front - joint[part.vertices, 2:]
             own_colours[part.vertices] = encode_srgb(
@@ -220,11 +226,10 @@ class HeadPainter:
         """Colours without light: of the face from its texture, of the rest as they continue."""
         mesh, count = self._mesh, len(self._face.vertices_model)
         face = sample_map(self._texture[None], mesh.uv[:count])[0] / self._photo_shade[:count]
-        outer = outer_colours(face, self._model, mesh.head)
-        colours = mesh.own_colours.clone()
-        colours[:count] = face
-        colours[count : count + len(outer)] = outer
-        return colours
+        masks = self._model.masks
+        far = far_colour(face, mesh.head, masks.skin * (1 - masks.neck))
+        skin = continued_over_head(face, mesh.head, far=far)
+        return torch.where(mesh.own_colours.any(1, keepdim=True), mesh.own_colours, skin)
 
     def _relit(self, view: FaceView, normals: Float[Tensor, "W 3"]) -> Float[Tensor, "N 3"]:
         """Encoded colours under the lamps; `normals` are in view axes."""

@@ -37,22 +37,40 @@ def head_atlas(
 def head_colours(texture: Float[Tensor, "3 S S"], model: MorphableModel, head: HeadModel) -> Float[Tensor, "W 3"]:
     """Colours of the skin's vertices: the face's from its texture, then those of the outer skin."""
     colours = sample_map(texture[None], model.uv)[0]
-    return torch.cat([colours, outer_colours(colours, model, head)])
+    far = far_colour(colours, head, model.masks.skin * (1 - model.masks.neck))
+    return continued_over_head(colours, head, far=far)[: len(colours) + len(head.seam_shares)]
 
 
-def outer_colours(colours: Float[Tensor, "V 3"], model: MorphableModel, head: HeadModel) -> Float[Tensor, "O 3"]:
-    """Colours of the outer skin's vertices: those at the seam continue and fade to one colour.
+def continued_over_head(
+    face: Float[Tensor, "V C"], head: HeadModel, *, far: Float[Tensor, "C"]
+) -> Float[Tensor, "W C"]:
+    """Continue values of the face's vertices over the skin around it.
 
     Args:
-        colours: Colours of the face's vertices.
-        model: The face model.
-        head: Its head.
+        face: Values at the face's vertices.
+        head: The head.
+        far: The values that they fade to.
+
+    Returns:
+        Values at all vertices of the head; `far` at parts other than the skin.
     """
-    skin = model.masks.skin * (1 - model.masks.neck)
-    seam = colours[head.seam]
-    mean = (colours * skin[:, None]).sum(0) / skin.sum()
-    far = _SEAM_SHARE * seam.median(0).values + (1 - _SEAM_SHARE) * mean
-    return head.seam_shares @ (seam - far) + far
+    seam = face[head.seam]
+    values = far.expand(len(face) + len(head.mean), -1).clone()
+    values[: len(face)] = face
+    values[len(face) : len(face) + len(head.seam_shares)] += head.seam_shares @ (seam - far)
+    return values
+
+
+def far_colour(face: Float[Tensor, "V 3"], head: HeadModel, skin: Float[Tensor, "V"]) -> Float[Tensor, "3"]:
+    """The colour of skin far from the face, as scalp and neck have it.
+
+    Args:
+        face: Colours at the face's vertices.
+        head: The head.
+        skin: How far each vertex counts as the face's skin.
+    """
+    mean = (face * skin[:, None]).sum(0) / skin.sum()
+    return _SEAM_SHARE * face[head.seam].median(0).values + (1 - _SEAM_SHARE) * mean
 
 
 def _outer_map(
