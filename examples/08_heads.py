@@ -30,8 +30,10 @@ def portrait(photo: mien.Photo, face: mien.Reconstruction) -> np.ndarray:
     low, high = face.xy.min(0), face.xy.max(0)
     centre, half = (low + high) / 2, 0.68 * (high - low).max()
     half = min(half, *centre, *(np.array(face.image_size) - centre))
-    box = [*np.round(centre - half).astype(int), *np.round(centre + half).astype(int)]
-    return np.asarray(Image.fromarray(photo.pixels).crop(box).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    (left, top), (right, bottom) = np.round(centre - half).tolist(), np.round(centre + half).tolist()
+    return np.asarray(
+        Image.fromarray(photo.pixels).crop((left, top, right, bottom)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    )
 
 
 def pictures(photo: mien.Photo, reconstructor: mien.Reconstructor) -> list[np.ndarray]:
