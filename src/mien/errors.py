@@ -2,6 +2,7 @@
 
     MienError
     ├── ImageError            a photo cannot be read or is refused
+    ├── VideoError            a video cannot be read
     ├── NoFaceFound           a photo shows no face
     ├── AssetError            a packaged file is missing or damaged
     ├── FormatError           a file does not follow its format
@@ -14,7 +15,8 @@
     ├── OutputError           results cannot be written
     └── WorkerDied            the process that worked on a photo ended before its time
 
-and six warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+and seven warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+FramesLeftOut, if parts of a video are damaged and missing from the result,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
 from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien,
 ForkedAfterImport, if a forked process may wait for ever, and CheckpointDoubtful, if a resumed run cannot use its newest
@@ -32,6 +34,10 @@ class MienError(Exception):
 
 class ImageError(MienError):
     """A photo cannot be read, or its size or format is refused."""
+
+
+class VideoError(MienError):
+    """A video cannot be read, or its size is refused."""
 
 
 class NoFaceFound(MienError):
@@ -64,6 +70,10 @@ class FitDiverged(MienError):
 
 class FaceLeftOut(UserWarning):
     """One of several faces of a photo could not be fitted and is missing from the result."""
+
+
+class FramesLeftOut(UserWarning):
+    """Parts of a video are damaged and missing from the result."""
 
 
 class PhotoReduced(UserWarning):
