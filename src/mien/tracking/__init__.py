@@ -1,0 +1,1 @@
+"""From a video to the motion of each person in it."""
