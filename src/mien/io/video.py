@@ -215,7 +215,8 @@ def _translated(av: ModuleType, name: str) -> Iterator[None]:
         raise VideoError(f"{name}: no such file; check the path.") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise VideoError(f"{name}: it cannot be read as a video ({reason}); copy it again or export it anew.") from error
+        message = f"{name}: it cannot be read as a video ({reason}); copy it again or export it anew."
+        raise VideoError(message) from error
 
 
 def _opened(av: ModuleType, container: Any, name: str, *, is_camera: bool) -> Video:
@@ -230,7 +231,8 @@ def _opened(av: ModuleType, container: Any, name: str, *, is_camera: bool) -> Vi
     if context is None:
         raise VideoError(f"{name}: FFmpeg has no decoder for its pictures; convert it to H.264.")
     if context.width * context.height > MAX_PIXELS:
-        raise VideoError(f"{name}: {context.width} × {context.height} is too large; reduce it to {MAX_PIXELS // 10**6} MP.")
+        size = f"{context.width} × {context.height}"
+        raise VideoError(f"{name}: {size} is too large; reduce it to {MAX_PIXELS // 10**6} megapixels.")
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
     decoded = _decoded(av, container, stream, name)
     with _translated(av, name):

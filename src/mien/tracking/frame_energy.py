@@ -22,6 +22,7 @@ from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotvec_to_rotmat
 from mien.losses import geman_mcclure_weights
 from mien.morphable import MorphableModel
+from mien.tracking.gaze import LOOK_SIGMA, Pupils, eye_openness, iris_sigma_px
 from mien.typing import Float, Tensor
 
 RIGID = 6
@@ -61,6 +62,8 @@ class PointTracks(Batched):
     """MediaPipe's points."""
     depths_px: Float[Tensor, "T 468"]
     """Their depth up to a plane."""
+    irises_px: Float[Tensor, "T 2 2"]
+    """Centres of the right and the left iris."""
     detected: Float[Tensor, "T"]
     """1 where the face was found; 0 where the other values are meaningless."""
 
@@ -94,6 +97,10 @@ class FrameEnergy:
         self.limits = model.expression_range
         self.prior_sigma = settings.expression_sigmas(model).double()
         self.point_weights = mesh_point_weights(model).double()
+        self.pupils = Pupils.of(model)
+        if self.pupils is not None:
+            self.neutral_pupils = self.pupils.mean + self.pupils.identity_basis @ identity.double()
+            self.prior_sigma[self.pupils.looks] = LOOK_SIGMA
 
     @property
     def unknowns(self) -> int:
@@ -150,6 +157,10 @@ class FrameEnergy:
         across = lids.across(jacobian[:, :, :2]) * tracks.detected.double()[:, None, None]
         hessian = hessian + across.mT @ across
         gradient = gradient + torch.einsum("bpk,bp->bk", across, lids.residuals(target + residuals[..., :2]))
+        if self.pupils is not None:
+            d_irises, offsets = self._irises(motion, tracks, self.pupils)
+            hessian = hessian + d_irises.mT @ d_irises
+            gradient = gradient + torch.einsum("brk,br->bk", d_irises, offsets)
         mean, sigma = (0.0, self.prior_sigma) if prior is None else (prior.mean, prior.sigma)
         hessian.diagonal(dim1=1, dim2=2)[:, RIGID:] += sigma**-2
         gradient[:, RIGID:] += (motion.expression - mean) * sigma**-2
@@ -178,21 +189,12 @@ class FrameEnergy:
         """Residuals of x, y and depth, their Jacobian and weights."""
         target, focal = tracks.points_px.double(), self.camera.focal_px[0]
         points = self.points_camera(motion)
-        rotated = to_model_axes(points - motion.translation[:, None])
-        x, y, z = points.unbind(-1)
+        z = points[..., 2]
         mean_z = z.mean(1, keepdim=True)
         offset = focal * points[..., :2] / z[..., None] + self.camera.centre_px - target
         planes = plane_basis(target)
         away = without_plane(focal * z / mean_z - tracks.depths_px.double(), planes)
-        zero = torch.zeros_like(z)
-        d_point = torch.stack(
-            [focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2, zero, zero, torch.ones_like(z)],
-            dim=-1,
-        ).view(*z.shape, 3, 3)
-        d_rotated = to_model_axes(d_point)
-        d_rotation = -d_rotated @ cross_matrix(rotated.reshape(-1, 3)).view(*z.shape, 3, 3)
-        d_expression = (d_rotated @ motion.rotation[:, None]) @ self.basis
-        jacobian = torch.cat([d_rotation, d_point, d_expression], dim=-1)
+        jacobian = self._derivatives(points, motion, self.basis)
         # The third row is the derivative of z so far; the residual is focal · z / mean(z), up to a plane.
         d_z = jacobian[:, :, 2]
         d_z = (focal / mean_z)[..., None] * (d_z - (z / mean_z)[..., None] * d_z.mean(1, keepdim=True))
@@ -206,6 +208,36 @@ class FrameEnergy:
             dim=-1,
         )[..., [0, 0, 1]]
         return torch.cat([offset, away[..., None]], dim=-1), jacobian, weights
+
+    def _derivatives(
+        self, points: Float[Tensor, "T P 3"], motion: Motion, basis: Float[Tensor, "P 3 E"]
+    ) -> Float[Tensor, "T P 3 K"]:
+        """Derivatives of the projection, x and y, and of the depth of points in camera space by all unknowns."""
+        focal, (x, y, z) = self.camera.focal_px[0], points.unbind(-1)
+        zero = torch.zeros_like(z)
+        d_point = torch.stack(
+            [focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2, zero, zero, torch.ones_like(z)],
+            dim=-1,
+        ).view(*z.shape, 3, 3)
+        d_rotated = to_model_axes(d_point)
+        rotated = to_model_axes(points - motion.translation[:, None])
+        d_rotation = -d_rotated @ cross_matrix(rotated.reshape(-1, 3)).view(*z.shape, 3, 3)
+        return torch.cat([d_rotation, d_point, (d_rotated @ motion.rotation[:, None]) @ basis], dim=-1)
+
+    def _irises(
+        self, motion: Motion, tracks: PointTracks, pupils: Pupils
+    ) -> tuple[Float[Tensor, "T R K"], Float[Tensor, "T R"]]:
+        """Jacobian and residuals of the pupils' positions, standard deviations; zero for closed eyes."""
+        points_px = tracks.points_px.double()
+        shaped = self.neutral_pupils + torch.einsum("pik,bk->bpi", pupils.expression_basis, motion.expression)
+        points = to_camera_axes(torch.einsum("bij,bpj->bpi", motion.rotation, shaped)) + motion.translation[:, None]
+        projected = self.camera.focal_px[0] * points[..., :2] / points[..., 2:] + self.camera.centre_px
+        root = (eye_openness(points_px).sqrt() * tracks.detected.double()[:, None] / iris_sigma_px(points_px))[..., None]
+        jacobian = self._derivatives(points, motion, pupils.expression_basis)[:, :, :2] * root[..., None]
+        # Only the looks follow the irises: pose and lids are seen better elsewhere.
+        jacobian[..., :RIGID] = 0
+        jacobian[..., RIGID:] *= pupils.looks
+        return jacobian.flatten(1, 2), ((projected - tracks.irises_px.double()) * root).flatten(1)
 
     def _weights(self, squared: Float[Tensor, "T P"], sigma_px: Float[Tensor, "T"]) -> Float[Tensor, "T P"]:
         precision = sigma_px[:, None] ** -2

@@ -19,7 +19,6 @@ from mien.geometry import rotmat_to_rotvec
 from mien.morphable import MorphableModel
 from mien.tracking.frame_energy import (
     DAMPING,
-    RIGID,
     ExpressionPrior,
     FrameEnergy,
     Motion,
@@ -44,17 +43,17 @@ class MotionPrior:
     `FitSettings`. Those describe errors of single photos, most of which stay from frame to frame.
     """
 
-    turn: float = 2.0
+    turn: float = 1.0
     """Rotation, rad/s²."""
-    shift: float = 0.3
+    shift: float = 0.15
     """Translation across the line of sight, m/s²."""
-    approach: float = 0.3
+    approach: float = 0.1
     """Translation along the line of sight, m/s²."""
     expression: float = 8.0
     """Strength of a blendshape, 1/s²."""
     blink: float = 60.0
     """The same of the lids."""
-    tail: float = 3.0
+    tail: float = 2.0
     """From this multiple of its scale on, an acceleration loses its influence."""
 
     def scales(self, model: MorphableModel) -> Float[Tensor, "K"]:
@@ -133,7 +132,7 @@ class Smoother:
         motion: Motion,
         hessian: Float[Tensor, "T K K"],
         gradient: Float[Tensor, "T K"],
-        differences: Float[Tensor, "D 3"],
+        differences: Float[Tensor, "N 3"],
         *,
         robust: bool,
     ) -> Motion:
@@ -162,20 +161,20 @@ class Smoother:
         return motion.moved(-solve_coupled(matrix, couplings[1], couplings[2], right), self.energy.limits)
 
 
-def second_differences(times_s: Float[Tensor, "T"]) -> Float[Tensor, "D 3"]:
-    """Weights of three successive values in their second derivative; D = T - 2."""
+def second_differences(times_s: Float[Tensor, "T"]) -> Float[Tensor, "N 3"]:
+    """Weights of three successive values in their second derivative; N = T - 2."""
     before, after = times_s[1:-1] - times_s[:-2], times_s[2:] - times_s[1:-1]
     scale = 2 / (before + after)
     return torch.stack([scale / before, -scale * (1 / before + 1 / after), scale / after], dim=1).double()
 
 
-def _intervals_s(differences: Float[Tensor, "D 3"]) -> Float[Tensor, "D"]:
+def _intervals_s(differences: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
     """Time between frames, which turns a sum over frames into an integral: of the two around a frame, their mean."""
     # The product of the outer weights is 4 / (before · after · (before + after)²).
     return (differences[:, 0] * differences[:, 2]).pow(-0.25)
 
 
-def motion_accelerations(motion: Motion, differences: Float[Tensor, "D 3"]) -> Float[Tensor, "D K"]:
+def motion_accelerations(motion: Motion, differences: Float[Tensor, "N 3"]) -> Float[Tensor, "N K"]:
     """Second derivatives of all unknowns; those of the rotation from turns between successive frames."""
     turns = rotmat_to_rotvec(motion.rotation[1:] @ motion.rotation[:-1].mT)
     turning = differences[:, 2:] * turns[1:] - differences[:, :1] * turns[:-1]
@@ -185,7 +184,10 @@ def motion_accelerations(motion: Motion, differences: Float[Tensor, "D 3"]) -> F
 
 
 def solve_coupled(
-    blocks: Float[Tensor, "T K K"], next_: Float[Tensor, "T K"], after: Float[Tensor, "T K"], right: Float[Tensor, "T K"]
+    blocks: Float[Tensor, "T K K"],
+    next_: Float[Tensor, "T K"],
+    after: Float[Tensor, "T K"],
+    right: Float[Tensor, "T K"],
 ) -> Float[Tensor, "T K"]:
     """Solve a positive definite system whose blocks are coupled with two neighbours on each side by diagonal matrices.
 
