@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -107,6 +107,17 @@ class Video:
             count += 1
         if count == 0:
             raise VideoError(f"{self.info.name}: it has no frame that can be decoded; copy it again or export it anew.")
+
+    def picked(self, indices: Collection[int]) -> Iterator[VideoFrame]:
+        """Some of the frames, by their numbers, in rising order; the frames after the last one are not decoded."""
+        wanted, last = frozenset(indices), max(indices, default=-1)
+        if not wanted:
+            return
+        for index, raw in enumerate(self._frames):
+            if index in wanted:
+                yield VideoFrame(index, raw.time_s, raw.pixels())
+            if index == last:
+                return
 
     def _check_size(self, pixels: UInt8[np.ndarray, "H W 3"], index: int) -> None:
         height, width = pixels.shape[:2]

@@ -330,6 +330,20 @@ class Reconstructor:
         times = (perception, *found.stage_times, *clock.times)
         return [replace(face, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for face in faces]
 
+    def find_coefficients(self, inputs: PhotoInputs) -> FaceCoefficients:
+        """Find the coefficients of faces without textures and maps, for callers that combine several photos.
+
+        Args:
+            inputs: The faces of one photo.
+
+        Returns:
+            The coefficients as `mode` finds them, with poses under the cameras of `inputs.targets`.
+
+        Raises:
+            FitDiverged: A face could not be fitted.
+        """
+        return self._coefficients(inputs, progress=None).coefficients
+
     def _coefficients(self, inputs: PhotoInputs, *, progress: Progress | None) -> _Coefficients:
         """The coefficients, found as `mode` says."""
         start, clock, targets = None, StageClock(progress), inputs.targets
