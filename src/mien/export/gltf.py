@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mien import __version__
+from mien.export.animation import FaceAnimation, add_animation
 from mien.export.face_normals import FaceNormals
 from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
 from mien.export.morph_targets import (
@@ -66,6 +67,7 @@ def glb_bytes(
     *,
     morphs: str = "sparse",
     normals: FaceNormals | None = None,
+    animation: FaceAnimation | None = None,
 ) -> bytes:
     """Encode a face as a GLB file.
 
@@ -77,6 +79,7 @@ def glb_bytes(
         model: The face's model, which gives the morph targets and the eye triangles.
         morphs: How the morph targets are stored: "sparse", or "dense" for readers that lose sparse data.
         normals: The face's normals, if other files need them too.
+        animation: Motion of the face in front of the video's camera; None for a still face at the origin.
 
     Returns:
         The content of the file.
@@ -110,9 +113,10 @@ def glb_bytes(
         "meshes": [mesh],
         "materials": _materials(eyes=len(primitives) > 1, relief=len(images) > 1),
         **texture_document(images),
-        **glb.document(),
     }
-    return pack_glb(document, glb)
+    if animation is not None:
+        add_animation(document, glb, animation)
+    return pack_glb({**document, **glb.document()}, glb)
 
 
 @dataclass(frozen=True)

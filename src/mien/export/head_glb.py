@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mien import __version__
+from mien.export.animation import FaceAnimation, add_animation
 from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
 from mien.export.morph_targets import (
     NORMAL_EPSILON,
@@ -71,7 +72,13 @@ def write_head_glb(
     path.write_bytes(head_glb_bytes(reconstruction, model, morphs=morphs))
 
 
-def head_glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, morphs: str = "sparse") -> bytes:
+def head_glb_bytes(
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    *,
+    morphs: str = "sparse",
+    animation: FaceAnimation | None = None,
+) -> bytes:
     """Encode the whole head as a GLB file.
 
     As in `glb_bytes`, the base is neutral and the morph weights are those of the photo's expression.
@@ -80,6 +87,7 @@ def head_glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, mor
         reconstruction: The face.
         model: The face's model.
         morphs: How the morph targets are stored: "sparse", or "dense" for readers that lose sparse data.
+        animation: Motion of the head in front of the video's camera; None for a still head at the origin.
 
     Returns:
         The content of the file.
@@ -104,9 +112,10 @@ def head_glb_bytes(reconstruction: Reconstruction, model: MorphableModel, *, mor
         "meshes": meshes,
         "materials": [_material(name) for name in names],
         **texture_document([glb.add_texture(atlas)]),
-        **glb.document(),
     }
-    return pack_glb(document, glb)
+    if animation is not None:
+        add_animation(document, glb, animation)
+    return pack_glb({**document, **glb.document()}, glb)
 
 
 @dataclass(frozen=True)
