@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mien.camera import Camera
+from mien.fitting import FitSettings
 from mien.fitting.identity_prior import identity_precision
 from mien.fitting.landmarks import initial_pose
 from mien.fitting.point_model import PointModel
@@ -21,6 +22,7 @@ from mien.geometry import rotmat_to_rotvec
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.perception import FaceDetection
 from mien.pipeline import PhotoInputs, Reconstructor
+from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
 from mien.tracking.frame_energy import Motion
 from mien.tracking.observations import Observations, ObservationStore
@@ -166,15 +168,16 @@ def _residual(model: MorphableModel, face: FaceCoefficients, inputs: PhotoInputs
 
 
 def portrait_reconstruction(
-    reconstructor: Reconstructor, shape: PersonShape, inputs: PhotoInputs, motion: Motion
+    builder: TextureBuilder, shape: PersonShape, inputs: PhotoInputs, motion: Motion, *, settings: FitSettings
 ) -> Reconstruction:
     """The person in one frame as the result of a photo, with texture.
 
     Args:
-        reconstructor: Builds the texture.
+        builder: Builds the texture.
         shape: The person.
         inputs: The frame.
         motion: Pose and expression in that frame, a batch of one, under the camera of the whole frame.
+        settings: Standard deviations of the light.
     """
     face = replace(
         shape.coefficients,
@@ -186,9 +189,8 @@ def portrait_reconstruction(
             scale=torch.ones(1),
         ),
     )
-    targets, settings = inputs.targets, reconstructor.settings
-    face = with_light_and_albedo(reconstructor.model, targets, face, settings=settings, warm=True)
-    return reconstructor.texture_builder(inputs, face, targets.camera)
+    face = with_light_and_albedo(builder.model, inputs.targets, face, settings=settings, warm=True)
+    return builder(inputs, face, inputs.targets.camera)
 
 
 def portrait_inputs(

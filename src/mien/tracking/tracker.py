@@ -25,6 +25,8 @@ from mien.morphable import MorphableModel
 from mien.perception import typical_focal_px
 from mien.perception.landmarks import landmarks68_from_mesh
 from mien.pipeline import PhotoInputs, Reconstructor
+from mien.pipeline.reconstructor import RESOLUTIONS, TEXTURE_SIZE
+from mien.pipeline.texturing import TextureBuilder
 from mien.tracking.following import Follower
 from mien.tracking.frame_energy import ExpressionPrior, FrameEnergy, Motion, PointTracks
 from mien.tracking.gaze import LOOK_NAMES, gaze_angles
@@ -131,6 +133,10 @@ class Tracker:
             raise ConfigError(f"focal_px={focal_px:g} is out of range; use a positive number of pixels.")
         self.reconstructor = Reconstructor(
             mode="net" if mode == "net" else "auto", device=device, detail=False, max_faces=max_faces
+        )
+        # The textures of videos are few and not made per frame, so they have the full size in each mode.
+        self.texture_builder = TextureBuilder(
+            self.model, detail=None, resolution=RESOLUTIONS[0], texture_size=TEXTURE_SIZE
         )
         self.mode, self.max_faces, self.focal_px, self.prior = mode, max_faces, focal_px, prior or MotionPrior()
 
@@ -255,7 +261,9 @@ class Tracker:
                 report(f"motion of person {person.number}", done, None)
         frontal = int(np.abs(portraits.yaw_deg).argmin())
         motion = solver.frame_motion(portraits.observations[frontal : frontal + 1])
-        portrait = portrait_reconstruction(self.reconstructor, shape, inputs[frontal], motion)
+        portrait = portrait_reconstruction(
+            self.texture_builder, shape, inputs[frontal], motion, settings=self.reconstructor.settings
+        )
         return Track(
             number=person.number,
             model_name=self.model.name,
