@@ -8,8 +8,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -75,64 +76,54 @@ def track(
         raise typer.BadParameter("needs --live", param_hint="'--seconds'")
     if video.isdecimal() and not Path(video).exists() and not live:
         raise typer.BadParameter(f"{video} is a webcam, which needs --live", param_hint="'VIDEO'")
+    settings = {"mode": mode.value, "device": device, "max_faces": max_faces, "focal_px": focal_px}
+    run = _Run(video, out, chosen, rate, settings)
     begun = time.perf_counter()
     with sigterm_exits(), _bar(shown=not quiet) as report:
-        if live:
-            tracks = _live(video, out, chosen, mode.value, max_faces, focal_px, rate, device, seconds, report)
-        else:
-            tracks = _offline(video, out, chosen, mode.value, max_faces, focal_px, rate, device, resume, report)
+        tracks = _live(run, seconds, report) if live else _offline(run, report, resume=resume)
     _show(tracks, out, time.perf_counter() - begun, as_json=as_json)
 
 
-def _offline(
-    video: str,
-    out: Path,
-    formats: tuple[str, ...],
-    mode: str,
-    max_faces: int | None,
-    focal_px: float | None,
-    rate: float | None,
-    device: str,
-    resume: bool,
-    report: TrackProgress,
-) -> list[Track]:
+@dataclass(frozen=True)
+class _Run:
+    """What to do."""
+
+    video: str
+    out: Path
+    formats: tuple[str, ...]
+    rate: float | None
+    tracker: dict[str, Any]
+    """Arguments of `Tracker` and `LiveTracker`."""
+
+
+def _offline(run: _Run, report: TrackProgress, *, resume: bool) -> list[Track]:
     from mien.io.files import writing
     from mien.tracking import Tracker
     from mien.tracking.outputs import write_person, write_pictures
 
-    work = out / WORK_FOLDER
+    work = run.out / WORK_FOLDER
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
-    tracker = Tracker(mode=mode, device=device, max_faces=max_faces, focal_px=focal_px)
+    tracker = Tracker(**run.tracker)
     tracks = []
-    for person in tracker(video, work, rate=rate, progress=report):
-        write_person(person, tracker.model, out, formats)
+    for person in tracker(run.video, work, rate=run.rate, progress=report):
+        write_person(person, tracker.model, run.out, run.formats)
         tracks.append(person)
-    write_pictures(video, tracks, tracker.model, out, formats, rate=rate, progress=report)
+    write_pictures(run.video, tracks, tracker.model, run.out, run.formats, rate=run.rate, progress=report)
     with writing(work):
         shutil.rmtree(work)
     return tracks
 
 
-def _live(
-    video: str,
-    out: Path,
-    formats: tuple[str, ...],
-    mode: str,
-    max_faces: int | None,
-    focal_px: float | None,
-    rate: float | None,
-    device: str,
-    seconds: float | None,
-    report: TrackProgress,
-) -> list[Track]:
+def _live(run: _Run, seconds: float | None, report: TrackProgress) -> list[Track]:
     from mien.tracking.live import LiveTracker, record
     from mien.tracking.outputs import write_person
 
-    tracker = LiveTracker(mode=mode, device=device, max_faces=max_faces, focal_px=focal_px)
-    tracks = record(tracker, video, out, overlay="overlay" in formats, rate=rate, seconds=seconds, progress=report)
+    tracker = LiveTracker(**run.tracker)
+    overlay = "overlay" in run.formats
+    tracks = record(tracker, run.video, run.out, overlay=overlay, rate=run.rate, seconds=seconds, progress=report)
     for person in tracks:
-        write_person(person, tracker.model, out, formats)
+        write_person(person, tracker.model, run.out, run.formats)
     return tracks
 
 

@@ -408,4 +408,3 @@ class VideoWriter:
         )
         frame.time_base, frame.pts = Fraction(1, _CLOCK), round(time_s * _CLOCK)
         self._container.mux(self._stream.encode(frame))
-

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from mien.errors import ImageError
 from mien.morphable.landmark_tables import (
-    MEDIAPIPE_SIDES,
     MEDIAPIPE_MOUTH_CORNERS,
     MEDIAPIPE_NOSE_TIP,
     MEDIAPIPE_OUTER_EYE_CORNERS,
+    MEDIAPIPE_SIDES,
 )
 from mien.perception.box_detector import SURE_SCORE, BoxDetector
 from mien.perception.crops import Padding, sample_affine

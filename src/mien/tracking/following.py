@@ -341,4 +341,3 @@ def _sharpness(pixels: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, "4"]) 
     green = pixels[top:bottom:step, left:right:step, 1].astype(np.float32)
     slopes = np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean()
     return float(slopes / (green.std() + 8.0))  # 8 of 255: a flat patch has only noise
-

@@ -232,7 +232,9 @@ class FrameEnergy:
         shaped = self.neutral_pupils + torch.einsum("pik,bk->bpi", pupils.expression_basis, motion.expression)
         points = to_camera_axes(torch.einsum("bij,bpj->bpi", motion.rotation, shaped)) + motion.translation[:, None]
         projected = self.camera.focal_px[0] * points[..., :2] / points[..., 2:] + self.camera.centre_px
-        root = (eye_openness(points_px).sqrt() * tracks.detected.double()[:, None] / iris_sigma_px(points_px))[..., None]
+        root = (eye_openness(points_px).sqrt() * tracks.detected.double()[:, None] / iris_sigma_px(points_px))[
+            ..., None
+        ]
         jacobian = self._derivatives(points, motion, pupils.expression_basis)[:, :, :2] * root[..., None]
         # Only the looks follow the irises: pose and lids are seen better elsewhere.
         jacobian[..., :RIGID] = 0
@@ -244,9 +246,7 @@ class FrameEnergy:
         return self.point_weights * precision * geman_mcclure_weights(squared * precision, scale_sq=ROBUST_SCALE_SQ)
 
 
-def solve_free(
-    hessian: Float[Tensor, "T K K"], gradient: Float[Tensor, "T K"], held: Tensor
-) -> Float[Tensor, "T K"]:
+def solve_free(hessian: Float[Tensor, "T K K"], gradient: Float[Tensor, "T K"], held: Tensor) -> Float[Tensor, "T K"]:
     """Solve each frame's equations for the unknowns that are not held."""
     matrix, right = without_held(hessian, gradient, held)
     damping = DAMPING * matrix.diagonal(dim1=1, dim2=2) + 1e-8

@@ -47,8 +47,10 @@ def _find(model: MorphableModel) -> Pupils | None:
     if min(int(cap.sum()) for cap in caps) < 4 or int(looks.sum()) < len(LOOK_NAMES):
         return None
     vertices = torch.stack([_pupil(model, cap.nonzero()[:, 0]) for cap in caps])
-    bases = [basis[:, vertices].double().permute(1, 2, 0) for basis in (model.identity_basis, model.expression_basis)]
-    return Pupils(model.mean[vertices].double(), *bases, looks)
+    identity, expression = (
+        basis[:, vertices].double().permute(1, 2, 0) for basis in (model.identity_basis, model.expression_basis)
+    )
+    return Pupils(model.mean[vertices].double(), identity, expression, looks)
 
 
 def _pupil(model: MorphableModel, cap: Tensor) -> Tensor:

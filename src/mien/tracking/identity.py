@@ -55,7 +55,7 @@ class Portraits:
 def choose_portraits(
     store: ObservationStore,
     person: Person,
-    times_s: Float[np.ndarray, "F"],
+    times_s: Float[np.ndarray, "T"],
     *,
     model: MorphableModel,
     camera: Camera,
@@ -113,9 +113,7 @@ def detection_of(faces: Observations, row: int) -> FaceDetection:
     points = faces.landmarks468_px[row].astype(np.float64)
     box = np.concatenate([points[:, :2].min(0), points[:, :2].max(0)])
     confidence = float(faces.confidence[row])
-    return FaceDetection(
-        confidence, box, np.zeros((6, 2)), points, faces.irises_px[row].astype(np.float64), confidence
-    )
+    return FaceDetection(confidence, box, np.zeros((6, 2)), points, faces.irises_px[row].astype(np.float64), confidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +142,9 @@ def person_shape(
     """
     faces = [reconstructor.find_coefficients(one) for one in inputs]
     identities = torch.cat([face.identity for face in faces]).double()
-    residuals = torch.stack([_residual(reconstructor.model, face, one) for face, one in zip(faces, inputs, strict=True)])
+    residuals = torch.stack(
+        [_residual(reconstructor.model, face, one) for face, one in zip(faces, inputs, strict=True)]
+    )
     precision = 1 / (residuals.double() ** 2 + TYPICAL_RESIDUAL**2)
     metric = identity_precision(reconstructor.model, sigma=1.0).double()
     weights = precision / precision.sum()

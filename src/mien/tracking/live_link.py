@@ -72,4 +72,3 @@ def head_angles(rotation: Float[np.ndarray, "N 3 3"]) -> Float[np.ndarray, "N 3"
     pitch = np.arcsin(m[:, 1, 2].clip(-1, 1))
     roll = np.arctan2(-m[:, 1, 0], m[:, 1, 1])
     return np.stack([yaw, pitch, roll], axis=1)
-

@@ -54,8 +54,8 @@ class Observations:
 class Timeline:
     """What is known about all frames and tracklets; 20 bytes per frame."""
 
-    times_s: Float[np.ndarray, "F"]
-    is_cut: Bool[np.ndarray, "F"]
+    times_s: Float[np.ndarray, "T"]
+    is_cut: Bool[np.ndarray, "T"]
     parents: Int[np.ndarray, "M 2"]
     feature_tracklets: Int[np.ndarray, "K"]
     features: Float[np.ndarray, "K 128"]

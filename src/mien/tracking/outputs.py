@@ -1,4 +1,4 @@
-"""The files of tracked people: OUT/person0/head.glb, blendshapes.csv, tracking.npz and sheet.png, and OUT/overlay.mp4."""
+"""The files of tracked people: a folder per person, and the overlay video of all."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from mien.geometry import rotmat_to_rotvec
 from mien.lighting import ambient_lighting
 from mien.morphable import MorphableModel
 from mien.rendering.posed_surface import PosedSurface, posed_surface
-from mien.tracking.track import Track
+from mien.tracking.track import Track, TrackRows
 from mien.typing import Float, Tensor, UInt8
 
 OVERLAY_SIDE = 1280
@@ -57,6 +57,11 @@ class TrackPainter:
         self.row_of = {frame: row for row, frame in enumerate(track.frames.tolist())}
         self.tint = torch.tensor(TINTS[track.number % len(TINTS)])
 
+    def follow(self, rows: TrackRows) -> None:
+        """Draw other frames next."""
+        self.track = replace(self.track, **vars(rows))
+        self.row_of = {frame: row for row, frame in enumerate(self.track.frames.tolist())}
+
     def draw(self, picture: UInt8[np.ndarray, "h w 3"], frame: int, *, scale: float) -> UInt8[np.ndarray, "h w 3"]:
         """The picture with the face in clay over it, if the person is seen in the frame.
 
@@ -73,9 +78,7 @@ class TrackPainter:
         )
         return self._clay(picture, self._placed(row), camera)
 
-    def _clay(
-        self, picture: UInt8[np.ndarray, "h w 3"], face: _Placed, camera: Camera
-    ) -> UInt8[np.ndarray, "h w 3"]:
+    def _clay(self, picture: UInt8[np.ndarray, "h w 3"], face: _Placed, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
         view = FaceView.of(self.portrait, face.surface.camera[0], camera=camera)
         normals = torch.nn.functional.normalize(view.vertex_values(face.surface.normals[0].numpy()), dim=-1)
         drawn = view.over(FacePainter.clay(normals) * self.tint, picture)

@@ -27,8 +27,8 @@ from mien.tracking.frame_energy import (
 )
 from mien.typing import Float, Tensor
 
-STEPS = 3
-"""Gauss-Newton steps over a stretch."""
+STEPS, NEAR_STEPS = 3, 2
+"""Gauss-Newton steps over a stretch; and from a motion that is known but for the last frame."""
 BATCH = 32
 """Frames whose Jacobians are in memory at a time: 0.6 MB each."""
 REFERENCE_S = 1 / 30
@@ -85,7 +85,7 @@ class Smoother:
         times_s: Float[Tensor, "T"],
         *,
         expression: ExpressionPrior | None = None,
-        steps: int = STEPS,
+        near: Motion | None = None,
     ) -> Motion:
         """Find the motion.
 
@@ -93,20 +93,19 @@ class Smoother:
             tracks: The points of each frame; frames without a face are interpolated.
             times_s: Times of the frames, seconds, rising.
             expression: Prior of the expression per frame; None for that of photos.
-            steps: Gauss-Newton steps.
+            near: The motion of the first frames, where the search begins; None if it is unknown.
         """
-        motion = self._start(tracks, times_s, expression)
+        motion = self._start(tracks, times_s, expression) if near is None else self._continued(near, tracks, expression)
         if len(tracks) < 3:
             return motion
         differences = second_differences(times_s)
-        for step in range(steps):
+        for step in range(STEPS if near is None else NEAR_STEPS):
             hessian, gradient = self._frames(motion, tracks, expression)
-            motion = self._moved(motion, hessian, gradient, differences, robust=step > 0)
+            # Accelerations of frames that were solved by themselves are noise, which must not count as fast motion.
+            motion = self._moved(motion, hessian, gradient, differences, robust=step > 0 or near is not None)
         return motion
 
-    def _start(
-        self, tracks: PointTracks, times_s: Float[Tensor, "T"], expression: ExpressionPrior | None
-    ) -> Motion:
+    def _start(self, tracks: PointTracks, times_s: Float[Tensor, "T"], expression: ExpressionPrior | None) -> Motion:
         """Each frame by itself, and frames without a face like the nearest one with it."""
         found = (tracks.detected > 0).nonzero()[:, 0]
         parts = []
@@ -115,6 +114,18 @@ class Smoother:
             parts.append(self.energy.solve(tracks[some], prior=prior))
         nearest = (times_s[:, None] - times_s[found]).abs().argmin(1)
         return Motion.join(parts)[nearest]
+
+    def _continued(self, near: Motion, tracks: PointTracks, expression: ExpressionPrior | None) -> Motion:
+        """The known motion, and the frames after it, each from the one before."""
+        motion = near
+        for k in range(len(near), len(tracks)):
+            one = slice(k, k + 1)
+            prior = None if expression is None else ExpressionPrior(expression.mean[one], expression.sigma)
+            found = bool(tracks.detected[k])
+            last = motion[-1:]
+            next_ = self.energy.solve(tracks[one], near=last, prior=prior, steps=2) if found else last
+            motion = Motion.join([motion, next_])
+        return motion
 
     def _frames(
         self, motion: Motion, tracks: PointTracks, expression: ExpressionPrior | None
@@ -204,8 +215,8 @@ def solve_coupled(
     if count % 2:  # a last frame by itself
         identity = torch.eye(size).to(blocks)[None]
         zero = torch.zeros_like(right[:1])
-        padded = (torch.cat([blocks, identity]), *(torch.cat([x, zero]) for x in _cut(next_, after)), right)
-        return solve_coupled(*padded[:3], torch.cat([right, zero]))[:count]
+        next_, after = (torch.cat([x, zero]) for x in _cut(next_, after))
+        return solve_coupled(torch.cat([blocks, identity]), next_, after, torch.cat([right, zero]))[:count]
     pairs = count // 2
     diagonal = blocks.new_zeros(pairs, 2 * size, 2 * size)
     diagonal[:, :size, :size], diagonal[:, size:, size:] = blocks[0::2], blocks[1::2]
@@ -237,4 +248,3 @@ def _cut(next_: Float[Tensor, "T K"], after: Float[Tensor, "T K"]) -> tuple[Tens
     next_, after = next_.clone(), after.clone()
     next_[-1:], after[-2:] = 0, 0
     return next_, after
-

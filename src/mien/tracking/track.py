@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,47 @@ from mien.typing import Bool, Float, Int
 
 TRACK_FILE = "tracking.npz"
 FORMAT = "mien-track-1"
-_PER_FRAME = (
-    "frames", "times_s", "segments", "detected", "confidence", "rotation", "translation", "expression", "gaze",
-    "landmarks68", "detected68",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Track:
-    """One person in N frames of a video, as NumPy arrays; 3.5 kB per frame.
+class TrackRows:
+    """The motion of one person in N frames."""
+
+    frames: Int[np.ndarray, "N"]
+    """Numbers of the frames, rising; frames without the person are missing."""
+    times_s: Float[np.ndarray, "N"]
+    """When the frames are shown, seconds from the first frame of the video."""
+    segments: Int[np.ndarray, "N"]
+    """Number of the stretch that a frame belongs to. Cuts and long gaps divide stretches; motion is continuous within
+    one."""
+    detected: Bool[np.ndarray, "N"]
+    """Whether the face was found; elsewhere, in gaps of at most half a second, pose and expression are interpolated."""
+    confidence: Float[np.ndarray, "N"]
+    """Probability that the mesh network saw a face, 0 to 1; 0 where it was not found."""
+    rotation: Float[np.ndarray, "N 3 3"]
+    """Rotation of the head, in model axes."""
+    translation: Float[np.ndarray, "N 3"]
+    """Position of the model's origin in camera space, metres."""
+    expression: Float[np.ndarray, "N E"]
+    """Expression coefficients: strengths of the blendshapes, 0 to 1, for the packaged model."""
+    gaze: Float[np.ndarray, "N 2 2"]
+    """Yaw to the subject's left and pitch upwards of the left eye, then of the right one, relative to the head,
+    radians."""
+    landmarks68: Float[np.ndarray, "N 68 2"]
+    """The model's landmarks, pixels, in iBUG order."""
+    detected68: Float[np.ndarray, "N 68 2"]
+    """The detected landmarks, pixels; those of the nearest frame where the face was not found."""
+
+    @classmethod
+    def join(cls, parts: Sequence[TrackRows]) -> TrackRows:
+        """The frames of all parts, which are in the order of time."""
+        names = [field.name for field in fields(TrackRows)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Track(TrackRows):
+    """One person in N frames of a video, as NumPy arrays; 1.5 kB per frame.
 
     The conventions are those of `Reconstruction`: metres, pixels of the upright frame, and with the model's axes x to
     the subject's left, y up and z out of the face:
@@ -51,30 +84,6 @@ class Track:
     """Principal point of all frames, pixels."""
     identity: Float[np.ndarray, "I"]
     """Identity coefficients of the person, standard deviations of the population."""
-    frames: Int[np.ndarray, "N"]
-    """Numbers of the frames, rising; frames without the person are missing."""
-    times_s: Float[np.ndarray, "N"]
-    """When the frames are shown, seconds from the first frame of the video."""
-    segments: Int[np.ndarray, "N"]
-    """Number of the stretch that a frame belongs to. Cuts and long gaps divide stretches; motion is continuous within
-    one."""
-    detected: Bool[np.ndarray, "N"]
-    """Whether the face was found; elsewhere, in gaps of at most half a second, pose and expression are interpolated."""
-    confidence: Float[np.ndarray, "N"]
-    """Probability that the mesh network saw a face, 0 to 1; 0 where it was not found."""
-    rotation: Float[np.ndarray, "N 3 3"]
-    """Rotation of the head, in model axes."""
-    translation: Float[np.ndarray, "N 3"]
-    """Position of the model's origin in camera space, metres."""
-    expression: Float[np.ndarray, "N E"]
-    """Expression coefficients: strengths of the blendshapes, 0 to 1, for the packaged model."""
-    gaze: Float[np.ndarray, "N 2 2"]
-    """Yaw to the subject's left and pitch upwards of the left eye, then of the right one, relative to the head,
-    radians."""
-    landmarks68: Float[np.ndarray, "N 68 2"]
-    """The model's landmarks, pixels, in iBUG order."""
-    detected68: Float[np.ndarray, "N 68 2"]
-    """The detected landmarks, pixels; those of the nearest frame where the face was not found."""
     expression_names: tuple[str, ...]
     """Names of the expression coefficients."""
     portrait: Reconstruction | None
@@ -100,7 +109,7 @@ class Track:
             OutputError: The place cannot be written.
         """
         file = _file_of(path)
-        arrays = {name: getattr(self, name) for name in _PER_FRAME}
+        arrays = {name: getattr(self, name) for name in _per_frame()}
         arrays |= {name: getattr(self, name) for name in ("identity", "centre_px")}
         arrays |= {name: getattr(self, f"portrait_{name}") for name in ("identities", "weights")}
         arrays["portrait_frames"] = self.portrait_frames
@@ -142,13 +151,17 @@ class Track:
             focal_px=focal_px,
             centre_px=stored.array("centre_px"),
             identity=stored.array("identity"),
-            **{name: stored.array(name) for name in _PER_FRAME},
+            **{name: stored.array(name) for name in _per_frame()},
             expression_names=tuple(stored.array("expression_names").tolist()),
             portrait=None,
             portrait_identities=stored.array("identities"),
             portrait_frames=stored.array("portrait_frames"),
             portrait_weights=stored.array("weights"),
         )
+
+
+def _per_frame() -> list[str]:
+    return [field.name for field in fields(TrackRows)]
 
 
 def _file_of(path: str | os.PathLike[str]) -> Path:

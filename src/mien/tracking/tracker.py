@@ -8,6 +8,7 @@ landmarks, identity ─ all frames at once ─► pose, expression    smoothing,
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from mien.perception.landmarks import landmarks68_from_mesh
 from mien.pipeline import PhotoInputs, Reconstructor
 from mien.pipeline.reconstructor import RESOLUTIONS, TEXTURE_SIZE
 from mien.pipeline.texturing import TextureBuilder
+from mien.result import Reconstruction
 from mien.tracking.following import Follower
 from mien.tracking.frame_energy import ExpressionPrior, FrameEnergy, Motion, PointTracks
 from mien.tracking.gaze import LOOK_NAMES, gaze_angles
@@ -42,8 +44,8 @@ from mien.tracking.identity import (
 from mien.tracking.observations import Observations, ObservationStore, Timeline
 from mien.tracking.people import Person, Segment, find_people
 from mien.tracking.smoothing import MotionPrior, Smoother
-from mien.tracking.track import Track
-from mien.typing import Float, Tensor
+from mien.tracking.track import Track, TrackRows
+from mien.typing import Float, Int, Tensor
 
 MODES = ("net", "fit")
 """How expressions are found: from the points and the encoder's prediction, or from the points alone."""
@@ -168,7 +170,7 @@ class Tracker:
             VideoError: The video cannot be read.
             NoFaceFound: It shows no face.
         """
-        report = progress or _no_progress
+        report = progress or no_progress
         info, store = self._follow(video, folder, rate, report)
         timeline = store.timeline()
         frames, tracklets, _ = store.rows()
@@ -177,7 +179,7 @@ class Tracker:
             raise NoFaceFound(f"{info.name}: no face was found in {len(timeline.times_s)} frames; use a closer shot.")
         camera = self._camera(info, store, people[0])
         for person in people:
-            yield self._track(video, rate, info, store, timeline, person, camera, report)
+            yield self._track(_Source(video, rate, info, store, timeline), person, camera, report)
 
     def _follow(
         self, source: str | os.PathLike[str] | int, folder: Path, rate: float | None, report: TrackProgress
@@ -187,7 +189,7 @@ class Tracker:
             store = ObservationStore(folder, self._run(source, video))
             if store.is_finished:
                 return video.info, store
-            follower = self._follower(video.info)
+            follower = self.follower(video.info)
             follower.state = store.state()
             for frame in video.frames(skip=store.frames_done):
                 store.add(follower(frame), follower.state)
@@ -195,7 +197,8 @@ class Tracker:
             store.finish(follower.state)
             return video.info, store
 
-    def _follower(self, info: VideoInfo) -> Follower:
+    def follower(self, info: VideoInfo) -> Follower:
+        """A follower for the faces of a video."""
         return Follower(
             self.reconstructor.detector,
             self.reconstructor.identity_network,
@@ -236,27 +239,20 @@ class Tracker:
             )
         return Camera(torch.tensor([focal_px]), torch.tensor([centre]), (height, width))
 
-    def _track(
-        self,
-        source: str | os.PathLike[str] | int,
-        rate: float | None,
-        info: VideoInfo,
-        store: ObservationStore,
-        timeline: Timeline,
-        person: Person,
-        camera: Camera,
-        report: TrackProgress,
-    ) -> Track:
+    def _track(self, source: _Source, person: Person, camera: Camera, report: TrackProgress) -> Track:
+        info, store, timeline = source.info, source.store, source.timeline
         report(f"shape of person {person.number}", 0, None)
         portraits = choose_portraits(store, person, timeline.times_s, model=self.model, camera=camera)
-        inputs = self._portrait_inputs(source, rate, portraits, float(camera.focal_px[0]))
+        inputs = self._portrait_inputs(source, portraits, float(camera.focal_px[0]))
         shape = person_shape(self.reconstructor, portraits, inputs)
-        solver = PersonSolver(self.reconstructor, shape, camera, mode=self.mode, prior=self.prior)
-        parts, done = [], 0
+        solver = self.solver(shape, camera)
+        parts: list[TrackRows] = []
+        done = 0
         for number, segment in enumerate(person.segments):
             for window in windows(segment, info.rate):
                 found = store.between(window.outer.first, window.outer.end, person.tracklets)
-                parts.append(solver.solve(window, found, timeline.times_s, segment=number))
+                times_s = timeline.times_s[window.outer.first : window.outer.end]
+                parts.append(solver.solve(window, found, times_s, segment=number)[0])
                 done += window.inner.end - window.inner.first
                 report(f"motion of person {person.number}", done, None)
         frontal = int(np.abs(portraits.yaw_deg).argmin())
@@ -264,26 +260,14 @@ class Tracker:
         portrait = portrait_reconstruction(
             self.texture_builder, shape, inputs[frontal], motion, settings=self.reconstructor.settings
         )
-        return Track(
-            number=person.number,
-            model_name=self.model.name,
-            image_size=info.size,
-            rate=info.rate,
-            focal_px=float(camera.focal_px[0]),
-            centre_px=camera.centre_px[0].numpy(),
-            identity=shape.coefficients.identity[0].numpy(),
-            **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
-            expression_names=self.model.expression_names,
-            portrait=portrait,
-            portrait_identities=shape.identities.astype(np.float32),
-            portrait_frames=portraits.frames,
-            portrait_weights=shape.weights.astype(np.float32),
-        )
+        return solver.track(person.number, info, parts, portrait, frames=portraits.frames)
 
-    def _portrait_inputs(
-        self, source: str | os.PathLike[str] | int, rate: float | None, portraits: Portraits, focal_px: float
-    ) -> list[PhotoInputs]:
-        with open_video(source, rate=rate) as video:
+    def solver(self, shape: PersonShape, camera: Camera) -> PersonSolver:
+        """The solver for the motion of one person."""
+        return PersonSolver(self.reconstructor, shape, camera, mode=self.mode, prior=self.prior)
+
+    def _portrait_inputs(self, source: _Source, portraits: Portraits, focal_px: float) -> list[PhotoInputs]:
+        with open_video(source.video, rate=source.rate) as video:
             return [
                 portrait_inputs(
                     frame.pixels,
@@ -293,6 +277,17 @@ class Tracker:
                 )
                 for row, frame in enumerate(video.picked(portraits.frames.tolist()))
             ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A video whose faces have been followed."""
+
+    video: str | os.PathLike[str] | int
+    rate: float | None
+    info: VideoInfo
+    store: ObservationStore
+    timeline: Timeline
 
 
 @dataclass(frozen=True)
@@ -310,7 +305,7 @@ def windows(segment: Segment, rate: float) -> Iterator[Window]:
     length, margin = segment.end - segment.first, max(round(MARGIN_S * rate), 8)
     count = max(round(length / max(WINDOW_S * rate, 4 * margin)), 1)
     limits = [segment.first + length * k // count for k in range(count + 1)]
-    for first, end in zip(limits[:-1], limits[1:], strict=True):
+    for first, end in itertools.pairwise(limits):
         outer = Segment(max(first - margin, segment.first), min(end + margin, segment.end))
         yield Window(outer, Segment(first, end))
 
@@ -329,7 +324,7 @@ class PersonSolver:
     def __init__(
         self, reconstructor: Reconstructor, shape: PersonShape, camera: Camera, *, mode: str, prior: MotionPrior
     ) -> None:
-        self.model, self.mode, self.camera = reconstructor.model, mode, camera
+        self.model, self.mode, self.camera, self.shape = reconstructor.model, mode, camera, shape
         self.identity = shape.coefficients.identity[0]
         self.energy = FrameEnergy(self.model, self.identity, camera, settings=reconstructor.settings)
         self.smoother = Smoother(self.model, self.energy, prior=prior)
@@ -339,15 +334,25 @@ class PersonSolver:
         self.landmark_basis = self.model.expression_basis[:, vertices]
 
     def solve(
-        self, window: Window, found: Observations, times_s: Float[np.ndarray, "F"], *, segment: int
-    ) -> dict[str, np.ndarray]:
-        """The arrays of a `Track` for the inner frames of a window.
+        self,
+        window: Window,
+        found: Observations,
+        times_s: Float[np.ndarray, "T"],
+        *,
+        segment: int,
+        near: Motion | None = None,
+    ) -> tuple[TrackRows, Motion]:
+        """Find the motion in a window.
 
         Args:
             window: The frames.
             found: What was found of the person in the outer frames.
-            times_s: Times of all frames of the video.
+            times_s: Times of the outer frames.
             segment: Number of the segment.
+            near: The motion of the outer frames without the last one, where the search begins, as far as it is known.
+
+        Returns:
+            The motion in the inner frames for users, and that in the outer frames.
         """
         frames = np.arange(window.outer.first, window.outer.end)
         nearest = np.abs(frames[:, None] - found.frame).argmin(1)
@@ -355,12 +360,13 @@ class PersonSolver:
         rows = found[nearest]
         tracks = _point_tracks(rows, detected)
         motion = self.smoother(
-            tracks, torch.from_numpy(times_s[frames]), expression=self.expression_prior(rows.expression)
+            tracks, torch.from_numpy(times_s), expression=self.expression_prior(rows.expression), near=near
         )
         inner = slice(window.inner.first - window.outer.first, window.inner.end - window.outer.first)
-        return self._arrays(motion[inner], frames[inner], times_s, rows[inner], detected[inner], segment=segment)
+        shown = self._rows(motion[inner], frames[inner], times_s[inner], rows[inner], detected[inner], segment=segment)
+        return shown, motion
 
-    def _arrays(
+    def _rows(
         self,
         motion: Motion,
         frames: np.ndarray,
@@ -369,20 +375,54 @@ class PersonSolver:
         detected: np.ndarray,
         *,
         segment: int,
-    ) -> dict[str, np.ndarray]:
-        return {
-            "frames": frames,
-            "times_s": times_s[frames],
-            "segments": np.full(len(frames), segment),
-            "detected": detected,
-            "confidence": np.where(detected, rows.confidence, 0).astype(np.float32),
-            "rotation": motion.rotation.numpy().astype(np.float32),
-            "translation": motion.translation.numpy().astype(np.float32),
-            "expression": motion.expression.numpy().astype(np.float32),
-            "gaze": gaze_angles(self.model, motion.expression).numpy().astype(np.float32),
-            "landmarks68": self.landmarks_px(motion).numpy(),
-            "detected68": np.stack([landmarks68_from_mesh(points) for points in rows.landmarks468_px]),
-        }
+    ) -> TrackRows:
+        return TrackRows(
+            frames=frames,
+            times_s=times_s,
+            segments=np.full(len(frames), segment),
+            detected=detected,
+            confidence=np.where(detected, rows.confidence, 0).astype(np.float32),
+            rotation=motion.rotation.numpy().astype(np.float32),
+            translation=motion.translation.numpy().astype(np.float32),
+            expression=motion.expression.numpy().astype(np.float32),
+            gaze=gaze_angles(self.model, motion.expression).numpy().astype(np.float32),
+            landmarks68=self.landmarks_px(motion).numpy(),
+            detected68=np.stack([landmarks68_from_mesh(points) for points in rows.landmarks468_px]),
+        )
+
+    def track(
+        self,
+        number: int,
+        info: VideoInfo,
+        parts: list[TrackRows],
+        portrait: Reconstruction,
+        *,
+        frames: Int[np.ndarray, "K"],
+    ) -> Track:
+        """The result.
+
+        Args:
+            number: The person.
+            info: The video.
+            parts: What `solve` returned, in the order of time.
+            portrait: The person in one frame.
+            frames: Frames that the identity comes from.
+        """
+        return Track(
+            number=number,
+            model_name=self.model.name,
+            image_size=info.size,
+            rate=info.rate,
+            focal_px=float(self.camera.focal_px[0]),
+            centre_px=self.camera.centre_px[0].numpy(),
+            identity=self.identity.numpy(),
+            **vars(TrackRows.join(parts)),
+            expression_names=self.model.expression_names,
+            portrait=portrait,
+            portrait_identities=self.shape.identities.astype(np.float32),
+            portrait_frames=frames,
+            portrait_weights=self.shape.weights.astype(np.float32),
+        )
 
     def landmarks_px(self, motion: Motion) -> Float[Tensor, "T 68 2"]:
         """The model's landmarks in the frames."""
@@ -421,6 +461,5 @@ def _point_tracks(rows: Observations, detected: np.ndarray) -> PointTracks:
     return PointTracks(points[..., :2], points[..., 2], irises, torch.from_numpy(detected).float())
 
 
-def _no_progress(stage: str, done: int, total: int | None) -> None:
+def no_progress(stage: str, done: int, total: int | None) -> None:
     """Ignore the progress."""
-
