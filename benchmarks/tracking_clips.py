@@ -194,3 +194,51 @@ def drawn_clip(
         for head, pose, number in placed:
             picture, truths[number] = head.draw(picture, pose, moved)
         yield DrawnFrame(t, with_noise(picture, rng), [truths[number] for number in range(len(heads))])
+
+
+def crossing(t: float) -> list[Pose]:
+    """Two people who walk past each other and meet after 1.5 s; the first one is in front."""
+    x = -0.25 + 0.5 * t / 3
+    first, second = talking(t), talking(t + 3)
+    return [
+        replace(first, position_m=(x, 0.0, 0.85), turn_deg=(0.0, 8 * np.sin(t), 0.0)),
+        replace(second, position_m=(-x, -0.04, 1.05), turn_deg=(0.0, -8 * np.sin(t), 0.0)),
+    ]
+
+
+def occluded(frames: Iterator[DrawnFrame]) -> Iterator[DrawnFrame]:
+    """A grey board hides the face from 1.2 to 1.5 s: long enough to lose it, short enough to interpolate."""
+    for frame in frames:
+        if 1.2 <= frame.time_s < 1.5:
+            low, high = (np.asarray(f(frame.heads[0].landmarks68_px, axis=0)) for f in (np.min, np.max))
+            (left, top), (right, bottom) = (low - 60).astype(int), (high + 40).astype(int)
+            frame.pixels[max(top, 0) : bottom, max(left, 0) : right] = 120
+        yield frame
+
+
+def moved_photo(
+    photo: np.ndarray, *, seconds: float, still_s: float, seed: int = 0, size: tuple[int, int] = SIZE
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A photo of a real person that is still, and then shifted, zoomed and turned as a whole.
+
+    Yields:
+        The frame, and the 2 × 3 matrix from pixels of the photo to pixels of the frame.
+    """
+    from PIL import Image  # noqa: PLC0415
+
+    rng = np.random.default_rng(seed)
+    room, image = background(rng, size), Image.fromarray(photo)
+    fit = 0.95 * size[1] / photo.shape[0]
+    for k in range(round(seconds * RATE)):
+        s = max(k / RATE - still_s, 0.0)
+        zoom, angle = fit * (1 + 0.06 * np.sin(1.3 * s)), np.radians(7) * np.sin(1.7 * s)
+        shift = np.array([90 * np.sin(1.1 * s), 18 * np.sin(2.3 * s)]) + np.array(size) / 2
+        linear = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        offset = shift - linear @ np.array([photo.shape[1] / 2, photo.shape[0] / 2])
+        back = np.linalg.inv(linear)
+        coefficients = (*np.concatenate([back, (-back @ offset)[:, None]], axis=1).ravel(),)
+        # At the size of the photo first: bicubic sampling of a reduced picture would alias.
+        moved = image.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+        covered = Image.new("L", image.size, 255).transform(size, Image.Transform.AFFINE, coefficients)
+        pixels = np.where(np.array(covered)[..., None] > 127, np.array(moved), room)
+        yield with_noise(pixels, rng), np.concatenate([linear, offset[:, None]], axis=1)

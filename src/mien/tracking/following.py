@@ -330,7 +330,8 @@ def _differs(cells: Float[np.ndarray, "18 32"], before: Float[np.ndarray, "18 32
         return False
     deviations = [x - x.mean() for x in (cells, before)]
     power = [float((x**2).sum()) for x in deviations]
-    return float((deviations[0] * deviations[1]).sum()) < CUT_CORRELATION * max(np.sqrt(power[0] * power[1]), 1e-9)
+    common = float((deviations[0] * deviations[1]).sum())
+    return common < CUT_CORRELATION * max(float(np.sqrt(power[0] * power[1])), 1e-9)
 
 
 def _sharpness(pixels: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, "4"]) -> float:

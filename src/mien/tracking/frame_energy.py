@@ -7,7 +7,7 @@ step over a batch of frames takes a millisecond per frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -179,9 +179,7 @@ class FrameEnergy:
         return to_camera_axes(torch.einsum("bij,bpj->bpi", motion.rotation, shaped)) + motion.translation[:, None]
 
     def _cameras(self, count: int) -> Camera:
-        return replace(
-            self.camera, focal_px=self.camera.focal_px.expand(count), centre_px=self.camera.centre_px.expand(count, 2)
-        )
+        return self.camera[torch.zeros(count, dtype=torch.int64)]
 
     def _linearised(
         self, motion: Motion, tracks: PointTracks

@@ -101,8 +101,7 @@ def choose_portraits(
 def _yaw_deg(model: MorphableModel, faces: Observations, camera: Camera) -> Float[np.ndarray, "N"]:
     points = torch.from_numpy(faces.landmarks468_px[..., :2]).double()
     count = len(points)
-    cameras = replace(camera.double(), focal_px=camera.focal_px.double().expand(count))
-    cameras = replace(cameras, centre_px=camera.centre_px.double().expand(count, 2))
+    cameras = camera.double()[torch.zeros(count, dtype=torch.int64)]
     pose = initial_pose(PointModel.of(model).mean.expand(count, -1, -1), points, cameras)
     forward = pose.rotmat()[:, :, 2]
     return np.degrees(torch.atan2(forward[:, 0], forward[:, 2]).numpy())
