@@ -17,12 +17,12 @@ from mien.geometry import rotvec_to_rotmat
 from mien.io.video import VideoFrame, VideoWriter
 from mien.morphable import load_model
 from mien.perception import IdentityNetwork
-from mien.tracking import Track, Tracker, observations
-from mien.tracking.following import FollowedFrame, Follower, FollowerState, Observation, Tracklet
+from mien.tracking import Track, Tracker, face_store
+from mien.tracking.face_store import CHUNK, FaceStore, Timeline
+from mien.tracking.following import FollowedFrame, Follower, FollowerState, TrackedFace, Tracklet
 from mien.tracking.frame_energy import RIGID, ExpressionPrior, FrameEnergy, Motion, PointTracks
 from mien.tracking.gaze import Pupils, gaze_angles
 from mien.tracking.live import LiveTracker
-from mien.tracking.observations import CHUNK, ObservationStore, Timeline
 from mien.tracking.people import Segment, find_people
 from mien.tracking.smoothing import MotionPrior, Smoother, second_differences, solve_coupled
 from mien.tracking.tracker import windows
@@ -277,7 +277,7 @@ def follow(
 
 
 def numbers_in(frames: list[FollowedFrame]) -> list[list[int]]:
-    return [[o.tracklet for o in frame.observations] for frame in frames]
+    return [[o.tracklet for o in frame.tracked_faces] for frame in frames]
 
 
 def test_face_is_followed_in_one_tracklet_and_cuts_end_it() -> None:
@@ -287,7 +287,7 @@ def test_face_is_followed_in_one_tracklet_and_cuts_end_it() -> None:
     assert numbers_in(frames)[:6] == [[0]] * 6
     assert [frame.is_cut for frame in frames] == [True, *[False] * 5, True, True, False]
     assert numbers_in(frames)[-1] not in ([], [0])
-    move = frames[5].observations[0].landmarks468_px - frames[0].observations[0].landmarks468_px
+    move = frames[5].tracked_faces[0].landmarks468_px - frames[0].tracked_faces[0].landmarks468_px
     assert np.abs(move[:, 0].mean() + 10) < 1.5
 
 
@@ -309,7 +309,7 @@ def test_state_of_the_follower_is_all_that_the_next_frames_need() -> None:
     rest, _ = follow(clip(4, first=4), state, 4)
     for one, other in zip(whole, [*first, *rest], strict=True):
         assert one.index == other.index
-        assert (one.observations[0].landmarks468_px == other.observations[0].landmarks468_px).all()
+        assert (one.tracked_faces[0].landmarks468_px == other.tracked_faces[0].landmarks468_px).all()
 
 
 # Store
@@ -318,7 +318,7 @@ def test_state_of_the_follower_is_all_that_the_next_frames_need() -> None:
 def frame_of(index: int, *, people: int = 1) -> FollowedFrame:
     rng = np.random.default_rng(index)
     seen = tuple(
-        Observation(
+        TrackedFace(
             index, number, rng.normal(size=(468, 3)).astype(np.float32), rng.normal(size=(2, 5, 2)).astype(np.float32),
             0.9, 0.1, rng.random(52).astype(np.float32),
             rng.random(128).astype(np.float32) if index % 50 == 0 else None,
@@ -336,10 +336,10 @@ def state_after(index: int) -> FollowerState:
 
 
 def test_store_goes_on_after_the_last_full_chunk(tmp_path: Path) -> None:
-    store = ObservationStore(tmp_path, {"video": "a"})
+    store = FaceStore(tmp_path, {"video": "a"})
     for index in range(CHUNK + 30):
         store.add(frame_of(index, people=index % 2), state_after(index))
-    again = ObservationStore(tmp_path, {"video": "a"})
+    again = FaceStore(tmp_path, {"video": "a"})
     assert again.frames_done == CHUNK and not again.is_finished
     state, expected = again.state(), state_after(CHUNK - 1)
     assert (state.next_number, state.searched_frame) == (7, CHUNK - 2)
@@ -348,12 +348,12 @@ def test_store_goes_on_after_the_last_full_chunk(tmp_path: Path) -> None:
     for index in range(CHUNK, CHUNK + 30):
         again.add(frame_of(index, people=index % 2), state_after(index))
     again.finish(state_after(CHUNK + 29))
-    assert ObservationStore(tmp_path, {"video": "a"}).is_finished
+    assert FaceStore(tmp_path, {"video": "a"}).is_finished
     some = again.between(CHUNK - 5, CHUNK + 5, [0])
     assert some.frame.tolist() == [95, 97, 99, 101, 103]
-    assert (some.landmarks468_px[3] == frame_of(101).observations[0].landmarks468_px).all()
+    assert (some.landmarks468_px[3] == frame_of(101).tracked_faces[0].landmarks468_px).all()
     assert len(again.timeline().times_s) == CHUNK + 30
-    assert ObservationStore(tmp_path, {"video": "b"}).frames_done == 0
+    assert FaceStore(tmp_path, {"video": "b"}).frames_done == 0
 
 
 # Whole runs
@@ -376,7 +376,7 @@ class Stop(Exception):
 
 
 def test_killed_run_goes_on_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observations, "CHUNK", 4)
+    monkeypatch.setattr(face_store, "CHUNK", 4)
     video = write_clip(tmp_path / "a.mp4", clip(11))
     (whole,) = tracker()(video, tmp_path / "whole")
 

@@ -45,7 +45,7 @@ _UPRIGHT_ROLL = np.radians(30)
 
 
 @dataclass(frozen=True, eq=False)
-class Observation:
+class TrackedFace:
     """One face in one frame."""
 
     frame: int
@@ -99,7 +99,7 @@ class FollowedFrame:
     time_s: float
     is_cut: bool
     """Whether the frame begins a shot; the first one does."""
-    observations: tuple[Observation, ...]
+    tracked_faces: tuple[TrackedFace, ...]
     parents: tuple[tuple[int, int], ...]
     """New tracklets and their parents."""
 
@@ -146,9 +146,9 @@ class Follower:
         lost = [t for t in lost if t.number not in taken]
         current = self._renumbered(frame.index, [*followed, *started])
         parents = tuple((t.number, t.parent) for t, _ in current if t.first_frame == frame.index)
-        current, observations = self._observed(frame, current)
+        current, tracked_faces = self._tracked(frame, current)
         self.state = FollowerState((*current, *lost), self.state.next_number, cells, searched)
-        return FollowedFrame(frame.index, frame.time_s, is_cut, observations, parents)
+        return FollowedFrame(frame.index, frame.time_s, is_cut, tracked_faces, parents)
 
     def _follow(
         self, frame: VideoFrame, tracklets: list[Tracklet]
@@ -215,17 +215,17 @@ class Follower:
         self.state = replace(self.state, next_number=number + 1)
         return replace(tracklet, number=number, first_frame=index, crossing=crossing, features=0)
 
-    def _observed(
+    def _tracked(
         self, frame: VideoFrame, current: list[tuple[Tracklet, FaceDetection]]
-    ) -> tuple[list[Tracklet], tuple[Observation, ...]]:
+    ) -> tuple[list[Tracklet], tuple[TrackedFace, ...]]:
         predictions = self._predicted(frame.pixels, [face for _, face in current])
-        tracklets, observations = [], []
+        tracklets, tracked_faces = [], []
         for (tracklet, face), expression in zip(current, predictions, strict=True):
             wanted = self._wants_feature(tracklet, frame.index)
             feature = identity_vector(self.recognition, frame.pixels, face) if wanted else None
             tracklets.append(replace(tracklet, features=tracklet.features + wanted))
-            observations.append(
-                Observation(
+            tracked_faces.append(
+                TrackedFace(
                     frame.index,
                     tracklet.number,
                     face.landmarks468_px.astype(np.float32),
@@ -236,7 +236,7 @@ class Follower:
                     feature,
                 )
             )
-        return tracklets, tuple(observations)
+        return tracklets, tuple(tracked_faces)
 
     def _wants_feature(self, tracklet: Tracklet, index: int) -> bool:
         age_s, count = (index - tracklet.first_frame) / self.rate, tracklet.features

@@ -24,8 +24,8 @@ from mien.perception import FaceDetection
 from mien.pipeline import PhotoInputs, Reconstructor
 from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
+from mien.tracking.face_store import FaceStore, TrackedFaces
 from mien.tracking.frame_energy import Motion
-from mien.tracking.observations import Observations, ObservationStore
 from mien.tracking.people import Person
 from mien.typing import Float, Int, Tensor, UInt8
 
@@ -48,12 +48,12 @@ class Portraits:
     """The chosen frames of one person."""
 
     frames: Int[np.ndarray, "N"]
-    observations: Observations
+    tracked_faces: TrackedFaces
     yaw_deg: Float[np.ndarray, "N"]
 
 
 def choose_portraits(
-    store: ObservationStore,
+    store: FaceStore,
     person: Person,
     times_s: Float[np.ndarray, "T"],
     *,
@@ -77,7 +77,7 @@ def choose_portraits(
     for first in range(0, int(wanted[-1]) + 1, 1000):
         some = store.between(first, min(first + 1000, int(wanted[-1]) + 1), person.tracklets)
         parts.append(some[np.isin(some.frame, wanted)])
-    candidates = Observations.join(part for part in parts if len(part.frame))
+    candidates = TrackedFaces.join(part for part in parts if len(part.frame))
     yaw = _yaw_deg(model, candidates, camera)
     size = np.ptp(candidates.landmarks468_px[..., :2], axis=1).max(-1)
     # Above the size of the fit's crop, more pixels help little.
@@ -98,7 +98,7 @@ def choose_portraits(
     return Portraits(candidates.frame[rows], candidates[rows], yaw[rows])
 
 
-def _yaw_deg(model: MorphableModel, faces: Observations, camera: Camera) -> Float[np.ndarray, "N"]:
+def _yaw_deg(model: MorphableModel, faces: TrackedFaces, camera: Camera) -> Float[np.ndarray, "N"]:
     points = torch.from_numpy(faces.landmarks468_px[..., :2]).double()
     count = len(points)
     cameras = camera.double()[torch.zeros(count, dtype=torch.int64)]
@@ -107,8 +107,8 @@ def _yaw_deg(model: MorphableModel, faces: Observations, camera: Camera) -> Floa
     return np.degrees(torch.atan2(forward[:, 0], forward[:, 2]).numpy())
 
 
-def detection_of(faces: Observations, row: int) -> FaceDetection:
-    """One observation as a detection of the photo pipeline."""
+def detection_of(faces: TrackedFaces, row: int) -> FaceDetection:
+    """One tracked face as a detection of the photo pipeline."""
     points = faces.landmarks468_px[row].astype(np.float64)
     box = np.concatenate([points[:, :2].min(0), points[:, :2].max(0)])
     confidence = float(faces.confidence[row])

@@ -23,10 +23,10 @@ from mien.io.video import VideoFrame, VideoInfo, VideoWriter, open_video
 from mien.morphable import MorphableModel
 from mien.perception import SAME_PERSON_DISTANCE, typical_focal_px
 from mien.pipeline import PhotoInputs
-from mien.tracking.following import FollowedFrame, Follower, Observation
+from mien.tracking.face_store import TrackedFaces
+from mien.tracking.following import FollowedFrame, Follower, TrackedFace
 from mien.tracking.frame_energy import Motion
 from mien.tracking.identity import Portraits, detection_of, person_shape, portrait_inputs, portrait_reconstruction
-from mien.tracking.observations import Observations
 from mien.tracking.outputs import OVERLAY_FILE
 from mien.tracking.people import CONTINUED_DISTANCE, MAX_GAP_S, Segment
 from mien.tracking.pictures import TrackPainter, overlay_scale, resized
@@ -57,9 +57,9 @@ class _Person:
     feature: Float[np.ndarray, "128"]
     features: int
     inputs: list[PhotoInputs] = field(default_factory=list)
-    portraits: list[Observation] = field(default_factory=list)
+    portraits: list[TrackedFace] = field(default_factory=list)
     solver: PersonSolver | None = None
-    history: deque[Observation] = field(default_factory=deque)
+    history: deque[TrackedFace] = field(default_factory=deque)
     segment: int = 0
     last_time_s: float = 0.0
     rows: list[TrackRows] = field(default_factory=list)
@@ -130,22 +130,22 @@ class LiveTracker:
         while self._times[0][1] < frame.time_s - 2 * HISTORY_S:
             self._times.popleft()
         faces, taken = [], set[int]()
-        for observation in followed.observations:
-            person = self._person_of(observation, followed, taken)
+        for tracked_face in followed.tracked_faces:
+            person = self._person_of(tracked_face, followed, taken)
             taken.add(person.number)
-            faces.append(self._face(person, observation, frame, is_cut=followed.is_cut))
+            faces.append(self._face(person, tracked_face, frame, is_cut=followed.is_cut))
         return faces
 
-    def _person_of(self, observation: Observation, followed: FollowedFrame, taken: set[int]) -> _Person:
+    def _person_of(self, tracked_face: TrackedFace, followed: FollowedFrame, taken: set[int]) -> _Person:
         """The person of a tracklet; of a new one, the most similar person who is not in the frame."""
-        known = self._of_tracklet.get(observation.tracklet)
+        known = self._of_tracklet.get(tracked_face.tracklet)
         if known is not None and known.number not in taken:
-            if observation.feature is not None:
-                known.feature = (known.feature * known.features + observation.feature) / (known.features + 1)
+            if tracked_face.feature is not None:
+                known.feature = (known.feature * known.features + tracked_face.feature) / (known.features + 1)
                 known.features += 1
             return known
-        feature = observation.feature if observation.feature is not None else np.full(128, np.inf, np.float32)
-        parent = self._of_tracklet.get(dict(followed.parents).get(observation.tracklet, -1))
+        feature = tracked_face.feature if tracked_face.feature is not None else np.full(128, np.inf, np.float32)
+        parent = self._of_tracklet.get(dict(followed.parents).get(tracked_face.tracklet, -1))
         best, least = None, 0.0
         for person in self._people:
             if person.number in taken:
@@ -157,17 +157,17 @@ class LiveTracker:
         if best is None:
             best = _Person(len(self._people), feature, 1)
             self._people.append(best)
-        self._of_tracklet[observation.tracklet] = best
+        self._of_tracklet[tracked_face.tracklet] = best
         return best
 
-    def _face(self, person: _Person, observation: Observation, frame: VideoFrame, *, is_cut: bool) -> LiveFace:
+    def _face(self, person: _Person, tracked_face: TrackedFace, frame: VideoFrame, *, is_cut: bool) -> LiveFace:
         if person.rows and (is_cut or frame.time_s - person.last_time_s > MAX_GAP_S):
             person.segment += 1
             person.history.clear()
             person.motion = None
         person.last_time_s = frame.time_s
-        self._add_portrait(person, observation, frame)
-        person.history.append(observation)
+        self._add_portrait(person, tracked_face, frame)
+        person.history.append(tracked_face)
         first_time = frame.time_s - HISTORY_S
         times = dict(self._times)
         while times.get(person.history[0].frame, -np.inf) < first_time:
@@ -184,7 +184,7 @@ class LiveTracker:
         person.rows.append(rows)
         return LiveFace(person.number, rows)
 
-    def _add_portrait(self, person: _Person, observation: Observation, frame: VideoFrame) -> None:
+    def _add_portrait(self, person: _Person, tracked_face: TrackedFace, frame: VideoFrame) -> None:
         """Use the frame for the identity, if it is one of the first good ones."""
         if len(person.portraits) >= LIVE_PORTRAITS:
             return
@@ -192,8 +192,8 @@ class LiveTracker:
         wait = PORTRAIT_EVERY_S * self._info.rate
         if person.portraits and frame.index < person.portraits[-1].frame + wait:
             return
-        camera = self._camera_of(observation)
-        person.portraits.append(observation)
+        camera = self._camera_of(tracked_face)
+        person.portraits.append(tracked_face)
         rows = as_rows(person.portraits)
         person.inputs.append(
             portrait_inputs(
@@ -207,13 +207,13 @@ class LiveTracker:
         shape = person_shape(self._tracker.reconstructor, portraits, person.inputs)
         person.solver = self._tracker.solver(shape, camera)
 
-    def _camera_of(self, observation: Observation) -> Camera:
+    def _camera_of(self, tracked_face: TrackedFace) -> Camera:
         if self._camera is None:
             assert self._info is not None
             width, height = self._info.size
             centre = width / 2, height / 2
             focal_px = self._tracker.focal_px or typical_focal_px(
-                observation.landmarks468_px, image_size=(height, width), centre_px=centre
+                tracked_face.landmarks468_px, image_size=(height, width), centre_px=centre
             )
             self._camera = Camera(torch.tensor([float(focal_px)]), torch.tensor([centre]), (height, width))
         return self._camera
@@ -245,17 +245,17 @@ class LiveTracker:
         return len(self._people)
 
 
-def as_rows(observations: deque[Observation] | list[Observation]) -> Observations:
-    """Observations as arrays."""
-    width = next((len(o.expression) for o in observations if o.expression is not None), 0)
-    return Observations(
-        np.array([o.frame for o in observations]),
-        np.array([o.tracklet for o in observations]),
-        np.stack([o.landmarks468_px for o in observations]),
-        np.stack([o.irises_px for o in observations]),
-        np.array([o.confidence for o in observations], np.float32),
-        np.array([o.sharpness for o in observations], np.float32),
-        np.stack([np.zeros(width, np.float32) if o.expression is None else o.expression for o in observations]),
+def as_rows(tracked_faces: deque[TrackedFace] | list[TrackedFace]) -> TrackedFaces:
+    """Tracked faces as arrays."""
+    width = next((len(o.expression) for o in tracked_faces if o.expression is not None), 0)
+    return TrackedFaces(
+        np.array([o.frame for o in tracked_faces]),
+        np.array([o.tracklet for o in tracked_faces]),
+        np.stack([o.landmarks468_px for o in tracked_faces]),
+        np.stack([o.irises_px for o in tracked_faces]),
+        np.array([o.confidence for o in tracked_faces], np.float32),
+        np.array([o.sharpness for o in tracked_faces], np.float32),
+        np.stack([np.zeros(width, np.float32) if o.expression is None else o.expression for o in tracked_faces]),
     )
 
 

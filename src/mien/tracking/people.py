@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mien.perception import SAME_PERSON_DISTANCE
-from mien.tracking.observations import Timeline
+from mien.tracking.face_store import Timeline
 from mien.typing import Float, Int
 
 CONTINUED_DISTANCE = 0.75
@@ -63,7 +63,7 @@ def find_people(
 
     Args:
         timeline: The video.
-        frames: Frame of each observation.
+        frames: Frame of each face.
         tracklets: Its tracklet.
 
     Returns:

@@ -134,6 +134,9 @@ class Track(TrackRows):
         Args:
             path: The folder, or the file.
 
+        Returns:
+            The track, without its portrait.
+
         Raises:
             FormatError: The file is missing, damaged or of another version.
         """

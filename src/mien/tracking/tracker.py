@@ -1,6 +1,6 @@
 """From a video to a track per person.
 
-video ─ follow faces ─► landmarks per frame, tracklets          following, observations (on disk)
+video ─ follow faces ─► landmarks per frame, tracklets          following, face_store (on disk)
 tracklets ─ identity vectors ─► people                          people
 best frames ─ photo pipeline ─► identity per person             identity
 landmarks, identity ─ all frames at once ─► pose, expression    smoothing, in windows
@@ -29,6 +29,7 @@ from mien.pipeline import PhotoInputs, Reconstructor
 from mien.pipeline.reconstructor import RESOLUTIONS, TEXTURE_SIZE
 from mien.pipeline.texturing import TextureBuilder
 from mien.result import Reconstruction
+from mien.tracking.face_store import FaceStore, Timeline, TrackedFaces
 from mien.tracking.following import Follower
 from mien.tracking.frame_energy import ExpressionPrior, FrameEnergy, Motion, PointTracks
 from mien.tracking.gaze import LOOK_NAMES, gaze_angles
@@ -41,7 +42,6 @@ from mien.tracking.identity import (
     portrait_inputs,
     portrait_reconstruction,
 )
-from mien.tracking.observations import Observations, ObservationStore, Timeline
 from mien.tracking.people import Person, Segment, find_people
 from mien.tracking.smoothing import MotionPrior, Smoother
 from mien.tracking.track import Track, TrackRows
@@ -183,10 +183,10 @@ class Tracker:
 
     def _follow(
         self, source: str | os.PathLike[str] | int, folder: Path, rate: float | None, report: TrackProgress
-    ) -> tuple[VideoInfo, ObservationStore]:
+    ) -> tuple[VideoInfo, FaceStore]:
         """Find the faces of all frames that are not in the folder yet."""
         with open_video(source, rate=rate) as video:
-            store = ObservationStore(folder, self._run(source, video))
+            store = FaceStore(folder, self._run(source, video))
             if store.is_finished:
                 return video.info, store
             follower = self.follower(video.info)
@@ -208,7 +208,7 @@ class Tracker:
         )
 
     def _run(self, source: str | os.PathLike[str] | int, video: Video) -> dict[str, object]:
-        """What the observations depend on."""
+        """What the faces found depend on."""
         path = Path(str(source))
         entry = path.stat() if path.exists() else None
         return {
@@ -221,7 +221,7 @@ class Tracker:
             "max_faces": self.max_faces,
         }
 
-    def _camera(self, info: VideoInfo, store: ObservationStore, person: Person) -> Camera:
+    def _camera(self, info: VideoInfo, store: FaceStore, person: Person) -> Camera:
         """One camera for all frames: with the focal length given, or the median of those in which a face is typical."""
         width, height = info.size
         centre = width / 2, height / 2
@@ -256,7 +256,7 @@ class Tracker:
                 done += window.inner.end - window.inner.first
                 report(f"motion of person {person.number}", done, None)
         frontal = int(np.abs(portraits.yaw_deg).argmin())
-        motion = solver.frame_motion(portraits.observations[frontal : frontal + 1])
+        motion = solver.frame_motion(portraits.tracked_faces[frontal : frontal + 1])
         portrait = portrait_reconstruction(
             self.texture_builder, shape, inputs[frontal], motion, settings=self.reconstructor.settings
         )
@@ -271,7 +271,7 @@ class Tracker:
             return [
                 portrait_inputs(
                     frame.pixels,
-                    detection_of(portraits.observations, row),
+                    detection_of(portraits.tracked_faces, row),
                     focal_px=focal_px,
                     device=self.reconstructor.device,
                 )
@@ -286,7 +286,7 @@ class _Source:
     video: str | os.PathLike[str] | int
     rate: float | None
     info: VideoInfo
-    store: ObservationStore
+    store: FaceStore
     timeline: Timeline
 
 
@@ -336,7 +336,7 @@ class PersonSolver:
     def solve(
         self,
         window: Window,
-        found: Observations,
+        found: TrackedFaces,
         times_s: Float[np.ndarray, "T"],
         *,
         segment: int,
@@ -371,7 +371,7 @@ class PersonSolver:
         motion: Motion,
         frames: np.ndarray,
         times_s: np.ndarray,
-        rows: Observations,
+        rows: TrackedFaces,
         detected: np.ndarray,
         *,
         segment: int,
@@ -431,7 +431,7 @@ class PersonSolver:
         points = torch.einsum("tij,tvj->tvi", motion.rotation.float(), points)
         return project(points, motion.translation.float(), self.camera)
 
-    def frame_motion(self, row: Observations) -> Motion:
+    def frame_motion(self, row: TrackedFaces) -> Motion:
         """Pose and expression in one frame by itself."""
         tracks = _point_tracks(row, np.ones(1, bool))
         return self.energy.solve(tracks, prior=self.expression_prior(row.expression))
@@ -455,7 +455,7 @@ def project(
     return camera.focal_px[0] * points[..., :2] / points[..., 2:] + camera.centre_px
 
 
-def _point_tracks(rows: Observations, detected: np.ndarray) -> PointTracks:
+def _point_tracks(rows: TrackedFaces, detected: np.ndarray) -> PointTracks:
     points = torch.from_numpy(rows.landmarks468_px)
     irises = torch.from_numpy(rows.irises_px[:, :, 0])
     return PointTracks(points[..., :2], points[..., 2], irises, torch.from_numpy(detected).float())

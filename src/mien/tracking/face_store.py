@@ -27,7 +27,7 @@ _TRACKLET_FIELDS = ("number", "first_frame", "parent", "crossing", "features", "
 
 
 @dataclass(frozen=True, eq=False)
-class Observations:
+class TrackedFaces:
     """Faces in frames, as arrays of N rows in the order of the frames."""
 
     frame: Int[np.ndarray, "N"]
@@ -39,12 +39,12 @@ class Observations:
     expression: Float[np.ndarray, "N E"]
     """The encoder's predictions; E = 0 without an encoder."""
 
-    def __getitem__(self, rows: slice | np.ndarray) -> Observations:
+    def __getitem__(self, rows: slice | np.ndarray) -> TrackedFaces:
         """Some of the rows."""
-        return Observations(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+        return TrackedFaces(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
 
     @classmethod
-    def join(cls, parts: Iterable[Observations]) -> Observations:
+    def join(cls, parts: Iterable[TrackedFaces]) -> TrackedFaces:
         """The rows of all parts."""
         columns = zip(*([getattr(part, f.name) for f in dataclasses.fields(cls)] for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
@@ -61,12 +61,12 @@ class Timeline:
     features: Float[np.ndarray, "K 128"]
 
 
-class ObservationStore:
+class FaceStore:
     """The chunks of one run in a folder.
 
     Args:
         folder: The folder, which is made.
-        run: What the observations depend on: video and settings. Chunks of another run are removed.
+        run: What the faces found depend on: video and settings. Chunks of another run are removed.
     """
 
     def __init__(self, folder: Path, run: dict[str, object]) -> None:
@@ -122,7 +122,7 @@ class ObservationStore:
         return self.folder / f"chunk{number:06d}.npz"
 
     def _write(self, state: FollowerState, *, is_last: bool) -> None:
-        seen = [o for frame in self._waiting for o in frame.observations]
+        seen = [o for frame in self._waiting for o in frame.tracked_faces]
         with_feature = [o for o in seen if o.feature is not None]
         table = [[getattr(t, name) for name in _TRACKLET_FIELDS] for t in state.tracklets]
         arrays = {
@@ -162,7 +162,7 @@ class ObservationStore:
         return Timeline(*(np.concatenate(column) for column in columns))
 
     def rows(self) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"], Float[np.ndarray, "N 2"]]:
-        """Frame and tracklet of each observation; confidence times the size of the face in pixels, and sharpness."""
+        """Frame and tracklet of each face; confidence times the size of the face in pixels, and sharpness."""
         parts = []
         for chunk in self.chunks():
             points = chunk.array("landmarks468_px")[..., :2]
@@ -172,15 +172,15 @@ class ObservationStore:
         frames, tracklets, qualities = zip(*parts, strict=True)
         return np.concatenate(frames), np.concatenate(tracklets), np.concatenate(qualities)
 
-    def between(self, first: int, end: int, tracklets: Iterable[int]) -> Observations:
-        """Observations of some tracklets in the frames from `first` to before `end`."""
+    def between(self, first: int, end: int, tracklets: Iterable[int]) -> TrackedFaces:
+        """Faces of some tracklets in the frames from `first` to before `end`."""
         wanted, parts = np.array(sorted(tracklets)), []
         for number in range(first // CHUNK, -(-min(end, self.frames_done) // CHUNK)):
             chunk = NpzReader(self._path(number))
-            part = Observations(*(chunk.array(field.name) for field in dataclasses.fields(Observations)))
+            part = TrackedFaces(*(chunk.array(field.name) for field in dataclasses.fields(TrackedFaces)))
             rows = (part.frame >= first) & (part.frame < end) & np.isin(part.tracklet, wanted)
             parts.append(part[rows])
-        return Observations.join(_same_width(parts))
+        return TrackedFaces.join(_same_width(parts))
 
 
 def _stacked(expressions: list[np.ndarray | None]) -> Float[np.ndarray, "N E"]:
@@ -188,7 +188,7 @@ def _stacked(expressions: list[np.ndarray | None]) -> Float[np.ndarray, "N E"]:
     return np.array(known, np.float32) if known else np.zeros((len(expressions), 0), np.float32)
 
 
-def _same_width(parts: list[Observations]) -> list[Observations]:
+def _same_width(parts: list[TrackedFaces]) -> list[TrackedFaces]:
     """Parts without rows do not know how many expressions there are."""
     width = max(part.expression.shape[1] for part in parts)
     return [
