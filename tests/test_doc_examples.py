@@ -1,7 +1,8 @@
 """The Python examples of README.md and docs/ run.
 
-Each page is run in a folder of its own that holds photo.jpg, a real face, and video.mp4 where it is needed. Code that is
-not meant to run is marked ```text. An example that reconstructs a face runs in mode "net", which takes a fraction of the time.
+Each page is run in a folder of its own that holds photo.jpg, a real face, and video.mp4 where it is needed. Code that
+is not meant to run is marked ```text. An example that reconstructs a face runs in mode "net", which takes a fraction of
+the time.
 """
 
 from __future__ import annotations
