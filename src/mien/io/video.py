@@ -163,7 +163,7 @@ def open_video(source: str | os.PathLike[str] | int, *, rate: float | None = Non
     av = load_av()
     is_camera = text.isdecimal() and not Path(text).exists()
     with _translated(av, f"camera {text}" if is_camera else text):
-        container = _open_camera(av, int(text)) if is_camera else av.open(text, metadata_errors="replace")
+        container = _open_camera(av, int(text)) if is_camera else _open_file(av, text)
     try:
         yield _opened(av, container, text, is_camera=is_camera)
     finally:
@@ -204,6 +204,11 @@ def _as_video_error(path: Path) -> Iterator[None]:
         yield
     except ImageError as error:
         raise VideoError(f"{path} cannot be read as a frame: {error}") from error
+
+
+def _open_file(av: ModuleType, path: str) -> Any:
+    """Open a file, and nothing else: a name like a URL is a name, and playlists cannot lead to the network."""
+    return av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
 
 
 def _open_camera(av: ModuleType, number: int) -> Any:
@@ -383,18 +388,24 @@ class VideoWriter:
         context = stream.codec_context
         context.colorspace, context.color_range = _BT709, 1
         context.color_primaries = context.color_trc = _BT709
-        self._stream = stream
+        self._stream, self._is_closed = stream, False
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self._container.mux(self._stream.encode())
-            self._container.close()
+            self.close()
         else:
             with suppress(Exception):  # the first error counts
                 self._container.close()
+
+    def close(self) -> None:
+        """Write what is left and close the file; a second call does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._container.mux(self._stream.encode())
+            self._container.close()
 
     def add(self, pixels: UInt8[np.ndarray, "H W 3"], time_s: float) -> None:
         """Add a frame that is shown from `time_s` on."""

@@ -161,16 +161,11 @@ class FaceStore:
         columns = zip(*([chunk.array(name) for name in names] for chunk in self.chunks()), strict=True)
         return Timeline(*(np.concatenate(column) for column in columns))
 
-    def rows(self) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"], Float[np.ndarray, "N 2"]]:
-        """Frame and tracklet of each face; confidence times the size of the face in pixels, and sharpness."""
-        parts = []
-        for chunk in self.chunks():
-            points = chunk.array("landmarks468_px")[..., :2]
-            size = np.ptp(points, axis=1).max(-1) if len(points) else np.zeros(0)
-            quality = np.stack([chunk.array("confidence") * size, chunk.array("sharpness")], axis=1)
-            parts.append((chunk.array("frame"), chunk.array("tracklet"), quality))
-        frames, tracklets, qualities = zip(*parts, strict=True)
-        return np.concatenate(frames), np.concatenate(tracklets), np.concatenate(qualities)
+    def rows(self) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
+        """Frame and tracklet of each face."""
+        parts = [(chunk.array("frame"), chunk.array("tracklet")) for chunk in self.chunks()]
+        frames, tracklets = zip(*parts, strict=True)
+        return np.concatenate(frames), np.concatenate(tracklets)
 
     def between(self, first: int, end: int, tracklets: Iterable[int]) -> TrackedFaces:
         """Faces of some tracklets in the frames from `first` to before `end`."""

@@ -156,7 +156,7 @@ def person_shape(
     albedo = weights.float() @ torch.cat([face.albedo for face in faces])
     frontal = int(np.abs(portraits.yaw_deg).argmin())
     merged = replace(faces[frontal], identity=(weights @ identities).float()[None], albedo=albedo[None])
-    return PersonShape(merged, identities.numpy(), weights.numpy())
+    return PersonShape(merged, identities.cpu().numpy(), weights.cpu().numpy())
 
 
 def _residual(model: MorphableModel, face: FaceCoefficients, inputs: PhotoInputs) -> Float[Tensor, ""]:
@@ -178,6 +178,8 @@ def portrait_reconstruction(
         motion: Pose and expression in that frame, a batch of one, under the camera of the whole frame.
         settings: Standard deviations of the light.
     """
+    device = shape.coefficients.identity.device
+    motion = motion.to(device)
     face = replace(
         shape.coefficients,
         expression=motion.expression.float(),
@@ -185,7 +187,7 @@ def portrait_reconstruction(
             shape.coefficients.pose,
             rotation=rotmat_to_rotvec(motion.rotation).float(),
             translation=motion.translation.float(),
-            scale=torch.ones(1),
+            scale=torch.ones(1, device=device),
         ),
     )
     face = with_light_and_albedo(builder.model, inputs.targets, face, settings=settings, warm=True)

@@ -290,11 +290,12 @@ def record(
     """
     report = progress or no_progress
     partial = out / f".{OVERLAY_FILE}"
-    with ExitStack() as stack, writing(out):
+    with writing(out), ExitStack() as stack:
         out.mkdir(parents=True, exist_ok=True)
         video = stack.enter_context(open_video(source, rate=rate))
         info, scale = video.info, overlay_scale(video.info.size)
         tracker.begin(info)
+        stack.callback(partial.unlink, missing_ok=True)
         writer = None
         if overlay:
             width, height = info.size
@@ -318,8 +319,9 @@ def record(
         except KeyboardInterrupt:
             if not info.is_live:
                 raise
-    if tracker.count == 0:
-        raise NoFaceFound(f"{info.name}: no face was found; use a closer shot.")
-    if overlay:
-        partial.replace(out / OVERLAY_FILE)
+        if tracker.count == 0:
+            raise NoFaceFound(f"{info.name}: no face was found; use a closer shot.")
+        if writer is not None:
+            writer.close()
+            partial.replace(out / OVERLAY_FILE)
     return [tracker.track_of(number) for number in range(tracker.count)]

@@ -134,11 +134,12 @@ def write_pictures(
     keys = [key_rows(track) if "sheet" in formats else [] for track in tracks]
     panels: list[list[list]] = [[] for _ in tracks]
     wanted = {int(track.frames[row]) for track, rows in zip(tracks, keys, strict=True) for row in rows}
-    with ExitStack() as stack, writing(out):
+    with writing(out), ExitStack() as stack:
         out.mkdir(parents=True, exist_ok=True)
         video = stack.enter_context(open_video(source, rate=rate))
         writer, scale = None, overlay_scale(video.info.size)
         partial = out / f".{OVERLAY_FILE}"
+        stack.callback(partial.unlink, missing_ok=True)
         if "overlay" in formats:
             width, height = video.info.size
             size = max(round(width * scale), 2), max(round(height * scale), 2)
@@ -155,8 +156,9 @@ def write_pictures(
                 writer.add(picture, frame.time_s)
             if progress is not None:
                 progress("drawing", frame.index + 1, video.info.frames)
-    if "overlay" in formats:
-        partial.replace(out / OVERLAY_FILE)
+        if writer is not None:
+            writer.close()
+            partial.replace(out / OVERLAY_FILE)
     for track, rows, column in zip(tracks, keys, panels, strict=True):
         if column:
             sheet = key_sheet(column, [float(track.times_s[row]) for row in rows])

@@ -8,6 +8,7 @@ landmarks, identity ─ all frames at once ─► pose, expression    smoothing,
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import tempfile
@@ -21,6 +22,7 @@ import torch
 from mien import __version__
 from mien.camera import Camera, to_camera_axes
 from mien.errors import ConfigError, NoFaceFound
+from mien.fitting import FitSettings
 from mien.io.video import Video, VideoInfo, open_video
 from mien.morphable import MorphableModel
 from mien.perception import typical_focal_px
@@ -140,6 +142,8 @@ class Tracker:
         self.texture_builder = TextureBuilder(
             self.model, detail=None, resolution=RESOLUTIONS[0], texture_size=TEXTURE_SIZE
         )
+        # Steps over few unknowns have no use for a GPU.
+        self.cpu_model = self.model if device == "cpu" else copy.deepcopy(self.model).cpu()
         self.mode, self.max_faces, self.focal_px, self.prior = mode, max_faces, focal_px, prior or MotionPrior()
 
     @property
@@ -173,7 +177,7 @@ class Tracker:
         report = progress or no_progress
         info, store = self._follow(video, folder, rate, report)
         timeline = store.timeline()
-        frames, tracklets, _ = store.rows()
+        frames, tracklets = store.rows()
         people = find_people(timeline, frames, tracklets)
         if not people:
             raise NoFaceFound(f"{info.name}: no face was found in {len(timeline.times_s)} frames; use a closer shot.")
@@ -242,7 +246,7 @@ class Tracker:
     def _track(self, source: _Source, person: Person, camera: Camera, report: TrackProgress) -> Track:
         info, store, timeline = source.info, source.store, source.timeline
         report(f"shape of person {person.number}", 0, None)
-        portraits = choose_portraits(store, person, timeline.times_s, model=self.model, camera=camera)
+        portraits = choose_portraits(store, person, timeline.times_s, model=self.cpu_model, camera=camera)
         inputs = self._portrait_inputs(source, portraits, float(camera.focal_px[0]))
         shape = person_shape(self.reconstructor, portraits, inputs)
         solver = self.solver(shape, camera)
@@ -264,7 +268,9 @@ class Tracker:
 
     def solver(self, shape: PersonShape, camera: Camera) -> PersonSolver:
         """The solver for the motion of one person."""
-        return PersonSolver(self.reconstructor, shape, camera, mode=self.mode, prior=self.prior)
+        return PersonSolver(
+            self.cpu_model, shape, camera, mode=self.mode, prior=self.prior, settings=self.reconstructor.settings
+        )
 
     def _portrait_inputs(self, source: _Source, portraits: Portraits, focal_px: float) -> list[PhotoInputs]:
         with open_video(source.video, rate=source.rate) as video:
@@ -314,19 +320,27 @@ class PersonSolver:
     """Finds the motion of one person whose shape is known.
 
     Args:
-        reconstructor: Model and settings.
+        model: The face model, on the CPU.
         shape: The person.
         camera: The camera of all frames.
         mode: As in `track`.
         prior: How faces move.
+        settings: Standard deviations of the errors.
     """
 
     def __init__(
-        self, reconstructor: Reconstructor, shape: PersonShape, camera: Camera, *, mode: str, prior: MotionPrior
+        self,
+        model: MorphableModel,
+        shape: PersonShape,
+        camera: Camera,
+        *,
+        mode: str,
+        prior: MotionPrior,
+        settings: FitSettings,
     ) -> None:
-        self.model, self.mode, self.camera, self.shape = reconstructor.model, mode, camera, shape
-        self.identity = shape.coefficients.identity[0]
-        self.energy = FrameEnergy(self.model, self.identity, camera, settings=reconstructor.settings)
+        self.model, self.mode, self.camera, self.shape = model, mode, camera, shape
+        self.identity = shape.coefficients.identity[0].cpu()
+        self.energy = FrameEnergy(self.model, self.identity, camera, settings=settings)
         self.smoother = Smoother(self.model, self.energy, prior=prior)
         vertices = self.model.landmarks68
         basis = self.model.identity_basis[:, vertices]
