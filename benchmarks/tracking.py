@@ -30,8 +30,8 @@ import mien  # noqa: F401  (before torch: see mien.threads)
 # isort: split
 import numpy as np
 import torch
+import tracking_clips as clips
 
-from benchmarks import tracking_clips as clips
 from mien.errors import NoFaceFound
 from mien.io.photo import read_photo
 from mien.io.video import open_video
