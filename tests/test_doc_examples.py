@@ -1,7 +1,8 @@
 """The Python examples of README.md and docs/ run.
 
-Each page is run in a folder of its own that holds photo.jpg, a real face. Code that is not meant to run is marked
-```text. An example that reconstructs a face runs in mode "net", which takes a fraction of the time.
+Each page is run in a folder of its own that holds photo.jpg, a real face, and video.mp4 where it is needed. Code that
+is not meant to run is marked ```text. An example that reconstructs a face runs in mode "net", which takes a fraction of
+the time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import mien
+from mien.io.video import VideoWriter
 from tests.astronaut import astronaut
 
 ROOT = Path(__file__).parent.parent
@@ -57,11 +59,21 @@ def test_pages_with_examples_are_found() -> None:
     assert {"README.md", "perception.md", "rasterizer.md"} <= {page.name for page in PAGES}
 
 
+def _write_video(path: Path) -> None:
+    """Six frames in which the astronaut's face moves."""
+    pytest.importorskip("av", reason="reads and writes the video")
+    with VideoWriter(path, size=(320, 240), rate=25.0) as writer:
+        for k in range(6):
+            writer.add(astronaut()[20:260, 60 + 2 * k : 380 + 2 * k], k / 25)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mien, "Reconstructor", functools.partial(mien.Reconstructor, mode="net", detail=False))
     Image.fromarray(astronaut()).save("photo.jpg")
+    if any("video.mp4" in example.code for example in examples(page)):
+        _write_video(tmp_path / "video.mp4")
     names: dict[str, object] = {"__name__": "__main__"}
     for example in examples(page):
         example.run(names)

@@ -30,10 +30,12 @@ PUBLIC = [
     "Reconstruction",
     "Reconstructor",
     "RenderOutput",
+    "Track",
     "fit",
     "load_model",
     "read_photo",
     "render",
+    "track",
     "write_reconstruction",
     "write_turntable",
 ]

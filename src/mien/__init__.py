@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from mien.rendering import RenderOutput as RenderOutput
     from mien.rendering import render as render
     from mien.result import Reconstruction as Reconstruction
+    from mien.tracking import Track as Track
+    from mien.tracking import track as track
 
 # For reproducible sums, see above.
 os.environ.setdefault("MKL_CBWR", "AUTO")
@@ -74,6 +76,8 @@ _HOMES = {
     "read_photo": "mien.io.photo",
     "Reconstructor": "mien.pipeline",
     "Reconstruction": "mien.result",
+    "Track": "mien.tracking",
+    "track": "mien.tracking",
     "RenderOutput": "mien.rendering",
     "render": "mien.rendering",
 }

@@ -2,6 +2,7 @@
 
     MienError
     ├── ImageError            a photo cannot be read or is refused
+    ├── VideoError            a video cannot be read
     ├── NoFaceFound           a photo shows no face
     ├── AssetError            a packaged file is missing or damaged
     ├── FormatError           a file does not follow its format
@@ -14,9 +15,10 @@
     ├── OutputError           results cannot be written
     └── WorkerDied            the process that worked on a photo ended before its time
 
-and eight warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
+and nine warnings: FaceLeftOut, if one face of a photo cannot be fitted and the others are returned without it,
 FaceDoubtful, if a photo shows a face badly, so that its result is less certain,
 PhotoLeftOut, if one of several photos of a person does not show that person or counts for little,
+FramesLeftOut, if parts of a video are damaged and missing from the result,
 PhotoReduced, if a photo is decoded at a smaller size, RenamedSetting, if a configuration uses the name of a setting
 from an earlier version, TorchImportedFirst, if the processor time grows because torch was imported before mien,
 ForkedAfterImport, if a forked process may wait for ever, and CheckpointDoubtful, if a resumed run cannot use its newest
@@ -34,6 +36,10 @@ class MienError(Exception):
 
 class ImageError(MienError):
     """A photo cannot be read, or its size or format is refused."""
+
+
+class VideoError(MienError):
+    """A video cannot be read, or its size is refused."""
 
 
 class NoFaceFound(MienError):
@@ -74,6 +80,10 @@ class FaceDoubtful(UserWarning):
 
 class PhotoLeftOut(UserWarning):
     """One of several photos of a person does not show that person, or fits so badly that it counts for little."""
+
+
+class FramesLeftOut(UserWarning):
+    """Parts of a video are damaged and missing from the result."""
 
 
 class PhotoReduced(UserWarning):

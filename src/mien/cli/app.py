@@ -42,6 +42,7 @@ from mien.cli.terminal import (
     stderr,
     stdout,
 )
+from mien.cli.track import track
 from mien.cli.training import data_app, report_app, train_app
 from mien.errors import MienError
 from mien.memory import typed_out_of_memory
@@ -59,6 +60,7 @@ evaluate_app = typer.Typer(help="Measure errors on annotated photos.", no_args_i
 app.command()(reconstruct)
 app.command()(studio)
 app.command()(view)
+app.command()(track)
 evaluate_app.command("scans")(evaluate_scans)
 app.add_typer(model_app, name="model")
 app.add_typer(evaluate_app, name="evaluate")

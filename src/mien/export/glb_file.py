@@ -60,6 +60,13 @@ class Glb:
         view = self.add_view(vectors.tobytes(), target=_ARRAY_BUFFER)
         return self.add_accessor({"bufferView": view, **_described(vectors)})
 
+    def add_keys(self, values: Float[np.ndarray, "N K"]) -> int:
+        """Add the times or values of an animation, one row per key, and return the index of their accessor."""
+        values = np.ascontiguousarray(values, dtype="<f4")
+        view = self.add_view(values.tobytes())
+        kind = "SCALAR" if values.shape[1] == 1 else f"VEC{values.shape[1]}"
+        return self.add_accessor({"bufferView": view, **_described(values), "type": kind})
+
     def add_indices(self, triangles: Int[np.ndarray, "T 3"]) -> int:
         """Add the indices of triangles, and return the index of their accessor."""
         kind, code = _index_type(int(triangles.max()))

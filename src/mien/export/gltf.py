@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mien import __version__
+from mien.export.animation import FaceAnimation, add_animation
 from mien.export.face_normals import FaceNormals
 from mien.export.glb_file import Glb, glb_extras, pack_glb, texture_document
 from mien.export.part_materials import PART_MATERIALS
@@ -59,6 +60,7 @@ def glb_bytes(
     options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
     rig: Rig | None = None,
     normals: FaceNormals | None = None,
+    animation: FaceAnimation | None = None,
 ) -> bytes:
     """Encode a face as a GLB file.
 
@@ -71,6 +73,7 @@ def glb_bytes(
         options: Neutral or not, with the photo's camera or not, and how the morph targets are stored.
         rig: The face's rig, if other files need it too.
         normals: The face's normals, if other files need them too.
+        animation: Motion of the face in front of the video's camera; None for a still face at the origin.
 
     Returns:
         The content of the file.
@@ -100,9 +103,10 @@ def glb_bytes(
         "meshes": [mesh],
         "materials": _materials(eyes=len(primitives) > 1, relief=len(images) > 1),
         **texture_document(images),
-        **glb.document(),
     }
-    return pack_glb(document, glb)
+    if animation is not None:
+        add_animation(document, glb, animation)
+    return pack_glb({**document, **glb.document()}, glb)
 
 
 def scene_document(nodes: list[dict[str, Any]], camera: PhotoCamera | None) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mien import __version__
+from mien.export.animation import FaceAnimation, add_animation
 from mien.export.glb_file import Glb, glb_extras, pack_glb
 from mien.export.gltf import add_part, scene_document
 from mien.export.head_looks import HeadLooks, head_looks
@@ -57,6 +58,7 @@ def head_glb_bytes(
     options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
     rig: Rig | None = None,
     looks: HeadLooks | None = None,
+    animation: FaceAnimation | None = None,
 ) -> bytes:
     """Encode the whole head as a GLB file.
 
@@ -69,6 +71,7 @@ def head_glb_bytes(
         options: Neutral or not, with the photo's camera or not, and how the morph targets are stored.
         rig: The head's rig, if other files need it too.
         looks: The head's images, if other files need them too.
+        animation: Motion of the head in front of the video's camera; None for a still head at the origin.
 
     Returns:
         The content of the file.
@@ -81,7 +84,10 @@ def head_glb_bytes(
     looks = looks or head_looks(reconstruction, model, load_head(model), scalp=options.scalp)
     nodes, content = head_document(glb, reconstruction, model, rig, looks)
     camera = PhotoCamera.of(reconstruction) if options.embed_camera else None
-    return pack_glb({**content, **scene_document(nodes, camera), **glb.document()}, glb)
+    document = {**content, **scene_document(nodes, camera)}
+    if animation is not None:
+        add_animation(document, glb, animation)
+    return pack_glb({**document, **glb.document()}, glb)
 
 
 def head_document(

@@ -115,7 +115,7 @@ def write_npz(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     with path.open("wb") as file:
         for key, array in arrays.items():
             content = io.BytesIO()
-            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+            np.lib.format.write_array(content, np.asarray(array, order="C"), allow_pickle=False)
             plain, name = content.getvalue(), f"{key}.npy".encode()
             packed = deflate(plain, raw=True)
             # Fields that a member's header shares with its entry in the directory: APPNOTE.TXT 6.3, 4.3.7, 4.3.12.

@@ -10,7 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from mien.errors import ImageError
-from mien.morphable.landmark_tables import MEDIAPIPE_OUTER_EYE_CORNERS
+from mien.morphable.landmark_tables import (
+    MEDIAPIPE_MOUTH_CORNERS,
+    MEDIAPIPE_NOSE_TIP,
+    MEDIAPIPE_OUTER_EYE_CORNERS,
+    MEDIAPIPE_SIDES,
+)
 from mien.perception.box_detector import SURE_SCORE, BoxDetector
 from mien.perception.crops import Padding, sample_affine
 from mien.perception.face_detection import FaceBox, FaceDetection
@@ -115,15 +120,25 @@ class FaceDetector:
             )
         return PhotoPyramid(image, device=self.device)
 
+    def follow(self, image: np.ndarray, near_px: Sequence[np.ndarray]) -> list[FaceDetection]:
+        """Place landmarks on faces whose landmarks in the frame before are known, without the box detector.
+
+        Args:
+            image: A frame of a video.
+            near_px: (468, 2 or 3) landmarks of each face in the frame before, pixels.
+
+        Returns:
+            One detection per face, in order. Its confidence tells whether the face is still there: see
+            `CONFIDENCE_THRESHOLD`.
+
+        Raises:
+            ImageError: The array is not a uint8 RGB photo.
+        """
+        placed = self._placed(self._pyramid(image), [_Square.around(points) for points in near_px])
+        return [_followed(mesh, confidence) for mesh, confidence in placed]
+
     def _place_meshes(self, photo: PhotoPyramid, faces: list[FaceBox]) -> list[FaceDetection]:
-        meshes = self._settled(photo, [_Square.of(face) for face in faces], padding="zeros")
-        # The network squeezes a face that ends at a black area. The confidence is that of the first meshes: continued
-        # to the sides, some patterns without a face look like one.
-        cut_off = [k for k, mesh in enumerate(meshes) if mesh.cut_off]
-        continued = self._settled(photo, [_Square.around(meshes[k].points_px) for k in cut_off], padding="border")
-        placed = meshes.copy()
-        for k, mesh in zip(cut_off, continued, strict=True):
-            placed[k] = mesh
+        placed = self._placed(photo, [_Square.of(face) for face in faces])
         return [
             FaceDetection(
                 face.score,
@@ -131,11 +146,23 @@ class FaceDetector:
                 face.keypoints_px,
                 mesh.points_px,
                 mesh.irises_px,
-                first.confidence,
+                confidence,
                 mesh.occluders,
             )
-            for face, mesh, first in zip(faces, placed, meshes, strict=True)
+            for face, (mesh, confidence) in zip(faces, placed, strict=True)
         ]
+
+    def _placed(self, photo: PhotoPyramid, squares: list[_Square]) -> list[tuple[_Mesh, float]]:
+        """The mesh near each square, and the probability that there is a face."""
+        meshes = self._settled(photo, squares, padding="zeros")
+        # The network squeezes a face that ends at a black area. The confidence is that of the first meshes: continued
+        # to the sides, some patterns without a face look like one.
+        cut_off = [k for k, mesh in enumerate(meshes) if mesh.cut_off]
+        continued = self._settled(photo, [_Square.around(meshes[k].points_px) for k in cut_off], padding="border")
+        placed = meshes.copy()
+        for k, mesh in zip(cut_off, continued, strict=True):
+            placed[k] = mesh
+        return [(mesh, first.confidence) for mesh, first in zip(placed, meshes, strict=True)]
 
     def _settled(self, photo: PhotoPyramid, squares: list[_Square], *, padding: Padding) -> list[_Mesh]:
         """The mesh in each square, which is moved to the mesh until it stays."""
@@ -249,6 +276,16 @@ class _Square:
         """Whether it differs from another square by SETTLED or more."""
         moved = float(np.linalg.norm(self.centre - other.centre)) / other.side
         return max(moved, abs(float(np.log(self.side / other.side))), abs(self.angle - other.angle)) >= SETTLED
+
+
+def _followed(mesh: _Mesh, confidence: float) -> FaceDetection:
+    """A mesh as a detection: box and key points are those of the mesh."""
+    points = mesh.points_px[:, :2]
+    right_ear, left_ear = points[list(MEDIAPIPE_SIDES)]
+    mouth = points[list(MEDIAPIPE_MOUTH_CORNERS)].mean(0)
+    keypoints = np.stack([*mesh.irises_px[:, 0], points[MEDIAPIPE_NOSE_TIP], mouth, right_ear, left_ear])
+    box = np.concatenate([points.min(0), points.max(0)])
+    return FaceDetection(confidence, box, keypoints, mesh.points_px, mesh.irises_px, confidence, mesh.occluders)
 
 
 def _is_confident(face: FaceDetection) -> bool:

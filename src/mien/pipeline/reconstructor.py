@@ -404,8 +404,8 @@ class Reconstructor:
         method.
 
         Args:
-            photos: Photos of the person, as in `__call__`. Files are read several times and not kept, so that many of them need
-                little memory.
+            photos: Photos of the person, as in `__call__`. Files are read several times and not kept, so that many of
+                them need little memory.
             focal_px: Focal length of all photos, as in `__call__`.
             principal_point_px: Position of the optical axis of all photos, as in `__call__`.
             max_pixels: Files of larger JPEGs are reduced, as `read_photo` does.
@@ -591,6 +591,20 @@ class Reconstructor:
                 )
         times = (perception, *found.stage_times, *clock.times)
         return [replace(face, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for face in faces]
+
+    def find_coefficients(self, inputs: PhotoInputs) -> FaceCoefficients:
+        """Find the coefficients of faces without textures and maps, for callers that combine several photos.
+
+        Args:
+            inputs: The faces of one photo.
+
+        Returns:
+            The coefficients as `mode` finds them, with poses under the cameras of `inputs.targets`.
+
+        Raises:
+            FitDiverged: A face could not be fitted.
+        """
+        return self._coefficients(inputs, progress=None).coefficients
 
     def _coefficients(self, inputs: PhotoInputs, *, progress: Progress | None) -> _Coefficients:
         """The coefficients, found as `mode` says."""

@@ -1,0 +1,168 @@
+"""The files of tracked people: a folder per person, and the overlay video of all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from mien.errors import ConfigError, ModelMismatch
+from mien.export import glb_bytes, head_glb_bytes
+from mien.export.animation import FaceAnimation
+from mien.io.files import write_text, write_whole, writing
+from mien.io.png import write_png
+from mien.io.video import VideoWriter, open_video
+from mien.morphable import MorphableModel, load_head
+from mien.tracking.live_link import live_link_csv
+from mien.tracking.pictures import TrackPainter, key_rows, key_sheet, overlay_scale, resized
+from mien.tracking.track import Track
+from mien.tracking.tracker import TrackProgress
+
+FORMATS = ("glb", "csv", "npz", "sheet", "overlay")
+"""What can be written."""
+HEAD_FILE, FACE_FILE, CSV_FILE, SHEET_FILE = "head.glb", "face.glb", "blendshapes.csv", "sheet.png"
+OVERLAY_FILE = "overlay.mp4"
+
+
+def parse_track_formats(formats: str | Iterable[str]) -> tuple[str, ...]:
+    """Check the names of formats.
+
+    Args:
+        formats: Names, or one text with commas: "glb,csv".
+
+    Raises:
+        ConfigError: A name is unknown, or there is none.
+    """
+    names = [name.strip() for name in (formats.split(",") if isinstance(formats, str) else formats)]
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        given = f"formats contains {unknown[0]!r}" if unknown else "formats is empty"
+        raise ConfigError(f"{given}; choose from {', '.join(FORMATS)}.")
+    return tuple(name for name in FORMATS if name in names)
+
+
+def person_folder(out: Path, track: Track) -> Path:
+    """The folder of one person's files."""
+    return out / f"person{track.number}"
+
+
+def animation_of(track: Track) -> FaceAnimation:
+    """The motion of a track for a GLB file."""
+    return FaceAnimation(
+        times_s=track.times_s,
+        segments=track.segments,
+        rotation=track.rotation,
+        translation=track.translation,
+        weights=track.expression,
+        names=track.expression_names,
+        focal_px=track.focal_px,
+        image_size=track.image_size,
+    )
+
+
+def animated_glb(track: Track, model: MorphableModel) -> tuple[str, bytes]:
+    """The person as an animated GLB file: the whole head if the model has one, else the face.
+
+    Args:
+        track: The person, with portrait.
+        model: The face model.
+
+    Returns:
+        Name and content of the file.
+    """
+    assert track.portrait is not None
+    try:
+        load_head(model)
+    except ModelMismatch:
+        return FACE_FILE, glb_bytes(track.portrait, model, animation=animation_of(track))
+    return HEAD_FILE, head_glb_bytes(track.portrait, model, animation=animation_of(track))
+
+
+def write_person(track: Track, model: MorphableModel, out: Path, formats: Sequence[str]) -> None:
+    """Write the files of one person that need no frames.
+
+    Args:
+        track: The person.
+        model: The face model.
+        out: The folder of all people.
+        formats: Some of `FORMATS`.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    folder = person_folder(out, track)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if "npz" in formats:
+            track.save(folder)
+        if "csv" in formats:
+            write_text(folder / CSV_FILE, live_link_csv(track))
+        if "glb" in formats:
+            name, content = animated_glb(track, model)
+            write_whole(folder / name, lambda partial: partial.write_bytes(content))
+
+
+def write_pictures(
+    source: str | os.PathLike[str] | int,
+    tracks: Sequence[Track],
+    model: MorphableModel,
+    out: Path,
+    formats: Sequence[str],
+    *,
+    rate: float | None = None,
+    progress: TrackProgress | None = None,
+) -> None:
+    """Read the video again and draw the people: the overlay video and a sheet per person.
+
+    Args:
+        source: The video.
+        tracks: Its people.
+        model: The face model.
+        out: The folder of all people.
+        formats: Some of `FORMATS`; others than sheet and overlay have no effect.
+        rate: Pictures per second of a folder.
+        progress: Is called with the number of drawn frames.
+
+    Raises:
+        VideoError: The video cannot be read any more.
+        OutputError: A file cannot be written.
+    """
+    if not {"sheet", "overlay"} & set(formats):
+        return
+    painters = [TrackPainter(track, model) for track in tracks]
+    keys = [key_rows(track) if "sheet" in formats else [] for track in tracks]
+    panels: list[list[list]] = [[] for _ in tracks]
+    wanted = {int(track.frames[row]) for track, rows in zip(tracks, keys, strict=True) for row in rows}
+    with writing(out), ExitStack() as stack:
+        out.mkdir(parents=True, exist_ok=True)
+        video = stack.enter_context(open_video(source, rate=rate))
+        writer, scale = None, overlay_scale(video.info.size)
+        partial = out / f".{OVERLAY_FILE}"
+        stack.callback(partial.unlink, missing_ok=True)
+        if "overlay" in formats:
+            width, height = video.info.size
+            size = max(round(width * scale), 2), max(round(height * scale), 2)
+            writer = stack.enter_context(VideoWriter(partial, size=size, rate=video.info.rate))
+        for frame in video.frames() if writer else video.picked(wanted):
+            for painter, rows, column in zip(painters, keys, panels, strict=True):
+                row = painter.row_of.get(frame.index)
+                if row in rows:
+                    column.append(painter.panels(frame.pixels, row))
+            if writer is not None:
+                picture = resized(frame.pixels, scale)
+                for painter in painters:
+                    picture = painter.draw(picture, frame.index, scale=scale)
+                writer.add(picture, frame.time_s)
+            if progress is not None:
+                progress("drawing", frame.index + 1, video.info.frames)
+        if writer is not None:
+            writer.close()
+            partial.replace(out / OVERLAY_FILE)
+    for track, rows, column in zip(tracks, keys, panels, strict=True):
+        if column:
+            sheet = key_sheet(column, [float(track.times_s[row]) for row in rows])
+            place = person_folder(out, track)
+            with writing(place):
+                place.mkdir(parents=True, exist_ok=True)
+                write_whole(place / SHEET_FILE, lambda partial, sheet=sheet: write_png(sheet, partial))
