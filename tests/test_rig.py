@@ -47,7 +47,7 @@ def smiling_face(model: MorphableModel) -> Reconstruction:
 
 def seen(face: Reconstruction) -> Reconstruction:
     """The face before an off-centre camera of an oblong photo, with a scale of 1.25."""
-    face = replace(face, scale=1.25, image_size=(640, 400), focal_px=700.0, centre_px=np.array([300.5, 222.25]),
+    face = replace(face, scale=1.25, image_size=(640, 400), focal_px=700.0, centre_px=np.array([300.5, 170.25]),
                    translation=np.array([0.03, -0.02, 0.9], np.float32))  # fmt: skip
     camera = np.c_[face.vertices_model, np.ones(len(face.vertices_model))] @ face.view_matrix[:3].T
     xy = camera @ face.camera_matrix.T
@@ -156,8 +156,8 @@ def test_the_embedded_camera_sees_the_photo(smiling: Reconstruction, model: Morp
     np.testing.assert_allclose(in_frame - extras["photoOffsetPx"], smiling.xy[rows[on_face]], atol=2e-3)
     assert extras["photoPx"] == [640, 400]
     # The frame is the smallest one around the photo whose middle is the optical axis.
-    assert extras["framePx"] == pytest.approx([2 * (640 - 300.5), 2 * 222.25])
-    assert extras["photoOffsetPx"] == pytest.approx([640 - 2 * 300.5, 0])
+    assert extras["framePx"] == pytest.approx([2 * (640 - 300.5), 2 * (400 - 170.25)])
+    assert extras["photoOffsetPx"] == pytest.approx([640 - 2 * 300.5, 400 - 2 * 170.25])
 
 
 def quaternion_matrix(q: list[float]) -> np.ndarray:

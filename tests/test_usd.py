@@ -92,6 +92,9 @@ def test_a_head_has_a_mesh_for_each_part_and_joints_at_the_eyes(tmp_path: Path) 
     places = [np.array(matrix.ExtractTranslation()) for matrix in skeleton.GetBindTransformsAttr().Get()]
     centres = [rig.base[part.centre] for part in rig.layout.parts if part.centre is not None]
     np.testing.assert_allclose(places, [np.zeros(3), *centres], atol=1e-6)
+    binding = UsdSkel.BindingAPI(stage.GetPrimAtPath("/scene/head/eye_right"))
+    assert list(binding.GetJointIndicesPrimvar().Get()) == [2]
+    assert list(binding.GetJointWeightsPrimvar().Get()) == [1.0]
     validators = UsdValidation.ValidationRegistry().GetOrLoadAllValidators()
     assert len(validators) > 20
     found = UsdValidation.ValidationContext(validators).Validate(stage)
