@@ -197,6 +197,33 @@ def test_a_stopped_command_leaves_no_process_and_no_unfinished_files(
     assert not list((tmp_path / "out").rglob(".mien-partial*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ctrl_c_while_processes_load_prints_no_traceback(tmp_path: Path) -> None:
+    for name in "ab":
+        photo_with(tmp_path / "in" / f"{name}.png", 1)
+    command = [sys.executable, "-m", "tests.test_processes", "reconstruct", str(tmp_path / "in"), "--jobs", "2"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out")],
+        env=os.environ | {"MIEN_TEST": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    # The command, Python's resource tracker, and the server, which imports torch.
+    while len(list(_python_processes(f"MIEN_TEST={tmp_path}"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in printed, printed
+    assert list(_python_processes(f"MIEN_TEST={tmp_path}")) == []
+
+
 def test_the_table_has_the_order_of_the_photos(tmp_path: Path) -> None:
     with open_output(tmp_path / "out") as output:
         first = output.folder_of(photo_with(tmp_path / "a.png", 1))
