@@ -24,7 +24,7 @@ import mien  # noqa: F401  (before torch: see mien.threads)
 import numpy as np
 import torch
 from likeness import MASK_SIZE_PX, in_photo, read_portraits, spread
-from likeness_metrics import FaceRenderer, measure_likeness
+from likeness_metrics import FaceRenderer, Likeness, colour_error, image_tensor
 from rich.console import Console
 from rich.progress import track
 
@@ -77,24 +77,19 @@ def measure(checkout: Path, portraits: Sequence[Path], out: Path, console: Conso
         detections = judge.detector.detect(pixels)
         best = matching_face([d.landmarks68_px for d in detections], face.landmarks68.astype(np.float64))
         detection = detections[best or 0]
-        crop = face_crop(mien_points(detection.landmarks468_px), size=MASK_SIZE_PX)
+        crop = face_crop(torch.from_numpy(detection.landmarks468_px[:, :2]), size=MASK_SIZE_PX)
         mask = in_photo(face_mask(pixels, detection, crop), crop.crop_from_photo, size=pixels.shape[:2])
-        row = measure_likeness(
-            renderer,
-            judge.identity_network,
-            face,
-            pixels=pixels,
-            landmarks68_px=detection.landmarks68_px,
-            mask=mask,
-        )
+        photo, rendering = image_tensor(pixels), renderer.render(face, detail=False)
+        places = [torch.from_numpy(np.float32(points))[None] for points in (detection.landmarks68_px, face.landmarks68)]
+        pictures = (photo, rendering.over(photo))
+        network = judge.identity_network
+        with torch.no_grad():
+            vectors = network(torch.cat([network.crop(p, at) for p, at in zip(pictures, places, strict=True)]))
+        likeness = Likeness.between(vectors[0], vectors[1])
+        error = colour_error(rendering, photo, mask=mask)
         nme = landmark_nme(face.landmarks68, detection.landmarks68_px, inner=True)
-        found.append(FaceQuality(path.stem, row.coarse.distance, float(row.coarse.verified), row.coarse_error, nme))
+        found.append(FaceQuality(path.stem, likeness.distance, float(likeness.verified), error, nme))
     return found
-
-
-def mien_points(points: np.ndarray) -> torch.Tensor:
-    """Points in the photo without their depth."""
-    return torch.from_numpy(points[:, :2])
 
 
 def table(old: Sequence[FaceQuality], new: Sequence[FaceQuality]) -> str:

@@ -142,12 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vertices, triangles, colours = face_like_mesh(side)
         scene = {"image_size": (SIZE, SIZE), "near": NEAR, "far": FAR, "sigma": options.sigma}
         kernel = rasterize(vertices[None], triangles, colours[None], barycentric_clip="pytorch3d", **scene)
-        arguments, sigma = (vertices.double(), triangles, colours.double()), options.sigma
-        every = blend_nearest(*arguments, sigma=sigma, faces=len(triangles))
+        exact, sigma = (vertices.double(), triangles, colours.double()), options.sigma
+        every = blend_nearest(*exact, sigma=sigma, faces=len(triangles))
         most = int(every.triangles.max())
         lines.append([len(vertices), most, "all, kernel", *differences(kernel.image[0], kernel.alpha[0], every)])
         for faces in map(int, options.faces.split(",")):
-            some = blend_nearest(*arguments, sigma=sigma, faces=faces)
+            some = blend_nearest(*exact, sigma=sigma, faces=faces)
             lines.append([len(vertices), most, f"{faces} nearest", *differences(some.image, some.alpha, every)])
     header = ["vertices", "most triangles at a pixel", "which count", "image", "alpha", f"pixels above {NOTABLE:g}"]
     print(markdown_table(header, lines))

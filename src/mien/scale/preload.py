@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mien.scale.photo_work import PhotoSettings
 
@@ -85,7 +85,8 @@ def load(text: str) -> None:
     import mien.export
     import mien.pipeline  # noqa: F401
 
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
+    stored: dict[str, Any] = json.loads(text)
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     if values.pop("class") == PhotoSettings.__qualname__:
         with suppress(Exception):
             _loaded[text] = PhotoSettings(**values).reconstructor()
