@@ -83,6 +83,7 @@ def load(text: str) -> None:
 
     torch.set_num_threads(1)
     import mien.export
+    import mien.io.photo_arguments
     import mien.pipeline  # noqa: F401
 
     stored: dict[str, Any] = json.loads(text)
