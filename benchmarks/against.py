@@ -11,14 +11,17 @@ One thread, if the row's name does not say otherwise.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,11 +87,28 @@ class Checkout:
         """Processor time of a `mien` command, with all processes that it starts."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [str(self.python), "-m", "mien.cli", *arguments]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-        return usage.ru_utime + usage.ru_stime
+        before = _of_ended_processes()
+        code = subprocess.run(
+            command, env=environment, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ).returncode
+        if code:
+            raise SystemExit(f"{' '.join(command)} ended with {code}")
+        with suppress(ChildProcessError):  # those that the command did not wait for, such as its fork server
+            while True:
+                os.wait()
+        return _of_ended_processes() - before
+
+
+def adopt_processes() -> None:
+    """Become the parent of processes whose parent has ended, so that their time is counted too (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def _of_ended_processes() -> float:
+    """Processor seconds of all processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def reconstruct_folder(checkout: Checkout, data: Path, *options: str) -> list[float]:
@@ -155,6 +175,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
+    adopt_processes()
     old, new = Checkout(options.old.resolve()), Checkout(options.new.resolve())
     data, console = options.data.resolve(), Console(stderr=True)
     wanted = tuple(options.rows.split(";"))

@@ -1,6 +1,7 @@
 """One piece of work of `benchmarks/against.py`, in the tree whose interpreter runs this file.
 
     PYTHON benchmarks/against_worker.py WORK DATA → one JSON list: seconds per unit, one per repeat
+    PYTHON benchmarks/against_worker.py save OUT PHOTOS → the reconstructions of the photos
 
 It uses only names that every version of mien has had. All seconds but those of `threads` are processor time.
 """
@@ -42,6 +43,13 @@ def faces(data: Path, mode: str, *, detail: bool, repeats: int) -> list[float]:
     reconstructor = mien.Reconstructor(mode=mode, detail=detail)
     photos = [mien.read_photo(path) for path in sorted((data / "demo").glob("portrait_*.jpg"))]
     return seconds([lambda photo=photo: reconstructor(photo) for photo in photos], repeats=repeats)
+
+
+def save(out: Path, photos: Sequence[Path]) -> None:
+    """Fit the most prominent face of each photo, without detail, into OUT/PHOTO."""
+    reconstructor = mien.Reconstructor(mode="fit", detail=False, max_faces=1)
+    for photo in photos:
+        reconstructor(photo)[0].save(out / photo.stem)
 
 
 def threads(data: Path) -> list[float]:
@@ -103,4 +111,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     if sys.argv[1] != THREADS:
         torch.set_num_threads(1)
-    print(json.dumps(WORK[sys.argv[1]](Path(sys.argv[2]))))
+    if sys.argv[1] == "save":
+        save(Path(sys.argv[2]), [Path(photo) for photo in sys.argv[3:]])
+    else:
+        print(json.dumps(WORK[sys.argv[1]](Path(sys.argv[2]))))

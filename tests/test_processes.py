@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +21,7 @@ import torch
 from mien.errors import ConfigError, FaceLeftOut
 from mien.io.photo import Photo
 from mien.pipeline import Reconstructor
+from mien.scale import preload
 from mien.scale.output_folder import PhotoFolder, open_output
 from mien.scale.photo_work import PhotoOutcome, PhotoSettings
 from mien.scale.processes import reconstruct_here, reconstruct_in_processes
@@ -28,7 +31,8 @@ pytestmark = pytest.mark.slow  # each process imports torch
 
 
 class _Fake(FakeReconstructor):
-    """Also kills its process at brightness 20, raises an unexpected error at 21, and takes very long at 23."""
+    """Also kills its process at brightness 20, raises an unexpected error at 21, takes very long at 23, and names the
+    process that started its own at 24."""
 
     def __call__(self, photo: Photo, **settings: Any) -> list[Any]:
         level = int(photo.pixels[0, 0, 0])
@@ -38,6 +42,8 @@ class _Fake(FakeReconstructor):
             raise TypeError("a bug")
         if level == 23:
             time.sleep(600)
+        if level == 24:
+            raise ConfigError(f"started by {os.getppid()}")
         faces = super().__call__(photo, **settings)
         if torch.get_num_threads() != 1:
             raise AssertionError("more than one thread")
@@ -121,6 +127,31 @@ def test_one_process_and_several_write_the_same_files(tmp_path: Path) -> None:
     assert files == _files(tmp_path / "two")
 
 
+def test_processes_take_what_their_server_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[PhotoSettings] = []
+    monkeypatch.setattr(PhotoSettings, "reconstructor", lambda settings: made.append(settings) or _Fake())
+    settings = PhotoSettings(mode="net", principal_point_px=(1.0, 2.0), formats=("npz", "glb"))
+    with preload.settings_for_server(settings):
+        text = os.environ["MIEN_PRELOAD"]
+    assert "MIEN_PRELOAD" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    preload.load(text)
+    assert made[0].mode == "net"
+    assert preload.take_reconstructor(PhotoSettings(mode="fit")) is None
+    assert isinstance(preload.take_reconstructor(settings), _Fake)
+    assert preload.take_reconstructor(settings) is None
+    preload.load(json.dumps({"class": "PhotoSettings", "mode": "of another version", "unknown": 1}))
+    assert preload.take_reconstructor(settings) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fork server is for Linux")
+def test_processes_are_forked_from_a_server_that_has_loaded_torch(tmp_path: Path) -> None:
+    server = _outcomes(_folders(tmp_path / "out", 24), FakeSettings(), jobs=1)["00"].row.reason.rpartition(" ")[2]
+    assert int(server) != os.getpid()
+    assert "libtorch_cpu" in Path(f"/proc/{server}/maps").read_text(encoding="utf-8")
+
+
 def _python_processes(marker: str) -> Iterator[int]:
     """Live processes whose environment has the marker."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -164,6 +195,33 @@ def test_a_stopped_command_leaves_no_process_and_no_unfinished_files(
     assert left == []
     assert [row["photo"] for row in summary(tmp_path / "out")] == [str(tmp_path / "in" / "a.png")]
     assert not list((tmp_path / "out").rglob(".mien-partial*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ctrl_c_while_processes_load_prints_no_traceback(tmp_path: Path) -> None:
+    for name in "ab":
+        photo_with(tmp_path / "in" / f"{name}.png", 1)
+    command = [sys.executable, "-m", "tests.test_processes", "reconstruct", str(tmp_path / "in"), "--jobs", "2"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out")],
+        env=os.environ | {"MIEN_TEST": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    # The command, Python's resource tracker, and the server, which imports torch.
+    while len(list(_python_processes(f"MIEN_TEST={tmp_path}"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in printed, printed
+    assert list(_python_processes(f"MIEN_TEST={tmp_path}")) == []
 
 
 def test_the_table_has_the_order_of_the_photos(tmp_path: Path) -> None:

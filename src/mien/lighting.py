@@ -26,16 +26,17 @@ _ZONAL = 1 / 4 * math.sqrt(5) / 2
 _SECTORAL = _QUADRATIC / 2
 
 
-def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
+def sh_basis(normals: Float[Tensor, "..."], *, dim: int = -1) -> Float[Tensor, "..."]:
     """The nine functions 1, y, z, x, xy, yz, 3z²−1, xz, x²−y², times their constants.
 
     Args:
         normals: Unit normals in view axes.
+        dim: Dimension of the components of the normals, and of the nine functions in the result.
 
     Returns:
         Value of each function per normal; differentiable.
     """
-    x, y, z = normals.unbind(-1)
+    x, y, z = normals.unbind(dim)
     return torch.stack(
         [
             torch.ones_like(x),
@@ -48,7 +49,7 @@ def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
             _QUADRATIC * x * z,
             _SECTORAL * (x * x - y * y),
         ],
-        dim=-1,
+        dim=dim,
     )
 
 
@@ -62,7 +63,9 @@ def shading(normals: Float[Tensor, "B *points 3"], lighting: Float[Tensor, "B 9 
     Returns:
         Factor of the albedo. It is not clamped and can be negative. Differentiable in both arguments.
     """
-    return torch.einsum("b...k,bkc->b...c", sh_basis(normals), lighting)
+    # By component, in less than half the time of sums over the last dimension.
+    basis = sh_basis(normals.flatten(1, -2).mT, dim=1)
+    return (lighting.mT @ basis).mT.unflatten(1, normals.shape[1:-1])
 
 
 def shading_gradient(

@@ -49,7 +49,8 @@ class FaceNormals:
         """
         normals, gradient = self._smooth
         u, v = (slope.flatten()[texels.index] * texels.inner for slope in _slopes(displacement))
-        steepest = gradient.index_select(1, texels.triangles)
+        # `gather` takes a third of the time of an index.
+        steepest = gradient.gather(1, texels.triangles.expand(len(gradient), -1))
         return unit(unit(texels.interpolate(normals)) - steepest[:3] * u - steepest[3:] * v)
 
     @functools.cached_property

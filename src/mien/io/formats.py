@@ -100,7 +100,9 @@ def open_image(file: BinaryFile, image_format: str) -> ImageFile.ImageFile:
         from pillow_heif import HeifImageFile  # noqa: PLC0415 (not everywhere installed)
 
         return HeifImageFile(file)
-    Image.init()
+    Image.preinit()  # JPEG, PNG and BMP; the modules of all formats take a tenth of a second
+    if image_format not in Image.OPEN:
+        Image.init()
     # Image.open has a limit of its own, 179 megapixels, that only a variable for the whole process changes.
     factory = cast(Callable[[BinaryFile, str], ImageFile.ImageFile], Image.OPEN[image_format][0])
     return factory(file, "")

@@ -258,12 +258,17 @@ def predict_maps(network: DetailNetwork, face: TexelFace, unwrapped: Unwrapped) 
             f"this detail network has layout {network.layout!r} and displacement {network.displacement!r}; use one "
             "with network.layout = 'texture' and network.displacement = 'normal'."
         )
-    maps = network(texture_inputs(face, unwrapped))
+    maps = network(_by_pixel(texture_inputs(face, unwrapped)))
     displacement, size = maps["displacement"], len(face.valid)
     if size > UNIT_SIZE:
-        small = network(texture_inputs(face, unwrapped, size=UNIT_SIZE))["displacement"]
+        small = network(_by_pixel(texture_inputs(face, unwrapped, size=UNIT_SIZE)))["displacement"]
         displacement = F.interpolate(small, size=(size, size), mode="bicubic", align_corners=False)
     return visible_maps(maps["texture_offset"], displacement, unwrapped, inside=face.valid)
+
+
+def _by_pixel(inputs: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
+    """Put the channels of a pixel side by side: on a CPU the layers then take three quarters of the time."""
+    return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def visible_maps(

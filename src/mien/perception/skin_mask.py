@@ -318,7 +318,7 @@ def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> _Mixture:
     """
     order = np.argsort(seeds[:, 0])
     half = len(order) // 2
-    centre, spread = np.median(seeds, 0), np.maximum(seeds.std(0), SPREAD_FLOOR)
+    centre, spread = _median(seeds), np.maximum(seeds.std(0), SPREAD_FLOOR)
     strangeness = (np.abs(pixels - centre) / spread).sum(1)
     tenth = max(len(pixels) // 10, 2)
     groups = [
@@ -332,6 +332,12 @@ def _fit_mixture(pixels: np.ndarray, seeds: np.ndarray) -> _Mixture:
     for _ in range(ITERATIONS):
         mixture = _Mixture.from_moments((mixture.responsibilities(monomials).T @ monomials).numpy())
     return mixture
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Median over the rows. NumPy's own imports `numpy.ma`, which takes longer than a photo's mask."""
+    ordered = np.sort(values, axis=0)
+    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
 
 
 def _strands(brightness: np.ndarray, mesh: np.ndarray, cheeks: np.ndarray, *, oval: np.ndarray) -> np.ndarray:

@@ -153,15 +153,18 @@ class PhotoWorker:
 
     Args:
         settings: How.
+        reconstructor: That of the settings, if it is loaded already.
         progress: Is called with the stages of each photo, see `mien.fitting.Progress`.
 
     Raises:
         MienError: As `PhotoSettings.reconstructor`, or a head is asked for, and the face model has none.
     """
 
-    def __init__(self, settings: PhotoSettings, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self, settings: PhotoSettings, *, reconstructor: Reconstructor | None = None, progress: Progress | None = None
+    ) -> None:
         self.settings, self._progress = settings, progress
-        self._reconstructor = settings.reconstructor()
+        self._reconstructor = reconstructor or settings.reconstructor()
         if needs_head(parse_formats(settings.formats), parse_parts(settings.parts)):
             from mien.morphable import load_head
 

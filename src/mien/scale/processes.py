@@ -1,7 +1,8 @@
 """Reconstructs photos in several processes.
 
 Each process has one thread of torch and its own connection to this process, so nothing is shared that a killed process
-could leave locked. A process that dies costs the photo that it worked on, and another one takes its place.
+could leave locked. A process that dies costs the photo that it worked on, and another one takes its place. Processes
+start with torch and the models loaded where the system allows it (`mien.scale.preload`).
 """
 # ruff: noqa: PLC0415 (this process hands out the work and needs no torch)
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 from mien.errors import WorkerDied
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.photo_work import PhotoOutcome, PhotoSettings, PhotoWorker, failed_row
+from mien.scale.preload import settings_for_server, take_reconstructor, worker_context
 from mien.threads import interrupt_delayed
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def reconstruct_here(
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        work = PhotoWorker(settings, progress=progress)
+        work = PhotoWorker(settings, reconstructor=take_reconstructor(settings), progress=progress)
         for folder in folders:
             yield work(folder)
     finally:
@@ -82,7 +84,7 @@ def reconstruct_in_processes(
     Args:
         folders: The photos and where their files go; the next one is taken when a process is free.
         settings: How.
-        jobs: Number of processes. Each loads its own torch and models.
+        jobs: Number of processes. On Linux they share the memory of torch and of the models.
 
     Yields:
         The outcome of each photo, in the order in which they finish. If a process dies, the reason in the row of its
@@ -177,12 +179,12 @@ def _start(settings: PhotoSettings, folder: PhotoFolder, running: list[_Worker])
 
     It is among the running ones before it starts, so that Ctrl-C at any moment ends it too.
     """
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    context = worker_context(settings)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(settings, theirs), daemon=True)
+    process = context.Process(target=_work, args=(settings, theirs), daemon=True)  # pyright: ignore[reportAttributeAccessIssue]
     worker = _Worker(process, ours, folder, time.perf_counter())
     running.append(worker)
-    with interrupt_delayed():
+    with interrupt_delayed(), settings_for_server(settings):
         process.start()
     theirs.close()  # so that the end of the process is the end of the connection
     worker.give(folder)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mien.geometry import vertex_normals
 from mien.morphable import MorphableModel
 from mien.morphable.landmark_tables import IBUG_CONTOUR_ENDS
+from mien.morphable.per_model import per_model
 from mien.rasterizer import Fragments, rasterize_hard
 from mien.rendering import sample_image
 from mien.texture.fill import halved, pull_push
@@ -103,13 +104,25 @@ class TexelAtlas:
 
 def triangle_tangents(model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B T 3 2"]:
     """∂p/∂u and ∂p/∂v of each triangle, metres per unit of u and v."""
-    a, b, c = (model.triangles[:, k] for k in range(3))
-    edges = torch.stack([vertices[:, b] - vertices[:, a], vertices[:, c] - vertices[:, a]], dim=-1)
-    edges_uv = torch.stack([model.uv[b] - model.uv[a], model.uv[c] - model.uv[a]], dim=-1)
+    return along_uv(model, vertices).permute(0, 3, 2, 1)
+
+
+def along_uv(model: MorphableModel, vertices: Float[Tensor, "B V 3"]) -> Float[Tensor, "B 2 3 T"]:
+    """∂p/∂u and ∂p/∂v of each triangle, metres per unit of u and v, by component."""
+    corners, inverse = model.triangles.T, per_model(model, _uv_inverse)
+    a, b, c = (vertices.mT.index_select(2, corner) for corner in corners)
+    first, second = b - a, c - a
+    return torch.stack([first * inverse[0, k] + second * inverse[1, k] for k in range(2)], dim=1)
+
+
+def _uv_inverse(model: MorphableModel) -> Float[Tensor, "2 2 T"]:
+    """From an edge's u and v back to its share of the triangle's two edges: [k, 0] is the k-th share of u."""
+    a, b, c = (model.uv[model.triangles[:, k]] for k in range(3))
+    edges = torch.stack([b - a, c - a], dim=-1)
     # A triangle without area in UV space covers no texel; the identity keeps its inverse finite.
-    flat = torch.linalg.det(edges_uv).abs() < _FLAT_UV
-    edges_uv = torch.where(flat[:, None, None], torch.eye(2).to(edges_uv), edges_uv)
-    return edges @ torch.linalg.inv(edges_uv)
+    flat = torch.linalg.det(edges).abs() < _FLAT_UV
+    edges = torch.where(flat[:, None, None], torch.eye(2).to(edges), edges)
+    return torch.linalg.inv(edges).permute(1, 2, 0).contiguous()
 
 
 def _layer_depth(model: MorphableModel) -> Float[Tensor, "V"]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.nn import functional as F
 
 from mien.lighting import shading, shading_gradient
 from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import FaceSurface
-from mien.texture.atlas import TexelAtlas, triangle_tangents
+from mien.texture.atlas import TexelAtlas, along_uv
 from mien.typing import Float, Tensor
 
 _DARKEST = 0.15
@@ -18,20 +20,32 @@ _LEAST_DETERMINANT = 1e-12
 """Lower bound of det(JᵀJ), the squared area per unit of u and v in m⁴; triangles of a head have about 1e-3."""
 
 
-def _surface_gradient(tangents: Float[Tensor, "B T 3 2"]) -> Float[Tensor, "B T 3 2"]:
-    """J (JᵀJ)⁻¹, where J has the tangents as columns: it turns (∂d/∂u, ∂d/∂v) into the gradient of d on the surface."""
-    j_u, j_v = tangents.unbind(-1)
-    uu, uv, vv = ((a * b).sum(-1, keepdim=True) for a, b in ((j_u, j_u), (j_u, j_v), (j_v, j_v)))
+def _surface_gradient(along_uv: Float[Tensor, "B 2 3 T"]) -> Float[Tensor, "B 2 3 T"]:
+    """J (JᵀJ)⁻¹, where J has ∂p/∂u and ∂p/∂v as columns: turns (∂d/∂u, ∂d/∂v) into the gradient of d on the surface."""
+    j_u, j_v = along_uv.unbind(1)
+    uu, uv, vv = (_dot(a, b) for a, b in ((j_u, j_u), (j_u, j_v), (j_v, j_v)))
     # An expression can close a triangle to a line, which has no gradient; the bound keeps the result finite.
     determinant = (uu * vv - uv * uv).clamp(min=_LEAST_DETERMINANT)
-    return torch.stack([vv * j_u - uv * j_v, uu * j_v - uv * j_u], dim=-1) / determinant[..., None]
+    return torch.stack([vv * j_u - uv * j_v, uu * j_v - uv * j_u], dim=1) / determinant[:, None]
+
+
+def _dot(a: Float[Tensor, "B 3 *s"], b: Float[Tensor, "B 3 *s"]) -> Float[Tensor, "B 1 *s"]:
+    """Scalar products; torch's sum over three numbers takes several times as long."""
+    (x, y, z), (u, v, w) = a.split(1, dim=1), b.split(1, dim=1)
+    return x * u + y * v + z * w
+
+
+def _unit(vectors: Float[Tensor, "B 3 *s"]) -> Float[Tensor, "B 3 *s"]:
+    """Unit vectors; zero for zero."""
+    return vectors / _dot(vectors, vectors).clamp(min=1e-24).sqrt()
 
 
 class DisplacedNormals:
     """Unit normals of the displaced surface p + d·n, for displacement maps d on a fixed surface.
 
     To first order in d the normal is n − ∇d, where ∇ is the gradient on the surface. Everything that does not depend on
-    d is computed once, because a fit calls the object many times.
+    d is computed once, because a fit calls the object many times. Maps are stored by component, which is several times
+    as fast as by texel.
 
     Args:
         atlas: UV atlas of the size of the maps.
@@ -51,13 +65,37 @@ class DisplacedNormals:
         rotmat: Float[Tensor, "B 3 3"],
     ) -> None:
         self.size = len(atlas.triangle_ids)
-        self.normals = F.normalize(atlas.interpolate(normals).permute(0, 2, 3, 1), dim=-1)
-        # The gradient is constant within a triangle, and there are fewer triangles than texels.
-        tangents = triangle_tangents(model, vertices)
-        gradient = rotmat[:, None] @ _surface_gradient(tangents)
-        self.gradient = gradient[:, atlas.triangle_ids.clamp(min=0)]
-        inner = -F.max_pool2d(-atlas.valid.float()[None, None], 3, stride=1, padding=1)
-        self.inner = inner[0, 0, :, :, None]
+        self._atlas, self._model, self._vertices, self._rotmat = atlas, model, vertices, rotmat
+        self._normals = _unit(atlas.interpolate(normals))
+
+    @functools.cached_property
+    def _gradient(self) -> Float[Tensor, "B 2 3 S S"]:
+        """See `gradient`. It is constant within a triangle, and there are fewer triangles than texels."""
+        of_triangles = self._rotmat[:, None] @ _surface_gradient(along_uv(self._model, self._vertices))
+        ids = self._atlas.triangle_ids.clamp(min=0).flatten().long()
+        rows = of_triangles.flatten(0, 2)
+        # `gather` takes an eighth of the time of an index (Zen 5, torch 2.13).
+        at_texels = rows.gather(1, ids.expand(len(rows), -1))
+        return at_texels.view(*of_triangles.shape[:3], self.size, self.size)
+
+    @functools.cached_property
+    def _inner(self) -> Float[Tensor, "1 S S"]:
+        return -F.max_pool2d(-self._atlas.valid.float()[None, None], 3, stride=1, padding=1)[0]
+
+    @property
+    def normals(self) -> Float[Tensor, "B S S 3"]:
+        """Unit normals of the surface without displacement, in view axes."""
+        return self._normals.movedim(1, -1)
+
+    @property
+    def gradient(self) -> Float[Tensor, "B S S 3 2"]:
+        """What turns ∂d/∂u and ∂d/∂v into the gradient of d on the surface, in view axes, 1/m."""
+        return self._gradient.permute(0, 3, 4, 2, 1)
+
+    @property
+    def inner(self) -> Float[Tensor, "S S 1"]:
+        """1 where all texels around a texel are in the layout too, 0 at its border."""
+        return self._inner.movedim(0, -1)
 
     def __call__(self, displacement: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B S S 3"]:
         """Normals of the displaced surface.
@@ -68,16 +106,24 @@ class DisplacedNormals:
         Returns:
             Unit normals in view axes; differentiable.
         """
-        padded = F.pad(displacement, (1, 1, 1, 1), mode="replicate")[:, 0]
-        d_u = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * (self.size / 2)
-        d_v = (padded[:, :-2, 1:-1] - padded[:, 2:, 1:-1]) * (self.size / 2)  # v grows upwards
-        slope = (self.gradient * torch.stack([d_u, d_v], dim=-1)[..., None, :]).sum(-1)
-        return F.normalize(self.normals - slope * self.inner, dim=-1)
+        padded = F.pad(displacement, (1, 1, 1, 1), mode="replicate")
+        d_u = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) * (self.size / 2)
+        d_v = (padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]) * (self.size / 2)  # v grows upwards
+        slope = self._gradient[:, 0] * (d_u * self._inner) + self._gradient[:, 1] * (d_v * self._inner)
+        return _unit(self._normals - slope).movedim(1, -1)
 
-    def directions(self) -> Float[Tensor, "B S S 3 2"]:
-        """Unit vectors along the surface, in view axes, in which u and v grow fastest; zero outside the layout."""
-        squared = self.gradient.square().sum(-2, keepdim=True)
-        return self.gradient * squared.clamp(min=1e-12).rsqrt() * self.inner[..., None]
+    def steepest(self, along: Float[Tensor, "B S S 3"]) -> Float[Tensor, "B 2 S S"]:
+        """Components of vectors along the directions on the surface in which u and v grow fastest; 0 outside of it.
+
+        Args:
+            along: Vectors in view axes.
+        """
+        vectors = along.movedim(-1, 1)
+        parts = [
+            _dot(vectors, gradient) * _dot(gradient, gradient).clamp(min=1e-12).rsqrt()
+            for gradient in self._gradient.unbind(1)
+        ]
+        return torch.cat(parts, dim=1) * self._inner
 
 
 class TexelFace:
@@ -142,12 +188,11 @@ class TexelFace:
             the shading.
         """
         gradient = shading_gradient(self.displaced_normals.normals, self.lighting.mean(-1))
-        change = -(gradient[..., None] * self.displaced_normals.directions()).sum(-2)
         level = self.shading.mean(1, keepdim=True).clamp(min=_DARKEST)
-        return change.permute(0, 3, 1, 2) / level
+        return -self.displaced_normals.steepest(gradient) / level
 
     def _shading(self, normals: Float[Tensor, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
-        return shading(normals, self.lighting).permute(0, 3, 1, 2)
+        return shading(normals, self.lighting).movedim(-1, 1)
 
 
 def texel_face(
