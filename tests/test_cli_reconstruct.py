@@ -183,8 +183,8 @@ def test_options_reach_the_reconstructor(tmp_path: Path, monkeypatch: pytest.Mon
     assert FakeReconstructor.made == [
         {
             "model": "x.safetensors", "device": "cuda", "detail": False, "resolution": 512, "seed": 7, "max_faces": 3,
-            "texture_size": 2048, "refine_focal": True, "mode": "auto", "encoder": "mine.safetensors", "focal_px": 900.0,
-            "principal_point_px": (320.5, -40.0),
+            "texture_size": 2048, "refine_focal": True, "mode": "auto", "encoder": "mine.safetensors",
+            "focal_px": 900.0, "principal_point_px": (320.5, -40.0),
             "detail_mode": "net", "detail_network": "maps.safetensors",
         }
     ]  # fmt: skip
