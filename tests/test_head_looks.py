@@ -48,7 +48,8 @@ def side_lit(model: MorphableModel) -> Reconstruction:
     texture = atlas.dilate(atlas.interpolate(lit))[0].permute(1, 2, 0).clamp(0, 1).numpy()
     # Towards the border of the face, a shadow that the fitted light does not have.
     from_middle = np.abs(np.linspace(-1, 1, SIZE, dtype=np.float32))
-    texture = texture * (1 - 0.25 * ((from_middle - 0.75) / 0.15).clip(0, 1))[None, :, None]
+    from_middle = np.maximum(from_middle[:, None], from_middle[None])
+    texture = texture * (1 - 0.25 * ((from_middle - 0.75) / 0.15).clip(0, 1))[..., None]
     displacement = np.zeros_like(face.displacement)
     displacement[80:120:4] = 1e-4
     return replace(
