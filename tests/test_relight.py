@@ -91,7 +91,8 @@ def test_completion_of_a_grey_photo_is_grey() -> None:
     """The model's albedo is not, and neither is the light that the fit found to explain the photo."""
     shade = torch.tensor([0.7, 0.95, 1.1])[None, :, None, None].expand(1, 3, SIZE, SIZE)
     albedo = skin_albedo()
-    photo = (albedo * shade).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    albedo[..., :80, :] *= torch.tensor([1.0, 0.7, 0.7])[None, :, None, None]  # redder, not in the photo
+    photo = (albedo * shade).mean(1, keepdim=True).expand(-1, 3, -1, -1) * (1 + 0.5 * across())
     weights = torch.zeros(1, 1, SIZE, SIZE)
     weights[..., 100:200, 90:150] = 1
     nothing = torch.zeros_like(weights)
