@@ -56,7 +56,7 @@ SKIN_PROBABILITY = (0.35, 0.3)
 SMOOTHING_SHARE = 0.018
 BEARD_WEIGHT = 0.7
 # Share of the lips from which on something covers the mouth.
-LIPS_COVERED = 0.5
+LIPS_COVERED = 0.8
 # Smallest open part of cheeks and nose from which alone the colours of skin are taken.
 LEAST_SEEDS = 0.6
 # The lower half of the face is a beard if at least this share of each side is covered, and the sides differ by less
