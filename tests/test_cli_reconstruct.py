@@ -359,7 +359,7 @@ def test_json_is_one_object_per_photo_and_nothing_else(tmp_path: Path, capsys: p
     assert a.pop("seconds") > 0
     assert a == {
         "status": "done", "photo": str(photos[0]), "faces": 2, "landmark_error": 0.031, "photometric_error": 0.022,
-        "results": str(tmp_path / "out" / "a"), "reason": "",
+        "results": str(tmp_path / "out" / "a"), "reason": "", "flags": "",
     }  # fmt: skip
     assert (b["status"], b["landmark_error"], b["reason"]) == ("failed", None, "NoFaceFound: no face was found")
     assert (c["status"], c["faces"]) == ("incomplete", 1)

@@ -18,9 +18,6 @@ PROBABILITY = (0.4, 0.6)
 SMALLEST_SHARE = 0.004
 """Smallest area of a region over that of the window, which the face fills to a third."""
 
-MARGIN = 2
-"""Pixels by which regions grow, 3 % of a face: a rim in the colour of a mask would tint the skin beside it."""
-
 
 @dataclass(frozen=True)
 class OccluderMap:
@@ -41,11 +38,8 @@ class OccluderMap:
         if regions is None:
             return np.zeros((crop.size, crop.size), np.float32)
         low, high = PROBABILITY
-        cleaned = torch.from_numpy(
-            (np.clip((self.probability - low) / (high - low), 0, 1) * regions).astype(np.float32)
-        )
-        wider = F.max_pool2d(cleaned[None, None], 2 * MARGIN + 1, stride=1, padding=MARGIN)[0, 0]
-        return _resampled(wider.numpy(), self.photo_from_window, crop)
+        cleaned = np.clip((self.probability - low) / (high - low), 0, 1) * regions
+        return _resampled(cleaned.astype(np.float32), self.photo_from_window, crop)
 
 
 def _regions(probability: np.ndarray) -> np.ndarray | None:

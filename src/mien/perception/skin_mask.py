@@ -57,6 +57,11 @@ SMOOTHING_SHARE = 0.018
 BEARD_WEIGHT = 0.7
 # Share of the lips from which on something covers the mouth.
 LIPS_COVERED = 0.5
+# Smallest share of the oval that counts as covered: less is hair or background at its border.
+LEAST_COVERED = 0.003
+# What covers the face grows by this share of the crop's side, 3 % of a face: a rim in the colour of a mask would tint
+# the skin beside it.
+COVERED_MARGIN = 0.018
 # Smallest open part of cheeks and nose from which alone the colours of skin are taken.
 LEAST_SEEDS = 0.6
 # The lower half of the face is a beard if at least this share of each side is covered, and the sides differ by less
@@ -130,7 +135,7 @@ def face_parts(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Face
     outline = _fill([_with_forehead(mesh)], crop.size)
     oval = outline * inside
     eyes, mouth, lips = fill(*MEDIAPIPE_EYES), fill(MEDIAPIPE_MOUTH), fill(MEDIAPIPE_LIPS)
-    covered = _covered(detection, crop, mouth=mouth, lips=lips) * oval
+    covered = _covered(detection, crop, oval=oval, mouth=mouth, lips=lips)
     open_to_view = 1 - covered
     features = np.maximum(lips, fill(*MEDIAPIPE_BROWS))
     bare = oval * (1 - np.maximum(eyes, features)) * open_to_view
@@ -173,17 +178,23 @@ def _upright(mesh: np.ndarray) -> np.ndarray:
     return up / max(float(np.linalg.norm(up)), 1e-6)
 
 
-def _covered(detection: FaceDetection, crop: Crop, *, mouth: np.ndarray, lips: np.ndarray) -> np.ndarray:
+def _covered(
+    detection: FaceDetection, crop: Crop, *, oval: np.ndarray, mouth: np.ndarray, lips: np.ndarray
+) -> np.ndarray:
     """Return where something hides the face (H, W).
 
     The dark opening of a mouth is no occluder, if the lips around it are seen.
     """
     if detection.occluders is None:
         return np.zeros_like(mouth)
-    covered = detection.occluders.in_crop(crop)
+    covered = detection.occluders.in_crop(crop) * oval
+    if _share(covered, oval) < LEAST_COVERED:
+        return np.zeros_like(mouth)
     if _share(covered, lips * (1 - mouth)) < LIPS_COVERED:
         covered = covered * (1 - mouth)
-    return covered
+    radius = max(1, round(COVERED_MARGIN * crop.size))
+    wider = torch.nn.functional.max_pool2d(_tensor(covered)[None], 2 * radius + 1, stride=1, padding=radius)
+    return wider[0].numpy() * oval
 
 
 def _seeds(middle: np.ndarray, upper: np.ndarray, covered: np.ndarray) -> np.ndarray:
