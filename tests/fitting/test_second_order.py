@@ -13,7 +13,7 @@ from mien.fitting import FitSettings, FitTargets
 from mien.fitting.descent import DAMPING, GAUSS_NEWTON_STEPS, DenseMatrix, Descent, InverseHessian
 from mien.fitting.normal_equations import ShapeBasis
 from mien.fitting.photometric import PhotometricEnergy
-from mien.fitting.second_order import FacePlace, FaceProblem, fit_photometric
+from mien.fitting.second_order import FacePoint, FaceProblem, fit_photometric
 from mien.fitting.unknowns import Unknowns
 from mien.morphable import FaceCoefficients, MorphableModel
 from tests.fitting.test_energy import BrightnessNetwork, ground_truth, targets_of
@@ -104,7 +104,7 @@ def test_a_failed_step_is_shortened_to_the_minimum_of_the_parabola(
     descent, start, tried = Descent(problem), problem.vector(), []
     here = problem.place()
 
-    def trial() -> FacePlace:
+    def trial() -> FacePoint:
         tried.append(problem.vector() - start)
         return SimpleNamespace(value=values[len(tried) - 1])  # pyright: ignore[reportReturnType]
 

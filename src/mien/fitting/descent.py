@@ -68,7 +68,7 @@ class DenseMatrix(Curvature):
         return torch.cholesky_solve((vector * free)[:, None], torch.linalg.cholesky(matrix))[:, 0] * free
 
 
-class Place(ABC):
+class EnergyPoint(ABC):
     """The energy at one place."""
 
     vector: Float[Tensor, "N"]
@@ -82,10 +82,10 @@ class Place(ABC):
         """Its derivative; is asked for before the unknowns change, and at few of the places."""
 
 
-PlaceT = TypeVar("PlaceT", bound=Place)
+PointT = TypeVar("PointT", bound=EnergyPoint)
 
 
-class DescentProblem(ABC, Generic[PlaceT]):
+class DescentProblem(ABC, Generic[PointT]):
     """An energy of unknowns that can be set."""
 
     @abstractmethod
@@ -101,11 +101,11 @@ class DescentProblem(ABC, Generic[PlaceT]):
         """Unknowns at an end of their range that a step against the gradient would move out of it."""
 
     @abstractmethod
-    def place(self) -> PlaceT:
+    def place(self) -> PointT:
         """The energy at the present unknowns."""
 
     @abstractmethod
-    def equations(self, place: PlaceT | None) -> tuple[Curvature, Float[Tensor, "N"]]:
+    def equations(self, place: PointT | None) -> tuple[Curvature, Float[Tensor, "N"]]:
         """Gauss-Newton's matrix and gradient at the present unknowns, without the terms that have no such form.
 
         Args:
@@ -113,13 +113,13 @@ class DescentProblem(ABC, Generic[PlaceT]):
         """
 
 
-class Descent(Generic[PlaceT]):
+class Descent(Generic[PointT]):
     """A descent from the present unknowns of a problem."""
 
-    def __init__(self, problem: DescentProblem[PlaceT]) -> None:
+    def __init__(self, problem: DescentProblem[PointT]) -> None:
         self.problem = problem
-        self.here: PlaceT | None = None
-        self.previous: PlaceT | None = None
+        self.here: PointT | None = None
+        self.previous: PointT | None = None
         self.matrix: InverseHessian | None = None
 
     def step(self, number: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from mien.fitting.arrow import ArrowLayout, ArrowMatrix
-from mien.fitting.descent import Descent, DescentProblem, Place, checked_energy
+from mien.fitting.descent import Descent, DescentProblem, EnergyPoint, checked_energy
 from mien.fitting.joint_landmarks import PersonPrior
 from mien.fitting.normal_equations import ShapeBasis, photo_equations
 from mien.fitting.photometric import PhotometricEnergy
@@ -71,7 +71,7 @@ def fit_joint_photometric(
         return [photo.coefficients() for photo in unknowns]
 
 
-class PersonPlace(Place):
+class PersonPoint(EnergyPoint):
     """Energy of all photos at one place."""
 
     def __init__(self, vector: Float[Tensor, "N"], value: float, gradient: Float[Tensor, "N"]) -> None:
@@ -83,7 +83,7 @@ class PersonPlace(Place):
         return self._gradient
 
 
-class PersonProblem(DescentProblem[PersonPlace]):
+class PersonProblem(DescentProblem[PersonPoint]):
     """The energy of one person in several photos as a function of all unknowns.
 
     Args:
@@ -125,7 +125,7 @@ class PersonProblem(DescentProblem[PersonPlace]):
         parts = zip(self.unknowns, self.layout.scattered(vector), self.layout.scattered(gradient), strict=True)
         return self.layout.gathered([photo.held(values, slopes) for photo, values, slopes in parts])
 
-    def place(self) -> PersonPlace:
+    def place(self) -> PersonPoint:
         """The energy at the present unknowns, with its gradient: one photo after the other."""
         value, gradients = 0.0, list[Tensor]()
         for energy, photo, weight in zip(self.energies, self.unknowns, self.weights.tolist(), strict=True):
@@ -137,9 +137,9 @@ class PersonProblem(DescentProblem[PersonPlace]):
             gradients.append(torch.cat([part.flatten() for part in parts]))
         gradient = self.layout.summed(gradients)
         self._add_person_gradient(gradient)
-        return PersonPlace(self.vector(), value + self._person_energy(), gradient)
+        return PersonPoint(self.vector(), value + self._person_energy(), gradient)
 
-    def equations(self, place: PersonPlace | None) -> tuple[ArrowMatrix, Float[Tensor, "N"]]:
+    def equations(self, place: PersonPoint | None) -> tuple[ArrowMatrix, Float[Tensor, "N"]]:
         """Gauss-Newton's matrix and gradient at the present unknowns."""
         _, albedo = self.counts
         of_albedo = torch.eye(albedo, dtype=torch.float64, device=self.weights.device)

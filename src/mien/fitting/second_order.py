@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from mien.fitting.descent import DenseMatrix, Descent, DescentProblem, Place, checked_energy
+from mien.fitting.descent import DenseMatrix, Descent, DescentProblem, EnergyPoint, checked_energy
 from mien.fitting.normal_equations import ShapeBasis, normal_equations
 from mien.fitting.photometric import PhotometricEnergy
 from mien.fitting.prediction import PredictedIdentity
@@ -80,7 +80,7 @@ def fit_photometric(
     return FaceCoefficients.join(faces)
 
 
-class FacePlace(Place):
+class FacePoint(EnergyPoint):
     """Energy of a face at one place."""
 
     def __init__(self, energy: PhotometricEnergy, unknowns: Unknowns) -> None:
@@ -101,7 +101,7 @@ class FacePlace(Place):
         return torch.cat([gradient.flatten() for gradient in gradients])
 
 
-class FaceProblem(DescentProblem[FacePlace]):
+class FaceProblem(DescentProblem[FacePoint]):
     """The energy of one face as a function of its unknowns."""
 
     def __init__(self, energy: PhotometricEnergy, basis: ShapeBasis, unknowns: Unknowns) -> None:
@@ -119,11 +119,11 @@ class FaceProblem(DescentProblem[FacePlace]):
         """Expressions that a step would move out of their range."""
         return self.unknowns.held(vector, gradient)
 
-    def place(self) -> FacePlace:
+    def place(self) -> FacePoint:
         """The energy at the present unknowns."""
-        return FacePlace(self.energy, self.unknowns)
+        return FacePoint(self.energy, self.unknowns)
 
-    def equations(self, place: FacePlace | None) -> tuple[DenseMatrix, Float[Tensor, "N"]]:
+    def equations(self, place: FacePoint | None) -> tuple[DenseMatrix, Float[Tensor, "N"]]:
         """Gauss-Newton's matrix and gradient at the present unknowns."""
         if place is None:
             with torch.no_grad():

@@ -27,7 +27,7 @@ from mien.pipeline.texturing import PhotoFace
 from mien.typing import Float, Tensor, UInt8
 
 DOUBTFUL = 0.25
-"""A photo with a smaller weight is told to the user: its face is probably of somebody else, or badly detected."""
+"""A photo with a smaller weight is reported to the user: its face is probably of somebody else, or badly detected."""
 _NET_SCALE = 30.0
 """Squared distance of a predicted identity from the mean, standard deviations of a prediction, at which its weight is a
 quarter."""
