@@ -37,6 +37,33 @@ def test_photos_of_one_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert str(person / "a" / "face0") in capsys.readouterr().out
 
 
+def test_options_of_meshes_hold_for_people_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[dict[str, object]]()
+
+    def write(*_: object, **options: object) -> None:
+        written.append(options)
+
+    monkeypatch.setattr("mien.export.write_reconstruction", write)
+    options = "--formats glb,obj --units mm --neutral --embed-camera --glb dense".split()
+    assert run("reconstruct", "--same-person", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out", *options) == 0
+    chosen = {"parts": "face", "neutral": True, "units": "mm", "embed_camera": True, "morphs": "dense", "scalp": "hair"}
+    assert [one | chosen | {"formats": ("glb", "obj", "overlay")} for one in written] == written
+    assert len(written) == 2  # the person's own files, and those of the photo
+
+
+def test_a_head_of_a_person_needs_a_model_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = photo_with(tmp_path / "a.png", 1)
+    assert run("reconstruct", "--same-person", photo, "-o", tmp_path / "out", "--parts", "head") == 1
+    assert "no head for the face model" in capsys.readouterr().err
+    assert not FakeReconstructor.photos
+
+
+def test_the_table_has_the_flags_of_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mien.scale.person_work.flag_words", lambda faces: f"{len(faces)} face covered")
+    assert run("reconstruct", "--same-person", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out") == 0
+    assert [row["flags"] for row in summary(tmp_path / "out")] == ["1 face covered"]
+
+
 def test_a_photo_without_the_person_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = [photo_with(tmp_path / "a.png", 1), photo_with(tmp_path / "b.png", 0)]
     assert run("reconstruct", "--same-person", *photos, "-o", tmp_path / "out", "--json") == 1

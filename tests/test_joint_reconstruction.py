@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mien.errors import ConfigError, ImageError, NoFaceFound, PhotoLeftOut
+from mien.fitting import FitSettings
 from mien.pipeline import Reconstructor
 from mien.result import PersonReconstruction
 from tests.astronaut import astronaut
@@ -73,6 +75,28 @@ def test_one_photo_of_mode_net_is_as_alone(reconstructor: Reconstructor) -> None
     np.testing.assert_allclose(joint.identity, alone.identity, atol=1e-4)
     np.testing.assert_allclose(joint.vertices, alone.vertices, atol=1e-3)
     assert np.abs(joint.texture - alone.texture).mean() < 0.02
+
+
+def test_the_pixels_of_photos_are_not_kept(
+    reconstructor: Reconstructor, photos: list[Path | np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, original = [], reconstructor.texture_builder._result
+
+    def result(inputs: object, view: Any, *arguments: Any) -> Any:
+        kept.append(view.photo.untyped_storage().nbytes())
+        return original(inputs, view, *arguments)
+
+    monkeypatch.setattr(reconstructor.texture_builder, "_result", result)
+    reconstructor.joint([photos[0], photos[2]])
+    assert kept == [0, 0]
+
+
+def test_a_fitted_focal_length_is_named_so() -> None:
+    settings = FitSettings(photometric_steps=1)
+    reconstructor = Reconstructor(mode="fit", detail=False, texture_size=256, refine_focal=True, settings=settings)
+    assert reconstructor.joint([astronaut()]).face.focal_source == "fitted"
+    *_, last = reconstructor.steps(astronaut())
+    assert last.faces[0].focal_source == "fitted"
 
 
 def test_photos_without_faces_are_refused(reconstructor: Reconstructor, tmp_path: Path) -> None:

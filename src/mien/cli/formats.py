@@ -109,8 +109,9 @@ TurntableOption = Annotated[
     Turntable | None,
     typer.Option(
         "--turntable",
+        metavar="[webp|mp4]",
         show_default=False,
-        help="Also write the turning head per face: turntable.webp, or turntable.mp4 (needs mien[video]).",
+        help="Also write the turning head per face: turntable.webp, or turntable.mp4 (needs the extra video).",
     ),
 ]
 _TURNTABLE_FORMATS = {Turntable.WEBP: "turntable", Turntable.MP4: "video"}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from mien.camera import Camera, to_camera_axes
 from mien.fitting import lid_openings
+from mien.lighting import LUMA
 from mien.morphable import FaceCoefficients
 from mien.morphable.landmark_tables import MEDIAPIPE_CHIN, MEDIAPIPE_TOP
 from mien.perception import face_crop
@@ -18,7 +19,6 @@ from mien.pipeline.inputs import FIT_SIZE_PX, PhotoInputs
 from mien.quality import FaceMeasures
 from mien.typing import Float, Tensor
 
-LUMA = (0.299, 0.587, 0.114)
 SMALLEST_SIZE_PX = 48
 """Smallest side of the crop in which sharpness is measured."""
 BRIGHT_QUANTILE = 0.95

@@ -109,16 +109,13 @@ class PersonPhotos:
             focal_fitted: Whether the fit found the focal length.
         """
 
-        def prepared(inputs: PhotoInputs) -> PhotoInputs:
-            return replace(inputs, focal_source="fitted") if focal_fitted else inputs
-
         def reader(photo: SeenPhoto, inputs: PhotoInputs) -> Callable[[], PhotoInputs]:
-            return lambda: replace(inputs, pixels=photo.pixels())
+            source = "fitted" if focal_fitted else inputs.focal_source
+            return lambda: replace(inputs, pixels=photo.pixels(), focal_source=source)
 
         return [
             PhotoFace(
                 read=reader(photo, inputs),
-                inputs=prepared(inputs),
                 coefficients=coefficients[k : k + 1],
                 camera=camera[k : k + 1],
                 weight=float(weights[k]),

@@ -354,6 +354,7 @@ class Reconstructor:
             one = inputs[k : k + 1]
             try:
                 found = self._coefficients(one, progress=progress)
+                one = self._after_fit(one)
                 if self.mode != "net":
                     faces[k] = self._quick_builder(one, found.coefficients, found.camera)
                     yield step("fit")
@@ -579,9 +580,7 @@ class Reconstructor:
     ) -> list[Reconstruction]:
         count, clock = len(inputs), StageClock(progress)
         found = self._coefficients(inputs, progress=progress)
-        if self.settings.refine_focal:
-            inputs = replace(inputs, focal_source="fitted")
-        faces = []
+        inputs, faces = self._after_fit(inputs), []
         with clock.stage("maps") as report:
             for k in range(count):
                 one = slice(k, k + 1)
@@ -591,6 +590,10 @@ class Reconstructor:
                 )
         times = (perception, *found.stage_times, *clock.times)
         return [replace(face, stage_seconds=tuple((t.name, t.seconds / count) for t in times)) for face in faces]
+
+    def _after_fit(self, inputs: PhotoInputs) -> PhotoInputs:
+        """The inputs as a fit leaves them: it may have found the focal length."""
+        return replace(inputs, focal_source="fitted") if self.settings.refine_focal else inputs
 
     def find_coefficients(self, inputs: PhotoInputs) -> FaceCoefficients:
         """Find the coefficients of faces without textures and maps, for callers that combine several photos.

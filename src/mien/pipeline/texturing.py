@@ -46,9 +46,7 @@ class PhotoFace:
     """One photo of a person, with the face in it."""
 
     read: Callable[[], PhotoInputs]
-    """Reads the photo again; the other inputs are those of `inputs`."""
-    inputs: PhotoInputs
-    """The face, possibly without the pixels of the photo."""
+    """The inputs of the face, for which the photo is read again."""
     coefficients: FaceCoefficients
     """Its coefficients."""
     camera: Camera
@@ -163,9 +161,8 @@ class TextureBuilder:
                         photo_weight=photo.weight,
                     )
                 )
-            views.append(
-                replace(view, photo=view.photo[..., :0, :0])
-            )  # the pixels of all photos would need much memory
+            # The pixels of all photos would need much memory.
+            views.append(replace(view, photo=view.photo.new_empty(1, 5, 0, 0)))
             if progress is not None:
                 progress((k + 1) / (2 * len(photos)))
         albedo, seen = merge_views(merged)

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.errors import ConfigError, MienError, PhotoLeftOut
+from mien.io.result_files import parse_formats
 from mien.memory import typed_out_of_memory
 from mien.scale.output_folder import PhotoFolder
-from mien.scale.photo_work import PhotoSettings, failed_row
+from mien.scale.photo_work import PhotoSettings, failed_row, flag_words
 from mien.scale.run_record import read_record
 from mien.scale.summary import PhotoRow
 
@@ -93,12 +94,15 @@ class PersonWorker:
         progress: Is called with the stages of each person, see `mien.fitting.Progress`.
 
     Raises:
-        MienError: As `PhotoSettings.reconstructor`.
+        MienError: As `PhotoSettings.reconstructor`, or a head is asked for, and the face model has none.
     """
 
     def __init__(self, settings: PhotoSettings, *, progress: Progress | None = None) -> None:
-        self.settings, self._progress = settings, progress
+        # The overlays show whether the person fits each photo.
+        self.settings = replace(settings, formats=parse_formats([*parse_formats(settings.formats), "overlay"]))
+        self._progress = progress
         self._reconstructor: Reconstructor = settings.reconstructor()
+        settings.check_head(self._reconstructor.model)
 
     def __call__(self, person: PersonFolder) -> list[PhotoRow]:
         """Reconstruct a person into the folder; the rows say what failed.
@@ -122,7 +126,6 @@ class PersonWorker:
 
     @typed_out_of_memory
     def _reconstruct(self, person: PersonFolder) -> PersonReconstruction:
-        from mien.export import write_reconstruction
         from mien.io.photo_arguments import read_argument
 
         settings = self.settings
@@ -142,21 +145,9 @@ class PersonWorker:
                 self._progress("writing", done / len(places))
             face = found.faces[number]
             if face is not None:
-                write_reconstruction(
-                    face,
-                    photo=read_argument(person.photos[number], max_pixels=settings.max_pixels),
-                    folder=folder,
-                    model=self._reconstructor.model,
-                    formats=_with_overlay(settings.formats),
-                    morphs=settings.glb,
-                )
+                photo = read_argument(person.photos[number], max_pixels=settings.max_pixels)
+                settings.write(face, photo, folder, model=self._reconstructor.model)
         return found
-
-
-def _with_overlay(formats: str | Iterable[str]) -> tuple[str, ...]:
-    from mien.io.result_files import parse_formats
-
-    return parse_formats([*parse_formats(formats), "overlay"])
 
 
 def _rows(person: PersonFolder, found: PersonReconstruction, *, seconds: float) -> Iterator[PhotoRow]:
@@ -171,4 +162,5 @@ def _rows(person: PersonFolder, found: PersonReconstruction, *, seconds: float) 
             photometric_error=None if face is None else face.photometric_error,
             results="" if face is None else str(folder),
             reason=f"{PhotoLeftOut.__name__}: {reason.removeprefix(f'{photo}: ')}" if reason else "",
+            flags="" if face is None else flag_words([face]),
         )

@@ -35,6 +35,8 @@ from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
     from mien.fitting import Progress
+    from mien.io.photo import Photo
+    from mien.morphable import MorphableModel
     from mien.pipeline import Reconstructor
     from mien.result import Reconstruction
     from mien.scale.addresses import AddressFolder
@@ -104,6 +106,48 @@ class PhotoSettings:
         scalp = parse_scalp(self.scalp)
         return MeshOptions(parse_parts(self.parts), self.neutral, self.units, self.embed_camera, self.glb, scalp)
 
+    def write(self, face: Reconstruction, photo: Photo, folder: Path, *, model: MorphableModel) -> None:
+        """Write the files of one face.
+
+        Args:
+            face: The face.
+            photo: The photo that shows it.
+            folder: Where the files go.
+            model: The model of the face.
+
+        Raises:
+            MienError: As `write_reconstruction`.
+        """
+        from mien.export import write_reconstruction
+
+        write_reconstruction(
+            face,
+            photo=photo,
+            folder=folder,
+            model=model,
+            formats=self.formats,
+            parts=self.parts,
+            neutral=self.neutral,
+            units=self.units,
+            embed_camera=self.embed_camera,
+            morphs=self.glb,
+            scalp=self.scalp,
+        )
+
+    def check_head(self, model: MorphableModel) -> None:
+        """Check before the first photo that the model has the head that the files show.
+
+        Args:
+            model: The model of the faces.
+
+        Raises:
+            ModelMismatch: A head is asked for, and the model has none.
+        """
+        if needs_head(parse_formats(self.formats), parse_parts(self.parts)):
+            from mien.morphable import load_head
+
+            load_head(model)
+
     def reconstructor(self) -> Reconstructor:
         """Load the model and the networks.
 
@@ -165,10 +209,7 @@ class PhotoWorker:
     ) -> None:
         self.settings, self._progress = settings, progress
         self._reconstructor = reconstructor or settings.reconstructor()
-        if needs_head(parse_formats(settings.formats), parse_parts(settings.parts)):
-            from mien.morphable import load_head
-
-            load_head(self._reconstructor.model)  # an error before the first photo, not at each of them
+        settings.check_head(self._reconstructor.model)
 
     def __call__(self, folder: PhotoFolder) -> PhotoOutcome:
         """Reconstruct a photo into its folder; if it fails, the row says why.
@@ -208,7 +249,6 @@ class PhotoWorker:
 
     @typed_out_of_memory
     def _write_faces(self, folder: PhotoFolder, content: str) -> list[Reconstruction]:
-        from mien.export import write_reconstruction
         from mien.io.photo_arguments import read_argument
 
         settings = self.settings
@@ -223,19 +263,7 @@ class PhotoWorker:
         folder.begin(content, settings.options)
         for index, face in enumerate(faces):
             self._stage("writing", index / len(faces))
-            write_reconstruction(
-                face,
-                photo=photo,
-                folder=folder.path / f"face{index}",
-                model=self._reconstructor.model,
-                formats=settings.formats,
-                parts=settings.parts,
-                neutral=settings.neutral,
-                units=settings.units,
-                embed_camera=settings.embed_camera,
-                morphs=settings.glb,
-                scalp=settings.scalp,
-            )
+            settings.write(face, photo, folder.path / f"face{index}", model=self._reconstructor.model)
         _remove_stale_faces(folder.path, len(faces))
         return faces
 
