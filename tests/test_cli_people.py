@@ -44,7 +44,7 @@ def test_options_of_meshes_hold_for_people_too(tmp_path: Path, monkeypatch: pyte
         written.append(options)
 
     monkeypatch.setattr("mien.export.write_reconstruction", write)
-    options = "--formats glb,obj --units mm --neutral --embed-camera --glb dense".split()
+    options = ["--formats", "glb,obj", "--units", "mm", "--neutral", "--embed-camera", "--glb", "dense"]
     assert run("reconstruct", "--same-person", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out", *options) == 0
     chosen = {"parts": "face", "neutral": True, "units": "mm", "embed_camera": True, "morphs": "dense", "scalp": "hair"}
     assert [one | chosen | {"formats": ("glb", "obj", "overlay")} for one in written] == written

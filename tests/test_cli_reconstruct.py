@@ -185,6 +185,8 @@ def test_results_are_not_photos_of_a_later_run(tmp_path: Path, monkeypatch: pyte
         ("-o one.glb --units cm", "units='cm' has no effect on the formats glb; choose one of obj, ply, usd"),
         ("--formats obj,json --embed-camera", "embed_camera=True has no effect on the formats obj, json"),
         ("--formats json --neutral", "neutral=True has no effect on the formats json"),
+        ("--formats obj --glb dense", "morphs='dense' has no effect on the formats obj; choose one of glb, vrm"),
+        ("--formats turntable,glb --scalp skin", "scalp='skin' changes only meshes of heads"),
     ],
 )
 def test_wrong_choices_of_files_are_wrong_usage(

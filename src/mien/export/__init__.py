@@ -49,6 +49,7 @@ from mien.io.result_files import (
 )
 from mien.io.result_folder import folder_of, write_coefficients, write_offset_maps, write_result_files
 from mien.morphable import MorphableModel, load_model
+from mien.morphable.per_model import on_cpu
 from mien.morphable.registry import converted_model_path
 from mien.result import Reconstruction
 
@@ -107,6 +108,7 @@ def write_reconstruction(
     folder = Path(folder)
     if model is not None:
         _check_model(reconstruction, model)
+        model = on_cpu(model)
         if not reconstruction.expression_names:
             reconstruction = replace(reconstruction, expression_names=model.expression_names)
     if photo is not None:
@@ -172,7 +174,7 @@ def write_mesh(
         raise ConfigError(f"parts={parts!r} are two meshes, but path={path} is one file; give a folder or one part.")
     _check_model(reconstruction, model)
     part = HEAD if format_name == "vrm" else options.parts[0]
-    meshes = MeshFiles(reconstruction, model, options)
+    meshes = MeshFiles(reconstruction, on_cpu(model), options)
     # The texture is not anna.png, which may be the photo.
     files = meshes.files(format_name, part, name=path.name, texture=f"{path.stem}_texture.png")
     with writing(path):
@@ -204,7 +206,7 @@ def write_turntable(
     check_animation(path)
     model = model or _model_of(reconstruction)
     _check_model(reconstruction, model)
-    painter = HeadPainter(reconstruction, model)
+    painter = HeadPainter(reconstruction, on_cpu(model))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda partial: turntable_file(painter, partial))
@@ -258,7 +260,7 @@ def glb_of(
         raise ConfigError(f"parts={parts!r} are two meshes; choose one of them.")
     model = model or _model_of(reconstruction)
     _check_model(reconstruction, model)
-    return MeshFiles(reconstruction, model, options).content("glb", options.parts[0])
+    return MeshFiles(reconstruction, on_cpu(model), options).content("glb", options.parts[0])
 
 
 def _model_of(reconstruction: Reconstruction) -> MorphableModel:

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from mien.export.part_materials import PART_MATERIALS
+from mien.export.srgb import decode_srgb, encode_srgb
 from mien.export.tangent_space import tangent_normal_map
 from mien.geometry import vertex_normals
 from mien.io.result_files import Scalp
@@ -86,15 +87,14 @@ class HeadLooks:
         """Linear colour of a part without texture, in white light."""
         linear = torch.tensor(PART_MATERIALS[name].colour)
         if self.tint is not None:
-            encoded = self.tint(_encoded(linear)[:, None, None])[:, 0, 0]
-            linear = _decoded(encoded.clamp(0, 1))
+            linear = decode_srgb(self.tint(encode_srgb(linear)[:, None, None])[:, 0, 0])
         red, green, blue = linear.tolist()
         return red, green, blue
 
     def part_colour_in_photo(self, name: str) -> tuple[float, float, float]:
         """The same in the photo's light."""
-        lit = _encoded(torch.tensor(self.part_colour(name))) * torch.from_numpy(self.light)
-        red, green, blue = _decoded(lit.clamp(0, 1)).tolist()
+        lit = encode_srgb(torch.tensor(self.part_colour(name))) * torch.from_numpy(self.light)
+        red, green, blue = decode_srgb(lit).tolist()
         return red, green, blue
 
 
@@ -110,7 +110,29 @@ def head_looks(
         scalp: What the scalp shows.
     """
     with torch.no_grad():
-        return _HeadPainter(reconstruction, model, head).looks(scalp)
+        return _LooksPainter(reconstruction, model, head).looks(scalp)
+
+
+@dataclass(frozen=True)
+class RelitFace:
+    """The texture of a face without the photo's light."""
+
+    texture: Float[Tensor, "3 S S"]
+    """sRGB-encoded colours in white light; row 0 is v = 1."""
+    tint: PhotoTint | None
+    """That of a photo without colours."""
+
+
+def relit_face(reconstruction: Reconstruction, model: MorphableModel, head: HeadModel) -> RelitFace:
+    """Remove the light from a face's texture, as in the look "relit".
+
+    Args:
+        reconstruction: The face.
+        model: The face's model, on the CPU.
+        head: Its head.
+    """
+    with torch.no_grad():
+        return _LooksPainter(reconstruction, model, head).relit_face()
 
 
 def atlas_size(texture_size: int, head: HeadModel) -> int:
@@ -119,8 +141,8 @@ def atlas_size(texture_size: int, head: HeadModel) -> int:
     return max(SMALLEST_ATLAS, min(side, LARGEST_ATLAS))
 
 
-class _HeadPainter:
-    """Paints one head."""
+class _LooksPainter:
+    """Paints the images of one head."""
 
     def __init__(self, reconstruction: Reconstruction, model: MorphableModel, head: HeadModel) -> None:
         self._face, self._model, self._head = reconstruction, model, head
@@ -157,6 +179,9 @@ class _HeadPainter:
             tint=self._tint,
             light=self._mean_light(shade).numpy(),
         )
+
+    def relit_face(self) -> RelitFace:
+        return RelitFace(self._tinted(self._relit_face(self._face_shade())[0]).clamp(0, 1), self._tint)
 
     def _tinted(self, colours: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
         return colours if self._tint is None else self._tint(colours)
@@ -365,11 +390,3 @@ def _variation(face: Float[Tensor, "1 3 S S"]) -> Float[Tensor, "1 1 S S"]:
 
 def _pixels(maps: Float[Tensor, "3 H W"]) -> Float[np.ndarray, "H W 3"]:
     return maps.clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
-
-
-def _encoded(linear: Tensor) -> Tensor:
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055)
-
-
-def _decoded(encoded: Tensor) -> Tensor:
-    return torch.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055).clamp(min=1e-6) ** 2.4)

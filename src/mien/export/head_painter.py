@@ -1,7 +1,7 @@
 """The whole head of a result, relit as in a studio, from any side and with any expression.
 
-The colours are those of the photo without its light: the face's texture divided by the fitted shading. The skin around
-the face continues them. Eyeballs, teeth, gums, tongue and mouth have colours of their own.
+The colours are those of the photo without its light, as in the look "relit" of `mien.export.head_looks`. The skin
+around the face continues them. Teeth, gums, tongue and mouth have colours of their own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from mien.camera import Camera, to_camera_axes
 from mien.errors import ModelMismatch
 from mien.export.face_view import FaceView
+from mien.export.head_looks import RelitFace, relit_face
 from mien.export.part_materials import PART_MATERIALS
 from mien.export.srgb import encode_srgb
 from mien.geometry import rotvec_to_rotmat, vertex_normals
-from mien.lighting import shading
 from mien.morphable import HeadModel, MorphableModel, load_head
 from mien.morphable.head import EYES, SKIN
 from mien.morphable.per_model import per_model
@@ -40,12 +40,9 @@ _SOFTNESS = 0.35
 skin scatters light."""
 _AMBIENT = (0.16, 0.34)
 """Light from below and from above."""
-_LEAST_SHADE = 0.3
-"""Darker shading is taken for this when a texture is relit: noise in deep shadow would become visible."""
 _MOUTH_DEPTH_M = 0.02
 """Depth behind the front teeth at which a 1/e of the light arrives: lamps do not know that lips and cheeks cover the
 mouth."""
-
 
 _GAMMA = 2.2
 """Encoded colours are about this root of the light, so that a factor of the light is its root in them."""
@@ -205,25 +202,20 @@ class HeadPainter:
         return vertex_normals(self._vertices[None], self._mesh.triangles.long())[0]
 
     @functools.cached_property
-    def _photo_shade(self) -> Float[Tensor, "W 3"]:
-        """The light of the photo on each vertex of the face as the photo shows it."""
-        normals = self._photo_normals @ _tensor(self._face.rotation).T
-        shade = shading(normals[None], _tensor(self._face.lighting)[None])[0]
-        return shade.clamp(min=_LEAST_SHADE)
-
-    @functools.cached_property
-    def _texture(self) -> Float[Tensor, "3 S S"]:
-        return _tensor(self._face.texture).permute(2, 0, 1).contiguous()
+    def _relit_face(self) -> RelitFace:
+        return relit_face(self._face, self._model, self._mesh.head)
 
     @functools.cached_property
     def _vertex_colours(self) -> Float[Tensor, "W 3"]:
         """Colours without light: of the face from its texture, of the rest as they continue."""
-        mesh, count = self._mesh, len(self._face.vertices_model)
-        face = sample_map(self._texture[None], mesh.uv[:count])[0] / self._photo_shade[:count]
+        mesh, relit, count = self._mesh, self._relit_face, len(self._face.vertices_model)
+        face = sample_map(relit.texture[None], mesh.uv[:count])[0]
         masks = self._model.masks
         far = far_colour(face, mesh.head, masks.skin * (1 - masks.neck))
         outer = continued_over_head(face, mesh.head, far=far)[len(face) :][: len(mesh.head.seam_shares)]
         colours = mesh.own_colours.clone()
+        if relit.tint is not None:
+            colours = relit.tint(colours.T[..., None])[..., 0].T
         colours[:count] = face
         colours[count : count + len(outer)] = outer
         return colours
@@ -232,9 +224,9 @@ class HeadPainter:
         """Encoded colours under the lamps; `normals` are in view axes."""
         light, shine = _lit(normals, self._mesh.gloss)
         mesh = self._mesh
-        values = torch.cat([self._vertex_colours, self._photo_shade, mesh.textured, light, shine], dim=-1)
-        plain, shade, textured, light, shine = view.vertex_values(values).split([3, 3, 1, 1, 1], dim=-1)
-        albedo = torch.where(textured > _WHOLE, view.map_values(self._texture) / shade, plain).clamp(0, 1)
+        values = torch.cat([self._vertex_colours, mesh.textured, light, shine], dim=-1)
+        plain, textured, light, shine = view.vertex_values(values).split([3, 1, 1, 1], dim=-1)
+        albedo = torch.where(textured > _WHOLE, view.map_values(self._relit_face.texture), plain).clamp(0, 1)
         return albedo * light + shine
 
 

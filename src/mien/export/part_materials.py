@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from mien.export.srgb import encode_srgb
+
 
 @dataclass(frozen=True)
 class PartMaterial:
@@ -40,5 +44,5 @@ PART_MATERIALS = {
 
 def encoded(colour: tuple[float, float, float]) -> tuple[float, float, float]:
     """An sRGB-encoded colour from a linear one."""
-    r, g, b = (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in colour)
-    return r, g, b
+    red, green, blue = encode_srgb(torch.tensor(colour)).tolist()
+    return red, green, blue

@@ -100,6 +100,7 @@ class MeshOptions:
             "neutral": (self.neutral, frozenset({"glb", "obj", "ply", "usd"})),  # a VRM is always neutral
             "units": (self.units != "m", _WITH_UNITS),
             "embed_camera": (self.embed_camera, _WITH_CAMERA),
+            "morphs": (self.morphs != "sparse", frozenset({"glb", "vrm"})),
         }
         for name, (chosen, concerned) in given.items():
             if chosen and not concerned & set(formats):
@@ -108,8 +109,12 @@ class MeshOptions:
                     f"{name}={getattr(self, name)!r} has no effect on the formats {', '.join(formats)}; choose one of "
                     f"{use}, or leave {name} out."
                 )
-        if self.scalp != "hair" and not needs_head(formats, self.parts):
-            raise ConfigError(f"scalp={self.scalp!r} has no effect on faces; choose parts='head', or leave scalp out.")
+        # Pictures of the head show no hair.
+        meshes = [name for name in formats if name not in PICTURE_FORMATS]
+        if self.scalp != "hair" and not needs_head(meshes, self.parts):
+            raise ConfigError(
+                f"scalp={self.scalp!r} changes only meshes of heads; choose parts='head' and a mesh, or leave it out."
+            )
 
 
 def parse_formats(formats: str | Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -26,6 +27,19 @@ class _Kept:
 
 
 _kept: weakref.WeakKeyDictionary[MorphableModel, dict[Any, _Kept]] = weakref.WeakKeyDictionary()
+
+
+def on_cpu(model: MorphableModel) -> MorphableModel:
+    """The model itself if it is on the CPU, else a copy there, which is kept as long as the model.
+
+    Args:
+        model: The model; it stays where it is.
+    """
+    return model if model.mean.device.type == "cpu" else per_model(model, _copy_on_cpu)
+
+
+def _copy_on_cpu(model: MorphableModel) -> MorphableModel:
+    return copy.deepcopy(model).cpu()
 
 
 def per_model(model: MorphableModel, build: Callable[..., Value], *settings: Hashable) -> Value:
