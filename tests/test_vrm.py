@@ -109,7 +109,10 @@ def test_expressions_move_the_blendshapes_at_each_node(vrm: Glb) -> None:
             found[node["name"], target] = bind["weight"]
         return found
 
-    assert moved(expressions["preset"]["blink"]) == {("head", "eyeBlinkLeft"): 1, ("head", "eyeBlinkRight"): 1}
+    assert moved(expressions["preset"]["blink"]) == {  # the lids press on the eyeballs
+        ("head", "eyeBlinkLeft"): 1, ("head", "eyeBlinkRight"): 1,
+        ("eye_left", "eyeBlinkLeft"): 1, ("eye_right", "eyeBlinkRight"): 1,
+    }  # fmt: skip
     assert moved(expressions["preset"]["lookLeft"]) == {
         ("head", "eyeLookOutLeft"): 1, ("head", "eyeLookInRight"): 1,
         ("eye_left", "eyeLookOutLeft"): 1, ("eye_right", "eyeLookInRight"): 1,

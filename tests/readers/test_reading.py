@@ -30,7 +30,7 @@ UNGUARDED = {
 }  # fmt: skip
 """Functions that read what anybody wrote, without limits and with untyped errors."""
 UNGUARDED_NAMES = {"safe_open", "load_file", "tomllib", "tomli"}
-WRITES = {"io/result_folder.py": {("zipfile", "ZipFile")}}
+WRITES = {"io/result_folder.py": {("zipfile", "ZipFile")}, "export/usd.py": {("zipfile", "ZipFile")}}
 """Uses that write."""
 
 

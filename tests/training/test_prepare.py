@@ -16,6 +16,7 @@ from PIL import Image
 from mien.errors import ConfigError, FormatError, OutputError
 from mien.io.folder_lock import LOCK_FILE, locked_folder
 from mien.perception import FaceDetection, FaceParts
+from mien.quality import CoveredShares
 from mien.training.data import prepare as module
 from mien.training.data.prepare import (
     PhotoEntry,
@@ -90,7 +91,19 @@ def judged(
     mask = torch.zeros(size, size)
     mask[16 : 16 + round(32 * skin), 16:48] = 1.0
     record = FaceRecord(crop, mask, torch.zeros(68, 2), torch.zeros(468, 2), 1.0, (0.0, 0.0), 1.0)
-    return _flags(face, record, FaceParts(skin=mask, eyes=mask, mouth=mask, oval=oval, inner=oval))
+    return _flags(
+        face,
+        record,
+        FaceParts(
+            skin=mask,
+            eyes=mask,
+            mouth=mask,
+            oval=oval,
+            inner=oval,
+            covered=torch.zeros(size, size),
+            covered_shares=CoveredShares(),
+        ),
+    )
 
 
 def test_flags_name_blur_darkness_cover_and_profile_at_their_limits() -> None:

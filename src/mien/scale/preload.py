@@ -19,6 +19,8 @@ from dataclasses import asdict
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
+from mien.errors import ConfigError
+from mien.io.reading import parse_json
 from mien.scale.photo_work import PhotoSettings
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def load(text: str) -> None:
     import mien.io.photo_arguments
     import mien.pipeline  # noqa: F401
 
-    stored: dict[str, Any] = json.loads(text)
+    stored = parse_json(text, dict[str, Any], _VARIABLE, advice="unset it", error=ConfigError)
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     if values.pop("class") == PhotoSettings.__qualname__:
         with suppress(Exception):

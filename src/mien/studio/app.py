@@ -173,7 +173,7 @@ async def pin(
     The body has a list of landmarks for each face, in the order of `outlines`.
     """
     if before.detected is None or len(faces) > len(before.detected.faces):
-        raise HTTPException(409, "the photo does not show so many faces; wait for the event `detected`.")
+        raise HTTPException(409, "pins are given for more faces than the photo shows; wait for the event `detected`.")
     folder = jobs.new_folder()
     await asyncio.to_thread(_copy, before.task.photo, folder / PHOTO_NAME)
     pins = tuple(tuple((one.landmark, one.x, one.y) for one in face) for face in faces)

@@ -65,9 +65,9 @@ class Guard:
         given = self._token_of_address(scope)
         if given is not None:
             # The token leaves the address, which is shown and remembered by the browser.
-            answer = RedirectResponse(scope["path"], status_code=303)
-            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
-            await answer(scope, receive, _with_headers(send))
+            response = RedirectResponse(scope["path"], status_code=303)
+            response.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+            await response(scope, receive, _with_headers(send))
             return
         await self._app(scope, receive, _with_headers(send))
 
@@ -76,7 +76,7 @@ class Guard:
         if host not in self._hosts:
             return PlainTextResponse("This address is not mien's; use the one that the terminal shows.", 421)
         if not self._same_origin(scope, headers, host):
-            return PlainTextResponse("Requests from other pages are not answered.", 403)
+            return PlainTextResponse("Requests from other pages are refused.", 403)
         if self._token is not None and not self._knows_token(scope, headers):
             return PlainTextResponse("Use the address with the token that the terminal shows.", 401)
         return None

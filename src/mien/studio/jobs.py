@@ -143,7 +143,7 @@ class Jobs:
         """Whether a process has loaded its networks."""
 
     async def start(self) -> None:
-        """Start the processes; they load their networks while the server already answers."""
+        """Start the processes; they load their networks while the server already responds."""
         self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._count)]
         self._tasks.append(asyncio.create_task(self._tidy()))
 

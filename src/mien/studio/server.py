@@ -43,7 +43,7 @@ def serve(
         device: As in `Reconstructor`.
         threads: Number of threads of each process.
         memory_bytes: Limit of the data of each process, on Linux; 0 for no limit.
-        started: Is called with the address of the page when it answers.
+        started: Is called with the address of the page when it responds.
 
     Raises:
         ConfigError: The address is in use or is not one of this machine.
@@ -64,7 +64,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Tells when it responds."""
 
     def __init__(self, config: uvicorn.Config, address: str, started: Callable[[str], None]) -> None:
         super().__init__(config)

@@ -35,7 +35,13 @@ RENAMED = {
     "base.pose_error": "coarse.pose_error",
 }
 """Settings of mien 0.1 and their names of today. The old names are accepted until 0.3, with a warning."""
-ADDED = {"data.fits": "false", "encoder.refine_from": '"prediction"'}
+ADDED = {
+    "data.fits": "false",
+    "data.photos_per_person": "1",
+    "encoder.refine_from": '"prediction"',
+    "loss.person_albedo": "0.0",
+    "loss.person_shape": "0.0",
+}
 """Settings that records of mien 0.2 do not have, and their effect there, as `_literal` writes it."""
 RENAMED_VALUES = {("encoder.learn", "second look"): "refiner"}
 _MAX_CHANGE = 4096
