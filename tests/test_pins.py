@@ -29,6 +29,28 @@ def test_pinned_landmarks_lie_at_their_pins(detection: FaceDetection) -> None:
         np.testing.assert_allclose(after[pin.landmark], [pin.x_px, pin.y_px], atol=1e-6)
 
 
+def test_a_closed_mouth_is_opened_by_two_pins(detection: FaceDetection) -> None:
+    """Both lips are at the same place and move apart; nothing moves farther than they do."""
+    rows = [int(np.flatnonzero((detection.landmarks468_px[:, :2] == p).all(1))[0]) for p in lips_of(detection)]
+    points = detection.landmarks468_px.copy()
+    points[rows[1]] = points[rows[0]] + [0.0, 0.5, 0.0]
+    shut = replace(detection, landmarks468_px=points)
+    (x, top), (_, bottom) = lips_of(shut).tolist()
+    opened = pinned(shut, [Pin(62, x, top - 10), Pin(66, x, bottom + 10)])
+    np.testing.assert_allclose(lips_of(opened), [[x, top - 10], [x, bottom + 10]], atol=1e-6)
+    shift = np.linalg.norm((opened.landmarks468_px - points)[:, :2], axis=1)
+    assert shift.max() < 10.01
+    together = pinned(shut, [Pin(62, x, top - 10), Pin(66, x, bottom - 10)])
+    near = np.linalg.norm(points[:, :2] - [x, top], axis=1) < 12
+    assert near.sum() > 2
+    assert (points - together.landmarks468_px)[near, 1].min() > 5  # what is around them follows
+
+
+def lips_of(detection: FaceDetection) -> np.ndarray:
+    """The middle of the upper and of the lower lip."""
+    return detection.landmarks68_px[[62, 66]]
+
+
 def test_distant_points_and_depth_stay(detection: FaceDetection) -> None:
     x, y = map(float, detection.landmarks68_px[30])
     moved = pinned(detection, [Pin(30, x + 8, y)])

@@ -14,6 +14,11 @@ from mien.typing import Float
 _REACH_SHARE = 0.08
 """Distance at which a point follows a placed landmark by 60 %, as a share of the size of the face: about half an eye,
 so that a lid takes its eye along and not the brow."""
+_NARROW = 0.5
+"""Reach of a landmark's own movement over its distance from the next pinned one: this one follows by an eighth."""
+_SMALLEST_REACH_PX = 0.01
+_RIDGE = 0.05
+"""Weight of small shares: two landmarks at one place that move apart by 1 pixel have shares of 10 at most."""
 _INNER = (17, 68)
 """The iBUG landmarks that can be placed: those of the jaw are computed from the contour, not from single points."""
 
@@ -33,8 +38,10 @@ class Pin:
 def pinned(detection: FaceDetection, pins: Sequence[Pin]) -> FaceDetection:
     """Move the points of a face so that its landmarks lie where they were placed.
 
-    The displacements of the pins are interpolated by Gaussian functions, so each pinned landmark moves exactly to its
-    pin, and points far from all of them stay.
+    The displacements of the pins are interpolated by Gaussian functions: each pinned landmark moves to its pin, exactly
+    if it is one point of the mesh and nearly if it is the mean of two, and points far from all pins stay. Landmarks that
+    are close together, as the lips of a closed mouth, may move apart; what their movements do not have in common moves
+    only what lies between them.
 
     Args:
         detection: The face.
@@ -57,11 +64,9 @@ def pinned(detection: FaceDetection, pins: Sequence[Pin]) -> FaceDetection:
     from_px = detection.landmarks68_px[numbers]
     points = detection.landmarks468_px.astype(float)
     reach = _REACH_SHARE * float(np.linalg.norm(np.ptp(points[:, :2], axis=0)))
-    shares = np.linalg.solve(_bumps(from_px, from_px, reach), places - from_px)
-    points[:, :2] += _bumps(points[:, :2], from_px, reach) @ shares
-    irises = detection.irises_px + (_bumps(detection.irises_px.reshape(-1, 2), from_px, reach) @ shares).reshape(
-        2, 5, 2
-    )
+    move = _Displacement.of(from_px, places - from_px, reach)
+    points[:, :2] += move(points[:, :2])
+    irises = detection.irises_px + move(detection.irises_px.reshape(-1, 2)).reshape(2, 5, 2)
     return replace(
         detection,
         landmarks468_px=points.astype(detection.landmarks468_px.dtype),
@@ -69,8 +74,38 @@ def pinned(detection: FaceDetection, pins: Sequence[Pin]) -> FaceDetection:
     )
 
 
+@dataclass(frozen=True)
+class _Displacement:
+    """How far points move: a wide Gaussian function around each pinned landmark, and a narrow one for what remains.
+
+    Wide functions alone would need huge, opposite shares for two close landmarks that move apart.
+    """
+
+    centres: Float[np.ndarray, "K 2"]
+    reaches: tuple[Float[np.ndarray, "K"], Float[np.ndarray, "K"]]
+    """Standard deviations of the wide and of the narrow functions, pixels."""
+    shares: tuple[Float[np.ndarray, "K 2"], Float[np.ndarray, "K 2"]]
+
+    @classmethod
+    def of(cls, centres: Float[np.ndarray, "K 2"], moves: Float[np.ndarray, "K 2"], reach: float) -> _Displacement:
+        """The displacement that moves each centre as given."""
+        count = len(centres)
+        distances = np.linalg.norm(centres[:, None] - centres, axis=-1)
+        nearest = np.where(np.eye(count, dtype=bool), np.inf, distances).min(1)
+        wide = np.full(count, reach)
+        narrow = np.clip(_NARROW * nearest, _SMALLEST_REACH_PX, reach)
+        bumps = _bumps(centres, centres, wide)
+        common = np.linalg.solve(bumps + _RIDGE * np.eye(count), moves)
+        rest = np.linalg.solve(_bumps(centres, centres, narrow), moves - bumps @ common)
+        return cls(centres, (wide, narrow), (common, rest))
+
+    def __call__(self, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        (wide, narrow), (common, rest) = self.reaches, self.shares
+        return _bumps(points, self.centres, wide) @ common + _bumps(points, self.centres, narrow) @ rest
+
+
 def _bumps(
-    points: Float[np.ndarray, "N 2"], centres: Float[np.ndarray, "K 2"], reach: float
+    points: Float[np.ndarray, "N 2"], centres: Float[np.ndarray, "K 2"], reaches: Float[np.ndarray, "K"]
 ) -> Float[np.ndarray, "N K"]:
     squared = ((points[:, None] - centres) ** 2).sum(-1)
-    return np.exp(-squared / (2 * reach**2))
+    return np.exp(-squared / (2 * reaches**2))
