@@ -13,7 +13,7 @@ from PIL import Image
 
 from mien.errors import ConfigError, ModelMismatch
 from mien.export import turntable, write_reconstruction, write_turntable
-from mien.export.head_painter import BACKDROP, FACE, HeadPainter, has_head
+from mien.export.head_painter import BACKDROP, FACE, HeadPainter
 from mien.export.images import PANEL_SIDE, FacePainter, sheet_image
 from mien.export.model_face import model_face
 from mien.export.turntable import EXPRESSIONS, expression_sheet
@@ -21,6 +21,7 @@ from mien.io.animation import write_animation
 from mien.io.photo import Photo
 from mien.lighting import ambient_lighting
 from mien.morphable import MorphableModel, load_model
+from mien.morphable.head import has_head
 from mien.result import Reconstruction
 from mien.typing import Bool, Float, Tensor, UInt8
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
@@ -82,6 +83,17 @@ def test_the_texture_is_relit(model: MorphableModel, face: Reconstruction) -> No
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
     dark = replace(face, texture=0.5 * face.texture)
     assert np.abs(pictures[0] - HeadPainter(dark, model).picture(yaw_deg=-30.0, side_px=SIDE)).mean() > 5
+
+
+def test_heads_of_grey_photos_are_grey(model: MorphableModel, face: Reconstruction) -> None:
+    """Fitted albedo and light have a colour, and tongue and gums are red: a grey photo has nothing of that."""
+    shading = np.linspace(0.6, 1.4, 64, dtype=np.float32)[:, None, None]  # one grey level would not tell a tint
+    warm = face.lighting * np.array([1.1, 1.0, 0.9], np.float32)
+    grey = replace(face, texture=0.5 * shading * np.ones((64, 64, 3), np.float32), lighting=warm)
+    jaw = expression_of(model, jawOpen=0.8)
+    picture = HeadPainter(grey, model).picture(yaw_deg=0.0, side_px=SIDE, framing=FACE, expression=jaw)
+    inner = picture[shown(picture)].astype(int)
+    assert np.mean(np.ptp(inner, axis=1) <= 2) > 0.97  # the outline is mixed with the backdrop
 
 
 def test_the_lamps_stand_still_while_the_head_turns(model: MorphableModel, face: Reconstruction) -> None:

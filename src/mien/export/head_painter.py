@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional as F
 
 from mien.camera import Camera, to_camera_axes
-from mien.errors import ModelMismatch
 from mien.export.face_view import FaceView
 from mien.export.head_looks import RelitFace, relit_face
 from mien.export.part_materials import PART_MATERIALS
@@ -95,12 +94,8 @@ class _HeadMesh:
     blendshapes: Float[Tensor, "E W 3"]
 
 
-def _head_mesh(model: MorphableModel) -> _HeadMesh | None:
-    """None for models without a head."""
-    try:
-        head = load_head(model)
-    except ModelMismatch:
-        return None
+def _head_mesh(model: MorphableModel) -> _HeadMesh:
+    head = load_head(model)
     face, count = len(model.mean), len(model.mean) + len(head.mean)
     uv, textured, own_colours, gloss = (torch.zeros(count, size) for size in (2, 1, 3, 2))
     uv[:face], textured[:face] = model.uv.cpu(), 1.0
@@ -123,11 +118,6 @@ def _head_mesh(model: MorphableModel) -> _HeadMesh | None:
     return _HeadMesh(head, triangles, uv, textured, own_colours, gloss, blendshapes)
 
 
-def has_head(model: MorphableModel) -> bool:
-    """Whether there is a head for the faces of a model."""
-    return per_model(model, _head_mesh) is not None
-
-
 class HeadPainter:
     """Pictures of the head of one reconstruction.
 
@@ -141,8 +131,6 @@ class HeadPainter:
 
     def __init__(self, reconstruction: Reconstruction, model: MorphableModel) -> None:
         mesh = per_model(model, _head_mesh)
-        if mesh is None:
-            raise ModelMismatch(f"there is no head for the face model {model.name!r}; only mien-face has one.")
         self._face, self._model, self._mesh = reconstruction, model, mesh
         identity, expression = _tensor(reconstruction.identity), _tensor(reconstruction.expression)
         own = mesh.head.own_vertices(identity[None], expression[None])[0]

@@ -13,13 +13,14 @@ from mien.camera import Camera, to_camera_axes
 from mien.export.contact_sheet import PAPER, LabelStyle, SheetLayout, contact_sheet, in_rows
 from mien.export.face_normals import FaceNormals
 from mien.export.face_view import FaceView
-from mien.export.head_painter import HeadPainter, has_head
+from mien.export.head_painter import HeadPainter
 from mien.export.srgb import encode_srgb
 from mien.export.uv_layout import texels_of
 from mien.geometry import rotvec_to_rotmat
 from mien.io.photo import Photo
 from mien.lighting import shading
 from mien.morphable import MorphableModel
+from mien.morphable.head import has_head
 from mien.result import Reconstruction
 from mien.typing import Float, Tensor, UInt8
 

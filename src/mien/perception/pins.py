@@ -39,7 +39,7 @@ def pinned(detection: FaceDetection, pins: Sequence[Pin]) -> FaceDetection:
     """Move the points of a face so that its landmarks lie where they were placed.
 
     The displacements of the pins are interpolated by Gaussian functions: each pinned landmark moves to its pin, exactly
-    if it is one point of the mesh and nearly if it is the mean of two, and points far from all pins stay. Landmarks that
+    if it is one point of the mesh and nearly if it lies between two, and points far from all pins stay. Landmarks that
     are close together, as the lips of a closed mouth, may move apart; what their movements do not have in common moves
     only what lies between them.
 
