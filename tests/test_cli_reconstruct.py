@@ -7,6 +7,8 @@ import json
 import os
 import re
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,15 @@ import mien.pipeline
 from mien.cli.options import GlbMorphs
 from mien.cli.summary import show_rows
 from mien.cli.terminal import stdout
-from mien.errors import PhotoReduced
+from mien.errors import FaceDoubtful, PhotoReduced
 from mien.io.result_files import MORPH_STORAGE
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
+from mien.quality import CoveredShares, FaceMeasures, FaceQuality
+from mien.result import Reconstruction
 from mien.scale.summary import PhotoRow
 from tests.command import FakeReconstructor, photo_with, run, summary
 from tests.glb_reader import Glb
-from tests.tiny_face import tiny_photo
+from tests.tiny_face import tiny_photo, tiny_reconstruction
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +155,23 @@ def test_a_mesh_file_is_the_most_prominent_face_alone(tmp_path: Path) -> None:
     none = photo_with(tmp_path / "nobody.png", 0)
     assert run("reconstruct", none, "-o", tmp_path / "nobody.glb") == 1
     assert not (tmp_path / "nobody.glb").exists()
+
+
+def test_a_doubtful_face_of_one_file_gives_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measures = FaceMeasures(CoveredShares(), (0.3, 0.3), 5.0, 0.0, 20.0, 0.5, 0.6, 0.0, 0.8)
+    face = replace(tiny_reconstruction(), quality=FaceQuality.judge(measures, landmark_error=0.02))
+
+    def found(*_: object, **__: object) -> list[Reconstruction]:
+        warnings.warn(FaceDoubtful("the face is tiny"), stacklevel=2)
+        return [face]
+
+    monkeypatch.setattr(FakeReconstructor, "__call__", found)
+    assert run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "a.ply") == 0
+    shown = capsys.readouterr().err
+    assert "note: the face is 20 pixels high" in shown
+    assert "FaceDoubtful" not in shown
 
 
 def test_the_texture_of_an_obj_does_not_replace_the_photo(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_pixels_of_photos_are_not_kept(
 ) -> None:
     kept, original = [], reconstructor.texture_builder._result
 
-    def result(inputs: object, view: Any, *arguments: Any) -> Any:
+    def result(inputs: Any, view: Any, *arguments: Any) -> Any:
         kept.append(view.photo.untyped_storage().nbytes())
         return original(inputs, view, *arguments)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mien.cli import main
-from mien.errors import ConfigError
+from mien.errors import ConfigError, FormatError
 from mien.export.html import VIEW_FILE, head_page, write_view
 
 ROOT = Path(__file__).parents[2]
@@ -76,16 +76,22 @@ def test_a_head_is_one_file_with_everything_inside() -> None:
 def test_the_head_of_a_result_is_preferred_to_its_face(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no head\.glb"):
         write_view(tmp_path)
-    (tmp_path / "face.glb").write_bytes(b"face")
+    (tmp_path / "face.glb").write_bytes(b"glTFface")
     assert write_view(tmp_path) == tmp_path / VIEW_FILE
     face = (tmp_path / VIEW_FILE).read_text()
-    (tmp_path / "head.glb").write_bytes(b"head")
+    (tmp_path / "head.glb").write_bytes(b"glTFhead")
     assert write_view(tmp_path, tmp_path / "other.html").read_text() != face
     assert write_view(tmp_path / "face.glb").read_text() == face
 
 
+def test_a_photo_is_no_head(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(bytes(20))
+    with pytest.raises(FormatError, match=r"a\.jpg is not a GLB file"):
+        write_view(tmp_path / "a.jpg")
+
+
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
-    (tmp_path / "face.glb").write_bytes(b"face")
+    (tmp_path / "face.glb").write_bytes(b"glTFface")
     with pytest.raises(SystemExit) as ended:
         main(["view", str(tmp_path), "--html", str(tmp_path / "a.html"), "--no-open"])
     assert ended.value.code == 0

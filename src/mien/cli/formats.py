@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import enum
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from mien.cli.options import wrong_usage
-from mien.errors import ConfigError
+from mien.cli.terminal import printable, stderr
+from mien.errors import ConfigError, FaceDoubtful
 from mien.io.result_files import (
     DEFAULT_FORMATS,
     FORMATS,
@@ -184,8 +187,13 @@ def reconstruct_to_file(
     """
     from mien.export import write_mesh
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FaceDoubtful)  # a line says it below
+        face = reconstruct(photo)[0]
+    if face.quality is not None and face.quality.flags:
+        stderr().print(Text(printable(f"note: {face.quality.advice()}")), soft_wrap=True)
     write_mesh(
-        reconstruct(photo)[0],
+        face,
         model,
         out,
         parts=options.parts[0],

@@ -22,7 +22,9 @@ _JPEG_QUALITY = 94  # no visible difference, at a quarter of the PNG's size
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
-_GLB_MAGIC, _CHUNK_JSON, _CHUNK_BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
+GLB_MAGIC = b"glTF"
+"""The first bytes of a GLB file."""
+_CHUNK_JSON, _CHUNK_BIN = 0x4E4F534A, 0x004E4942
 
 
 @dataclass
@@ -197,7 +199,7 @@ def pack_glb(document: dict[str, object], glb: Glb) -> bytes:
     binary = glb.length + len(padding)
     return b"".join(
         [
-            struct.pack("<III", _GLB_MAGIC, 2, 12 + 8 + len(text) + 8 + binary),
+            struct.pack("<4sII", GLB_MAGIC, 2, 12 + 8 + len(text) + 8 + binary),
             struct.pack("<II", len(text), _CHUNK_JSON),
             text,
             struct.pack("<II", binary, _CHUNK_BIN),

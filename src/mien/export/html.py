@@ -11,7 +11,8 @@ import html
 from importlib.resources import files
 from pathlib import Path
 
-from mien.errors import ConfigError
+from mien.errors import ConfigError, FormatError
+from mien.export.glb_file import GLB_MAGIC
 from mien.io.files import write_text, writing
 from mien.io.result_files import FACE, HEAD, mesh_file
 
@@ -50,10 +51,14 @@ def write_view(result: Path, path: Path | None = None) -> Path:
 
     Raises:
         ConfigError: The folder has no GLB file.
+        FormatError: The file is not a GLB.
         OutputError: The page cannot be written.
     """
     glb = result if result.is_file() else _glb_of(result)
-    page = head_page(glb.read_bytes(), title=glb.resolve().parent.name)
+    content = glb.read_bytes()
+    if not content.startswith(GLB_MAGIC):
+        raise FormatError(f"{glb} is not a GLB file; give the folder of a face, or a file that ends in .glb.")
+    page = head_page(content, title=glb.resolve().parent.name)
     path = path or glb.with_name(VIEW_FILE)
     with writing(path):
         write_text(path, page)
