@@ -102,6 +102,7 @@ def judged(
             inner=oval,
             covered=torch.zeros(size, size),
             covered_shares=CoveredShares(),
+            cut_off=0.0,
         ),
     )
 
