@@ -180,7 +180,7 @@ class Tracker:
         frames, tracklets = store.rows()
         people = find_people(timeline, frames, tracklets)
         if not people:
-            raise NoFaceFound(f"{info.name}: no face was found in any of its frames; use a closer shot.")
+            raise NoFaceFound(f"{info.name}: no face was found in {len(timeline.times_s)} frames; use a closer shot.")
         camera = self._camera(info, store, people[0])
         for person in people:
             yield self._track(_Source(video, rate, info, store, timeline), person, camera, report)
