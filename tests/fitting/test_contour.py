@@ -222,15 +222,6 @@ def with_head() -> MorphableModel:
     return load_model()
 
 
-def test_a_head_extends_the_trust_towards_the_boundary(with_head: MorphableModel) -> None:
-    mesh, without = ContourMesh.of(with_head), ContourMesh.around(with_head, None)
-    assert mesh.head is not None
-    assert without.head is None
-    more = mesh.trust - without.trust
-    assert more.min() >= 0
-    assert more.max() > 0.9
-    assert (mesh.trust[boundary_vertices(with_head.triangles)] == 0).all()
-
 
 def test_the_covered_pixels_are_those_of_the_whole_heads_skin(with_head: MorphableModel) -> None:
     skin, head, face = HeadSkin.of(with_head), load_head(with_head), turned(with_head)
