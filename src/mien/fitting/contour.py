@@ -52,8 +52,8 @@ the size of the face. Where the nose is in front of the cheek, or the jaw of the
 colour."""
 BOUNDARY_REACH_M = (0.02, 0.04)
 """Distance from the boundary of the mesh: up to the first value the contour in the photo is that of ears, hair or neck,
-from the second on it is that of the face. Where a head tells where ears and neck are, 5 to 15 mm would do, and jaw lines
-on Helen come nearer; but on photos with scans the error grows by 0.022 mm [0.009, 0.036]."""
+from the second on it is that of the face. With a head that tells where ears and neck are, jaw lines on Helen come
+nearer if 5 to 15 mm are used; but on photos with scans the error grows by 0.022 mm [0.009, 0.036]."""
 UNDERSIDE = (0.3, 0.6)
 """Downward component of the normal of the mean face. Up to the first value there may be background outside the
 contour. From the second on there is skin outside it, mostly of the neck, which has the colour of the face and a contour
