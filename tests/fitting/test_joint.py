@@ -169,7 +169,9 @@ def test_the_order_of_the_photos_does_not_matter(tiny: MorphableModel) -> None:
 
 
 def test_three_views_tell_more_than_one(tiny: MorphableModel) -> None:
-    targets, gt = person_of(tiny)
+    exact, gt = person_of(tiny)
+    noise = torch.randn(exact.landmarks468_px.shape, generator=torch.Generator().manual_seed(0))
+    targets = replace(exact, landmarks468_px=exact.landmarks468_px + 1.5 * noise)
     found = fit_joint(tiny, targets, settings=SETTINGS)
     identity, albedo = found.coefficients.identity, found.coefficients.albedo
     assert torch.equal(identity, identity[:1].expand_as(identity))
@@ -177,7 +179,7 @@ def test_three_views_tell_more_than_one(tiny: MorphableModel) -> None:
     assert (found.coefficients.expression[0] - found.coefficients.expression[1]).abs().max() > 0.05
     alone = [fit(tiny, targets[k : k + 1], settings=SETTINGS).coefficients for k in range(len(YAWS))]
     errors = [shape_error(tiny, face, gt[:1]) for face in alone]
-    assert shape_error(tiny, found.coefficients[:1], gt[:1]) < 0.9 * sum(errors) / len(errors)
+    assert shape_error(tiny, found.coefficients[:1], gt[:1]) < 0.75 * sum(errors) / len(errors)
     assert found.photo_weights.min() > 0.8
 
 

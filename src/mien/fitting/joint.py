@@ -1,6 +1,7 @@
 """The fit of several photos of one person: one identity and albedo; expression, pose, light and focal length per photo.
 
     landmarks + priors ── Gauss-Newton ──► poses, expressions, identity    joint_landmarks
+    turns of the heads ──► what photos, points and depths count for        views
     identity of each photo against that of all ──► weights of the photos   here
     colours ── Gauss-Newton ──► lights, albedo                             joint_light
     pixels + landmarks + contours ── Gauss-Newton, quasi-Newton ──► all    joint_photometric
@@ -12,6 +13,7 @@ one photo at a time is rendered.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +27,7 @@ from mien.fitting.photometric import photometric_error
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import FitSettings, FitTargets, Progress, StageTime
 from mien.fitting.stages import StageClock, check_finite, landmark_priors, trusted_point_weights
+from mien.fitting.views import Views
 from mien.lighting import ambient_lighting
 from mien.losses import geman_mcclure_weights
 from mien.morphable import FaceCoefficients, MorphableModel
@@ -127,15 +130,19 @@ def _fit_ordered(
 ) -> JointFit:
     count = len(targets.crops)
     points = trusted_point_weights(model, targets)
+    views = Views.of(model, targets)
+    if count > 1:
+        points = points * views.point_weights(model)
+        settings = replace(settings, depth_sigma=settings.depth_sigma * math.sqrt(views.count_of_sides()))
     with clock.stage("landmarks"):
-        landmarks, person, weights = _fit_landmarks(model, targets, points, settings=settings, start=start)
-        fits = landmarks.results()
+        landmarks, person, weights = _fit_landmarks(model, targets, points, settings=settings, start=start, views=views)
+        fits, influence = landmarks.results(), views.influence(weights)
         targets = replace(targets, camera=Camera.join([found.camera for found in fits]))
     photos = [targets[k : k + 1] for k in range(count)]
     albedo, light = fits[0].identity.new_zeros(1, model.counts[2]), ambient_lighting(1).to(fits[0].identity)
     faces = [FaceCoefficients(found.identity, found.expression, albedo, light, found.pose) for found in fits]
     with clock.stage("light and albedo"):
-        lit = fit_joint_light(model, photos, faces, settings=settings, weights=weights)
+        lit = fit_joint_light(model, photos, faces, settings=settings, weights=influence)
         faces = [
             replace(face, lighting=lit.lighting[k : k + 1], albedo=lit.albedo[k : k + 1])
             for k, face in enumerate(faces)
@@ -149,7 +156,7 @@ def _fit_ordered(
             point_weights=points,
             recognition=recognition,
             person=person,
-            weights=weights,
+            weights=influence,
             progress=report,
         )
     with torch.no_grad():
@@ -167,6 +174,7 @@ def _fit_landmarks(
     *,
     settings: FitSettings,
     start: FaceCoefficients | None,
+    views: Views,
 ) -> tuple[JointLandmarks, PersonPrior, Float[Tensor, "B"]]:
     """The landmark fit of all photos, the prior of the person, and the weight of each photo."""
 
@@ -186,7 +194,7 @@ def _fit_landmarks(
     count = len(targets.crops)
     weights = torch.ones(count).to(targets.crops)
     together = problem(slice(None), joined_prediction(prediction, weights))
-    together.descend(weights)
+    together.descend(views.influence(weights))
     if count > 1:
         alone: list[Tensor] = []
         for k in range(count):
@@ -201,7 +209,7 @@ def _fit_landmarks(
                 model, sigma=settings.identity_sigma, prediction=joined_prediction(prediction, weights)
             )
             together.person = person
-            together.descend(weights, again=True)
+            together.descend(views.influence(weights), again=True)
     return together, together.person, weights
 
 
