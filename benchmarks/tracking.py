@@ -43,7 +43,7 @@ from mien.tracking import Track, Tracker
 from mien.tracking.live import LiveTracker, record
 from mien.tracking.outputs import write_person, write_pictures
 
-PORTRAITS = "abcde"
+PORTRAITS = "abcdef"
 STILL = ((2, 17), (29, 39))
 """Frames of `talking` in which nothing moves; a blink lies between them."""
 REAL_STILL_S, REAL_S = 1.2, 3.2
