@@ -56,7 +56,11 @@ class Curves:
         away = {
             "translation": np.abs(moment.translation - position).max(),
             "rotation": np.abs(moment.rotation - turn @ other).max(),
-            **{name: max(abs(v - expected[name]) for v in moment.weights[name]) for name in names if name in moment.weights},
+            **{
+                name: max(abs(v - expected[name]) for v in moment.weights[name])
+                for name in names
+                if name in moment.weights
+            },
         }
         return faults + [f"{name} off by {error:.4f}" for name, error in away.items() if not error < TOLERANCE]
 

@@ -142,8 +142,8 @@ class FaceDetector:
     def scatter(self, image: np.ndarray, landmarks_px: Sequence[np.ndarray]) -> list[float]:
         """How far the landmarks of each face move when the mesh network sees it shifted or turned in its window.
 
-        The landmarks of a face stay on the face. Where the network imagines a face in a blurred background, whatever its
-        confidence, they move with the window.
+        The landmarks of a face stay on the face. Where the network imagines a face in a blurred background, whatever
+        its confidence, they move with the window.
 
         Args:
             image: The photo.
@@ -304,7 +304,7 @@ class _Square:
 
     def moved(self, shift: float, turn: float) -> _Square:
         """A square beside it, by a share of its side, and turned."""
-        return _Square(self.centre + [shift * self.side, 0.0], self.side, self.angle + turn)
+        return _Square(self.centre + np.array([shift * self.side, 0.0]), self.side, self.angle + turn)
 
     def differs(self, other: _Square) -> bool:
         """Whether it differs from another square by SETTLED or more."""

@@ -37,9 +37,8 @@ CROSSING, CROSSED = 0.1, 0.02
 FEATURE_AGES_S = (0.0, 0.1, 0.3, 0.8)
 """Ages of a tracklet at which its identity vector is measured; later once per second."""
 LARGEST_SCATTER = 0.027
-"""Largest `FaceDetector.scatter` of a face that begins to be followed. It was at most 0.020 on 144 faces (portraits,
-also blurred, turned, with masks, and drawn heads), and at least 0.035 in 39 places of blurred backgrounds that were taken
-for faces; of 26 in further backgrounds, 25 had more."""
+"""Largest `FaceDetector.scatter` of a face that begins to be followed: `benchmarks/tracking.py --only imagined` prints
+that of portraits and of blurred backgrounds that were taken for faces."""
 CUT_DIFFERENCE, CUT_CORRELATION = 0.08, 0.55
 """A frame begins a new shot if it differs from the frame before by so much of the full range, in the mean over
 32 × 18 cells, and the cells have so little correlation: a flash keeps the correlation, a fast pan small differences."""
