@@ -365,15 +365,14 @@ def imagined(options: argparse.Namespace) -> None:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Memory of a process that tracks one clip, reduced to a quarter, in a loop of many frames."""
+    """Memory of a process that tracks one clip in a loop of many frames."""
     short, _ = talk_clip(options)
     with open_video(short) as video:
-        pictures = [np.ascontiguousarray(frame.pixels[2::4, 2::4]) for frame in video.frames()]
+        pictures = [frame.pixels for frame in video.frames()]
     there_and_back = [*pictures, *pictures[-2:0:-1]]
     long = options.work / f"loop{options.frames}.mp4"
     if not long.exists():
-        looped = (there_and_back[k % len(there_and_back)] for k in range(options.frames))
-        clips.write_clip(long, looped, size=(clips.SIZE[0] // 4, clips.SIZE[1] // 4))
+        clips.write_clip(long, (there_and_back[k % len(there_and_back)] for k in range(options.frames)))
     del pictures, there_and_back
     start, marks = time.process_time(), []
 
