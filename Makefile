@@ -90,6 +90,7 @@ interop: $(INSTALLED) $(READERS)/.installed $(BROWSER_READERS)/.installed
 	$(READERS)/bin/python -W ignore -m tests.interop.table docs/outputs.md $$(cat $(INTEROP)/folders)
 	$(READERS)/bin/python -W ignore -m tests.interop.recipes $(INTEROP)/astronaut/face0 $(INTEROP)/off_centre
 	$(READERS)/bin/python -W ignore -m tests.interop.heads $(INTEROP) $$(grep face0 $(INTEROP)/folders)
+	$(READERS)/bin/python -W ignore -m tests.interop.motion $(INTEROP)/motion.png $(INTEROP)/motion
 
 $(READERS)/.installed: tests/interop/requirements.txt
 	$(PYTHON) -m venv $(READERS)

@@ -31,11 +31,13 @@ import mien  # noqa: F401  (before torch: see mien.threads)
 import numpy as np
 import torch
 import tracking_clips as clips
+from PIL import Image, ImageFilter
 
 from mien.errors import NoFaceFound
 from mien.io.photo import read_photo
 from mien.io.video import open_video
 from mien.morphable import load_model
+from mien.perception import FaceDetector
 from mien.perception.landmarks import landmarks68_from_mesh
 from mien.pipeline import PhotoInputs, Reconstructor
 from mien.result import Reconstruction
@@ -43,7 +45,7 @@ from mien.tracking import Track, Tracker
 from mien.tracking.live import LiveTracker, record
 from mien.tracking.outputs import write_person, write_pictures
 
-PORTRAITS = "abcde"
+PORTRAITS = "abcdef"
 STILL = ((2, 17), (29, 39))
 """Frames of `talking` in which nothing moves; a blink lies between them."""
 REAL_STILL_S, REAL_S = 1.2, 3.2
@@ -79,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with demo")
     parser.add_argument("--work", type=Path, required=True, help="folder for clips and results")
-    parser.add_argument("--only", default="talk,real,cross,board,cuts", help="sections, with commas; also memory")
+    parser.add_argument(
+        "--only", default="talk,real,cross,board,cuts,imagined", help="sections, with commas; also memory"
+    )
     parser.add_argument("--mediapipe", type=Path, help="Python interpreter with mediapipe and av")
     parser.add_argument("--frames", type=int, default=2000, help="frames of the section memory")
     parser.add_argument("--mode", default="net", choices=("net", "fit"))
@@ -87,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     sections: dict[str, Callable[[argparse.Namespace], None]] = {
-        "talk": talk, "real": real, "cross": cross, "board": board, "cuts": cuts, "memory": memory,
+        "talk": talk, "real": real, "cross": cross, "board": board, "cuts": cuts, "imagined": imagined,
+        "memory": memory,
     }  # fmt: skip
     for name in options.only.split(","):
         print(f"\n## {name}\n", flush=True)
@@ -348,8 +353,19 @@ def cuts(options: argparse.Namespace) -> None:
     persons(tracks, truths)
 
 
+def imagined(options: argparse.Namespace) -> None:
+    """How far the landmarks of portraits, and of faces that are imagined in blurred rooms, move with the window."""
+    detector = FaceDetector()
+    photos = [read_photo(path).pixels for path in sorted((options.data / "demo").glob("portrait_?.jpg"))]
+    blurred = [np.array(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(8))) for photo in photos]
+    rooms = [clips.background(np.random.default_rng(seed)) for seed in range(60)]
+    for name, pictures in (("portraits", photos), ("blurred portraits", blurred), ("blurred rooms", rooms)):
+        found = [detector.scatter(p, [f.landmarks468_px])[0] for p in pictures for f in detector.detect(p)]
+        print(f"- {len(found)} faces in {len(pictures)} {name}: {min(found):.3f} to {max(found):.3f}", flush=True)
+
+
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory of a process that tracks one clip in a loop of many frames."""
+    """Memory of a process that tracks one clip in a loop of many frames."""
     short, _ = talk_clip(options)
     with open_video(short) as video:
         pictures = [frame.pixels for frame in video.frames()]

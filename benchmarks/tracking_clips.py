@@ -17,10 +17,10 @@ import torch
 
 from mien.camera import Camera, to_camera_axes
 from mien.export.face_view import FaceView
+from mien.export.head_looks import head_looks
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable import MorphableModel, load_head
 from mien.result import Reconstruction
-from mien.texture.head import head_atlas
 
 SIZE = (1280, 720)
 RATE = 25.0
@@ -66,8 +66,8 @@ class DrawnHead:
 
     def __init__(self, face: Reconstruction, model: MorphableModel) -> None:
         self.face, self.model, self.head = face, model, load_head(model)
-        texture = torch.from_numpy(face.texture.astype(np.float32)).permute(2, 0, 1)
-        self.atlas = head_atlas(texture, model, self.head, size=1024)
+        looks = head_looks(face, model, self.head, scalp="skin")
+        self.atlas = torch.from_numpy(looks.photo.astype(np.float32)).permute(2, 0, 1)
         vertices, triangles, uv, colours, is_textured = [], [], [], [], []
         first = 0
         for part in self.head.parts:

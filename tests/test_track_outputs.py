@@ -10,7 +10,8 @@ import torch
 
 from mien.errors import ConfigError
 from mien.export import glb_bytes
-from mien.export.animation import FaceAnimation, quaternions
+from mien.export.animation import FaceAnimation, add_animation, quaternions
+from mien.export.glb_file import Glb as GlbWriter
 from mien.geometry import rotvec_to_rotmat
 from mien.morphable.formats.arkit import ARKIT_NAMES
 from mien.tracking import Track
@@ -114,6 +115,18 @@ def test_animation_moves_node_and_weights_at_the_times_of_the_video() -> None:
     assert camera["yfov"] == pytest.approx(2 * np.arctan(240 / 600))
     for accessor in {s["input"] for s in animation["samplers"]}:
         assert document["accessors"][accessor]["min"] == [0.0]
+
+
+def test_weights_are_played_by_meshes_without_nodes_below_them() -> None:
+    nodes = [{"name": "head", "mesh": 0, "children": [1]}, {"name": "eye", "mesh": 1}]
+    meshes = [{"extras": {"targetNames": [name]}} for name in EXPRESSION_NAMES[:2]]
+    document = {"nodes": nodes, "meshes": meshes, "scenes": [{"nodes": [0]}]}
+    add_animation(document, GlbWriter("sparse"), animation_of(track()))
+    nodes, (animation,) = document["nodes"], document["animations"]
+    targets = {(c["target"]["path"], c["target"]["node"]) for c in animation["channels"]}
+    assert targets == {("translation", 0), ("rotation", 0), ("weights", 1), ("weights", 2)}
+    assert nodes[0] == {"name": "head", "children": [2, 1]} and nodes[2]["mesh"] == 0
+    assert document["scenes"][0]["nodes"] == [0, 3] and "camera" in nodes[3]
 
 
 def test_still_files_have_no_animation() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mien.camera import Camera, to_camera_axes
 from mien.cli import main
@@ -19,7 +20,14 @@ from mien.morphable import load_model
 from mien.perception import IdentityNetwork
 from mien.tracking import Track, Tracker, face_store
 from mien.tracking.face_store import CHUNK, FaceStore, Timeline
-from mien.tracking.following import FollowedFrame, Follower, FollowerState, TrackedFace, Tracklet
+from mien.tracking.following import (
+    LARGEST_SCATTER,
+    FollowedFrame,
+    Follower,
+    FollowerState,
+    TrackedFace,
+    Tracklet,
+)
 from mien.tracking.frame_energy import RIGID, ExpressionPrior, FrameEnergy, Motion, PointTracks
 from mien.tracking.gaze import Pupils, gaze_angles
 from mien.tracking.live import LiveTracker
@@ -180,11 +188,12 @@ def test_windows_agree_where_they_meet() -> None:
     assert [w.inner.first for w in found[1:]] == [w.inner.end for w in found[:-1]]
     assert (found[0].inner.first, found[-1].inner.end) == (10, 1010)
     assert all(w.outer.first <= w.inner.first - 25 for w in found[1:])
-    times = np.arange(120) / 25
+    margin, times = 25, np.arange(70) / 25
     tracks = points_of(motion_at(times, {"jawOpen": 0.2 + 0.2 * np.sin(6 * times)}), noise_px=0.5)
-    whole, part = smoothed(tracks, times), smoothed(tracks[30:], times[30:])
-    away = (energy().points_camera(whole[60:]) - energy().points_camera(part[30:])).norm(dim=-1)
-    assert float(away[:30].max()) < 5e-5
+    first = 40  # of the second window, which starts its solution one margin earlier
+    whole, part = smoothed(tracks, times), smoothed(tracks[first - margin :], times[first - margin :])
+    away = energy().points_camera(whole[first:]) - energy().points_camera(part[margin:])
+    assert float(away.norm(dim=-1).max()) < 5e-5
 
 
 def test_gaze_angles_have_signs_and_sizes_of_eyes() -> None:
@@ -291,6 +300,19 @@ def test_face_is_followed_in_one_tracklet_and_cuts_end_it() -> None:
     assert np.abs(move[:, 0].mean() + 10) < 1.5
 
 
+def test_face_imagined_in_a_blurred_background_is_not_followed() -> None:
+    cells = np.random.default_rng(37).integers(60, 200, size=(9, 16, 3), dtype=np.uint8)
+    picture = np.array(Image.fromarray(cells).resize((480, 270), Image.Resampling.BICUBIC))
+    (imagined,) = detector().detect(picture)
+    assert imagined.confidence > 0.95
+    real = clip(1)[0]
+    (face,) = detector().detect(real)
+    assert detector().scatter(picture, [imagined.landmarks468_px])[0] > 1.5 * LARGEST_SCATTER
+    assert detector().scatter(real, [face.landmarks468_px])[0] < 0.7 * LARGEST_SCATTER
+    frames, _ = follow([picture, picture])
+    assert numbers_in(frames) == [[], []]
+
+
 def test_lost_face_is_found_again_and_has_a_parent() -> None:
     pictures = clip(8, step_px=0.0)
     covered = pictures[0].copy()
@@ -377,7 +399,7 @@ class Stop(Exception):
 
 def test_killed_run_goes_on_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face_store, "CHUNK", 4)
-    video = write_clip(tmp_path / "a.mp4", clip(11))
+    video = write_clip(tmp_path / "a.mp4", clip(9))
     (whole,) = tracker()(video, tmp_path / "whole")
 
     def stop(stage: str, done: int, total: int | None) -> None:
@@ -391,10 +413,10 @@ def test_killed_run_goes_on_with_the_same_result(tmp_path: Path, monkeypatch: py
     assert ("following faces", 4) not in seen and ("following faces", 5) in seen
     for name in ("frames", "times_s", "rotation", "translation", "expression", "gaze", "landmarks68", "identity"):
         assert (getattr(whole, name) == getattr(resumed, name)).all(), name
-    assert len(whole.frames) == 11
+    assert len(whole.frames) == 9
     assert np.linalg.norm(whole.landmarks68 - whole.detected68, axis=-1)[:, 17:].mean() < 4
-    shift = whole.landmarks68[10].mean(0) - whole.landmarks68[0].mean(0)
-    assert np.abs(shift - [-20, 0]).max() < 1.5
+    shift = whole.landmarks68[8].mean(0) - whole.landmarks68[0].mean(0)
+    assert np.abs(shift - [-16, 0]).max() < 1.5
     whole.save(tmp_path)
     loaded = Track.load(tmp_path)
     assert loaded.expression_names == whole.expression_names and loaded.image_size == SIZE
@@ -402,12 +424,12 @@ def test_killed_run_goes_on_with_the_same_result(tmp_path: Path, monkeypatch: py
 
 
 def test_command_writes_the_files_of_each_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    video = write_clip(tmp_path / "a.mp4", clip(6))
+    video = write_clip(tmp_path / "a.mp4", clip(3))
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
         main(["track", str(video), "-o", str(out), "--json", "-q"])
     assert ended.value.code == 0
-    assert '"frames": 6' in capsys.readouterr().out
+    assert '"frames": 3' in capsys.readouterr().out
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     assert names == [
         "overlay.mp4", "person0/blendshapes.csv", "person0/head.glb", "person0/sheet.png", "person0/tracking.npz",
@@ -421,16 +443,16 @@ def test_video_without_a_face_is_a_typed_error(tmp_path: Path) -> None:
 
 
 def test_live_tracking_depends_on_the_past_alone() -> None:
-    pictures = clip(8)
+    pictures = clip(6)
     results = []
     live = LiveTracker()
-    for count in (8, 5):
+    for count in (6, 4):
         live.begin(tracker_info())
         faces = [live(VideoFrame(k, k / 25, picture)) for k, picture in enumerate(pictures[:count])]
         results.append([frame_faces[0].rows.translation for frame_faces in faces])
     assert all((one == other).all() for one, other in zip(*results, strict=False))
     assert [face.person for face in faces[-1]] == [0]
-    assert len(live.track_of(0).frames) == 5
+    assert len(live.track_of(0).frames) == 4
 
 
 def tracker_info():

@@ -18,10 +18,13 @@ import torch
 from mien import Reconstruction, load_model
 from mien.export import write_mesh, write_reconstruction
 from mien.export.model_face import write_model_face
+from mien.geometry import rotvec_to_rotmat
 from mien.morphable import MorphableModel
 from mien.morphable.formats import read_model
 from mien.registration import complete
 from mien.registration.landmark_file import with_landmarks
+from mien.tracking import Track
+from mien.tracking.outputs import animated_glb
 from tests.formats.files import Face, write_bfm2017
 
 
@@ -82,9 +85,50 @@ def main(out: Path, data: Path) -> None:
         write_files(face, model, folder, parts="face" if folder.name in models else "face,head")
     moved = off_centre(Reconstruction.load(folders[0][0]))
     write_files(moved, load_model(), out / "off_centre", parts="face,head")
-    # The folders of the table; the recipes use the first and off_centre.
+    write_motion(Reconstruction.load(folders[0][0]), load_model(), out / "motion")
+    # The folders of the table; the recipes use the first and off_centre, and motion has a script of its own.
     for folder, _ in folders:
         print(folder)
+
+
+def write_motion(face: Reconstruction, model: MorphableModel, folder: Path) -> None:
+    """The head of a face with known curves: a turn, a nod, a walk and changing expressions, with a cut after 2 s."""
+    count = 100
+    times = np.arange(count) / 25 + 0.004 * np.sin(np.arange(count))  # a variable frame rate
+    turn = np.stack([0.2 * np.sin(2 * times), 0.5 * np.sin(1.1 * times), 0.1 * np.cos(times)], axis=1)
+    position = np.stack([0.05 * np.sin(times), 0.02 * times, 0.8 - 0.03 * times], axis=1)
+    phases = np.arange(model.counts[1])
+    expression = 0.5 + 0.5 * np.sin(3 * times[:, None] + phases)
+    still = np.zeros((count, 68, 2), np.float32)
+    track = Track(
+        number=0,
+        model_name=face.model_name,
+        image_size=(1280, 720),
+        rate=25.0,
+        focal_px=1250.0,
+        centre_px=np.array([640, 360], np.float32),
+        identity=face.identity,
+        frames=np.arange(count),
+        times_s=times,
+        segments=(times > 2).astype(np.int64),
+        detected=np.ones(count, bool),
+        confidence=np.ones(count, np.float32),
+        rotation=rotvec_to_rotmat(torch.from_numpy(turn)).numpy().astype(np.float32),
+        translation=position.astype(np.float32),
+        expression=expression.astype(np.float32),
+        gaze=np.zeros((count, 2, 2), np.float32),
+        landmarks68=still,
+        detected68=still,
+        expression_names=model.expression_names,
+        portrait=face,
+        portrait_identities=face.identity[None],
+        portrait_frames=np.array([0]),
+        portrait_weights=np.ones(1, np.float32),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    track.save(folder)
+    name, content = animated_glb(track, model)
+    (folder / name).write_bytes(content)
 
 
 def write_files(face: Reconstruction, model: MorphableModel, folder: Path, *, parts: str) -> None:

@@ -96,11 +96,21 @@ def add_animation(document: dict[str, Any], glb: Glb, animation: FaceAnimation) 
         animation: The motion.
     """
     nodes, meshes = document["nodes"], document["meshes"]
-    targets = [meshes[node["mesh"]]["extras"]["targetNames"] for node in nodes]
+    _separate_mesh_from_children(nodes)
+    targets = [meshes[node["mesh"]]["extras"]["targetNames"] if "mesh" in node else () for node in nodes]
     document["animations"] = [animation.encoded(glb, targets)]
     document["cameras"] = [animation.camera()]
     nodes.append({"name": "camera", "camera": 0})
     document["scenes"][0]["nodes"].append(len(nodes) - 1)
+
+
+def _separate_mesh_from_children(nodes: list[dict[str, Any]]) -> None:
+    """Give the first node's mesh a node of its own: three.js also plays weights of a node in all nodes below it."""
+    root = nodes[0]
+    if root.get("children"):
+        nodes.append({"name": "skin", "mesh": root["mesh"]})
+        children = [len(nodes) - 1, *root["children"]]
+        nodes[0] = {**{key: value for key, value in root.items() if key != "mesh"}, "children": children}
 
 
 def quaternions(rotation: Float[np.ndarray, "N 3 3"]) -> Float[np.ndarray, "N 4"]:

@@ -1,8 +1,9 @@
-"""Endless animations as files: animated WebP by Pillow, H.264 video by PyAV."""
+"""Endless animations as files: animated WebP by Pillow, H.264 video by `mien.io.video`."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from mien.errors import ConfigError
+from mien.io.video import VideoWriter
 from mien.typing import UInt8
 
 ANIMATION_ENDINGS = (".webp", ".mp4")
 """Endings of the files that `write_animation` writes."""
 _WEBP_QUALITY, _WEBP_EFFORT = 85, 4
-_CRF = "18"
+_CRF = 18
 """Constant rate factor of x264; at 18 skin shows no blocks."""
 
 
@@ -67,13 +69,9 @@ def _write_webp(frames: Iterable[UInt8[np.ndarray, "H W 3"]], path: Path, frames
 
 
 def _write_mp4(frames: Iterable[UInt8[np.ndarray, "H W 3"]], path: Path, frames_per_second: int) -> None:
-    import av  # noqa: PLC0415 (an extra)
-
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": _CRF})
-        stream.pix_fmt = "yuv420p"  # what browsers play
-        for number, pixels in enumerate(frames):
-            if number == 0:  # the size cannot change once the codec is open
-                stream.height, stream.width = pixels.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    pictures = iter(frames)
+    first = next(pictures)
+    height, width = first.shape[:2]
+    with VideoWriter(path, size=(width, height), rate=frames_per_second, crf=_CRF) as writer:
+        for number, pixels in enumerate(itertools.chain([first], pictures)):
+            writer.add(pixels, number / frames_per_second)

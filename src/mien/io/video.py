@@ -363,18 +363,19 @@ class VideoWriter:
     """Writes frames with their times as H.264 in an MP4; use it as a context manager.
 
     Args:
-        path: The file, which ends in .mp4.
+        path: The file; its ending does not matter.
         size: Width and height of the frames; odd ones lose a column or row.
         rate: Mean number of frames per second.
+        crf: Constant rate factor of x264; a smaller one gives better pictures and larger files.
 
     Raises:
         BackendUnavailable: PyAV is not installed.
     """
 
-    def __init__(self, path: Path, *, size: tuple[int, int], rate: float) -> None:
+    def __init__(self, path: Path, *, size: tuple[int, int], rate: float, crf: int = 20) -> None:
         av = load_av()
         self._av, self._size = av, (size[0] // 2 * 2, size[1] // 2 * 2)
-        self._container = av.open(str(path), "w", options={"movflags": "+faststart"})
+        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         encoder = next(name for name in _ENCODERS if name in av.codecs_available)
         stream = self._container.add_stream(encoder, rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = self._size
@@ -382,7 +383,7 @@ class VideoWriter:
         # One frame is shown until the next: times are exact, and not rounded to a constant rate.
         stream.codec_context.time_base = Fraction(1, _CLOCK)
         if encoder == "libx264":
-            stream.options = {"crf": "20", "preset": "veryfast"}
+            stream.options = {"crf": str(crf), "preset": "veryfast"}
         else:
             stream.bit_rate = 8_000_000
         context = stream.codec_context

@@ -36,6 +36,9 @@ CROSSING, CROSSED = 0.1, 0.02
 """Intersection over union from which on two faces may be exchanged, and below which they are apart again."""
 FEATURE_AGES_S = (0.0, 0.1, 0.3, 0.8)
 """Ages of a tracklet at which its identity vector is measured; later once per second."""
+LARGEST_SCATTER = 0.027
+"""Largest `FaceDetector.scatter` of a face that begins to be followed: `benchmarks/tracking.py --only imagined` prints
+that of portraits and of blurred backgrounds that were taken for faces."""
 CUT_DIFFERENCE, CUT_CORRELATION = 0.08, 0.55
 """A frame begins a new shot if it differs from the frame before by so much of the full range, in the mean over
 32 × 18 cells, and the cells have so little correlation: a flash keeps the correlation, a fast pan small differences."""
@@ -184,6 +187,8 @@ class Follower:
             if max(box[2] - box[0], box[3] - box[1]) < SMALLEST_PX:
                 continue
             if any(overlap(box, other.box_px) >= SAME_FACE for other in known):
+                continue
+            if self.detector.scatter(frame.pixels, [face.landmarks468_px])[0] > LARGEST_SCATTER:
                 continue
             before = max(lost, key=lambda t: overlap(mesh_box(t.landmarks468_px), box), default=None)
             parent = -1
