@@ -18,14 +18,15 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field, FiniteFloat
 
 from mien import __version__
-from mien.io.result_files import RESULT_FILES
+from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, RESULT_FILES
 from mien.studio.jobs import Job, Jobs, QueueFull, again
-from mien.studio.protocol import PREVIEW_NAME, Message, Task
+from mien.studio.protocol import PREVIEW_NAME, SOURCE_NAME, STEP_FILES, HeadReady, Message, ShapeTask, Task
 
 PHOTO_NAME = "photo"
 """Name of an uploaded file in its job's folder, whatever its name was."""
 _PING_S = 10.0
 """How often a stream without news says that it is alive."""
+_DOWNLOADS = RESULT_FILES | frozenset(STEP_FILES.values())
 _CONTENT_TYPES = {".glb": "model/gltf-binary", ".obj": "model/obj", ".ply": "model/ply", ".npz": "application/zip"}
 
 
@@ -72,6 +73,10 @@ class PlacedLandmark(BaseModel):
     y: FiniteFloat = Field(description="Pixels from its top.")
 
 
+Strength = Annotated[FiniteFloat, Field(ge=-1, le=1)]
+"""Strength of a slider of the shape."""
+
+
 class Problem(BaseModel):
     """Why a request was refused."""
 
@@ -105,7 +110,13 @@ TheJobs = Annotated[Jobs, Depends(_jobs_of)]
 TheJob = Annotated[Job, Depends(_job_of)]
 
 
-async def _submitted(jobs: Jobs, task: Task) -> JobState:
+def _head_of(job: Job, face: int) -> HeadReady:
+    if face not in job.heads:
+        raise HTTPException(404, "there is no such face; the job's state lists them.")
+    return job.heads[face]
+
+
+async def _submitted(jobs: Jobs, task: Task | ShapeTask) -> JobState:
     try:
         return _state(jobs, await jobs.submit(task))
     except QueueFull:
@@ -164,7 +175,11 @@ async def events(job: TheJob, request: Request) -> StreamingResponse:
     return StreamingResponse(_stream(job, start), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@_api.post("/api/jobs/{job_id}/pins", status_code=202, responses={**_NOT_FOUND, **_REFUSED})
+@_api.post(
+    "/api/jobs/{job_id}/pins",
+    status_code=202,
+    responses={**_NOT_FOUND, **_REFUSED, 409: {"model": Problem, "description": "The photo has no such faces."}},
+)
 async def pin(
     jobs: TheJobs, before: TheJob, faces: Annotated[list[list[PlacedLandmark]], Field(max_length=64)]
 ) -> JobState:
@@ -172,12 +187,35 @@ async def pin(
 
     The body has a list of landmarks for each face, in the order of `outlines`.
     """
+    if isinstance(before.task, ShapeTask):
+        raise HTTPException(409, "a changed shape has no photo; place the landmarks in the job of the photo.")
     if before.detected is None or len(faces) > len(before.detected.faces):
         raise HTTPException(409, "the photo does not show so many faces; wait for the event `detected`.")
     folder = jobs.new_folder()
     await asyncio.to_thread(_copy, before.task.photo, folder / PHOTO_NAME)
     pins = tuple(tuple((one.landmark, one.x, one.y) for one in face) for face in faces)
     return await _submitted(jobs, again(before.task, folder, photo=folder / PHOTO_NAME, pins=pins))
+
+
+@_api.post(
+    "/api/jobs/{job_id}/faces/{face}/shape",
+    status_code=202,
+    responses={**_NOT_FOUND, **_REFUSED, 409: {"model": Problem, "description": "The face is not finished."}},
+)
+async def shape(
+    jobs: TheJobs, before: TheJob, face: int, strengths: Annotated[dict[str, Strength], Field(max_length=64)]
+) -> JobState:
+    """Write a finished face again with another shape; a new job.
+
+    The body has strengths of sliders by their names: `identity:1` and so on, and `phenotype:age`, `gender`, `weight` and
+    `muscle`. They are morph targets of `detail.glb`.
+    """
+    head = _head_of(before, face)
+    if ARRAYS_FILE not in head.files:
+        raise HTTPException(409, "the face is not finished; wait for its event `head` with the step `detail`.")
+    folder = jobs.new_folder()
+    await asyncio.to_thread(_copy_result, before.task.folder / f"face{face}", folder / SOURCE_NAME)
+    return await _submitted(jobs, ShapeTask(folder, face, tuple(strengths.items())))
 
 
 @_api.get(
@@ -187,8 +225,8 @@ async def pin(
 )
 async def file(job: TheJob, face: int, name: str) -> FileResponse:
     """Download a file of a face."""
-    head = job.heads.get(face)
-    if head is None or name not in head.files or name not in RESULT_FILES:
+    head = _head_of(job, face)
+    if name not in head.files or name not in _DOWNLOADS:
         raise HTTPException(404, "there is no such file; the job's state lists them.")
     path = job.task.folder / f"face{face}" / name
     return FileResponse(
@@ -283,6 +321,13 @@ async def _save_body(request: Request, path: Path, largest: int) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
+
+
+def _copy_result(source: Path, target: Path) -> None:
+    """Copy what `Reconstruction.load` reads, since the earlier result may expire before the turn of this one."""
+    target.mkdir()
+    for name in (ARRAYS_FILE, COEFFICIENTS_FILE):
+        _copy(source / name, target / name)
 
 
 def _state(jobs: Jobs, job: Job) -> JobState:
