@@ -207,8 +207,8 @@ async def shape(
 ) -> JobState:
     """Write a finished face again with another shape; a new job.
 
-    The body has strengths of sliders by their names: `identity:1` and so on, and `phenotype:age`, `gender`, `weight` and
-    `muscle`. They are morph targets of `detail.glb`.
+    The body has strengths of sliders by their names, such as `identity:1` and `phenotype:age`. They are the morph
+    targets of `detail.glb` with a colon in their names.
     """
     head = _head_of(before, face)
     if ARRAYS_FILE not in head.files:
