@@ -32,7 +32,7 @@ SIDE_PX = 256
 BAD_EVERY = 20
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 """When memory is measured, as shares of the photos."""
-_SETTINGS = "mode=net&detail=false"
+_SETTINGS = "mode=net&detail=false&formats=json"
 
 
 class Client:
@@ -104,7 +104,7 @@ def encoded(photo: Image.Image) -> bytes:
 
 def bad_files(photo: bytes) -> list[bytes]:
     """No photo, a broken one, one without a face, and one that claims to be huge."""
-    huge = photo[:16] + (2**31 - 1).to_bytes(4) * 2 + photo[24:]
+    huge = photo[:16] + (2**31 - 1).to_bytes(4, "big") * 2 + photo[24:]
     return [b"this is no photo", photo[: len(photo) // 2], encoded(Image.new("RGB", (SIDE_PX, SIDE_PX), "grey")), huge]
 
 

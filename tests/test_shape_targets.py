@@ -59,7 +59,7 @@ def test_the_targets_move_a_head_as_the_model_does(smiling: Reconstruction, mode
 
 def test_the_targets_turn_the_normals(smiling: Reconstruction, model: MorphableModel) -> None:
     rig = with_shape_targets(make_rig(smiling, model, "head", neutral=True), model)
-    index = rig.names.index("phenotype:weight")
+    index = rig.names.index("phenotype:age")
     moved = rig.base + rig.moved.dense(len(rig.base))[index]
     turned = rig.base_normals + rig.turned.dense(len(rig.base))[index]
     skin = rig.layout.parts[0].vertices[rig.layout.parts[0].used]
@@ -97,13 +97,17 @@ def test_a_changed_face_is_the_models_before_the_same_camera(smiling: Reconstruc
 
 
 def test_phenotypes_go_the_way_of_their_names(smiling: Reconstruction, model: MorphableModel) -> None:
-    jaw = model.landmarks68[:17].numpy()
+    def landmarks(name: str, strength: float) -> np.ndarray:
+        shape = reshaped(smiling, model, {f"phenotype:{name}": strength}).vertices_model
+        return np.ptp(shape[model.landmarks68[:17].numpy()], axis=0)
 
-    def jaw_width(strength: float) -> float:
-        shape = reshaped(smiling, model, {"phenotype:weight": strength}).vertices_model[jaw]
-        return float(np.ptp(shape[:, 0]))
+    def throat(strength: float) -> float:
+        shape = reshaped(smiling, model, {"phenotype:weight": strength}).vertices_model
+        return float(shape[model.masks.neck.numpy() > 0.5, 2].mean())
 
-    assert jaw_width(-1.0) + 4e-3 < jaw_width(0.0) < jaw_width(1.0) - 4e-3
+    assert landmarks("age", -1.0)[1] + 5e-3 < landmarks("age", 1.0)[1]  # a longer face
+    assert landmarks("gender", 1.0)[0] + 5e-3 < landmarks("gender", -1.0)[0]  # a narrower one
+    assert throat(-1.0) + 1e-3 < throat(1.0)  # a double chin
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ const PHENOTYPES: Record<string, string> = {
   "phenotype:age": "Younger – older",
   "phenotype:gender": "Male – female",
   "phenotype:weight": "Thin – heavy",
-  "phenotype:muscle": "Soft – muscular",
 };
 
 export class ShapePanel {

@@ -29,7 +29,7 @@ const browser = await chromium.launch({
 async function open(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
+  page.setDefaultTimeout(120_000);
   const faults = [];
   page.on("pageerror", (error) => faults.push(error.message));
   page.on("console", (message) => message.type() === "error" && faults.push(message.text()));
@@ -128,11 +128,11 @@ const checks = {
     const { page, faults, close } = await open();
     await send(page, photo);
     await state(page, "done");
-    const older = await changed(page, () => slide(page, '[data-shape="phenotype:weight"]', 1));
-    assert.ok(older > 0.01, `the weight changes ${older} of the picture`);
+    const older = await changed(page, () => slide(page, '[data-shape="phenotype:age"]', 1));
+    assert.ok(older > 0.01, `the age changes ${older} of the picture`);
     const reset = await changed(page, () => page.getByRole("button", { name: "Reset the shape" }).click());
     assert.ok(Math.abs(reset - older) < 0.002, `the reset changes ${reset} of the picture, the slider ${older}`);
-    await slide(page, '[data-shape="phenotype:weight"]', 1);
+    await slide(page, '[data-shape="phenotype:age"]', 1);
     await slide(page, '[data-shape="identity:2"]', -0.5);
     await page.screenshot({ path: path.join(pictures, "shape.png") });
     const glbOf = async () => {
@@ -162,7 +162,7 @@ const checks = {
     await state(page, "done");
     await page.getByRole("button", { name: "Compare" }).click();
     await page.waitForSelector('body[data-compared="network"]');
-    await page.getByLabel("Earlier step").selectOption("fit");
+    await page.locator("#compared").selectOption("fit");
     await page.waitForSelector('body[data-compared="fit"]');
     const turn = await changed(page, () => page.getByRole("button", { name: "Left profile" }).click(), "#other-stage");
     assert.ok(turn > 0.05, `the other head turns by ${turn} of the picture`);

@@ -92,7 +92,9 @@ def test_large_and_empty_photos_are_refused_and_leave_nothing(client: TestClient
     assert client.post("/api/jobs", content=b"x" * 1000).status_code == 202
 
 
-@pytest.mark.parametrize("query", [{"mode": "best"}, {"focal_px": "-1"}, {"focal_px": "nan"}, {"detail": "perhaps"}])
+@pytest.mark.parametrize(
+    "query", [{"mode": "best"}, {"focal_px": "-1"}, {"focal_px": "nan"}, {"detail": "perhaps"}, {"formats": "glb,exe"}]
+)
 def test_wrong_options_are_refused(client: TestClient, query: dict[str, str]) -> None:
     assert client.post("/api/jobs", content=b"good", params=query).status_code == 422
 

@@ -95,6 +95,12 @@ def test_a_finished_face_gets_another_shape(worker: Connection, tmp_path: Path) 
     assert "unknown slider" in failed.reason
 
 
+def test_chosen_formats_are_written_alone(worker: Connection, tmp_path: Path) -> None:
+    worker.send(task(tmp_path, PHOTO, formats=("glb", "json")))
+    head = [message for message in messages(worker) if isinstance(message, HeadReady)][-1]
+    assert head.files == ("coefficients.json", "detail.glb", "head.glb", "network.glb")
+
+
 def test_pins_move_the_face(worker: Connection, tmp_path: Path) -> None:
     def detected(**changes: Any) -> Detected:
         worker.send(task(tmp_path, PHOTO, **changes))

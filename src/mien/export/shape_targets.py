@@ -25,8 +25,15 @@ COMPONENTS = 8
 """Number of identity components with a slider, by their size."""
 STANDARD_DEVIATIONS = 2.0
 """A component's change at strength 1: 95 % of people lie between −1 and 1."""
-PHENOTYPE_ENDS = {"age": (1 / 3, 1.0), "gender": (0.0, 1.0), "weight": (0.0, 1.0), "muscle": (0.0, 1.0)}
-"""Both ends of each phenotype's slider in `Phenotype`'s scales; age runs from 12 to 90 years."""
+_ADULT = 2 / 3
+"""An age of 25 years in anny's scale."""
+PHENOTYPE_ENDS = {
+    "age": (Phenotype(age=1 / 3), Phenotype(age=1.0)),
+    "gender": (Phenotype(age=_ADULT, gender=0.0), Phenotype(age=_ADULT, gender=1.0)),
+    "weight": (Phenotype(age=_ADULT, muscle=0.0, weight=0.0), Phenotype(age=_ADULT, muscle=0.0, weight=1.0)),
+}
+"""Both ends of each phenotype's slider; age runs from 12 to 90 years. Weight is that of people with little muscle:
+MakeHuman's weight moves the head of others by 0.1 mm, and muscles by 0.2 mm. Its height changes the head's size."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def shape_axes(model: MorphableModel) -> ShapeAxes:
     """The sliders of a model, computed once per model.
 
     A phenotype goes from one end of its scale to the other between strengths −1 and 1, along the line between both
-    ends, with the other phenotypes at their defaults.
+    ends.
 
     Args:
         model: The packaged model, on the CPU.
@@ -107,7 +114,7 @@ def reshaped(face: Reconstruction, model: MorphableModel, strengths: Mapping[str
 def _shape_axes(model: MorphableModel) -> ShapeAxes:
     count = model.counts[0]
     components = STANDARD_DEVIATIONS * torch.eye(count)[:COMPONENTS]
-    ends = [Phenotype(**{name: value}) for name, pair in PHENOTYPE_ENDS.items() for value in pair]
+    ends = [end for pair in PHENOTYPE_ENDS.values() for end in pair]
     low, high = phenotype_identity(ends, model).unflatten(0, (-1, 2)).unbind(1)
     identity = torch.cat([components, (high - low) / 2])
     basis = torch.cat([model.identity_basis.cpu(), load_head(model).identity_basis], dim=1)

@@ -18,7 +18,8 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field, FiniteFloat
 
 from mien import __version__
-from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, RESULT_FILES
+from mien.errors import ConfigError
+from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, FORMATS, RESULT_FILES, parse_formats
 from mien.studio.jobs import Job, Jobs, QueueFull, again
 from mien.studio.protocol import PREVIEW_NAME, SOURCE_NAME, STEP_FILES, HeadReady, Message, ShapeTask, Task
 
@@ -86,6 +87,7 @@ class Problem(BaseModel):
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "There is no such job or file, or it has expired."}
 }
+_NO_JSON: dict[int | str, dict[str, Any]] = {400: {"model": Problem, "description": "The body is no JSON text."}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "The file is too large."},
     503: {"model": Problem, "description": "Too many photos wait; try again later."},
@@ -108,6 +110,13 @@ def _job_of(request: Request, job_id: str) -> Job:
 
 TheJobs = Annotated[Jobs, Depends(_jobs_of)]
 TheJob = Annotated[Job, Depends(_job_of)]
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(parse_formats(text))
+    except ConfigError as error:
+        raise HTTPException(422, str(error)) from None
 
 
 def _head_of(job: Job, face: int) -> HeadReady:
@@ -138,14 +147,20 @@ async def _submitted(jobs: Jobs, task: Task | ShapeTask) -> JobState:
 async def submit(
     request: Request,
     jobs: TheJobs,
+    *,
     mode: Annotated[Literal["auto", "fit", "net"], Query(description="How the face is found.")] = "auto",
     detail: Annotated[bool, Query(description="Whether displacement and texture offset maps are made.")] = True,
     focal_px: Annotated[FiniteFloat | None, Query(gt=0, description="Focal length in pixels.")] = None,
+    formats: Annotated[
+        str | None, Query(description=f"What to write, with commas: {', '.join(FORMATS)}. Default: all for downloads.")
+    ] = None,
 ) -> JobState:
     """Send a photo, as the body of the request: JPEG, PNG, HEIC, AVIF, WebP, TIFF."""
+    chosen = None if formats is None else _formats(formats)
     folder = jobs.new_folder()
-    await _save_body(request, folder / PHOTO_NAME, jobs.limits.upload_bytes)
-    return await _submitted(jobs, Task(folder / PHOTO_NAME, folder, mode, detail, focal_px, (), jobs.limits.max_pixels))
+    path, limits = folder / PHOTO_NAME, jobs.limits
+    await _save_body(request, path, limits.upload_bytes)
+    return await _submitted(jobs, Task(path, folder, mode, detail, focal_px, (), limits.max_pixels, chosen))
 
 
 @_api.get("/api/jobs/{job_id}", responses=_NOT_FOUND)
@@ -178,7 +193,12 @@ async def events(job: TheJob, request: Request) -> StreamingResponse:
 @_api.post(
     "/api/jobs/{job_id}/pins",
     status_code=202,
-    responses={**_NOT_FOUND, **_REFUSED, 409: {"model": Problem, "description": "The photo has no such faces."}},
+    responses={
+        **_NOT_FOUND,
+        **_NO_JSON,
+        **_REFUSED,
+        409: {"model": Problem, "description": "The photo has no such faces."},
+    },
 )
 async def pin(
     jobs: TheJobs, before: TheJob, faces: Annotated[list[list[PlacedLandmark]], Field(max_length=64)]
@@ -200,7 +220,12 @@ async def pin(
 @_api.post(
     "/api/jobs/{job_id}/faces/{face}/shape",
     status_code=202,
-    responses={**_NOT_FOUND, **_REFUSED, 409: {"model": Problem, "description": "The face is not finished."}},
+    responses={
+        **_NOT_FOUND,
+        **_NO_JSON,
+        **_REFUSED,
+        409: {"model": Problem, "description": "The face is not finished."},
+    },
 )
 async def shape(
     jobs: TheJobs, before: TheJob, face: int, strengths: Annotated[dict[str, Strength], Field(max_length=64)]
@@ -212,7 +237,7 @@ async def shape(
     """
     head = _head_of(before, face)
     if ARRAYS_FILE not in head.files:
-        raise HTTPException(409, "the face is not finished; wait for its event `head` with the step `detail`.")
+        raise HTTPException(409, "the face is not finished, or was made without the format npz; send the photo again.")
     folder = jobs.new_folder()
     await asyncio.to_thread(_copy_result, before.task.folder / f"face{face}", folder / SOURCE_NAME)
     return await _submitted(jobs, ShapeTask(folder, face, tuple(strengths.items())))

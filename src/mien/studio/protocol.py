@@ -33,6 +33,8 @@ class Task:
     """Placed landmarks of each face: number, x and y in pixels of the upright photo. `mien.perception.Pin` would import
     torch here."""
     max_pixels: int
+    formats: tuple[str, ...] | None = None
+    """What is written of a finished face, some of `mien.io.result_files.FORMATS`; None for all that a page offers."""
 
 
 @dataclass(frozen=True)

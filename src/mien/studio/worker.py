@@ -117,7 +117,7 @@ class _Worker:
         photo = read_photo(task.photo, max_pixels=task.max_pixels)
         pins = [[Pin(*place) for place in places] for places in task.pins]
         steps = reconstructor.steps(photo, focal_px=task.focal_px, pins=pins, progress=self._stage)
-        written: dict[int, Reconstruction] = {}
+        formats, written = task.formats or _FINAL_FORMATS, dict[int, Reconstruction]()
         for step in steps:
             if step.name == "detected":
                 _write_preview(photo, task.folder / PREVIEW_NAME)
@@ -125,21 +125,29 @@ class _Worker:
             for index, face in enumerate(step.faces):
                 if written.get(index) is not face:
                     written[index] = face
-                    self._write(index, face, step.name, photo, task.folder)
+                    self._write(index, face, step.name, photo, parent=task.folder, formats=formats)
 
     @typed_out_of_memory
     def _reshape(self, task: ShapeTask) -> None:
         self._stage("reading", 0.0)
         face = reshaped(Reconstruction.load(task.folder / SOURCE_NAME), self._model, dict(task.strengths))
-        self._write(task.face, face, "detail", None, task.folder)
+        self._write(task.face, face, "detail", None, parent=task.folder, formats=_SHAPE_FORMATS)
 
-    def _write(self, index: int, face: Reconstruction, step: str, photo: Photo | None, parent: Path) -> None:
+    def _write(
+        self,
+        index: int,
+        face: Reconstruction,
+        step: str,
+        photo: Photo | None,
+        *,
+        parent: Path,
+        formats: tuple[str, ...],
+    ) -> None:
         self._stage("writing", 0.0)
         folder = parent / f"face{index}"
         with writing_folder(folder) as partial:
             (partial / STEP_FILES[step]).write_bytes(self._shown(face, final=step == "detail"))
         if step == "detail":
-            formats = _SHAPE_FORMATS if photo is None else _FINAL_FORMATS
             write_reconstruction(face, self._model, photo, folder, formats, parts=HEAD)
         self._send(
             HeadReady(
