@@ -87,7 +87,7 @@ def test_unknown_jobs_are_not_found(client: TestClient, path: str) -> None:
 
 def test_large_and_empty_photos_are_refused_and_leave_nothing(client: TestClient, tmp_path: Path) -> None:
     assert client.post("/api/jobs", content=b"x" * 1001).status_code == 413
-    assert client.post("/api/jobs", content=b"").status_code == 422
+    assert client.post("/api/jobs", content=b"").status_code == 400
     assert list(tmp_path.iterdir()) == []
     assert client.post("/api/jobs", content=b"x" * 1000).status_code == 202
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat
 
 from mien import __version__
 from mien.errors import ConfigError
@@ -74,6 +74,16 @@ class PlacedLandmark(BaseModel):
     y: FiniteFloat = Field(description="Pixels from its top.")
 
 
+def _known_formats(text: str) -> str:
+    try:
+        parse_formats(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+Formats = Annotated[str, AfterValidator(_known_formats)]
+"""Names of formats with commas."""
 Strength = Annotated[FiniteFloat, Field(ge=-1, le=1)]
 """Strength of a slider of the shape."""
 
@@ -87,6 +97,7 @@ class Problem(BaseModel):
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "There is no such job or file, or it has expired."}
 }
+_NO_BODY: dict[int | str, dict[str, Any]] = {400: {"model": Problem, "description": "The body is empty."}}
 _NO_JSON: dict[int | str, dict[str, Any]] = {400: {"model": Problem, "description": "The body is no JSON text."}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "The file is too large."},
@@ -112,13 +123,6 @@ TheJobs = Annotated[Jobs, Depends(_jobs_of)]
 TheJob = Annotated[Job, Depends(_job_of)]
 
 
-def _formats(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(parse_formats(text))
-    except ConfigError as error:
-        raise HTTPException(422, str(error)) from None
-
-
 def _head_of(job: Job, face: int) -> HeadReady:
     if face not in job.heads:
         raise HTTPException(404, "there is no such face; the job's state lists them.")
@@ -136,7 +140,7 @@ async def _submitted(jobs: Jobs, task: Task | ShapeTask) -> JobState:
 @_api.post(
     "/api/jobs",
     status_code=202,
-    responses=_REFUSED,
+    responses={**_NO_BODY, **_REFUSED},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -152,11 +156,12 @@ async def submit(
     detail: Annotated[bool, Query(description="Whether displacement and texture offset maps are made.")] = True,
     focal_px: Annotated[FiniteFloat | None, Query(gt=0, description="Focal length in pixels.")] = None,
     formats: Annotated[
-        str | None, Query(description=f"What to write, with commas: {', '.join(FORMATS)}. Default: all for downloads.")
+        Formats | None,
+        Query(description=f"What to write, with commas: {', '.join(FORMATS)}. Default: all for downloads."),
     ] = None,
 ) -> JobState:
     """Send a photo, as the body of the request: JPEG, PNG, HEIC, AVIF, WebP, TIFF."""
-    chosen = None if formats is None else _formats(formats)
+    chosen = None if formats is None else parse_formats(formats)
     folder = jobs.new_folder()
     path, limits = folder / PHOTO_NAME, jobs.limits
     await _save_body(request, path, limits.upload_bytes)
@@ -337,7 +342,7 @@ async def _save_body(request: Request, path: Path, largest: int) -> None:
                     raise HTTPException(413, f"the file has more than {largest / 1e6:g} MB; use a smaller one.")
                 await asyncio.to_thread(file.write, chunk)
         if size == 0:
-            raise HTTPException(422, "the request has no body; send the bytes of a photo.")
+            raise HTTPException(400, "the request has no body; send the bytes of a photo.")
     except BaseException:
         path.unlink(missing_ok=True)
         path.parent.rmdir()
