@@ -215,7 +215,7 @@ async def pin(
     if isinstance(before.task, ShapeTask):
         raise HTTPException(409, "a changed shape has no photo; place the landmarks in the job of the photo.")
     if before.detected is None or len(faces) > len(before.detected.faces):
-        raise HTTPException(409, "the photo does not show so many faces; wait for the event `detected`.")
+        raise HTTPException(409, "the list has more faces than the photo shows; wait for the event `detected`.")
     folder = jobs.new_folder()
     await asyncio.to_thread(_copy, before.task.photo, folder / PHOTO_NAME)
     pins = tuple(tuple((one.landmark, one.x, one.y) for one in face) for face in faces)
