@@ -48,6 +48,8 @@ const send = (page, file) => page.setInputFiles("#file", file);
 async function changed(page, act, canvas = "#stage") {
   const shot = async () => {
     await page.waitForTimeout(400);
+    // Two frames, so that a slow machine has drawn what was asked for before.
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
     return page.evaluate((selector) => {
       const source = document.querySelector(selector);
       const copy = Object.assign(document.createElement("canvas"), { width: 100, height: 100 });
