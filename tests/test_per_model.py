@@ -30,6 +30,22 @@ def test_a_value_is_computed_once_per_model_and_settings() -> None:
     assert calls == [(1.0,), (1.0,), (2.0,)]
 
 
+def test_the_last_two_settings_are_kept() -> None:
+    model = tiny_model()
+    for factor in (1.0, 2.0, 1.0, 2.0):
+        per_model(model, Total, factor)
+    calls.clear()
+    third, second = per_model(model, Total, 3.0), per_model(model, Total, 2.0)
+    assert calls == [(3.0,)]
+    per_model(model, Total, 1.0)
+    assert calls == [(3.0,), (1.0,)]
+    assert per_model(model, Total, 2.0) is second
+    gone = weakref.ref(third)
+    del third
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_value_is_computed_again_after_the_model_has_changed() -> None:
     model = tiny_model()
     before = per_model(model, Total).value

@@ -11,9 +11,17 @@ export interface Detected {
   faces: Outline[];
 }
 
+export const STEPS = ["network", "fit", "detail"] as const;
+export type Step = (typeof STEPS)[number];
+
+/** The head that the page shows after a step. */
+export function stepFile(step: Step): string {
+  return `${step}.glb`;
+}
+
 export interface FaceHead {
   face: number;
-  step: "network" | "fit" | "detail";
+  step: Step;
   files: string[];
   view: number[][];
   projection: number[][];
@@ -43,6 +51,13 @@ export async function submit(photo: Blob): Promise<string> {
 export async function pin(job: string, faces: Placed[][]): Promise<string> {
   const headers = { "Content-Type": "application/json" };
   return started(await fetch(`/api/jobs/${job}/pins`, { method: "POST", headers, body: JSON.stringify(faces) }));
+}
+
+/** Write a finished face again with another shape. */
+export async function reshape(job: string, face: number, strengths: ReadonlyMap<string, number>): Promise<string> {
+  const headers = { "Content-Type": "application/json" };
+  const body = JSON.stringify(Object.fromEntries(strengths));
+  return started(await fetch(`/api/jobs/${job}/faces/${face}/shape`, { method: "POST", headers, body }));
 }
 
 export function photoAddress(job: string): string {

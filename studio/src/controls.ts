@@ -2,7 +2,13 @@
 
 import { LOOKS, type Look, VIEWS, type View, type Viewer } from "./viewer";
 
-const LOOK_WORDS: Record<Look, string> = { relit: "Relit", photo: "Photo colours", clay: "Clay", wireframe: "Wireframe" };
+const LOOK_WORDS: Record<Look, string> = {
+  relit: "Relit",
+  photo: "Photo colours",
+  albedo: "Albedo",
+  clay: "Clay",
+  wireframe: "Wireframe",
+};
 
 /** Fill the bars with buttons, one pressed at a time for the looks. */
 export function lookAndViewButtons(viewer: Viewer, looks: HTMLElement, views: HTMLElement): void {

@@ -9,12 +9,18 @@ interface Dress {
   mesh: THREE.Mesh;
   relit: THREE.Material;
   photo: THREE.Material;
+  /** The base colours without light. */
+  albedo: THREE.Material;
 }
+
+/** What the names of a shape's morph targets have and those of expressions have not: `identity:1`, `phenotype:age`. */
+const SHAPE_MARK = ":";
 
 export class Head {
   readonly centre = new THREE.Vector3();
   readonly radius: number;
   readonly expressions: readonly string[];
+  readonly shapes: readonly string[];
   readonly photographed: ReadonlyMap<string, number>;
 
   constructor(
@@ -30,11 +36,13 @@ export class Head {
         weights.set(name, mesh.morphTargetInfluences?.[index] ?? 0);
       }
     }
-    this.expressions = [...weights.keys()];
+    this.expressions = [...weights.keys()].filter((name) => !name.includes(SHAPE_MARK));
+    this.shapes = [...weights.keys()].filter((name) => name.includes(SHAPE_MARK));
     this.photographed = weights;
   }
 
-  setExpression(name: string, value: number): void {
+  /** Set the strength of an expression, 0 to 1, or of a slider of the shape, −1 to 1. */
+  setStrength(name: string, value: number): void {
     for (const { mesh } of this.dresses) {
       const index = mesh.morphTargetDictionary?.[name];
       if (index !== undefined && mesh.morphTargetInfluences) mesh.morphTargetInfluences[index] = value;
@@ -42,14 +50,14 @@ export class Head {
   }
 
   /** Show a look of the file, or one material everywhere. */
-  dress(material: "relit" | "photo" | THREE.Material): void {
+  dress(material: "relit" | "photo" | "albedo" | THREE.Material): void {
     for (const one of this.dresses) one.mesh.material = typeof material === "string" ? one[material] : material;
   }
 
   dispose(): void {
-    for (const { mesh, relit, photo } of this.dresses) {
+    for (const { mesh, relit, photo, albedo } of this.dresses) {
       mesh.geometry.dispose();
-      for (const material of new Set([relit, photo])) {
+      for (const material of new Set([relit, photo, albedo])) {
         for (const value of Object.values(material)) if (value instanceof THREE.Texture) value.dispose();
         material.dispose();
       }
@@ -72,7 +80,7 @@ async function dressOf(gltf: GLTF, mesh: THREE.Mesh): Promise<Dress> {
   const own = mesh.material as THREE.Material;
   const relit = (await variantOf(gltf, mesh, "relit")) ?? own;
   const photo = (await variantOf(gltf, mesh, "photo")) ?? unlit(own);
-  return { mesh, relit, photo };
+  return { mesh, relit, photo, albedo: unlit(relit) };
 }
 
 async function variantOf(gltf: GLTF, mesh: THREE.Mesh, name: string): Promise<THREE.Material | null> {
@@ -91,9 +99,9 @@ async function variantOf(gltf: GLTF, mesh: THREE.Mesh, name: string): Promise<TH
   return final;
 }
 
-/** The colours of a material without light, for files that have one look only. */
+/** The colours of a material without light. */
 function unlit(material: THREE.Material): THREE.Material {
   if (!(material instanceof THREE.MeshStandardMaterial)) return material;
-  const { map, color, side } = material;
-  return new THREE.MeshBasicMaterial({ map, color, side });
+  const { map, color, side, vertexColors } = material;
+  return new THREE.MeshBasicMaterial({ map, color, side, vertexColors });
 }

@@ -89,7 +89,7 @@ export class ExpressionPanel {
     Object.assign(slider, { type: "range", min: "0", max: "1", step: "0.01" });
     slider.value = String(this.viewer.photographed.get(name) ?? 0);
     slider.dataset["expression"] = name;
-    slider.addEventListener("input", () => this.viewer.setExpression(name, slider.valueAsNumber));
+    slider.addEventListener("input", () => this.viewer.setStrength(name, slider.valueAsNumber));
     this.#sliders.set(name, slider);
     label.append(text, slider);
     return label;
@@ -97,7 +97,7 @@ export class ExpressionPanel {
 
   #set(slider: HTMLInputElement, name: string, value: number): void {
     slider.value = String(value);
-    this.viewer.setExpression(name, value);
+    this.viewer.setStrength(name, value);
   }
 }
 

@@ -4,11 +4,13 @@ import "./style.css";
 import "./studio.css";
 import * as api from "./api";
 import { button, element, lookAndViewButtons } from "./controls";
+import { Comparison } from "./compare";
 import { ExpressionPanel } from "./panel";
 import { PhotoView } from "./photo";
+import { ShapePanel } from "./shape";
 import { Viewer } from "./viewer";
 
-const STEPS = { network: "First estimate", fit: "Fitted", detail: "Fitted, with detail" } as const;
+const STEP_WORDS: Record<api.Step, string> = { network: "First estimate", fit: "Fitted", detail: "Fitted, with detail" };
 const STAGES: Record<string, string> = {
   reading: "Reading the photo",
   perception: "Finding faces",
@@ -37,11 +39,19 @@ const FILE_WORDS: Record<string, string> = {
   "reconstruction.npz": "All arrays, NPZ",
 };
 
-type Mode = "head" | "over" | "landmarks";
+type Mode = "head" | "over" | "compare" | "landmarks";
 
 class Studio {
   readonly #viewer = new Viewer(element<HTMLCanvasElement>("stage"));
   readonly #panel = new ExpressionPanel(this.#viewer, element("presets"), element("sliders"));
+  readonly #shape = new ShapePanel(this.#viewer, element("shape"), () => void this.#reshape());
+  readonly #comparison = new Comparison(
+    this.#viewer,
+    element<HTMLCanvasElement>("other-stage"),
+    element<HTMLSelectElement>("compared"),
+    STEP_WORDS,
+    () => this.#panel.weights,
+  );
   readonly #photo = new PhotoView(
     element<HTMLImageElement>("photo"),
     document.getElementById("drawing") as unknown as SVGSVGElement,
@@ -191,21 +201,48 @@ class Studio {
   }
 
   async #show(head: api.FaceHead): Promise<void> {
-    const answer = await fetch(api.fileAddress(this.#job, head.face, "head.glb"));
-    if (!answer.ok) return; // a better one has replaced it
+    const answer = await fetch(api.fileAddress(this.#job, head.face, api.stepFile(head.step)));
+    if (!answer.ok) return; // the job has expired
     await this.#viewer.load(await answer.arrayBuffer());
     this.#panel.refresh();
+    this.#shape.refresh();
     document.body.dataset["head"] = head.step;
-    element("step").textContent = STEPS[head.step];
+    element("step").textContent = STEP_WORDS[head.step];
     element("notes").replaceChildren(...head.notes.map((note) => paragraph(note)));
     if (this.#mode === "over") this.#viewer.setPhotoCamera(head);
-    if (head.step === "detail") this.#downloads(head);
+    if (this.#mode === "compare") await this.#compare();
+    if (head.step === "detail") this.#downloads(this.#job, head);
   }
 
-  #downloads(head: api.FaceHead): void {
-    const links = head.files.map((name) => {
+  async #compare(): Promise<void> {
+    const head = this.#heads.get(this.#face);
+    if (head) await this.#comparison.refresh(this.#job, head);
+  }
+
+  /** Let the server write the files of the face with the present shape, and offer these. */
+  async #reshape(): Promise<void> {
+    this.#say("Writing the files of this shape");
+    try {
+      const job = await api.reshape(this.#job, this.#face, this.#shape.strengths);
+      api.listen(job, {
+        stage: () => {},
+        detected: () => {},
+        head: (head) => this.#downloads(job, head),
+        finished: () => this.#say("The downloads are of the changed shape now"),
+        failed: (reason) => this.#say(reason, true),
+      });
+    } catch (error) {
+      this.#say(error instanceof Error ? error.message : String(error), true);
+    }
+  }
+
+  #downloads(job: string, head: api.FaceHead): void {
+    const steps = api.STEPS.map(api.stepFile);
+    const names = head.files.filter((name) => !steps.includes(name));
+    element("downloads").dataset["job"] = job;
+    const links = names.map((name) => {
       const link = document.createElement("a");
-      link.href = api.fileAddress(this.#job, head.face, name);
+      link.href = api.fileAddress(job, head.face, name);
       link.download = name;
       link.className = "button";
       link.textContent = FILE_WORDS[name] ?? name;
@@ -217,7 +254,7 @@ class Studio {
   #mode: Mode = "head";
 
   #modes(): void {
-    const words: Record<Mode, string> = { head: "Head", over: "Over the photo", landmarks: "Landmarks" };
+    const words: Record<Mode, string> = { head: "Head", over: "Over the photo", compare: "Compare", landmarks: "Landmarks" };
     const buttons = (Object.keys(words) as Mode[]).map((mode) =>
       button(words[mode], () => {
         this.#mode = mode;
@@ -225,6 +262,7 @@ class Studio {
         buttons.forEach((one) => one.setAttribute("aria-pressed", String(one.textContent === words[mode])));
         this.#photo.edit(mode === "landmarks");
         this.#viewer.setPhotoCamera(mode === "over" ? (this.#heads.get(this.#face) ?? null) : null);
+        if (mode === "compare") void this.#compare();
       }),
     );
     buttons.forEach((one, k) => one.setAttribute("aria-pressed", String(k === 0)));

@@ -6,7 +6,7 @@ import { RoomEnvironment } from "three/addons/environments/RoomEnvironment.js";
 
 import { type Head, loadHead } from "./head";
 
-export const LOOKS = ["relit", "photo", "clay", "wireframe"] as const;
+export const LOOKS = ["relit", "photo", "albedo", "clay", "wireframe"] as const;
 export type Look = (typeof LOOKS)[number];
 
 export const VIEWS = { front: 0, "three-quarter": 35, "left profile": 90, "right profile": -90, back: 180 } as const;
@@ -34,6 +34,7 @@ export class Viewer {
   #look: Look = "relit";
   #throughPhoto = false;
   #requested = false;
+  #twins: Viewer[] = [];
 
   constructor(readonly canvas: HTMLCanvasElement) {
     this.#renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true, preserveDrawingBuffer: true });
@@ -45,7 +46,10 @@ export class Viewer {
     this.#scene.add(this.#key, this.#key.target);
     this.#controls = new OrbitControls(this.#camera, canvas);
     this.#controls.enablePan = false;
-    this.#controls.addEventListener("change", () => this.#request());
+    this.#controls.addEventListener("change", () => {
+      for (const twin of this.#twins) twin.#lookFrom(this.#camera.position, this.#controls.target);
+      this.#request();
+    });
     this.setLight(-35, 25);
     new ResizeObserver(() => this.#resize()).observe(canvas);
     canvas.addEventListener("keydown", (event) => this.#turnByKey(event));
@@ -55,6 +59,11 @@ export class Viewer {
   /** Names of the head's expressions, in ARKit's order. */
   get expressions(): readonly string[] {
     return this.#head?.expressions ?? [];
+  }
+
+  /** Names of the sliders of the head's shape; files for others have none. */
+  get shapes(): readonly string[] {
+    return this.#head?.shapes ?? [];
   }
 
   /** Strengths of the expressions as on the photo. */
@@ -75,22 +84,37 @@ export class Viewer {
     this.#head = head;
     this.#scene.add(head.root);
     this.setLook(this.#look);
-    for (const [name, value] of weights ?? []) head.setExpression(name, value);
+    for (const [name, value] of weights ?? []) head.setStrength(name, value);
     if (first) this.setView("three-quarter");
     this.#request();
   }
 
-  setExpression(name: string, value: number): void {
-    this.#head?.setExpression(name, value);
+  /** Set the strength of an expression or of a slider of the shape. */
+  setStrength(name: string, value: number): void {
+    this.#head?.setStrength(name, value);
+    for (const twin of this.#twins) twin.#head?.setStrength(name, value);
     this.#request();
+    for (const twin of this.#twins) twin.#request();
+  }
+
+  /** Show another head from the same side: cameras, looks, lights and strengths of both go together from now on. */
+  pair(other: Viewer): void {
+    this.#twins.push(other);
+    other.#twins.push(this);
+    other.setLook(this.#look);
+    const { azimuth, elevation } = this.#key.userData as { azimuth: number; elevation: number };
+    other.setLight(azimuth, elevation);
+    other.#lookFrom(this.#camera.position, this.#controls.target);
   }
 
   setLook(look: Look): void {
+    const changed = look !== this.#look;
     this.#look = look;
-    const photo = look === "photo";
-    // Khronos' neutral curve keeps skin colours; a photo is shown as it is.
-    this.#renderer.toneMapping = photo ? THREE.NoToneMapping : THREE.NeutralToneMapping;
-    this.#head?.dress(look === "clay" ? this.#clay : look === "wireframe" ? this.#wire : photo ? "photo" : "relit");
+    // Khronos' neutral curve keeps skin colours; photo and albedo are shown as they are.
+    const plain = look === "photo" || look === "albedo";
+    this.#renderer.toneMapping = plain ? THREE.NoToneMapping : THREE.NeutralToneMapping;
+    this.#head?.dress(look === "clay" ? this.#clay : look === "wireframe" ? this.#wire : look);
+    if (changed) for (const twin of this.#twins) twin.setLook(look);
     this.#request();
   }
 
@@ -115,7 +139,11 @@ export class Viewer {
       THREE.MathUtils.degToRad(THREE.MathUtils.clamp(angle, -LIGHT_REACH_DEG * 2, LIGHT_REACH_DEG * 2)),
     ) as [number, number];
     this.#key.position.set(Math.sin(a) * Math.cos(e), Math.sin(e), Math.cos(a) * Math.cos(e));
+    const before = this.#key.userData as { azimuth?: number; elevation?: number };
     this.#key.userData = { azimuth, elevation };
+    if (before.azimuth !== azimuth || before.elevation !== elevation) {
+      for (const twin of this.#twins) twin.setLight(azimuth, elevation);
+    }
     this.#request();
   }
 
@@ -139,6 +167,14 @@ export class Viewer {
   picture(): string {
     this.#draw();
     return this.canvas.toDataURL("image/png");
+  }
+
+  #lookFrom(place: THREE.Vector3, target: THREE.Vector3): void {
+    if (place.equals(this.#camera.position) && target.equals(this.#controls.target)) return;
+    this.#camera.position.copy(place);
+    this.#controls.target.copy(target);
+    this.#controls.update();
+    this.#request();
   }
 
   #resize(): void {

@@ -222,7 +222,6 @@ def with_head() -> MorphableModel:
     return load_model()
 
 
-
 def test_the_covered_pixels_are_those_of_the_whole_heads_skin(with_head: MorphableModel) -> None:
     skin, head, face = HeadSkin.of(with_head), load_head(with_head), turned(with_head)
     assert skin is not None

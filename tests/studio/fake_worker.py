@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 
 from mien.studio.protocol import (
     PREVIEW_NAME,
+    SOURCE_NAME,
     Cancelled,
     Detected,
     FaceOutline,
@@ -15,6 +16,7 @@ from mien.studio.protocol import (
     Finished,
     HeadReady,
     Ready,
+    ShapeTask,
     Stage,
     Task,
 )
@@ -33,6 +35,11 @@ def run(connection: Connection) -> None:
             return
         if isinstance(task, Task):
             _work(connection, task)
+        elif isinstance(task, ShapeTask):
+            source = sorted(path.name for path in (task.folder / SOURCE_NAME).iterdir())
+            notes = (f"{source}, {task.strengths}",)
+            connection.send(HeadReady(task.face, "detail", ("head.glb",), EYE, EYE, 0.02, notes))
+            connection.send(Finished(()))
 
 
 def _work(connection: Connection, task: Task) -> None:
@@ -58,6 +65,16 @@ def _work(connection: Connection, task: Task) -> None:
     folder.mkdir()
     (folder / "head.glb").write_bytes(b"glTF")
     (folder / "secret.txt").write_text("not a result")
-    for step in ("network", "detail"):
-        connection.send(HeadReady(0, step, ("head.glb", "secret.txt"), EYE, EYE, 0.02, (f"pins: {len(task.pins)}",)))
+    (folder / "network.glb").write_bytes(b"light")
+    (folder / "reconstruction.npz").write_bytes(b"arrays")
+    (folder / "coefficients.json").write_text("{}")
+    quick = ("network.glb", "secret.txt")
+    for step, files in (
+        ("network", quick),
+        ("detail", (*quick, "head.glb", "reconstruction.npz", "coefficients.json")),
+    ):
+        connection.send(HeadReady(0, step, files, EYE, EYE, 0.02, (f"pins: {len(task.pins)}",)))
+        if task.photo.read_bytes() == b"half":
+            connection.send(Failed("FitDiverged", "the face could not be fitted."))
+            return
     connection.send(Finished(("a warning",)))

@@ -50,6 +50,7 @@ def test_a_photo_becomes_a_file_that_can_be_downloaded(client: TestClient) -> No
     assert len(state["outlines"][0]["landmarks"]) == 68
     answer = client.get(f"/api/jobs/{job}/faces/0/head.glb")
     assert (answer.content, answer.headers["content-type"]) == (b"glTF", "model/gltf-binary")
+    assert client.get(f"/api/jobs/{job}/faces/0/network.glb").content == b"light"
     assert client.get(f"/api/jobs/{job}/photo").content == b"jpeg"
 
 
@@ -86,12 +87,14 @@ def test_unknown_jobs_are_not_found(client: TestClient, path: str) -> None:
 
 def test_large_and_empty_photos_are_refused_and_leave_nothing(client: TestClient, tmp_path: Path) -> None:
     assert client.post("/api/jobs", content=b"x" * 1001).status_code == 413
-    assert client.post("/api/jobs", content=b"").status_code == 422
+    assert client.post("/api/jobs", content=b"").status_code == 400
     assert list(tmp_path.iterdir()) == []
     assert client.post("/api/jobs", content=b"x" * 1000).status_code == 202
 
 
-@pytest.mark.parametrize("query", [{"mode": "best"}, {"focal_px": "-1"}, {"focal_px": "nan"}, {"detail": "perhaps"}])
+@pytest.mark.parametrize(
+    "query", [{"mode": "best"}, {"focal_px": "-1"}, {"focal_px": "nan"}, {"detail": "perhaps"}, {"formats": "glb,exe"}]
+)
 def test_wrong_options_are_refused(client: TestClient, query: dict[str, str]) -> None:
     assert client.post("/api/jobs", content=b"good", params=query).status_code == 422
 
@@ -149,6 +152,35 @@ def test_wrong_pins_are_refused(client: TestClient, pins: object, status: int) -
     assert client.post(f"/api/jobs/{job}/pins", json=pins).status_code == status
 
 
+def test_a_shape_starts_another_job_with_a_copy_of_the_face(client: TestClient) -> None:
+    job = sent(client, b"good")
+    events(client, job)
+    answer = client.post(f"/api/jobs/{job}/faces/0/shape", json={"identity:1": 0.5, "phenotype:age": -1})
+    assert answer.status_code == 202
+    shape = answer.json()["id"]
+    client.delete(f"/api/jobs/{job}")
+    (head,) = [data for name, data in events(client, shape) if name == "head"]
+    copied = "['coefficients.json', 'reconstruction.npz']"
+    assert head["notes"] == [f"{copied}, (('identity:1', 0.5), ('phenotype:age', -1.0))"]
+    assert client.post(f"/api/jobs/{shape}/pins", json=[]).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("photo", "face", "strengths", "status"),
+    [
+        (b"good", 1, {}, 404),
+        (b"half", 0, {}, 409),  # only the network's head is there
+        (b"good", 0, {"identity:1": 1.5}, 422),
+        (b"good", 0, {"identity:1": "nan"}, 422),
+        (b"good", 0, [1], 422),
+    ],
+)
+def test_wrong_shapes_are_refused(client: TestClient, photo: bytes, face: int, strengths: object, status: int) -> None:
+    job = sent(client, photo)
+    events(client, job)
+    assert client.post(f"/api/jobs/{job}/faces/{face}/shape", json=strengths).status_code == status
+
+
 def test_the_description_names_every_path(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
@@ -157,6 +189,7 @@ def test_the_description_names_every_path(client: TestClient) -> None:
         "/api/jobs/{job_id}/events",
         "/api/jobs/{job_id}/pins",
         "/api/jobs/{job_id}/photo",
+        "/api/jobs/{job_id}/faces/{face}/shape",
         "/api/jobs/{job_id}/faces/{face}/{name}",
         "/api/examples",
     }

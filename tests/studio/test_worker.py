@@ -12,10 +12,24 @@ from typing import Any
 
 import pytest
 
+from mien.result import Reconstruction
 from mien.studio.jobs import run_worker
-from mien.studio.protocol import PREVIEW_NAME, Cancelled, Detected, Failed, Finished, HeadReady, Ready, Stage, Task
+from mien.studio.protocol import (
+    PREVIEW_NAME,
+    SOURCE_NAME,
+    STEP_FILES,
+    Cancelled,
+    Detected,
+    Failed,
+    Finished,
+    HeadReady,
+    Ready,
+    ShapeTask,
+    Stage,
+    Task,
+)
 
-PHOTO = files("mien.studio").joinpath("static", "examples", "astronaut.jpg").read_bytes()
+PHOTO = files("mien.studio").joinpath("static/examples/astronaut.jpg").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +69,36 @@ def test_a_photo_gets_better_step_by_step(worker: Connection, tmp_path: Path) ->
     assert [type(message) for message in found] == [Detected, HeadReady, HeadReady, HeadReady, Finished]
     heads = [message for message in found if isinstance(message, HeadReady)]
     assert [head.step for head in heads] == ["network", "fit", "detail"]
-    assert heads[0].files == ("head.glb",)
-    assert {"head.glb", "head.obj", "head.vrm", "sheet.png", "coefficients.json"} <= set(heads[-1].files)
+    assert heads[0].files == ("network.glb",)
+    assert {*STEP_FILES.values(), "head.glb", "head.obj", "head.vrm", "sheet.png", "coefficients.json"} <= set(
+        heads[-1].files
+    )
     assert {path.name for path in (tmp_path / "face0").iterdir()} == set(heads[-1].files)
     assert (tmp_path / PREVIEW_NAME).read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_a_finished_face_gets_another_shape(worker: Connection, tmp_path: Path) -> None:
+    worker.send(task(tmp_path, PHOTO))
+    list(messages(worker))
+    before = Reconstruction.load(tmp_path / "face0")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "face0").rename(tmp_path / "job" / SOURCE_NAME)
+    worker.send(ShapeTask(tmp_path / "job", 0, (("identity:2", 0.5),)))
+    head, end = [message for message in messages(worker) if not isinstance(message, Stage)]
+    assert isinstance(head, HeadReady) and isinstance(end, Finished)
+    after = Reconstruction.load(tmp_path / "job" / "face0")
+    assert after.identity - before.identity == pytest.approx([0, 1.0, *[0] * (len(before.identity) - 2)], abs=1e-5)
+    assert {"head.glb", "head.obj", "head.vrm", "detail.glb"} <= set(head.files)
+    assert not {"sheet.png", "overlay.png"} & set(head.files)  # no photo shows this face
+    worker.send(ShapeTask(tmp_path / "job", 0, (("identity:0", 0.5),)))
+    assert isinstance(failed := list(messages(worker))[-1], Failed)
+    assert "unknown slider" in failed.reason
+
+
+def test_chosen_formats_are_written_alone(worker: Connection, tmp_path: Path) -> None:
+    worker.send(task(tmp_path, PHOTO, formats=("glb", "json")))
+    head = [message for message in messages(worker) if isinstance(message, HeadReady)][-1]
+    assert head.files == ("coefficients.json", "detail.glb", "head.glb", "network.glb")
 
 
 def test_pins_move_the_face(worker: Connection, tmp_path: Path) -> None:

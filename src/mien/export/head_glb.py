@@ -124,7 +124,7 @@ def head_nodes(glb: Glb, rig: Rig, materials: HeadMaterials) -> tuple[list[dict[
     for part in rig.layout.parts:
         if part.centre is None:
             continue
-        moving = np.flatnonzero(np.diff(part.moved.starts))
+        moving = np.flatnonzero(np.diff(rig.position_targets(part).plain.starts))
         origin = rig.base[part.centre].astype(float)
         primitive = add_part(
             glb,

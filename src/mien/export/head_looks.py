@@ -99,7 +99,12 @@ class HeadLooks:
 
 
 def head_looks(
-    reconstruction: Reconstruction, model: MorphableModel, head: HeadModel, *, scalp: Scalp = "hair"
+    reconstruction: Reconstruction,
+    model: MorphableModel,
+    head: HeadModel,
+    *,
+    scalp: Scalp = "hair",
+    smallest_atlas: int = SMALLEST_ATLAS,
 ) -> HeadLooks:
     """Make the images of a head.
 
@@ -108,9 +113,11 @@ def head_looks(
         model: The face's model, on the CPU.
         head: Its head.
         scalp: What the scalp shows.
+        smallest_atlas: The least side of the skin's atlas; a small one is quicker and shows coarser hair.
     """
     with torch.no_grad():
-        return _LooksPainter(reconstruction, model, head).looks(scalp)
+        painter = _LooksPainter(reconstruction, model, head)
+        return painter.looks(scalp, size=atlas_size(reconstruction.texture.shape[0], head, smallest=smallest_atlas))
 
 
 @dataclass(frozen=True)
@@ -135,10 +142,10 @@ def relit_face(reconstruction: Reconstruction, model: MorphableModel, head: Head
         return _LooksPainter(reconstruction, model, head).relit_face()
 
 
-def atlas_size(texture_size: int, head: HeadModel) -> int:
+def atlas_size(texture_size: int, head: HeadModel, *, smallest: int = SMALLEST_ATLAS) -> int:
     """Side of the atlas that keeps the texels of a face's texture, a power of two."""
     side = 1 << (int(texture_size / head.face_width) - 1).bit_length()
-    return max(SMALLEST_ATLAS, min(side, LARGEST_ATLAS))
+    return max(smallest, min(side, LARGEST_ATLAS))
 
 
 class _LooksPainter:
@@ -157,9 +164,9 @@ class _LooksPainter:
         self._own = head.own_vertices(identity, expression)[0]
         self._rotation = torch.from_numpy(reconstruction.rotation)
 
-    def looks(self, scalp: Scalp) -> HeadLooks:
-        model, head = self._model, self._head
-        atlas = per_model(model, _head_atlas, atlas_size(self._side, head))
+    def looks(self, scalp: Scalp, *, size: int) -> HeadLooks:
+        model = self._model
+        atlas = per_model(model, _head_atlas, size)
         shade = self._face_shade()
         relit_face = self._relit_face(shade)
         relit, photo = self._skin(atlas, relit_face)

@@ -22,11 +22,13 @@ class _Kept:
     """The buffers of the model, and the number of changes of each."""
 
     def is_of(self, settings: tuple[Hashable, ...], buffers: tuple[tuple[Tensor, int], ...]) -> bool:
-        same = all(a is b and m == n for (a, m), (b, n) in zip(self.buffers, buffers, strict=True))
-        return same and self.settings == settings
+        return self.settings == settings and self.has_buffers(buffers)
+
+    def has_buffers(self, buffers: tuple[tuple[Tensor, int], ...]) -> bool:
+        return all(a is b and m == n for (a, m), (b, n) in zip(self.buffers, buffers, strict=True))
 
 
-_kept: weakref.WeakKeyDictionary[MorphableModel, dict[Any, _Kept]] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[MorphableModel, dict[Any, tuple[_Kept, ...]]] = weakref.WeakKeyDictionary()
 
 
 def on_cpu(model: MorphableModel) -> MorphableModel:
@@ -47,13 +49,17 @@ def per_model(model: MorphableModel, build: Callable[..., Value], *settings: Has
 
     Args:
         model: The model; the value is kept as long as it exists.
-        build: A function of the module level. Only its last value is kept, so that memory stays bounded.
+        build: A function of the module level. Its last two values are kept: of the quick and of the full result of a
+            photo; more would let memory grow.
         settings: Further arguments.
     """
     values = _kept.setdefault(model, {})
     # An inference tensor counts no changes.
     buffers = tuple((buffer, 0 if buffer.is_inference() else buffer._version) for buffer in model.buffers())
-    known = values.get(build)
-    if known is None or not known.is_of(settings, buffers):
-        known = values[build] = _Kept(build(model, *settings), settings, buffers)
+    before = values.get(build, ())
+    known = next((value for value in before if value.is_of(settings, buffers)), None)
+    if known is None:
+        known = _Kept(build(model, *settings), settings, buffers)
+    others = [value for value in before if value is not known and value.has_buffers(buffers)]
+    values[build] = (*others[-1:], known)
     return known.value

@@ -82,7 +82,7 @@ TEXTURE_SIZE = 1024
 """Side of the texture in texels; a face that fills a photo of 1,000 pixels has about as many pixels across."""
 NET_TEXTURE_SIZE = 256
 """Side of the texture in mode "net": one of 1024 texels would take ten times as long as everything else."""
-QUICK_TEXTURE_SIZE = 512
+QUICK_TEXTURE_SIZE = 384
 """Side of the texture of results that better ones replace within a second."""
 RESOLUTIONS = (224, 512, 1024)
 UPRIGHT_ROLL = math.radians(30)

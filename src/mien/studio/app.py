@@ -15,17 +15,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat
 
 from mien import __version__
-from mien.io.result_files import RESULT_FILES
+from mien.errors import ConfigError
+from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, FORMATS, RESULT_FILES, parse_formats
 from mien.studio.jobs import Job, Jobs, QueueFull, again
-from mien.studio.protocol import PREVIEW_NAME, Message, Task
+from mien.studio.protocol import PREVIEW_NAME, SOURCE_NAME, STEP_FILES, HeadReady, Message, ShapeTask, Task
 
 PHOTO_NAME = "photo"
 """Name of an uploaded file in its job's folder, whatever its name was."""
 _PING_S = 10.0
 """How often a stream without news says that it is alive."""
+_DOWNLOADS = RESULT_FILES | frozenset(STEP_FILES.values())
 _CONTENT_TYPES = {".glb": "model/gltf-binary", ".obj": "model/obj", ".ply": "model/ply", ".npz": "application/zip"}
 
 
@@ -72,6 +74,20 @@ class PlacedLandmark(BaseModel):
     y: FiniteFloat = Field(description="Pixels from its top.")
 
 
+def _known_formats(text: str) -> str:
+    try:
+        parse_formats(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+Formats = Annotated[str, AfterValidator(_known_formats)]
+"""Names of formats with commas."""
+Strength = Annotated[FiniteFloat, Field(ge=-1, le=1)]
+"""Strength of a slider of the shape."""
+
+
 class Problem(BaseModel):
     """Why a request was refused."""
 
@@ -81,6 +97,8 @@ class Problem(BaseModel):
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "There is no such job or file, or it has expired."}
 }
+_NO_BODY: dict[int | str, dict[str, Any]] = {400: {"model": Problem, "description": "The body is empty."}}
+_NO_JSON: dict[int | str, dict[str, Any]] = {400: {"model": Problem, "description": "The body is no JSON text."}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "The file is too large."},
     503: {"model": Problem, "description": "Too many photos wait; try again later."},
@@ -105,7 +123,13 @@ TheJobs = Annotated[Jobs, Depends(_jobs_of)]
 TheJob = Annotated[Job, Depends(_job_of)]
 
 
-async def _submitted(jobs: Jobs, task: Task) -> JobState:
+def _head_of(job: Job, face: int) -> HeadReady:
+    if face not in job.heads:
+        raise HTTPException(404, "there is no such face; the job's state lists them.")
+    return job.heads[face]
+
+
+async def _submitted(jobs: Jobs, task: Task | ShapeTask) -> JobState:
     try:
         return _state(jobs, await jobs.submit(task))
     except QueueFull:
@@ -116,7 +140,7 @@ async def _submitted(jobs: Jobs, task: Task) -> JobState:
 @_api.post(
     "/api/jobs",
     status_code=202,
-    responses=_REFUSED,
+    responses={**_NO_BODY, **_REFUSED},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -127,14 +151,21 @@ async def _submitted(jobs: Jobs, task: Task) -> JobState:
 async def submit(
     request: Request,
     jobs: TheJobs,
+    *,
     mode: Annotated[Literal["auto", "fit", "net"], Query(description="How the face is found.")] = "auto",
     detail: Annotated[bool, Query(description="Whether displacement and texture offset maps are made.")] = True,
     focal_px: Annotated[FiniteFloat | None, Query(gt=0, description="Focal length in pixels.")] = None,
+    formats: Annotated[
+        Formats | None,
+        Query(description=f"What to write, with commas: {', '.join(FORMATS)}. Default: all for downloads."),
+    ] = None,
 ) -> JobState:
     """Send a photo, as the body of the request: JPEG, PNG, HEIC, AVIF, WebP, TIFF."""
+    chosen = None if formats is None else parse_formats(formats)
     folder = jobs.new_folder()
-    await _save_body(request, folder / PHOTO_NAME, jobs.limits.upload_bytes)
-    return await _submitted(jobs, Task(folder / PHOTO_NAME, folder, mode, detail, focal_px, (), jobs.limits.max_pixels))
+    path, limits = folder / PHOTO_NAME, jobs.limits
+    await _save_body(request, path, limits.upload_bytes)
+    return await _submitted(jobs, Task(path, folder, mode, detail, focal_px, (), limits.max_pixels, chosen))
 
 
 @_api.get("/api/jobs/{job_id}", responses=_NOT_FOUND)
@@ -164,7 +195,16 @@ async def events(job: TheJob, request: Request) -> StreamingResponse:
     return StreamingResponse(_stream(job, start), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@_api.post("/api/jobs/{job_id}/pins", status_code=202, responses={**_NOT_FOUND, **_REFUSED})
+@_api.post(
+    "/api/jobs/{job_id}/pins",
+    status_code=202,
+    responses={
+        **_NOT_FOUND,
+        **_NO_JSON,
+        **_REFUSED,
+        409: {"model": Problem, "description": "The photo has no such faces."},
+    },
+)
 async def pin(
     jobs: TheJobs, before: TheJob, faces: Annotated[list[list[PlacedLandmark]], Field(max_length=64)]
 ) -> JobState:
@@ -172,12 +212,40 @@ async def pin(
 
     The body has a list of landmarks for each face, in the order of `outlines`.
     """
+    if isinstance(before.task, ShapeTask):
+        raise HTTPException(409, "a changed shape has no photo; place the landmarks in the job of the photo.")
     if before.detected is None or len(faces) > len(before.detected.faces):
         raise HTTPException(409, "pins are given for more faces than the photo shows; wait for the event `detected`.")
     folder = jobs.new_folder()
     await asyncio.to_thread(_copy, before.task.photo, folder / PHOTO_NAME)
     pins = tuple(tuple((one.landmark, one.x, one.y) for one in face) for face in faces)
     return await _submitted(jobs, again(before.task, folder, photo=folder / PHOTO_NAME, pins=pins))
+
+
+@_api.post(
+    "/api/jobs/{job_id}/faces/{face}/shape",
+    status_code=202,
+    responses={
+        **_NOT_FOUND,
+        **_NO_JSON,
+        **_REFUSED,
+        409: {"model": Problem, "description": "The face is not finished."},
+    },
+)
+async def shape(
+    jobs: TheJobs, before: TheJob, face: int, strengths: Annotated[dict[str, Strength], Field(max_length=64)]
+) -> JobState:
+    """Write a finished face again with another shape; a new job.
+
+    The body has strengths of sliders by their names, such as `identity:1` and `phenotype:age`. They are the morph
+    targets of `detail.glb` with a colon in their names.
+    """
+    head = _head_of(before, face)
+    if ARRAYS_FILE not in head.files:
+        raise HTTPException(409, "the face is not finished, or was made without the format npz; send the photo again.")
+    folder = jobs.new_folder()
+    await asyncio.to_thread(_copy_result, before.task.folder / f"face{face}", folder / SOURCE_NAME)
+    return await _submitted(jobs, ShapeTask(folder, face, tuple(strengths.items())))
 
 
 @_api.get(
@@ -187,8 +255,8 @@ async def pin(
 )
 async def file(job: TheJob, face: int, name: str) -> FileResponse:
     """Download a file of a face."""
-    head = job.heads.get(face)
-    if head is None or name not in head.files or name not in RESULT_FILES:
+    head = _head_of(job, face)
+    if name not in head.files or name not in _DOWNLOADS:
         raise HTTPException(404, "there is no such file; the job's state lists them.")
     path = job.task.folder / f"face{face}" / name
     return FileResponse(
@@ -274,7 +342,7 @@ async def _save_body(request: Request, path: Path, largest: int) -> None:
                     raise HTTPException(413, f"the file has more than {largest / 1e6:g} MB; use a smaller one.")
                 await asyncio.to_thread(file.write, chunk)
         if size == 0:
-            raise HTTPException(422, "the request has no body; send the bytes of a photo.")
+            raise HTTPException(400, "the request has no body; send the bytes of a photo.")
     except BaseException:
         path.unlink(missing_ok=True)
         path.parent.rmdir()
@@ -283,6 +351,13 @@ async def _save_body(request: Request, path: Path, largest: int) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
+
+
+def _copy_result(source: Path, target: Path) -> None:
+    """Copy what `Reconstruction.load` reads, since the earlier result may expire before the turn of this one."""
+    target.mkdir()
+    for name in (ARRAYS_FILE, COEFFICIENTS_FILE):
+        _copy(source / name, target / name)
 
 
 def _state(jobs: Jobs, job: Job) -> JobState:

@@ -19,7 +19,18 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from mien.studio.protocol import Cancelled, Detected, Failed, Finished, HeadReady, Message, Ready, Stage, Task
+from mien.studio.protocol import (
+    Cancelled,
+    Detected,
+    Failed,
+    Finished,
+    HeadReady,
+    Message,
+    Ready,
+    ShapeTask,
+    Stage,
+    Task,
+)
 from mien.threads import interrupt_delayed
 
 _PATIENCE_S = 5.0
@@ -57,7 +68,7 @@ class Job:
     """A photo and what is known of its faces."""
 
     id: str
-    task: Task
+    task: Task | ShapeTask
     state: str = "waiting"
     """waiting, running, done, failed or cancelled."""
     photo_size: tuple[int, int] | None = None
@@ -159,7 +170,7 @@ class Jobs:
         folder.mkdir()
         return folder
 
-    async def submit(self, task: Task) -> Job:
+    async def submit(self, task: Task | ShapeTask) -> Job:
         """Let a photo wait for its turn.
 
         Raises:
@@ -280,7 +291,7 @@ class _Worker:
     def alive(self) -> bool:
         return self.process.is_alive()
 
-    def send(self, message: Task | Cancelled) -> None:
+    def send(self, message: Task | ShapeTask | Cancelled) -> None:
         with contextlib.suppress(OSError):  # it has died, which `message` tells
             self.connection.send(message)
 

@@ -10,6 +10,11 @@ from pathlib import Path
 
 PREVIEW_NAME = "upright.jpg"
 """The upright photo in the folder of a job, for the page."""
+SOURCE_NAME = "source"
+"""The folder of an earlier result in that of a job that changes it."""
+STEP_FILES = {"network": "network.glb", "fit": "fit.glb", "detail": "detail.glb"}
+"""The head that the page shows after each step. Those before the last are light; the last one has the sliders of the
+shape as morph targets."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,20 @@ class Task:
     """Placed landmarks of each face: number, x and y in pixels of the upright photo. `mien.perception.Pin` would import
     torch here."""
     max_pixels: int
+    formats: tuple[str, ...] | None = None
+    """What is written of a finished face, some of `mien.io.result_files.FORMATS`; None for all that a page offers."""
+
+
+@dataclass(frozen=True)
+class ShapeTask:
+    """A face of an earlier result to write again with another shape."""
+
+    folder: Path
+    """Where the results go. The earlier result lies there under `SOURCE_NAME`."""
+    face: int
+    """Number of the face."""
+    strengths: tuple[tuple[str, float], ...]
+    """Strength of each slider by its name in `mien.export.shape_targets`, −1 to 1."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from contextlib import suppress
+from importlib.resources import as_file, files
 from importlib.util import find_spec
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -20,16 +21,23 @@ import torch
 from PIL import Image
 
 from mien.errors import MienError
-from mien.export import write_reconstruction
+from mien.export import head_glb_bytes, write_reconstruction
+from mien.export.head_looks import head_looks
+from mien.export.rig import make_rig
+from mien.export.shape_targets import reshaped, with_shape_targets
+from mien.io.files import writing_folder
 from mien.io.photo import Photo, read_photo
 from mien.io.result_files import HEAD
 from mien.memory import typed_out_of_memory
+from mien.morphable import MorphableModel, load_head
 from mien.perception import Pin
 from mien.pipeline import Reconstructor
 from mien.pipeline.reconstructor import ReconstructionStep
 from mien.result import Reconstruction
 from mien.studio.protocol import (
     PREVIEW_NAME,
+    SOURCE_NAME,
+    STEP_FILES,
     Cancelled,
     Detected,
     FaceOutline,
@@ -38,15 +46,18 @@ from mien.studio.protocol import (
     HeadReady,
     Message,
     Ready,
+    ShapeTask,
     Stage,
     Task,
 )
 
 _PREVIEW_PX = 1600
-_QUICK_FORMATS = ("glb",)
-"""Files of a head that a better one replaces within a second."""
+_QUICK_ATLAS = 512
+"""Side of the skin's atlas of a head that a better one replaces within a second."""
 _USD = ("usd",) if find_spec("pxr") else ()  # usd-core is an extra of its own
-_FINAL_FORMATS = ("glb", "obj", "ply", *_USD, "vrm", "maps", "sheet", "overlay", "npz", "json")
+_SHAPE_FORMATS = ("glb", "obj", "ply", *_USD, "vrm", "maps", "npz", "json")
+"""Files of a face whose shape was changed: no photo shows it."""
+_FINAL_FORMATS = (*_SHAPE_FORMATS, "sheet", "overlay")
 
 
 class _Stopped(Exception):
@@ -71,7 +82,7 @@ def run(connection: Connection, *, device: str, threads: int, memory_bytes: int)
         connection.send(Ready())
         while True:
             task = connection.recv()
-            if isinstance(task, Task):  # a stop that came after the end of its task is not one
+            if isinstance(task, Task | ShapeTask):  # a stop that came after the end of its task is not one
                 worker(task)
 
 
@@ -82,17 +93,20 @@ class _Worker:
         self._reconstructor("auto", detail=True)
         self._warm_up()
 
-    def __call__(self, task: Task) -> None:
+    def __call__(self, task: Task | ShapeTask) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             try:
-                self._work(task)
+                if isinstance(task, Task):
+                    self._work(task)
+                else:
+                    self._reshape(task)
             except _Stopped:
                 self._send(Cancelled())
                 return
             except MienError as error:
-                # The name of the file here is the server's; users know their own.
-                self._send(Failed(type(error).__name__, str(error).replace(f"{task.photo}: ", "")))
+                # The names of files here are the server's; users know their own.
+                self._send(Failed(type(error).__name__, str(error).replace(f"{task.folder}/photo: ", "")))
                 return
         self._send(Finished(tuple(str(found.message) for found in caught if _is_ours(found))))
 
@@ -103,7 +117,7 @@ class _Worker:
         photo = read_photo(task.photo, max_pixels=task.max_pixels)
         pins = [[Pin(*place) for place in places] for places in task.pins]
         steps = reconstructor.steps(photo, focal_px=task.focal_px, pins=pins, progress=self._stage)
-        written: dict[int, Reconstruction] = {}
+        formats, written = task.formats or _FINAL_FORMATS, dict[int, Reconstruction]()
         for step in steps:
             if step.name == "detected":
                 _write_preview(photo, task.folder / PREVIEW_NAME)
@@ -111,14 +125,30 @@ class _Worker:
             for index, face in enumerate(step.faces):
                 if written.get(index) is not face:
                     written[index] = face
-                    self._write(index, face, step.name, photo, task)
+                    self._write(index, face, step.name, photo, parent=task.folder, formats=formats)
 
-    def _write(self, index: int, face: Reconstruction, step: str, photo: Photo, task: Task) -> None:
+    @typed_out_of_memory
+    def _reshape(self, task: ShapeTask) -> None:
+        self._stage("reading", 0.0)
+        face = reshaped(Reconstruction.load(task.folder / SOURCE_NAME), self._model, dict(task.strengths))
+        self._write(task.face, face, "detail", None, parent=task.folder, formats=_SHAPE_FORMATS)
+
+    def _write(
+        self,
+        index: int,
+        face: Reconstruction,
+        step: str,
+        photo: Photo | None,
+        *,
+        parent: Path,
+        formats: tuple[str, ...],
+    ) -> None:
         self._stage("writing", 0.0)
-        formats = _FINAL_FORMATS if step == "detail" else _QUICK_FORMATS
-        folder = task.folder / f"face{index}"
-        model = self._reconstructors[task.mode, task.detail].model
-        write_reconstruction(face, model, photo, folder, formats, parts=HEAD)
+        folder = parent / f"face{index}"
+        with writing_folder(folder) as partial:
+            (partial / STEP_FILES[step]).write_bytes(self._shown(face, final=step == "detail"))
+        if step == "detail":
+            write_reconstruction(face, self._model, photo, folder, formats, parts=HEAD)
         self._send(
             HeadReady(
                 face=index,
@@ -131,6 +161,18 @@ class _Worker:
             )
         )
 
+    def _shown(self, face: Reconstruction, *, final: bool) -> bytes:
+        """The GLB file for the page."""
+        rig = make_rig(face, self._model, HEAD)
+        if final:
+            return head_glb_bytes(face, self._model, rig=with_shape_targets(rig, self._model))
+        looks = head_looks(face, self._model, load_head(self._model), smallest_atlas=_QUICK_ATLAS)
+        return head_glb_bytes(face, self._model, rig=rig, looks=looks)
+
+    @property
+    def _model(self) -> MorphableModel:
+        return self._reconstructors["auto", True].model
+
     def _reconstructor(self, mode: str, *, detail: bool) -> Reconstructor:
         key = mode, detail
         if key not in self._reconstructors:
@@ -139,12 +181,14 @@ class _Worker:
         return self._reconstructors[key]
 
     def _warm_up(self) -> None:
-        """Load what is loaded at first use, so that the first photo is as quick as the others."""
-        from mien.morphable import load_head  # noqa: PLC0415
-
+        """Do once what is slow at first use, so that the first photo is as quick as the others."""
         reconstructor = self._reconstructors["auto", True]
-        load_head(reconstructor.model)
         _ = reconstructor.identity_network
+        with as_file(files("mien.studio").joinpath("static/examples/astronaut.jpg")) as path:
+            for step in reconstructor.steps(path):
+                if step.name == "network":
+                    self._shown(step.faces[0], final=False)
+                    return
 
     def _stage(self, stage: str, share: float) -> None:
         if self._connection.poll():
