@@ -72,6 +72,6 @@ def _write_mp4(frames: Iterable[UInt8[np.ndarray, "H W 3"]], path: Path, frames_
     pictures = iter(frames)
     first = next(pictures)
     height, width = first.shape[:2]
-    with VideoWriter(path, size=(width, height), rate=frames_per_second, crf=_CRF) as writer:
+    with VideoWriter(path, size=(width, height), rate=float(frames_per_second), crf=_CRF) as writer:
         for number, pixels in enumerate(itertools.chain([first], pictures)):
             writer.add(pixels, number / frames_per_second)
