@@ -11,12 +11,10 @@ import torch
 from mien.camera import Camera
 from mien.fitting import FitSettings, FitTargets, contour
 from mien.fitting.contour import ContourMesh, contour_energy
-from mien.fitting.head_skin import HeadSkin
 from mien.fitting.problem import COVERED_WEIGHT
 from mien.geometry import boundary_vertices, vertex_normals
 from mien.lighting import ambient_lighting
-from mien.morphable import FaceCoefficients, MorphableModel, load_head, load_model
-from mien.rasterizer import rasterize_hard
+from mien.morphable import FaceCoefficients, MorphableModel
 from mien.rendering import RenderOutput, render
 from mien.typing import Tensor
 
@@ -53,7 +51,7 @@ def test_the_end_of_the_face_is_found_in_the_photo(tiny: MorphableModel) -> None
     targets, there = targets_of(tiny, turned(tiny))
     here = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
     moved = float((there.vertices_px - here.vertices_px)[0, :, 0].mean())
-    found_contour = contour._occluding_contour(ContourMesh.of(tiny), turned(tiny, right_m=-0.004), here, targets)
+    found_contour = contour._occluding_contour(ContourMesh.of(tiny), here, targets)
     found, confidence = contour._search(found_contour, targets.crops, reach_px=0.06 * targets.extent_px[:, None])
     chosen = (found_contour.weights > 0) & (confidence > 0.5)
     assert chosen.sum() >= 10
@@ -94,32 +92,27 @@ def test_the_energy_pulls_the_face_to_its_contour(tiny: MorphableModel) -> None:
     pose = replace(
         coefficients.pose, translation=coefficients.pose.translation + right * torch.tensor([[1.0, 0.0, 0.0]])
     )
-    there = replace(coefficients, pose=pose)
-    away = contour_energy(mesh, there, render(tiny, there, targets.camera), targets, settings)
+    away = contour_energy(mesh, render(tiny, replace(coefficients, pose=pose), targets.camera), targets, settings)
     (slope,) = torch.autograd.grad(away, right)
-    at_home = contour_energy(mesh, coefficients, render(tiny, coefficients, targets.camera), targets, settings)
+    at_home = contour_energy(mesh, render(tiny, coefficients, targets.camera), targets, settings)
     assert slope < 0
     assert at_home < 0.35 * away
 
 
 def test_a_background_with_the_colour_of_skin_has_no_energy(tiny: MorphableModel) -> None:
     skin = render(tiny, turned(tiny), Camera.from_fov(30.0, image_size=(SIDE, SIDE))).surface.colours.mean((0, 1))
-    face = turned(tiny, right_m=0.003)
-    targets, rendered = targets_of(tiny, face, background=skin)
-    assert contour_energy(ContourMesh.of(tiny), face, rendered, targets, FitSettings()).item() == pytest.approx(
-        0, abs=1e-6
-    )
+    targets, rendered = targets_of(tiny, turned(tiny, right_m=0.003), background=skin)
+    assert contour_energy(ContourMesh.of(tiny), rendered, targets, FitSettings()).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_contour_points_behind_an_occluder_count_less(tiny: MorphableModel) -> None:
     """The occluder hides the lower half of the picture."""
     targets, _ = targets_of(tiny, turned(tiny))
-    face = turned(tiny, right_m=-0.004)
-    here = render(tiny, face, targets.camera)
+    here = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
     covered = (torch.arange(SIDE) >= SIDE // 2).float()[None, :, None].expand(1, SIDE, SIDE)
     mesh, settings = ContourMesh.of(tiny), FitSettings()
-    before = contour.contour_errors(mesh, face, here, targets, settings)
-    after = contour.contour_errors(mesh, face, here, replace(targets, covered=covered), settings)
+    before = contour.contour_errors(mesh, here, targets, settings)
+    after = contour.contour_errors(mesh, here, replace(targets, covered=covered), settings)
     first, second = (here.vertices_px[0, before.ends[0, :, k], 1] for k in (0, 1))
     share = before.shares[0]
     row = first * share[:, 0] + second * share[:, 1]
@@ -129,13 +122,13 @@ def test_contour_points_behind_an_occluder_count_less(tiny: MorphableModel) -> N
     assert shown.any()
     torch.testing.assert_close(after.weights[0][hidden], COVERED_WEIGHT * before.weights[0][hidden])
     torch.testing.assert_close(after.weights[0][shown], before.weights[0][shown])
-    nothing = contour.contour_errors(mesh, face, here, replace(targets, covered=0 * covered), settings)
+    nothing = contour.contour_errors(mesh, here, replace(targets, covered=0 * covered), settings)
     assert torch.equal(nothing.weights, before.weights)
 
 
 def test_a_nose_in_front_of_the_cheek_has_no_weight(tiny: MorphableModel) -> None:
     targets, rendered = targets_of(tiny, turned(tiny))
-    found_contour = contour._occluding_contour(ContourMesh.of(tiny), turned(tiny), rendered, targets)
+    found_contour = contour._occluding_contour(ContourMesh.of(tiny), rendered, targets)
     beyond = found_contour.points_px + found_contour.normals * (contour.BEHIND_SHARE * targets.extent_px)[:, None, None]
     column, row = beyond.floor().long().clamp(0, SIDE - 1).unbind(-1)
     behind = rendered.triangle_ids[0, row[0], column[0]] >= 0
@@ -162,11 +155,10 @@ def test_surfaces_above_the_neck_are_not_trusted(tiny: MorphableModel) -> None:
 
 def test_a_short_contour_weighs_less_than_a_whole_one(tiny: MorphableModel) -> None:
     targets, _ = targets_of(tiny, turned(tiny))
-    here = turned(tiny, right_m=-0.004)
-    rendered = render(tiny, here, targets.camera)
+    rendered = render(tiny, turned(tiny, right_m=-0.004), targets.camera)
     mesh = ContourMesh.of(tiny)
     whole, half, least = (
-        contour_energy(replace(mesh, trust=mesh.trust * share), here, rendered, targets, FitSettings()).item()
+        contour_energy(replace(mesh, trust=mesh.trust * share), rendered, targets, FitSettings()).item()
         for share in (1.0, 0.5, 1e-3)
     )
     # The contour of the dome is much longer than a whole contour must be, so half of the trust is enough.
@@ -177,7 +169,7 @@ def test_a_short_contour_weighs_less_than_a_whole_one(tiny: MorphableModel) -> N
 def test_without_a_trusted_contour_there_is_no_energy(tiny: MorphableModel) -> None:
     targets, rendered = targets_of(tiny, turned(tiny))
     none = replace(ContourMesh.of(tiny), trust=torch.zeros(len(tiny.mean)))
-    assert contour_energy(none, turned(tiny), rendered, targets, FitSettings()).item() == 0
+    assert contour_energy(none, rendered, targets, FitSettings()).item() == 0
 
 
 @pytest.mark.parametrize(("sigmas", "expected"), [(1.0, 0.9), (3.0, 4.5), (-3.0, 4.5)])
@@ -192,70 +184,20 @@ def test_the_energy_counts_sixty_points_and_is_robust_beyond_three_sigmas(
         return torch.full_like(found.weights, float(distance)), torch.ones_like(found.weights)
 
     monkeypatch.setattr(contour, "_search", search)
-    energy = contour_energy(ContourMesh.of(tiny), turned(tiny), rendered, targets, settings)
+    energy = contour_energy(ContourMesh.of(tiny), rendered, targets, settings)
     assert energy.item() == pytest.approx(0.5 * 60 * expected, rel=1e-3)
 
 
 def test_contour_normals_point_outwards_in_the_image(tiny: MorphableModel) -> None:
     targets, rendered = targets_of(tiny, turned(tiny))
-    found = contour._occluding_contour(ContourMesh.of(tiny), turned(tiny), rendered, targets)
+    found = contour._occluding_contour(ContourMesh.of(tiny), rendered, targets)
     column, row = (found.points_px + 3 * found.normals).floor().long().clamp(0, SIDE - 1).unbind(-1)
     assert (rendered.triangle_ids[0, row[0], column[0]][found.weights[0] > 0] < 0).all()
     inside = found.points_px[0] - rendered.vertices_px[0].mean(0)
     assert ((inside * found.normals[0]).sum(-1)[found.weights[0] > 0] > 0).float().mean() > 0.8
 
 
-def test_other_models_have_no_head(tiny: MorphableModel) -> None:
-    mesh, without = ContourMesh.of(tiny), ContourMesh.around(tiny, None)
-    assert mesh.head is None
-    assert torch.equal(mesh.trust, without.trust)
-
-
 def test_eyes_are_not_trusted(tiny: MorphableModel) -> None:
     trust = ContourMesh.of(tiny).trust
     assert (trust[tiny.masks.eyes > 0] == 0).all()
     assert (trust[tiny.masks.brows > 0] > 0).any()
-
-
-@pytest.fixture(scope="module")
-def with_head() -> MorphableModel:
-    return load_model()
-
-
-def test_the_covered_pixels_are_those_of_the_whole_heads_skin(with_head: MorphableModel) -> None:
-    skin, head, face = HeadSkin.of(with_head), load_head(with_head), turned(with_head)
-    assert skin is not None
-    rng = torch.Generator().manual_seed(0)
-    face = replace(
-        face,
-        identity=torch.randn(face.identity.shape, generator=rng),
-        expression=torch.rand(face.expression.shape, generator=rng),
-    )
-    camera = Camera.from_fov(40.0, image_size=(SIDE, SIDE))
-    vertices_camera = render(with_head, face, camera).surface.vertices_camera
-    own = face.pose.to_camera(head.own_vertices(face.identity, face.expression))
-    part = head.part("skin")
-    triangles = part.vertices[part.triangles]
-    beyond_face = triangles[(triangles >= len(with_head.mean)).any(1)]
-    whole = camera.to_ndc(torch.cat([vertices_camera, own], dim=1))
-    drawn = rasterize_hard(whole, beyond_face, image_size=(SIDE, SIDE), near=0.1, far=2.0).triangle_ids >= 0
-    assert torch.equal(skin.covered(face, vertices_camera, camera), drawn)
-    assert 0.1 < drawn.float().mean() < 0.9
-
-
-def test_a_jaw_in_front_of_its_neck_has_no_weight(with_head: MorphableModel) -> None:
-    """Seen from the front, the face ends at ears and neck; without the head they are taken for background."""
-    face = replace(turned(with_head), pose=replace(turned(with_head).pose, rotation=torch.zeros(1, 3)))
-    targets, rendered = targets_of(with_head, face)
-    mesh = ContourMesh.of(with_head)
-    known = contour._occluding_contour(mesh, face, rendered, targets)
-    unknown = contour._occluding_contour(replace(mesh, head=None), face, rendered, targets)
-    assert torch.equal(known.ends, unknown.ends)
-    outside = known.points_px + known.normals * (contour.BEHIND_SHARE * targets.extent_px)[:, None, None]
-    assert mesh.head is not None
-    skin = mesh.head.covered(face, rendered.surface.vertices_camera, targets.camera)
-    column, row = outside[0].floor().long().clamp(0, SIDE - 1).T
-    hidden = skin[0, row, column]
-    assert (known.weights[0, hidden] == 0).all()
-    assert unknown.weights[0, hidden].sum() > 0
-    assert torch.equal(known.weights[0, ~hidden], unknown.weights[0, ~hidden])

@@ -14,11 +14,10 @@ import torch
 from torch.nn import functional as F
 
 from mien.camera import to_camera_axes
-from mien.fitting.head_skin import HeadSkin
 from mien.fitting.problem import ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.geometry import boundary_vertices, unique_edges, vertex_normals
 from mien.losses import geman_mcclure
-from mien.morphable import FaceCoefficients, MorphableModel
+from mien.morphable import MorphableModel
 from mien.morphable.per_model import per_model
 from mien.rendering import (
     VISIBILITY_SLACK_M,
@@ -47,13 +46,11 @@ AMBIGUITY = 0.1
 """Difference, in the same unit, up to which candidate ends count alike. The end is their mean: the best of them alone
 would jump, and with it the shape by up to 1 mm, when the photo changes in its last bit."""
 BEHIND_SHARE = 0.02
-"""A contour point is used only if there is no skin of the face or its head at this distance outside it, as a share of
-the size of the face. Where the nose is in front of the cheek, or the jaw of the neck, the photo shows no change of
-colour."""
+"""A contour point is used only if there is no face at this distance outside it, as a share of the size of the face.
+Where the nose is in front of the cheek, the photo shows no change of colour."""
 BOUNDARY_REACH_M = (0.02, 0.04)
 """Distance from the boundary of the mesh: up to the first value the contour in the photo is that of ears, hair or neck,
-from the second on it is that of the face. With a head that tells where ears and neck are, jaw lines on Helen come
-nearer if 5 to 15 mm are used; but on photos with scans the error grows by 0.022 mm [0.009, 0.036]."""
+from the second on it is that of the face."""
 UNDERSIDE = (0.3, 0.6)
 """Downward component of the normal of the mean face. Up to the first value there may be background outside the
 contour. From the second on there is skin outside it, mostly of the neck, which has the colour of the face and a contour
@@ -74,37 +71,24 @@ class ContourMesh:
     """Each edge once, as two vertex numbers."""
     trust: Float[Tensor, "V"]
     """Weight per vertex: 0 near the boundary of the mesh, in the eyes and above the neck; 1 elsewhere."""
-    head: HeadSkin | None
-    """The skin around the face, in front of which the contour is no outline; None if the model has no head."""
 
     @classmethod
     def of(cls, model: MorphableModel) -> ContourMesh:
         """Edges and trust of the mean face of a model, computed once per model."""
         return per_model(model, _contour_mesh)
 
-    @classmethod
-    def around(cls, model: MorphableModel, head: HeadSkin | None) -> ContourMesh:
-        """As `of`, with this head or without one."""
-        return cls(unique_edges(model.triangles), _trust(model), head)
-
 
 def _contour_mesh(model: MorphableModel) -> ContourMesh:
-    return ContourMesh.around(model, HeadSkin.of(model))
-
-
-def _trust(model: MorphableModel) -> Float[Tensor, "V"]:
     trust = 1 - model.masks.eyes
     boundary = boundary_vertices(model.triangles)
     if len(boundary):
+        near, far = BOUNDARY_REACH_M
         distance = torch.cdist(model.mean, model.mean[boundary]).amin(1)
-        trust = trust * _ramp(distance, *BOUNDARY_REACH_M)
+        trust = trust * ((distance - near) / (far - near)).clamp(0, 1)
     down = -vertex_normals(model.mean[None], model.triangles)[0, :, 1]
-    return trust * (1 - _ramp(down, *UNDERSIDE))
-
-
-def _ramp(values: Float[Tensor, "V"], low: float, high: float) -> Float[Tensor, "V"]:
-    """0 up to `low`, 1 from `high` on, linear between."""
-    return ((values - low) / (high - low)).clamp(0, 1)
+    side, under = UNDERSIDE
+    trust = trust * ((under - down) / (under - side)).clamp(0, 1)
+    return ContourMesh(unique_edges(model.triangles), trust)
 
 
 @dataclass(frozen=True)
@@ -123,7 +107,7 @@ class _Contour:
     colours: Float[Tensor, "B N 3"]
     """Colour of the face at the point."""
     weights: Float[Tensor, "B N"]
-    """Length of the mesh edge times its trust, metres; 0 for padding and for points in front of face or head."""
+    """Length of the mesh edge times its trust, metres; 0 for padding and for points in front of the face itself."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +127,12 @@ class ContourErrors:
 
 
 def contour_energy(
-    mesh: ContourMesh,
-    coefficients: FaceCoefficients,
-    rendered: RenderOutput,
-    targets: FitTargets,
-    settings: FitSettings,
+    mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets, settings: FitSettings
 ) -> Float[Tensor, ""]:
     """Robust squared distance, across the contour, between the contours of the model and of the photo.
 
     Args:
-        mesh: Edges, trust and head of the model.
-        coefficients: The faces.
+        mesh: Edges and trust of the model.
         rendered: The rendered faces.
         targets: The photos.
         settings: Gives the standard deviation of the distance.
@@ -161,27 +140,22 @@ def contour_energy(
     Returns:
         Energy, summed over the faces; differentiable in the rendered vertices.
     """
-    contour = contour_errors(mesh, coefficients, rendered, targets, settings)
+    contour = contour_errors(mesh, rendered, targets, settings)
     return 0.5 * geman_mcclure(contour.errors.square(), scale_sq=ROBUST_SCALE_SQ, weights=contour.weights).sum()
 
 
 def contour_errors(
-    mesh: ContourMesh,
-    coefficients: FaceCoefficients,
-    rendered: RenderOutput,
-    targets: FitTargets,
-    settings: FitSettings,
+    mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets, settings: FitSettings
 ) -> ContourErrors:
     """The errors of which `contour_energy` is the sum.
 
     Args:
-        mesh: Edges, trust and head of the model.
-        coefficients: The faces.
+        mesh: Edges and trust of the model.
         rendered: The rendered faces.
         targets: The photos.
         settings: Gives the standard deviation of the distance.
     """
-    contour = _occluding_contour(mesh, coefficients, rendered, targets)
+    contour = _occluding_contour(mesh, rendered, targets)
     size = targets.extent_px[:, None]
     with torch.no_grad():
         distance_px, confidence = _search(contour, targets.crops, reach_px=REACH_SHARE * size)
@@ -193,9 +167,7 @@ def contour_errors(
     return ContourErrors(contour.ends, contour.shares, contour.normals, errors, weights)
 
 
-def _occluding_contour(
-    mesh: ContourMesh, coefficients: FaceCoefficients, rendered: RenderOutput, targets: FitTargets
-) -> _Contour:
+def _occluding_contour(mesh: ContourMesh, rendered: RenderOutput, targets: FitTargets) -> _Contour:
     surface = rendered.surface
     crossing, facing = _crossing_edges(mesh, rendered)
     most = int(crossing.sum(1).max())
@@ -214,10 +186,7 @@ def _occluding_contour(
     with torch.no_grad():
         normals = F.normalize(to_camera_axes(between(surface.normals)[..., :2]), dim=-1)
         outside = points_px + normals * (BEHIND_SHARE * targets.extent_px)[:, None, None]
-        skin = rendered.triangle_ids >= 0
-        if mesh.head is not None:
-            skin = skin | mesh.head.covered(coefficients, surface.vertices_camera, targets.camera)
-        uncovered = ~sample_nearest(skin, outside)
+        uncovered = sample_nearest(rendered.triangle_ids, outside) < 0
         first, second = (surface.vertices_camera.gather(1, k[..., None].expand(-1, -1, 3)) for k in ends.unbind(-1))
         weights = kept * uncovered * (first - second).norm(dim=-1) * mesh.trust[ends].amin(-1)
         return _Contour(ends, shares, points_px, normals, between(surface.colours), weights)

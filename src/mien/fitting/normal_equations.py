@@ -339,7 +339,7 @@ def _add_points(equations: NormalEquations, face: _Face) -> None:
 
 
 def _add_contour(equations: NormalEquations, face: _Face) -> None:
-    found = contour_errors(face.energy.contour, face.coefficients, face.rendered, face.targets, face.settings)
+    found = contour_errors(face.energy.contour, face.rendered, face.targets, face.settings)
     used = found.weights[0] > 0
     ends, shares, normals = found.ends[0, used], found.shares[0, used, :, None], found.normals[0, used]
     points, camera_points = ((values[ends] * shares).sum(1) for values in (face.vertices, face.vertices_camera))

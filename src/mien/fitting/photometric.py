@@ -114,7 +114,7 @@ class PhotometricEnergy:
             landmarks=self._landmark_energy(rendered),
             depth=self._depth_energy(rendered),
             lids=self._lid_energy(rendered),
-            contour=contour_energy(self.contour, coefficients, rendered, self.targets, settings),
+            contour=contour_energy(self.contour, rendered, self.targets, settings),
             identity_prior=0.5 * ((coefficients.identity @ self.identity_precision) * coefficients.identity).sum(),
             prediction=self._prediction_energy(coefficients.identity),
             expression_prior=0.5 * (coefficients.expression / self.expression_sigmas).square().sum(),
