@@ -191,7 +191,7 @@ def test_a_head_as_obj_has_a_group_for_each_part(
             assert np.abs(uv[vt - 1] - head.skin_uv[corner].numpy()).max() < 1e-6
     materials = (tmp_path / "head.mtl").read_text()
     assert materials.count("map_Kd head_texture.png") == 3  # skin and eyes
-    assert "newmtl teeth\nKa 0.6" in materials  # linear 0.42
+    assert "newmtl teeth\nKa 0.7" in materials  # linear 0.58
 
 
 def test_colours_of_a_head_as_ply(tmp_path: Path, smiling: Reconstruction, model: MorphableModel) -> None:
@@ -202,7 +202,7 @@ def test_colours_of_a_head_as_ply(tmp_path: Path, smiling: Reconstruction, model
     for part in rig.layout.parts:
         rows = np.flatnonzero(part.used)
         if part.name == "teeth":
-            assert np.unique(colours[part.vertices[rows]], axis=0).tolist() == [[173, 164, 147]]  # 0.42, 0.37, 0.29
+            assert np.unique(colours[part.vertices[rows]], axis=0).tolist() == [[200, 192, 177]]  # 0.58, 0.53, 0.44
         elif part.name == "skin":
             assert part.uv is not None
             column, row = (part.uv[rows] * [1, -1] + [0, 1]).T * len(photo) - 0.5

@@ -36,7 +36,7 @@ PART_MATERIALS = {
     # viewers do not compute.
     "mouth": PartMaterial(0.5, 1.34, (0.055, 0.012, 0.011)),
     "tongue": PartMaterial(0.4, 1.34, (0.24, 0.07, 0.06)),
-    "teeth": PartMaterial(0.3, 1.62, (0.42, 0.37, 0.29)),
+    "teeth": PartMaterial(0.3, 1.62, (0.58, 0.53, 0.44)),
     "gums": PartMaterial(0.4, 1.34, (0.20, 0.055, 0.05)),
 }
 """By the names of `RigPart`."""
