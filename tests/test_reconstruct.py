@@ -30,6 +30,7 @@ from mien.morphable import FaceCoefficients, load_model
 from mien.networks import FaceEncoder, save_encoder
 from mien.perception import IdentityNetwork
 from mien.pipeline import PhotoInputs, Reconstructor
+from mien.pipeline.reconstructor import _check_in_front
 from mien.result import Reconstruction
 from tests.tiny import tiny_model
 
@@ -128,6 +129,15 @@ def test_two_faces_in_one_photo(astronaut: np.ndarray, reconstructor: Reconstruc
     assert right.landmark_error < 0.06
     one = Reconstructor(reconstructor.model, detail=False, max_faces=1, settings=reconstructor.settings)(both)
     assert len(one) == 1
+
+
+@pytest.mark.parametrize("distance", [-0.3, 0.01, float("nan")])
+def test_faces_behind_the_camera_are_refused_with_advice(distance: float) -> None:
+    """As the network predicts them where the given focal length is far too short."""
+    face = FaceCoefficients.mean(identity=2, expression=2, albedo=2, distance=distance)
+    with pytest.raises(FitDiverged, match="give another focal_px"):
+        _check_in_front(face)
+    _check_in_front(FaceCoefficients.mean(identity=2, expression=2, albedo=2, distance=0.1))
 
 
 @pytest.mark.filterwarnings("ignore::mien.errors.FaceDoubtful")  # the bright one is overexposed

@@ -89,6 +89,8 @@ UPRIGHT_ROLL = math.radians(30)
 """A head with more roll is turned upright for the encoder, which was trained on few such heads. On two portraits the
 landmark error grew from 2.4 % of the eyes' distance to 4 % at 60° of roll and 36 % at 90°; upside down the encoder
 failed."""
+NEAREST_M = 0.05
+"""Least distance of the middle of a head to the camera."""
 MODES = ("fit", "net", "auto")
 """How coefficients are found: by optimisation, by the encoder, or by optimisation from the encoder's prediction."""
 DETAIL_MODES = ("fit", "net")
@@ -617,6 +619,7 @@ class Reconstructor:
                 predicted = self._predict(self.encoder, inputs, refine=self.mode == "net")
                 start = self._with_lids(predicted, targets)
         if start is not None and self.mode == "net":
+            _check_in_front(start)  # a fit finds another place
             if any(map(_is_covered, inputs.parts)):
                 with clock.stage("light and albedo"):
                     start = self._with_light_of_visible_skin(start, inputs)
@@ -677,6 +680,17 @@ class Reconstructor:
     @staticmethod
     def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
         return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
+
+
+def _check_in_front(faces: FaceCoefficients) -> None:
+    """Refuse faces that are not in front of the camera: nothing can be drawn of them."""
+    distances_m = faces.pose.translation[:, 2]
+    if not (distances_m > NEAREST_M).all():
+        nearest = ", ".join(f"{distance:.2f}" for distance in distances_m.tolist())
+        raise FitDiverged(
+            f"the network places the face at {nearest} m from the camera, where no camera sees it; the focal length is "
+            "probably wrong: give another focal_px, or use mode fit."
+        )
 
 
 def _is_covered(parts: FaceParts) -> bool:
