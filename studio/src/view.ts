@@ -9,7 +9,15 @@ async function embedded(): Promise<ArrayBuffer> {
   const text = element<HTMLScriptElement>("head-data").textContent ?? "";
   const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer();
+  return fromPlanes(new Uint8Array(await new Response(stream).arrayBuffer()));
+}
+
+/** The bytes in their order again: `mien.export.html` puts the first bytes of all words first. */
+function fromPlanes(planes: Uint8Array): ArrayBuffer {
+  const words = planes.length / 4;
+  const bytes = new Uint8Array(planes.length);
+  for (let k = 0; k < 4; k++) for (let word = 0; word < words; word++) bytes[4 * word + k] = planes[k * words + word]!;
+  return bytes.buffer;
 }
 
 async function start(): Promise<void> {
