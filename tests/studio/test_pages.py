@@ -92,6 +92,13 @@ def test_a_photo_is_no_head(tmp_path: Path) -> None:
         write_view(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize("folder", ["anna/face12", "anna"])
+def test_the_title_is_the_name_of_the_photo(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "head.glb").write_bytes(b"glTF")
+    assert "<title>anna</title>" in write_view(tmp_path / folder).read_text()
+
+
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
     (tmp_path / "face.glb").write_bytes(b"glTFface")
     with pytest.raises(SystemExit) as ended:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -64,11 +65,16 @@ def write_view(result: Path, path: Path | None = None) -> Path:
     content = glb.read_bytes()
     if not content.startswith(GLB_MAGIC):
         raise FormatError(f"{glb} is not a GLB file; give the folder of a face, or a file that ends in .glb.")
-    page = head_page(content, title=glb.resolve().parent.name)
+    page = head_page(content, title=_title_of(glb.resolve().parent))
     path = path or glb.with_name(VIEW_FILE)
     with writing(path):
         write_text(path, page)
     return path
+
+
+def _title_of(folder: Path) -> str:
+    """The photo's name: a face lies in PHOTO/face0."""
+    return folder.parent.name if re.fullmatch(r"face\d+", folder.name) else folder.name
 
 
 def _glb_of(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, FiniteFloat
 from mien import __version__
 from mien.errors import ConfigError
 from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, FORMATS, RESULT_FILES, parse_formats
-from mien.studio.jobs import Job, Jobs, QueueFull, again
+from mien.studio.jobs import Job, Jobs, QueueFull
 from mien.studio.protocol import PREVIEW_NAME, SOURCE_NAME, STEP_FILES, HeadReady, Message, ShapeTask, Task
 
 PHOTO_NAME = "photo"
@@ -219,7 +219,7 @@ async def pin(
     folder = jobs.new_folder()
     await asyncio.to_thread(_copy, before.task.photo, folder / PHOTO_NAME)
     pins = tuple(tuple((one.landmark, one.x, one.y) for one in face) for face in faces)
-    return await _submitted(jobs, again(before.task, folder, photo=folder / PHOTO_NAME, pins=pins))
+    return await _submitted(jobs, replace(before.task, folder=folder, photo=folder / PHOTO_NAME, pins=pins))
 
 
 @_api.post(

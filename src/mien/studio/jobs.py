@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -321,8 +321,3 @@ def run_worker(connection: Connection, *, device: str, threads: int, memory_byte
     from mien.studio.worker import run  # noqa: PLC0415
 
     run(connection, device=device, threads=threads, memory_bytes=memory_bytes)
-
-
-def again(task: Task, folder: Path, **changes: object) -> Task:
-    """The same photo once more, for example with pinned landmarks."""
-    return replace(task, folder=folder, **changes)
