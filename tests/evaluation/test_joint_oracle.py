@@ -17,11 +17,10 @@ def signals(*sigmas: float) -> list[torch.Tensor]:
 
 
 def test_common_and_own_errors_are_told_apart() -> None:
-    face, common, a, b = signals(3.0, 2.0, 1.0, 1.0)
-    true = [face, face]
-    alone = [face + common + a, face + common + b]
-    joint = [face + common + (a + b) / 2] * 2
-    shares = Shares.of("face", [Moments.of(alone, joint, true)])
+    face, change, common, a, b = signals(3.0, 1.0, 2.0, 1.0, 1.0)
+    true = [face + change, face - change]
+    alone = [true[0] + common + a, true[1] + common + b]
+    shares = Shares.of("face", [Moments.of(alone, true, true)])
     assert shares.correlation == pytest.approx(4 / 5, abs=0.01)
     of_mean = (common + (a + b) / 2).square().mean().sqrt() / (common + a).square().mean().sqrt()
     assert shares.bound == pytest.approx(float(of_mean), abs=0.01)

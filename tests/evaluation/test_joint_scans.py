@@ -27,9 +27,18 @@ LEFT_OUT = "p02b.jpg: another person"
 def face_with_dent(depth_mm: float) -> Reconstruction:
     """The scan with a displaced forehead, as a reconstruction in metres."""
     vertices, triangles = grid_mesh()
-    pixels = project(vertices) + 0.5
+    pixels, count = project(vertices) + 0.5, len(vertices)
     vertices[vertices[:, 1] > 50, 2] += depth_mm
-    return replace(tiny_reconstruction(tiny_model()), vertices=moved(vertices) / 1000, triangles=triangles, xy=pixels)
+    return replace(
+        tiny_reconstruction(tiny_model()),
+        vertices=(moved(vertices) / 1000).astype(np.float32),
+        triangles=triangles.astype(np.int32),
+        xy=pixels.astype(np.float32),
+        vertices_model=np.zeros((count, 3), np.float32),
+        uv=np.zeros((count, 2), np.float32),
+        visible=np.ones(count, bool),
+        vertex_albedo=np.ones((count, 3), np.float32),
+    )
 
 
 class FakeReconstructor(Reconstructor):

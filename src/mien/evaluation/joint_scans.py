@@ -156,5 +156,5 @@ def evaluate_joint_scans(
                 joint.append(scan_row(pack, name, together, metric=metric, regional=regional, inspect=inspect_joint))
         if progress is not None:
             progress(done, len(chosen))
-    reports = (ScanReport(tuple(rows), pack.region_names, pooled=pack.pooled) for rows in (alone, joint))
-    return JointScanReport(*reports, {person: several[person] for person in chosen})
+    of_alone, of_joint = (ScanReport(tuple(rows), pack.region_names, pooled=pack.pooled) for rows in (alone, joint))
+    return JointScanReport(of_alone, of_joint, {person: several[person] for person in chosen})
