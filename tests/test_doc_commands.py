@@ -1,10 +1,12 @@
-"""The commands that README.md and the pages name exist, with the options they show."""
+"""The commands that README.md and the pages name exist, with the options they show, and scripts import what exists."""
 
 from __future__ import annotations
 
+import ast
 import functools
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,27 @@ def test_scripts_that_the_pages_name_exist() -> None:
     }
     assert len(named) > 40
     assert {(page, script) for page, script in named if not (ROOT / script).is_file()} == set()
+
+
+def own_imports(script: Path) -> Iterator[tuple[str, str]]:
+    """Module and name of each `from mien… import name` of a script."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mien":
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def test_scripts_import_names_that_exist() -> None:
+    """They are not part of the package, so that neither tests nor pyright run them."""
+    scripts = [script for folder in ("benchmarks", "models", "examples") for script in (ROOT / folder).glob("*.py")]
+    assert len(scripts) > 60
+    missing = []
+    for script in scripts:
+        for module, name in own_imports(script):
+            try:
+                exec(f"from {module} import {name}", {})
+            except ImportError as error:  # noqa: PERF203  (each failure is listed)
+                missing.append(f"{script.name}: {error}")
+    assert missing == []
 
 
 def test_targets_of_make_exist() -> None:
