@@ -112,7 +112,7 @@ def predict_mean_face(model: MorphableModel) -> Predictor:
 class PredictionFiles:
     """Files of predictions, in the layout of a benchmark.
 
-    mien's layout: per photo `ID.npz` (vertices, triangles, and optionally xy, lm7 and unit as docs/benchmarks.md
+    mien's layout: per photo `ID.npz` (vertices, triangles, and optionally xy, lm7 and unit as docs/scans.md
     describes), `ID.obj`, or the result folder `ID` of `mien reconstruct`. NoW: `SUBJECT/CHALLENGE/NAME.obj` with the 7
     landmarks in `.npy` or `.txt`. REALY: `NAME.obj`, and one `.txt` with the barycentric coordinates of 85 keypoints.
     """
