@@ -3,8 +3,7 @@
 #
 # A material with an emissiveTexture and without an emissiveFactor does not shine, since glTF 2.0 gives the factor the default
 # [0, 0, 0], and texture and factor are multiplied. postProcessGLTF sets the factor to [1, 1, 1] there, so the material
-# shines with the full texture. Without the texture the factor is right. A factor in the
-# file is kept.
+# shines with the full texture. Without the texture the factor is right, and a factor in the file is kept.
 # Expected: [0, 0, 0], the schema's default and three.js' value.
 # Seen on 2026-11-30. Exit status: 0 while the behaviour is as described, 1 when it changes.
 set -euo pipefail

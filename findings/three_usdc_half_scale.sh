@@ -3,8 +3,8 @@
 #
 # A scale with half precision, which USD's XformOp allows beside float and double, is read wrongly from a binary file (.usdc):
 # (2, 2, 2) becomes 131586 in all three axes, since whole numbers lie as three bytes in the value's own place, and the
-# loader takes these bytes as one number: 0x020202. (1.5, 2, 3), which lies elsewhere in the file, is left out with a warning. From a
-# text file (.usda) with the same content both are right, and so is float precision from both.
+# loader takes these bytes as one number: 0x020202. (1.5, 2, 3), which lies elsewhere in the file, is left out with a
+# warning. From a text file (.usda) with the same content both are right, and so is float precision from both.
 # Expected: the same scale from both files.
 # Seen on 2026-11-30, Python 3.11. Exit status: 0 while the behaviour is as described, 1 when it changes.
 set -euo pipefail
