@@ -4,8 +4,9 @@
 # Transforms of USD that the loader leaves out or changes, without an error or a warning:
 #   suffix         xformOp:translate:offset, an operation with a suffix, which lets an object have two of a kind: left out
 #   rotate_zyx     xformOp:rotateZYX, and each order of three angles but XYZ: left out
-#   negative       xformOp:scale = (-1, -1, -1), a point reflection: it becomes a reflection at the plane x = 0, because
-#                  the code that should restore the signs after Matrix4.decompose() leaves a half turn about x in place
+#   negative       xformOp:scale = (-1, -1, -1), a point reflection: it becomes a reflection at the plane x = 0. After
+#                  Matrix4.decompose() the loader restores the signs of the scale, but leaves in place the half turn
+#                  about x that stands for two of them
 # A translation without a suffix, rotateXYZ and a scale of (1, -1, 1) are right.
 # Expected: the points at the places of UsdGeom.XformCache.
 # Seen on 2026-11-30, Python 3.11. Exit status: 0 while the behaviour is as described, 1 when it changes.
