@@ -32,8 +32,8 @@ from mien.tracking.frame_energy import RIGID, ExpressionPrior, FrameEnergy, Moti
 from mien.tracking.gaze import Pupils, gaze_angles
 from mien.tracking.live import LiveTracker
 from mien.tracking.people import Segment, find_people
+from mien.tracking.person_motion import windows
 from mien.tracking.smoothing import MotionPrior, Smoother, second_differences, solve_coupled
-from mien.tracking.tracker import windows
 from tests.astronaut import astronaut, detector
 
 av = pytest.importorskip("av", reason="reads the videos")
@@ -353,7 +353,7 @@ def frame_of(index: int, *, people: int = 1) -> FollowedFrame:
 def state_after(index: int) -> FollowerState:
     landmarks = np.random.default_rng(index).normal(size=(468, 3))
     return FollowerState(
-        (Tracklet(3, landmarks, 5, 1, True, 2, index),), 7, np.full((18, 32), 0.5, np.float32), index - 1
+        (Tracklet(3, landmarks, landmarks + 1, 5, 1, True, 2, index),), 7, np.full((18, 32), 0.5, np.float32), index - 1
     )
 
 
@@ -366,7 +366,8 @@ def test_store_goes_on_after_the_last_full_chunk(tmp_path: Path) -> None:
     state, expected = again.state(), state_after(CHUNK - 1)
     assert (state.next_number, state.searched_frame) == (7, CHUNK - 2)
     assert state.tracklets[0].crossing and state.tracklets[0].lost_frame == CHUNK - 1
-    assert (state.tracklets[0].landmarks468_px == expected.tracklets[0].landmarks468_px).all()
+    for name in ("landmarks468_px", "steady_px"):
+        assert (getattr(state.tracklets[0], name) == getattr(expected.tracklets[0], name)).all()
     for index in range(CHUNK, CHUNK + 30):
         again.add(frame_of(index, people=index % 2), state_after(index))
     again.finish(state_after(CHUNK + 29))

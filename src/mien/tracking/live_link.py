@@ -29,14 +29,15 @@ ROTATIONS = (
 )  # fmt: skip
 HEADER = ("Timecode", "BlendShapeCount", *BLENDSHAPES, *ROTATIONS)
 TIMECODE_RATE = 60
-"""Frames per second of the timecode, at any rate of the video: the app counts so, and Unreal's importer divides by it."""
+"""Frames per second of the timecode, at any rate of the video: so the app counts, and Unreal's importer divides."""
 
 
 def live_link_csv(track: Track) -> str:
     """The table of a track: a row per frame in which the person is seen.
 
     Blendshapes that the model does not have are 0. Angles are radians. The app has other signs for the head (yaw to the
-    subject's right, pitch upwards, roll towards the left shoulder) than for the eyes (yaw to the left, pitch downwards).
+    subject's right, pitch upwards, roll towards the left shoulder) than for the eyes (yaw to the left, pitch
+    downwards).
 
     Args:
         track: The person.
