@@ -33,6 +33,7 @@ import mien  # noqa: F401  (before torch: see mien.threads)
 
 # isort: split
 import numpy as np
+import skimage.data
 import torch
 import tracking_clips as clips
 from PIL import Image, ImageFilter
@@ -42,10 +43,13 @@ from mien.io.photo import read_photo
 from mien.io.video import open_video
 from mien.morphable import load_model
 from mien.perception import FaceDetector
+from mien.perception import detector as detector_module
+from mien.perception.detector import IMAGINED_SCATTER
 from mien.perception.landmarks import landmarks68_from_mesh
 from mien.pipeline import PhotoInputs, Reconstructor
 from mien.result import Reconstruction
 from mien.tracking import Track, Tracker
+from mien.tracking.following import LARGEST_SCATTER
 from mien.tracking.gaze import gaze_angles
 from mien.tracking.live import LiveTracker, record
 from mien.tracking.outputs import write_person, write_pictures
@@ -395,14 +399,34 @@ def cuts(options: argparse.Namespace) -> None:
 
 
 def imagined(options: argparse.Namespace) -> None:
-    """How far the landmarks of portraits, and of faces that are imagined in blurred rooms, move with the window."""
+    """How far landmarks move with the window: those of faces, and those of what is taken for a face."""
+    detector_module.IMAGINED_SCATTER = np.inf  # to see those that the detector drops as well
     detector = FaceDetector()
-    photos = [read_photo(path).pixels for path in sorted((options.data / "demo").glob("portrait_?.jpg"))]
-    blurred = [np.array(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(8))) for photo in photos]
-    rooms = [clips.background(np.random.default_rng(seed)) for seed in range(60)]
-    for name, pictures in (("portraits", photos), ("blurred portraits", blurred), ("blurred rooms", rooms)):
-        found = [detector.scatter(p, [f.landmarks468_px])[0] for p in pictures for f in detector.detect(p)]
-        print(f"- {len(found)} faces in {len(pictures)} {name}: {min(found):.3f} to {max(found):.3f}", flush=True)
+    portraits = [read_photo(path).pixels for path in sorted((options.data / "demo").glob("portrait_?.jpg"))]
+    pictures = {
+        "portraits": portraits,
+        "blurred portraits": [np.array(Image.fromarray(p).filter(ImageFilter.GaussianBlur(8))) for p in portraits],
+        "photos of faces": [
+            read_photo(path).pixels for path in sorted((options.data / "photos_68").rglob("*.jpg"))[::17]
+        ],
+        "blurred rooms": [clips.background(np.random.default_rng(seed)) for seed in range(60)],
+        "photos of coins, coffee and cells": [
+            _coloured(getattr(skimage.data, n)()) for n in ("coins", "coffee", "cell")
+        ],
+    }
+    for name, photos in pictures.items():
+        found = [(detector.scatter(p, [f.landmarks468_px])[0], f.score) for p in photos for f in detector.detect(p)]
+        scatter, score = np.array(found).T
+        dropped = int(((scatter > IMAGINED_SCATTER) & (score < detector_module.DOUBTFUL_SCORE)).sum())
+        print(
+            f"- {len(found)} faces in {len(photos)} {name}: {scatter.min():.3f} to {scatter.max():.3f}; {dropped} are "
+            f"dropped in photos, {int((scatter > LARGEST_SCATTER).sum())} are not followed in videos",
+            flush=True,
+        )
+
+
+def _coloured(picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2))
 
 
 def speed(options: argparse.Namespace) -> None:

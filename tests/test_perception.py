@@ -143,6 +143,13 @@ def test_several_faces_come_largest_first() -> None:
     assert len(detector().detect(np.asarray(canvas), max_faces=1)) == 1
 
 
+def test_faces_imagined_in_coins_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    coins = np.repeat(pytest.importorskip("skimage.data").coins()[:, :, None], 3, axis=2)
+    assert detector().detect(coins) == []
+    monkeypatch.setattr("mien.perception.detector.IMAGINED_SCATTER", np.inf)
+    assert len(detector().detect(coins)) > 5
+
+
 def test_no_face_is_an_empty_list() -> None:
     flat = np.full((64, 80, 3), 127, np.uint8)
     assert detector().detect_boxes(flat) == []

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mien.io.video import VideoFrame
@@ -52,7 +53,8 @@ def test_face_is_followed_in_one_tracklet_and_cuts_end_it() -> None:
     assert np.abs(move[:, 0].mean() + 10) < 1.5
 
 
-def test_face_imagined_in_a_blurred_background_is_not_followed() -> None:
+def test_face_imagined_in_a_blurred_background_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mien.perception.detector.IMAGINED_SCATTER", np.inf)  # that of photos, which is larger
     cells = np.random.default_rng(37).integers(60, 200, size=(9, 16, 3), dtype=np.uint8)
     picture = np.array(Image.fromarray(cells).resize((480, 270), Image.Resampling.BICUBIC))
     (imagined,) = detector().detect(picture)
