@@ -18,6 +18,7 @@ speed are what a clock on the wall shows, with --threads threads.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import pickle
 import resource
@@ -276,6 +277,28 @@ def spread_mm(identities: np.ndarray) -> float:
     return float(1000 * (offsets - offsets.mean(0)).norm(dim=-1).mean())
 
 
+def portraits_text(track: Track, true: np.ndarray) -> str:
+    """Error of the shape by the number of portraits: mean over all choices of so many of them."""
+    model = load_model()
+    skin = (1 - model.masks.neck) * (1 - model.masks.eyes) > 0.5
+
+    def error_mm(identity: np.ndarray) -> float:
+        offset = torch.tensordot(torch.from_numpy(identity - true).float(), model.identity_basis[:, skin], dims=1)
+        return float(1000 * offset.norm(dim=-1).mean())
+
+    identities = track.portrait_identities
+    means = [
+        np.mean(
+            [error_mm(identities[list(some)].mean(0)) for some in itertools.combinations(range(len(identities)), k)]
+        )
+        for k in range(1, len(identities) + 1)
+    ]
+    return (
+        f"error of the shape from 1 to {len(means)} portraits: {', '.join(f'{mean:.2f}' for mean in means)} mm; with "
+        f"their weights {error_mm(track.identity):.2f} mm; of the mean face {error_mm(0 * true):.2f} mm"
+    )
+
+
 def compare(options: argparse.Namespace, path: Path, truth: Truth, *, all_methods: bool = True) -> tuple[float, Track]:
     """The methods on one clip; returns the jitter of tracking over that of the photo pipeline frame by frame."""
     (track, *_), ms = tracked(options, path, mode="net")
@@ -314,6 +337,7 @@ def talk(options: argparse.Namespace) -> None:
     header(curves=True)
     ratio, track = compare(options, path, truth)
     print(f"\njitter over that of frames by themselves: {ratio:.2f}")
+    print(portraits_text(track, Reconstruction.load(options.work / "portrait_a").identity))
     assert truth.expression is not None
     true = gaze_angles(load_model(), torch.from_numpy(truth.expression)).numpy()
     open_eyes = truth.expression[:, load_model().expression_names.index("eyeBlinkLeft")] < 0.3
