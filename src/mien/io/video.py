@@ -246,9 +246,7 @@ def _opened(av: ModuleType, container: Any, name: str, *, is_camera: bool) -> Vi
     rate = float(stream.average_rate or stream.guessed_rate or FOLDER_RATE)
     context = stream.codec_context
     if context is None:
-        raise VideoError(
-            f"{name}: damaged, or FFmpeg cannot decode it; copy it again or convert it to H.264."
-        )
+        raise VideoError(f"{name}: damaged, or FFmpeg cannot decode it; copy it again or convert it to H.264.")
     if context.width * context.height > MAX_PIXELS:
         size = f"{context.width} × {context.height}"
         raise VideoError(f"{name}: {size} is too large; reduce it to {MAX_PIXELS // 10**6} megapixels.")
