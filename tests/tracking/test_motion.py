@@ -167,9 +167,9 @@ def test_windows_agree_where_they_meet() -> None:
     assert [w.inner.first for w in found[1:]] == [w.inner.end for w in found[:-1]]
     assert (found[0].inner.first, found[-1].inner.end) == (10, 1010)
     assert all(w.outer.first <= w.inner.first - 25 for w in found[1:])
-    margin, times = 25, np.arange(70) / 25
+    margin, times = 25, np.arange(56) / 25
     tracks = points_of(motion_at(times, {"jawOpen": 0.2 + 0.2 * np.sin(6 * times)}), noise_px=0.5)
-    first = 40  # of the second window, which starts its solution one margin earlier
+    first = 30  # of the second window, which starts its solution one margin earlier
     whole, part = smoothed(tracks, times), smoothed(tracks[first - margin :], times[first - margin :])
     away = energy().points_camera(whole[first:]) - energy().points_camera(part[margin:])
     assert float(away.norm(dim=-1).max()) < 5e-5
