@@ -2,24 +2,29 @@
 
 python benchmarks/tracking.py --data ../shared/data --work build/tracking
 python benchmarks/tracking.py --data ../shared/data --work build/tracking --only memory --frames 10000
+python benchmarks/tracking.py --data ../shared/data --work build/tracking --only speed
 
 The clips are made in the work folder: drawn heads with known curves (talk), two that cross (cross), one behind a board
 under a shaking camera (board), three shots of two people (cuts); and photos of real people that are moved as a whole
-(real). `--mediapipe PYTHON` names an interpreter with mediapipe, whose face mesh runs on the same clips.
+(real; scans with changing brightness). `--mediapipe PYTHON` names an interpreter with mediapipe, whose face mesh runs
+on the same clips.
 
 Jitter: mean length of the second difference of the 68 landmarks in still stretches, pixels. Lag: shift in frames
 between the tracked curve and the true one at which they fit best; positive is late. NME: mean error of the 51 inner
-landmarks over the distance of the outer eye corners. Times are processor times of one thread.
+landmarks over the distance of the outer eye corners. Times are processor times of one thread, but those of the section
+speed are what a clock on the wall shows, with --threads threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import pickle
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +34,7 @@ import mien  # noqa: F401  (before torch: see mien.threads)
 
 # isort: split
 import numpy as np
+import skimage.data
 import torch
 import tracking_clips as clips
 from PIL import Image, ImageFilter
@@ -38,10 +44,14 @@ from mien.io.photo import read_photo
 from mien.io.video import open_video
 from mien.morphable import load_model
 from mien.perception import FaceDetector
+from mien.perception import detector as detector_module
+from mien.perception.detector import IMAGINED_SCATTER
 from mien.perception.landmarks import landmarks68_from_mesh
 from mien.pipeline import PhotoInputs, Reconstructor
 from mien.result import Reconstruction
 from mien.tracking import Track, Tracker
+from mien.tracking.following import LARGEST_SCATTER
+from mien.tracking.gaze import gaze_angles
 from mien.tracking.live import LiveTracker, record
 from mien.tracking.outputs import write_person, write_pictures
 
@@ -49,6 +59,8 @@ PORTRAITS = "abcdef"
 STILL = ((2, 17), (29, 39))
 """Frames of `talking` in which nothing moves; a blink lies between them."""
 REAL_STILL_S, REAL_S = 1.2, 3.2
+SCANS, FLICKER = 4, 0.25
+"""Photos of the section scans, and the share by which their brightness changes."""
 CURVES = ("jawOpen", "mouthSmileLeft", "eyeBlinkLeft", "browInnerUp", "mouthPucker")
 _MEDIAPIPE = """
 import sys, json, av, numpy as np, mediapipe as mp, time
@@ -82,17 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with demo")
     parser.add_argument("--work", type=Path, required=True, help="folder for clips and results")
     parser.add_argument(
-        "--only", default="talk,real,cross,board,cuts,imagined", help="sections, with commas; also memory"
+        "--only", default="talk,real,cross,board,cuts,imagined", help="sections, with commas; also scans, speed, memory"
     )
     parser.add_argument("--mediapipe", type=Path, help="Python interpreter with mediapipe and av")
-    parser.add_argument("--frames", type=int, default=2000, help="frames of the section memory")
+    parser.add_argument("--frames", type=int, default=600, help="frames of the sections speed and memory")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the section speed")
     parser.add_argument("--mode", default="net", choices=("net", "fit"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     sections: dict[str, Callable[[argparse.Namespace], None]] = {
-        "talk": talk, "real": real, "cross": cross, "board": board, "cuts": cuts, "imagined": imagined,
-        "memory": memory,
+        "talk": talk, "real": real, "scans": scans, "cross": cross, "board": board, "cuts": cuts,
+        "imagined": imagined, "speed": speed, "memory": memory,
     }  # fmt: skip
     for name in options.only.split(","):
         print(f"\n## {name}\n", flush=True)
@@ -136,15 +149,26 @@ def talk_clip(options: argparse.Namespace) -> tuple[Path, Truth]:
     return path, Truth(arrays["landmarks68_px"], arrays["expression"], arrays["rotation"], STILL, slice(45, 145))
 
 
-def real_clip(options: argparse.Namespace, name: str) -> tuple[Path, Truth]:
-    """A moved portrait; its true landmarks are those detected in the photo, moved with it."""
-    photo = read_photo(options.data / "demo" / f"portrait_{name}.jpg").pixels
+def loop_clip(options: argparse.Namespace) -> Path:
+    """The clip talk, forwards and backwards, until it has as many frames as wanted."""
+    path = options.work / f"loop{options.frames}.mp4"
+    if not path.exists():
+        with open_video(talk_clip(options)[0]) as video:
+            pictures = [frame.pixels for frame in video.frames()]
+        there_and_back = [*pictures, *pictures[-2:0:-1]]
+        clips.write_clip(path, (there_and_back[k % len(there_and_back)] for k in range(options.frames)))
+    return path
+
+
+def real_clip(options: argparse.Namespace, name: str, photo_path: Path, *, flicker: float = 0.0) -> tuple[Path, Truth]:
+    """A moved photo; its true landmarks are those detected in the photo, moved with it."""
+    photo = read_photo(photo_path).pixels
     path, truth_path = options.work / f"real_{name}.mp4", options.work / f"real_{name}.npy"
     if not truth_path.exists():
         matrices = []
 
         def pixels() -> Iterator[np.ndarray]:
-            for frame, matrix in clips.moved_photo(photo, seconds=REAL_S, still_s=REAL_STILL_S):
+            for frame, matrix in clips.moved_photo(photo, seconds=REAL_S, still_s=REAL_STILL_S, flicker=flicker):
                 matrices.append(matrix)
                 yield frame
 
@@ -253,13 +277,37 @@ def spread_mm(identities: np.ndarray) -> float:
     return float(1000 * (offsets - offsets.mean(0)).norm(dim=-1).mean())
 
 
-def compare(options: argparse.Namespace, path: Path, truth: Truth) -> tuple[float, float]:
-    """All methods on one clip; the jitter of the photo pipeline frame by frame, and of tracking."""
+def portraits_text(track: Track, true: np.ndarray) -> str:
+    """Error of the shape by the number of portraits: mean over all choices of so many of them."""
+    model = load_model()
+    skin = (1 - model.masks.neck) * (1 - model.masks.eyes) > 0.5
+
+    def error_mm(identity: np.ndarray) -> float:
+        offset = torch.tensordot(torch.from_numpy(identity - true).float(), model.identity_basis[:, skin], dims=1)
+        return float(1000 * offset.norm(dim=-1).mean())
+
+    identities = track.portrait_identities
+    means = [
+        np.mean(
+            [error_mm(identities[list(some)].mean(0)) for some in itertools.combinations(range(len(identities)), k)]
+        )
+        for k in range(1, len(identities) + 1)
+    ]
+    return (
+        f"error of the shape from 1 to {len(means)} portraits: {', '.join(f'{mean:.2f}' for mean in means)} mm; with "
+        f"their weights {error_mm(track.identity):.2f} mm; of the mean face {error_mm(0 * true):.2f} mm"
+    )
+
+
+def compare(options: argparse.Namespace, path: Path, truth: Truth, *, all_methods: bool = True) -> tuple[float, Track]:
+    """The methods on one clip; returns the jitter of tracking over that of the photo pipeline frame by frame."""
     (track, *_), ms = tracked(options, path, mode="net")
     landmarks, expressions, identities, net_ms = frame_by_frame(path, track.focal_px)
     alone = report("photo pipeline, mode net, per frame", landmarks, truth, ms=net_ms, expression=expressions)
     report("its detected landmarks when followed", track.detected68, truth, ms=float("nan"))
     own = report("**track, mode net**", track.landmarks68, truth, ms=ms, expression=track.expression)
+    if not all_methods:
+        return own / alone, track
     (fit, *_), fit_ms = tracked(options, path, mode="fit")
     report("track, mode fit", fit.landmarks68, truth, ms=fit_ms, expression=fit.expression)
     live, live_ms = live_tracked(options, path)
@@ -273,7 +321,7 @@ def compare(options: argparse.Namespace, path: Path, truth: Truth) -> tuple[floa
     )
     write_person(track, load_model(), options.work / f"out_{path.stem}", ("npz", "csv", "glb"))
     write_pictures(path, [track], load_model(), options.work / f"out_{path.stem}", ("sheet", "overlay"))
-    return alone, own
+    return own / alone, track
 
 
 # Sections
@@ -287,19 +335,40 @@ def header(*, curves: bool) -> None:
 def talk(options: argparse.Namespace) -> None:
     path, truth = talk_clip(options)
     header(curves=True)
-    alone, own = compare(options, path, truth)
-    print(f"\njitter over that of frames by themselves: {own / alone:.2f}")
+    ratio, track = compare(options, path, truth)
+    print(f"\njitter over that of frames by themselves: {ratio:.2f}")
+    print(portraits_text(track, Reconstruction.load(options.work / "portrait_a").identity))
+    assert truth.expression is not None
+    true = gaze_angles(load_model(), torch.from_numpy(truth.expression)).numpy()
+    open_eyes = truth.expression[:, load_model().expression_names.index("eyeBlinkLeft")] < 0.3
+    found, true = (np.degrees(angles)[open_eyes] for angles in (track.gaze, true))
+    for way, axis in (("sideways", 0), ("up and down", 1)):
+        error = np.sqrt(np.mean((found - true)[..., axis] ** 2))
+        least, largest = true[..., axis].min(), true[..., axis].max()
+        text = f"gaze {way}: error {error:.1f}°, true angles from {least:.0f}° to {largest:.0f}°"
+        if np.ptp(true[..., axis]) > 1:
+            x, y = true[..., axis].ravel(), found[..., axis].ravel()
+            text += f", correlation {np.corrcoef(x, y)[0, 1]:.2f}, slope {np.polyfit(x, y, 1)[0]:.2f}"
+        print(text)
 
 
 def real(options: argparse.Namespace) -> None:
     ratios = []
     for name in PORTRAITS:
-        path, truth = real_clip(options, name)
+        path, truth = real_clip(options, name, options.data / "demo" / f"portrait_{name}.jpg")
         print(f"\nportrait {name}\n")
         header(curves=False)
-        alone, own = compare(options, path, truth)
-        ratios.append(own / alone)
+        ratios.append(compare(options, path, truth)[0])
     print(f"\njitter over that of frames by themselves, per portrait: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+
+
+def scans(options: argparse.Namespace) -> None:
+    """Grey studio photos that are shifted, zoomed, turned, and lit by lamps of changing brightness."""
+    for photo_path in sorted((options.data / "scans_dev" / "photos").glob("*.jpg"))[:: 57 // SCANS][:SCANS]:
+        path, truth = real_clip(options, f"scan_{photo_path.stem}", photo_path, flicker=FLICKER)
+        print(f"\nphoto {photo_path.stem}\n")
+        header(curves=False)
+        print(f"\nratio of jitter: {compare(options, path, truth, all_methods=False)[0]:.2f}")
 
 
 def persons(tracks: list[Track], truths: list[list[clips.Truth]]) -> None:
@@ -354,26 +423,57 @@ def cuts(options: argparse.Namespace) -> None:
 
 
 def imagined(options: argparse.Namespace) -> None:
-    """How far the landmarks of portraits, and of faces that are imagined in blurred rooms, move with the window."""
+    """How far landmarks move with the window: those of faces, and those of what is taken for a face."""
+    detector_module.IMAGINED_SCATTER = np.inf  # to see those that the detector drops as well
     detector = FaceDetector()
-    photos = [read_photo(path).pixels for path in sorted((options.data / "demo").glob("portrait_?.jpg"))]
-    blurred = [np.array(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(8))) for photo in photos]
-    rooms = [clips.background(np.random.default_rng(seed)) for seed in range(60)]
-    for name, pictures in (("portraits", photos), ("blurred portraits", blurred), ("blurred rooms", rooms)):
-        found = [detector.scatter(p, [f.landmarks468_px])[0] for p in pictures for f in detector.detect(p)]
-        print(f"- {len(found)} faces in {len(pictures)} {name}: {min(found):.3f} to {max(found):.3f}", flush=True)
+    portraits = [read_photo(path).pixels for path in sorted((options.data / "demo").glob("portrait_?.jpg"))]
+    pictures = {
+        "portraits": portraits,
+        "blurred portraits": [np.array(Image.fromarray(p).filter(ImageFilter.GaussianBlur(8))) for p in portraits],
+        "photos of faces": [
+            read_photo(path).pixels for path in sorted((options.data / "photos_68").rglob("*.jpg"))[::17]
+        ],
+        "blurred rooms": [clips.background(np.random.default_rng(seed)) for seed in range(60)],
+        "photos of coins, coffee and cells": [
+            _coloured(getattr(skimage.data, n)()) for n in ("coins", "coffee", "cell")
+        ],
+    }
+    for name, photos in pictures.items():
+        found = [(detector.scatter(p, [f.landmarks468_px])[0], f.score) for p in photos for f in detector.detect(p)]
+        scatter, score = np.array(found).T
+        dropped = int(((scatter > IMAGINED_SCATTER) & (score < detector_module.DOUBTFUL_SCORE)).sum())
+        print(
+            f"- {len(found)} faces in {len(photos)} {name}: {scatter.min():.3f} to {scatter.max():.3f}; {dropped} are "
+            f"dropped in photos, {int((scatter > LARGEST_SCATTER).sum())} are not followed in videos",
+            flush=True,
+        )
+
+
+def _coloured(picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2))
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Frames per second at 720p by the clock, everything included except the files; model and networks are loaded."""
+    path = loop_clip(options)
+    torch.set_num_threads(options.threads)
+    for mode in ("net", "fit"):
+        tracker = Tracker(mode=mode)
+        with tempfile.TemporaryDirectory() as folder:
+            wall, processor = time.perf_counter(), time.process_time()
+            list(tracker(path, Path(folder)))
+            wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        print(
+            f"- mode {mode}, {options.threads} threads: {options.frames / wall:.1f} frames per second, "
+            f"{1000 * processor / options.frames:.0f} ms of processor time per frame",
+            flush=True,
+        )
+    torch.set_num_threads(1)
 
 
 def memory(options: argparse.Namespace) -> None:
     """Memory of a process that tracks one clip in a loop of many frames."""
-    short, _ = talk_clip(options)
-    with open_video(short) as video:
-        pictures = [frame.pixels for frame in video.frames()]
-    there_and_back = [*pictures, *pictures[-2:0:-1]]
-    long = options.work / f"loop{options.frames}.mp4"
-    if not long.exists():
-        clips.write_clip(long, (there_and_back[k % len(there_and_back)] for k in range(options.frames)))
-    del pictures, there_and_back
+    long = loop_clip(options)
     start, marks = time.process_time(), []
 
     def progress(stage: str, done: int, total: int | None) -> None:

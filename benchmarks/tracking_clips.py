@@ -217,9 +217,23 @@ def occluded(frames: Iterator[DrawnFrame]) -> Iterator[DrawnFrame]:
 
 
 def moved_photo(
-    photo: np.ndarray, *, seconds: float, still_s: float, seed: int = 0, size: tuple[int, int] = SIZE
+    photo: np.ndarray,
+    *,
+    seconds: float,
+    still_s: float,
+    seed: int = 0,
+    size: tuple[int, int] = SIZE,
+    flicker: float = 0.0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A photo of a real person that is still, and then shifted, zoomed and turned as a whole.
+
+    Args:
+        photo: The photo.
+        seconds: Length of the clip.
+        still_s: How long nothing moves.
+        seed: Of the background and the noise.
+        size: Width and height of the frames.
+        flicker: Share by which the brightness then rises and falls.
 
     Yields:
         The frame, and the 2 × 3 matrix from pixels of the photo to pixels of the frame.
@@ -241,4 +255,7 @@ def moved_photo(
         moved = image.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
         covered = Image.new("L", image.size, 255).transform(size, Image.Transform.AFFINE, coefficients)
         pixels = np.where(np.array(covered)[..., None] > 127, np.array(moved), room)
-        yield with_noise(pixels, rng), np.concatenate([linear, offset[:, None]], axis=1)
+        yield (
+            with_noise(pixels * (1 + flicker * np.sin(2.1 * s)), rng),
+            np.concatenate([linear, offset[:, None]], axis=1),
+        )

@@ -53,10 +53,14 @@ def test_a_turned_photo_gives_turned_landmarks(turns: int) -> None:
     assert np.linalg.norm(face.landmarks68_px - points, axis=1).mean() < 1.5
 
 
-def test_all_four_orientations_are_searched() -> None:
-    """A small face on its side, which the upright search alone misses."""
-    small = Image.fromarray(astronaut()).resize((60, 60), Image.Resampling.BOX)
-    assert len(detector().detect(np.asarray(small.rotate(90)))) == 1
+def test_all_four_orientations_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small face upside down, which the upright search alone misses."""
+    small = np.asarray(Image.fromarray(astronaut()).resize((100, 100), Image.Resampling.BOX).rotate(180))
+    (face,) = detector().detect(small)
+    centre = astronaut_face().landmarks468_px[:, :2].mean(0) * 100 / 512
+    assert face.landmarks468_px[:, :2].mean(0) == pytest.approx(100 - centre, abs=1.5)
+    monkeypatch.setattr(box_detector, "SURE_SCORE", 0.0)
+    assert detector().detect(small) == []
 
 
 def test_a_shifted_and_enlarged_photo_moves_the_landmarks_with_it() -> None:
@@ -141,6 +145,13 @@ def test_several_faces_come_largest_first() -> None:
     faces = detector().detect(np.asarray(canvas))
     assert [face.box_px[0] > 200 for face in faces] == [True, False]
     assert len(detector().detect(np.asarray(canvas), max_faces=1)) == 1
+
+
+def test_faces_imagined_in_coins_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    coins = np.repeat(pytest.importorskip("skimage.data").coins()[:, :, None], 3, axis=2)
+    assert detector().detect(coins) == []
+    monkeypatch.setattr("mien.perception.detector.IMAGINED_SCATTER", np.inf)
+    assert len(detector().detect(coins)) > 5
 
 
 def test_no_face_is_an_empty_list() -> None:

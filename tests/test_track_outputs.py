@@ -60,8 +60,8 @@ def track() -> Track:
     )
 
 
-# The header of a recording of the app, as several open importers quote it.
-RECORDED_START = "Timecode,BlendshapeCount,EyeBlinkLeft,EyeLookDownLeft,EyeLookInLeft,EyeLookOutLeft,EyeLookUpLeft"
+# From recordings of the app: alexdjulin/LiveLinkFace-CSV-Retarget-For-Motionbuilder on GitHub, anim/alex_rom_3.csv.
+RECORDED_START = "Timecode,BlendShapeCount,EyeBlinkLeft,EyeLookDownLeft,EyeLookInLeft,EyeLookOutLeft,EyeLookUpLeft"
 RECORDED_JAW = "JawForward,JawRight,JawLeft,JawOpen,MouthClose,MouthFunnel,MouthPucker,MouthRight,MouthLeft"
 RECORDED_END = "TongueOut,HeadYaw,HeadPitch,HeadRoll,LeftEyeYaw,LeftEyePitch,LeftEyeRoll,RightEyeYaw,RightEyePitch"
 
@@ -72,19 +72,20 @@ def test_table_has_the_columns_of_live_link_face() -> None:
     assert len(HEADER) == 63 and sorted(n[0].lower() + n[1:] for n in BLENDSHAPES) == sorted(ARKIT_NAMES)
     values = [row.split(",") for row in rows]
     assert [v[0] for v in values] == [
-        "00:00:00:00.000", "00:00:00:01.000", "00:00:00:02.000", "00:00:01:00.000", "00:00:01:01.000",
+        "00:00:00:00.000", "00:00:00:02.400", "00:00:00:04.800", "00:00:01:00.000", "00:00:01:02.400",
     ]  # fmt: skip
     assert {v[1] for v in values} == {"61"}
     last = dict(zip(HEADER, values[-1], strict=True))
     assert float(last["JawOpen"]) == pytest.approx(0.4) and float(last["CheekPuff"]) == 0
-    assert float(last["HeadYaw"]) == pytest.approx(0.4) and float(last["HeadRoll"]) == pytest.approx(0)
-    assert (float(last["LeftEyeYaw"]), float(last["RightEyePitch"])) == pytest.approx((0.2, -0.1))
+    # The track turns to the left by 0.4, looks to the left by 0.2 and downwards by 0.1.
+    assert float(last["HeadYaw"]) == pytest.approx(-0.4) and float(last["HeadRoll"]) == pytest.approx(0)
+    assert (float(last["LeftEyeYaw"]), float(last["RightEyePitch"])) == pytest.approx((0.2, 0.1))
 
 
 def test_timecode_counts_frames_and_their_thousandths() -> None:
-    assert timecode(0.5, 25) == "00:00:00:12.500"
-    assert timecode(3661.04, 25) == "01:01:01:01.000"
-    assert timecode(0.99999, 30) == "00:00:01:00.000"
+    assert timecode(0.208) == "00:00:00:12.480"
+    assert timecode(3661.05) == "01:01:01:03.000"
+    assert timecode(0.999999) == "00:00:01:00.000"
 
 
 def test_head_angles_are_yaw_left_pitch_up_roll_left() -> None:

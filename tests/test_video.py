@@ -160,9 +160,17 @@ def test_skipped_frames_keep_numbers_and_times(tmp_path: Path) -> None:
         assert [frame.index for frame in video.picked([1, 3])] == [1, 3]
 
 
-def audio_only(path: Path) -> Path:
-    with av.open(str(path), "w") as container:
+def audio_only(path: Path, *, cover: bool = False) -> Path:
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=44100)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 96, 64, "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+            drawn = av.VideoFrame.from_ndarray(quarters(), format="rgb24").reformat(format="yuvj420p")
+            drawn.pts = 0
+            container.mux(picture.encode(drawn))
+            container.mux(picture.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
@@ -178,8 +186,10 @@ def test_unreadable_files_are_typed_errors(tmp_path: Path) -> None:
     for name in ("empty.mp4", "text.mp4", "cut.mp4", "missing.mp4"):
         with pytest.raises(VideoError, match=name):
             frames_of(tmp_path / name)
-    with pytest.raises(VideoError, match="no picture, only sound"):
+    with pytest.raises(VideoError, match="no moving picture"):
         frames_of(audio_only(tmp_path / "sound.mp4"))
+    with pytest.raises(VideoError, match="no moving picture"):
+        frames_of(audio_only(tmp_path / "song.m4a", cover=True))
     with pytest.raises(VideoError, match="too small"):
         frames_of(write(tmp_path / "small.mp4", [quarters(16, 16)]))
 
@@ -194,6 +204,54 @@ def test_cut_off_stream_gives_the_frames_before_the_cut(tmp_path: Path) -> None:
         except FramesLeftOut:  # warnings are errors here; FFmpeg's versions differ in what they notice
             return
     assert 2 <= count < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("a.mov", "prores_ks", "yuv422p10le"),
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("a.mov", "qtrle", "argb"),
+        ("a.avi", "mjpeg", "yuvj422p"),
+        ("a.mp4", "libx265", "yuv420p10le"),
+        ("a.h264", "libx264", "yuv420p"),
+    ],
+)
+def test_codecs_alpha_and_raw_streams_are_read(tmp_path: Path, name: str, codec: str, pixel_format: str) -> None:
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pixel_format
+        stream.options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(quarters(), format="rgb24").reformat(format=pixel_format)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames = frames_of(path)
+    # A raw stream has no times; then they follow from the rate.
+    assert [round(frame.time_s, 3) for frame in frames] == [0, 0.04, 0.08]
+    # Blocks of a lossy codec in so small a frame are off by up to 40 in red.
+    assert np.median(np.abs(middles(frames[-1].pixels) - COLOURS)) <= 4
+
+
+def test_interlaced_video_has_no_combs(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+        stream.options = {"x264-params": "tff=1", "crf": "4"}
+        for k in range(6):
+            picture = np.full((96, 96, 3), 40, np.uint8)
+            for field in (0, 1):  # an edge that moves by 8 pixels from field to field
+                picture[field::2, 8 * (2 * k + field) :] = 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    frames = frames_of(path)
+    assert [round(frame.time_s, 3) for frame in frames] == [0, 0.04, 0.08, 0.12, 0.16, 0.2]
+    edges = (frames[3].pixels[:, :, 1] > 120).argmax(1)[16:-16].astype(int)
+    assert np.abs(np.diff(edges)).mean() < 2  # 8 where lines of two moments alternate
 
 
 def test_folder_of_pictures_is_a_video(tmp_path: Path) -> None:
@@ -216,6 +274,16 @@ def test_missing_pyav_names_the_extra(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(BackendUnavailable, match=r"mien\[video\]"):
         frames_of(tmp_path / "a.mp4")
+
+
+def test_missing_webcam_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, **_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", name)
+
+    monkeypatch.setattr(av, "formats_available", {"v4l2", "avfoundation", "dshow"})
+    monkeypatch.setattr(av, "open", missing)
+    with pytest.raises(VideoError, match="camera 9: there is no such file or camera"):
+        frames_of("9")
 
 
 def test_webcams_need_an_input_of_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from mien.morphable import load_model
 from mien.result import Reconstruction
+from mien.tracking import Track, face_store
 from mien.training.checkpoint import FOLDER
 from mien.training.data import prepare
 from mien.training.data.store import INDEX_FILE, FaceStore
@@ -31,7 +32,7 @@ TRAINING = (
     "loop.steps=3", "loop.checkpoint_every=1", "loop.validate_every=2", "optimizer.ema_decay=0.0",
 )  # fmt: skip
 _TIMES = ("images_per_second", "data_wait_share", "seconds")
-_SHARD_FACES = 2
+_SHARD_FACES, _CHUNK_FRAMES = 2, 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Scenario:
 
 def small_shards() -> None:
     """Let a few faces fill several files; called in the process of the command."""
+    face_store.CHUNK = _CHUNK_FRAMES
     synthetic.SHARD_FACES = _SHARD_FACES
     synthetic.SHEET_FACES = _SHARD_FACES
     prepare.SMALLEST_SHARD = _SHARD_FACES
@@ -68,6 +70,10 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
     for number, picture in enumerate((face, face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), face.rotate(8))):
         picture.save(photos / f"{number}.png")
     Image.new("RGB", (80, 80)).save(photos / "nobody.png")
+    clip = inputs / "clip"
+    clip.mkdir()
+    for number in range(8):
+        face.rotate(2 * number).save(clip / f"{number}.png")
     model = write_model(tiny_model(), inputs / "tiny.safetensors")
     generic = _other_model(inputs / "generic.npz")
     settings = [word for change in (f'model="{model}"', *TRAINING) for word in ("--set", change)]
@@ -87,6 +93,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
                 _tensors,
             ),
             Scenario("train", lambda out: ["train", "coarse", "-o", out, *settings], _training_run, ("--resume",)),
+            Scenario("track", lambda out: ["track", clip, "-o", out, "-q"], _track, ("--resume",)),
             Scenario("convert", lambda out: ["model", "convert", generic, "-o", out], _model, out="model.safetensors"),
         )
     }
@@ -124,6 +131,14 @@ def _results(out: Path) -> Content:
             for row in csv.DictReader(file):
                 if not row["reason"] or row["reason"].startswith("NoFaceFound"):  # others report the fault
                     content[f"row {row['photo']}"] = row["faces"]
+    return content
+
+
+def _track(out: Path) -> Content:
+    """The files of the person, and the frames of the overlay."""
+    content = {str(path.relative_to(out)): _hash([path.read_bytes()]) for path in _whole(out, "*") if path.is_file()}
+    for file in _whole(out, "tracking.npz"):
+        Track.load(file)
     return content
 
 

@@ -68,6 +68,7 @@ def track(
     Each person has one identity; pose, expression and gaze are smooth curves without lag. With --live, frames are
     processed as they come.
     """
+    from mien.io.folder_lock import locked_folder
     from mien.tracking.outputs import parse_track_formats
 
     with wrong_usage("--formats"):
@@ -79,7 +80,7 @@ def track(
     settings = {"mode": mode.value, "device": device, "max_faces": max_faces, "focal_px": focal_px}
     run = _Run(video, out, chosen, rate, settings)
     begun = time.perf_counter()
-    with sigterm_exits(), _bar(shown=not quiet) as report:
+    with sigterm_exits(), locked_folder(out, advice="choose another place with -o"), _bar(shown=not quiet) as report:
         tracks = _live(run, seconds, report) if live else _offline(run, report, resume=resume)
     _show(tracks, out, time.perf_counter() - begun, as_json=as_json)
 

@@ -101,9 +101,9 @@ class FaceStore:
         chunk = NpzReader(self._path((self.frames_done - 1) // CHUNK))
         table, landmarks = chunk.array("state_tracklets"), chunk.array("state_landmarks")
         tracklets = []
-        for row, points in zip(table.tolist(), landmarks, strict=True):
+        for row, (newest, steady) in zip(table.tolist(), landmarks, strict=True):
             number, first, parent, crossing, features, lost = row
-            tracklets.append(Tracklet(number, points, first, parent, bool(crossing), features, lost))
+            tracklets.append(Tracklet(number, newest, steady, first, parent, bool(crossing), features, lost))
         next_number, searched = chunk.array("state_numbers").tolist()
         return FollowerState(tuple(tracklets), next_number, chunk.array("state_cells"), searched)
 
@@ -125,6 +125,7 @@ class FaceStore:
         seen = [o for frame in self._waiting for o in frame.tracked_faces]
         with_feature = [o for o in seen if o.feature is not None]
         table = [[getattr(t, name) for name in _TRACKLET_FIELDS] for t in state.tracklets]
+        landmarks = [(t.landmarks468_px, t.steady_px) for t in state.tracklets]
         arrays = {
             "times_s": np.array([frame.time_s for frame in self._waiting], np.float64),
             "is_cut": np.array([frame.is_cut for frame in self._waiting], bool),
@@ -139,7 +140,7 @@ class FaceStore:
             "feature_tracklets": np.array([o.tracklet for o in with_feature], np.int64),
             "features": np.array([o.feature for o in with_feature], np.float32).reshape(-1, 128),
             "state_tracklets": np.array(table, np.int64).reshape(-1, len(_TRACKLET_FIELDS)),
-            "state_landmarks": np.array([t.landmarks468_px for t in state.tracklets], np.float64).reshape(-1, 468, 3),
+            "state_landmarks": np.array(landmarks, np.float64).reshape(-1, 2, 468, 3),
             "state_numbers": np.array([state.next_number, state.searched_frame], np.int64),
             "state_cells": state.cells,
             "is_last": np.array(is_last),

@@ -18,8 +18,7 @@ import torch
 
 from mien.camera import Camera
 from mien.errors import NoFaceFound
-from mien.io.files import writing
-from mien.io.video import VideoFrame, VideoInfo, VideoWriter, open_video
+from mien.io.video import VideoFrame, VideoInfo, open_video
 from mien.morphable import MorphableModel
 from mien.perception import SAME_PERSON_DISTANCE, typical_focal_px
 from mien.pipeline import PhotoInputs
@@ -27,12 +26,13 @@ from mien.tracking.face_store import TrackedFaces
 from mien.tracking.following import FollowedFrame, Follower, TrackedFace
 from mien.tracking.frame_energy import Motion
 from mien.tracking.identity import Portraits, detection_of, person_shape, portrait_inputs, portrait_reconstruction
-from mien.tracking.outputs import OVERLAY_FILE
+from mien.tracking.outputs import overlay_video
 from mien.tracking.people import CONTINUED_DISTANCE, MAX_GAP_S, Segment
-from mien.tracking.pictures import TrackPainter, overlay_scale, resized
+from mien.tracking.person_motion import PersonSolver, Window
+from mien.tracking.pictures import TrackPainter
 from mien.tracking.smoothing import MotionPrior
 from mien.tracking.track import Track, TrackRows
-from mien.tracking.tracker import PersonSolver, Tracker, TrackProgress, Window, no_progress
+from mien.tracking.tracker import Tracker, TrackProgress, no_progress
 from mien.typing import Float
 
 HISTORY_S = 0.4
@@ -289,39 +289,26 @@ def record(
         OutputError: The overlay cannot be written.
     """
     report = progress or no_progress
-    partial = out / f".{OVERLAY_FILE}"
-    with writing(out), ExitStack() as stack:
-        out.mkdir(parents=True, exist_ok=True)
+    painters: dict[int, TrackPainter] = {}
+    with ExitStack() as stack:
         video = stack.enter_context(open_video(source, rate=rate))
-        info, scale = video.info, overlay_scale(video.info.size)
-        tracker.begin(info)
-        stack.callback(partial.unlink, missing_ok=True)
-        writer = None
-        if overlay:
-            width, height = info.size
-            size = max(round(width * scale), 2), max(round(height * scale), 2)
-            writer = stack.enter_context(VideoWriter(partial, size=size, rate=info.rate))
-        painters: dict[int, TrackPainter] = {}
+        tracker.begin(video.info)
+        drawing = stack.enter_context(overlay_video(out, video.info)) if overlay else None
         try:
             for frame in video.frames():
                 if seconds is not None and frame.time_s > seconds:
                     break
                 faces = tracker(frame)
-                if writer is not None:
-                    picture = resized(frame.pixels, scale)
+                if drawing is not None:
                     for face in faces:
                         if face.person not in painters:
                             painters[face.person] = TrackPainter(tracker.track_of(face.person), tracker.model)
                         painters[face.person].follow(face.rows)
-                        picture = painters[face.person].draw(picture, frame.index, scale=scale)
-                    writer.add(picture, frame.time_s)
-                report("tracking", frame.index + 1, info.frames)
+                    drawing.add(frame, (painters[face.person] for face in faces))
+                report("tracking", frame.index + 1, video.info.frames)
         except KeyboardInterrupt:
-            if not info.is_live:
+            if not video.info.is_live:
                 raise
         if tracker.count == 0:
-            raise NoFaceFound(f"{info.name}: no face was found; use a closer shot.")
-        if writer is not None:
-            writer.close()
-            partial.replace(out / OVERLAY_FILE)
+            raise NoFaceFound(f"{video.info.name}: no face was found; use a closer shot.")
     return [tracker.track_of(number) for number in range(tracker.count)]

@@ -1,4 +1,8 @@
-"""blendshapes.csv: the table that Epic's app Live Link Face writes, which Unreal, Blender and Maya import."""
+"""blendshapes.csv: the table that Epic's app Live Link Face writes, which Unreal, Blender and Maya import.
+
+Columns, timecode, units and signs are those of seven recordings of the app and of Unreal's importer; docs/tracking.md
+names them.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,17 @@ ROTATIONS = (
     "HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch",
     "RightEyeRoll",
 )  # fmt: skip
-HEADER = ("Timecode", "BlendshapeCount", *BLENDSHAPES, *ROTATIONS)
+HEADER = ("Timecode", "BlendShapeCount", *BLENDSHAPES, *ROTATIONS)
+TIMECODE_RATE = 60
+"""Frames per second of the timecode, at any rate of the video: so the app counts, and Unreal's importer divides."""
 
 
 def live_link_csv(track: Track) -> str:
     """The table of a track: a row per frame in which the person is seen.
 
-    Blendshapes that the model does not have are 0. Angles are radians: yaw to the subject's left, pitch upwards, roll
-    towards the subject's left shoulder.
+    Blendshapes that the model does not have are 0. Angles are radians. The app has other signs for the head (yaw to the
+    subject's right, pitch upwards, roll towards the left shoulder) than for the eyes (yaw to the left, pitch
+    downwards).
 
     Args:
         track: The person.
@@ -39,20 +46,19 @@ def live_link_csv(track: Track) -> str:
     zeros = np.zeros(len(track.frames))
     shapes = [track.expression[:, column[name]].clip(0, 1) if name in column else zeros for name in BLENDSHAPES]
     left, right = track.gaze[:, 0], track.gaze[:, 1]
-    eyes = [left[:, 0], left[:, 1], zeros, right[:, 0], right[:, 1], zeros]
-    values = np.stack([*shapes, *head_angles(track.rotation).T, *eyes], axis=1)
-    rate = max(round(track.rate), 1)
+    yaw, pitch, roll = head_angles(track.rotation).T
+    eyes = [left[:, 0], -left[:, 1], zeros, right[:, 0], -right[:, 1], zeros]
+    values = np.stack([*shapes, -yaw, pitch, roll, *eyes], axis=1)
     lines = [",".join(HEADER)]
     for time_s, row in zip(track.times_s.tolist(), values.tolist(), strict=True):
-        lines.append(f"{timecode(time_s, rate)},{len(row)}," + ",".join(f"{value:.10f}" for value in row))
+        lines.append(f"{timecode(time_s)},{len(row)}," + ",".join(f"{value:.10f}" for value in row))
     return "\n".join(lines) + "\n"
 
 
-def timecode(time_s: float, rate: int) -> str:
+def timecode(time_s: float) -> str:
     """Hours, minutes, seconds, frame within the second, and thousandths of a frame: 00:00:01:12.500."""
-    thousandths = round(time_s * rate * 1000)
-    frames, part = divmod(thousandths, 1000)
-    seconds, frame = divmod(frames, rate)
+    frames, part = divmod(round(time_s * TIMECODE_RATE * 1000), 1000)
+    seconds, frame = divmod(frames, TIMECODE_RATE)
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour:02d}:{minute:02d}:{second:02d}:{frame:02d}.{part:03d}"

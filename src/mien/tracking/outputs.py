@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mien.errors import ConfigError, ModelMismatch
@@ -12,7 +12,7 @@ from mien.export import glb_bytes, head_glb_bytes
 from mien.export.animation import FaceAnimation
 from mien.io.files import write_text, write_whole, writing
 from mien.io.png import write_png
-from mien.io.video import VideoWriter, open_video
+from mien.io.video import VideoFrame, VideoInfo, VideoWriter, open_video
 from mien.morphable import MorphableModel, load_head
 from mien.tracking.live_link import live_link_csv
 from mien.tracking.pictures import TrackPainter, key_rows, key_sheet, overlay_scale, resized
@@ -103,6 +103,48 @@ def write_person(track: Track, model: MorphableModel, out: Path, formats: Sequen
             write_whole(folder / name, lambda partial: partial.write_bytes(content))
 
 
+class OverlayVideo:
+    """The frames of a video with people over them."""
+
+    def __init__(self, writer: VideoWriter, scale: float) -> None:
+        self._writer, self._scale = writer, scale
+
+    def add(self, frame: VideoFrame, painters: Iterable[TrackPainter]) -> None:
+        """Add the next frame.
+
+        Args:
+            frame: The frame.
+            painters: Draw the people who are in it.
+        """
+        picture = resized(frame.pixels, self._scale)
+        for painter in painters:
+            picture = painter.draw(picture, frame.index, scale=self._scale)
+        self._writer.add(picture, frame.time_s)
+
+
+@contextmanager
+def overlay_video(out: Path, info: VideoInfo) -> Iterator[OverlayVideo]:
+    """Write `overlay.mp4`, which appears in the folder at the end of the block.
+
+    Args:
+        out: The folder.
+        info: The video.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    partial, scale = out / f".{OVERLAY_FILE}", overlay_scale(info.size)
+    width, height = (max(round(side * scale), 2) for side in info.size)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with VideoWriter(partial, size=(width, height), rate=info.rate) as writer:
+                yield OverlayVideo(writer, scale)
+            partial.replace(out / OVERLAY_FILE)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def write_pictures(
     source: str | os.PathLike[str] | int,
     tracks: Sequence[Track],
@@ -134,31 +176,18 @@ def write_pictures(
     keys = [key_rows(track) if "sheet" in formats else [] for track in tracks]
     panels: list[list[list]] = [[] for _ in tracks]
     wanted = {int(track.frames[row]) for track, rows in zip(tracks, keys, strict=True) for row in rows}
-    with writing(out), ExitStack() as stack:
-        out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
         video = stack.enter_context(open_video(source, rate=rate))
-        writer, scale = None, overlay_scale(video.info.size)
-        partial = out / f".{OVERLAY_FILE}"
-        stack.callback(partial.unlink, missing_ok=True)
-        if "overlay" in formats:
-            width, height = video.info.size
-            size = max(round(width * scale), 2), max(round(height * scale), 2)
-            writer = stack.enter_context(VideoWriter(partial, size=size, rate=video.info.rate))
-        for frame in video.frames() if writer else video.picked(wanted):
+        overlay = stack.enter_context(overlay_video(out, video.info)) if "overlay" in formats else None
+        for frame in video.frames() if overlay else video.picked(wanted):
             for painter, rows, column in zip(painters, keys, panels, strict=True):
                 row = painter.row_of.get(frame.index)
                 if row in rows:
                     column.append(painter.panels(frame.pixels, row))
-            if writer is not None:
-                picture = resized(frame.pixels, scale)
-                for painter in painters:
-                    picture = painter.draw(picture, frame.index, scale=scale)
-                writer.add(picture, frame.time_s)
+            if overlay is not None:
+                overlay.add(frame, painters)
             if progress is not None:
                 progress("drawing", frame.index + 1, video.info.frames)
-        if writer is not None:
-            writer.close()
-            partial.replace(out / OVERLAY_FILE)
     for track, rows, column in zip(tracks, keys, panels, strict=True):
         if column:
             sheet = key_sheet(column, [float(track.times_s[row]) for row in rows])
