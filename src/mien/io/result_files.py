@@ -45,6 +45,7 @@ PHOTO_FORMATS = frozenset({"sheet", "overlay"})
 """Formats that show the photo."""
 
 _WITHOUT_MODEL = frozenset({"ply", "npz", "json"})
+_OF_PARTS = frozenset({"glb", "obj", "ply", "usd", "vrm"})
 _WITH_UNITS = frozenset({"obj", "ply", "usd"})
 _WITH_CAMERA = frozenset({"glb", "usd"})
 
@@ -102,6 +103,11 @@ class MeshOptions:
             "embed_camera": (self.embed_camera, _WITH_CAMERA),
             "morphs": (self.morphs != "sparse", frozenset({"glb", "vrm"})),
         }
+        if HEAD in self.parts and not _OF_PARTS & set(formats):
+            raise ConfigError(
+                f"parts={','.join(self.parts)!r} has no effect on the formats {', '.join(formats)}; add one of "
+                f"{', '.join(known for known in FORMATS if known in _OF_PARTS)}, or leave parts out."
+            )
         for name, (chosen, concerned) in given.items():
             if chosen and not concerned & set(formats):
                 use = ", ".join(known for known in FORMATS if known in concerned)
@@ -109,11 +115,10 @@ class MeshOptions:
                     f"{name}={getattr(self, name)!r} has no effect on the formats {', '.join(formats)}; choose one of "
                     f"{use}, or leave {name} out."
                 )
-        # Pictures of the head show no hair.
-        meshes = [name for name in formats if name not in PICTURE_FORMATS]
-        if self.scalp != "hair" and not needs_head(meshes, self.parts):
+        if self.scalp != "hair" and "sheet" not in formats and not needs_head(formats, self.parts):
             raise ConfigError(
-                f"scalp={self.scalp!r} changes only meshes of heads; choose parts='head' and a mesh, or leave it out."
+                f"scalp={self.scalp!r} changes only heads; choose parts='head' and a mesh, or a picture of the head, "
+                "or leave scalp out."
             )
 
 
