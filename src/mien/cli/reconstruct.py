@@ -76,14 +76,14 @@ class GroupedOptions(TyperCommand):
     """Shows the options of `mien reconstruct` in groups; the few that most people need come first."""
 
     def __init__(self, *arguments: Any, params: list[Any], **keywords: Any) -> None:
-        panels = {name: panel for panel, names in _PANELS.items() for name in names.split()}
+        panels = {name: panel for panel, names in PANELS.items() for name in names.split()}
         for parameter in params:
             if parameter.name in panels:
                 parameter.rich_help_panel = panels[parameter.name]
         super().__init__(*arguments, params=params, **keywords)
 
 
-_PANELS = {
+PANELS = {
     "Meshes and pictures": "neutral units embed_camera turntable glb scalp texture_size resolution",
     "Camera": "focal_px principal_point refine_focal",
     "Reconstruction": "mode model encoder device detail detail_mode detail_network max_faces max_megapixels seed",

@@ -180,10 +180,7 @@ def _show(tracks: list[Track], out: Path, seconds: float, *, as_json: bool) -> N
         return
     table = plain_table()
     for row in rows:
+        frames = "1 frame" if row["frames"] == 1 else f"{row['frames']} frames"
         times = f"{row['from_s']:.2f} to {row['to_s']:.2f} s"
-        table.add_row(
-            f"person {row['person']}",
-            f"{row['frames']} frame{'' if row['frames'] == 1 else 's'}, {times}",
-            printable(str(row["results"])),
-        )
+        table.add_row(f"person {row['person']}", f"{frames}, {times}", printable(str(row["results"])))
     stdout().print(table)
