@@ -2,7 +2,7 @@
 
 The position of a detected point errs by as much as an eye is open, but upper and lower lid err together: their distance
 is known ten times better. Without a term of its own, the distance loses against the prior of the expression: closed
-eyes open half way, and closed lips part by 2 to 4 mm, so that heads show teeth that the photo does not.
+eyes open half way, and closed lips part and show teeth that the photo does not.
 """
 
 from __future__ import annotations
