@@ -136,7 +136,8 @@ class HeadPainter:
 
     def __init__(self, reconstruction: Reconstruction, model: MorphableModel, *, scalp: Scalp = "hair") -> None:
         mesh = per_model(model, _head_mesh)
-        self._face, self._model, self._mesh, self._scalp = reconstruction, model, mesh, scalp
+        self._face, self._model, self._mesh = reconstruction, model, mesh
+        self._scalp: Scalp = scalp
         identity, expression = _tensor(reconstruction.identity), _tensor(reconstruction.expression)
         own = mesh.head.own_vertices(identity[None], expression[None])[0]
         self._vertices = torch.cat([_tensor(reconstruction.vertices_model), own])
