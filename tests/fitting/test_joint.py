@@ -13,6 +13,7 @@ from mien.fitting import FitSettings, FitTargets, fit, fit_joint, mesh_point_wei
 from mien.fitting.joint import joined_prediction
 from mien.fitting.joint_landmarks import JointLandmarks, PersonPrior
 from mien.fitting.joint_photometric import PersonProblem
+from mien.fitting.lids import PAIRS
 from mien.fitting.normal_equations import ShapeBasis, normal_equations, photo_equations
 from mien.fitting.photometric import PhotometricEnergy
 from mien.fitting.prediction import PredictedIdentity
@@ -171,6 +172,8 @@ def test_the_order_of_the_photos_does_not_matter(tiny: MorphableModel) -> None:
 def test_three_views_tell_more_than_one(tiny: MorphableModel) -> None:
     exact, gt = person_of(tiny)
     noise = torch.randn(exact.landmarks468_px.shape, generator=torch.Generator().manual_seed(0))
+    for upper, lower in PAIRS:  # both lids, and both lips, err together
+        noise[:, upper] = noise[:, lower]
     targets = replace(exact, landmarks468_px=exact.landmarks468_px + 1.5 * noise)
     found = fit_joint(tiny, targets, settings=SETTINGS)
     identity, albedo = found.coefficients.identity, found.coefficients.albedo

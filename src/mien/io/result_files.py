@@ -45,7 +45,6 @@ PHOTO_FORMATS = frozenset({"sheet", "overlay"})
 """Formats that show the photo."""
 
 _WITHOUT_MODEL = frozenset({"ply", "npz", "json"})
-_OF_PARTS = frozenset({"glb", "obj", "ply", "usd", "vrm"})
 _WITH_UNITS = frozenset({"obj", "ply", "usd"})
 _WITH_CAMERA = frozenset({"glb", "usd"})
 
@@ -122,11 +121,6 @@ class MeshOptions:
             "embed_camera": (self.embed_camera, _WITH_CAMERA),
             "morphs": (self.morphs != "sparse", frozenset({"glb", "vrm"})),
         }
-        if HEAD in self.parts and not _OF_PARTS & set(formats):
-            raise ConfigError(
-                f"parts={','.join(self.parts)!r} has no effect on the formats {', '.join(formats)}; add one of "
-                f"{', '.join(known for known in FORMATS if known in _OF_PARTS)}, or leave parts out."
-            )
         for name, (chosen, concerned) in given.items():
             if chosen and not concerned & set(formats):
                 use = ", ".join(known for known in FORMATS if known in concerned)
