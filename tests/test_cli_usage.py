@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import mien.cli.reconstruct
 import mien.pipeline
@@ -71,6 +72,39 @@ def test_help_shows_choices_and_defaults(capsys: pytest.CaptureFixture[str], mon
         "[default: 224]", "[default: out]",
     ):  # fmt: skip
         assert expected in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("photo.jpg",), "photo.jpg is not a command; use `mien reconstruct photo.jpg`"),
+        (("reconstruct", "photo.jpg", "-o", "anna.fbx"), "mien does not write .fbx (anna.fbx); use .glb, .obj"),
+        (("reconstruct", "photo.jpg", "-o", "notes.txt"), "notes.txt is a file; give a folder"),
+        (("reconstruct", "photo.jpg", "--formats", "json", "--parts", "head"), "parts='head' has no effect"),
+        (("reconstruct", "photo.jpg", "--mode", "fast"), "'--mode': 'fast' is not one of 'fit', 'net', 'auto'"),
+        (("track", "photo.jpg"), "photo.jpg is a photo; use `mien reconstruct photo.jpg`"),
+    ],
+)
+def test_mistakes_of_newcomers_are_told_with_what_to_do(
+    arguments: tuple[str, ...],
+    advice: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.jpg", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    assert run(*arguments) == 2
+    assert advice in " ".join(capsys.readouterr().err.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "photo.jpg"]
+
+
+def test_every_option_of_reconstruct_is_shown_in_a_known_group() -> None:
+    command = typer.main.get_command(cli.app).commands["reconstruct"]  # pyright: ignore[reportAttributeAccessIssue]
+    names = [name for group in mien.cli.reconstruct.PANELS.values() for name in group.split()]
+    first = {"photos", "out", "formats", "parts", "quiet", "json_lines", "help"}
+    assert {parameter.name for parameter in command.params} - first == set(names)
 
 
 @pytest.mark.parametrize("name", ["-V", "--version"])

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
 import mien
+from mien.cli.app import app
 from mien.io.video import VideoWriter
 from tests.astronaut import astronaut
 
@@ -52,7 +56,28 @@ def examples(page: Path) -> list[Example]:
     ]
 
 
+COMMAND = re.compile(r"(?:^\.venv/bin/|`)(mien [^`\n#]+?)\s*(?:`|#|$)", re.MULTILINE)
+"""`mien …` in a line, or in a block of a clone."""
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if examples(page)]
+
+
+README_COMMANDS = COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("line", README_COMMANDS)
+def test_commands_of_the_readme_have_the_options_they_use(line: str) -> None:
+    """Values are not checked, because that needs the files. An option that does not exist is an error of usage."""
+    command: Any = typer.main.get_command(app)
+    _, *arguments = shlex.split(line)
+    while hasattr(command, "commands") and arguments:
+        command = command.commands[arguments.pop(0)]
+    assert command.make_context(line, arguments, resilient_parsing=True).command is command
+
+
+def test_commands_of_the_readme_are_found() -> None:
+    assert {"mien studio", "mien view out/photo/face0", "mien reconstruct photo.jpg --parts head -o out"} <= set(
+        README_COMMANDS
+    )
 
 
 def test_pages_with_examples_are_found() -> None:

@@ -99,7 +99,7 @@ def test_heads_of_grey_photos_are_grey(model: MorphableModel, face: Reconstructi
 def test_the_lamps_stand_still_while_the_head_turns(model: MorphableModel, face: Reconstruction) -> None:
     """The key light comes from the upper left, from whatever side the head is seen."""
     for yaw in (0.0, 90.0, 180.0):
-        picture = HeadPainter(face, model).picture(yaw_deg=yaw, side_px=SIDE)
+        picture = HeadPainter(face, model, scalp="skin").picture(yaw_deg=yaw, side_px=SIDE)
         row = slice(SIDE // 5, SIDE // 4)  # the skull
         brightness = np.where(shown(picture), picture.mean(-1), np.nan)[row]
         middle = (np.flatnonzero(shown(picture)[row].any(0))[[0, -1]].sum() + 1) // 2
@@ -108,13 +108,26 @@ def test_the_lamps_stand_still_while_the_head_turns(model: MorphableModel, face:
 
 def test_the_skin_around_the_face_continues_its_colour(model: MorphableModel, face: Reconstruction) -> None:
     """From behind there is no face, and the whole head is grey."""
-    picture = HeadPainter(face, model).picture(yaw_deg=180.0, side_px=SIDE)
+    picture = HeadPainter(face, model, scalp="skin").picture(yaw_deg=180.0, side_px=SIDE)
     colours = picture[shown(picture)].astype(int)
     inner = colours[np.ptp(colours, axis=1) <= 2]
     assert len(inner) > 0.95 * len(colours)
     red = replace(face, texture=face.texture * np.array([1.0, 0.2, 0.2], np.float32))
-    behind = HeadPainter(red, model).picture(yaw_deg=180.0, side_px=SIDE)[shown(picture)].astype(int)
+    painter = HeadPainter(red, model, scalp="skin")
+    behind = painter.picture(yaw_deg=180.0, side_px=SIDE)[shown(picture)].astype(int)
     assert np.mean(behind[:, 0] > 1.5 * behind[:, 1]) > 0.95
+
+
+def test_hair_has_its_colour_and_leaves_the_face_free(model: MorphableModel, face: Reconstruction) -> None:
+    blue = replace(face, hair_colour=np.array([0.1, 0.1, 0.6], np.float32))
+    hair, skin = (
+        HeadPainter(blue, model, scalp=scalp).picture(yaw_deg=0.0, side_px=SIDE).astype(int)
+        for scalp in ("hair", "skin")
+    )
+    is_blue = shown(hair.astype(np.uint8)) & (hair[..., 2] > 1.5 * hair[..., 0])
+    assert is_blue[: SIDE // 4].sum() > 0.5 * shown(hair.astype(np.uint8))[: SIDE // 4].sum()
+    middle = slice(SIDE * 2 // 5, SIDE * 3 // 5)
+    np.testing.assert_array_equal(hair[middle, middle], skin[middle, middle])
 
 
 def test_an_expression_moves_the_face_and_the_inside_of_the_mouth(model: MorphableModel, face: Reconstruction) -> None:

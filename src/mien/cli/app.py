@@ -7,6 +7,7 @@ Heavy packages are imported inside the commands, so that `mien --help` is fast.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from mien.cli.options import (
     model_path,
     wrong_usage,
 )
-from mien.cli.reconstruct import reconstruct
+from mien.cli.reconstruct import GroupedOptions, reconstruct
 from mien.cli.studio import studio, view
 from mien.cli.terminal import (
     activity,
@@ -57,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 evaluate_app = typer.Typer(help="Measure errors on annotated photos.", no_args_is_help=True)
-app.command()(reconstruct)
+app.command(cls=GroupedOptions)(reconstruct)
 app.command()(studio)
 app.command()(view)
 app.command()(track)
@@ -99,7 +100,10 @@ def _fail_usage(message: str, command: str) -> NoReturn:
     """Print an error of usage as one line, without typer's frame, and where to find help."""
     if not message:
         sys.exit(2)  # a command without arguments: typer has printed its help
-    text = " ".join(message.split()).removesuffix(".")
+    text = " ".join(message.split()).removesuffix(".").replace(": Value error, ", ": ")
+    unknown = re.match(r"No such command '(.+?)'", text)
+    if unknown and Path(unknown[1]).exists():
+        text, command = f"{unknown[1]} is not a command; use `mien reconstruct {unknown[1]}`", "mien reconstruct"
     _fail(f"{text}; see `{command} -h`", code=2)
 
 

@@ -101,6 +101,12 @@ def check_mesh_options(options: MeshOptions, out: Path, formats: str | None) -> 
         raise typer.BadParameter(f"{out} is one file, but there are two parts; choose one.", param_hint="--parts")
 
 
+_NOT_WRITTEN = frozenset(
+    {".fbx", ".gltf", ".stl", ".dae", ".blend", ".usd", ".usda", ".usdc", ".png", ".jpg", ".jpeg", ".zip"}
+)
+"""Endings that people give to files; a folder of this name would be a surprise."""
+
+
 class Turntable(str, enum.Enum):
     """Files of --turntable."""
 
@@ -155,6 +161,7 @@ def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_opti
         typer.BadParameter: One file cannot hold the results, or an option needs a folder.
     """
     if not is_mesh_file(out):
+        _check_folder_name(out)
         return False
     if len(paths) > 1:
         raise typer.BadParameter(
@@ -163,6 +170,18 @@ def one_mesh_file(out: Path, paths: Sequence[Path | RemotePhoto], *, folder_opti
     for option in folder_options:
         raise typer.BadParameter(f"--out {out} is one file; leave {option} out, or give a folder.", param_hint=option)
     return True
+
+
+def _check_folder_name(out: Path) -> None:
+    """Check that --out can be a folder: a folder anna.fbx would surprise its user."""
+    if out.suffix.lower() in _NOT_WRITTEN:
+        raise typer.BadParameter(
+            f"mien does not write {out.suffix} ({out}); use {', '.join(MESH_ENDINGS)}, or a folder.", param_hint="--out"
+        )
+    if out.is_file():
+        raise typer.BadParameter(
+            f"{out} is a file; give a folder, or a file that ends in {', '.join(MESH_ENDINGS)}.", param_hint="--out"
+        )
 
 
 def reconstruct_to_file(

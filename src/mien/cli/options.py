@@ -179,7 +179,7 @@ ScalpOption = Annotated[
     typer.Option(
         "--scalp",
         metavar="[hair|skin]",
-        help="Scalp of meshes of the head. hair: short hair in the colour of the photo's. skin: shaved.",
+        help="Scalp of the head in meshes and pictures. hair: short, in the colour of the photo's. skin: shaved.",
     ),
 ]
 FocalOption = Annotated[

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from mien.cli.engine import (
     Engine,
@@ -69,6 +70,26 @@ from mien.scale.summary import SummaryTable
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
+
+
+class GroupedOptions(TyperCommand):
+    """Shows the options of `mien reconstruct` in groups; the few that most people need come first."""
+
+    def __init__(self, *arguments: Any, params: list[Any], **keywords: Any) -> None:
+        panels = {name: panel for panel, names in PANELS.items() for name in names.split()}
+        for parameter in params:
+            if parameter.name in panels:
+                parameter.rich_help_panel = panels[parameter.name]
+        super().__init__(*arguments, params=params, **keywords)
+
+
+PANELS = {
+    "Meshes and pictures": "neutral units embed_camera turntable glb scalp texture_size resolution",
+    "Camera": "focal_px principal_point refine_focal",
+    "Reconstruction": "mode model encoder device detail detail_mode detail_network max_faces max_megapixels seed",
+    "Many photos": "manifest same_person group_by resume jobs engine ray_address",
+}
+"""Names of the parameters in each group."""
 
 
 def reconstruct(
@@ -153,8 +174,6 @@ def reconstruct(
 
     If a photo fails, the others are still reconstructed, and the exit code is 1. Results of earlier runs stay.
     """
-    from mien.io.photo_arguments import read_argument
-
     ray = ray_settings(engine, ray_address, jobs=jobs, device=device)
     place = output_place(out, ray)
     paths = list_photos(photos, manifest, place)
@@ -206,13 +225,7 @@ def reconstruct(
         reconstruct_people(paths, settings, place, by_folder=group_by is not None, report=report, bar=not quiet)
         return
     if to_file:
-        with activity(f"reconstructing {printable(paths[0].name)}", quiet=quiet), wrong_usage():
-            reconstructor = settings.reconstructor()
-            reconstruct_photo = partial(reconstructor, focal_px=focal_px, principal_point_px=principal_point)
-            photo = read_argument(paths[0], max_pixels=settings.max_pixels)
-            reconstruct_to_file(
-                reconstruct_photo, photo, Path(out), model=reconstructor.model, options=settings.mesh_options
-            )
+        _to_file(paths[0], settings, Path(out), quiet=quiet)
         return
     reporter = Reporter(place, paths, report=report, bar=not quiet)
     if jobs is None and len(paths) > 1 and device == "cpu":
@@ -236,6 +249,20 @@ def reconstruct(
                 (reporter.skipped if outcome.earlier else reporter.done)(outcome.row)
     if reporter.failed:
         raise typer.Exit(1)
+
+
+def _to_file(path: Path | RemotePhoto, settings: PhotoSettings, out: Path, *, quiet: bool) -> None:
+    from mien.io.photo_arguments import read_argument
+
+    with activity(f"reconstructing {printable(path.name)}", quiet=quiet), wrong_usage():
+        reconstructor = settings.reconstructor()
+        reconstruct_photo = partial(
+            reconstructor, focal_px=settings.focal_px, principal_point_px=settings.principal_point_px
+        )
+        photo = read_argument(path, max_pixels=settings.max_pixels)
+        reconstruct_to_file(reconstruct_photo, photo, out, model=reconstructor.model, options=settings.mesh_options)
+    if not quiet:
+        typer.echo(printable(f"{path}: the most prominent face is in {out}"))
 
 
 def _redone(changed: str) -> str:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mien.cli.options import DeviceOption, FocalOption, JsonOption, QuietOption, wrong_usage
 from mien.cli.terminal import plain_table, print_json, printable, sigterm_exits, stderr, stdout
+from mien.io.photo_files import SUFFIXES
 
 if TYPE_CHECKING:
     from mien.tracking import Track
@@ -73,6 +74,8 @@ def track(
 
     with wrong_usage("--formats"):
         chosen = parse_track_formats(formats)
+    if Path(video).suffix.lower() in SUFFIXES:
+        raise typer.BadParameter(f"{video} is a photo; use `mien reconstruct {video}`", param_hint="'VIDEO'")
     if seconds is not None and not live:
         raise typer.BadParameter("needs --live", param_hint="'--seconds'")
     if video.isdecimal() and not Path(video).exists() and not live:
@@ -178,6 +181,7 @@ def _show(tracks: list[Track], out: Path, seconds: float, *, as_json: bool) -> N
         return
     table = plain_table()
     for row in rows:
+        frames = "1 frame" if row["frames"] == 1 else f"{row['frames']} frames"
         times = f"{row['from_s']:.2f} to {row['to_s']:.2f} s"
-        table.add_row(f"person {row['person']}", f"{row['frames']} frames, {times}", printable(str(row["results"])))
+        table.add_row(f"person {row['person']}", f"{frames}, {times}", printable(str(row["results"])))
     stdout().print(table)

@@ -38,6 +38,7 @@ from mien.io.result_files import (
     TURNTABLE_FILE,
     VIDEO_FILE,
     MeshOptions,
+    Scalp,
     is_mesh_file,
     mesh_file,
     needs_model,
@@ -136,9 +137,11 @@ def write_files(
             if "maps" in formats:
                 _write_maps(reconstruction, model, partial, normals)
             if PICTURE_FORMATS & set(formats):
-                _write_head_pictures(HeadPainter(reconstruction, model), model, partial, formats)
+                painter = HeadPainter(reconstruction, model, scalp=options.scalp)
+                _write_head_pictures(painter, model, partial, formats)
             if photo is not None:
-                _write_pictures(FacePainter(reconstruction, model, normals=normals), photo, partial, formats)
+                painter = FacePainter(reconstruction, model, normals=normals)
+                _write_pictures(painter, photo, partial, formats, scalp=options.scalp)
     with writing(folder):
         remove_other_files(folder, formats, options.parts)
 
@@ -311,11 +314,11 @@ def _write_head_pictures(painter: HeadPainter, model: MorphableModel, folder: Pa
         turntable_file(painter, folder / VIDEO_FILE)
 
 
-def _write_pictures(painter: FacePainter, photo: Photo, folder: Path, formats: Sequence[str]) -> None:
+def _write_pictures(painter: FacePainter, photo: Photo, folder: Path, formats: Sequence[str], *, scalp: Scalp) -> None:
     if "overlay" in formats:
         write_png(overlay_image(painter.reconstruction, painter, photo), folder / OVERLAY_FILE)
     if "sheet" in formats:
-        write_png(sheet_image(painter.reconstruction, painter, photo), folder / SHEET_FILE)
+        write_png(sheet_image(painter.reconstruction, painter, photo, scalp=scalp), folder / SHEET_FILE)
 
 
 def _check_given(lacking: Sequence[str], value: object, name: str) -> None:

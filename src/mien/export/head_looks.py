@@ -42,7 +42,7 @@ _ROUGHNESS_SHARE = 4
 """The side of the atlas over that of the roughness map, which is smooth."""
 _FINE_M, _COARSE_M = 1.1e-3, 3.2e-3
 """Distances over which the mottling of skin changes: pores, and patches."""
-_HAIR_M, _WAVES_M = 0.45e-3, 9e-3
+HAIR_M, WAVES_M = 0.45e-3, 9e-3
 """Distance of hairs in the texture, and of the hairline's waves."""
 _SMOOTH_RADIUS = 96
 """Skin counts as smooth, and gets mottling, by its variation over the side of the face's map over this number, 2 mm."""
@@ -126,6 +126,8 @@ class RelitFace:
 
     texture: Float[Tensor, "3 S S"]
     """sRGB-encoded colours in white light; row 0 is v = 1."""
+    hair: Float[Tensor, "3"]
+    """Colour of the hair in white light."""
     tint: PhotoTint | None
     """That of a photo without colours."""
 
@@ -170,7 +172,7 @@ class _LooksPainter:
         shade = self._face_shade()
         relit_face = self._relit_face(shade)
         relit, photo = self._skin(atlas, relit_face)
-        relit, photo = self._with_hair(atlas, relit, photo, scalp=scalp)
+        relit, photo = self._with_hair(atlas, relit, photo, hair=self._hair_colour(relit_face), scalp=scalp)
         left, right = (self._eye(name, shade) for name in EYES)
         maps = [torch.cat(pair, dim=-1) for pair in ((left[1].relit, right[1].relit), (left[1].photo, right[1].photo))]
         half = np.array([0.5, 1.0], np.float32)
@@ -188,7 +190,9 @@ class _LooksPainter:
         )
 
     def relit_face(self) -> RelitFace:
-        return RelitFace(self._tinted(self._relit_face(self._face_shade())[0]).clamp(0, 1), self._tint)
+        face = self._relit_face(self._face_shade())
+        hair = self._tinted(self._hair_colour(face)[:, None, None])[:, 0, 0]
+        return RelitFace(self._tinted(face[0]).clamp(0, 1), hair.clamp(0, 1), self._tint)
 
     def _tinted(self, colours: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
         return colours if self._tint is None else self._tint(colours)
@@ -236,7 +240,8 @@ class _LooksPainter:
 
     def _relit_face(self, shade: Float[Tensor, "V 3"]) -> Float[Tensor, "1 3 S S"]:
         masks = self._model.masks
-        skin = (masks.skin * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth))[:, None]
+        # Not the brows: beside their dark hair, bare skin would count as gloss.
+        skin = (masks.skin * (1 - masks.lips) * (1 - masks.eyes) * (1 - masks.mouth) * (1 - masks.brows))[:, None]
         albedo = torch.from_numpy(self._face.vertex_albedo)
         if self._tint is not None:
             albedo = self._tint(albedo.T[..., None])[..., 0].T
@@ -291,20 +296,25 @@ class _LooksPainter:
         return placed[:3] * torch.lerp(torch.ones_like(mottling), mottling, placed[3:].clamp(0, 1))
 
     def _with_hair(
-        self, atlas: HeadAtlas, relit: Float[Tensor, "3 A A"], photo: Float[Tensor, "3 A A"], *, scalp: Scalp
+        self,
+        atlas: HeadAtlas,
+        relit: Float[Tensor, "3 A A"],
+        photo: Float[Tensor, "3 A A"],
+        *,
+        hair: Float[Tensor, "3"],
+        scalp: Scalp,
     ) -> tuple[Float[Tensor, "3 A A"], Float[Tensor, "3 A A"]]:
-        hair = self._hair_colour(atlas, relit)
         cover, brightness = per_model(self._model, _hair, atlas.size, scalp)
         colour = hair[:, None, None] * brightness
         lit = colour * (photo / relit.clamp(min=0.02)).clamp(max=1.5)
         return torch.lerp(relit, colour, cover), torch.lerp(photo, lit, cover)
 
-    def _hair_colour(self, atlas: HeadAtlas, relit: Float[Tensor, "3 A A"]) -> Float[Tensor, "3"]:
+    def _hair_colour(self, relit_face: Float[Tensor, "1 3 S S"]) -> Float[Tensor, "3"]:
         """The photo's; else that of the brows."""
         if self._face.hair_colour is not None:
             return torch.from_numpy(self._face.hair_colour).float()
-        brows = atlas.interpolate(_padded(self._model.masks.brows[:, None], atlas.head))[0] > _ON_BROWS
-        values = relit[:, brows].T
+        brows = self._atlas.interpolate(self._model.masks.brows[None, :, None])[0, 0] > _ON_BROWS
+        values = relit_face[0, :, brows].T
         level = values.mean(-1)
         return values[level <= level.quantile(_BROW_QUANTILE)].mean(0)
 
@@ -362,8 +372,8 @@ def _hair(model: MorphableModel, size: int, scalp: Scalp) -> tuple[Float[Tensor,
     atlas, places = _mean_places(model, size)
     distance = atlas.interpolate(within_hairline_mm(torch.cat([model.mean, atlas.head.mean]))[:, None])[0]
     noise = SurfaceNoise(1)
-    hairs = noise(places, cell_m=_HAIR_M)
-    cover = hair_cover(distance, waves=noise(places, cell_m=_WAVES_M), hairs=hairs, scalp=scalp)
+    hairs = noise(places, cell_m=HAIR_M)
+    cover = hair_cover(distance, waves=noise(places, cell_m=WAVES_M), hairs=hairs, scalp=scalp)
     return cover, hair_brightness(hairs)
 
 

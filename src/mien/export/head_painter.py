@@ -1,7 +1,7 @@
 """The whole head of a result, relit as in a studio, from any side and with any expression.
 
 The colours are those of the photo without its light, as in the look "relit" of `mien.export.head_looks`. The skin
-around the face continues them. Teeth, gums, tongue and mouth have colours of their own.
+around the face continues them, and hair covers the scalp. Teeth, gums, tongue and mouth have colours of their own.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from torch.nn import functional as F
 
 from mien.camera import Camera, to_camera_axes
 from mien.export.face_view import FaceView
-from mien.export.head_looks import RelitFace, relit_face
+from mien.export.head_looks import HAIR_M, WAVES_M, RelitFace, relit_face
 from mien.export.part_materials import PART_MATERIALS
 from mien.export.srgb import encode_srgb
 from mien.geometry import rotvec_to_rotmat, vertex_normals
+from mien.io.result_files import Scalp
 from mien.morphable import HeadModel, MorphableModel, load_head
 from mien.morphable.head import EYES, SKIN
 from mien.morphable.per_model import per_model
 from mien.rendering import sample_map
 from mien.result import Reconstruction
 from mien.texture.head import continued_over_head, far_colour
+from mien.texture.scalp import SurfaceNoise, hair_brightness, hair_cover, within_hairline_mm
 from mien.typing import Float, Int, Tensor, UInt8
 
 BACKDROP = (229, 227, 223)
@@ -82,6 +84,8 @@ class _HeadMesh:
     """All parts of the head as one mesh, over its W vertices: the face's, then the head's own."""
 
     head: HeadModel
+    places: Float[Tensor, "W 3"]
+    """On the mean head."""
     triangles: Int[Tensor, "T 3"]
     uv: Float[Tensor, "W 2"]
     """In the face's texture; zero for vertices without it."""
@@ -115,7 +119,7 @@ def _head_mesh(model: MorphableModel) -> _HeadMesh:
     uv[eyes], textured[eyes] = head.eye_uv / torch.tensor([head.face_width, 1.0]), 1.0
     triangles = torch.cat([part.vertices[part.triangles] for part in head.parts]).int()
     blendshapes = torch.cat([model.expression_basis.cpu(), head.expression_basis], dim=1)
-    return _HeadMesh(head, triangles, uv, textured, own_colours, gloss, blendshapes)
+    return _HeadMesh(head, joint, triangles, uv, textured, own_colours, gloss, blendshapes)
 
 
 class HeadPainter:
@@ -124,14 +128,16 @@ class HeadPainter:
     Args:
         reconstruction: The face.
         model: The face's model, on the CPU.
+        scalp: What the scalp shows.
 
     Raises:
         ModelMismatch: The model has no head.
     """
 
-    def __init__(self, reconstruction: Reconstruction, model: MorphableModel) -> None:
+    def __init__(self, reconstruction: Reconstruction, model: MorphableModel, *, scalp: Scalp = "hair") -> None:
         mesh = per_model(model, _head_mesh)
         self._face, self._model, self._mesh = reconstruction, model, mesh
+        self._scalp: Scalp = scalp
         identity, expression = _tensor(reconstruction.identity), _tensor(reconstruction.expression)
         own = mesh.head.own_vertices(identity[None], expression[None])[0]
         self._vertices = torch.cat([_tensor(reconstruction.vertices_model), own])
@@ -177,7 +183,8 @@ class HeadPainter:
         camera = Camera.from_fov(FOV_DEG, image_size=(side_px, side_px))
         backdrop = np.full((side_px, side_px, 3), BACKDROP, np.uint8)
         view = FaceView.of_mesh(placed.float(), self._mesh.triangles, self._mesh.uv, camera=camera)
-        return view.over(self._relit(view, self._normals(expression) @ rotation.T), backdrop)
+        normals = self._normals(expression) @ rotation.T
+        return view.over(self._relit(view, normals, pixel_m=framing.side_m / side_px), backdrop)
 
     def _normals(self, expression: Float[Tensor, "E"] | None) -> Float[Tensor, "W 3"]:
         """Unit normals in model space."""
@@ -208,14 +215,24 @@ class HeadPainter:
         colours[count : count + len(outer)] = outer
         return colours
 
-    def _relit(self, view: FaceView, normals: Float[Tensor, "W 3"]) -> Float[Tensor, "N 3"]:
+    def _relit(self, view: FaceView, normals: Float[Tensor, "W 3"], *, pixel_m: float) -> Float[Tensor, "N 3"]:
         """Encoded colours under the lamps; `normals` are in view axes."""
         light, shine = _lit(normals, self._mesh.gloss)
         mesh = self._mesh
         values = torch.cat([self._vertex_colours, mesh.textured, light, shine], dim=-1)
         plain, textured, light, shine = view.vertex_values(values).split([3, 1, 1, 1], dim=-1)
         albedo = torch.where(textured > _WHOLE, view.map_values(self._relit_face.texture), plain).clamp(0, 1)
-        return albedo * light + shine
+        cover, hair = self._hair(view, pixel_m)
+        return torch.lerp(albedo, hair, cover) * light + shine * (1 - cover)
+
+    def _hair(self, view: FaceView, pixel_m: float) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 3"]]:
+        """Share of each sample that hair covers, and its colour. A pixel shows the mean of the hairs on it."""
+        places = view.vertex_values(self._mesh.places)
+        noise, cell = SurfaceNoise(1), max(HAIR_M, pixel_m)
+        waves = noise(places.T[:, None], cell_m=WAVES_M)[0]
+        hairs = noise(places.T[:, None], cell_m=cell)[0] * (HAIR_M / cell)
+        cover = hair_cover(within_hairline_mm(places), waves=waves, hairs=hairs, scalp=self._scalp)
+        return cover[:, None], self._relit_face.hair * hair_brightness(hairs)[:, None]
 
 
 def _tensor(values: np.ndarray) -> Tensor:

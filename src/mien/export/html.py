@@ -82,6 +82,11 @@ def _glb_of(folder: Path) -> Path:
     for name in (head, face):
         if (folder / name).is_file():
             return folder / name
+    found = sorted({path.parent for name in (head, face) for path in folder.glob(f"**/face*/{name}")})
+    if len(found) == 1:
+        return _glb_of(found[0])
+    if found:
+        raise ConfigError(f"{folder} has {len(found)} faces; choose one, such as {found[0]}.")
     raise ConfigError(f"{folder} has no {head} and no {face}; reconstruct it with --parts head.")
 
 

@@ -18,6 +18,7 @@ from mien.export.srgb import encode_srgb
 from mien.export.uv_layout import texels_of
 from mien.geometry import rotvec_to_rotmat
 from mien.io.photo import Photo
+from mien.io.result_files import Scalp
 from mien.lighting import shading
 from mien.morphable import MorphableModel
 from mien.morphable.head import has_head
@@ -144,6 +145,7 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
         reconstruction: The face.
         painter: The same face, ready to be coloured.
         photo: The photo of the reconstruction.
+        scalp: What the scalp of the head shows.
 
     Returns:
         The picture.
@@ -160,7 +162,9 @@ def overlay_image(reconstruction: Reconstruction, painter: FacePainter, photo: P
     return view.over(painter.shaded(view, normals), picture)
 
 
-def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Photo) -> UInt8[np.ndarray, "H W 3"]:
+def sheet_image(
+    reconstruction: Reconstruction, painter: FacePainter, photo: Photo, *, scalp: Scalp = "hair"
+) -> UInt8[np.ndarray, "H W 3"]:
     """Eight labelled panels: photo, overlay, geometry and albedo; shaded, and the head from three sides.
 
     Models without a head show the textured face instead.
@@ -193,7 +197,7 @@ def sheet_image(reconstruction: Reconstruction, painter: FacePainter, photo: Pho
         ("shaded", view.over(shaded, plain)),
     ]
     if has_head(painter.model):
-        head = HeadPainter(reconstruction, painter.model)
+        head = HeadPainter(reconstruction, painter.model, scalp=scalp)
         panels += [(label, head.picture(yaw_deg=yaw, side_px=PANEL_SIDE)) for label, yaw in _HEAD_VIEWS]
     else:
         for label, yaw in _MASK_VIEWS:

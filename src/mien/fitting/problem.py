@@ -98,7 +98,7 @@ class FitSettings:
     """Error of the depth of one of MediaPipe's points, as a share of the size of the face in the image, see
     `mien.fitting.depth`."""
     lid_sigma: float = 0.03
-    """Error of the distance between upper and lower lid, as a share of the eye's width, see `mien.fitting.lids`."""
+    """Error of the distance between upper and lower lid or lip, as a share of the eye's width: `mien.fitting.lids`."""
     identity_sigma: float = 1.0
     """Factor of the standard deviations of the identity, see `mien.fitting.identity_prior`."""
     prediction_sigma: float = 0.002

@@ -129,11 +129,10 @@ class MeshOptions:
                     f"{name}={value!r} has no effect on the formats {', '.join(formats)}; choose one of "
                     f"{use}, or leave {name} out."
                 )
-        # Pictures of the head show no hair.
-        meshes = [name for name in formats if name not in PICTURE_FORMATS]
-        if self.scalp != "hair" and not needs_head(meshes, self.parts):
+        if self.scalp != "hair" and "sheet" not in formats and not needs_head(formats, self.parts):
             raise ConfigError(
-                f"scalp={self.scalp!r} changes only meshes of heads; choose parts='head' and a mesh, or leave it out."
+                f"scalp={self.scalp!r} changes only heads; choose parts='head' and a mesh, or a picture of the head, "
+                "or leave scalp out."
             )
 
 

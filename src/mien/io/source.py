@@ -68,7 +68,7 @@ def _open_path(path: Path, label: Path) -> io.BufferedReader:
         raise ImageError(f"{label}: is a folder, not a photo; give the photos in it")
     try:
         if not path.exists():
-            raise ImageError(f"{label}: no such file")
+            raise ImageError(f"{label}: no such file; check the path")
         if not path.is_file():
             raise ImageError(f"{label}: not a regular file; give the open file to read a stream")
         if path.stat().st_size == 0:

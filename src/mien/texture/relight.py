@@ -58,7 +58,7 @@ def remove_light(
         texture: Colours with light, complete, of a face whose map is symmetric.
         albedo: Albedo of the model.
         shade: Shading of the model, without dark places, see `filled_shade`.
-        skin: 1 on skin, 0 on eyes, lips, mouth and outside the layout.
+        skin: 1 on skin, 0 on brows, eyes, lips, mouth and outside the layout.
 
     Returns:
         Colours in white light, 0 to 1.
