@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 from collections.abc import Iterator
 from functools import partial
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mien.result import Reconstruction
 from mien.studio.jobs import run_worker
 from mien.studio.protocol import (
-    PREVIEW_NAME,
     SOURCE_NAME,
     STEP_FILES,
     Cancelled,
@@ -23,10 +24,13 @@ from mien.studio.protocol import (
     Failed,
     Finished,
     HeadReady,
+    Matched,
+    PersonTask,
     Ready,
     ShapeTask,
     Stage,
     Task,
+    preview_name,
 )
 
 PHOTO = files("mien.studio").joinpath("static/examples/astronaut.jpg").read_bytes()
@@ -74,7 +78,33 @@ def test_a_photo_gets_better_step_by_step(worker: Connection, tmp_path: Path) ->
         heads[-1].files
     )
     assert {path.name for path in (tmp_path / "face0").iterdir()} == set(heads[-1].files)
-    assert (tmp_path / PREVIEW_NAME).read_bytes()[:2] == b"\xff\xd8"
+    assert (tmp_path / preview_name(0)).read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_photos_of_one_person_become_one_head(worker: Connection, tmp_path: Path) -> None:
+    flipped = io.BytesIO()
+    with Image.open(io.BytesIO(PHOTO)) as photo:
+        photo.crop((0, 0, *photo.size)).resize((400, 400)).save(flipped, "PNG")
+    for number, content in {0: b"no photo", 2: PHOTO, 5: flipped.getvalue()}.items():
+        (tmp_path / f"photo{number}").write_bytes(content)
+    worker.send(PersonTask(tmp_path, (0, 2, 5), "net", False, None, 10**7))
+    found = [message for message in messages(worker) if not isinstance(message, Stage)]
+    kinds = [HeadReady, Detected, Detected, Matched, Matched, Matched, HeadReady, HeadReady, Finished]
+    assert [type(message) for message in found] == kinds
+    assert isinstance(found[0], HeadReady) and (found[0].face, found[0].step) == (2, "network")
+    assert [(one.photo, len(one.faces)) for one in found if isinstance(one, Detected)] == [(2, 1), (5, 1)]
+    matched = {one.photo: one for one in found if isinstance(one, Matched)}
+    assert matched[0].weight == 0 and "not a picture" in matched[0].reason and str(tmp_path) not in matched[0].reason
+    assert [matched[number].face for number in (0, 2, 5)] == [None, 0, 0]
+    assert min(matched[2].weight, matched[5].weight) > 0.25 and matched[2].reason == matched[5].reason == ""
+    (best,) = [one.photo for one in matched.values() if one.best]
+    heads = {one.face: one for one in found if isinstance(one, HeadReady) and one.step == "detail"}
+    assert next(iter(heads)) == best
+    other = {2: 5, 5: 2}[best]
+    assert {"detail.glb", "head.glb", "sheet.png", "overlay.png", "reconstruction.npz"} <= set(heads[other].files)
+    assert "head.obj" in heads[best].files and "head.obj" not in heads[other].files
+    faces = [Reconstruction.load(tmp_path / f"face{number}") for number in (2, 5)]
+    assert (faces[0].identity == faces[1].identity).all() and faces[0].image_size != faces[1].image_size
 
 
 def test_a_finished_face_gets_another_shape(worker: Connection, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The photos that wait, are worked on, or are done, and the processes that work on them.
+"""The tasks that wait, are worked on, or are done, and the processes that work on them.
 
 Everything here runs in the event loop of the server, so nothing needs a lock; only waiting for a message of a process
 takes a thread.
@@ -20,16 +20,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mien.studio.protocol import (
+    AnyTask,
     Cancelled,
     Detected,
     Failed,
     Finished,
     HeadReady,
+    Matched,
     Message,
+    PersonTask,
     Ready,
-    ShapeTask,
     Stage,
-    Task,
 )
 from mien.threads import interrupt_delayed
 
@@ -37,14 +38,18 @@ _PATIENCE_S = 5.0
 """Time in which a process stops its work before it is killed; the longest step between two reports takes less."""
 _ABANDONED_S = 15.0
 """A job whose page has gone is stopped after this time; a page that reloads is back earlier."""
+_SMALLER = "use smaller or fewer photos"
+"""What to do if time or memory did not suffice."""
 _LOOK_S = 0.2
 """How often a process that says nothing is looked after."""
+_COLLECTING_S = 600.0
+"""A person whose photos stopped coming is removed after this time."""
 _ROUND_S = 2.0
 """How often expired and abandoned jobs are looked for."""
 
 
 class QueueFull(Exception):
-    """More photos wait than the limit allows."""
+    """More tasks wait than the limit allows."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +60,36 @@ class Limits:
     """Size of a photo's file."""
     max_pixels: int = 64_000_000
     """Larger JPEGs are reduced, other files refused."""
+    person_photos: int = 50
+    """Photos of one person."""
+    person_bytes: int = 500_000_000
+    """Size of all photos of one person."""
     waiting: int = 32
-    """Photos that wait."""
+    """Tasks that wait. As many people may have photos that are still coming."""
     seconds: float = 120.0
-    """Time for one photo."""
+    """Time for one photo, and for each photo of a person."""
     keep_s: float = 3600.0
     """Results are removed this long after they were last asked for."""
+
+    def seconds_for(self, task: AnyTask) -> float:
+        """Time for a task."""
+        return self.seconds * (len(task.photos) if isinstance(task, PersonTask) else 1)
 
 
 @dataclass(eq=False)
 class Job:
-    """A photo and what is known of its faces."""
+    """A task and what is known of its faces."""
 
     id: str
-    task: Task | ShapeTask
+    task: AnyTask
     state: str = "waiting"
-    """waiting, running, done, failed or cancelled."""
-    photo_size: tuple[int, int] | None = None
-    detected: Detected | None = None
+    """collecting, waiting, running, stopping, done, failed or cancelled."""
+    uploads: dict[int, int] = field(default_factory=dict)
+    """Sizes in bytes of the photos of a person that have come, by their numbers."""
+    detected: dict[int, Detected] = field(default_factory=dict)
+    """What was found in each photo."""
+    matched: dict[int, Matched] = field(default_factory=dict)
+    """What each photo of a person counts."""
     heads: dict[int, HeadReady] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     failure: Failed | None = None
@@ -97,7 +114,9 @@ class Job:
             self.messages.append(message)
         match message:
             case Detected():
-                self.detected = message
+                self.detected[message.photo] = message
+            case Matched():
+                self.matched[message.photo] = message
             case HeadReady():
                 self.heads[message.face] = message
             case Finished():
@@ -170,20 +189,45 @@ class Jobs:
         folder.mkdir()
         return folder
 
-    async def submit(self, task: Task | ShapeTask) -> Job:
-        """Let a photo wait for its turn.
+    async def submit(self, task: AnyTask) -> Job:
+        """Let a task wait for its turn.
 
         Raises:
             QueueFull: Too many wait already.
         """
-        if len(self._waiting) >= self.limits.waiting:
-            raise QueueFull
         job = Job(task.folder.name, task)
         self._jobs[job.id] = job
+        try:
+            await self.start_work(job)
+        except QueueFull:
+            del self._jobs[job.id]
+            raise
+        return job
+
+    def collect(self, task: PersonTask) -> Job:
+        """Begin a job whose photos are still to come; `start_work` lets it wait for its turn.
+
+        Raises:
+            QueueFull: Too many such jobs are there.
+        """
+        if sum(job.state == "collecting" for job in self._jobs.values()) >= self.limits.waiting:
+            raise QueueFull
+        job = Job(task.folder.name, task, state="collecting")
+        self._jobs[job.id] = job
+        return job
+
+    async def start_work(self, job: Job) -> None:
+        """Let a job wait for its turn.
+
+        Raises:
+            QueueFull: Too many wait already; nothing has changed.
+        """
+        if len(self._waiting) >= self.limits.waiting:
+            raise QueueFull
+        job.state = "waiting"
         self._waiting.append(job)
         async with self._arrived:
             self._arrived.notify()
-        return job
 
     def get(self, name: str) -> Job | None:
         """The job of an id; None if there is none or it has expired."""
@@ -193,26 +237,27 @@ class Jobs:
         return job
 
     def position(self, job: Job) -> int:
-        """Number of photos that come before it."""
+        """Number of tasks that come before it."""
         return self._waiting.index(job) if job in self._waiting else 0
 
     def cancel(self, job: Job) -> None:
-        """Stop the work on a photo, or forget it if its turn has not come."""
-        if job in self._waiting:
-            self._waiting.remove(job)
+        """Stop the work on a job, or forget it if its turn has not come."""
+        if job in self._waiting or job.state == "collecting":
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(job)
             job.note(Cancelled())
         elif not job.ended:
             job.state = "stopping"
 
     def remove(self, job: Job) -> None:
-        """Stop the work, and remove the photo and its results."""
+        """Stop the work, and remove what was sent and its results."""
         self.cancel(job)
         self._jobs.pop(job.id, None)
         if job.ended:
             shutil.rmtree(job.task.folder, ignore_errors=True)
 
     async def _serve(self) -> None:
-        """Give photos to one process after another; a new one starts when one has died."""
+        """Give tasks to one process after another; a new one starts when one has died."""
         while True:
             worker = _Worker.start(self._main)
             try:
@@ -232,10 +277,11 @@ class Jobs:
             return self._waiting.popleft()
 
     async def _work(self, worker: _Worker, job: Job) -> None:
-        """One photo, from its task to its last message."""
+        """One job, from its task to its last message."""
         job.state = "running"
         worker.send(job.task)
-        deadline = time.monotonic() + self.limits.seconds
+        seconds = self.limits.seconds_for(job.task)
+        deadline = time.monotonic() + seconds
         stopping = False
         while not job.ended:
             if job.state == "stopping" and not stopping:
@@ -247,17 +293,16 @@ class Jobs:
                 if time.monotonic() < deadline:
                     continue
                 worker.end()
-                seconds = f"{self.limits.seconds:g}"
-                late = Failed("TimeLimit", f"the work took longer than {seconds} seconds; use a smaller photo.")
+                late = Failed("TimeLimit", f"the work took longer than {seconds:g} seconds; {_SMALLER}.")
                 message = Cancelled() if stopping else late
             if message is None:
                 worker.end()
-                message = Failed("WorkerDied", "the process that worked on the photo ended; try a smaller photo.")
+                message = Failed("WorkerDied", f"the process that worked on it ended; {_SMALLER}.")
             job.note(message)
             job.used = time.monotonic()
 
     async def _tidy(self) -> None:
-        """Remove expired jobs, and stop those whose page has gone."""
+        """Remove expired jobs and unfinished collections, and stop jobs whose page has gone."""
         while True:
             await asyncio.sleep(_ROUND_S)
             now = time.monotonic()
@@ -265,6 +310,8 @@ class Jobs:
                 idle = now - job.used
                 if job.listeners == 0 and job.had_listener and not job.ended and idle > _ABANDONED_S:
                     self.cancel(job)
+                if job.state == "collecting" and idle > _COLLECTING_S:
+                    self.remove(job)
                 if job.ended and job.listeners == 0 and idle > self.limits.keep_s:
                     self.remove(job)
 
@@ -291,7 +338,7 @@ class _Worker:
     def alive(self) -> bool:
         return self.process.is_alive()
 
-    def send(self, message: Task | ShapeTask | Cancelled) -> None:
+    def send(self, message: AnyTask | Cancelled) -> None:
         with contextlib.suppress(OSError):  # it has died, which `message` tells
             self.connection.send(message)
 
