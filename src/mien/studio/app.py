@@ -84,6 +84,7 @@ def _known_formats(text: str) -> str:
 
 Formats = Annotated[str, AfterValidator(_known_formats)]
 """Names of formats with commas."""
+Mode = Annotated[Literal["auto", "fit", "net"], Query(description="How the face is found.")]
 Strength = Annotated[FiniteFloat, Field(ge=-1, le=1)]
 """Strength of a slider of the shape."""
 
@@ -152,7 +153,7 @@ async def submit(
     request: Request,
     jobs: TheJobs,
     *,
-    mode: Annotated[Literal["auto", "fit", "net"], Query(description="How the face is found.")] = "auto",
+    mode: Mode = "auto",
     detail: Annotated[bool, Query(description="Whether displacement and texture offset maps are made.")] = True,
     focal_px: Annotated[FiniteFloat | None, Query(gt=0, description="Focal length in pixels.")] = None,
     formats: Annotated[
@@ -212,14 +213,21 @@ async def pin(
 
     The body has a list of landmarks for each face, in the order of `outlines`.
     """
-    if isinstance(before.task, ShapeTask):
-        raise HTTPException(409, "a changed shape has no photo; place the landmarks in the job of the photo.")
+    task = _photo_task(before)
     if before.detected is None or len(faces) > len(before.detected.faces):
         raise HTTPException(409, "pins are given for more faces than the photo shows; wait for the event `detected`.")
-    folder = jobs.new_folder()
-    await asyncio.to_thread(_copy, before.task.photo, folder / PHOTO_NAME)
     pins = tuple(tuple((one.landmark, one.x, one.y) for one in face) for face in faces)
-    return await _submitted(jobs, replace(before.task, folder=folder, photo=folder / PHOTO_NAME, pins=pins))
+    return await _submitted(jobs, await _with_copied_photo(jobs, replace(task, pins=pins)))
+
+
+@_api.post(
+    "/api/jobs/{job_id}/again",
+    status_code=202,
+    responses={**_NOT_FOUND, **_REFUSED, 409: {"model": Problem, "description": "The job has no photo."}},
+)
+async def again(jobs: TheJobs, before: TheJob, *, mode: Mode) -> JobState:
+    """Reconstruct the same photo in another mode, with all other settings as before; a new job."""
+    return await _submitted(jobs, await _with_copied_photo(jobs, replace(_photo_task(before), mode=mode)))
 
 
 @_api.post(
@@ -347,6 +355,19 @@ async def _save_body(request: Request, path: Path, largest: int) -> None:
         path.unlink(missing_ok=True)
         path.parent.rmdir()
         raise
+
+
+def _photo_task(job: Job) -> Task:
+    if isinstance(job.task, ShapeTask):
+        raise HTTPException(409, "a changed shape has no photo; use the job of the photo.")
+    return job.task
+
+
+async def _with_copied_photo(jobs: Jobs, task: Task) -> Task:
+    """The same task in a folder of its own, since the earlier job may expire before the turn of this one."""
+    folder = jobs.new_folder()
+    await asyncio.to_thread(_copy, task.photo, folder / PHOTO_NAME)
+    return replace(task, folder=folder, photo=folder / PHOTO_NAME)
 
 
 def _copy(source: Path, target: Path) -> None:
