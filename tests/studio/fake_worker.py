@@ -77,7 +77,8 @@ def _work(connection: Connection, task: Task) -> None:
         ("network", quick),
         ("detail", (*quick, "head.glb", "reconstruction.npz", "coefficients.json")),
     ):
-        connection.send(HeadReady(0, step, files, EYE, EYE, 0.02, (f"pins: {len(task.pins)}",)))
+        notes = (f"{task.mode}, pins: {len(task.pins)}, formats: {task.formats}",)
+        connection.send(HeadReady(0, step, files, EYE, EYE, 0.02, notes))
         if task.photo.read_bytes() == b"half":
             connection.send(Failed("FitDiverged", "the face could not be fitted."))
             return

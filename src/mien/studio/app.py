@@ -152,15 +152,21 @@ async def pin(
 
     The body has a list of landmarks for each face, in the order of `outlines`.
     """
-    if not isinstance(before.task, Task):
-        raise HTTPException(409, "landmarks are placed in a photo alone; send the photo to /api/jobs.")
-    detected = before.detected.get(0)
+    task, detected = _photo_task(before), before.detected.get(0)
     if detected is None or len(faces) > len(detected.faces):
         raise HTTPException(409, "pins are given for more faces than the photo shows; wait for the event `detected`.")
-    folder = jobs.new_folder()
-    await asyncio.to_thread(_copy, before.task.photo, folder / PHOTO_NAME)
     pins = tuple(tuple((one.landmark, one.x, one.y) for one in face) for face in faces)
-    return await submitted(jobs, replace(before.task, folder=folder, photo=folder / PHOTO_NAME, pins=pins))
+    return await submitted(jobs, await _with_copied_photo(jobs, replace(task, pins=pins)))
+
+
+@_api.post(
+    "/api/jobs/{job_id}/again",
+    status_code=202,
+    responses={**NOT_FOUND, **REFUSED, 409: {"model": Problem, "description": "The job has no photo."}},
+)
+async def again(jobs: TheJobs, before: TheJob, *, mode: Mode) -> JobState:
+    """Reconstruct the same photo in another mode, with all other settings as before; a new job."""
+    return await submitted(jobs, await _with_copied_photo(jobs, replace(_photo_task(before), mode=mode)))
 
 
 @_api.post(
@@ -265,6 +271,19 @@ def make_app(jobs: Jobs) -> FastAPI:
 
 def _static() -> Path:
     return Path(str(files("mien.studio").joinpath("static")))
+
+
+def _photo_task(job: Job) -> Task:
+    if not isinstance(job.task, Task):
+        raise HTTPException(409, "this job has no photo of its own; use the job of a single photo.")
+    return job.task
+
+
+async def _with_copied_photo(jobs: Jobs, task: Task) -> Task:
+    """The same task in a folder of its own, since the earlier job may expire before the turn of this one."""
+    folder = jobs.new_folder()
+    await asyncio.to_thread(_copy, task.photo, folder / PHOTO_NAME)
+    return replace(task, folder=folder, photo=folder / PHOTO_NAME)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -269,7 +269,7 @@ class Jobs:
                     if job.id not in self._jobs:
                         shutil.rmtree(job.task.folder, ignore_errors=True)
             finally:
-                worker.end()
+                await worker.end()
 
     async def _next(self) -> Job:
         async with self._arrived:
@@ -292,11 +292,11 @@ class Jobs:
             except asyncio.TimeoutError:
                 if time.monotonic() < deadline:
                     continue
-                worker.end()
+                await worker.end()
                 late = Failed("TimeLimit", f"the work took longer than {seconds:g} seconds; {_SMALLER}.")
                 message = Cancelled() if stopping else late
             if message is None:
-                worker.end()
+                await worker.end()
                 message = Failed("WorkerDied", f"the process that worked on it ended; {_SMALLER}.")
             job.note(message)
             job.used = time.monotonic()
@@ -356,11 +356,14 @@ class _Worker:
         except (EOFError, OSError):
             return None
 
-    def end(self) -> None:
-        """End the process at once: its files belong to jobs, which are removed as a whole."""
+    async def end(self) -> None:
+        """End the process at once: its files belong to jobs, which are removed as a whole.
+
+        A process that the system is slow to end (it writes to a disk that hangs, say) keeps only this photo waiting.
+        """
         if self.process.is_alive():
             self.process.kill()
-        self.process.join(_PATIENCE_S)
+        await asyncio.to_thread(self.process.join, _PATIENCE_S)
 
 
 def run_worker(connection: Connection, *, device: str, threads: int, memory_bytes: int) -> None:
