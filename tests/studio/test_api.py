@@ -211,6 +211,10 @@ def test_the_description_names_every_path(client: TestClient) -> None:
         "/api/people",
         "/api/people/{job_id}/photos/{number}",
         "/api/people/{job_id}/start",
+        "/api/videos",
+        "/api/videos/{job_id}/video",
+        "/api/videos/{job_id}/overlay.mp4",
+        "/api/videos/{job_id}/people/{person}/{name}",
         "/api/examples",
     }
     assert client.get("/docs").status_code == 404  # its page would load scripts from another host

@@ -1,6 +1,6 @@
 """The HTTP API: photo → job → events → files. The page uses it, and so can other programs.
 
-`people` adds the requests for several photos of one person.
+`people` adds the requests for several photos of one person, and `videos` those for videos.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pydantic import AfterValidator, BaseModel, Field, FiniteFloat
 from mien import __version__
 from mien.errors import ConfigError
 from mien.io.result_files import ARRAYS_FILE, COEFFICIENTS_FILE, FORMATS, RESULT_FILES, parse_formats
-from mien.studio import people
+from mien.studio import people, videos
 from mien.studio.jobs import Job, Jobs
-from mien.studio.protocol import SOURCE_NAME, STEP_FILES, HeadReady, Message, ShapeTask, Task
+from mien.studio.protocol import SOURCE_NAME, STEP_FILES, HeadReady, Message, Progress, ShapeTask, Task
 from mien.studio.requests import (
     FILE_BODY,
     NO_BODY,
@@ -126,7 +126,9 @@ async def remove(jobs: TheJobs, job: TheJob) -> None:
     response_class=StreamingResponse,
 )
 async def events(job: TheJob, request: Request) -> StreamingResponse:
-    """What happens, as server-sent events: stage, detected, matched, head, finished, failed, cancelled.
+    """What happens, as server-sent events: stage, detected, head, finished, failed, cancelled.
+
+    A person in several photos also has matched, and a video frames, video, person and overlay.
 
     The stream begins with everything that has happened before, or after the header Last-Event-ID.
     """
@@ -265,6 +267,7 @@ def make_app(jobs: Jobs) -> FastAPI:
     app.state.jobs = jobs
     app.include_router(_api)
     app.include_router(people.api)
+    app.include_router(videos.api)
     app.mount("/studio", StaticFiles(directory=str(_static())), name="studio")
     return app
 
@@ -317,12 +320,12 @@ async def _stream(job: Job, start: int) -> AsyncIterator[str]:
         await events.aclose()  # pyright: ignore[reportAttributeAccessIssue]  (a generator)
 
 
-_EVENT_NAMES = {"HeadReady": "head"}
+_EVENT_NAMES = {"HeadReady": "head", "VideoOpened": "video", "PersonTracked": "person", "OverlayReady": "overlay"}
 
 
 def _event(number: int, message: Message) -> str:
-    """A message as a server-sent event. Stages have no number: a page that comes back needs no old ones."""
+    """A message as a server-sent event. Progress has no number: a page that comes back needs no old one."""
     name = type(message).__name__
     head = f"event: {_EVENT_NAMES.get(name, name.lower())}\n"
-    identity = "" if name == "Stage" else f"id: {number}\n"
+    identity = "" if isinstance(message, Progress) else f"id: {number}\n"
     return f"{head}{identity}data: {json.dumps(asdict(message))}\n\n"

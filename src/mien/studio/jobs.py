@@ -28,9 +28,13 @@ from mien.studio.protocol import (
     HeadReady,
     Matched,
     Message,
+    OverlayReady,
     PersonTask,
+    PersonTracked,
+    Progress,
     Ready,
-    Stage,
+    VideoOpened,
+    VideoTask,
 )
 from mien.threads import interrupt_delayed
 
@@ -38,8 +42,10 @@ _PATIENCE_S = 5.0
 """Time in which a process stops its work before it is killed; the longest step between two reports takes less."""
 _ABANDONED_S = 15.0
 """A job whose page has gone is stopped after this time; a page that reloads is back earlier."""
-_SMALLER = "use smaller or fewer photos"
+_SMALLER = "use smaller or fewer photos, or a shorter video"
 """What to do if time or memory did not suffice."""
+_WORK_PER_VIDEO = 10.0
+"""Time for a video over its longest length: one core needs about 2 s for a second of 25 frames (docs/tracking.md)."""
 _LOOK_S = 0.2
 """How often a process that says nothing is looked after."""
 _COLLECTING_S = 600.0
@@ -68,12 +74,18 @@ class Limits:
     """Tasks that wait. As many people may have photos that are still coming."""
     seconds: float = 120.0
     """Time for one photo, and for each photo of a person."""
+    video_bytes: int = 500_000_000
+    """Size of a video's file."""
+    video_seconds: float = 300.0
+    """Length of a video."""
     keep_s: float = 3600.0
     """Results are removed this long after they were last asked for."""
 
     def seconds_for(self, task: AnyTask) -> float:
         """Time for a task."""
-        return self.seconds * (len(task.photos) if isinstance(task, PersonTask) else 1)
+        if isinstance(task, PersonTask):
+            return self.seconds * len(task.photos)
+        return max(self.seconds, _WORK_PER_VIDEO * self.video_seconds) if isinstance(task, VideoTask) else self.seconds
 
 
 @dataclass(eq=False)
@@ -93,9 +105,13 @@ class Job:
     heads: dict[int, HeadReady] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     failure: Failed | None = None
-    stage: Stage | None = None
+    video: VideoOpened | None = None
+    people: dict[int, PersonTracked] = field(default_factory=dict)
+    """The people of a video."""
+    has_overlay: bool = False
+    progress: Progress | None = None
     messages: list[Message] = field(default_factory=list)
-    """All messages but stages, for those who listen from the beginning."""
+    """All messages but those of progress, for those who listen from the beginning."""
     used: float = field(default_factory=time.monotonic)
     listeners: int = 0
     had_listener: bool = False
@@ -108,8 +124,8 @@ class Job:
 
     def note(self, message: Message) -> None:
         """Take a message in, and wake those who listen."""
-        if isinstance(message, Stage):
-            self.stage = message
+        if isinstance(message, Progress):
+            self.progress = message
         else:
             self.messages.append(message)
         match message:
@@ -119,6 +135,12 @@ class Job:
                 self.matched[message.photo] = message
             case HeadReady():
                 self.heads[message.face] = message
+            case VideoOpened():
+                self.video = message
+            case PersonTracked():
+                self.people[message.person] = message
+            case OverlayReady():
+                self.has_overlay = True
             case Finished():
                 self.state, self.warnings = "done", message.warnings
             case Failed():
@@ -131,7 +153,7 @@ class Job:
         changed.set()
 
     async def events(self, start: int = 0) -> AsyncIterator[tuple[int, Message]]:
-        """The messages from number `start` on, as they come, with their numbers; stages have that of the next one."""
+        """The messages from number `start` on, as they come, with their numbers; progress has that of the next one."""
         self.listeners, self.had_listener = self.listeners + 1, True
         number, shown = start, None
         try:
@@ -142,8 +164,8 @@ class Job:
                     number += 1
                 if self.ended:
                     return
-                if self.stage is not None and self.stage is not shown:
-                    shown = self.stage
+                if self.progress is not None and self.progress is not shown:
+                    shown = self.progress
                     yield number, shown
                 await changed.wait()
         finally:

@@ -86,7 +86,10 @@ def _first_look(task: PersonTask, networks: Networks, outbox: Outbox) -> None:
 
 
 def _write(task: PersonTask, found: PersonReconstruction, networks: Networks, outbox: Outbox) -> None:
-    """Write the files of all photos, those of the best one first."""
+    """Write a light head of the best photo, which is there at once, and then the files of all photos, its own first."""
+    best, model = task.photos[found.reference], networks.model
+    photo = read_photo(task.photo_path(best), max_pixels=task.max_pixels)
+    outbox.send(write_head(found.face, model, task.folder, number=best, step="fit", photo=photo, formats=()))
     shown = [index for index, face in enumerate(found.faces) if face is not None]
     for done, index in enumerate(sorted(shown, key=lambda index: index != found.reference)):
         outbox.stage("writing", done / len(shown))
@@ -94,5 +97,5 @@ def _write(task: PersonTask, found: PersonReconstruction, networks: Networks, ou
         assert face is not None
         photo = read_photo(task.photo_path(number), max_pixels=task.max_pixels)
         formats = FINAL_FORMATS if index == found.reference else PHOTO_FORMATS
-        head = write_head(face, networks.model, task.folder, number=number, step="detail", photo=photo, formats=formats)
+        head = write_head(face, model, task.folder, number=number, step="detail", photo=photo, formats=formats)
         outbox.send(head)

@@ -70,7 +70,28 @@ class PersonTask:
         return self.folder / f"photo{number}"
 
 
-AnyTask = Task | ShapeTask | PersonTask
+@dataclass(frozen=True)
+class VideoTask:
+    """A video whose faces are tracked."""
+
+    video: Path
+    """The uploaded file, under a name that the server chose."""
+    folder: Path
+    """Where the results go."""
+    mode: str
+    """"net" or "fit"."""
+    focal_px: float | None
+    max_faces: int | None
+    max_seconds: float
+    """Longer videos are refused."""
+
+    @property
+    def overlay(self) -> Path:
+        """Place of the video with the shape of each person over it."""
+        return self.folder / "overlay.mp4"
+
+
+AnyTask = Task | ShapeTask | PersonTask | VideoTask
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,54 @@ class Stage:
     stage: str
     share: float
     """Part of the stage that is done, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How far a stage of the work on a video is."""
+
+    stage: str
+    done: int
+    """Frames that are done."""
+    total: int | None
+    """All frames; None if unknown."""
+    per_second: float | None
+    """Frames per second; None as long as it is unknown."""
+    seconds_left: float | None
+    """Time until the stage ends; None if unknown."""
+
+
+@dataclass(frozen=True)
+class VideoOpened:
+    """What is known of a video before its frames are read."""
+
+    width: int
+    height: int
+    rate: float
+    """Mean number of frames per second."""
+    frames: int | None
+    """Number of frames, as far as the file tells."""
+
+
+@dataclass(frozen=True)
+class PersonTracked:
+    """The files of a person of a video were written, or more of them."""
+
+    person: int
+    """0 for the person who is seen in most frames."""
+    files: tuple[str, ...]
+    """Names of the files that can be downloaded."""
+    frames: int
+    """Number of frames with the person."""
+    spans_s: tuple[tuple[float, float], ...]
+    """Begin and end of each stretch in which the person is seen without a cut or a long gap, seconds."""
+    interpolated_s: tuple[tuple[float, float], ...]
+    """Stretches in which the face was not found, and its motion is interpolated."""
+
+
+@dataclass(frozen=True)
+class OverlayReady:
+    """The video with the shape of each person over it was written."""
 
 
 @dataclass(frozen=True)
@@ -164,4 +233,19 @@ class Cancelled:
     """The work was stopped because nobody waits for it."""
 
 
-Message = Ready | Stage | Detected | Matched | HeadReady | Finished | Failed | Cancelled
+Progress = Stage | Frames
+"""Messages of which only the newest one matters."""
+Message = (
+    Ready
+    | Stage
+    | Frames
+    | Detected
+    | Matched
+    | HeadReady
+    | VideoOpened
+    | PersonTracked
+    | OverlayReady
+    | Finished
+    | Failed
+    | Cancelled
+)

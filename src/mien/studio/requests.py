@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field, FiniteFloat
 
 from mien.studio.jobs import Job, Jobs, QueueFull
-from mien.studio.protocol import AnyTask, Detected, PersonTask, ShapeTask, Task, preview_name
+from mien.studio.protocol import AnyTask, Detected, PersonTask, ShapeTask, Task, VideoTask, preview_name
 
 
 class Face(BaseModel):
@@ -50,11 +50,30 @@ class Photo(BaseModel):
     best: bool = Field(description="Whether it shows the person best: its files are the person's own.")
 
 
+class Video(BaseModel):
+    """What is known of a video before its frames are read."""
+
+    width: int
+    height: int
+    rate: float = Field(description="Mean number of frames per second.")
+    frames: int | None = Field(description="Number of frames, as far as the file tells.")
+
+
+class TrackedPerson(BaseModel):
+    """A person of a video."""
+
+    person: int = Field(description="0 for the person who is seen in most frames.")
+    files: list[str] = Field(description="Names of the files to download.")
+    frames: int = Field(description="Number of frames with the person.")
+    spans_s: list[tuple[float, float]] = Field(description="Stretches without a cut or a long gap, seconds.")
+    interpolated_s: list[tuple[float, float]] = Field(description="Stretches in which the face was not found.")
+
+
 class JobState(BaseModel):
     """What was sent and what is known of its faces."""
 
     id: str
-    kind: Literal["photo", "shape", "person"]
+    kind: Literal["photo", "shape", "person", "video"]
     state: Literal["collecting", "waiting", "running", "stopping", "done", "failed", "cancelled"]
     position: int = Field(description="Number of jobs that come before it.")
     width: int | None = Field(description="Width of the upright photo in pixels.")
@@ -62,6 +81,9 @@ class JobState(BaseModel):
     outlines: list[Outline]
     photos: list[Photo] = Field(description="The photos of a person.")
     faces: list[Face] = Field(description="The faces of a photo; of a person, one for each photo with its number.")
+    video: Video | None
+    people: list[TrackedPerson] = Field(description="The people of a video.")
+    has_overlay: bool = Field(description="Whether overlay.mp4 of a video can be downloaded.")
     warnings: list[str]
     error: str | None = Field(description="Why the job failed.")
 
@@ -92,7 +114,7 @@ FILE_BODY: dict[str, Any] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-_KINDS = {Task: "photo", ShapeTask: "shape", PersonTask: "person"}
+_KINDS = {Task: "photo", ShapeTask: "shape", PersonTask: "person", VideoTask: "video"}
 
 
 def jobs_of(request: Request) -> Jobs:
@@ -188,6 +210,9 @@ def state_of(jobs: Jobs, job: Job) -> JobState:
         outlines=_outlines(detected),
         photos=[_photo(job, number) for number in sorted(job.uploads)],
         faces=[Face(**asdict(job.heads[k])) for k in sorted(job.heads)],
+        video=None if job.video is None else Video(**asdict(job.video)),
+        people=[TrackedPerson(**asdict(job.people[k])) for k in sorted(job.people)],
+        has_overlay=job.has_overlay,
         warnings=list(job.warnings),
         error=None if job.failure is None else job.failure.reason,
     )

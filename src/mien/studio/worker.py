@@ -6,6 +6,7 @@ The server stays quick while it works, a photo that makes it crash costs only it
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,7 +35,9 @@ from mien.studio.protocol import (
     Ready,
     ShapeTask,
     Task,
+    VideoTask,
 )
+from mien.studio.video_work import work_on_video
 from mien.studio.work import (
     FINAL_FORMATS,
     SHAPE_FORMATS,
@@ -82,14 +85,20 @@ def _work(task: AnyTask, networks: Networks, outbox: Outbox) -> None:
                     _reshape(task, networks, outbox)
                 case PersonTask():
                     work_on_person(task, networks, outbox)
+                case VideoTask():
+                    work_on_video(task, networks, outbox)
         except Stopped:
             outbox.send(Cancelled())
             return
         except MienError as error:
-            # The names of files here are the server's; users know their own.
-            outbox.send(Failed(type(error).__name__, str(error).replace(f"{task.folder}/photo: ", "")))
+            outbox.send(Failed(type(error).__name__, _without_paths(str(error), task)))
             return
-    outbox.send(Finished(tuple(str(found.message) for found in caught if _is_ours(found))))
+    outbox.send(Finished(tuple(_without_paths(str(found.message), task) for found in caught if _is_ours(found))))
+
+
+def _without_paths(text: str, task: AnyTask) -> str:
+    """A message without the names of the server's files; users know their own."""
+    return re.sub(rf"{re.escape(str(task.folder))}/\w+: ", "", text)
 
 
 @typed_out_of_memory
