@@ -15,7 +15,7 @@ from mien.memory import typed_out_of_memory
 from mien.perception import FaceDetection
 from mien.result import PersonReconstruction, Reconstruction
 from mien.studio.protocol import Detected, Matched, PersonTask
-from mien.studio.work import FINAL_FORMATS, Networks, Outbox, outline, write_head, write_preview
+from mien.studio.work import FINAL_FORMATS, Networks, Outbox, outline, quick_face, write_head, write_preview
 
 PHOTO_FORMATS = (*DEFAULT_FORMATS, "overlay")
 """Files of each photo but the one that shows the person best, which gets all: those of `mien reconstruct`, with the
@@ -77,10 +77,9 @@ def _first_look(task: PersonTask, networks: Networks, outbox: Outbox) -> None:
     for number in task.photos:
         with suppress(ImageError, NoFaceFound):
             photo = read_photo(task.photo_path(number), max_pixels=task.max_pixels)
-            steps = networks.reconstructor("auto", detail=True).steps(photo, focal_px=task.focal_px)
-            step = next(step for step in steps if step.name == "network")  # the generator does no work after it
+            face = quick_face(networks.reconstructor("auto", detail=True), photo, focal_px=task.focal_px)
             outbox.check()
-            face, model = step.faces[0], networks.model
+            model = networks.model
             outbox.send(write_head(face, model, task.folder, number=number, step="network", photo=photo, formats=()))
             return
 

@@ -11,7 +11,7 @@ from mien.errors import NoFaceFound, VideoError
 from mien.io.video import VideoInfo, open_video
 from mien.memory import typed_out_of_memory
 from mien.studio.protocol import Frames, OverlayReady, PersonTracked, VideoOpened, VideoTask
-from mien.studio.work import Networks, Outbox, write_head, write_preview
+from mien.studio.work import Networks, Outbox, quick_face, write_head, write_preview
 from mien.tracking import Track, Tracker
 from mien.tracking.outputs import FORMATS, OVERLAY_FILE, person_folder, write_person, write_pictures
 from mien.typing import Bool
@@ -63,10 +63,8 @@ def _first_look(task: VideoTask, networks: Networks, outbox: Outbox) -> VideoInf
         for frame in video.picked(sorted({round(time_s * info.rate) for time_s in _LOOKS_S})):
             outbox.check()
             with suppress(NoFaceFound):
-                steps = reconstructor.steps(frame.pixels, focal_px=task.focal_px)
-                step = next(step for step in steps if step.name == "network")  # the generator does no work after it
+                face = quick_face(reconstructor, frame.pixels, focal_px=task.focal_px)
                 write_preview(frame.pixels, task.folder)
-                face = step.faces[0]
                 outbox.send(write_head(face, model, task.folder, number=0, step="network", photo=None, formats=()))
                 break
     return info

@@ -101,10 +101,29 @@ class Networks:
         reconstructor = self.reconstructor("auto", detail=True)
         _ = reconstructor.identity_network
         with as_file(files("mien.studio").joinpath("static/examples/astronaut.jpg")) as path:
-            for step in reconstructor.steps(path):
-                if step.name == "network":
-                    shown_head(step.faces[0], self.model, final=False)
-                    return
+            shown_head(quick_face(reconstructor, path), self.model, final=False)
+
+
+def quick_face(
+    reconstructor: Reconstructor,
+    photo: Photo | UInt8[np.ndarray, "H W 3"] | Path,
+    *,
+    focal_px: float | None = None,
+) -> Reconstruction:
+    """The network's prediction for the most prominent face of a photo, without any fit.
+
+    Args:
+        reconstructor: In mode "auto" or "net".
+        photo: As in a call of the reconstructor.
+        focal_px: As in a call of the reconstructor.
+
+    Raises:
+        NoFaceFound: The photo shows no face.
+    """
+    for step in reconstructor.steps(photo, focal_px=focal_px):
+        if step.name == "network" and step.faces[0] is not None:
+            return step.faces[0]  # the generator does no work after this step
+    raise AssertionError("a reconstructor with an encoder predicts all faces")
 
 
 def write_head(

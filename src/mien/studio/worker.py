@@ -115,7 +115,7 @@ def _work_on_photo(task: Task, networks: Networks, outbox: Outbox) -> None:
             height, width = photo.pixels.shape[:2]
             outbox.send(Detected(width, height, tuple(map(outline, step.detections))))
         for number, face in enumerate(step.faces):
-            if written.get(number) is not face:
+            if face is not None and written.get(number) is not face:
                 written[number] = face
                 outbox.stage("writing", 0.0)
                 outbox.send(
