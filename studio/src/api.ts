@@ -53,6 +53,15 @@ export async function pin(job: string, faces: Placed[][]): Promise<string> {
   return started(await fetch(`/api/jobs/${job}/pins`, { method: "POST", headers, body: JSON.stringify(faces) }));
 }
 
+/** The ways to find a face. The page sends its photos in the first one. */
+export const MODES = ["auto", "fit", "net"] as const;
+export type Mode = (typeof MODES)[number];
+
+/** Reconstruct the photo of a job again in another mode. */
+export async function again(job: string, mode: Mode): Promise<string> {
+  return started(await fetch(`/api/jobs/${job}/again?mode=${mode}`, { method: "POST" }));
+}
+
 /** Write a finished face again with another shape. */
 export async function reshape(job: string, face: number, strengths: ReadonlyMap<string, number>): Promise<string> {
   const headers = { "Content-Type": "application/json" };
@@ -86,11 +95,17 @@ export function listen(job: string, listener: Listener): () => void {
   on<FaceHead>("head", (head) => listener.head(head));
   on<{ warnings: string[] }>("finished", ({ warnings }) => listener.finished(warnings), true);
   on<{ reason: string }>("failed", ({ reason }) => listener.failed(reason), true);
-  on("cancelled", () => listener.failed("The work was stopped."), true);
+  on("cancelled", () => listener.failed("the work was stopped."), true);
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) listener.failed("The server does not answer. Is mien studio running?");
+    if (source.readyState === EventSource.CLOSED) void whyClosed(job).then(listener.failed);
   });
   return () => source.close();
+}
+
+async function whyClosed(job: string): Promise<string> {
+  const answer = await fetch(`/api/jobs/${job}`).catch(() => null);
+  if (answer?.status === 404) return "this result has expired; send the photo again.";
+  return "the server does not answer; is mien studio running?";
 }
 
 async function started(answer: Response): Promise<string> {

@@ -7,27 +7,30 @@ import { button, element, lookAndViewButtons } from "./controls";
 import { Comparison } from "./compare";
 import { ExpressionPanel } from "./panel";
 import { PhotoView } from "./photo";
-import { ShapePanel } from "./shape";
-import { Viewer } from "./viewer";
+import { hint, ShapePanel } from "./shape";
+import { type Look, Viewer } from "./viewer";
 
 const STEP_WORDS: Record<api.Step, string> = { network: "First estimate", fit: "Fitted", detail: "Fitted, with detail" };
-const STAGES: Record<string, string> = {
-  reading: "Reading the photo",
-  perception: "Finding faces",
-  landmarks: "Fitting landmarks",
-  lighting: "Fitting the light",
-  photometric: "Fitting the photo",
-  maps: "Adding detail",
-  writing: "Writing files",
+/** Words for a stage, and where it begins and ends on the way, by its usual share of the time. */
+const STAGES: Record<string, [string, number, number]> = {
+  reading: ["Reading the photo", 0, 0.04],
+  perception: ["Finding faces", 0.04, 0.1],
+  network: ["Estimating the head", 0.1, 0.14],
+  landmarks: ["Fitting landmarks", 0.14, 0.2],
+  lighting: ["Fitting the light", 0.2, 0.25],
+  photometric: ["Fitting the photo", 0.25, 0.55],
+  maps: ["Adding detail", 0.55, 0.8],
+  writing: ["Writing files", 0, 0], // after each step
 };
+/** In the order of the page. */
 const FILE_WORDS: Record<string, string> = {
   "head.glb": "GLB",
+  "head.vrm": "VRM",
+  "head.usdz": "USDZ",
   "head.obj": "OBJ",
+  "head.ply": "PLY",
   "head.mtl": "Materials of the OBJ",
   "head_texture.png": "Texture of the OBJ",
-  "head.ply": "PLY",
-  "head.usdz": "USDZ",
-  "head.vrm": "VRM",
   "texture.png": "Texture",
   "albedo.png": "Albedo",
   "normals.png": "Normal map",
@@ -39,6 +42,9 @@ const FILE_WORDS: Record<string, string> = {
   "reconstruction.npz": "All arrays, NPZ",
 };
 
+/** The first ones are buttons; the others lie below them. */
+const MAIN_FILES = 5;
+
 type Mode = "head" | "over" | "compare" | "landmarks";
 
 class Studio {
@@ -49,6 +55,7 @@ class Studio {
     this.#viewer,
     element<HTMLCanvasElement>("other-stage"),
     element<HTMLSelectElement>("compared"),
+    element("compared-note"),
     STEP_WORDS,
     () => this.#panel.weights,
   );
@@ -66,16 +73,13 @@ class Studio {
   #shown = Promise.resolve();
 
   start(): void {
-    lookAndViewButtons(this.#viewer, element("looks"), element("views"));
-    this.#modes();
+    this.#modes(lookAndViewButtons(this.#viewer, element("looks"), element("views")));
     this.#inputs();
     this.#light();
     element("refit").addEventListener("click", () => void this.#run(() => api.pin(this.#job, this.#photo.placed), false));
-    element<HTMLInputElement>("wipe").addEventListener("input", (event) => {
-      document.body.style.setProperty("--wipe", `${(event.target as HTMLInputElement).value}%`);
-    });
+    this.#wipe();
     void api.examples().then((names) => {
-      for (const name of names) element("examples").append(this.#example(name));
+      element("examples").append(...names.map((name, k) => this.#example(name, `Example ${k + 1} of ${names.length}`)));
     });
     const job = new URLSearchParams(location.hash.slice(1)).get("job");
     if (job) this.#listen(job, true); // the page was loaded again in the middle
@@ -104,10 +108,11 @@ class Studio {
     document.addEventListener("paste", (event) => this.#open(event.clipboardData?.files[0]));
   }
 
-  #example(name: string): HTMLElement {
-    return button(`Example: ${name.replace(/\.\w+$/, "")}`, async () => {
-      this.#open(await (await fetch(`/studio/examples/${encodeURIComponent(name)}`)).blob());
-    });
+  #example(name: string, label: string): HTMLElement {
+    const address = `/studio/examples/${encodeURIComponent(name)}`;
+    const made = button("", async () => this.#open(await (await fetch(address)).blob()));
+    made.append(Object.assign(document.createElement("img"), { src: address, alt: label }));
+    return made;
   }
 
   async #webcam(): Promise<void> {
@@ -120,11 +125,17 @@ class Studio {
     }
     await video.play();
     this.#state("camera");
+    this.#say("Look into the camera");
+    const stop = () => (video.srcObject as MediaStream).getTracks().forEach((track) => track.stop());
+    element("leave-webcam").onclick = () => {
+      stop();
+      this.#state("empty");
+    };
     element("snap").onclick = () => {
       const canvas = document.createElement("canvas");
       [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
       canvas.getContext("2d")?.drawImage(video, 0, 0);
-      for (const track of (video.srcObject as MediaStream).getTracks()) track.stop();
+      stop();
       canvas.toBlob((photo) => this.#open(photo ?? undefined), "image/jpeg", 0.95);
     };
   }
@@ -139,6 +150,7 @@ class Studio {
 
   async #run(submit: () => Promise<string>, fresh: boolean): Promise<void> {
     this.#stop();
+    if (fresh) this.#forget();
     this.#state("working");
     this.#say("Sending the photo");
     try {
@@ -148,14 +160,26 @@ class Studio {
     }
   }
 
+  /** Nothing of the earlier photo may stand beside the new one. */
+  #forget(): void {
+    delete document.body.dataset["head"];
+    element("step").textContent = "The head comes in a moment";
+    this.#panelled(false);
+    this.#heads.clear();
+    this.#face = 0;
+    element("faces").replaceChildren();
+    element("notes").replaceChildren();
+  }
+
+  #panelled(usable: boolean): void {
+    document.querySelector("aside")!.inert = !usable;
+  }
+
   #listen(job: string, fresh: boolean): void {
     this.#job = job;
-    if (fresh) {
-      this.#heads.clear();
-      this.#face = 0;
-      element("faces").replaceChildren();
-    }
-    element("downloads").replaceChildren();
+    if (fresh) this.#forget();
+    this.#done = 0;
+    element("downloads").replaceChildren(hint("The files come with the last step."));
     element<HTMLButtonElement>("refit").disabled = true;
     history.replaceState(null, "", `#job=${job}`);
     this.#stop = api.listen(job, {
@@ -207,6 +231,7 @@ class Studio {
     this.#panel.refresh();
     this.#shape.refresh();
     document.body.dataset["head"] = head.step;
+    this.#panelled(true);
     element("step").textContent = STEP_WORDS[head.step];
     element("notes").replaceChildren(...head.notes.map((note) => paragraph(note)));
     if (this.#mode === "over") this.#viewer.setPhotoCamera(head);
@@ -238,25 +263,36 @@ class Studio {
 
   #downloads(job: string, head: api.FaceHead): void {
     const steps = api.STEPS.map(api.stepFile);
-    const names = head.files.filter((name) => !steps.includes(name));
+    const known = Object.keys(FILE_WORDS).filter((name) => head.files.includes(name));
+    const names = [...known, ...head.files.filter((name) => !known.includes(name) && !steps.includes(name))];
     element("downloads").dataset["job"] = job;
-    const links = names.map((name) => {
+    const links = names.map((name, k) => {
       const link = document.createElement("a");
       link.href = api.fileAddress(job, head.face, name);
       link.download = name;
-      link.className = "button";
+      link.className = k === 0 ? "button primary" : "button";
       link.textContent = FILE_WORDS[name] ?? name;
       return link;
     });
-    element("downloads").replaceChildren(...links);
+    const main = Object.keys(FILE_WORDS).slice(0, MAIN_FILES).filter((name) => head.files.includes(name)).length;
+    const more = document.createElement("details");
+    more.append(Object.assign(document.createElement("summary"), { textContent: "Textures, pictures and numbers" }));
+    more.append(row(links.slice(main)));
+    element("downloads").replaceChildren(row(links.slice(0, main)), more);
   }
 
   #mode: Mode = "head";
 
-  #modes(): void {
+  #modes(chooseLook: (look: Look) => void): void {
+    let before: Look = this.#viewer.look;
     const words: Record<Mode, string> = { head: "Head", over: "Over the photo", compare: "Compare", landmarks: "Landmarks" };
     const buttons = (Object.keys(words) as Mode[]).map((mode) =>
       button(words[mode], () => {
+        // Over its photo a head is compared by its colours there.
+        if (mode === "over" && this.#mode !== "over") {
+          before = this.#viewer.look;
+          chooseLook("photo");
+        } else if (mode !== "over" && this.#mode === "over") chooseLook(before);
         this.#mode = mode;
         document.body.dataset["mode"] = mode;
         buttons.forEach((one) => one.setAttribute("aria-pressed", String(one.textContent === words[mode])));
@@ -269,6 +305,21 @@ class Studio {
     element("modes").append(...buttons);
   }
 
+  /** The boundary between photo and head: by its slider, or dragged on the picture. */
+  #wipe(): void {
+    const [slider, view] = [element<HTMLInputElement>("wipe"), element("view")];
+    const move = () => document.body.style.setProperty("--wipe", `${slider.value}%`);
+    slider.addEventListener("input", move);
+    const drag = (event: PointerEvent) => {
+      if (this.#mode !== "over" || event.buttons !== 1 || event.shiftKey) return;
+      const { left, width } = view.getBoundingClientRect();
+      slider.valueAsNumber = (100 * (event.clientX - left)) / width;
+      move();
+    };
+    view.addEventListener("pointerdown", drag);
+    view.addEventListener("pointermove", drag);
+  }
+
   #light(): void {
     const [side, height] = [element<HTMLInputElement>("light-side"), element<HTMLInputElement>("light-height")];
     const move = () => this.#viewer.setLight(side.valueAsNumber, height.valueAsNumber);
@@ -276,9 +327,13 @@ class Studio {
     height.addEventListener("input", move);
   }
 
+  #done = 0;
+
   #progress(stage: string, share: number): void {
-    element<HTMLProgressElement>("progress").value = share;
-    this.#say(STAGES[stage] ?? stage);
+    const [words, begin, end] = STAGES[stage] ?? [stage, 0, 0];
+    this.#done = Math.max(this.#done, begin + share * (end - begin)); // it never goes back
+    element<HTMLProgressElement>("progress").value = this.#done;
+    this.#say(words);
   }
 
   #pressFace(): void {
@@ -296,8 +351,16 @@ class Studio {
 
   #fail(reason: string): void {
     this.#state("failed");
-    this.#say(reason.charAt(0).toUpperCase() + reason.slice(1), true);
+    element("trouble").textContent = `The head could not be made: ${reason}`;
+    this.#say(`The head could not be made: ${reason}`, true);
   }
+}
+
+function row(parts: HTMLElement[]): HTMLElement {
+  const made = document.createElement("div");
+  made.className = "row";
+  made.append(...parts);
+  return made;
 }
 
 function paragraph(text: string): HTMLElement {

@@ -56,6 +56,10 @@ export class Viewer {
     this.#dragLight();
   }
 
+  get look(): Look {
+    return this.#look;
+  }
+
   /** Names of the head's expressions, in ARKit's order. */
   get expressions(): readonly string[] {
     return this.#head?.expressions ?? [];
@@ -122,9 +126,8 @@ export class Viewer {
   setView(view: View): void {
     if (!this.#head) return;
     const { centre, radius } = this.#head;
-    const half = Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW_DEG / 2)) * Math.min(1, this.#camera.aspect);
     const turn = THREE.MathUtils.degToRad(VIEWS[view]);
-    const distance = (1.05 * radius) / half;
+    const distance = (1.05 * radius) / Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW_DEG / 2));
     this.#controls.target.copy(centre);
     this.#controls.minDistance = 0.4 * distance;
     this.#controls.maxDistance = 3 * distance;
@@ -182,6 +185,9 @@ export class Viewer {
     if (clientWidth === 0 || clientHeight === 0) return;
     this.#renderer.setSize(clientWidth, clientHeight, false);
     this.#camera.aspect = clientWidth / clientHeight;
+    // The shorter side has the field of view, so that a narrow picture shows the whole head from the same distance.
+    const half = Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW_DEG / 2)) / Math.min(1, this.#camera.aspect);
+    this.#camera.fov = 2 * THREE.MathUtils.radToDeg(Math.atan(half));
     this.#camera.updateProjectionMatrix();
     this.#draw();
   }
