@@ -46,6 +46,24 @@ export interface FaceHead {
   notes: string[];
 }
 
+/** How far a stage of the work on a video is. */
+export interface Frames {
+  stage: string;
+  done: number;
+  total: number | null;
+  per_second: number | null;
+  seconds_left: number | null;
+}
+
+/** A person of a video whose files were written. */
+export interface TrackedPerson {
+  person: number;
+  files: string[];
+  frames: number;
+  spans_s: [number, number][];
+  interpolated_s: [number, number][];
+}
+
 export interface Placed {
   landmark: number;
   x: number;
@@ -57,13 +75,17 @@ export interface Listener {
   detected(found: Detected): void;
   matched(found: Matched): void;
   head(head: FaceHead): void;
+  frames(frames: Frames): void;
+  video(video: { width: number; height: number }): void;
+  person(person: TrackedPerson): void;
+  overlay(): void;
   finished(warnings: string[]): void;
   failed(reason: string): void;
 }
 
 export interface JobState {
   id: string;
-  kind: "photo" | "shape" | "person";
+  kind: "photo" | "shape" | "person" | "video";
   state: "collecting" | "waiting" | "running" | "stopping" | "done" | "failed" | "cancelled";
   position: number;
   photos: { photo: number }[];
@@ -100,6 +122,22 @@ export async function submitPerson(photos: Blob[], sent: (count: number) => void
   return started(await whenThereIsPlace(() => fetch(`/api/people/${person}/start`, { method: "POST" })));
 }
 
+export async function submitVideo(video: Blob): Promise<string> {
+  return started(await whenThereIsPlace(() => fetch("/api/videos", { method: "POST", body: video })));
+}
+
+export function videoAddress(job: string): string {
+  return `/api/videos/${job}/video`;
+}
+
+export function overlayAddress(job: string): string {
+  return `/api/videos/${job}/overlay.mp4`;
+}
+
+export function trackedFileAddress(job: string, person: number, name: string): string {
+  return `/api/videos/${job}/people/${person}/${name}`;
+}
+
 export function personPhotoAddress(job: string, photo: number): string {
   return `/api/people/${job}/photos/${photo}`;
 }
@@ -108,6 +146,15 @@ export function personPhotoAddress(job: string, photo: number): string {
 export async function pin(job: string, faces: Placed[][]): Promise<string> {
   const headers = { "Content-Type": "application/json" };
   return started(await fetch(`/api/jobs/${job}/pins`, { method: "POST", headers, body: JSON.stringify(faces) }));
+}
+
+/** The ways to find a face. The page sends its photos in the first one. */
+export const MODES = ["auto", "fit", "net"] as const;
+export type Mode = (typeof MODES)[number];
+
+/** Reconstruct the photo of a job again in another mode. */
+export async function again(job: string, mode: Mode): Promise<string> {
+  return started(await fetch(`/api/jobs/${job}/again?mode=${mode}`, { method: "POST" }));
 }
 
 /** Write a finished face again with another shape. */
@@ -131,24 +178,34 @@ export async function examples(): Promise<string[]> {
 }
 
 /** Listen to a job until it ends. Returns how to stop listening. */
-export function listen(job: string, listener: Listener): () => void {
+export function listen(job: string, listener: Partial<Listener>): () => void {
   const source = new EventSource(`/api/jobs/${job}/events`);
   const on = <T>(name: string, take: (data: T) => void, last = false) =>
     source.addEventListener(name, (event) => {
       if (last) source.close();
       take(JSON.parse((event as MessageEvent<string>).data) as T);
     });
-  on<{ stage: string; share: number }>("stage", ({ stage, share }) => listener.stage(stage, share));
-  on<Detected>("detected", (found) => listener.detected(found));
-  on<Matched>("matched", (found) => listener.matched(found));
-  on<FaceHead>("head", (head) => listener.head(head));
-  on<{ warnings: string[] }>("finished", ({ warnings }) => listener.finished(warnings), true);
-  on<{ reason: string }>("failed", ({ reason }) => listener.failed(reason), true);
-  on("cancelled", () => listener.failed("The work was stopped."), true);
+  on<{ stage: string; share: number }>("stage", ({ stage, share }) => listener.stage?.(stage, share));
+  on<Detected>("detected", (found) => listener.detected?.(found));
+  on<Matched>("matched", (found) => listener.matched?.(found));
+  on<FaceHead>("head", (head) => listener.head?.(head));
+  on<Frames>("frames", (frames) => listener.frames?.(frames));
+  on<{ width: number; height: number }>("video", (video) => listener.video?.(video));
+  on<TrackedPerson>("person", (person) => listener.person?.(person));
+  on("overlay", () => listener.overlay?.());
+  on<{ warnings: string[] }>("finished", ({ warnings }) => listener.finished?.(warnings), true);
+  on<{ reason: string }>("failed", ({ reason }) => listener.failed?.(reason), true);
+  on("cancelled", () => listener.failed?.("the work was stopped."), true);
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) listener.failed("The server does not answer. Is mien studio running?");
+    if (source.readyState === EventSource.CLOSED) void whyClosed(job).then((reason) => listener.failed?.(reason));
   });
   return () => source.close();
+}
+
+async function whyClosed(job: string): Promise<string> {
+  const answer = await fetch(`/api/jobs/${job}`).catch(() => null);
+  if (answer?.status === 404) return "this result has expired; send the photo again.";
+  return "the server does not answer; is mien studio running?";
 }
 
 async function started(answer: Response): Promise<string> {

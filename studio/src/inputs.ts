@@ -8,11 +8,13 @@ export class Inputs {
 
   /**
    * @param open Takes the files of one drop, choice or picture.
-   * @param camera Is called when the webcam's picture is shown, or with the reason why it cannot be.
+   * @param camera Is called when the webcam's picture is shown, and when it is left without a photo.
+   * @param problem Is called with the reason why the webcam cannot be used.
    */
   constructor(
     readonly open: (files: Blob[]) => void,
-    readonly camera: (problem: string | null) => void,
+    readonly camera: (state: "camera" | "empty") => void,
+    readonly problem: (reason: string) => void,
   ) {
     this.#chooser.addEventListener("change", () => {
       const files = [...(this.#chooser.files ?? [])];
@@ -35,17 +37,20 @@ export class Inputs {
       this.#take([...(event.dataTransfer?.files ?? [])]);
     });
     document.addEventListener("paste", (event) => this.#take([...(event.clipboardData?.files ?? [])]));
-    void api.examples().then((names) => element("examples").append(...names.map((name) => this.#example(name))));
+    void api.examples().then((names) => {
+      element("examples").append(...names.map((name, k) => this.#example(name, `Example ${k + 1} of ${names.length}`)));
+    });
   }
 
   #take(files: Blob[]): void {
     if (files.length > 0) this.open(files);
   }
 
-  #example(name: string): HTMLElement {
-    return button(`Example: ${name.replace(/\.\w+$/, "")}`, async () => {
-      this.open([await (await fetch(`/studio/examples/${encodeURIComponent(name)}`)).blob()]);
-    });
+  #example(name: string, label: string): HTMLElement {
+    const address = `/studio/examples/${encodeURIComponent(name)}`;
+    const made = button("", async () => this.open([await (await fetch(address)).blob()]));
+    made.append(Object.assign(document.createElement("img"), { src: address, alt: label }));
+    return made;
   }
 
   async #webcam(): Promise<void> {
@@ -53,16 +58,21 @@ export class Inputs {
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user" } });
     } catch {
-      this.camera("The webcam cannot be used: the browser refuses it, or there is none.");
+      this.problem("The webcam cannot be used: the browser refuses it, or there is none.");
       return;
     }
     await video.play();
-    this.camera(null);
+    this.camera("camera");
+    const stop = () => (video.srcObject as MediaStream).getTracks().forEach((track) => track.stop());
+    element("leave-webcam").onclick = () => {
+      stop();
+      this.camera("empty");
+    };
     element("snap").onclick = () => {
       const canvas = document.createElement("canvas");
       [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
       canvas.getContext("2d")?.drawImage(video, 0, 0);
-      for (const track of (video.srcObject as MediaStream).getTracks()) track.stop();
+      stop();
       canvas.toBlob((photo) => this.#take(photo ? [photo] : []), "image/jpeg", 0.95);
     };
   }

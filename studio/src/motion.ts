@@ -22,8 +22,7 @@ export class Motion {
     clip: THREE.AnimationClip,
     track: THREE.KeyframeTrack,
     mesh: THREE.Mesh,
-    /** The camera that filmed the head. */
-    readonly camera: THREE.PerspectiveCamera,
+    private readonly camera: THREE.PerspectiveCamera,
   ) {
     this.#mixer = new THREE.AnimationMixer(root);
     this.#mixer.clipAction(clip).play();
@@ -58,6 +57,12 @@ export class Motion {
     this.moved();
   }
 
+  /** The camera that filmed the head, for the viewer. */
+  get photoCamera(): { view: number[][]; projection: number[][] } {
+    this.camera.updateProjectionMatrix();
+    return { view: rows(new THREE.Matrix4()), projection: rows(this.camera.projectionMatrix) };
+  }
+
   /** Times and strengths of an expression. */
   curve(name: string): [number, number][] {
     const column = this.names.indexOf(name);
@@ -70,4 +75,9 @@ export class Motion {
     const index = this.#mesh.morphTargetDictionary?.[name];
     return index === undefined ? 0 : (this.#mesh.morphTargetInfluences?.[index] ?? 0);
   }
+}
+
+function rows(matrix: THREE.Matrix4): number[][] {
+  const values = matrix.clone().transpose().elements; // three.js stores columns
+  return [0, 4, 8, 12].map((start) => values.slice(start, start + 4));
 }

@@ -9,28 +9,32 @@ import { Comparison } from "./compare";
 import { Inputs } from "./inputs";
 import { ExpressionPanel } from "./panel";
 import { PhotoView } from "./photo";
-import { ShapePanel } from "./shape";
+import { hint, ShapePanel } from "./shape";
 import { Strip } from "./strip";
-import { Viewer } from "./viewer";
+import { VideoView } from "./video";
+import { type Look, Viewer } from "./viewer";
 
 const STEP_WORDS: Record<api.Step, string> = { network: "First estimate", fit: "Fitted", detail: "Fitted, with detail" };
-const STAGES: Record<string, string> = {
-  reading: "Reading the photo",
-  perception: "Finding faces",
-  landmarks: "Fitting landmarks",
-  "light and albedo": "Fitting the light",
-  photometric: "Fitting the photo",
-  maps: "Adding detail",
-  writing: "Writing files",
+/** Words for a stage, and where it begins and ends on the way, by its usual share of the time. */
+const STAGES: Record<string, [string, number, number]> = {
+  reading: ["Reading the photo", 0, 0.04],
+  perception: ["Finding faces", 0.04, 0.1],
+  network: ["Estimating the head", 0.1, 0.14],
+  landmarks: ["Fitting landmarks", 0.14, 0.2],
+  "light and albedo": ["Fitting the light", 0.2, 0.25],
+  photometric: ["Fitting the photo", 0.25, 0.55],
+  maps: ["Adding detail", 0.55, 0.8],
+  writing: ["Writing files", 0, 0], // after each step
 };
+/** In the order of the page. */
 const FILE_WORDS: Record<string, string> = {
   "head.glb": "GLB",
+  "head.vrm": "VRM",
+  "head.usdz": "USDZ",
   "head.obj": "OBJ",
+  "head.ply": "PLY",
   "head.mtl": "Materials of the OBJ",
   "head_texture.png": "Texture of the OBJ",
-  "head.ply": "PLY",
-  "head.usdz": "USDZ",
-  "head.vrm": "VRM",
   "texture.png": "Texture",
   "albedo.png": "Albedo",
   "normals.png": "Normal map",
@@ -38,15 +42,21 @@ const FILE_WORDS: Record<string, string> = {
   "texture_offset.png": "Texture offset",
   "overlay.png": "Overlay",
   "sheet.png": "Contact sheet",
+  "blendshapes.csv": "Blendshapes, CSV",
+  "tracking.npz": "All numbers, NPZ",
+  "overlay.mp4": "Overlay video",
   "coefficients.json": "Coefficients, JSON",
   "reconstruction.npz": "All arrays, NPZ",
 };
 
+/** The first ones are buttons; the others lie below them. */
+const MAIN_FILES = 5;
 /** As many as the server takes of one person. */
 const MOST_PHOTOS = 50;
 /** How often the heads of other photos are asked for; a job that nobody asks for is stopped after 15 s. */
 const LOOK_MS = 3000;
 
+type Kind = "photo" | "person" | "video";
 type Mode = "head" | "over" | "compare" | "landmarks";
 
 class Studio {
@@ -57,6 +67,7 @@ class Studio {
     this.#viewer,
     element<HTMLCanvasElement>("other-stage"),
     element<HTMLSelectElement>("compared"),
+    element("compared-note"),
     STEP_WORDS,
     () => this.#panel.weights,
   );
@@ -68,7 +79,8 @@ class Studio {
   );
   readonly #strip = new Strip(element("strip"), (index) => void this.#chooseInStrip(index));
   #job = "";
-  #kind: "photo" | "person" = "photo";
+  readonly #video = new VideoView(this.#viewer, (links) => this.#showDownloads(links));
+  #kind: Kind = "photo";
   /** The jobs of photos that were sent together and become separate heads. */
   #jobs: string[] = [];
   #found = new Map<number, api.Detected>();
@@ -80,17 +92,18 @@ class Studio {
   #shown = Promise.resolve();
 
   start(): void {
-    lookAndViewButtons(this.#viewer, element("looks"), element("views"));
-    this.#modes();
+    this.#modes(lookAndViewButtons(this.#viewer, element("looks"), element("views")));
     new Inputs(
       (files) => this.#open(files),
-      (problem) => (problem ? this.#say(problem, true) : this.#state("camera")),
+      (state) => {
+        this.#state(state);
+        if (state === "camera") this.#say("Look into the camera");
+      },
+      (problem) => this.#say(problem, true),
     );
     this.#light();
     element("refit").addEventListener("click", () => void this.#run(() => api.pin(this.#job, this.#photo.placed), "photo", false));
-    element<HTMLInputElement>("wipe").addEventListener("input", (event) => {
-      document.body.style.setProperty("--wipe", `${(event.target as HTMLInputElement).value}%`);
-    });
+    this.#wipe();
     this.#state("empty");
     setInterval(() => void this.#lookAtOthers(), LOOK_MS);
     void this.#goOn();
@@ -108,7 +121,8 @@ class Studio {
     this.#job = job;
     if (known.kind === "person") this.#strip.fill(Math.max(...known.photos.map(({ photo }) => photo)) + 1);
     if (this.#jobs.length > 0) this.#showSeparate();
-    this.#listen(job, known.kind === "person" ? "person" : "photo", true);
+    if (known.kind === "video") this.#video.open(api.videoAddress(job));
+    this.#listen(job, known.kind === "shape" ? "photo" : known.kind, true);
   }
 
   #open(files: Blob[]): void {
@@ -117,7 +131,15 @@ class Studio {
     for (const job of this.#jobs) if (job) api.remove(job); // nobody looks at them any more
     this.#jobs = [];
     this.#stop();
-    this.#strip.fill(files.length > 1 ? files.length : 0);
+    this.#video.close();
+    const videos = files.filter(isVideo);
+    this.#strip.fill(files.length > 1 && videos.length === 0 ? files.length : 0);
+    if (videos.length > 0 && files.length > 1) return this.#fail("a video is opened by itself; choose it alone.");
+    if (videos.length === 1) {
+      this.#video.open(this.#local[0]!);
+      void this.#run(() => api.submitVideo(files[0]!), "video", true);
+      return;
+    }
     if (files.length === 1) {
       this.#photo.show(this.#local[0]!);
       void this.#run(() => api.submit(files[0]!), "photo", true);
@@ -197,10 +219,12 @@ class Studio {
     this.#strip.choose(index);
   }
 
-  async #run(submit: () => Promise<string>, kind: "photo" | "person", fresh: boolean): Promise<void> {
+  async #run(submit: () => Promise<string>, kind: Kind, fresh: boolean): Promise<void> {
     this.#stop();
+    document.body.dataset["kind"] = kind;
+    if (fresh) this.#forget();
     this.#state("working");
-    this.#say("Sending the photo");
+    this.#say(kind === "video" ? "Sending the video" : "Sending the photo");
     try {
       this.#listen(await submit(), kind, fresh);
     } catch (error) {
@@ -208,21 +232,32 @@ class Studio {
     }
   }
 
-  #listen(job: string, kind: "photo" | "person", fresh: boolean): void {
+  /** Nothing of the earlier photo may stand beside the new one. */
+  #forget(): void {
+    delete document.body.dataset["head"];
+    document.body.removeAttribute("data-missing");
+    element("step").textContent = "The head comes in a moment";
+    this.#panelled(false);
+    this.#heads.clear();
+    this.#found.clear();
+    this.#matched.clear();
+    this.#face = 0;
+    element("faces").replaceChildren();
+    element("notes").replaceChildren();
+  }
+
+  #panelled(usable: boolean): void {
+    document.querySelector("aside")!.inert = !usable;
+  }
+
+  #listen(job: string, kind: Kind, fresh: boolean): void {
     this.#job = job;
     this.#kind = kind;
     document.body.dataset["kind"] = kind;
-    if (fresh) {
-      this.#heads.clear();
-      this.#found.clear();
-      this.#matched.clear();
-      this.#face = 0;
-      if (kind === "person" && this.#mode !== "over") element("mode-head").click();
-      element("notes").replaceChildren();
-      document.body.removeAttribute("data-missing");
-      element("faces").replaceChildren();
-    }
-    element("downloads").replaceChildren();
+    if (kind !== "photo" && this.#mode !== "over") element("mode-head").click();
+    if (fresh) this.#forget();
+    this.#done = 0;
+    element("downloads").replaceChildren(hint("The files come with the last step."));
     element<HTMLButtonElement>("refit").disabled = true;
     this.#remember();
     this.#stop = api.listen(job, {
@@ -232,6 +267,23 @@ class Studio {
       head: (head) => {
         this.#shown = this.#shown.then(() => this.#head(job, head));
       },
+      frames: (frames) => {
+        const total = frames.total ?? 0;
+        element<HTMLProgressElement>("progress").value = total > 0 ? frames.done / total : 0;
+        this.#say(framesWords(frames));
+      },
+      video: ({ width, height }) => document.body.style.setProperty("--aspect", String(width / height)),
+      person: (person) => {
+        this.#shown = this.#shown.then(async () => {
+          if (job !== this.#job) return;
+          await this.#video.person(job, person);
+          document.body.dataset["head"] = "detail";
+          this.#panelled(true);
+          element("step").textContent = "Tracked";
+          if (this.#mode === "over") this.#overCamera();
+        });
+      },
+      overlay: () => this.#video.overlay(job),
       finished: (warnings) => {
         this.#shown = this.#shown.then(() => {
           if (job !== this.#job) return;
@@ -322,14 +374,16 @@ class Studio {
     this.#panel.refresh();
     this.#shape.refresh();
     document.body.dataset["head"] = head.step;
+    this.#panelled(true);
     element("step").textContent = this.#stepWords(head);
     element("notes").replaceChildren(...[...this.#reasons(), ...head.notes].map(paragraph));
-    if (this.#mode === "over") this.#viewer.setPhotoCamera(head);
+    if (this.#mode === "over") this.#overCamera();
     if (this.#mode === "compare") await this.#compare();
     if (head.step === "detail") this.#downloads(this.#job, head);
   }
 
   #stepWords(head: api.FaceHead): string {
+    if (this.#kind === "video") return "First estimate, from one frame";
     if (this.#kind === "photo") return STEP_WORDS[head.step];
     const used = [...this.#matched.values()].filter(({ face }) => face !== null).length;
     if (head.step === "network") return `First estimate, from photo ${head.face + 1} alone`;
@@ -347,9 +401,6 @@ class Studio {
     try {
       const job = await api.reshape(this.#job, this.#face, this.#shape.strengths);
       api.listen(job, {
-        stage: () => {},
-        detected: () => {},
-        matched: () => {},
         head: (head) => this.#downloads(job, head),
         finished: () => this.#say("The downloads are of the changed shape now"),
         failed: (reason) => this.#say(reason, true),
@@ -361,36 +412,74 @@ class Studio {
 
   #downloads(job: string, head: api.FaceHead): void {
     const steps = api.STEPS.map(api.stepFile);
-    const names = head.files.filter((name) => !steps.includes(name));
+    const known = Object.keys(FILE_WORDS).filter((name) => head.files.includes(name));
+    const names = [...known, ...head.files.filter((name) => !known.includes(name) && !steps.includes(name))];
     element("downloads").dataset["job"] = job;
-    const links = names.map((name) => {
+    const main = Object.keys(FILE_WORDS).slice(0, MAIN_FILES).filter((name) => head.files.includes(name)).length;
+    this.#showDownloads(names.map((name) => [name, api.fileAddress(job, head.face, name)]), main);
+  }
+
+  /** Offer files by name and address; all but the first ones lie below these. */
+  #showDownloads(files: [string, string][], main = files.length): void {
+    const links = files.map(([name, address], k) => {
       const link = document.createElement("a");
-      link.href = api.fileAddress(job, head.face, name);
+      link.href = address;
       link.download = name;
-      link.className = "button";
+      link.className = k === 0 ? "button primary" : "button";
       link.textContent = FILE_WORDS[name] ?? name;
       return link;
     });
-    element("downloads").replaceChildren(...links);
+    if (main === links.length) return element("downloads").replaceChildren(row(links));
+    const more = document.createElement("details");
+    more.append(Object.assign(document.createElement("summary"), { textContent: "Textures, pictures and numbers" }));
+    more.append(row(links.slice(main)));
+    element("downloads").replaceChildren(row(links.slice(0, main)), more);
   }
 
   #mode: Mode = "head";
 
-  #modes(): void {
+  #modes(chooseLook: (look: Look) => void): void {
+    let before: Look = this.#viewer.look;
     const words: Record<Mode, string> = { head: "Head", over: "Over the photo", compare: "Compare", landmarks: "Landmarks" };
     const buttons = (Object.keys(words) as Mode[]).map((mode) =>
       button(words[mode], () => {
+        // Over its photo a head is compared by its colours there.
+        if (mode === "over" && this.#mode !== "over") {
+          before = this.#viewer.look;
+          chooseLook("photo");
+        } else if (mode !== "over" && this.#mode === "over") chooseLook(before);
         this.#mode = mode;
         document.body.dataset["mode"] = mode;
         buttons.forEach((one) => one.setAttribute("aria-pressed", String(one.textContent === words[mode])));
         this.#photo.edit(mode === "landmarks");
-        this.#viewer.setPhotoCamera(mode === "over" ? (this.#heads.get(this.#face) ?? null) : null);
+        if (mode === "over") this.#overCamera();
+        else this.#viewer.setPhotoCamera(null);
         if (mode === "compare") void this.#compare();
       }),
     );
     buttons.forEach((one, k) => (one.id = `mode-${Object.keys(words)[k]}`));
     buttons.forEach((one, k) => one.setAttribute("aria-pressed", String(k === 0)));
     element("modes").append(...buttons);
+  }
+
+  /** See the head through the camera of the photo or of the video. */
+  #overCamera(): void {
+    this.#viewer.setPhotoCamera(this.#viewer.motion?.photoCamera ?? this.#heads.get(this.#face) ?? null);
+  }
+
+  /** The boundary between photo and head: by its slider, or dragged on the picture. */
+  #wipe(): void {
+    const [slider, view] = [element<HTMLInputElement>("wipe"), element("view")];
+    const move = () => document.body.style.setProperty("--wipe", `${slider.value}%`);
+    slider.addEventListener("input", move);
+    const drag = (event: PointerEvent) => {
+      if (this.#mode !== "over" || event.buttons !== 1 || event.shiftKey) return;
+      const { left, width } = view.getBoundingClientRect();
+      slider.valueAsNumber = (100 * (event.clientX - left)) / width;
+      move();
+    };
+    view.addEventListener("pointerdown", drag);
+    view.addEventListener("pointermove", drag);
   }
 
   #light(): void {
@@ -400,9 +489,13 @@ class Studio {
     height.addEventListener("input", move);
   }
 
+  #done = 0;
+
   #progress(stage: string, share: number): void {
-    element<HTMLProgressElement>("progress").value = share;
-    this.#say(STAGES[stage] ?? stage);
+    const [words, begin, end] = STAGES[stage] ?? [stage, 0, 0];
+    this.#done = Math.max(this.#done, begin + share * (end - begin)); // it never goes back
+    element<HTMLProgressElement>("progress").value = this.#done;
+    this.#say(words);
   }
 
   #pressFace(): void {
@@ -420,8 +513,28 @@ class Studio {
 
   #fail(reason: string): void {
     this.#state("failed");
-    this.#say(reason.charAt(0).toUpperCase() + reason.slice(1), true);
+    element("trouble").textContent = `The head could not be made: ${reason}`;
+    this.#say(`The head could not be made: ${reason}`, true);
   }
+}
+
+function isVideo(file: Blob): boolean {
+  return file.type.startsWith("video/") || /\.(mp4|m4v|mov|webm|mkv|avi)$/i.test(file instanceof File ? file.name : "");
+}
+
+function framesWords({ stage, done, total, per_second, seconds_left }: api.Frames): string {
+  const words = stage.charAt(0).toUpperCase() + stage.slice(1).replace(/person (\d+)/, (_, k: string) => `person ${Number(k) + 1}`);
+  const count = total === null ? (done > 0 ? `${done} frames` : "") : `${done} of ${total} frames`;
+  const speed = per_second === null ? "" : `${per_second.toFixed(0)} per second`;
+  const left = seconds_left === null ? "" : `${Math.ceil(seconds_left)} s left`;
+  return [words, count, speed, left].filter((part) => part !== "").join(", ");
+}
+
+function row(parts: HTMLElement[]): HTMLElement {
+  const made = document.createElement("div");
+  made.className = "row";
+  made.append(...parts);
+  return made;
 }
 
 function paragraph(text: string): HTMLElement {
