@@ -495,7 +495,7 @@ class Studio {
     const [words, begin, end] = STAGES[stage] ?? [stage, 0, 0];
     this.#done = Math.max(this.#done, begin + share * (end - begin)); // it never goes back
     element<HTMLProgressElement>("progress").value = this.#done;
-    this.#say(words);
+    this.#say(this.#kind === "video" ? words.replace("photo", "video") : words);
   }
 
   #pressFace(): void {
