@@ -17,7 +17,7 @@ const STAGES: Record<string, [string, number, number]> = {
   perception: ["Finding faces", 0.04, 0.1],
   network: ["Estimating the head", 0.1, 0.14],
   landmarks: ["Fitting landmarks", 0.14, 0.2],
-  lighting: ["Fitting the light", 0.2, 0.25],
+  "light and albedo": ["Fitting the light", 0.2, 0.25],
   photometric: ["Fitting the photo", 0.25, 0.55],
   maps: ["Adding detail", 0.55, 0.8],
   writing: ["Writing files", 0, 0], // after each step
@@ -186,6 +186,7 @@ class Studio {
       stage: (stage, share) => this.#progress(stage, share),
       detected: (found) => this.#detected(found),
       head: (head) => {
+        this.#heads.set(head.face, head);
         this.#shown = this.#shown.then(() => this.#head(head));
       },
       finished: (warnings) => {
@@ -212,7 +213,7 @@ class Studio {
   }
 
   async #head(head: api.FaceHead): Promise<void> {
-    this.#heads.set(head.face, head);
+    if (this.#heads.get(head.face) !== head) return; // a better one has come, or another photo
     if (head.face === this.#face) await this.#show(head);
   }
 
