@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def main() -> int:
         script = [node, str(HERE / "browser.mjs"), address, str(options.modules.resolve()), str(options.pictures)]
         environment = {**os.environ, "CHROMIUM": chromium}
         code = subprocess.run([*script, options.part], timeout=_LONGEST_S, check=False, env=environment).returncode
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"processor time of browser and server: {used.ru_utime + used.ru_stime:.0f} s")
     return code or _look(options.pictures, renew=options.renew)
 
 
