@@ -72,9 +72,6 @@ export class Comparison {
 function finished(job: string): Promise<string> {
   return new Promise((done, failed) =>
     api.listen(job, {
-      stage: () => {},
-      detected: () => {},
-      head: () => {},
       finished: () => done(job),
       failed: (reason) => failed(new Error(reason)),
     }),

@@ -5,6 +5,7 @@ import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { RoomEnvironment } from "three/addons/environments/RoomEnvironment.js";
 
 import { type Head, loadHead } from "./head";
+import type { Motion } from "./motion";
 
 export const LOOKS = ["relit", "photo", "albedo", "clay", "wireframe"] as const;
 export type Look = (typeof LOOKS)[number];
@@ -70,6 +71,11 @@ export class Viewer {
     return this.#head?.shapes ?? [];
   }
 
+  /** How the head moves; null for a still one. */
+  get motion(): Motion | null {
+    return this.#head?.motion ?? null;
+  }
+
   /** Strengths of the expressions as on the photo. */
   get photographed(): ReadonlyMap<string, number> {
     return this.#head?.photographed ?? new Map();
@@ -90,6 +96,16 @@ export class Viewer {
     this.setLook(this.#look);
     for (const [name, value] of weights ?? []) head.setStrength(name, value);
     if (first) this.setView("three-quarter");
+    if (head.motion) head.motion.moved = () => this.#keepInSight();
+    this.#request();
+  }
+
+  /** A moving head turns in the middle of the orbit; only the video's own camera sees it come and go. */
+  #keepInSight(): void {
+    const node = this.#head?.root.children[0];
+    if (!this.#head?.motion || !node) return;
+    if (this.#throughPhoto) this.#head.root.position.set(0, 0, 0);
+    else this.#head.root.position.copy(node.position).negate();
     this.#request();
   }
 
@@ -154,6 +170,7 @@ export class Viewer {
   setPhotoCamera(camera: PhotoCamera | null): void {
     this.#throughPhoto = camera !== null;
     this.#controls.enabled = camera === null;
+    this.#keepInSight();
     if (camera) {
       const [view, projection] = [camera.view, camera.projection].map((m) => new THREE.Matrix4().set(...matrix(m)));
       // By hand: three.js takes the scale out of a camera's matrix, and that of the face is in it.

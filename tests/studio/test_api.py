@@ -208,6 +208,13 @@ def test_the_description_names_every_path(client: TestClient) -> None:
         "/api/jobs/{job_id}/photo",
         "/api/jobs/{job_id}/faces/{face}/shape",
         "/api/jobs/{job_id}/faces/{face}/{name}",
+        "/api/people",
+        "/api/people/{job_id}/photos/{number}",
+        "/api/people/{job_id}/start",
+        "/api/videos",
+        "/api/videos/{job_id}/video",
+        "/api/videos/{job_id}/overlay.mp4",
+        "/api/videos/{job_id}/people/{person}/{name}",
         "/api/examples",
     }
     assert client.get("/docs").status_code == 404  # its page would load scripts from another host
