@@ -260,12 +260,16 @@ class Studio {
     element("downloads").replaceChildren(hint("The files come with the last step."));
     element<HTMLButtonElement>("refit").disabled = true;
     this.#remember();
+    const latest = new Map<number, api.FaceHead>();
     this.#stop = api.listen(job, {
       stage: (stage, share) => this.#progress(stage, share),
       detected: (found) => this.#detected(found),
       matched: (found) => this.#match(found),
       head: (head) => {
-        this.#shown = this.#shown.then(() => this.#head(job, head));
+        latest.set(head.face, head);
+        this.#shown = this.#shown.then(async () => {
+          if (latest.get(head.face) === head) await this.#head(job, head); // else a better one has come meanwhile
+        });
       },
       frames: (frames) => {
         const total = frames.total ?? 0;
