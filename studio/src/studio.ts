@@ -104,6 +104,7 @@ class Studio {
     this.#light();
     element("refit").addEventListener("click", () => void this.#run(() => api.pin(this.#job, this.#photo.placed), "photo", false));
     this.#wipe();
+    element("stop").addEventListener("click", () => api.remove(this.#job)); // the event `cancelled` comes then
     this.#state("empty");
     setInterval(() => void this.#lookAtOthers(), LOOK_MS);
     void this.#goOn();
@@ -128,7 +129,9 @@ class Studio {
   #open(files: Blob[]): void {
     this.#local.forEach((address) => URL.revokeObjectURL(address));
     this.#local = files.map((file) => URL.createObjectURL(file));
-    for (const job of this.#jobs) if (job) api.remove(job); // nobody looks at them any more
+    // Nobody looks at these any more.
+    if (this.#kind !== "photo" && document.body.dataset["state"] === "working") api.remove(this.#job);
+    for (const job of this.#jobs) if (job) api.remove(job);
     this.#jobs = [];
     this.#stop();
     this.#video.close();
