@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mien.export import head_glb_bytes, write_reconstruction
+from mien.export import head_glb_bytes, write_files
 from mien.export.head_looks import head_looks
 from mien.export.rig import make_rig
 from mien.export.shape_targets import with_shape_targets
 from mien.io.files import writing_folder
 from mien.io.photo import Photo
-from mien.io.result_files import HEAD
+from mien.io.result_files import HEAD, MeshOptions
 from mien.morphable import MorphableModel, load_head
 from mien.perception import FaceDetection
 from mien.pipeline import Reconstructor
@@ -155,7 +155,7 @@ def write_head(
     with writing_folder(place) as partial:
         (partial / STEP_FILES[step]).write_bytes(shown_head(face, model, final=final))
     if final:
-        write_reconstruction(face, model, photo, place, formats, parts=HEAD)
+        write_files(face, model, photo, place, formats=formats, options=MeshOptions((HEAD,)))
     return HeadReady(
         face=number,
         step=step,
