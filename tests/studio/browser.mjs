@@ -430,7 +430,8 @@ function boxes() {
   return Object.fromEntries(
     named.map((one) => {
       const { x, y, width, height } = one.getBoundingClientRect();
-      return [one.id || one.textContent.trim().slice(0, 20), [x, y, width, height].map(Math.round)];
+      const name = one.id || (one.tagName === "H2" ? one.textContent : one.tagName.toLowerCase());
+      return [name, [x, y, width, height].map(Math.round)];
     }),
   );
 }
