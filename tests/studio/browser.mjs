@@ -109,7 +109,8 @@ const slide = (page, selector, value) =>
   }, String(value));
 
 async function download(page, name) {
-  const link = page.getByRole("link", { name, exact: true });
+  const link = page.locator("#downloads a").filter({ hasText: new RegExp(`^${name}$`) });
+  await link.evaluate((one) => one.closest("details")?.setAttribute("open", ""));
   const [file] = await Promise.all([page.waitForEvent("download"), link.click()]);
   return readFile(await file.path());
 }
