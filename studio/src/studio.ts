@@ -104,6 +104,7 @@ class Studio {
     this.#light();
     element("refit").addEventListener("click", () => void this.#run(() => api.pin(this.#job, this.#photo.placed), "photo", false));
     this.#wipe();
+    element("stop").addEventListener("click", () => api.remove(this.#job)); // the event `cancelled` comes then
     this.#state("empty");
     setInterval(() => void this.#lookAtOthers(), LOOK_MS);
     void this.#goOn();
@@ -128,7 +129,9 @@ class Studio {
   #open(files: Blob[]): void {
     this.#local.forEach((address) => URL.revokeObjectURL(address));
     this.#local = files.map((file) => URL.createObjectURL(file));
-    for (const job of this.#jobs) if (job) api.remove(job); // nobody looks at them any more
+    // Nobody looks at these any more.
+    if (this.#kind !== "photo" && document.body.dataset["state"] === "working") api.remove(this.#job);
+    for (const job of this.#jobs) if (job) api.remove(job);
     this.#jobs = [];
     this.#stop();
     this.#video.close();
@@ -499,7 +502,7 @@ class Studio {
     const [words, begin, end] = STAGES[stage] ?? [stage, 0, 0];
     this.#done = Math.max(this.#done, begin + share * (end - begin)); // it never goes back
     element<HTMLProgressElement>("progress").value = this.#done;
-    this.#say(words);
+    this.#say(this.#kind === "video" ? words.replace("photo", "video") : words);
   }
 
   #pressFace(): void {

@@ -21,7 +21,7 @@ export class Timeline {
   readonly #scrub = document.createElement("input");
   readonly #time = document.createElement("span");
   readonly #curves = document.createElementNS(SVG, "svg");
-  readonly #head = document.createElementNS(SVG, "line");
+  readonly #now = line("line", { y1: 0, y2: HEIGHT, class: "now" });
   readonly #legend = document.createElement("div");
   readonly #more = document.createElement("select");
   #chosen: string[] = [];
@@ -48,6 +48,7 @@ export class Timeline {
     Object.assign(this.#scrub, { type: "range", min: "0", max: "1", step: "0.001", value: "0" });
     this.#scrub.setAttribute("aria-label", "Time");
     this.#scrub.addEventListener("input", () => (video.currentTime = this.#scrub.valueAsNumber));
+    this.#scrub.addEventListener("keydown", (event) => this.#stepByKey(event));
     this.#time.className = "time";
     this.#more.setAttribute("aria-label", "Add a curve");
     this.#more.addEventListener("change", () => this.#toggleCurve(this.#more.value));
@@ -94,6 +95,10 @@ export class Timeline {
     const target = event.target as HTMLElement;
     // Sliders, lists, buttons and the head have their own keys.
     if (target.closest("input, select, button, canvas, a, summary")) return;
+    this.#stepByKey(event);
+  }
+
+  #stepByKey(event: KeyboardEvent): void {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key] as 1 | -1 | undefined;
     if (step) this.step(step);
     else if (event.key === " ") void this.toggle();
@@ -116,7 +121,7 @@ export class Timeline {
     this.#time.textContent = `${currentTime.toFixed(2)} of ${length.toFixed(2)} s`;
     this.#scrub.setAttribute("aria-valuetext", `${currentTime.toFixed(2)} seconds`);
     this.#curves.setAttribute("viewBox", `0 0 ${length} ${HEIGHT}`);
-    for (const [name, value] of [["x1", currentTime], ["x2", currentTime]] as const) this.#head.setAttribute(name, String(value));
+    for (const end of ["x1", "x2"]) this.#now.setAttribute(end, String(currentTime));
     this.#motion?.setTime(currentTime);
     const seen = this.#spans.some(({ from, to }) => currentTime >= from && currentTime <= to);
     document.body.toggleAttribute("data-lost", this.#motion !== null && !seen);
@@ -150,8 +155,7 @@ export class Timeline {
       return line("polyline", { points: points.join(" "), class: `curve c${k}` });
     });
     const all = [...this.#spans.map((span) => mark(span, "seen")), ...this.#interpolated.map((span) => mark(span, "guessed")), ...cuts, ...drawn];
-    Object.entries({ y1: 0, y2: HEIGHT, class: "now" }).forEach(([key, value]) => this.#head.setAttribute(key, String(value)));
-    this.#curves.replaceChildren(...(motion ? [...all, this.#head] : []));
+    this.#curves.replaceChildren(...(motion ? [...all, this.#now] : []));
     this.#curves.setAttribute("aria-label", this.#description());
     this.#readouts.clear();
     const entries = this.#chosen.map((name, k) => this.#entry(name, k));

@@ -10,6 +10,8 @@ import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 
+import { peopleChecks } from "./browser_people.mjs";
+
 const [address, modules, pictures, part = ""] = process.argv.slice(2);
 const require = createRequire(path.join(modules, "node_modules", "anchor.js"));
 const { chromium } = require("playwright-core");
@@ -45,7 +47,7 @@ async function open({ job, query, ...options } = {}) {
   page.on("request", (request) => {
     if (!/^(blob|data):/.test(request.url()) && !request.url().startsWith(address)) faults.push(`asks ${request.url()}`);
   });
-  if (query) await page.route("**/api/jobs", (route) => route.continue({ url: route.request().url() + query }));
+  if (query) await page.route(/\/api\/(jobs|people)$/, (route) => route.continue({ url: route.request().url() + query }));
   await page.goto(job ? `${address}studio/index.html#job=${job}` : address);
   return { page, faults, close: () => context.close() };
 }
@@ -437,6 +439,15 @@ function boxes() {
   );
 }
 
+/** Barriers that axe finds on a page, and its picture. */
+async function scan(page, name) {
+  await page.evaluate(axe); // as a debugger does, since the page's policy allows no other scripts
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(" ")}`), []);
+  await page.screenshot({ path: path.join(pictures, `${name}.png`) });
+}
+
+Object.assign(checks, peopleChecks({ address, open, state, send, press, photo, pictures, scan }));
 let failed = 0;
 const chosen = Object.entries(checks).filter(([name]) => name.includes(part));
 for (const [name, check] of chosen) {

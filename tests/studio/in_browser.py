@@ -38,7 +38,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, default=Path("build/studio-pictures"), help="folder for screenshots")
     parser.add_argument("--renew", action="store_true", help="keep the present look as the baseline")
     options = parser.parse_args()
-    names: list[str] = re.findall(r'^ {2}async "(.+)"\(', (HERE / "browser.mjs").read_text(), re.MULTILINE)
+    scripts = "".join((HERE / script).read_text() for script in ("browser.mjs", "browser_people.mjs"))
+    names: list[str] = re.findall(r'^ {2,4}async "(.+)"\(', scripts, re.MULTILINE)
     try:
         node, chromium = _node(), _chromium()
         _install(options.modules)
@@ -51,7 +52,7 @@ def main() -> int:
     options.pictures.mkdir(parents=True)
     with _studio() as address:
         script = [node, str(HERE / "browser.mjs"), address, str(options.modules.resolve()), str(options.pictures)]
-        environment = {**os.environ, "CHROMIUM": chromium}
+        environment = {**os.environ, "CHROMIUM": chromium, "PYTHON": sys.executable}
         code = subprocess.run([*script, options.part], timeout=_LONGEST_S, check=False, env=environment).returncode
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"processor time of browser and server: {used.ru_utime + used.ru_stime:.0f} s")

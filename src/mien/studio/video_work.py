@@ -21,7 +21,7 @@ _LOOKS_S = (0.0, 0.5, 1.0, 2.0, 4.0)
 _REPORT_S = 0.1
 """Least time between two messages of progress."""
 _KNOWN_AFTER_S = 0.5
-"""Time after which the number of frames per second of a stage is known well enough to be told."""
+"""Time after which the number of frames per second of a stage is known well enough."""
 
 
 @typed_out_of_memory
