@@ -85,8 +85,9 @@ export class Timeline {
   /** Go to the next frame, or to the one before. */
   step(by: 1 | -1): void {
     this.video.pause();
-    const [times, now] = [this.#motion?.times ?? [], this.video.currentTime];
-    const next = by > 0 ? times.find((time) => time > now + INTO_FRAME_S) : times.findLast((time) => time < now - 2 * INTO_FRAME_S);
+    const times = this.#motion?.times ?? [];
+    const shown = times.findLastIndex((time) => time <= this.video.currentTime + INTO_FRAME_S);
+    const next = times[shown + by];
     if (next !== undefined) this.video.currentTime = next + INTO_FRAME_S;
   }
 

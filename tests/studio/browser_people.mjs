@@ -121,7 +121,7 @@ export function peopleChecks({ address, open, state, send, press, photo, picture
       await page.keyboard.press("ArrowLeft");
       await page.waitForFunction((was) => document.querySelector("#clip").currentTime < was - 0.02, before.time);
       const step = before.time - (await shown()).time;
-      assert.ok(step > 0.02 && step < 0.06, `a step back of ${step} s`);
+      assert.ok(step > 0.02 && step < 0.08, `a step back of ${step} s`);
       await scan(page, "video");
       await press(page, "Play");
       await page.waitForFunction((was) => document.querySelector("#clip").currentTime !== was, (await shown()).time);
