@@ -168,7 +168,7 @@ export class Timeline {
   #entry(name: string, index: number): HTMLElement {
     const made = button("", () => this.#toggleCurve(name));
     made.className = `curve c${index}`;
-    made.setAttribute("aria-label", `Remove the curve of ${name}`);
+    made.title = "Remove this curve";
     const value = document.createElement("output");
     value.dataset["curve"] = name;
     value.setAttribute("aria-live", "off");
