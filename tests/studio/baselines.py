@@ -24,7 +24,6 @@ PIXEL_TOLERANCE = 32
 LARGEST_SHARE = 0.005
 """Two buttons of a wide page, or one of a narrow one."""
 _SHRINK = 6
-_COLOURS = 96
 _CANVASES = ("stage", "other-stage")
 
 Layouts: TypeAlias = dict[str, dict[str, list[int]]]
@@ -43,7 +42,7 @@ def renew(pictures: Path, baselines: Path = BASELINES) -> None:
         old.unlink()
     for state, boxes in layouts.items():
         small = Image.fromarray(_small(pictures / f"{state}.png", boxes))
-        small.quantize(_COLOURS).save(baselines / f"{state}.png", optimize=True)
+        small.save(baselines / f"{state}.png", optimize=True)
     lines = [
         f"  {json.dumps(state)}: {{\n"
         + ",\n".join(f"    {json.dumps(name)}: {json.dumps(box)}" for name, box in boxes.items())

@@ -111,7 +111,8 @@ const slide = (page, selector, value) =>
   }, String(value));
 
 async function download(page, name) {
-  const link = page.getByRole("link", { name, exact: true });
+  const link = page.locator("#downloads a").filter({ hasText: new RegExp(`^${name}$`) });
+  await link.evaluate((one) => one.closest("details")?.setAttribute("open", ""));
   const [file] = await Promise.all([page.waitForEvent("download"), link.click()]);
   return readFile(await file.path());
 }
@@ -432,7 +433,8 @@ function boxes() {
   return Object.fromEntries(
     named.map((one) => {
       const { x, y, width, height } = one.getBoundingClientRect();
-      return [one.id || one.textContent.trim().slice(0, 20), [x, y, width, height].map(Math.round)];
+      const name = one.id || (one.tagName === "H2" ? one.textContent : one.tagName.toLowerCase());
+      return [name, [x, y, width, height].map(Math.round)];
     }),
   );
 }

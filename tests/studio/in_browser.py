@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LOOK = "the page looks as before"
 _LONGEST_S = 2400.0
-"""For all checks; they take 2 minutes on two idle cores. It ends what hangs, not what is slow."""
+"""For all checks together. It ends what hangs, not what is slow."""
 
 
 class NotHereError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,4 +218,7 @@ def test_the_description_names_every_path(client: TestClient) -> None:
         "/api/videos/{job_id}/people/{person}/{name}",
         "/api/examples",
     }
+    (formats,) = [one for one in paths["/api/jobs"]["post"]["parameters"] if one["name"] == "formats"]
+    pattern = formats["schema"]["anyOf"][0]["pattern"]
+    assert re.match(pattern, "glb,usd") and not re.match(pattern, "glb,exe") and not re.match(pattern, "")
     assert client.get("/docs").status_code == 404  # its page would load scripts from another host

@@ -17,7 +17,7 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import AfterValidator, BaseModel, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, WithJsonSchema
 
 from mien import __version__
 from mien.errors import ConfigError
@@ -68,7 +68,12 @@ def _known_formats(text: str) -> str:
     return text
 
 
-Formats = Annotated[str, AfterValidator(_known_formats)]
+_FORMAT = f"({'|'.join(FORMATS)})"
+Formats = Annotated[
+    str,
+    AfterValidator(_known_formats),
+    WithJsonSchema({"type": "string", "pattern": f"^{_FORMAT}(,{_FORMAT})*$"}),
+]
 """Names of formats with commas."""
 Strength = Annotated[FiniteFloat, Field(ge=-1, le=1)]
 """Strength of a slider of the shape."""
