@@ -3,6 +3,8 @@
 import * as THREE from "three";
 import { GLTFLoader, type GLTF } from "three/addons/loaders/GLTFLoader.js";
 
+import { Motion } from "./motion";
+
 const VARIANTS = "KHR_materials_variants";
 
 interface Dress {
@@ -26,6 +28,8 @@ export class Head {
   constructor(
     readonly root: THREE.Object3D,
     readonly dresses: readonly Dress[],
+    /** How the head moves; null for a still head. */
+    readonly motion: Motion | null,
   ) {
     const box = new THREE.Box3().setFromObject(root);
     box.getCenter(this.centre);
@@ -72,7 +76,7 @@ export async function loadHead(glb: ArrayBuffer): Promise<Head> {
   gltf.scene.traverse((object) => {
     if (object instanceof THREE.Mesh) meshes.push(object);
   });
-  return new Head(gltf.scene, await Promise.all(meshes.map((mesh) => dressOf(gltf, mesh))));
+  return new Head(gltf.scene, await Promise.all(meshes.map((mesh) => dressOf(gltf, mesh))), Motion.of(gltf));
 }
 
 async function dressOf(gltf: GLTF, mesh: THREE.Mesh): Promise<Dress> {

@@ -84,7 +84,7 @@ export class ShapePanel {
   }
 }
 
-function hint(text: string): HTMLElement {
+export function hint(text: string): HTMLElement {
   const made = document.createElement("p");
   made.className = "hint";
   made.textContent = text;

@@ -5,6 +5,7 @@ import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { RoomEnvironment } from "three/addons/environments/RoomEnvironment.js";
 
 import { type Head, loadHead } from "./head";
+import type { Motion } from "./motion";
 
 export const LOOKS = ["relit", "photo", "albedo", "clay", "wireframe"] as const;
 export type Look = (typeof LOOKS)[number];
@@ -56,6 +57,10 @@ export class Viewer {
     this.#dragLight();
   }
 
+  get look(): Look {
+    return this.#look;
+  }
+
   /** Names of the head's expressions, in ARKit's order. */
   get expressions(): readonly string[] {
     return this.#head?.expressions ?? [];
@@ -64,6 +69,11 @@ export class Viewer {
   /** Names of the sliders of the head's shape; files for others have none. */
   get shapes(): readonly string[] {
     return this.#head?.shapes ?? [];
+  }
+
+  /** How the head moves; null for a still one. */
+  get motion(): Motion | null {
+    return this.#head?.motion ?? null;
   }
 
   /** Strengths of the expressions as on the photo. */
@@ -86,6 +96,16 @@ export class Viewer {
     this.setLook(this.#look);
     for (const [name, value] of weights ?? []) head.setStrength(name, value);
     if (first) this.setView("three-quarter");
+    if (head.motion) head.motion.moved = () => this.#keepInSight();
+    this.#request();
+  }
+
+  /** A moving head turns in the middle of the orbit; only the video's own camera sees it come and go. */
+  #keepInSight(): void {
+    const node = this.#head?.root.children[0];
+    if (!this.#head?.motion || !node) return;
+    if (this.#throughPhoto) this.#head.root.position.set(0, 0, 0);
+    else this.#head.root.position.copy(node.position).negate();
     this.#request();
   }
 
@@ -122,9 +142,8 @@ export class Viewer {
   setView(view: View): void {
     if (!this.#head) return;
     const { centre, radius } = this.#head;
-    const half = Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW_DEG / 2)) * Math.min(1, this.#camera.aspect);
     const turn = THREE.MathUtils.degToRad(VIEWS[view]);
-    const distance = (1.05 * radius) / half;
+    const distance = (1.05 * radius) / Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW_DEG / 2));
     this.#controls.target.copy(centre);
     this.#controls.minDistance = 0.4 * distance;
     this.#controls.maxDistance = 3 * distance;
@@ -151,6 +170,7 @@ export class Viewer {
   setPhotoCamera(camera: PhotoCamera | null): void {
     this.#throughPhoto = camera !== null;
     this.#controls.enabled = camera === null;
+    this.#keepInSight();
     if (camera) {
       const [view, projection] = [camera.view, camera.projection].map((m) => new THREE.Matrix4().set(...matrix(m)));
       // By hand: three.js takes the scale out of a camera's matrix, and that of the face is in it.
@@ -182,6 +202,9 @@ export class Viewer {
     if (clientWidth === 0 || clientHeight === 0) return;
     this.#renderer.setSize(clientWidth, clientHeight, false);
     this.#camera.aspect = clientWidth / clientHeight;
+    // The shorter side has the field of view, so that a narrow picture shows the whole head from the same distance.
+    const half = Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW_DEG / 2)) / Math.min(1, this.#camera.aspect);
+    this.#camera.fov = 2 * THREE.MathUtils.radToDeg(Math.atan(half));
     this.#camera.updateProjectionMatrix();
     this.#draw();
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,7 @@ def test_unknown_jobs_are_not_found(client: TestClient, path: str) -> None:
     assert client.get(f"/api/jobs/unknown{path}").status_code == 404
     assert client.delete("/api/jobs/unknown").status_code == 404
     assert client.post("/api/jobs/unknown/pins", json=[]).status_code == 404
+    assert client.post("/api/jobs/unknown/again", params={"mode": "fit"}).status_code == 404
 
 
 def test_large_and_empty_photos_are_refused_and_leave_nothing(client: TestClient, tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_pins_start_another_job_with_the_same_photo(client: TestClient) -> None:
     answer = client.post(f"/api/jobs/{job}/pins", json=[[{"landmark": 30, "x": 5.0, "y": 6.0}]])
     assert answer.status_code == 202
     heads = [data for name, data in events(client, answer.json()["id"]) if name == "head"]
-    assert heads[-1]["notes"] == ["pins: 1"]
+    assert heads[-1]["notes"] == ["net, pins: 1, formats: None"]
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,21 @@ def test_a_shape_starts_another_job_with_a_copy_of_the_face(client: TestClient) 
     copied = "['coefficients.json', 'reconstruction.npz']"
     assert head["notes"] == [f"{copied}, (('identity:1', 0.5), ('phenotype:age', -1.0))"]
     assert client.post(f"/api/jobs/{shape}/pins", json=[]).status_code == 409
+    assert client.post(f"/api/jobs/{shape}/again", params={"mode": "fit"}).status_code == 409
+
+
+def test_the_same_photo_again_in_another_mode(client: TestClient) -> None:
+    job = sent(client, b"good", mode="net", formats="glb")
+    events(client, job)
+    pinned = client.post(f"/api/jobs/{job}/pins", json=[[{"landmark": 30, "x": 5.0, "y": 6.0}]]).json()["id"]
+    other = client.post(f"/api/jobs/{pinned}/again", params={"mode": "fit"})
+    assert (other.status_code, other.json()["id"] in {job, pinned}) == (202, False)
+    client.delete(f"/api/jobs/{job}")
+    client.delete(f"/api/jobs/{pinned}")  # the new job has a photo of its own
+    heads = [data for name, data in events(client, other.json()["id"]) if name == "head"]
+    assert heads[-1]["notes"] == ["fit, pins: 1, formats: ('glb',)"]
+    assert client.post(f"/api/jobs/{other.json()['id']}/again", params={"mode": "best"}).status_code == 422
+    assert client.post(f"/api/jobs/{other.json()['id']}/again").status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -186,11 +203,22 @@ def test_the_description_names_every_path(client: TestClient) -> None:
     assert set(paths) == {
         "/api/jobs",
         "/api/jobs/{job_id}",
+        "/api/jobs/{job_id}/again",
         "/api/jobs/{job_id}/events",
         "/api/jobs/{job_id}/pins",
         "/api/jobs/{job_id}/photo",
         "/api/jobs/{job_id}/faces/{face}/shape",
         "/api/jobs/{job_id}/faces/{face}/{name}",
+        "/api/people",
+        "/api/people/{job_id}/photos/{number}",
+        "/api/people/{job_id}/start",
+        "/api/videos",
+        "/api/videos/{job_id}/video",
+        "/api/videos/{job_id}/overlay.mp4",
+        "/api/videos/{job_id}/people/{person}/{name}",
         "/api/examples",
     }
+    (formats,) = [one for one in paths["/api/jobs"]["post"]["parameters"] if one["name"] == "formats"]
+    pattern = formats["schema"]["anyOf"][0]["pattern"]
+    assert re.match(pattern, "glb,usd") and not re.match(pattern, "glb,exe") and not re.match(pattern, "")
     assert client.get("/docs").status_code == 404  # its page would load scripts from another host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +169,17 @@ def test_a_removed_photo_leaves_no_file(tmp_path: Path) -> None:
         assert not job.task.folder.exists()
 
     run(tmp_path, scenario)
+
+
+def test_the_server_answers_while_a_process_is_slow_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> int:
+        worker = jobs_module._Worker.start(fake_worker.run)
+        monkeypatch.setattr(worker.process, "join", lambda _timeout: time.sleep(0.5))
+        ending = asyncio.ensure_future(worker.end())
+        turns = 0
+        while not ending.done():
+            turns += 1
+            await asyncio.sleep(0.01)
+        return turns
+
+    assert asyncio.run(scenario()) > 3

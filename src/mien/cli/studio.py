@@ -21,10 +21,19 @@ def studio(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 7860,
     device: DeviceOption = "cpu",
-    workers: Annotated[int, typer.Option(min=1, help="Number of photos worked on at the same time.")] = 1,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Number of photos that may wait.")] = 32,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of photos, people and videos worked on at the same time.")
+    ] = 1,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Number of photos, people and videos that may wait.")] = 32,
     max_upload_mb: Annotated[float, typer.Option(min=0.1, help="Maximum size of a photo's file in megabytes.")] = 50,
-    seconds: Annotated[float, typer.Option(min=1, help="Maximum time for one photo.")] = 120,
+    max_person_mb: Annotated[
+        float, typer.Option(min=0.1, help="Maximum size of all photos of one person in megabytes.")
+    ] = 500,
+    max_video_mb: Annotated[float, typer.Option(min=0.1, help="Maximum size of a video's file in megabytes.")] = 500,
+    max_video_seconds: Annotated[float, typer.Option(min=1, help="Maximum length of a video.")] = 300,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Maximum time for a photo, and for each photo of a person.")
+    ] = 120,
     memory_gb: Annotated[
         float, typer.Option(min=0, help="Maximum memory of each process in gigabytes (Linux); 0 for no limit.")
     ] = 8,
@@ -45,6 +54,9 @@ def studio(
 
     limits = Limits(
         upload_bytes=round(max_upload_mb * 1e6),
+        person_bytes=round(max_person_mb * 1e6),
+        video_bytes=round(max_video_mb * 1e6),
+        video_seconds=max_video_seconds,
         waiting=max_waiting,
         seconds=seconds,
         keep_s=60 * keep_minutes,

@@ -22,7 +22,7 @@ from mien.fitting import FitTargets, Progress, StageClock, StageTime
 from mien.io.photo import Photo
 from mien.memory import typed_out_of_memory
 from mien.morphable import FaceCoefficients
-from mien.perception import find_person
+from mien.perception import FaceDetection, find_person
 from mien.pipeline.coefficients import CoefficientFinder
 from mien.pipeline.finding import FaceFinder, GivenCamera, PhotoSource, opened, pixels_of
 from mien.pipeline.inputs import PhotoInputs
@@ -50,6 +50,11 @@ class SeenPhoto:
     """Prediction of the encoder for the faces; None without an encoder."""
     error: MienError | None = None
     """Why the photo could not be read."""
+
+    @property
+    def detections(self) -> tuple[FaceDetection, ...]:
+        """Its faces as they were detected."""
+        return () if self.inputs is None else tuple(face.detection for face in self.inputs.faces)
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,13 @@ class JointReconstructor:
 
     @typed_out_of_memory
     def __call__(
-        self, photos: Sequence[PhotoSource], camera: GivenCamera, *, max_pixels: int, progress: Progress | None
+        self,
+        photos: Sequence[PhotoSource],
+        camera: GivenCamera,
+        *,
+        max_pixels: int,
+        progress: Progress | None,
+        detected: Callable[[int, tuple[FaceDetection, ...]], None] | None,
     ) -> PersonReconstruction:
         """`Reconstructor.joint`, whose arguments and errors these are."""
         if not photos:
@@ -158,6 +169,8 @@ class JointReconstructor:
             seen = []
             for k, photo in enumerate(photos):
                 seen.append(self._seen(photo, camera, number=k, max_pixels=max_pixels))
+                if detected is not None and seen[k].error is None:
+                    detected(k, seen[k].detections)
                 report((k + 1) / len(photos))
         _check_any_face(seen)
         person = PersonPhotos.choose(seen)

@@ -281,6 +281,7 @@ class Reconstructor:
         principal_point_px: tuple[float, float] | None = None,
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
+        detected: Callable[[int, tuple[FaceDetection, ...]], None] | None = None,
     ) -> PersonReconstruction:
         """Reconstruct one person from several photos: one identity, albedo and texture.
 
@@ -296,6 +297,8 @@ class Reconstructor:
             principal_point_px: Position of the optical axis of all photos, as in `__call__`.
             max_pixels: Files of larger JPEGs are reduced, as `read_photo` does.
             progress: Is called with the name of a stage and the share of it that is done, 0 to 1.
+            detected: Is called with the number of a photo and its faces when they were found; not for photos that
+                cannot be read.
 
         Returns:
             The person, and the face in each photo.
@@ -316,7 +319,7 @@ class Reconstructor:
         """
         work = JointReconstructor(self._find_faces, self._find_coefficients, self.texture_builder)
         camera = GivenCamera(focal_px, principal_point_px)
-        return work(photos, camera, max_pixels=max_pixels, progress=progress)
+        return work(photos, camera, max_pixels=max_pixels, progress=progress, detected=detected)
 
     def _reconstruct(
         self, inputs: PhotoInputs, *, perception: StageTime, progress: Progress | None

@@ -1,4 +1,4 @@
-"""The photos that wait, are worked on, or are done, and the processes that work on them.
+"""The tasks that wait, are worked on, or are done, and the processes that work on them.
 
 Everything here runs in the event loop of the server, so nothing needs a lock; only waiting for a message of a process
 takes a thread.
@@ -20,16 +20,21 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mien.studio.protocol import (
+    AnyTask,
     Cancelled,
     Detected,
     Failed,
     Finished,
     HeadReady,
+    Matched,
     Message,
+    OverlayReady,
+    PersonTask,
+    PersonTracked,
+    Progress,
     Ready,
-    ShapeTask,
-    Stage,
-    Task,
+    VideoOpened,
+    VideoTask,
 )
 from mien.threads import interrupt_delayed
 
@@ -37,14 +42,20 @@ _PATIENCE_S = 5.0
 """Time in which a process stops its work before it is killed; the longest step between two reports takes less."""
 _ABANDONED_S = 15.0
 """A job whose page has gone is stopped after this time; a page that reloads is back earlier."""
+_SMALLER = "use smaller or fewer photos, or a shorter video"
+"""What to do if time or memory did not suffice."""
+_WORK_PER_VIDEO = 10.0
+"""Time for a video over its longest length: one core needs about 2 s for a second of 25 frames (docs/tracking.md)."""
 _LOOK_S = 0.2
 """How often a process that says nothing is looked after."""
+_COLLECTING_S = 600.0
+"""A person whose photos stopped coming is removed after this time."""
 _ROUND_S = 2.0
 """How often expired and abandoned jobs are looked for."""
 
 
 class QueueFull(Exception):
-    """More photos wait than the limit allows."""
+    """More tasks wait than the limit allows."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +66,52 @@ class Limits:
     """Size of a photo's file."""
     max_pixels: int = 64_000_000
     """Larger JPEGs are reduced, other files refused."""
+    person_photos: int = 50
+    """Photos of one person."""
+    person_bytes: int = 500_000_000
+    """Size of all photos of one person."""
     waiting: int = 32
-    """Photos that wait."""
+    """Tasks that wait. As many people may have photos that are still coming."""
     seconds: float = 120.0
-    """Time for one photo."""
+    """Time for one photo, and for each photo of a person."""
+    video_bytes: int = 500_000_000
+    """Size of a video's file."""
+    video_seconds: float = 300.0
+    """Length of a video."""
     keep_s: float = 3600.0
     """Results are removed this long after they were last asked for."""
+
+    def seconds_for(self, task: AnyTask) -> float:
+        """Time for a task."""
+        if isinstance(task, PersonTask):
+            return self.seconds * len(task.photos)
+        return max(self.seconds, _WORK_PER_VIDEO * self.video_seconds) if isinstance(task, VideoTask) else self.seconds
 
 
 @dataclass(eq=False)
 class Job:
-    """A photo and what is known of its faces."""
+    """A task and what is known of its faces."""
 
     id: str
-    task: Task | ShapeTask
+    task: AnyTask
     state: str = "waiting"
-    """waiting, running, done, failed or cancelled."""
-    photo_size: tuple[int, int] | None = None
-    detected: Detected | None = None
+    """collecting, waiting, running, stopping, done, failed or cancelled."""
+    uploads: dict[int, int] = field(default_factory=dict)
+    """Sizes in bytes of the photos of a person that have come, by their numbers."""
+    detected: dict[int, Detected] = field(default_factory=dict)
+    """What was found in each photo."""
+    matched: dict[int, Matched] = field(default_factory=dict)
+    """What each photo of a person counts."""
     heads: dict[int, HeadReady] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     failure: Failed | None = None
-    stage: Stage | None = None
+    video: VideoOpened | None = None
+    people: dict[int, PersonTracked] = field(default_factory=dict)
+    """The people of a video."""
+    has_overlay: bool = False
+    progress: Progress | None = None
     messages: list[Message] = field(default_factory=list)
-    """All messages but stages, for those who listen from the beginning."""
+    """All messages but those of progress, for those who listen from the beginning."""
     used: float = field(default_factory=time.monotonic)
     listeners: int = 0
     had_listener: bool = False
@@ -91,15 +124,23 @@ class Job:
 
     def note(self, message: Message) -> None:
         """Take a message in, and wake those who listen."""
-        if isinstance(message, Stage):
-            self.stage = message
+        if isinstance(message, Progress):
+            self.progress = message
         else:
             self.messages.append(message)
         match message:
             case Detected():
-                self.detected = message
+                self.detected[message.photo] = message
+            case Matched():
+                self.matched[message.photo] = message
             case HeadReady():
                 self.heads[message.face] = message
+            case VideoOpened():
+                self.video = message
+            case PersonTracked():
+                self.people[message.person] = message
+            case OverlayReady():
+                self.has_overlay = True
             case Finished():
                 self.state, self.warnings = "done", message.warnings
             case Failed():
@@ -112,7 +153,7 @@ class Job:
         changed.set()
 
     async def events(self, start: int = 0) -> AsyncIterator[tuple[int, Message]]:
-        """The messages from number `start` on, as they come, with their numbers; stages have that of the next one."""
+        """The messages from number `start` on, as they come, with their numbers; progress has that of the next one."""
         self.listeners, self.had_listener = self.listeners + 1, True
         number, shown = start, None
         try:
@@ -123,8 +164,8 @@ class Job:
                     number += 1
                 if self.ended:
                     return
-                if self.stage is not None and self.stage is not shown:
-                    shown = self.stage
+                if self.progress is not None and self.progress is not shown:
+                    shown = self.progress
                     yield number, shown
                 await changed.wait()
         finally:
@@ -170,20 +211,45 @@ class Jobs:
         folder.mkdir()
         return folder
 
-    async def submit(self, task: Task | ShapeTask) -> Job:
-        """Let a photo wait for its turn.
+    async def submit(self, task: AnyTask) -> Job:
+        """Let a task wait for its turn.
 
         Raises:
             QueueFull: Too many wait already.
         """
-        if len(self._waiting) >= self.limits.waiting:
-            raise QueueFull
         job = Job(task.folder.name, task)
         self._jobs[job.id] = job
+        try:
+            await self.start_work(job)
+        except QueueFull:
+            del self._jobs[job.id]
+            raise
+        return job
+
+    def collect(self, task: PersonTask) -> Job:
+        """Begin a job whose photos are still to come; `start_work` lets it wait for its turn.
+
+        Raises:
+            QueueFull: Too many such jobs are there.
+        """
+        if sum(job.state == "collecting" for job in self._jobs.values()) >= self.limits.waiting:
+            raise QueueFull
+        job = Job(task.folder.name, task, state="collecting")
+        self._jobs[job.id] = job
+        return job
+
+    async def start_work(self, job: Job) -> None:
+        """Let a job wait for its turn.
+
+        Raises:
+            QueueFull: Too many wait already; nothing has changed.
+        """
+        if len(self._waiting) >= self.limits.waiting:
+            raise QueueFull
+        job.state = "waiting"
         self._waiting.append(job)
         async with self._arrived:
             self._arrived.notify()
-        return job
 
     def get(self, name: str) -> Job | None:
         """The job of an id; None if there is none or it has expired."""
@@ -193,26 +259,27 @@ class Jobs:
         return job
 
     def position(self, job: Job) -> int:
-        """Number of photos that come before it."""
+        """Number of tasks that come before it."""
         return self._waiting.index(job) if job in self._waiting else 0
 
     def cancel(self, job: Job) -> None:
-        """Stop the work on a photo, or forget it if its turn has not come."""
-        if job in self._waiting:
-            self._waiting.remove(job)
+        """Stop the work on a job, or forget it if its turn has not come."""
+        if job in self._waiting or job.state == "collecting":
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(job)
             job.note(Cancelled())
         elif not job.ended:
             job.state = "stopping"
 
     def remove(self, job: Job) -> None:
-        """Stop the work, and remove the photo and its results."""
+        """Stop the work, and remove what was sent and its results."""
         self.cancel(job)
         self._jobs.pop(job.id, None)
         if job.ended:
             shutil.rmtree(job.task.folder, ignore_errors=True)
 
     async def _serve(self) -> None:
-        """Give photos to one process after another; a new one starts when one has died."""
+        """Give tasks to one process after another; a new one starts when one has died."""
         while True:
             worker = _Worker.start(self._main)
             try:
@@ -224,7 +291,7 @@ class Jobs:
                     if job.id not in self._jobs:
                         shutil.rmtree(job.task.folder, ignore_errors=True)
             finally:
-                worker.end()
+                await worker.end()
 
     async def _next(self) -> Job:
         async with self._arrived:
@@ -232,10 +299,11 @@ class Jobs:
             return self._waiting.popleft()
 
     async def _work(self, worker: _Worker, job: Job) -> None:
-        """One photo, from its task to its last message."""
+        """One job, from its task to its last message."""
         job.state = "running"
         worker.send(job.task)
-        deadline = time.monotonic() + self.limits.seconds
+        seconds = self.limits.seconds_for(job.task)
+        deadline = time.monotonic() + seconds
         stopping = False
         while not job.ended:
             if job.state == "stopping" and not stopping:
@@ -246,18 +314,17 @@ class Jobs:
             except asyncio.TimeoutError:
                 if time.monotonic() < deadline:
                     continue
-                worker.end()
-                seconds = f"{self.limits.seconds:g}"
-                late = Failed("TimeLimit", f"the work took longer than {seconds} seconds; use a smaller photo.")
+                await worker.end()
+                late = Failed("TimeLimit", f"the work took longer than {seconds:g} seconds; {_SMALLER}.")
                 message = Cancelled() if stopping else late
             if message is None:
-                worker.end()
-                message = Failed("WorkerDied", "the process that worked on the photo ended; try a smaller photo.")
+                await worker.end()
+                message = Failed("WorkerDied", f"the process that worked on it ended; {_SMALLER}.")
             job.note(message)
             job.used = time.monotonic()
 
     async def _tidy(self) -> None:
-        """Remove expired jobs, and stop those whose page has gone."""
+        """Remove expired jobs and unfinished collections, and stop jobs whose page has gone."""
         while True:
             await asyncio.sleep(_ROUND_S)
             now = time.monotonic()
@@ -265,6 +332,8 @@ class Jobs:
                 idle = now - job.used
                 if job.listeners == 0 and job.had_listener and not job.ended and idle > _ABANDONED_S:
                     self.cancel(job)
+                if job.state == "collecting" and idle > _COLLECTING_S:
+                    self.remove(job)
                 if job.ended and job.listeners == 0 and idle > self.limits.keep_s:
                     self.remove(job)
 
@@ -291,7 +360,7 @@ class _Worker:
     def alive(self) -> bool:
         return self.process.is_alive()
 
-    def send(self, message: Task | ShapeTask | Cancelled) -> None:
+    def send(self, message: AnyTask | Cancelled) -> None:
         with contextlib.suppress(OSError):  # it has died, which `message` tells
             self.connection.send(message)
 
@@ -309,11 +378,14 @@ class _Worker:
         except (EOFError, OSError):
             return None
 
-    def end(self) -> None:
-        """End the process at once: its files belong to jobs, which are removed as a whole."""
+    async def end(self) -> None:
+        """End the process at once: its files belong to jobs, which are removed as a whole.
+
+        A process that the system is slow to end (it writes to a disk that hangs, say) keeps only this photo waiting.
+        """
         if self.process.is_alive():
             self.process.kill()
-        self.process.join(_PATIENCE_S)
+        await asyncio.to_thread(self.process.join, _PATIENCE_S)
 
 
 def run_worker(connection: Connection, *, device: str, threads: int, memory_bytes: int) -> None:
