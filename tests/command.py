@@ -28,6 +28,7 @@ class FakeReconstructor:
 
     made: list[dict[str, Any]] = []  # noqa: RUF012 (shared on purpose: the commands make their own instance)
     photos: list[str] = []  # noqa: RUF012 (names of the photos that were reconstructed)
+    paths: list[Path] = []  # noqa: RUF012 (paths of the photos of people)
 
     def __init__(self, **settings: Any) -> None:
         self.made.append(settings)
@@ -70,11 +71,14 @@ class FakeReconstructor:
         max_pixels: int,
         progress: Progress | None = None,
     ) -> PersonReconstruction:
-        """One face per photo; a photo whose pixel is 0 does not show the person, and one of 9 fails."""
+        """One face per photo; a photo whose pixel is 0 does not show the person, 7 is Ctrl-C, and 9 fails."""
         self.made[-1] |= {"focal_px": focal_px, "principal_point_px": principal_point_px, "max_pixels": max_pixels}
         opened = [photo if isinstance(photo, Photo) else read_photo(photo) for photo in photos]
         self.photos += [photo.path.name for photo in opened]
+        self.paths.extend(photo.path for photo in opened)
         counts = [int(photo.pixels[0, 0, 0]) for photo in opened]
+        if 7 in counts:
+            raise KeyboardInterrupt
         if 9 in counts:
             raise FitDiverged("a number is not finite")
         if not any(counts):
