@@ -84,7 +84,7 @@ def test_the_command_line_itself_loads_neither_torch_nor_numpy() -> None:
 
 
 def test_modes_are_choices_and_the_same_as_the_reconstructors(capsys: pytest.CaptureFixture[str]) -> None:
-    from mien.pipeline.reconstructor import DETAIL_MODES, MODES
+    from mien.pipeline.modes import DETAIL_MODES, MODES
 
     assert tuple(mode.value for mode in Mode) == MODES
     assert tuple(mode.value for mode in DetailMode) == DETAIL_MODES

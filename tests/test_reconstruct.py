@@ -30,7 +30,7 @@ from mien.morphable import FaceCoefficients, load_model
 from mien.networks import FaceEncoder, save_encoder
 from mien.perception import IdentityNetwork
 from mien.pipeline import PhotoInputs, Reconstructor
-from mien.pipeline.reconstructor import _check_in_front
+from mien.pipeline.coefficients import CoefficientFinder, _check_in_front
 from mien.result import Reconstruction
 from tests.tiny import tiny_model
 
@@ -138,6 +138,31 @@ def test_faces_behind_the_camera_are_refused_with_advice(distance: float) -> Non
     with pytest.raises(FitDiverged, match="give another focal_px"):
         _check_in_front(face)
     _check_in_front(FaceCoefficients.mean(identity=2, expression=2, albedo=2, distance=0.1))
+
+
+def test_a_face_predicted_behind_the_camera_costs_no_other_face_its_steps(
+    astronaut: np.ndarray, reconstructor: Reconstructor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = CoefficientFinder.predict
+
+    def predict_left_behind(finder: CoefficientFinder, inputs: PhotoInputs, **how: bool) -> FaceCoefficients:
+        faces = predict(finder, inputs, **how)
+        for k, face in enumerate(inputs.faces):
+            if face.detection.landmarks468_px[:, 0].mean() < 270:
+                faces.pose.translation[k, 2] = -0.1
+        return faces
+
+    monkeypatch.setattr(CoefficientFinder, "predict", predict_left_behind)
+    head = astronaut[:300, 100:370]
+    by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
+    with pytest.warns(FaceLeftOut, match=r"face . of 2 was not fitted: the network places the face"):
+        steps = list(by_network.steps(np.concatenate([head, head], axis=1)))
+    assert [step.name for step in steps] == ["detected", "network", "detail"]
+    for step in steps[1:]:
+        (left,) = (k for k, face in enumerate(step.detections) if face.landmarks468_px[:, 0].mean() < 270)
+        assert [face is None for face in step.faces] == [k == left for k in range(2)]
+    with pytest.raises(FitDiverged, match="give another focal_px"):
+        list(by_network.steps(head))
 
 
 @pytest.mark.filterwarnings("ignore::mien.errors.FaceDoubtful")  # the bright one is overexposed
@@ -249,16 +274,16 @@ def test_faces_that_need_too_much_memory_together_are_computed_in_smaller_batche
     face = astronaut[:300, 100:370]
     three = np.concatenate([face, face[:, ::-1], face], axis=1)
     by_network = Reconstructor(reconstructor.model, detail=False, mode="net")
-    whole, predict, tried = by_network(three), by_network._predict, []
+    whole, predict, tried = by_network(three), CoefficientFinder.predict, []
     largest, refused = 1, -1.0
 
-    def predict_few(encoder: FaceEncoder, inputs: PhotoInputs, *, refine: bool) -> FaceCoefficients:
+    def predict_few(finder: CoefficientFinder, inputs: PhotoInputs) -> FaceCoefficients:
         tried.append(len(inputs))
         if len(inputs) > largest or inputs.faces[0].detection.landmarks468_px[:, 0].mean() < refused:
             torch.empty(10**15)  # more than any address space
-        return predict(encoder, inputs, refine=refine)
+        return predict(finder, inputs)
 
-    monkeypatch.setattr(by_network, "_predict", predict_few)
+    monkeypatch.setattr(CoefficientFinder, "predict", predict_few)
     found = by_network(three)
     assert tried == [3, 2, 1, 1, 1]
     for one, other in zip(found, whole, strict=True):
@@ -382,7 +407,7 @@ def test_the_identity_network_is_loaded_once_and_given_to_the_fit(
         raise FitDiverged("diverged on purpose")
 
     monkeypatch.setattr(IdentityNetwork, "from_assets", counted)
-    monkeypatch.setattr("mien.pipeline.reconstructor.fit", diverging)
+    monkeypatch.setattr("mien.pipeline.coefficients.fit", diverging)
     plain = replace_detail(reconstructor, detail=False)
     assert loads == []
     for _ in range(2):

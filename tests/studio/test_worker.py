@@ -40,7 +40,7 @@ def worker() -> Iterator[Connection]:
     process = context.Process(target=main, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
-    assert ours.poll(60)
+    assert ours.poll(300)
     assert ours.recv() == Ready()
     yield ours
     ours.close()
@@ -56,7 +56,7 @@ def task(folder: Path, photo: bytes, **changes: Any) -> Task:
 
 def messages(worker: Connection) -> Iterator[object]:
     while True:
-        assert worker.poll(60)
+        assert worker.poll(300)
         message = worker.recv()
         yield message
         if isinstance(message, Finished | Failed | Cancelled):

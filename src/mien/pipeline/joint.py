@@ -2,12 +2,13 @@
 
 each photo ─ perception ─► faces with features, crops and predictions; the photo itself is not kept
 features of all photos ─ the largest cluster ─► the person's face in each photo    mien.perception.same_person
-crops ─ joint fit, or mean prediction ─► coefficients                              mien.fitting.joint, here
+crops ─ joint fit, or mean prediction ─► coefficients                              mien.pipeline.coefficients
 each photo again ─► views of one texture ─► results                                mien.pipeline.texturing
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,21 +17,21 @@ import numpy as np
 import torch
 
 from mien.camera import Camera
-from mien.errors import MienError, PhotoLeftOut
-from mien.fitting import FitTargets, StageTime
-from mien.fitting.prediction import PredictedIdentity
-from mien.losses import geman_mcclure_weights
-from mien.morphable import FaceCoefficients, MorphableModel
+from mien.errors import ConfigError, ImageError, MienError, NoFaceFound, PhotoLeftOut
+from mien.fitting import FitTargets, Progress, StageClock, StageTime
+from mien.io.photo import Photo
+from mien.memory import typed_out_of_memory
+from mien.morphable import FaceCoefficients
 from mien.perception import find_person
+from mien.pipeline.coefficients import CoefficientFinder
+from mien.pipeline.finding import FaceFinder, GivenCamera, PhotoSource, opened, pixels_of
 from mien.pipeline.inputs import PhotoInputs
-from mien.pipeline.texturing import PhotoFace
+from mien.pipeline.texturing import PhotoFace, TextureBuilder
+from mien.result import PersonReconstruction, Reconstruction
 from mien.typing import Float, Tensor, UInt8
 
 DOUBTFUL = 0.25
 """A photo with a smaller weight is reported to the user: its face is probably of somebody else, or badly detected."""
-_NET_SCALE = 30.0
-"""Squared distance of a predicted identity from the mean, standard deviations of a prediction, at which its weight is a
-quarter."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,81 @@ def _reason(photo: SeenPhoto, face: int | None) -> str:
     return f"{photo.name}: no face in it is the person of the other photos; remove it, or reconstruct it alone"
 
 
-def doubtful_reason(name: str, weight: float) -> str:
+@dataclass(frozen=True)
+class JointReconstructor:
+    """Reconstructs one person from several photos."""
+
+    faces: FaceFinder
+    """Finds the faces of each photo."""
+    coefficients: CoefficientFinder
+    """Finds the coefficients of the person."""
+    textures: TextureBuilder
+    """Makes the texture and the results."""
+
+    @typed_out_of_memory
+    def __call__(
+        self, photos: Sequence[PhotoSource], camera: GivenCamera, *, max_pixels: int, progress: Progress | None
+    ) -> PersonReconstruction:
+        """`Reconstructor.joint`, whose arguments and errors these are."""
+        if not photos:
+            raise ConfigError("photos=[] is empty; give at least one photo of the person.")
+        clock = StageClock(progress)
+        with clock.stage("perception") as report:
+            seen = []
+            for k, photo in enumerate(photos):
+                seen.append(self._seen(photo, camera, number=k, max_pixels=max_pixels))
+                report((k + 1) / len(photos))
+        _check_any_face(seen)
+        person = PersonPhotos.choose(seen)
+        found, weights = self.coefficients.joint(person.targets, person.start, progress=progress)
+        fitted = self.coefficients.settings.refine_focal
+        with clock.stage("maps") as report:
+            views = person.photo_faces(found.coefficients, found.camera, weights, focal_fitted=fitted)
+            faces = self.textures.together(views, progress=report)
+        times = _mean_times((*clock.times, *found.stage_times), len(faces))
+        reasons, all_weights = list(person.reasons), [0.0] * len(person.reasons)
+        all_faces: list[Reconstruction | None] = [None] * len(reasons)
+        for k, face, photo, weight in zip(person.numbers, faces, person.photos, weights.tolist(), strict=True):
+            all_faces[k], all_weights[k] = replace(face, stage_seconds=times), weight
+            reasons[k] = _doubtful_reason(photo.name, weight)
+        for reason in filter(None, reasons):
+            warnings.warn(reason, PhotoLeftOut, stacklevel=4)
+        reference = person.numbers[_reference(found.coefficients, weights, person.inputs)]
+        return PersonReconstruction(tuple(all_faces), tuple(all_weights), tuple(reasons), reference)
+
+    def _seen(self, source: PhotoSource, camera: GivenCamera, *, number: int, max_pixels: int) -> SeenPhoto:
+        """The faces of a photo without its pixels."""
+        name = f"photo {number}" if isinstance(source, np.ndarray | Photo) else os.fspath(source)
+        seen = SeenPhoto(
+            name, lambda: pixels_of(opened(source, max_pixels=max_pixels)), None, torch.zeros(0, 128), None
+        )
+        try:
+            inputs = self.faces(opened(source, max_pixels=max_pixels), camera)
+        except NoFaceFound:
+            return seen
+        except ImageError as error:
+            return replace(seen, error=error)
+        recognition, targets = self.coefficients.identity_network, inputs.targets
+        with torch.no_grad():
+            features = recognition(recognition.crop(targets.crops, targets.landmarks68_px))
+        start = None if self.coefficients.encoder is None else self.coefficients.predict(inputs)
+        return replace(seen, inputs=_without_pixels(inputs), features=features, start=start)
+
+
+def _check_any_face(seen: Sequence[SeenPhoto]) -> None:
+    """Raise the error of the first photo if no photo could be read, or `NoFaceFound`."""
+    if any(photo.inputs is not None for photo in seen):
+        return
+    errors = [photo.error for photo in seen if photo.error is not None]
+    if len(errors) == len(seen):
+        raise errors[0]
+    raise NoFaceFound(
+        f"no face was found in any of the {len(seen)} photos; a face needs at least 30 pixels. Use larger or sharper "
+        "photos of the person."
+    )
+
+
+def _doubtful_reason(name: str, weight: float) -> str:
     """Why a photo that the person fits badly counts for little; empty for the others."""
     if weight >= DOUBTFUL:
         return ""
@@ -144,20 +219,13 @@ def doubtful_reason(name: str, weight: float) -> str:
     )
 
 
-def warn_about_photos(reasons: Sequence[str]) -> None:
-    """Warn of photos that are left out or count for little."""
-    for reason in reasons:
-        if reason:
-            warnings.warn(reason, PhotoLeftOut, stacklevel=4)
-
-
-def without_pixels(inputs: PhotoInputs) -> PhotoInputs:
+def _without_pixels(inputs: PhotoInputs) -> PhotoInputs:
     """The inputs without the photo, of which only the size remains."""
     pixels = np.broadcast_to(np.zeros((1, 1, 1), np.uint8), inputs.pixels.shape)
     return replace(inputs, pixels=pixels)
 
 
-def reference_of(coefficients: FaceCoefficients, weights: Float[Tensor, "B"], inputs: Sequence[PhotoInputs]) -> int:
+def _reference(coefficients: FaceCoefficients, weights: Float[Tensor, "B"], inputs: Sequence[PhotoInputs]) -> int:
     """The photo that shows the person best.
 
     Args:
@@ -170,37 +238,7 @@ def reference_of(coefficients: FaceCoefficients, weights: Float[Tensor, "B"], in
     return int((weights.cpu() * facing * sizes).argmax())
 
 
-def mean_prediction(
-    model: MorphableModel, faces: FaceCoefficients, *, sigma_m: float
-) -> tuple[FaceCoefficients, Float[Tensor, "B"]]:
-    """One identity and albedo from predictions of a network: their mean, weighted by precision.
-
-    A head that is turned shows less of its face, so its prediction counts by the squared cosine of the turn. A
-    prediction far from the others loses its influence.
-
-    Args:
-        model: The morphable model.
-        faces: The prediction for each photo.
-        sigma_m: Standard deviation of the position of a vertex in a prediction, metres.
-
-    Returns:
-        The faces with the mean identity and albedo, and the influence of each photo, 0 to 1.
-    """
-    precision = faces.pose.rotmat()[:, 2, 2].clamp(min=0.2).square()
-    predicted, weights = PredictedIdentity.of(model, faces.identity, sigma_m=sigma_m), torch.ones_like(precision)
-    if len(precision) > 2:  # two predictions are equally far from their mean
-        for _ in range(3):
-            mean = predicted.joined(weights * precision).identity
-            offsets = predicted.identity - mean
-            squared = ((offsets @ predicted.precision) * offsets).sum(1)
-            weights = geman_mcclure_weights(squared, scale_sq=_NET_SCALE)
-    share = (weights * precision / (weights * precision).sum())[:, None]
-    identity = (share * faces.identity).sum(0).expand_as(faces.identity)
-    albedo = (share * faces.albedo).sum(0).expand_as(faces.albedo)
-    return replace(faces, identity=identity.clone(), albedo=albedo.clone()), weights
-
-
-def mean_times(times: Sequence[StageTime], count: int) -> tuple[tuple[str, float], ...]:
+def _mean_times(times: Sequence[StageTime], count: int) -> tuple[tuple[str, float], ...]:
     """Durations per photo; those of stages of the same name are summed."""
     summed: dict[str, float] = {}
     for time in times:

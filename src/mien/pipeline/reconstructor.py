@@ -1,7 +1,7 @@
 """From one photo to a list of faces.
 
-photo ─ perception ─► crops and landmarks of each face    mien.pipeline.inputs
-crops ─ fit or network ─► coefficients                    here
+photo ─ perception ─► crops and landmarks of each face    mien.pipeline.finding
+crops ─ fit or network ─► coefficients                    mien.pipeline.coefficients
 coefficients ─ detail, texture ─► results                 mien.pipeline.texturing
 """
 
@@ -9,43 +9,15 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from mien.camera import Camera
-from mien.errors import (
-    BackendUnavailable,
-    ConfigError,
-    FaceDoubtful,
-    FaceLeftOut,
-    FitDiverged,
-    ImageError,
-    NoFaceFound,
-    OutOfMemory,
-)
-from mien.fitting import (
-    DetailSettings,
-    FitSettings,
-    FitTargets,
-    Progress,
-    StageClock,
-    StageTime,
-    align_to_points,
-    fit,
-    fit_joint,
-    fit_lids,
-    fit_prediction,
-    trusted_point_weights,
-    with_light_and_albedo,
-)
-from mien.io.photo import Photo, read_photo
+from mien.errors import BackendUnavailable, ConfigError, FaceDoubtful, FaceLeftOut, FitDiverged, OutOfMemory
+from mien.fitting import DetailSettings, FitSettings, Progress, StageClock, StageTime
 from mien.io.photo_files import MAX_PIXELS
 from mien.memory import typed_out_of_memory
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
@@ -53,29 +25,20 @@ from mien.networks import (
     DEFAULT_DETAIL,
     DEFAULT_ENCODER,
     DetailNetwork,
-    FaceEncoder,
     has_packaged_encoder,
     load_detail,
     load_encoder,
 )
 from mien.networks.detail_unet import CROP_SHARE
-from mien.perception import FaceDetection, FaceDetector, FaceParts, IdentityNetwork, Pin, pinned
+from mien.perception import FaceDetection, FaceDetector, IdentityNetwork, Pin
+from mien.pipeline.coefficients import CoefficientFinder, is_in_front
+from mien.pipeline.finding import FaceFinder, GivenCamera, PhotoSource, opened
 from mien.pipeline.inputs import PhotoInputs
-from mien.pipeline.joint import (
-    PersonPhotos,
-    SeenPhoto,
-    doubtful_reason,
-    mean_prediction,
-    mean_times,
-    reference_of,
-    warn_about_photos,
-    without_pixels,
-)
+from mien.pipeline.joint import JointReconstructor
+from mien.pipeline.modes import ModeSettings
 from mien.pipeline.texturing import TextureBuilder
-from mien.quality import COVERED_ABOVE
 from mien.result import PersonReconstruction, Reconstruction
 from mien.threads import warn_about_threads
-from mien.typing import Float, Tensor, UInt8
 
 TEXTURE_SIZES = (256, 512, 1024, 2048)
 TEXTURE_SIZE = 1024
@@ -85,61 +48,6 @@ NET_TEXTURE_SIZE = 256
 QUICK_TEXTURE_SIZE = 384
 """Side of the texture of results that better ones replace within a second."""
 RESOLUTIONS = (224, 512, 1024)
-UPRIGHT_ROLL = math.radians(30)
-"""A head with more roll is turned upright for the encoder, which was trained on few such heads. On two portraits the
-landmark error grew from 2.4 % of the eyes' distance to 4 % at 60° of roll and 36 % at 90°; upside down the encoder
-failed."""
-NEAREST_M = 0.05
-"""Least distance of the middle of a head to the camera."""
-MODES = ("fit", "net", "auto")
-"""How coefficients are found: by optimisation, by the encoder, or by optimisation from the encoder's prediction."""
-DETAIL_MODES = ("fit", "net")
-"""How the detail maps are found: by optimisation, or by the detail network."""
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The settings of a reconstructor that depend on each other, checked together."""
-
-    mode: str
-    detail: bool
-    detail_mode: str | None
-    refine_focal: bool
-    encoder: str
-    detail_network: str
-    settings: FitSettings | None
-    detail_settings: DetailSettings | None
-
-    @property
-    def detail_by_network(self) -> bool:
-        chosen = self.detail_mode or ("net" if self.mode == "net" else "fit")
-        return self.detail and chosen == "net"
-
-    def check(self) -> None:
-        """Raise ConfigError for an unknown mode, or for a setting that the chosen modes do not use."""
-        for name, value, choices in (("mode", self.mode, MODES), ("detail_mode", self.detail_mode, DETAIL_MODES)):
-            if value is not None and value not in choices:
-                raise ConfigError(f"{name}={value!r} is not a mode; choose one of {', '.join(choices)}.")
-        fit_detail = self.detail and not self.detail_by_network
-        # The one table of which setting is used when: name, whether it was given, where it is used, what to do.
-        for name, given, used, advice in (
-            ("encoder", self.encoder != DEFAULT_ENCODER, self.mode != "fit", "choose mode net or auto"),
-            ("refine_focal", self.refine_focal, self.mode != "net", "choose mode fit or auto"),
-            ("settings", self.settings not in (None, FitSettings()), self.mode != "net", "choose mode fit or auto"),
-            ("detail_mode", self.detail_mode is not None, self.detail, "turn detail on"),
-            ("detail_network", self.detail_network != DEFAULT_DETAIL, self.detail_by_network, "choose detail_mode net"),
-            (
-                "detail_settings",
-                self.detail_settings not in (None, DetailSettings()),
-                fit_detail,
-                "choose detail_mode fit",
-            ),
-        ):
-            if given and not used:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} is not used with mode={self.mode!r}, detail={self.detail}, "
-                    f"detail_mode={self.detail_mode!r}; {advice}, or leave {name} out."
-                )
 
 
 @dataclass(frozen=True)
@@ -150,17 +58,8 @@ class ReconstructionStep:
     """What was done last: "detected", "network", "fit" or "detail"."""
     detections: tuple[FaceDetection, ...]
     """All faces of the photo, the most prominent first."""
-    faces: tuple[Reconstruction, ...]
-    """Their results in the same order; none before a network or fit has run."""
-
-
-@dataclass(frozen=True)
-class _Coefficients:
-    """The coefficients of a batch of faces, with their cameras and the time they took."""
-
-    coefficients: FaceCoefficients
-    camera: Camera
-    stage_times: tuple[StageTime, ...]
+    faces: tuple[Reconstruction | None, ...]
+    """Their results in the same order; None where there is none yet, or the face could not be fitted."""
 
 
 class Reconstructor:
@@ -226,7 +125,7 @@ class Reconstructor:
         self.model = _on_device(model if isinstance(model, MorphableModel) else load_model(model), self.device)
         if mode is None:
             mode = "auto" if encoder != DEFAULT_ENCODER or has_packaged_encoder(self.model) else "fit"
-        chosen = _Settings(
+        chosen = ModeSettings(
             mode, detail, detail_mode, refine_focal, str(encoder), str(detail_network), settings, detail_settings
         )
         chosen.check()
@@ -236,10 +135,12 @@ class Reconstructor:
             raise ConfigError(f"texture_size={texture_size} is not offered; choose one of {TEXTURE_SIZES}.")
         if max_faces is not None and max_faces < 1:
             raise ConfigError(f"max_faces={max_faces} is out of range; use at least 1, or None for all faces.")
-        self.detector = FaceDetector(device=device)
         self.mode, self.max_faces = mode, max_faces
         self.settings = replace(settings or FitSettings(), seed=seed, refine_focal=refine_focal)
+        self.detector = FaceDetector(device=device)
         self.encoder = None if mode == "fit" else load_encoder(self.model, encoder).to(self.device)
+        self._find_faces = FaceFinder(self.detector, self.device, max_faces)
+        self._find_coefficients = CoefficientFinder(self.model, self.encoder, mode != "net", self.settings)
         maps: DetailNetwork | DetailSettings | None = detail_settings or DetailSettings()
         if chosen.detail_by_network:
             maps = load_detail(self.model, detail_network).to(self.device)
@@ -251,14 +152,14 @@ class Reconstructor:
             texture_size=texture_size or (max(NET_TEXTURE_SIZE, detail_crop_px) if mode == "net" else TEXTURE_SIZE),
         )
 
-    @functools.cached_property
+    @property
     def identity_network(self) -> IdentityNetwork:
         """The recognition network of the fit's identity loss, loaded at its first use: never in mode "net"."""
-        return IdentityNetwork.from_assets().to(self.device)
+        return self._find_coefficients.identity_network
 
     def __call__(
         self,
-        photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        photo: PhotoSource,
         *,
         focal_px: float | None = None,
         principal_point_px: tuple[float, float] | None = None,
@@ -294,10 +195,10 @@ class Reconstructor:
             FaceDoubtful: A face has flags in its `quality`; once per face.
             PhotoReduced: The file is a JPEG of more than 64 megapixels; `read_photo` has another limit.
         """
-        inputs, perception = self._opened(
-            photo, focal_px=focal_px, principal_point_px=principal_point_px, pins=(), progress=progress
-        )
-        faces = self._reconstruct(inputs, perception=perception, progress=progress)
+        clock, camera = StageClock(progress), GivenCamera(focal_px, principal_point_px)
+        with clock.stage("perception"):
+            inputs = self._find_faces(opened(photo), camera)
+        faces = self._reconstruct(inputs, perception=clock.times[0], progress=progress)
         for number, face in enumerate(faces, 1):
             if face.quality is not None and face.quality.flags:
                 which = f"face {number} of {len(faces)}: " if len(faces) > 1 else ""
@@ -306,7 +207,7 @@ class Reconstructor:
 
     def steps(
         self,
-        photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
+        photo: PhotoSource,
         *,
         focal_px: float | None = None,
         principal_point_px: tuple[float, float] | None = None,
@@ -333,39 +234,37 @@ class Reconstructor:
             NoFaceFound: As in a call, like the other errors.
 
         Warns:
-            FaceLeftOut: A face could not be fitted; its prediction stays.
+            FaceLeftOut: A face could not be fitted; its prediction stays, if there is one.
         """
-        inputs, _ = self._opened(
-            photo, focal_px=focal_px, principal_point_px=principal_point_px, pins=pins, progress=progress
-        )
+        camera = GivenCamera(focal_px, principal_point_px)
+        with StageClock(progress).stage("perception"):
+            inputs = self._find_faces(opened(photo), camera, pins=pins)
         detections = tuple(face.detection for face in inputs.faces)
-        yield ReconstructionStep("detected", detections, ())
         faces: list[Reconstruction | None] = [None] * len(inputs)
-
-        def step(name: str) -> ReconstructionStep:
-            return ReconstructionStep(name, detections, tuple(face for face in faces if face is not None))
-
+        yield ReconstructionStep("detected", detections, tuple(faces))
         if self.encoder is not None:
-            with torch.no_grad():
-                quick = self._with_lids(self._predict(self.encoder, inputs, refine=True), inputs.targets)
+            quick = self._find_coefficients.predict(inputs, refine=True)
             for k in range(len(inputs)):
                 one = slice(k, k + 1)
-                faces[k] = self._quick_builder(inputs[one], quick[one], inputs.targets.camera[one])
-            yield step("network")
+                if is_in_front(quick[one]):
+                    faces[k] = self._quick_builder(inputs[one], quick[one], inputs.targets.camera[one])
+            yield ReconstructionStep("network", detections, tuple(faces))
         for k in range(len(inputs)):
             one = inputs[k : k + 1]
             try:
-                found = self._coefficients(one, progress=progress)
+                found = self._find_coefficients(one, progress=progress)
                 one = self._after_fit(one)
                 if self.mode != "net":
                     faces[k] = self._quick_builder(one, found.coefficients, found.camera)
-                    yield step("fit")
+                    yield ReconstructionStep("fit", detections, tuple(faces))
                 with StageClock(progress).stage("maps") as report:
                     faces[k] = self.texture_builder(one, found.coefficients, found.camera, progress=report)
             except FitDiverged as error:
+                if len(inputs) == 1 and faces[k] is None:
+                    raise
                 warnings.warn(FaceLeftOut(f"face {k + 1} of {len(inputs)} was not fitted: {error}"), stacklevel=2)
                 continue
-            yield step("detail")
+            yield ReconstructionStep("detail", detections, tuple(faces))
 
     @functools.cached_property
     def _quick_builder(self) -> TextureBuilder:
@@ -374,25 +273,9 @@ class Reconstructor:
             self.model, detail=None, resolution=self.texture_builder.resolution, texture_size=QUICK_TEXTURE_SIZE
         )
 
-    def _opened(
-        self,
-        photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"],
-        *,
-        focal_px: float | None,
-        principal_point_px: tuple[float, float] | None,
-        pins: Sequence[Sequence[Pin]],
-        progress: Progress | None,
-    ) -> tuple[PhotoInputs, StageTime]:
-        """Read a photo and find its faces."""
-        clock = StageClock(progress)
-        with clock.stage("perception"):
-            opened = photo if isinstance(photo, np.ndarray | Photo) else read_photo(photo)
-            inputs = self._read_inputs(opened, focal_px=focal_px, principal_point_px=principal_point_px, pins=pins)
-        return inputs, clock.times[0]
-
     def joint(
         self,
-        photos: Sequence[Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"]],
+        photos: Sequence[PhotoSource],
         *,
         focal_px: float | None = None,
         principal_point_px: tuple[float, float] | None = None,
@@ -431,126 +314,9 @@ class Reconstructor:
             >>> person = mien.Reconstructor().joint(["anna1.jpg", "anna2.jpg", "anna3.jpg"])
             >>> person.face.save("out/anna")
         """
-        if not photos:
-            raise ConfigError("photos=[] is empty; give at least one photo of the person.")
-        clock = StageClock(progress)
-        with clock.stage("perception") as report:
-            seen = []
-            for k, photo in enumerate(photos):
-                source = _PhotoSource(photo, f"photo {k}", max_pixels)
-                seen.append(self._seen(source, focal_px=focal_px, principal_point_px=principal_point_px))
-                report((k + 1) / len(photos))
-        if all(photo.inputs is None for photo in seen):
-            errors = [photo.error for photo in seen if photo.error is not None]
-            if len(errors) == len(seen):
-                raise errors[0]
-            raise NoFaceFound(
-                f"no face was found in any of the {len(seen)} photos; a face needs at least 30 pixels. Use larger or "
-                "sharper photos of the person."
-            )
-        return self._joint(PersonPhotos.choose(seen), clock=clock, progress=progress)
-
-    @typed_out_of_memory
-    def _joint(self, person: PersonPhotos, *, clock: StageClock, progress: Progress | None) -> PersonReconstruction:
-        found, weights = self._joint_coefficients(person, progress=progress)
-        fitted = self.settings.refine_focal
-        photos = person.photo_faces(found.coefficients, found.camera, weights, focal_fitted=fitted)
-        with clock.stage("maps") as report:
-            faces = self.texture_builder.together(photos, progress=report)
-        times = mean_times((*clock.times, *found.stage_times), len(faces))
-        reasons, all_weights = list(person.reasons), [0.0] * len(person.reasons)
-        all_faces: list[Reconstruction | None] = [None] * len(reasons)
-        for k, face, photo, weight in zip(person.numbers, faces, person.photos, weights.tolist(), strict=True):
-            all_faces[k], all_weights[k] = replace(face, stage_seconds=times), weight
-            reasons[k] = doubtful_reason(photo.name, weight)
-        warn_about_photos(reasons)
-        reference = person.numbers[reference_of(found.coefficients, weights, person.inputs)]
-        return PersonReconstruction(tuple(all_faces), tuple(all_weights), tuple(reasons), reference)
-
-    def _joint_coefficients(
-        self, person: PersonPhotos, *, progress: Progress | None
-    ) -> tuple[_Coefficients, Float[Tensor, "B"]]:
-        """The coefficients, found as `mode` says, and the influence of each photo."""
-        targets, clock = person.targets, StageClock(progress)
-        if self.mode == "net" and person.start is not None:
-            with clock.stage("network"), torch.no_grad():
-                faces, weights = mean_prediction(self.model, person.start, sigma_m=self.settings.prediction_sigma)
-                faces = self._with_lids(self._aligned(faces, targets), targets)
-            return _Coefficients(faces, targets.camera, tuple(clock.times)), weights
-        recognition = self.identity_network if self.settings.recognition_weight else None
-        result = fit_joint(
-            self.model,
-            targets,
-            settings=self.settings,
-            recognition=recognition,
-            start=person.start,
-            progress=progress,
-        )
-        return _Coefficients(result.coefficients, result.camera, result.stage_times), result.photo_weights
-
-    @typed_out_of_memory
-    def _seen(
-        self, source: _PhotoSource, *, focal_px: float | None, principal_point_px: tuple[float, float] | None
-    ) -> SeenPhoto:
-        """The faces of a photo without its pixels."""
-        seen = SeenPhoto(source.name, source.pixels, None, torch.zeros(0, 128), None)
-        try:
-            inputs = self._read_inputs(source.open(), focal_px=focal_px, principal_point_px=principal_point_px)
-        except NoFaceFound:
-            return seen
-        except ImageError as error:
-            return replace(seen, error=error)
-        targets, start = inputs.targets, None
-        with torch.no_grad():
-            features = self.identity_network(self.identity_network.crop(targets.crops, targets.landmarks68_px))
-            if self.encoder is not None:
-                start = self._with_lids(self._predict(self.encoder, inputs, refine=self.mode == "net"), targets)
-        return replace(seen, inputs=without_pixels(inputs), features=features, start=start)
-
-    def _read_inputs(
-        self,
-        photo: Photo | UInt8[np.ndarray, "H W 3"],
-        *,
-        focal_px: float | None,
-        principal_point_px: tuple[float, float] | None,
-        pins: Sequence[Sequence[Pin]] = (),
-    ) -> PhotoInputs:
-        exif_focal_px = photo.focal_px if isinstance(photo, Photo) else None
-        reduction = photo.reduction if isinstance(photo, Photo) else 1
-        return self._inputs(
-            _pixels(photo),
-            focal_px=None if focal_px is None else focal_px / reduction,
-            exif_focal_px=exif_focal_px,
-            principal_point_px=_reduced(principal_point_px, reduction),
-            pins=pins,
-        )
-
-    @typed_out_of_memory
-    def _inputs(
-        self,
-        pixels: UInt8[np.ndarray, "H W 3"],
-        *,
-        focal_px: float | None,
-        exif_focal_px: float | None,
-        principal_point_px: tuple[float, float] | None,
-        pins: Sequence[Sequence[Pin]],
-    ) -> PhotoInputs:
-        detections = self.detector.detect(pixels, max_faces=self.max_faces)
-        if not detections:
-            raise NoFaceFound(
-                f"no face was found in the {pixels.shape[1]} × {pixels.shape[0]} photo; a face needs at least 30 "
-                "pixels. Use a larger or sharper photo of it."
-            )
-        if len(pins) > len(detections):
-            raise ConfigError(f"pins are given for {len(pins)} faces, and the photo shows {len(detections)}.")
-        return PhotoInputs.of(
-            pixels,
-            [*map(pinned, detections, pins), *detections[len(pins) :]],
-            focal_px=focal_px,
-            exif_focal_px=exif_focal_px,
-            principal_point_px=principal_point_px,
-            device=self.device,
-        )
+        work = JointReconstructor(self._find_faces, self._find_coefficients, self.texture_builder)
+        camera = GivenCamera(focal_px, principal_point_px)
+        return work(photos, camera, max_pixels=max_pixels, progress=progress)
 
     def _reconstruct(
         self, inputs: PhotoInputs, *, perception: StageTime, progress: Progress | None
@@ -581,7 +347,7 @@ class Reconstructor:
         self, inputs: PhotoInputs, *, perception: StageTime, progress: Progress | None
     ) -> list[Reconstruction]:
         count, clock = len(inputs), StageClock(progress)
-        found = self._coefficients(inputs, progress=progress)
+        found = self._find_coefficients(inputs, progress=progress)
         inputs, faces = self._after_fit(inputs), []
         with clock.stage("maps") as report:
             for k in range(count):
@@ -609,127 +375,11 @@ class Reconstructor:
         Raises:
             FitDiverged: A face could not be fitted.
         """
-        return self._coefficients(inputs, progress=None).coefficients
-
-    def _coefficients(self, inputs: PhotoInputs, *, progress: Progress | None) -> _Coefficients:
-        """The coefficients, found as `mode` says."""
-        start, clock, targets = None, StageClock(progress), inputs.targets
-        if self.encoder is not None:
-            with clock.stage("network"), torch.no_grad():
-                predicted = self._predict(self.encoder, inputs, refine=self.mode == "net")
-                start = self._with_lids(predicted, targets)
-        if start is not None and self.mode == "net":
-            _check_in_front(start)  # a fit finds another place
-            if any(map(_is_covered, inputs.parts)):
-                with clock.stage("light and albedo"):
-                    start = self._with_light_of_visible_skin(start, inputs)
-            return _Coefficients(start, targets.camera, tuple(clock.times))
-        recognition = self.identity_network if self.settings.recognition_weight else None
-        result = fit(
-            self.model, targets, settings=self.settings, recognition=recognition, start=start, progress=progress
-        )
-        return _Coefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
-
-    def _predict(self, encoder: FaceEncoder, inputs: PhotoInputs, *, refine: bool) -> FaceCoefficients:
-        """The encoder's prediction on the detected points.
-
-        Heads that lie on their side or upside down are turned upright for the encoder. A refiner that starts from the
-        landmarks has learnt from fits what they make of a photo. In front of a fit it is left out (`refine`): there the
-        prediction is of use since its errors are others.
-        """
-        rolls, targets = self._large_rolls(inputs), inputs.targets
-        upright, back = inputs.rolled(rolls), torch.tensor(rolls, device=self.device)
-        points = upright.landmarks468_px
-        faces = self._aligned(
-            encoder.encode(upright.crops, upright.camera, landmarks468_px=points).rolled(back), targets
-        )
-        if not refine or encoder.refine_from != "landmarks":
-            return faces
-        fitted = fit_prediction(self.model, targets, faces, settings=self.settings).rolled(-back)
-        refined = encoder.refine(upright.crops, upright.camera, fitted, landmarks468_px=points)
-        return self._aligned(refined.rolled(back), targets)
-
-    def _with_light_of_visible_skin(self, faces: FaceCoefficients, inputs: PhotoInputs) -> FaceCoefficients:
-        """The faces with light and albedo fitted to their visible skin, where the encoder also saw what covers them."""
-        found = []
-        for k, parts in enumerate(inputs.parts):
-            one = slice(k, k + 1)
-            face, targets = faces[one], inputs.targets[one]
-            if _is_covered(parts):
-                face = with_light_and_albedo(self.model, targets, face, settings=self.settings, warm=True)
-            found.append(face)
-        return FaceCoefficients.join(found)
-
-    def _with_lids(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
-        """The faces with the detected opening of the eyes."""
-        return fit_lids(
-            self.model,
-            faces,
-            targets.camera,
-            points_px=targets.landmarks468_px,
-            sigma=self.settings.lid_sigma,
-            expression_sigma=self.settings.expression_sigma_of(self.model),
-        )
-
-    def _aligned(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
-        weights = trusted_point_weights(self.model, targets)
-        return align_to_points(
-            self.model, faces, targets.camera, points_px=targets.landmarks468_px, point_weights=weights
-        )
-
-    @staticmethod
-    def _large_rolls(inputs: PhotoInputs) -> Sequence[float]:
-        return [face.roll if abs(face.roll) > UPRIGHT_ROLL else 0.0 for face in inputs.faces]
-
-
-def _check_in_front(faces: FaceCoefficients) -> None:
-    """Refuse faces that are not in front of the camera: nothing can be drawn of them."""
-    distances_m = faces.pose.translation[:, 2]
-    if not (distances_m > NEAREST_M).all():
-        nearest = ", ".join(f"{distance:.2f}" for distance in distances_m.tolist())
-        raise FitDiverged(
-            f"the network places the face at {nearest} m from the camera, where no camera sees it; the focal length is "
-            "probably wrong: give another focal_px, or use mode fit."
-        )
-
-
-def _is_covered(parts: FaceParts) -> bool:
-    return parts.covered_shares.face > COVERED_ABOVE
-
-
-def _pixels(photo: Photo | UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    return photo.pixels if isinstance(photo, Photo) else photo
-
-
-@dataclass(frozen=True)
-class _PhotoSource:
-    """A photo as `Reconstructor.joint` gets it."""
-
-    photo: Photo | str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"]
-    default_name: str
-    """Name of a photo that is no file."""
-    max_pixels: int
-
-    @property
-    def name(self) -> str:
-        return self.default_name if isinstance(self.photo, np.ndarray | Photo) else os.fspath(self.photo)
-
-    def open(self) -> Photo | UInt8[np.ndarray, "H W 3"]:
-        if isinstance(self.photo, np.ndarray | Photo):
-            return self.photo
-        return read_photo(self.photo, max_pixels=self.max_pixels)
-
-    def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
-        return _pixels(self.open())
+        return self._find_coefficients(inputs, progress=None).coefficients
 
 
 def _slice(part: range) -> slice:
     return slice(part.start, part.stop)
-
-
-def _reduced(point_px: tuple[float, float] | None, reduction: int) -> tuple[float, float] | None:
-    """A position in a file, in pixels of the reduced photo."""
-    return None if point_px is None else (point_px[0] / reduction, point_px[1] / reduction)
 
 
 def _report_part(report: Callable[[float], None], part: int, count: int, share: float) -> None:

@@ -123,7 +123,7 @@ class _Worker:
                 _write_preview(photo, task.folder / PREVIEW_NAME)
                 self._send(_detected(step, photo))
             for index, face in enumerate(step.faces):
-                if written.get(index) is not face:
+                if face is not None and written.get(index) is not face:
                     written[index] = face
                     self._write(index, face, step.name, photo, parent=task.folder, formats=formats)
 
@@ -186,7 +186,7 @@ class _Worker:
         _ = reconstructor.identity_network
         with as_file(files("mien.studio").joinpath("static/examples/astronaut.jpg")) as path:
             for step in reconstructor.steps(path):
-                if step.name == "network":
+                if step.name == "network" and step.faces[0] is not None:
                     self._shown(step.faces[0], final=False)
                     return
 
