@@ -21,7 +21,7 @@ import torch
 from mien.errors import ConfigError, FaceLeftOut
 from mien.io.photo import Photo, read_photo
 from mien.pipeline import Reconstructor
-from mien.result import PersonReconstruction
+from mien.pipeline.joint import PersonFaces
 from mien.scale import preload
 from mien.scale.output_folder import PersonFolder, PhotoFolder, open_output
 from mien.scale.photo_work import PhotoSettings
@@ -51,10 +51,10 @@ class _Fake(FakeReconstructor):
             raise AssertionError("more than one thread")
         return faces
 
-    def joint(self, photos: Any, **settings: Any) -> PersonReconstruction:
+    def joint_one_by_one(self, photos: Any, **settings: Any) -> PersonFaces:
         if any(read_photo(photo).pixels[0, 0, 0] == 20 for photo in photos):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().joint(photos, **settings)
+        return super().joint_one_by_one(photos, **settings)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from mien.morphable import MorphableModel
@@ -15,6 +17,10 @@ COLOUR = torch.tensor([0.7, 0.5, 0.4])[None, :, None, None]
 
 def view(albedo: Tensor, weights: Tensor, quality: float = 1.0) -> TextureView:
     return TextureView(albedo.half(), weights.half(), torch.full_like(weights, quality).half())
+
+
+def merged_of(views: Sequence[TextureView]) -> tuple[Tensor, Tensor]:
+    return merge_views(views.__getitem__, len(views))
 
 
 def pattern() -> Tensor:
@@ -31,17 +37,17 @@ def left() -> Tensor:
 
 def test_one_photo_stays_as_it_is() -> None:
     albedo, weights = pattern(), left()
-    merged, seen = merge_views([view(albedo, weights)])
+    merged, seen = merged_of([view(albedo, weights)])
     torch.testing.assert_close(merged, albedo, rtol=0, atol=1e-3)
     assert torch.equal(seen, weights)
 
 
 def test_each_photo_gives_the_part_that_it_shows() -> None:
     albedo = pattern()
-    merged, seen = merge_views([view(albedo, left()), view(albedo, 1 - left())])
+    merged, seen = merged_of([view(albedo, left()), view(albedo, 1 - left())])
     torch.testing.assert_close(merged, albedo, rtol=0, atol=2e-2)
     assert seen.min() == 1
-    nothing, seen = merge_views([view(albedo, torch.zeros_like(left())), view(albedo, left())])
+    nothing, seen = merged_of([view(albedo, torch.zeros_like(left())), view(albedo, left())])
     assert torch.isfinite(nothing).all()
     assert torch.equal(seen, left())
 
@@ -51,7 +57,7 @@ def test_another_light_leaves_no_seam() -> None:
     overlap = left()
     overlap[..., : 3 * SIZE // 4] = 1
     tint = torch.tensor([1.1, 1.2, 1.3])[None, :, None, None]
-    merged, _ = merge_views(
+    merged, _ = merged_of(
         [view(COLOUR.expand(1, 3, SIZE, SIZE), overlap), view(COLOUR * tint + 0 * overlap, overlap.flip(-1))]
     )
     steps = (merged[..., 1:] - merged[..., :-1]).abs().amax()
@@ -60,7 +66,7 @@ def test_another_light_leaves_no_seam() -> None:
 
 def test_the_sharper_photo_gives_the_detail() -> None:
     sharp, blurred, weights = pattern(), COLOUR.expand(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)
-    merged, _ = merge_views([view(sharp, weights), view(blurred, weights, 0.3)])
+    merged, _ = merged_of([view(sharp, weights), view(blurred, weights, 0.3)])
     error, contrast = (merged - sharp).abs().mean(), (sharp - blurred).abs().mean()
     assert error < 0.1 * contrast
 
@@ -69,7 +75,7 @@ def test_a_hand_in_one_of_three_photos_is_left_out() -> None:
     weights, plain = torch.ones(1, 1, SIZE, SIZE), COLOUR.expand(1, 3, SIZE, SIZE)
     hand = plain.clone()
     hand[..., 32:64, 32:64] = 0.05
-    merged, _ = merge_views([view(hand, weights), view(plain, weights), view(plain, weights)])
+    merged, _ = merged_of([view(hand, weights), view(plain, weights), view(plain, weights)])
     assert (merged - plain).abs()[..., 42:54, 42:54].max() < 0.1  # blocks fade into each other
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mien.fitting import Progress
     from mien.io.photo_arguments import RemotePhoto
     from mien.pipeline import Reconstructor
-    from mien.result import PersonReconstruction
 
 
 def people_of(photos: Sequence[Path | RemotePhoto], *, by_folder: bool) -> dict[str, list[Path | RemotePhoto]]:
@@ -79,7 +78,7 @@ def write_person(
     settings = replace(settings, formats=parse_formats([*parse_formats(settings.formats), "overlay"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PhotoLeftOut)  # the rows have the reasons
-        found = reconstructor.joint(
+        found = reconstructor.joint_one_by_one(
             # A photo of the net or of standard input cannot be read twice; it is small beside the results.
             [photo if isinstance(photo, Path) else read_argument(photo, max_pixels=settings.max_pixels)
              for photo in folder.photos],
@@ -89,29 +88,32 @@ def write_person(
             progress=progress,
         )  # fmt: skip
     begin()
-    faces = {number: face for number, face in enumerate(found.faces) if face is not None}
-    places = [(number, folder.places[number][1] / PERSON_FACE) for number in faces]
-    for done, (number, place) in enumerate([(found.reference, folder.face), *places]):
-        if progress is not None:
-            progress("writing", done / (1 + len(places)))
-        photo = read_argument(folder.photos[number], max_pixels=settings.max_pixels)
-        settings.write(faces[number], photo, place, model=reconstructor.model)
-    _remove_stale_photos(folder.path, {place for _, place in places})
-    return tuple(_rows(folder, found, seconds=(time.perf_counter() - start) / len(folder.photos)))
-
-
-def _rows(folder: PersonFolder, found: PersonReconstruction, *, seconds: float) -> Iterator[PhotoRow]:
-    for (photo, place), face, reason in zip(folder.places, found.faces, found.reasons, strict=True):
-        yield PhotoRow(
-            photo=str(photo),
-            faces=int(face is not None),
-            seconds=seconds,
-            landmark_error=None if face is None else face.landmark_error,
-            photometric_error=None if face is None else face.photometric_error,
-            results="" if face is None else str(place),
-            reason=f"{PhotoLeftOut.__name__}: {reason.removeprefix(f'{photo}: ')}" if reason else "",
-            flags="" if face is None else flag_words([face]),
+    rows = [_left_out(photo, reason) for photo, reason in zip(folder.photos, found.reasons, strict=True)]
+    written = set[Path]()
+    for number, face in found.faces:
+        photo, place = folder.places[number]
+        pixels = read_argument(photo, max_pixels=settings.max_pixels)
+        if number == found.reference:
+            settings.write(face, pixels, folder.face, model=reconstructor.model)
+        settings.write(face, pixels, place / PERSON_FACE, model=reconstructor.model)
+        written.add(place / PERSON_FACE)
+        rows[number] = replace(
+            rows[number],
+            faces=1,
+            landmark_error=face.landmark_error,
+            photometric_error=face.photometric_error,
+            results=str(place),
+            flags=flag_words([face]),
         )
+    _remove_stale_photos(folder.path, written)
+    seconds = (time.perf_counter() - start) / len(rows)
+    return tuple(replace(row, seconds=seconds) for row in rows)
+
+
+def _left_out(photo: Path | RemotePhoto, reason: str) -> PhotoRow:
+    """The row of a photo before its face is written."""
+    text = f"{PhotoLeftOut.__name__}: {reason.removeprefix(f'{photo}: ')}" if reason else ""
+    return PhotoRow(str(photo), 0, 0.0, None, None, "", text)
 
 
 def _remove_stale_photos(folder: Path, written: AbstractSet[Path]) -> None:

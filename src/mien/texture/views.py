@@ -7,7 +7,7 @@ millimetres. After that they are averaged, each where it sees the skin best.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,36 +92,62 @@ def pixels_per_texel(
     return (ratio[atlas.triangle_ids.clamp(min=0)] * atlas.valid)[None, None]
 
 
-def merge_views(views: Sequence[TextureView]) -> tuple[Float[Tensor, "1 3 S S"], Float[Tensor, "1 1 S S"]]:
+def merge_views(
+    view_of: Callable[[int], TextureView], count: int
+) -> tuple[Float[Tensor, "1 3 S S"], Float[Tensor, "1 1 S S"]]:
     """Merge what several photos show.
 
     Args:
-        views: One per photo, at least one.
+        view_of: Makes the view of a photo, given its number. With several photos each view is asked for twice, so that
+            only one is in memory at a time.
+        count: Number of photos, at least one.
 
     Returns:
         Albedo, and visibility in any of the photos, 0 to 1.
     """
-    if len(views) == 1:
-        return views[0].albedo.float(), views[0].weights.float()
-    sharp = [(view.weights.float() * view.quality.float()) ** _SHARPEST for view in views]
-    means, totals = zip(*[_block_means(view.albedo.float(), weight) for view, weight in zip(views, sharp, strict=True)],
-                        strict=True)  # fmt: skip
-    level = _weighted_median(means, totals) if len(views) > 2 else _weighted_mean(means, totals)
-    # Then the mean without what differs from that.
+    if count == 1:
+        view = view_of(0)
+        return view.albedo.float(), view.weights.float()
+    means, totals, seen = list[Tensor](), list[Tensor](), torch.zeros(1)
+    for number in range(count):
+        view = view_of(number)
+        mean, total = _block_means(view.albedo.float(), _sharpness(view))
+        means.append(mean)
+        totals.append(total)
+        seen = torch.maximum(seen.to(view.weights.device), view.weights.float())
+    level, alike = _common_level(means, totals)
+    colours, weights = torch.zeros(1, device=seen.device), torch.zeros(1, device=seen.device)
+    for number, (mean, block_total, block_alike) in enumerate(zip(means, totals, alike, strict=True)):
+        view = view_of(number)
+        ratio = (level / mean.clamp(min=1e-3)).clamp(*_CORRECTIONS)
+        correction = _enlarged(pull_push(ratio, (block_total > 1e-9).float()), seen)
+        trust = _enlarged(block_alike / block_total.clamp(min=1e-9), seen).clamp(min=1e-3)
+        trusted = _sharpness(view) * trust
+        colours = colours + trusted * view.albedo.float() * correction
+        weights = weights + trusted
+    return colours / weights.clamp(min=1e-9), seen
+
+
+def _sharpness(view: TextureView) -> Float[Tensor, "1 1 S S"]:
+    """Weight of each texel of a view."""
+    return (view.weights.float() * view.quality.float()) ** _SHARPEST
+
+
+def _common_level(
+    means: Sequence[Float[Tensor, "1 3 R R"]], totals: Sequence[Float[Tensor, "1 1 R R"]]
+) -> tuple[Float[Tensor, "1 3 R R"], list[Float[Tensor, "1 1 R R"]]]:
+    """The mean colour of each block over all photos, and the weights of the photos without what shows something else.
+
+    Args:
+        means: Mean colour of each block in each photo.
+        totals: Weight of each block in each photo.
+    """
+    level = _weighted_median(means, totals) if len(means) > 2 else _weighted_mean(means, totals)
     alike = [
         total * biweight(length((mean / level - 1) / _UNLIKE) / 2) for mean, total in zip(means, totals, strict=True)
     ]
-    level = torch.where(sum(alike, start=torch.zeros_like(totals[0])) > 1e-9, _weighted_mean(means, alike), level)
-    colours, total = torch.zeros_like(views[0].albedo.float()), torch.zeros_like(sharp[0])
-    for view, weight, mean, block_total, block_alike in zip(views, sharp, means, totals, alike, strict=True):
-        known = (block_total > 1e-9).float()
-        ratio = (level / mean.clamp(min=1e-3)).clamp(*_CORRECTIONS)
-        correction = _enlarged(pull_push(ratio, known), weight)
-        trusted = weight * _enlarged(block_alike / block_total.clamp(min=1e-9), weight).clamp(min=1e-3)
-        colours += trusted * view.albedo.float() * correction
-        total += trusted
-    seen = torch.stack([view.weights.float() for view in views]).amax(0)
-    return colours / total.clamp(min=1e-9), seen
+    known = sum(alike, start=torch.zeros_like(totals[0])) > 1e-9
+    return torch.where(known, _weighted_mean(means, alike), level), alike
 
 
 def _block_means(
