@@ -1,6 +1,6 @@
 """Does it help an encoder to share the identity of a person's photos in the loss (`loss.person_shape`)?
 
-    python benchmarks/shared_identity.py --data ../shared/data [--weights 0,4,16] [--seeds 0,1] [-o out/shared_identity]
+    python benchmarks/shared_identity.py --data ../shared/data [--weights 0,16] [--seeds 0,1] [-o out/shared_identity]
 
 The last stage of the packaged encoder (configs/packaged_encoder.toml, "photos") is trained again from the packaged file
 on the photos of photos_ccby, always two photos of a person together, with different weights of `loss.person_shape`.
@@ -150,6 +150,7 @@ def measure(
     for person, names in track(list(pair_names(pack).items())[:limit], "pairs", console=Console(stderr=True)):
         for name in names:
             scan = pack.scan(name)
+            assert scan.photo is not None, "the pack has its photos"
             face = reconstructor(scan.photo)[0]
             errors[name] = scan_error(scan, face)
             identities.setdefault(person, []).append(torch.from_numpy(face.identity))
@@ -216,10 +217,10 @@ def table_of(results: Sequence[EncoderResult]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with photos_ccby and scans_dev")
-    parser.add_argument("--weights", default="0,4,16", help="values of loss.person_shape")
+    parser.add_argument("--weights", default="0,16", help="values of loss.person_shape")
     parser.add_argument("--seeds", default="0,1", help="seeds of the trainings")
-    parser.add_argument("--steps", type=int, default=150, help="steps per training, 32 faces each")
-    parser.add_argument("--limit", type=int, help="maximum number of pairs")
+    parser.add_argument("--steps", type=int, default=100, help="steps per training, 32 faces each")
+    parser.add_argument("--limit", type=int, help="maximum number of pairs, at least 2")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/shared_identity"), help="folder of the trainings")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -79,6 +79,29 @@ def test_a_hand_in_one_of_three_photos_is_left_out() -> None:
     assert (merged - plain).abs()[..., 42:54, 42:54].max() < 0.1  # blocks fade into each other
 
 
+def test_photos_of_other_exposure_and_white_balance_get_the_same_colours() -> None:
+    """Three photos of one skin; a smooth light remains in one, too."""
+    light = torch.linspace(0.85, 1.15, SIZE).expand(1, 1, SIZE, SIZE)
+    tints = [torch.tensor(tint)[None, :, None, None] for tint in ([1.0, 1.0, 1.0], [1.3, 1.1, 0.8], [0.8, 0.9, 1.2])]
+    skin, weights = COLOUR.expand(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)
+    merged, _ = merged_of([view(skin * tints[0] * light, weights)] + [view(skin * tint, weights) for tint in tints[1:]])
+    hue = merged / merged.mean(1, keepdim=True)
+    assert float((hue / hue.mean((2, 3), keepdim=True) - 1).abs().max()) < 0.01
+    assert float((merged.mean(1) / merged.mean() - 1).abs().max()) < 0.1  # of 0.15 in one of three
+
+
+def test_a_brow_that_lies_elsewhere_does_not_make_the_skin_bright() -> None:
+    """Of three photos, one has the brow a block higher."""
+    weights, skin = torch.ones(1, 1, SIZE, SIZE), COLOUR.expand(1, 3, SIZE, SIZE)
+    brow, higher = skin.clone(), skin.clone()
+    brow[..., 64:80, 32:96], higher[..., 40:56, 32:96] = 0.1, 0.1
+    merged, _ = merged_of([view(higher, weights), view(brow, weights), view(brow, weights)])
+    around = merged.clone()
+    around[..., 36:84, 28:100] = COLOUR.expand(1, 3, 48, 72)
+    assert float((around / COLOUR - 1).abs().max()) < 0.08
+    assert float(merged[..., 66:78, 40:88].max()) < 0.3
+
+
 def test_the_light_of_a_photo_is_taken_off(tiny: MorphableModel) -> None:
     atlas = TexelAtlas.of(tiny, 32)
     colours, shade = torch.full((1, 3, 32, 32), 0.3), torch.full((1, 3, 32, 32), 0.5)
