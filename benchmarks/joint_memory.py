@@ -2,9 +2,9 @@
 
     python benchmarks/joint_memory.py --data ../shared/data [--counts 2,10,50] [--mode auto]
 
-The photos are those of one person in photos_ccby ("lisa" and "zoom"), repeated with other borders. Each number of photos
-is reconstructed and written in a process of its own, as by `mien reconstruct --same-person --formats npz`; the table has
-the largest resident memory of the process, and its processor time.
+The photos are those of one person in photos_ccby ("lisa" and "zoom"), repeated with other borders. Each number of
+photos is reconstructed and written in a process of its own, as by `mien reconstruct --same-person --formats npz`; the
+table has the largest resident memory of the process, and its processor time.
 """
 
 from __future__ import annotations

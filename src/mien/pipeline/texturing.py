@@ -77,8 +77,8 @@ class PersonTexture:
 
     photos: tuple[PhotoFace, ...]
     """The photos."""
-    views: tuple[_View, ...]
-    """The face in each of them, without pixels."""
+    maps: tuple[DetailMaps, ...]
+    """The detail maps of each of them."""
     albedo: Float[Tensor, "1 3 S S"]
     """Colours without light."""
     seen: Float[Tensor, "1 1 S S"]
@@ -156,28 +156,26 @@ class TextureBuilder:
         Returns:
             The texture, for `result_in`.
         """
-        views: dict[int, _View] = {}
+        maps: dict[int, DetailMaps] = {}
         done = 0
 
         def view_of(number: int) -> TextureView:
             nonlocal done
             photo, inputs = photos[number], photos[number].read()
-            if number not in views:
-                # The pixels of all photos would need much memory.
-                view = self.view(inputs, photo.coefficients, photo.camera)
-                views[number] = replace(view, photo=view.photo.new_empty(1, 5, 0, 0))
-                pixels = view.photo
+            if number in maps:
+                pixels, camera = self._sharp_photo(inputs, photo.camera)
+                view = self._with_surfaces(pixels, camera, photo.coefficients, maps[number])
             else:
-                pixels, _ = self._sharp_photo(inputs, photo.camera)
+                view = self.view(inputs, photo.coefficients, photo.camera)
+                maps[number] = view.maps
             done += 1
             if progress is not None:
                 progress(done / (2 * len(photos)))
-            return self._texture_view(pixels, views[number], photo_weight=photo.weight)
+            return self._texture_view(view, photo_weight=photo.weight)
 
         albedo, seen = merge_views(view_of, len(photos))
-        return PersonTexture(tuple(photos), tuple(views[number] for number in range(len(photos))), albedo, seen)
+        return PersonTexture(tuple(photos), tuple(maps[number] for number in range(len(photos))), albedo, seen)
 
-    @torch.no_grad()
     def result_in(self, number: int, person: PersonTexture) -> Reconstruction:
         """Make the result of one photo of a person, with the common texture in the light of the photo.
 
@@ -188,15 +186,18 @@ class TextureBuilder:
         Returns:
             The result, without stage times.
         """
-        photo, view = person.photos[number], person.views[number]
-        shade = self._atlas(self.texture_size).interpolate(view.coarse.shading)
-        lit = Unwrapped(person.albedo * shade, person.seen, torch.ones_like(person.seen))
-        return self._result(photo.read(), view, photo.coefficients, photo.camera, lit)
+        photo = person.photos[number]
+        nothing = person.albedo.new_empty(1, 5, 0, 0)
+        with torch.no_grad():
+            view = self._with_surfaces(nothing, photo.camera, photo.coefficients, person.maps[number])
+            shade = self._atlas(self.texture_size).interpolate(view.coarse.shading)
+            lit = Unwrapped(person.albedo * shade, person.seen, torch.ones_like(person.seen))
+            return self._result(photo.read(), view, photo.coefficients, photo.camera, lit)
 
     @torch.no_grad()
-    def _texture_view(self, pixels: Float[Tensor, "1 5 R R"], view: _View, *, photo_weight: float) -> TextureView:
+    def _texture_view(self, view: _View, *, photo_weight: float) -> TextureView:
         atlas = self._atlas(self.texture_size)
-        unwrapped = self._unwrapped(atlas, pixels, view.camera, view.surface, near_thin=self._masks.near_thin)
+        unwrapped = self._unwrapped(atlas, view.photo, view.camera, view.surface, near_thin=self._masks.near_thin)
         return TextureView.of(
             atlas,
             self.model,
@@ -234,6 +235,14 @@ class TextureBuilder:
         with torch.no_grad():
             surface = self._detailed(coarse, maps, coefficients=coefficients)
         return _View(photo, sharp_camera, coarse, maps, surface)
+
+    @torch.no_grad()
+    def _with_surfaces(
+        self, photo: Float[Tensor, "1 5 R R"], camera: Camera, coefficients: FaceCoefficients, maps: DetailMaps
+    ) -> _View:
+        """A view whose maps are known; its surfaces are made again, since they are larger than the maps."""
+        coarse = build_surface(self.model, coefficients)
+        return _View(photo, camera, coarse, maps, self._detailed(coarse, maps, coefficients=coefficients))
 
     def _result(
         self,
