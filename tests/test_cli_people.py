@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mien.cli.reconstruct
 import mien.export
 import mien.pipeline
+from mien.errors import WorkerDied
 from mien.scale.output_folder import PersonFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.ray_photos import PhotoResumer
@@ -223,6 +226,26 @@ def test_a_process_of_ray_does_and_skips_people(tmp_path: Path) -> None:
     (folder.path / "run.json").write_text("{")
     broken = work(folder)
     assert [row.reason.partition(":")[0] for row in broken.rows] == ["FormatError", "FormatError"]
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_people_go_to_ray_as_photos_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is replaced by this process; tests/test_ray.py has the cluster."""
+
+    def run_here(make: Callable[[], Any], calls: dict[Any, tuple[Any, ...]], **_: object) -> Iterator[tuple[Any, Any]]:
+        work = make()
+        for key, arguments in calls.items():
+            yield key, WorkerDied("lost") if "boris" in str(key.path) else work(*pickle.loads(pickle.dumps(arguments)))
+
+    monkeypatch.setattr("mien.scale.ray_photos.run_on_ray", run_here)
+    for name in ("anna/1", "anna/2", "boris/1"):
+        photo_with(tmp_path / "photos" / f"{name}.png", 1)
+    command = ["reconstruct", "--group-by", "folder", tmp_path / "photos", "-o", tmp_path / "out", "--engine", "ray"]
+    assert run(*command) == 1
+    assert redone() == ["anna/1.png", "anna/2.png"]
+    assert [row["reason"] for row in summary(tmp_path / "out")] == ["", "", "WorkerDied: lost"]
+    assert run(*command) == 1
+    assert redone() == []  # Ray always skips what is done
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from PIL import Image
 
 from mien.errors import ConfigError, OutputError, WorkerDied
 from mien.io.files import write_text
-from mien.scale.output_folder import OutputFolder, PhotoFolder, open_output
+from mien.scale.output_folder import OutputFolder, PersonFolder, PhotoFolder, open_output
 from mien.scale.prepare_on_ray import prepare_on_ray
 from mien.scale.ray_engine import FAILED_STARTS, RaySettings, run_on_ray
 from mien.scale.ray_photos import reconstruct_on_ray
@@ -139,6 +139,23 @@ def test_a_damaged_record_is_the_row_of_its_photo(on_cluster: RaySettings, tmp_p
     write_text(folders[0].path / "run.json", "{")
     rows = [outcome.row for outcome in reconstruct_on_ray(folders, SETTINGS, ray=on_cluster)]
     assert [row.reason.partition(":")[0] for row in sorted(rows, key=lambda row: row.photo)] == ["FormatError", ""]
+
+
+def test_people_are_done_and_skipped(on_cluster: RaySettings, tmp_path: Path) -> None:
+    people = [
+        PersonFolder(
+            tmp_path / "out" / name,
+            str(tmp_path / name),
+            tuple(photo_with(tmp_path / name / f"{n}.png", level) for n, level in enumerate(levels)),
+        )
+        for name, levels in (("anna", (1, 1)), ("boris", (9, 1)))
+    ]
+    for again in (False, True):
+        found = {o.rows[0].photo: o for o in reconstruct_on_ray(people, SETTINGS, ray=on_cluster)}
+        anna, boris = (found[str(person.photos[0])] for person in people)
+        assert anna.earlier is again
+        assert [row.reason for row in anna.rows] == ["", ""]
+        assert [row.reason.partition(":")[0] for row in boris.rows] == ["FitDiverged", "FitDiverged"]
 
 
 def outcomes(photos: list[Path], out: Path, ray: RaySettings) -> Iterator[Outcome]:
