@@ -24,7 +24,7 @@ import mien  # noqa: F401  (before torch: see mien.threads)
 import torch
 
 from mien.errors import WorkerDied
-from mien.io.photo import find_photos
+from mien.io.photo_files import find_photos
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.ray_engine import RaySettings, run_on_ray
