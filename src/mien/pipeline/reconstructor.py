@@ -327,7 +327,7 @@ class Reconstructor:
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
     ) -> PersonFaces:
-        """Reconstruct as `joint`, and make the faces one after the other: memory then hardly grows with the photos.
+        """Reconstruct as `joint`, and make the faces one after the other: memory then grows little with their number.
 
         Args:
             photos: As in `joint`.
