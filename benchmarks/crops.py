@@ -1,6 +1,6 @@
 """One portrait, cut more and more tightly: does its shape stay?
 
-python benchmarks/crops.py --data ../shared/data [--modes fit net]
+python benchmarks/crops.py --data ../shared/data [--modes auto net]
 
 Cuts each demo portrait to multiples of the width of its face (of the detected points), 1.25 times as high as wide, and
 reconstructs it without further knowledge. `fill_c.png` of the field cases is a part of portrait_c inside the face. The
@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import mien  # noqa: F401  (before torch: see mien.threads)
@@ -79,10 +80,23 @@ def crop_errors(data: Path, portrait: str, mode: str, reconstructor: Reconstruct
     return CropErrors(portrait, mode, tuple(errors))
 
 
+def table(rows: Sequence[CropErrors]) -> str:
+    """A row per portrait and mode, and the mean over the portraits of each mode."""
+    header = ["mode", "portrait", *(f"{width} widths" for width in WIDTHS), "inside the face"]
+    cells = [[row.mode, row.portrait, *(f"{error:.2f}" for error in row.rms_mm)] for row in rows]
+    for mode in dict.fromkeys(row.mode for row in rows):
+        columns = zip_longest(*(row.rms_mm for row in rows if row.mode == mode))
+        means = [np.mean([error for error in column if error is not None]) for column in columns]
+        cells.append([mode, "mean", *(f"{mean:.2f}" for mean in means)])
+    return markdown_table(header, [[*cell, *[""] * (len(header) - len(cell))] for cell in cells])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with demo and field")
-    parser.add_argument("--modes", nargs="*", default=["fit", "net"], help="fit, net or auto; fit and net if not given")
+    parser.add_argument(
+        "--modes", nargs="*", default=["auto", "net"], help="fit, net or auto; auto and net if not given"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -93,10 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reconstructor = Reconstructor(mode=mode, detail=False, max_faces=1)
         every = track(portraits, description=mode, console=Console(stderr=True))
         rows += [crop_errors(options.data, portrait, mode, reconstructor) for portrait in every]
-    header = ["mode", "portrait", *(f"{width} widths" for width in WIDTHS), "inside the face"]
-    cells = [[row.mode, row.portrait, *(f"{error:.2f}" for error in row.rms_mm)] for row in rows]
-    cells = [[*cell, *[""] * (len(header) - len(cell))] for cell in cells]
-    print(f"{Environment.current()}\n\nRms difference from the whole portrait, mm\n\n{markdown_table(header, cells)}")
+    print(f"{Environment.current()}\n\nRms difference from the whole portrait, mm\n\n{table(rows)}")
     if options.json:
         write_json(options.json, environment=Environment.current(), results=rows)
     return 0

@@ -1,20 +1,23 @@
 """Several photos of one person against one: real pairs with scans, and four synthetic views with known shape.
 
-    python benchmarks/joint.py --data ../shared/data [--part pairs|views] [--mode auto] [--limit 8] [-o out/joint]
+    python benchmarks/joint.py --data ../shared/data [--part pairs|views|oracle] [--mode auto] [--limit 8] [-o OUT]
 
 *pairs*: the people of scans_dev with two photos, measured as by `mien evaluate scans` at a third of its points.
+*oracle*: the same pairs with parts of the truth, see benchmarks/joint_oracle.py.
 *views*: ICT heads (benchmarks/ict_heads.py) with a neutral expression, turned by 0, 30, -30 and 60 degrees, each view
 under another light; errors as in benchmarks/shape.py. Every photo is reconstructed alone and together with the others
-of the person; the tables compare the mean errors per person, with 95 % intervals of the paired difference.
+of the person; the tables compare the mean errors per person, with 95 % intervals of the paired difference. OUT keeps
+the errors of every person, so that an interrupted run goes on; after a change of the code, it has to be a new folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mien
@@ -23,9 +26,11 @@ import mien
 import numpy as np
 import torch
 from ict_heads import LIGHTS, Head, HeadPainter, IctModel, contact_sheet, sample_heads, save_photograph, simulate_camera
+from joint_oracle import measure_oracle
 from rich.console import Console
 from rich.progress import track
 from scan_cases import SCORED_ICP, SCORED_POINTS
+from scan_ladder import ErrorStore, code_digest, mark_code
 from shape import GtHead, MeasuredRegion, reconstruction_candidate
 
 from mien.errors import PhotoLeftOut
@@ -34,10 +39,14 @@ from mien.evaluation.report import Environment, markdown_table, write_json
 from mien.evaluation.scan_packs import OwnScans
 from mien.evaluation.scan_predictions import reconstructed_face
 from mien.evaluation.scans import score_face
+from mien.io.files import write_text
+from mien.io.reading import read_json
 from mien.result import Reconstruction
 
 VIEWS_DEG = ((0, 0, 0), (30, -3, 0), (-30, 3, 0), (60, 0, 0))
 """Yaw, pitch, roll of the synthetic views."""
+VIEW_HEADS = 12
+"""Number of synthetic heads."""
 
 
 @dataclass(frozen=True)
@@ -48,36 +57,58 @@ class PersonErrors:
     """Name of the person."""
     alone: tuple[float, ...]
     """Error of each photo that is reconstructed alone."""
-    joint: tuple[float, ...]
-    """Error of each photo in the joint reconstruction; NaN for a photo that was left out."""
+    joint: tuple[float | None, ...]
+    """Error of each photo in the joint reconstruction; None for a photo that was left out."""
     weights: tuple[float, ...]
     """Influence of each photo in the joint reconstruction."""
 
 
-def measured(
-    reconstructor: mien.Reconstructor,
-    person: str,
-    photos: Sequence[Path],
-    error_of: Callable[[int, Reconstruction], float],
-    *,
-    focal_px: float | None = None,
-) -> PersonErrors:
-    """Reconstruct photos alone and together, and measure both."""
-    alone = [error_of(k, reconstructor(photo, focal_px=focal_px)[0]) for k, photo in enumerate(photos)]
-    found = reconstructor.joint(photos, focal_px=focal_px)
-    joint = [float("nan") if face is None else error_of(k, face) for k, face in enumerate(found.faces)]
-    return PersonErrors(person, tuple(alone), tuple(joint), found.photo_weights)
+@dataclass(frozen=True)
+class Bench:
+    """What measures people, and the folder that keeps their errors."""
+
+    reconstructor: mien.Reconstructor
+    """Reconstructs all photos."""
+    folder: Path
+    """One file per person."""
+
+    def kept(self, person: str) -> PersonErrors | None:
+        """Errors that an earlier run has measured."""
+        path = self._path(person)
+        return read_json(path, PersonErrors) if path.is_file() else None
+
+    def measured(
+        self,
+        person: str,
+        photos: Sequence[Path],
+        error_of: Callable[[int, Reconstruction], float],
+        *,
+        focal_px: float | None = None,
+    ) -> PersonErrors:
+        """Reconstruct photos alone and together, and measure both."""
+        alone = [error_of(k, self.reconstructor(photo, focal_px=focal_px)[0]) for k, photo in enumerate(photos)]
+        found = self.reconstructor.joint(photos, focal_px=focal_px)
+        joint = [None if face is None else error_of(k, face) for k, face in enumerate(found.faces)]
+        errors = PersonErrors(person, tuple(alone), tuple(joint), found.photo_weights)
+        write_text(self._path(person), json.dumps(asdict(errors), indent=1, allow_nan=False) + "\n")
+        return errors
+
+    def _path(self, person: str) -> Path:
+        return self.folder / f"{person}.json"
 
 
-def measure_pairs(reconstructor: mien.Reconstructor, data: Path, *, limit: int | None) -> list[PersonErrors]:
+def pairs_of(pack: OwnScans, *, limit: int | None) -> dict[str, list[str]]:
     """The people of scans_dev with two photos."""
-    pack = OwnScans.open(data / "scans_dev")
     people: dict[str, list[str]] = {}
     for name in pack.names:
         people.setdefault(name[:-1], []).append(name)
-    pairs = {person: names for person, names in people.items() if len(names) == 2}
+    return dict([(person, names) for person, names in people.items() if len(names) == 2][:limit])
+
+
+def measure_pairs(bench: Bench, pack: OwnScans, *, limit: int | None) -> list[PersonErrors]:
+    """The people of scans_dev with two photos."""
     found = []
-    for person, names in track(list(pairs.items())[:limit], "pairs", console=Console(stderr=True)):
+    for person, names in track(pairs_of(pack, limit=limit).items(), "pairs", console=Console(stderr=True)):
         scans = [pack.scan(name) for name in names]
 
         def error_of(k: int, face: Reconstruction, scans=scans) -> float:
@@ -88,7 +119,7 @@ def measure_pairs(reconstructor: mien.Reconstructor, data: Path, *, limit: int |
             return score_face(scan, replace(reconstructed_face(face), landmarks7=None)).overall.mean
 
         photos = [scan.photo for scan in scans if scan.photo is not None]
-        found.append(measured(reconstructor, person, photos, error_of))
+        found.append(bench.kept(person) or bench.measured(person, photos, error_of))
     return found
 
 
@@ -104,21 +135,24 @@ def neutral(head: Head, view: int) -> Head:
     )
 
 
-def measure_views(reconstructor: mien.Reconstructor, data: Path, *, limit: int | None, out: Path) -> list[PersonErrors]:
+def measure_views(bench: Bench, data: Path, *, limit: int | None) -> list[PersonErrors]:
     """ICT heads from four sides."""
-    ict, model = IctModel.load(data / "ict_facekit.npz"), reconstructor.model
+    ict, model = IctModel.load(data / "ict_facekit.npz"), bench.reconstructor.model
     painter, region = HeadPainter(ict, model), MeasuredRegion.of(ict)
-    heads = sample_heads(ict, albedo_count=model.counts[2], count=limit or 8, seed=25)
+    heads = sample_heads(ict, albedo_count=model.counts[2], count=limit or VIEW_HEADS, seed=25)
     found, pictures = [], []
     for head in track(heads, "views", console=Console(stderr=True)):
-        photos, focal_px = [], 0.0
+        person, focal_px = f"head{head.index:02d}", 0.0
+        photos = [bench.folder / f"{person}_yaw{pose[0]:+d}.jpg" for pose in VIEWS_DEG]
+        pictures += photos
+        if errors := bench.kept(person):
+            found.append(errors)
+            continue
         # The colours of a head follow from its seed, which differs between the views for the noise alone.
         colours = painter.colours(head)
-        for k, pose in enumerate(VIEWS_DEG):
-            path = out / "views" / f"head{head.index:02d}_yaw{pose[0]:+d}.jpg"
+        for k, (pose, path) in enumerate(zip(VIEWS_DEG, photos, strict=True)):
             photo = simulate_camera(ict, _Painted(colours), neutral(head, k), pose_deg=pose)
             save_photograph(photo, path)
-            photos.append(path)
             focal_px = photo.focal_px
         gt = GtHead.of(ict, region, neutral(head, 0))
 
@@ -126,10 +160,12 @@ def measure_views(reconstructor: mien.Reconstructor, data: Path, *, limit: int |
             distances = reconstruction_candidate("", model, face).align(gt).distances
             return float((distances * gt.weights).sum() / gt.weights.sum())
 
-        found.append(measured(reconstructor, f"head{head.index:02d}", photos, error_of, focal_px=focal_px))
-        pictures += photos
-    contact_sheet(pictures, out / "views" / "contact_sheet.png", columns=len(VIEWS_DEG))
+        found.append(bench.measured(person, photos, error_of, focal_px=focal_px))
+    contact_sheet(pictures, bench.folder / "contact_sheet.png", columns=len(VIEWS_DEG))
     return found
+
+
+PARTS = ("pairs", "views", "oracle")
 
 
 class _Painted(HeadPainter):
@@ -144,7 +180,7 @@ class _Painted(HeadPainter):
 
 def summary(people: Sequence[PersonErrors], *, title: str) -> str:
     """Joint against alone: the mean over the photos, and the first photo alone."""
-    joint = {p.person: float(np.nanmean(p.joint)) for p in people}
+    joint = {p.person: float(np.mean([error for error in p.joint if error is not None])) for p in people}
     rows = []
     for name, values in (
         ("mean of the photos alone", {p.person: float(np.mean(p.alone)) for p in people}),
@@ -177,7 +213,7 @@ def summary(people: Sequence[PersonErrors], *, title: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with scans_dev and ict_facekit.npz")
-    parser.add_argument("--part", choices=("pairs", "views"), action="append", help="default: both")
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: all")
     parser.add_argument("--mode", default="auto", help="of the reconstructions: fit, net or auto")
     parser.add_argument("--limit", type=int, help="maximum number of people per part")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/joint"), help="folder of the results")
@@ -186,11 +222,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", PhotoLeftOut)  # the tables count them
     reconstructor, environment = mien.Reconstructor(mode=options.mode, detail=False), Environment.current()
     print(f"{environment}\n")
-    for part in options.part or ("pairs", "views"):
+    code = code_digest([Path(mien.__file__).parent, Path(__file__).parent])
+    for part in options.part or PARTS:
+        folder = options.out / f"{part}-{options.mode}"
+        bench = Bench(reconstructor, folder)
+        if part == "oracle":
+            pack = OwnScans.open(options.data / "scans_dev")
+            people = list(pairs_of(pack, limit=options.limit).values())
+            report = measure_oracle(reconstructor, pack, people, ErrorStore(folder, code))
+            print(f"oracle, mode {options.mode}, {len(people)} pairs\n\n{report.table()}\n", flush=True)
+            write_json(options.out / f"oracle-{options.mode}.json", environment=environment, results=report)
+            continue
+        mark_code(folder, code)
         if part == "pairs":
-            people = measure_pairs(reconstructor, options.data, limit=options.limit)
+            people = measure_pairs(bench, OwnScans.open(options.data / "scans_dev"), limit=options.limit)
         else:
-            people = measure_views(reconstructor, options.data, limit=options.limit, out=options.out)
+            people = measure_views(bench, options.data, limit=options.limit)
         print(summary(people, title=f"{part}, mode {options.mode}") + "\n", flush=True)
         write_json(options.out / f"{part}-{options.mode}.json", environment=environment, results=people)
     return 0

@@ -23,10 +23,12 @@ import torch
 from likeness_metrics import FaceRenderer, Likeness, LikenessRow, RankOne, measure_likeness, rank_one, whitened
 from rich.console import Console
 from rich.progress import track
+from shape import ablated
 
 from mien.errors import MienError
 from mien.evaluation.landmarks import matching_face
 from mien.evaluation.report import Environment, markdown_table, write_json
+from mien.fitting import FitSettings
 from mien.io.photo import read_photo
 from mien.perception import face_crop, face_mask
 from mien.perception.crops import sample_affine
@@ -193,13 +195,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="number of portraits, and of pairs")
     parser.add_argument("--skip-verification", action="store_true")
     parser.add_argument("--skip-rank-one", action="store_true")
+    parser.add_argument("--ablate", action="append", default=[], metavar="NAME=VALUE", help="change FitSettings")
     parser.add_argument("--jobs", type=int, default=1, help="threads of torch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.jobs)
+    settings = ablated(FitSettings(), options.ablate)
     console = Console(stderr=True)
     portraits = read_portraits(options.data / "photos_ccby")
-    reconstructor = Reconstructor(detail=True, max_faces=1)
+    reconstructor = Reconstructor(detail=True, max_faces=1, settings=settings)
     print(f"{Environment.current()}\n")
     measured: list[PortraitLikeness] = []
     missing = 0
@@ -212,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.skip_rank_one:
         neutral = {p.subject: p for p in portraits if not p.smiling}
         pairs = spread([(neutral[p.subject], p) for p in portraits if p.smiling], options.limit)
-        faces = reconstructed_pairs(pairs, Reconstructor(reconstructor.model, detail=False, max_faces=1), console)
+        coarse = Reconstructor(reconstructor.model, detail=False, max_faces=1, settings=settings)
+        faces = reconstructed_pairs(pairs, coarse, console)
         missing += len(pairs) - len(faces)
         ranks = rank_one_rows([a for a, _ in faces], [b for _, b in faces])
         print(f"{rank_one_table(ranks)}\n")

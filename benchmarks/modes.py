@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = FitSettings().warm_photometric_steps
     ways = {
         "net": Reconstructor(detail=False, mode="net", encoder=options.encoder),
-        "fit": Reconstructor(detail=False),
-        f"fit, {steps} steps": Reconstructor(detail=False, settings=FitSettings(photometric_steps=steps)),
+        "fit": Reconstructor(detail=False, mode="fit"),
+        f"fit, {steps} steps": Reconstructor(detail=False, mode="fit", settings=FitSettings(photometric_steps=steps)),
         "auto": Reconstructor(detail=False, mode="auto", encoder=options.encoder),
     }
     found: dict[str, list[FaceResult]] = {name: [] for name in ways}

@@ -137,8 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     torch.set_num_threads(options.jobs)
     stages: list[Timing] = []
-    # The network takes only a tenth of a second: more repeats, and one face is enough.
-    for mode, counts, repeats in (("fit", options.faces, options.repeats), ("net", [1], 5 * options.repeats)):
+    # The network takes only a tenth of a second: more repeats.
+    rounds = (
+        ("fit", options.faces, options.repeats),
+        ("auto", [1], options.repeats),
+        ("net", [1], 5 * options.repeats),
+    )
+    for mode, counts, repeats in rounds:
         for detail in (False, True):
             kind = f"mode {mode}, with{'' if detail else 'out'} detail"
             reconstructor = Reconstructor(mode=mode, detail=detail)

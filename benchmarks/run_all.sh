@@ -1,6 +1,7 @@
 #!/bin/sh
-# All sections of docs/benchmarks.md but the last (the rasterizer): benchmarks/run_all.sh DATA [OUT]
-# DATA is the folder with photos_68, photos_ccby, demo and ict_facekit.npz; PYTHON chooses the interpreter.
+# The tables of docs/benchmarks.md but those of scans (mien evaluate scans), and those of what hides a face and of quality flags in
+# docs/perception.md: benchmarks/run_all.sh DATA [OUT]. DATA is the folder with photos_68, photos_ccby, portraits_pd, demo, field and
+# ict_facekit.npz; PYTHON chooses the interpreter.
 set -eu
 data=${1:?usage: benchmarks/run_all.sh DATA [OUT]}
 out=${2:-out/benchmarks}
@@ -21,12 +22,14 @@ measure() {
 }
 
 measure reconstruct
-measure shape --heads --focal both --out "$out/shape" --profiles "$here/../docs/images/shape_profiles.png" --jobs 2
+measure shape --heads --out "$out/shape" --profiles "$here/../docs/images/shape_profiles.png" --jobs 2
 measure landmarks --jobs 2
 measure lids --jobs 2
-measure likeness --jobs 2
+measure likeness --skip-rank-one --jobs 2
 measure perspective --jobs 2
 measure crops --jobs 2
-measure detail --jobs 2
-measure seams --jobs 2
+measure detail --faces 4 --mode net --jobs 2
+measure seams --limit 48 --jobs 2
+measure occluders --jobs 2
+measure quality --jobs 2
 exit $failed

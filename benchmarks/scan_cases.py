@@ -168,11 +168,11 @@ class Case:
         surface = Surface(vertices, model.triangles.long())
         return PredictedFace(surface, metric=True, pixels=self.camera.project(vertices)[:, :2])
 
-    def score(self, face: PredictedFace) -> ScanErrors:
+    def score(self, face: PredictedFace, *, points: int = SCORED_POINTS, icp: IcpSettings = SCORED_ICP) -> ScanErrors:
         """Errors of a prediction, as `mien evaluate scans` measures them but at fewer points."""
-        scan, count = self.scan, SCORED_POINTS
-        regions = None if scan.region_of_point is None else scan.region_of_point[:count]
-        return score_face(replace(scan, points=scan.points[:count], region_of_point=regions, icp=SCORED_ICP), face)
+        scan = self.scan
+        regions = None if scan.region_of_point is None else scan.region_of_point[:points]
+        return score_face(replace(scan, points=scan.points[:points], region_of_point=regions, icp=icp), face)
 
     def _prediction(
         self, model: MorphableModel, face: FaceCoefficients | LandmarkFit, targets: FitTargets

@@ -52,11 +52,8 @@ class ErrorStore:
     _photos: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        mark = self.folder / "code.txt"
-        if mark.is_file() and mark.read_text(encoding="utf-8").strip() != self.code:
-            raise ConfigError(f"{self.folder} holds errors of other code; delete it or give another folder (-o).")
+        mark_code(self.folder, self.code)
         (self.folder / "photos").mkdir(parents=True, exist_ok=True)
-        write_text(mark, self.code + "\n")
 
     def rows_of(self, photo: str) -> dict[str, dict[str, float]]:
         """Errors of a photo by the names of the rows."""
@@ -88,6 +85,23 @@ class ErrorStore:
 
     def _path(self, photo: str) -> Path:
         return self.folder / "photos" / f"{photo}.json"
+
+
+def mark_code(folder: Path, code: str) -> None:
+    """Note which code made the results of a folder, or check it.
+
+    Args:
+        folder: The folder; it is created.
+        code: Digest of the code, see `code_digest`.
+
+    Raises:
+        ConfigError: The folder holds results of other code.
+    """
+    mark = folder / "code.txt"
+    if mark.is_file() and mark.read_text(encoding="utf-8").strip() != code:
+        raise ConfigError(f"{folder} holds errors of other code; delete it or give another folder (-o).")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(mark, code + "\n")
 
 
 def code_digest(folders: Sequence[Path]) -> str:

@@ -113,8 +113,8 @@ def summary(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_numbers(face: Reconstruction, *, folder: Path, **_: object) -> None:
-    """Stands for `write_reconstruction`, without meshes and pictures."""
+def write_numbers(face: Reconstruction, _model: object, _photo: object, folder: Path, **_: object) -> None:
+    """Stands for `write_files`, without meshes and pictures."""
     with writing_folder(folder) as partial:
         write_result_files(face, partial)
 
@@ -126,7 +126,7 @@ def main() -> None:
     import mien.pipeline
 
     mien.pipeline.Reconstructor = FakeReconstructor  # pyright: ignore[reportAttributeAccessIssue]
-    mien.export.write_reconstruction = write_numbers  # pyright: ignore[reportAttributeAccessIssue]
+    mien.export.write_files = write_numbers  # pyright: ignore[reportAttributeAccessIssue]
     mien.cli.reconstruct.core_count = lambda: 1  # other processes have no fakes
     cli.main()
 

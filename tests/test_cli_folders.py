@@ -34,7 +34,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.photos.clear()
     monkeypatch.setattr(mien.pipeline, "Reconstructor", FakeReconstructor)
     monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 1)  # other processes have no fakes
-    monkeypatch.setattr(mien.export, "write_reconstruction", write_numbers)
+    monkeypatch.setattr(mien.export, "write_files", write_numbers)
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -243,16 +243,16 @@ def test_a_photo_whose_faces_were_written_in_part_is_not_done(
 ) -> None:
     a = photo_with(tmp_path / "a.png", 2)
     run("reconstruct", a, "-o", out)
-    write = mien.export.write_reconstruction
+    write = mien.export.write_files
 
-    def stop(face: Reconstruction, *, folder: Path, **_: object) -> None:
+    def stop(face: Reconstruction, model: object, photo: object, folder: Path, **how: object) -> None:
         if folder.name == "face1":
             raise KeyboardInterrupt
-        write_numbers(face, folder=folder)
+        write_numbers(face, model, photo, folder, **how)
 
-    monkeypatch.setattr(mien.export, "write_reconstruction", stop)
+    monkeypatch.setattr(mien.export, "write_files", stop)
     assert run("reconstruct", a, "-o", out, "--seed", "1") == 130
-    monkeypatch.setattr(mien.export, "write_reconstruction", write)
+    monkeypatch.setattr(mien.export, "write_files", write)
     redone()
     for seed in "01":
         run("reconstruct", a, "-o", out, "--seed", seed, "--resume")

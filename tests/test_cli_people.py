@@ -17,6 +17,7 @@ import mien.cli.reconstruct
 import mien.export
 import mien.pipeline
 from mien.errors import WorkerDied
+from mien.io.result_files import MeshOptions
 from mien.scale.output_folder import PersonFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.ray_photos import PhotoResumer
@@ -37,7 +38,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mien.export, "write_reconstruction", write_numbers)
+    monkeypatch.setattr(mien.export, "write_files", write_numbers)
 
 
 def redone() -> list[str]:
@@ -66,14 +67,14 @@ def test_photos_of_one_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_options_of_meshes_hold_for_people_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = list[dict[str, object]]()
 
-    def write(*_: object, **options: object) -> None:
-        written.append(options)
+    def write(_face: object, _model: object, _photo: object, _folder: object, **how: object) -> None:
+        written.append(how)
 
-    monkeypatch.setattr("mien.export.write_reconstruction", write)
+    monkeypatch.setattr("mien.export.write_files", write)
     options = ["--formats", "glb,obj", "--units", "mm", "--neutral", "--embed-camera", "--glb", "dense"]
     assert run("reconstruct", "--same-person", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out", *options) == 0
-    chosen = {"parts": "face", "neutral": True, "units": "mm", "embed_camera": True, "morphs": "dense", "scalp": "hair"}
-    assert [one | chosen | {"formats": ("glb", "obj", "overlay")} for one in written] == written
+    chosen = MeshOptions(("face",), neutral=True, units="mm", embed_camera=True, morphs="dense")
+    assert written == [{"formats": ("glb", "obj", "overlay"), "options": chosen}] * 2  # the person, and the photo
     assert len(written) == 2  # the person's own files, and those of the photo
 
 

@@ -205,6 +205,7 @@ def test_results_are_not_photos_of_a_later_run(tmp_path: Path, monkeypatch: pyte
         ("-o one.glb --parts face,head", "one.glb is one file, but there are two parts; choose one"),
         ("-o one.glb --units cm", "units='cm' has no effect on the formats glb; choose one of obj, ply, usd"),
         ("--formats obj,json --embed-camera", "embed_camera=True has no effect on the formats obj, json"),
+        ("--formats json --parts head", "parts='head' has no effect on the formats json; choose one of glb, obj, ply"),
         ("--formats json --neutral", "neutral=True has no effect on the formats json"),
         ("--formats obj --glb dense", "morphs='dense' has no effect on the formats obj; choose one of glb, vrm"),
         ("--formats turntable,glb --scalp skin", "scalp='skin' changes only meshes of heads"),

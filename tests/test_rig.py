@@ -15,6 +15,7 @@ from mien.export.head_looks import head_looks
 from mien.export.model_face import model_face
 from mien.export.rig import make_rig
 from mien.export.surface import unit_normals
+from mien.io.result_files import MeshOptions
 from mien.morphable import MorphableModel, load_head, load_model
 from mien.result import Reconstruction
 from tests.glb_reader import Glb
@@ -195,7 +196,7 @@ def test_a_head_as_obj_has_a_group_for_each_part(
 
 
 def test_colours_of_a_head_as_ply(tmp_path: Path, smiling: Reconstruction, model: MorphableModel) -> None:
-    write_mesh(smiling, model, tmp_path / "anna.ply", parts="head")
+    write_mesh(smiling, model, tmp_path / "anna.ply", MeshOptions.parsed("head"))
     body = (tmp_path / "anna.ply").read_bytes().split(b"end_header\n", 1)[1]
     rig, photo = make_rig(smiling, model, "head"), head_looks(smiling, model, load_head(model)).photo
     colours = np.frombuffer(body[: 27 * len(rig.shown)], "<3f4, <3f4, 3u1")["f2"].astype(int)
@@ -235,7 +236,7 @@ def test_choices_without_effect_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neutral=True has no effect on the formats json"):
         write_reconstruction(face, tiny, None, tmp_path / "out", "json", neutral=True)
     with pytest.raises(ConfigError, match="parts='face,head' are two meshes, but path="):
-        write_mesh(face, tiny, tmp_path / "anna.glb", parts="face,head")
+        write_mesh(face, tiny, tmp_path / "anna.glb", MeshOptions.parsed("face,head"))
     with pytest.raises(ConfigError, match="parts='face,head' are two meshes; choose one"):
         face.glb_bytes(tiny, parts="face,head")
     with pytest.raises(ConfigError, match="model=None, but ply of formats need it"):

@@ -11,6 +11,7 @@ import numpy as np
 
 from mien.camera import FocalSource, opengl_projection, to_camera_axes, to_model_axes
 from mien.errors import ConfigError
+from mien.io.result_files import MeshOptions
 from mien.io.result_folder import load_result
 from mien.quality import FaceQuality
 from mien.typing import Bool, Float, Int
@@ -207,19 +208,10 @@ class Reconstruction:
         """
         from mien.export import save_reconstruction  # noqa: PLC0415 (it imports this module)
 
-        save_reconstruction(
-            self,
-            path,
-            formats=formats,
-            parts=parts,
-            model=model,
-            photo=photo,
-            neutral=neutral,
-            units=units,
-            embed_camera=embed_camera,
-            morphs=morphs,
-            scalp=scalp,
+        options = MeshOptions.parsed(
+            parts, neutral=neutral, units=units, embed_camera=embed_camera, morphs=morphs, scalp=scalp
         )
+        save_reconstruction(self, path, formats=formats, model=model, photo=photo, options=options)
 
     def glb_bytes(
         self,
@@ -250,7 +242,8 @@ class Reconstruction:
         """
         from mien.export import glb_of  # noqa: PLC0415 (it imports this module)
 
-        return glb_of(self, model, parts=parts, neutral=neutral, embed_camera=embed_camera, morphs=morphs, scalp=scalp)
+        options = MeshOptions.parsed(parts, neutral=neutral, embed_camera=embed_camera, morphs=morphs, scalp=scalp)
+        return glb_of(self, model, options)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Reconstruction:

@@ -19,6 +19,7 @@ from mien import Reconstruction, load_model
 from mien.export import write_mesh, write_reconstruction
 from mien.export.model_face import write_model_face
 from mien.geometry import rotvec_to_rotmat
+from mien.io.result_files import MeshOptions
 from mien.morphable import MorphableModel
 from mien.morphable.formats import read_model
 from mien.registration import complete
@@ -134,11 +135,11 @@ def write_motion(face: Reconstruction, model: MorphableModel, folder: Path) -> N
 def write_files(face: Reconstruction, model: MorphableModel, folder: Path, *, parts: str) -> None:
     write_reconstruction(face, model, None, folder, "glb,obj,npz,json", parts=parts)
     for part in parts.split(","):
-        write_mesh(face, model, folder / f"{part}_dense.glb", parts=part, morphs="dense")
-        write_mesh(face, model, folder / f"{part}_camera.glb", parts=part, embed_camera=True)
+        write_mesh(face, model, folder / f"{part}_dense.glb", MeshOptions.parsed(part, morphs="dense"))
+        write_mesh(face, model, folder / f"{part}_camera.glb", MeshOptions.parsed(part, embed_camera=True))
     if "head" in parts:
         write_mesh(face, model, folder / "head.vrm")
-        write_mesh(face, model, folder / "head.usdz", parts="head")
+        write_mesh(face, model, folder / "head.usdz", MeshOptions.parsed("head"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +28,7 @@ from mien.io.files import writing
 if TYPE_CHECKING:
     import numpy as np
 
+    from mien.evaluation.joint_scans import JointScanReport
     from mien.evaluation.scan_packs import ScanPack
     from mien.evaluation.scan_predictions import Predictor
     from mien.evaluation.scan_report import ScanReport
@@ -74,6 +77,14 @@ def evaluate_scans(
     ] = None,
     metric: Annotated[bool, typer.Option("--metric", help="Also measure without scale.")] = False,
     regional: Annotated[bool, typer.Option("--regional", help="Also align and measure each region alone.")] = False,
+    joint: Annotated[
+        bool,
+        typer.Option(
+            "--joint",
+            help="Also reconstruct the photos of each person together, and compare. --limit counts people; --csv has a "
+            "row per person; --run, --base and --write are about the joint results.",
+        ),
+    ] = False,
     base: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="JSON of another run to compare with, photo by photo."),
@@ -95,33 +106,40 @@ def evaluate_scans(
     quiet: QuietOption = False,
 ) -> None:
     """Measure predicted faces against scans of real people and print a Markdown table, in millimetres."""
+    from mien.evaluation.joint_scans import evaluate_joint_scans as evaluate_joint
     from mien.evaluation.scan_packs import open_pack
     from mien.evaluation.scan_report import evaluate_scans as evaluate
     from mien.evaluation.yaw_landmarks import holds_mat_landmarks
 
     if holds_mat_landmarks(folder):
         with wrong_usage():
+            if joint:
+                raise ConfigError("--joint needs scans; leave it out for photos with .mat files.")
             reconstructor = _reconstructor(mode, model, device, seed, encoder)
         _evaluate_yaw(folder, reconstructor, limit=limit, as_json=as_json, quiet=quiet)
         return
     pack = open_pack(folder)
-    with wrong_usage():
-        if predictions is not None:
-            predict = _from_files(pack, predictions, unit, landmarks)
-        elif unit is not None or landmarks is not None:
-            raise ConfigError("--unit and --landmarks describe --predictions; give its folder, or leave them out.")
-        else:
-            predict = _from_mode(mode, model, device, seed, encoder)
     recorder = _Recorder(pack.layout, write, pictures=sheet is not None)
+    measure: Callable[..., ScanReport | JointScanReport]
+    with wrong_usage():
+        if predictions is None and (unit is not None or landmarks is not None):
+            raise ConfigError("--unit and --landmarks describe --predictions; give its folder, or leave them out.")
+        if joint:
+            if predictions is not None or mode is Method.MEAN:
+                raise ConfigError("--joint reconstructs the photos; leave --predictions and --mode mean out.")
+            reconstructor = _reconstructor(mode, model, device, seed, encoder)
+            alone, together = partial(recorder.picture, kind=" alone"), partial(recorder, kind=" together")
+            measure = partial(evaluate_joint, pack, reconstructor, inspect_alone=alone, inspect_joint=together)
+        elif predictions is not None:
+            measure = partial(evaluate, pack, _from_files(pack, predictions, unit, landmarks), inspect=recorder)
+        else:
+            measure = partial(evaluate, pack, _from_mode(mode, model, device, seed, encoder), inspect=recorder)
     with progress_bar(stderr(), 0 if quiet else 2) as progress:
-        task = progress.add_task("photos", total=None)
-        report = evaluate(
-            pack,
-            predict,
+        task = progress.add_task("people" if joint else "photos", total=None)
+        report = measure(
             metric=metric,
             regional=regional,
             limit=limit,
-            inspect=recorder,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _write_files(report, recorder, table=table, run=run, sheet=sheet)
@@ -189,17 +207,21 @@ class _Recorder:
         self.panels: list[list[UInt8[np.ndarray, "h w 3"]]] = []
         self.labels: list[str] = []
 
-    def __call__(self, scan: FaceScan, face: PredictedFace, errors: ScanErrors) -> None:
+    def __call__(self, scan: FaceScan, face: PredictedFace, errors: ScanErrors, *, kind: str = "") -> None:
         from mien.evaluation.scan_predictions import write_prediction
-        from mien.export.scan_sheet import ScanPicture, scan_panels
-        from mien.io.photo import read_photo
 
         if self.folder is not None:
             with writing(self.folder):
                 write_prediction(face, self.folder, scan.name, layout=self.layout)
+        self.picture(scan, face, errors, kind=kind)
+
+    def picture(self, scan: FaceScan, face: PredictedFace, errors: ScanErrors, *, kind: str = "") -> None:
+        from mien.export.scan_sheet import ScanPicture, scan_panels
+        from mien.io.photo import read_photo
+
         if not self.pictures:
             return
-        self.labels.append(f"{scan.name}: median {errors.overall.median:.2f}, mean {errors.overall.mean:.2f} mm")
+        self.labels.append(f"{scan.name}{kind}: median {errors.overall.median:.2f}, mean {errors.overall.mean:.2f} mm")
         picture = ScanPicture(
             None if scan.photo is None else read_photo(scan.photo).pixels,
             face.pixels,
@@ -213,7 +235,12 @@ class _Recorder:
 
 
 def _write_files(
-    report: ScanReport, recorder: _Recorder, *, table: Path | None, run: Path | None, sheet: Path | None
+    report: ScanReport | JointScanReport,
+    recorder: _Recorder,
+    *,
+    table: Path | None,
+    run: Path | None,
+    sheet: Path | None,
 ) -> None:
     from mien.export.scan_sheet import save_scan_sheet
 
@@ -228,7 +255,7 @@ def _write_files(
             save_scan_sheet(recorder.panels, recorder.labels, sheet)
 
 
-def _print_report(report: ScanReport, base: Path | None, *, as_json: bool) -> None:
+def _print_report(report: ScanReport | JointScanReport, base: Path | None, *, as_json: bool) -> None:
     differences = [] if base is None else report.compare(base)
     if as_json:
         paired = [{"alignment": kind, "statistic": name, **asdict(found)} for kind, name, found in differences]

@@ -192,14 +192,4 @@ def reconstruct_to_file(
         face = reconstruct(photo)[0]
     if face.quality is not None and face.quality.flags:
         stderr().print(Text(printable(f"note: {face.quality.advice()}")), soft_wrap=True)
-    write_mesh(
-        face,
-        model,
-        out,
-        parts=options.parts[0],
-        neutral=options.neutral,
-        units=options.units,
-        embed_camera=options.embed_camera,
-        morphs=options.morphs,
-        scalp=options.scalp,
-    )
+    write_mesh(face, model, out, options)

@@ -55,6 +55,8 @@ class ScanPack(ABC):
     """Whether the benchmark's official figures are those of all points of all photos together."""
     always_regional: ClassVar[bool] = False
     """Whether the benchmark's official figures are those of re-aligned regions."""
+    region_names: ClassVar[tuple[str, ...]] = ()
+    """Names of the regions of its scans."""
 
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
         self.folder, self.names = folder, names
@@ -64,6 +66,17 @@ class ScanPack(ABC):
     @abstractmethod
     def scan(self, name: str) -> FaceScan:
         """Read the scan of one photo; FormatError if a file is missing or damaged."""
+
+    @abstractmethod
+    def person(self, name: str) -> str:
+        """Name of the person whom a photo shows."""
+
+    def people(self) -> dict[str, tuple[str, ...]]:
+        """Names of the photos of each person."""
+        photos: dict[str, list[str]] = {}
+        for name in self.names:
+            photos.setdefault(self.person(name), []).append(name)
+        return {person: tuple(names) for person, names in photos.items()}
 
 
 def open_pack(folder: Path) -> ScanPack:
@@ -95,9 +108,11 @@ class OwnScans(ScanPack):
     `photos/ID.jpg` and, for each, `scans/ID.npz` in millimetres: `V`, `F` the scan; `P` the 3 × 4 camera of the photo,
     with the first pixel's centre at (0, 0); `lm2d`, `lm3d` MediaPipe's 468 points in the photo and on the scan (NaN in
     holes); `pts` the points that are measured, in random order; `pts_label` the number of the region of each.
+    Photos whose names differ in a last letter after a digit show one person: p01a, p01b.
     """
 
     layout = "pack"
+    region_names = PACK_REGIONS
 
     @classmethod
     def open(cls, folder: Path) -> OwnScans:
@@ -124,6 +139,10 @@ class OwnScans(ScanPack):
             landmarks7=_points(arrays["lm3d"])[list(_MEDIAPIPE_OF_SEVEN)],
             camera=camera,
         )
+
+    def person(self, name: str) -> str:
+        """The name without its last letter."""
+        return re.sub(r"(?<=\d)[a-z]$", "", name)
 
 
 class NowScans(ScanPack):
@@ -159,6 +178,10 @@ class NowScans(ScanPack):
         points = shuffled[_in_now_sphere(shuffled, landmarks)]
         return FaceScan(name, photos[0] if photos else None, surface, points, landmarks7=landmarks, icp=_NOW_ICP)
 
+    def person(self, name: str) -> str:
+        """The subject."""
+        return name.partition("/")[0]
+
 
 def _in_now_sphere(points: Tensor, landmarks: Float[Tensor, "7 3"]) -> Tensor:
     """NoW's crop: a sphere around the nose, whose radius grows with the eyes' distance and the nose's length."""
@@ -189,6 +212,7 @@ class RealyScans(ScanPack):
 
     layout = "realy"
     always_regional = True
+    region_names = _REALY_REGIONS
 
     def __init__(self, folder: Path, photos: dict[str, Path]) -> None:
         super().__init__(folder, tuple(photos))
@@ -227,6 +251,10 @@ class RealyScans(ScanPack):
             keypoints=Keypoints(keypoints, _REALY_KEYPOINTS, _REALY_WEIGHTS, tolerance_mm2=1e-6 * factor**2),
             icp=_REALY_ICP,
         )
+
+    def person(self, name: str) -> str:
+        """The subject."""
+        return _subject(name)
 
 
 def _subject(name: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mien.errors import ConfigError, FormatError
+from mien.errors import ConfigError, FormatError, NoFaceFound
 from mien.evaluation.scan_packs import REALY_KEYPOINT_COUNT, ScanPack, surface_of
 from mien.evaluation.scans import IBUG_OF_SEVEN, FaceScan, PredictedFace
 from mien.geometry import Surface
@@ -52,13 +52,47 @@ def predict_by_reconstruction(reconstructor: Reconstructor) -> Predictor:
     Where the photo's camera is known, the alignment starts from pixels alone.
     """
 
+    return lambda scan: _as_measured(reconstructor(_photo_of(scan))[0], scan)
+
+
+def predict_together(reconstructor: Reconstructor, scans: Sequence[FaceScan]) -> Predictor:
+    """Reconstruct photos of one person together.
+
+    Args:
+        reconstructor: Reconstructs the photos.
+        scans: The scans of these photos.
+
+    Returns:
+        A predictor for these scans alone; it raises NoFaceFound for a photo that was left out.
+
+    Raises:
+        MienError: A photo is missing, or the joint reconstruction failed.
+
+    Warns:
+        PhotoLeftOut: As in `Reconstructor.joint`.
+    """
+    person = reconstructor.joint([_photo_of(scan) for scan in scans])
+    found = {scan.name: k for k, scan in enumerate(scans)}
+
     def predict(scan: FaceScan) -> PredictedFace:
-        if scan.photo is None:
-            raise FormatError(f"{scan.name}: the photo is missing; complete the data set, or give predictions.")
-        face = reconstructed_face(reconstructor(scan.photo)[0])
-        return face if scan.camera is None else replace(face, landmarks7=None)
+        k = found[scan.name]
+        face = person.faces[k]
+        if face is None:
+            raise NoFaceFound(person.reasons[k])
+        return _as_measured(face, scan)
 
     return predict
+
+
+def _photo_of(scan: FaceScan) -> Path:
+    if scan.photo is None:
+        raise FormatError(f"{scan.name}: the photo is missing; complete the data set, or give predictions.")
+    return scan.photo
+
+
+def _as_measured(face: Reconstruction, scan: FaceScan) -> PredictedFace:
+    found = reconstructed_face(face)
+    return found if scan.camera is None else replace(found, landmarks7=None)
 
 
 def predict_mean_face(model: MorphableModel) -> Predictor:
@@ -78,7 +112,7 @@ def predict_mean_face(model: MorphableModel) -> Predictor:
 class PredictionFiles:
     """Files of predictions, in the layout of a benchmark.
 
-    mien's layout: per photo `ID.npz` (vertices, triangles, and optionally xy, lm7 and unit as docs/benchmarks.md
+    mien's layout: per photo `ID.npz` (vertices, triangles, and optionally xy, lm7 and unit as docs/scans.md
     describes), `ID.obj`, or the result folder `ID` of `mien reconstruct`. NoW: `SUBJECT/CHALLENGE/NAME.obj` with the 7
     landmarks in `.npy` or `.txt`. REALY: `NAME.obj`, and one `.txt` with the barycentric coordinates of 85 keypoints.
     """

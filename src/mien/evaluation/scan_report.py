@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -150,7 +150,7 @@ class ScanReport:
 
     def write_run(self, path: Path) -> None:
         """Write `run` to a file, which `compare` reads; OSError if that fails."""
-        write_text(path, json.dumps(self.run(), indent=1, allow_nan=False) + "\n")
+        write_run(self.run(), path)
 
     def _means(self, alignment: Alignment) -> dict[str, Any] | None:
         measured = self.measured(alignment)
@@ -191,22 +191,28 @@ def evaluate_scans(
     Raises:
         ConfigError: `limit` is below 1.
     """
-    names = spread_names(pack.names, limit)
-    rows, regions = [], ()
-    for done, name in enumerate(names, 1):
-        try:
-            scan = pack.scan(name)
-            regions = scan.region_names
-            face = predict(scan)
-            sim = score_face(scan, face, regional=regional or pack.always_regional)
-            rows.append(ScanRow(name, sim, score_face(scan, face, rigid=True) if metric else None))
-            if inspect is not None:
-                inspect(scan, face, sim)
-        except MienError as error:
-            rows.append(ScanRow(name, None, None, f"{type(error).__name__}: {error}"))
+    names, rows = spread_names(pack.names, limit), list[ScanRow]()
+    for name in names:
+        rows.append(scan_row(pack, name, predict, metric=metric, regional=regional, inspect=inspect))
         if progress is not None:
-            progress(done, len(names))
-    return ScanReport(tuple(rows), regions, pooled=pack.pooled)
+            progress(len(rows), len(names))
+    return ScanReport(tuple(rows), pack.region_names, pooled=pack.pooled)
+
+
+def scan_row(
+    pack: ScanPack, name: str, predict: Predictor, *, metric: bool, regional: bool, inspect: Inspector | None
+) -> ScanRow:
+    """Measure one photo, see `evaluate_scans`."""
+    try:
+        scan = pack.scan(name)
+        face = predict(scan)
+        sim = score_face(scan, face, regional=regional or pack.always_regional)
+        row = ScanRow(name, sim, score_face(scan, face, rigid=True) if metric else None)
+        if inspect is not None:
+            inspect(scan, face, sim)
+    except MienError as error:
+        return ScanRow(name, None, None, f"{type(error).__name__}: {error}")
+    return row
 
 
 def spread_names(names: tuple[str, ...], limit: int | None) -> list[str]:
@@ -216,6 +222,11 @@ def spread_names(names: tuple[str, ...], limit: int | None) -> list[str]:
     if limit < 1:
         raise ConfigError(f"limit={limit} is too small; use at least 1.")
     return [names[k] for k in np.unique(np.linspace(0, len(names) - 1, min(limit, len(names))).round().astype(int))]
+
+
+def write_run(run: Mapping[str, Any], path: Path) -> None:
+    """Write a run as JSON; OSError if that fails."""
+    write_text(path, json.dumps(run, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

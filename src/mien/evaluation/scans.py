@@ -5,7 +5,7 @@
 
 Distances run from the scan to the prediction, so that all predictions are measured at the same points, and a missing
 part costs its distance to the border. The protocol follows NoW (Sanyal et al. 2019) and REALY (Chai et al. 2022);
-docs/benchmarks.md lists the differences. Lengths are millimetres.
+docs/scans.md lists the differences. Lengths are millimetres.
 """
 
 from __future__ import annotations

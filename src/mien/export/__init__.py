@@ -42,8 +42,6 @@ from mien.io.result_files import (
     mesh_file,
     needs_model,
     parse_formats,
-    parse_parts,
-    parse_scalp,
     remove_other_files,
     texture_file,
 )
@@ -103,8 +101,23 @@ def write_reconstruction(
         ...     mien.write_reconstruction(face, reconstructor.model, photo, f"out/face{index}")
     """
     formats = parse_formats(formats)
-    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs, parse_scalp(scalp))
+    options = MeshOptions.parsed(
+        parts, neutral=neutral, units=units, embed_camera=embed_camera, morphs=morphs, scalp=scalp
+    )
     options.check_effect(formats)
+    write_files(reconstruction, model, photo, folder, formats=formats, options=options)
+
+
+def write_files(
+    reconstruction: Reconstruction,
+    model: MorphableModel | None,
+    photo: Photo | None,
+    folder: str | os.PathLike[str],
+    *,
+    formats: Sequence[str],
+    options: MeshOptions,
+) -> None:
+    """Write the files of one face into a folder: `write_reconstruction`, with checked formats and options."""
     folder = Path(folder)
     if model is not None:
         _check_model(reconstruction, model)
@@ -134,13 +147,7 @@ def write_mesh(
     reconstruction: Reconstruction,
     model: MorphableModel,
     path: str | os.PathLike[str],
-    *,
-    parts: str = FACE,
-    neutral: bool = False,
-    units: str = "m",
-    embed_camera: bool = False,
-    morphs: str = "sparse",
-    scalp: str = "hair",
+    options: MeshOptions = MeshOptions(),  # noqa: B008 (it is frozen)
 ) -> None:
     """Write one mesh file; its ending chooses the format: `.glb`, `.obj`, `.ply`, `.usdz` or `.vrm`.
 
@@ -150,16 +157,11 @@ def write_mesh(
         reconstruction: The face.
         model: The model that the face was reconstructed with.
         path: The file to write; its folder is made if it is missing.
-        parts: `face` or `head`; `.vrm` is always the head.
-        neutral: As in `write_reconstruction`, like the four below.
-        units: As in `write_reconstruction`.
-        embed_camera: As in `write_reconstruction`.
-        morphs: As in `write_reconstruction`.
-        scalp: As in `write_reconstruction`.
+        options: What the mesh shows and how it is written; one part, except for `.vrm`, which is always the head.
 
     Raises:
-        ConfigError: The ending is another, a choice is unknown or has no effect on this format, or the model is not
-            that of the reconstruction.
+        ConfigError: The ending is another, an option has no effect on this format, there are two parts, or the model
+            is not that of the reconstruction.
         ModelMismatch: A head or a picture of it is asked for, and the model is not `mien-face`.
         BackendUnavailable: The file is `.usdz`, and the package usd-core is missing.
         OutputError: The file cannot be written.
@@ -168,10 +170,10 @@ def write_mesh(
     format_name = MESH_ENDINGS.get(path.suffix.lower())
     if format_name is None:
         raise ConfigError(f"path={path} ends in {path.suffix!r}; use one of {', '.join(MESH_ENDINGS)}.")
-    options = MeshOptions(parse_parts(parts), neutral, units, embed_camera, morphs, parse_scalp(scalp))
     options.check_effect([format_name])
     if len(options.parts) != 1:
-        raise ConfigError(f"parts={parts!r} are two meshes, but path={path} is one file; give a folder or one part.")
+        two = ",".join(options.parts)
+        raise ConfigError(f"parts={two!r} are two meshes, but path={path} is one file; give a folder or one part.")
     _check_model(reconstruction, model)
     part = HEAD if format_name == "vrm" else options.parts[0]
     meshes = MeshFiles(reconstruction, on_cpu(model), options)
@@ -217,47 +219,31 @@ def save_reconstruction(
     path: str | os.PathLike[str],
     *,
     formats: str | Iterable[str] | None,
-    parts: str | Iterable[str],
     model: MorphableModel | None,
     photo: Photo | None,
-    neutral: bool,
-    units: str,
-    embed_camera: bool,
-    morphs: str,
-    scalp: str,
+    options: MeshOptions,
 ) -> None:
     """Write a folder or one mesh file: `Reconstruction.save`, whose arguments and errors these are."""
-    how = {"neutral": neutral, "units": units, "embed_camera": embed_camera, "morphs": morphs, "scalp": scalp}
-    options = MeshOptions(parse_parts(parts), **{**how, "scalp": parse_scalp(scalp)})
     if is_mesh_file(Path(path)):
         if formats is not None:
             raise ConfigError(f"path={path} names one file, so formats has no effect; leave it out or give a folder.")
-        write_mesh(reconstruction, model or _model_of(reconstruction), path, parts=",".join(options.parts), **how)
+        write_mesh(reconstruction, model or _model_of(reconstruction), path, options)
         return
     if formats is None:
         model = model or _find_model(reconstruction.model_name)
         given = {"glb": model is not None, "sheet": model is not None and photo is not None}
         formats = [name for name in DEFAULT_FORMATS if given.get(name, True)]
     formats = parse_formats(formats)
+    options.check_effect(formats)
     if model is None and any(needs_model(name, options) for name in formats):
         model = _model_of(reconstruction)
-    write_reconstruction(reconstruction, model, photo, folder_of(path), formats, parts=options.parts, **how)
+    write_files(reconstruction, model, photo, folder_of(path), formats=formats, options=options)
 
 
-def glb_of(
-    reconstruction: Reconstruction,
-    model: MorphableModel | None,
-    *,
-    parts: str,
-    neutral: bool,
-    embed_camera: bool,
-    morphs: str,
-    scalp: str,
-) -> bytes:
+def glb_of(reconstruction: Reconstruction, model: MorphableModel | None, options: MeshOptions) -> bytes:
     """Encode a face as a GLB file: `Reconstruction.glb_bytes`, whose arguments and errors these are."""
-    options = MeshOptions(parse_parts(parts), neutral, "m", embed_camera, morphs, parse_scalp(scalp))
     if len(options.parts) != 1:
-        raise ConfigError(f"parts={parts!r} are two meshes; choose one of them.")
+        raise ConfigError(f"parts={','.join(options.parts)!r} are two meshes; choose one of them.")
     model = model or _model_of(reconstruction)
     _check_model(reconstruction, model)
     return MeshFiles(reconstruction, on_cpu(model), options).content("glb", options.parts[0])

@@ -194,8 +194,11 @@ class _Scene:
         binding = UsdSkel.BindingAPI.Apply(mesh.GetPrim())
         binding.CreateSkeletonRel().SetTargets([skeleton.GetPath()])
         joint = 0 if part.centre is None else 1 + self._movable.index(part)
-        binding.CreateJointIndicesPrimvar(constant=True, elementSize=1).Set([joint])
-        binding.CreateJointWeightsPrimvar(constant=True, elementSize=1).Set([1.0])
+        # Per vertex, although all are equal: three.js 0.187 collapses a mesh whose joints are constant primvars.
+        binding.CreateJointIndicesPrimvar(constant=False, elementSize=1).Set(_integers(np.full(len(rows), joint)))
+        binding.CreateJointWeightsPrimvar(constant=False, elementSize=1).Set(
+            Vt.FloatArray.FromNumpy(np.ones(len(rows), np.float32))
+        )
         return mesh
 
     def _add_blend_shapes(self, part: RigPart, mesh: Any) -> None:

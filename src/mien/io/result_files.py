@@ -82,6 +82,24 @@ class MeshOptions:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(values)}.")
         parse_parts(self.parts)
 
+    @classmethod
+    def parsed(
+        cls,
+        parts: str | Iterable[str],
+        *,
+        neutral: bool = False,
+        units: str = "m",
+        embed_camera: bool = False,
+        morphs: str = "sparse",
+        scalp: str = "hair",
+    ) -> MeshOptions:
+        """Make options of what a user writes: `parts` may be one text with commas, and `scalp` any text.
+
+        Raises:
+            ConfigError: A value is unknown.
+        """
+        return cls(parse_parts(parts), neutral, units, embed_camera, morphs, parse_scalp(scalp))
+
     @property
     def units_per_metre(self) -> float:
         """Factor from metres to `units`."""
@@ -98,6 +116,7 @@ class MeshOptions:
         """
         given = {
             "neutral": (self.neutral, frozenset({"glb", "obj", "ply", "usd"})),  # a VRM is always neutral
+            "parts": (self.parts != (FACE,), frozenset(_ENDINGS) - {"vrm"}),
             "units": (self.units != "m", _WITH_UNITS),
             "embed_camera": (self.embed_camera, _WITH_CAMERA),
             "morphs": (self.morphs != "sparse", frozenset({"glb", "vrm"})),
@@ -105,8 +124,9 @@ class MeshOptions:
         for name, (chosen, concerned) in given.items():
             if chosen and not concerned & set(formats):
                 use = ", ".join(known for known in FORMATS if known in concerned)
+                value = ",".join(self.parts) if name == "parts" else getattr(self, name)
                 raise ConfigError(
-                    f"{name}={getattr(self, name)!r} has no effect on the formats {', '.join(formats)}; choose one of "
+                    f"{name}={value!r} has no effect on the formats {', '.join(formats)}; choose one of "
                     f"{use}, or leave {name} out."
                 )
         # Pictures of the head show no hair.

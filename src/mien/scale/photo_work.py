@@ -22,7 +22,6 @@ from mien.io.result_files import (
     needs_head,
     parse_formats,
     parse_parts,
-    parse_scalp,
 )
 from mien.scale.output_folder import PhotoFolder
 from mien.scale.run_record import Options, result_options
@@ -97,8 +96,14 @@ class PhotoSettings:
         Raises:
             ConfigError: A value is unknown.
         """
-        scalp = parse_scalp(self.scalp)
-        return MeshOptions(parse_parts(self.parts), self.neutral, self.units, self.embed_camera, self.glb, scalp)
+        return MeshOptions.parsed(
+            self.parts,
+            neutral=self.neutral,
+            units=self.units,
+            embed_camera=self.embed_camera,
+            morphs=self.glb,
+            scalp=self.scalp,
+        )
 
     def write(self, face: Reconstruction, photo: Photo, folder: Path, *, model: MorphableModel) -> None:
         """Write the files of one face.
@@ -112,21 +117,9 @@ class PhotoSettings:
         Raises:
             MienError: As `write_reconstruction`.
         """
-        from mien.export import write_reconstruction
+        from mien.export import write_files
 
-        write_reconstruction(
-            face,
-            photo=photo,
-            folder=folder,
-            model=model,
-            formats=self.formats,
-            parts=self.parts,
-            neutral=self.neutral,
-            units=self.units,
-            embed_camera=self.embed_camera,
-            morphs=self.glb,
-            scalp=self.scalp,
-        )
+        write_files(face, model, photo, folder, formats=parse_formats(self.formats), options=self.mesh_options)
 
     def check_head(self, model: MorphableModel) -> None:
         """Check before the first photo that the model has the head that the files show.

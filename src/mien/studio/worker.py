@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 
 from mien.errors import MienError
-from mien.export import head_glb_bytes, write_reconstruction
+from mien.export import head_glb_bytes, write_files
 from mien.export.head_looks import head_looks
 from mien.export.rig import make_rig
 from mien.export.shape_targets import reshaped, with_shape_targets
 from mien.io.files import writing_folder
 from mien.io.photo import Photo, read_photo
-from mien.io.result_files import HEAD
+from mien.io.result_files import HEAD, MeshOptions
 from mien.memory import typed_out_of_memory
 from mien.morphable import MorphableModel, load_head
 from mien.perception import Pin
@@ -148,7 +148,7 @@ class _Worker:
         with writing_folder(folder) as partial:
             (partial / STEP_FILES[step]).write_bytes(self._shown(face, final=step == "detail"))
         if step == "detail":
-            write_reconstruction(face, self._model, photo, folder, formats, parts=HEAD)
+            write_files(face, self._model, photo, folder, formats=formats, options=MeshOptions((HEAD,)))
         self._send(
             HeadReady(
                 face=index,
