@@ -26,9 +26,10 @@ import torch
 from mien.errors import WorkerDied
 from mien.io.photo_files import find_photos
 from mien.scale.output_folder import PhotoFolder
-from mien.scale.photo_work import PhotoSettings, PhotoWorker
+from mien.scale.photo_work import PhotoSettings
 from mien.scale.ray_engine import RaySettings, run_on_ray
 from mien.scale.ray_photos import PhotoResumer
+from mien.scale.worker import Worker
 from mien.training.data.prepare import PreparationSettings, make_shard, photo_entries
 
 CASES = {
@@ -85,7 +86,7 @@ def timed_resumer(settings: PhotoSettings) -> Timed:
 
 def measure_here(settings: PhotoSettings, photos: Sequence[Path]) -> Cost:
     """The cost in this process."""
-    work = Timed(PhotoWorker(settings))
+    work = Timed(Worker(settings))
     with tempfile.TemporaryDirectory() as out:
         folders = [PhotoFolder(Path(out) / str(number), photo) for number, photo in enumerate(photos)]
         return _cost(((work(folder), time.perf_counter()) for folder in folders), photos, Path(out))

@@ -19,7 +19,8 @@ from mien.fitting import Progress
 from mien.io.files import writing_folder
 from mien.io.photo import Photo, read_photo
 from mien.io.result_folder import write_result_files
-from mien.result import PersonReconstruction, Reconstruction
+from mien.pipeline.joint import PersonFaces
+from mien.result import Reconstruction
 from tests.tiny_face import tiny_model, tiny_photo, tiny_reconstruction
 
 
@@ -28,6 +29,7 @@ class FakeReconstructor:
 
     made: list[dict[str, Any]] = []  # noqa: RUF012 (shared on purpose: the commands make their own instance)
     photos: list[str] = []  # noqa: RUF012 (names of the photos that were reconstructed)
+    paths: list[Path] = []  # noqa: RUF012 (paths of the photos of people)
 
     def __init__(self, **settings: Any) -> None:
         self.made.append(settings)
@@ -61,7 +63,7 @@ class FakeReconstructor:
         height, width = photo.pixels.shape[:2]
         return [replace(tiny_reconstruction(), image_size=(width, height))] * count
 
-    def joint(
+    def joint_one_by_one(
         self,
         photos: Sequence[Photo | Path],
         *,
@@ -69,12 +71,15 @@ class FakeReconstructor:
         principal_point_px: tuple[float, float] | None = None,
         max_pixels: int,
         progress: Progress | None = None,
-    ) -> PersonReconstruction:
-        """One face per photo; a photo whose pixel is 0 does not show the person, and one of 9 fails."""
+    ) -> PersonFaces:
+        """One face per photo; a photo whose pixel is 0 does not show the person, 7 is Ctrl-C, and 9 fails."""
         self.made[-1] |= {"focal_px": focal_px, "principal_point_px": principal_point_px, "max_pixels": max_pixels}
         opened = [photo if isinstance(photo, Photo) else read_photo(photo) for photo in photos]
         self.photos += [photo.path.name for photo in opened]
+        self.paths.extend(photo.path for photo in opened)
         counts = [int(photo.pixels[0, 0, 0]) for photo in opened]
+        if 7 in counts:
+            raise KeyboardInterrupt
         if 9 in counts:
             raise FitDiverged("a number is not finite")
         if not any(counts):
@@ -85,9 +90,8 @@ class FakeReconstructor:
         )
         for reason in filter(None, reasons):
             warnings.warn(reason, PhotoLeftOut, stacklevel=2)
-        faces = tuple(face if count else None for count in counts)
-        weights = tuple(float(count > 0) for count in counts)
-        return PersonReconstruction(faces, weights, reasons, next(k for k, count in enumerate(counts) if count))
+        faces = [(number, face) for number, count in enumerate(counts) if count]
+        return PersonFaces(iter(faces), tuple(float(count > 0) for count in counts), reasons, faces[0][0])
 
 
 def photo_with(path: Path, faces: int) -> Path:

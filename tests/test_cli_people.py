@@ -1,25 +1,51 @@
-"""`mien reconstruct` for several photos of one person."""
+"""`mien reconstruct` for several photos of one person, and for folders of people: --resume, --jobs, killed runs."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mien.cli.reconstruct
+import mien.export
 import mien.pipeline
+from mien.errors import WorkerDied
 from mien.io.result_files import MeshOptions
-from tests.command import FakeReconstructor, photo_with, run, summary
+from mien.scale.output_folder import PersonFolder
+from mien.scale.photo_work import PhotoSettings
+from mien.scale.ray_photos import PhotoResumer
+from mien.scale.run_record import read_record
+from tests.command import FakeReconstructor, photo_with, run, summary, write_numbers
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeReconstructor.made.clear()
     FakeReconstructor.photos.clear()
+    FakeReconstructor.paths.clear()
     monkeypatch.setattr(mien.pipeline, "Reconstructor", FakeReconstructor)
+    monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 1)  # other processes have no fakes
     monkeypatch.setattr("mien.export.images.PANEL_SIDE", 24)  # the sheet is not what is tested here
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mien.export, "write_files", write_numbers)
+
+
+def redone() -> list[str]:
+    """Folder and name of the photos that were reconstructed since the last call."""
+    names = [f"{path.parent.name}/{path.name}" for path in FakeReconstructor.paths]
+    FakeReconstructor.paths.clear()
+    return names
 
 
 def test_photos_of_one_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +53,7 @@ def test_photos_of_one_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     photos = [photo_with(tmp_path / name, 1) for name in ("a.png", "b.png", "x/b.png", "face0.png")]
     assert run("reconstruct", "--same-person", *photos, "-o", out, "--focal-px", "800", "--max-megapixels", "5") == 0
     person = out / "person"
-    assert sorted(path.name for path in person.iterdir()) == ["a", "b", "b-2", "face0", "face0-2"]
+    assert sorted(path.name for path in person.iterdir()) == ["a", "b", "b-2", "face0", "face0-2", "run.json"]
     for folder in (person, person / "a", person / "b-2", person / "face0-2"):
         names = {path.name for path in (folder / "face0").iterdir()}
         assert {"face.glb", "reconstruction.npz", "coefficients.json", "sheet.png", "overlay.png"} <= names
@@ -95,19 +121,176 @@ def test_each_folder_is_one_person(tmp_path: Path) -> None:
     assert len(FakeReconstructor.made) == 1
 
 
-def test_a_folder_of_a_single_photo_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photo, out = photo_with(tmp_path / "person.png", 1), tmp_path / "out"
+@pytest.mark.usefixtures("numbers_only")
+def test_photos_and_people_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:
+    out, photo = tmp_path / "out", photo_with(tmp_path / "anna.png", 1)
+    people = [photo_with(tmp_path / place / "anna" / "1.png", 1) for place in ("x", "y")]
     assert run("reconstruct", photo, "-o", out) == 0
-    assert run("reconstruct", "--same-person", photo, "-o", out) == 2
-    assert "holds the results of a single photo" in capsys.readouterr().err
+    for person in (people[1], people[0], people[1]):
+        assert run("reconstruct", "--group-by", "folder", person, "-o", out) == 0
+    owners = {path.name: read_record(path) for path in out.iterdir() if path.is_dir()}
+    assert {name: record and record.photo for name, record in owners.items()} == {
+        "anna": str(photo),
+        "anna-2": str(people[1].parent),
+        "anna-3": str(people[0].parent),
+    }
+    assert run("reconstruct", photo, "-o", out, "--resume") == 0
+    assert redone() == ["anna/1.png", "anna/1.png", "anna/1.png"]
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_resume_skips_people_who_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name, count in (("anna/1", 1), ("anna/2", 1), ("boris/1", 9), ("boris/2", 1), ("cleo/1", 1), ("cleo/2", 0)):
+        photo_with(photos / f"{name}.png", count)
+    command = ["reconstruct", "--group-by", "folder", photos, "-o", out, "--resume"]
+    assert run(*command) == 1
+    assert len(redone()) == 6
+    before = summary(out)
+    (out / "summary.csv").unlink()  # what a killed run did not write comes back
+    assert run(*command, "--json") == 1
+    assert redone() == ["boris/1.png", "boris/2.png"]  # a failed person is tried again, a photo left out is not
+    lines = map(json.loads, capsys.readouterr().out.splitlines()[-6:])
+    assert sorted((Path(row["photo"]).parent.name, row["status"]) for row in lines) == [
+        ("anna", "skipped"),
+        ("anna", "skipped"),
+        ("boris", "failed"),
+        ("boris", "failed"),
+        ("cleo", "skipped"),
+        ("cleo", "skipped"),
+    ]
+    kept = ("photo", "faces", "results", "reason")
+    assert [[row[key] for key in kept] for row in summary(out)] == [[row[key] for key in kept] for row in before]
+    photo_with(photos / "boris" / "1.png", 1)
+    assert run(*command, "--seed", "3") == 1
+    assert len(redone()) == 6
+    assert "done with other options are reconstructed again: seed (0 → 3)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("numbers_only")
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda photos, _: photo_with(photos / "2.png", 2), ["1", "2", "3"]),
+        (lambda photos, _: photo_with(photos / "4.png", 1), ["1", "2", "3", "4"]),
+        (lambda photos, _: (photos / "2.png").unlink(), ["1", "3"]),
+        (lambda photos, _: (photos / "2.png").rename(photos / "5.png"), ["1", "3", "5"]),
+        (lambda photos, _: photo_with(photos / "3.png", 0), ["1", "2"]),
+        (lambda _, out: (out / "face0").rename(out / "gone"), ["1", "2", "3", "gone"]),
+        (lambda _, out: (out / "3" / "face0").rename(out / "3" / "gone"), ["1", "2", "3"]),
+    ],
+)
+def test_resume_redoes_a_person_whose_photos_or_results_changed(
+    tmp_path: Path, change: Callable[[Path, Path], object], left: list[str]
+) -> None:
+    photos, out = tmp_path / "anna", tmp_path / "out"
+    for name in ("1", "2", "3"):
+        photo_with(photos / f"{name}.png", 1)
+    command = ["reconstruct", "--group-by", "folder", photos, "-o", out, "--resume"]
+    assert run(*command) == 0
+    redone()
+    change(photos, out / "anna")
+    run(*command)
+    assert len(redone()) == len(list(photos.iterdir()))
+    run(*command)
+    assert not redone()
+    assert {path.name for path in (out / "anna").iterdir()} == {*left, "face0", "run.json"}
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_ctrl_c_keeps_people_and_names_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name, count in (("anna", 1), ("boris", 7), ("cleo", 1)):
+        photo_with(photos / name / "1.png", count)
+        photo_with(photos / name / "2.png", 1)
+    command = ["reconstruct", "--group-by", "folder", photos, "-o", out]
+    assert run(*command) == 130
+    assert "stopped after 2 of 6 photos" in capsys.readouterr().err
+    photo_with(photos / "boris" / "1.png", 1)
+    redone()
+    assert run(*command, "--resume") == 0
+    assert redone() == ["boris/1.png", "boris/2.png", "cleo/1.png", "cleo/2.png"]
+    assert len(summary(out)) == 6
+
+
+def test_a_process_of_ray_does_and_skips_people(tmp_path: Path) -> None:
+    """What `reconstruct_on_ray` runs in each process."""
+    photos = tuple(photo_with(tmp_path / "anna" / name, 1) for name in ("1.png", "2.png"))
+    work = PhotoResumer(PhotoSettings(formats=("npz",)))
+    for path, owner in (("anna", str(photos[0].parent)), ("bad", "bad")):
+        folder = PersonFolder(tmp_path / "out" / path, owner, photos)
+        first, again = work(folder), work(folder)
+        assert not first.earlier
+        assert again.earlier
+        assert again.rows == tuple(row.absolute() for row in first.rows)
+        assert [Path(row.results).name for row in first.rows] == ["1", "2"]
+    (folder.path / "run.json").write_text("{")
+    broken = work(folder)
+    assert [row.reason.partition(":")[0] for row in broken.rows] == ["FormatError", "FormatError"]
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_people_go_to_ray_as_photos_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is replaced by this process; tests/test_ray.py has the cluster."""
+
+    def run_here(make: Callable[[], Any], calls: dict[Any, tuple[Any, ...]], **_: object) -> Iterator[tuple[Any, Any]]:
+        work = make()
+        for key, arguments in calls.items():
+            yield key, WorkerDied("lost") if "boris" in str(key.path) else work(*pickle.loads(pickle.dumps(arguments)))
+
+    monkeypatch.setattr("mien.scale.ray_photos.run_on_ray", run_here)
+    for name in ("anna/1", "anna/2", "boris/1"):
+        photo_with(tmp_path / "photos" / f"{name}.png", 1)
+    command = ["reconstruct", "--group-by", "folder", tmp_path / "photos", "-o", tmp_path / "out", "--engine", "ray"]
+    assert run(*command) == 1
+    assert redone() == ["anna/1.png", "anna/2.png"]
+    assert [row["reason"] for row in summary(tmp_path / "out")] == ["", "", "WorkerDied: lost"]
+    assert run(*command) == 1
+    assert redone() == []  # Ray always skips what is done
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9")
+def test_a_run_over_people_that_is_killed_finishes_with_resume(tmp_path: Path) -> None:
+    photos, out, names = tmp_path / "photos", tmp_path / "out", [f"p{number:02}" for number in range(12)]
+    for name in names:
+        photo_with(photos / name / "1.png", 9 if name == "p05" else 1)
+        photo_with(photos / name / "2.png", 1)
+    command = [sys.executable, "-m", "tests.command", "reconstruct", "--group-by", "folder", str(photos), "--json"]
+    command += ["-o", str(out), "--resume"]
+    done: list[str] = []
+    for stop in (3, 6):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        fresh = 0
+        for line in process.stdout:
+            row = json.loads(line)
+            fresh += row["status"] != "skipped"
+            done += [row["photo"]] if row["status"] == "done" else []
+            if fresh == stop:
+                break
+        process.send_signal(signal.SIGKILL)
+        rest = [json.loads(line) for line in process.stdout.read().splitlines() if line.endswith("}")]
+        done += [row["photo"] for row in rest if row["status"] == "done"]
+        assert process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1, finished.stderr
+    rows = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert {Path(row["photo"]).parent.name for row in rows if row["status"] == "failed"} == {"p05"}
+    done += [row["photo"] for row in rows if row["status"] == "done"]
+    assert len(done) == len(set(done)), "a person was done twice"
+    assert sorted(row["photo"] for row in summary(out)) == sorted(str(path) for path in photos.glob("*/*.png"))
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [name for name in names if name != "p05"]
+    for row in summary(out):
+        assert row["reason"] or (Path(row["results"]) / "face0" / "reconstruction.npz").is_file()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--same-person", "--group-by", "folder"], "leave one of them out"),
-        (["--same-person", "--resume"], "does not use --resume"),
-        (["--group-by", "folder", "--jobs", "2"], "does not use --jobs"),
+        (["--same-person", "--engine", "ray", "-o", "s3://bucket/out"], "give one that all machines see"),
         (["--same-person", "--max-faces", "1"], "does not use --max-faces"),
         (["--same-person", "-o", "anna.glb"], "give a folder"),
         (["--group-by", "name"], "name"),

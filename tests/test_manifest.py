@@ -17,8 +17,8 @@ from mien.io.photo_arguments import RemotePhoto
 from mien.scale import prepare_on_ray
 from mien.scale.addresses import AddressFolder, is_address, open_address
 from mien.scale.output_folder import PhotoFolder
-from mien.scale.photo_work import PhotoOutcome
 from mien.scale.ray_photos import PhotoResumer
+from mien.scale.worker import Outcome
 from mien.training.data import prepare as preparation
 from mien.training.data.store import FaceStore
 from tests.astronaut import astronaut
@@ -100,7 +100,7 @@ def test_only_other_machines_have_addresses(tmp_path: Path) -> None:
     assert not is_address(str(tmp_path))
 
 
-def resume(photos: list[Path | RemotePhoto], address: str) -> list[PhotoOutcome]:
+def resume(photos: list[Path | RemotePhoto], address: str) -> list[Outcome]:
     work = PhotoResumer(SETTINGS)
     with open_address(address) as output:
         outcomes = [work(output.folder_of(photo)) for photo in photos]

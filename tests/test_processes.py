@@ -19,12 +19,14 @@ import pytest
 import torch
 
 from mien.errors import ConfigError, FaceLeftOut
-from mien.io.photo import Photo
+from mien.io.photo import Photo, read_photo
 from mien.pipeline import Reconstructor
+from mien.pipeline.joint import PersonFaces
 from mien.scale import preload
-from mien.scale.output_folder import PhotoFolder, open_output
-from mien.scale.photo_work import PhotoOutcome, PhotoSettings
+from mien.scale.output_folder import PersonFolder, PhotoFolder, open_output
+from mien.scale.photo_work import PhotoSettings
 from mien.scale.processes import reconstruct_here, reconstruct_in_processes
+from mien.scale.worker import Outcome
 from tests.command import FakeReconstructor, photo_with, summary
 
 pytestmark = pytest.mark.slow  # each process imports torch
@@ -49,6 +51,11 @@ class _Fake(FakeReconstructor):
             raise AssertionError("more than one thread")
         return faces
 
+    def joint_one_by_one(self, photos: Any, **settings: Any) -> PersonFaces:
+        if any(read_photo(photo).pixels[0, 0, 0] == 20 for photo in photos):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().joint_one_by_one(photos, **settings)
+
 
 @dataclass(frozen=True)
 class FakeSettings(PhotoSettings):
@@ -68,7 +75,7 @@ def _folders(out: Path, *levels: int) -> list[PhotoFolder]:
     return [PhotoFolder(out / photo.stem, photo) for photo in photos]
 
 
-def _outcomes(folders: list[PhotoFolder], settings: PhotoSettings, *, jobs: int = 2) -> dict[str, PhotoOutcome]:
+def _outcomes(folders: list[PhotoFolder], settings: PhotoSettings, *, jobs: int = 2) -> dict[str, Outcome]:
     outcomes = list(reconstruct_in_processes(folders, settings, jobs=jobs))
     found = {Path(outcome.row.photo).stem: outcome for outcome in outcomes}
     assert len(found) == len(outcomes) == len(folders), "each photo once"
@@ -92,6 +99,26 @@ def test_a_process_that_dies_costs_its_photo_alone(tmp_path: Path) -> None:
     assert (folders[3].path / "face1" / "coefficients.json").is_file()
     assert folders[3].earlier(FakeSettings().options)[0] is not None
     assert folders[1].earlier(FakeSettings().options)[0] is None
+
+
+def test_a_bad_person_costs_nobody_else(tmp_path: Path) -> None:
+    """Two processes: one person cannot be fitted, and one kills the process."""
+    people = dict[str, PersonFolder]()
+    for name, levels in {"anna": (1, 1), "boris": (1, 9), "cleo": (20, 1), "dora": (1, 0), "emil": (1, 1)}.items():
+        photos = tuple(photo_with(tmp_path / name / f"{n}.png", level) for n, level in enumerate(levels))
+        people[name] = PersonFolder(tmp_path / "out" / name, str(tmp_path / name), photos)
+    outcomes = list(reconstruct_in_processes(people.values(), FakeSettings(), jobs=2))
+    reasons = {Path(o.rows[0].photo).parent.name: [row.reason.partition(":")[0] for row in o.rows] for o in outcomes}
+    assert reasons == {
+        "anna": ["", ""],
+        "boris": ["FitDiverged", "FitDiverged"],
+        "cleo": ["WorkerDied", "WorkerDied"],
+        "dora": ["", "PhotoLeftOut"],
+        "emil": ["", ""],
+    }
+    done = {name for name, folder in people.items() if folder.earlier(FakeSettings().options)[0] is not None}
+    assert done == {"anna", "dora", "emil"}
+    assert (tmp_path / "out" / "emil" / "1" / "face0" / "coefficients.json").is_file()
 
 
 def test_warnings_come_back_and_bugs_and_wrong_settings_are_raised(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from PIL import Image
 
 from mien.errors import ConfigError, OutputError, WorkerDied
 from mien.io.files import write_text
-from mien.scale.output_folder import OutputFolder, PhotoFolder, open_output
-from mien.scale.photo_work import PhotoOutcome, PhotoWorker
+from mien.scale.output_folder import OutputFolder, PersonFolder, PhotoFolder, open_output
 from mien.scale.prepare_on_ray import prepare_on_ray
 from mien.scale.ray_engine import FAILED_STARTS, RaySettings, run_on_ray
 from mien.scale.ray_photos import reconstruct_on_ray
 from mien.scale.summary import PhotoRow
+from mien.scale.worker import Outcome, Worker
 from mien.training.data import prepare as preparation
 from mien.training.data.prepare import PreparationSettings, list_photos, prepare
 from tests.astronaut import astronaut
@@ -141,7 +141,24 @@ def test_a_damaged_record_is_the_row_of_its_photo(on_cluster: RaySettings, tmp_p
     assert [row.reason.partition(":")[0] for row in sorted(rows, key=lambda row: row.photo)] == ["FormatError", ""]
 
 
-def outcomes(photos: list[Path], out: Path, ray: RaySettings) -> Iterator[PhotoOutcome]:
+def test_people_are_done_and_skipped(on_cluster: RaySettings, tmp_path: Path) -> None:
+    people = [
+        PersonFolder(
+            tmp_path / "out" / name,
+            str(tmp_path / name),
+            tuple(photo_with(tmp_path / name / f"{n}.png", level) for n, level in enumerate(levels)),
+        )
+        for name, levels in (("anna", (1, 1)), ("boris", (9, 1)))
+    ]
+    for again in (False, True):
+        found = {o.rows[0].photo: o for o in reconstruct_on_ray(people, SETTINGS, ray=on_cluster)}
+        anna, boris = (found[str(person.photos[0])] for person in people)
+        assert anna.earlier is again
+        assert [row.reason for row in anna.rows] == ["", ""]
+        assert [row.reason.partition(":")[0] for row in boris.rows] == ["FitDiverged", "FitDiverged"]
+
+
+def outcomes(photos: list[Path], out: Path, ray: RaySettings) -> Iterator[Outcome]:
     with open_output(out) as output:
         folders = [output.folder_of(photo) for photo in photos]
         for outcome in reconstruct_on_ray(folders, SETTINGS, ray=ray):
@@ -156,7 +173,7 @@ def reconstruct(photos: list[Path], out: Path, ray: RaySettings) -> list[PhotoRo
 def plain(photos: list[Path], out: Path) -> dict[str, bytes]:
     """The files of a run without Ray."""
     out.mkdir(exist_ok=True)
-    output, work = OutputFolder(out), PhotoWorker(SETTINGS)
+    output, work = OutputFolder(out), Worker(SETTINGS)
     assert not any(work(output.folder_of(photo)).row.reason for photo in photos)
     return contents(out)
 

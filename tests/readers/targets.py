@@ -145,7 +145,7 @@ def _read_change(path: Path) -> object:
 
 def _run_json(folder: Path) -> None:
     row = PhotoRow("a.png", 1, 2.5, 0.01, None, "out/a", "")
-    RunRecord("a.png", "0" * 64, {"mien": "1", "mode": None, "texture": 3}, row).write(folder)
+    RunRecord("a.png", "0" * 64, {"mien": "1", "mode": None, "texture": 3}, (row,)).write(folder)
 
 
 def _summary(folder: Path) -> None:

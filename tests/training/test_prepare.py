@@ -15,8 +15,10 @@ from PIL import Image
 
 from mien.errors import ConfigError, FormatError, OutputError
 from mien.io.folder_lock import LOCK_FILE, locked_folder
+from mien.morphable import MorphableModel
 from mien.perception import FaceDetection, FaceParts
 from mien.quality import CoveredShares
+from mien.training.data import people
 from mien.training.data import prepare as module
 from mien.training.data.prepare import (
     PhotoEntry,
@@ -27,6 +29,7 @@ from mien.training.data.prepare import (
     prepare,
 )
 from mien.training.data.store import STORE_SIZE, FaceRecord, FaceStore
+from tests.training.tiny_data import write_store
 
 skimage_data = pytest.importorskip("skimage.data")
 
@@ -145,6 +148,7 @@ def test_photos_become_a_store_and_an_interrupted_run_continues(
     assert reasons["wall.png"] == "no face"
     assert reasons["zz_text.jpg"].startswith("ImageError")
     assert "160,000 photos" in report.text()
+    assert f"people: {report.people}, {report.single} of them with one face" in report.text()
     faces = FaceStore(str(store))
     assert (faces.faces[0].identity, faces.faces[0].age) == ("Eileen_Collins", 47)
     record = faces[0]
@@ -228,3 +232,20 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.Mo
     (store / "download.zip.partial").touch()  # not of this store
     assert prepare(list_photos(tmp_path / "photos"), store, settings=settings, processes=1).photos == 1
     assert [left.name for left in store.glob("*partial*")] == ["download.zip.partial"]
+
+
+def test_people_who_are_mixed_in_a_folder_are_told(
+    tiny: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three photos in a folder one shows somebody else; another person has one photo, and one two photos."""
+    store = write_store(tiny, tmp_path / "store", splits={"train": 6})
+    index = json.loads((store / "index.json").read_text())
+    names, features = ["anna", "anna", "anna", "boris", "cleo", "cleo"], iter([0.0, 0.1, 5.0, 3.0, 3.1])
+    for row, name in zip(index["faces"], names, strict=True):
+        row["identity"] = name
+    (store / "index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(people, "_features", lambda *_: torch.full((1, 1), next(features)).expand(1, 128) / 128**0.5)
+    found = people.check_people(store)
+    assert (found.people, found.single) == (3, 1)
+    assert [row.photo for row in found.unlike] == [index["faces"][2]["photo"]]
+    assert (store / "people.csv").read_text().splitlines() == ["photo,identity", f"{index['faces'][2]['photo']},anna"]

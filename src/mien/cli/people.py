@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from mien.cli.options import wrong_usage
-from mien.cli.progress import Report, Reporter
-from mien.cli.terminal import sigterm_exits
-from mien.scale.output_folder import open_output
-from mien.scale.person_work import PersonWorker, people_of
-from mien.scale.photo_work import PhotoSettings
+from mien.scale.addresses import AddressOutput
+from mien.scale.output_folder import OutputFolder, PersonFolder
+from mien.scale.person_work import people_of
 
 if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
@@ -26,54 +24,48 @@ class GroupBy(str, enum.Enum):
     FOLDER = "folder"
 
 
-def check_one_way(same_person: bool, group_by: GroupBy | None, *, not_used: Sequence[str]) -> None:
+def check_one_way(
+    same_person: bool, group_by: GroupBy | None, out: Path | str, *, to_file: bool, max_faces: int | None
+) -> None:
     """Check the options of a joint reconstruction.
 
     Args:
         same_person: The value of --same-person.
         group_by: The value of --group-by.
-        not_used: Other given options that a joint reconstruction does not use.
+        out: The value of --out.
+        to_file: Whether it is one mesh file.
+        max_faces: The value of --max-faces.
 
     Raises:
-        typer.BadParameter: Both are given, or an option that is not used.
+        typer.BadParameter: Both are given, `out` is no folder, or --max-faces is given.
     """
     name = "--same-person" if same_person else "--group-by"
     if same_person and group_by is not None:
         raise typer.BadParameter("gives one person, --group-by several; leave one of them out", param_hint=f"'{name}'")
-    if not_used:
-        raise typer.BadParameter(f"does not use {', '.join(not_used)}; leave it out", param_hint=f"'{name}'")
+    if to_file:
+        raise typer.BadParameter(f"{out} is a file; give a folder for the results of a person", param_hint="'--out'")
+    if not isinstance(out, Path):
+        advice = f"{out} is an address; {name} writes folders: give one that all machines see, and copy it there"
+        raise typer.BadParameter(advice, param_hint="'--out'")
+    if max_faces is not None:
+        raise typer.BadParameter("does not use --max-faces; leave it out", param_hint=f"'{name}'")
 
 
-def reconstruct_people(
-    photos: Sequence[Path | RemotePhoto],
-    settings: PhotoSettings,
-    out: Path,
-    *,
-    by_folder: bool,
-    report: Report,
-    bar: bool,
-) -> None:
-    """Reconstruct people from several photos each, and print the results.
+def person_folders(
+    photos: Sequence[Path | RemotePhoto], output: OutputFolder | AddressOutput, *, by_folder: bool
+) -> list[PersonFolder]:
+    """The people of a run, and where the files of each go.
 
     Args:
         photos: All photos.
-        settings: How.
-        out: The folder of all results.
+        output: The folder of all results.
         by_folder: Whether each folder of photos is one person; otherwise all photos are.
-        report: What goes to stdout.
-        bar: Whether to show progress.
 
     Raises:
-        typer.Exit: A photo or a person failed; code 1.
+        typer.BadParameter: A photo is in no folder.
+        FormatError: A run.json cannot be read.
     """
-    reporter = Reporter(out, photos, report=report, bar=bar)
-    with reporter.showing(), sigterm_exits(), open_output(out) as output, wrong_usage():
-        people = people_of(photos, out, by_folder=by_folder)
-        worker = PersonWorker(settings, progress=reporter.stage)
-        for person in people:
-            reporter.begin(person.photos[0])
-            for row in worker(person):
-                output.table.add(row)
-                reporter.done(row)
-    if reporter.failed:
-        raise typer.Exit(1)
+    assert isinstance(output, OutputFolder)  # see check_one_way
+    with wrong_usage("--group-by"):
+        people = people_of(photos, by_folder=by_folder)
+    return [output.folder_of_person(owner, members) for owner, members in people.items()]

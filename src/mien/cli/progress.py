@@ -21,6 +21,7 @@ from rich.text import Text
 
 from mien.cli.summary import faces_of, plural, show_rows
 from mien.cli.terminal import counting_columns, printable, stderr, stdout
+from mien.scale.output_folder import ResultFolder
 from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ class Reporter:
         """Whether a photo or a face failed."""
         return any(row.reason for row in self.rows)
 
-    def begin(self, photo: Path | RemotePhoto) -> None:
-        """A photo begins."""
-        self._bar.update(self._task, description=printable(photo.name), stage="")
+    def begin(self, folder: ResultFolder) -> None:
+        """A photo or a person begins."""
+        self._bar.update(self._task, description=printable(folder.name), stage="")
 
     def stage(self, name: str, share: float) -> None:
         """A stage of the photo begins or continues; see `mien.fitting.Progress`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -57,19 +57,18 @@ from mien.cli.options import (
     finite,
     wrong_usage,
 )
-from mien.cli.people import GroupBy, check_one_way, reconstruct_people
+from mien.cli.people import GroupBy, check_one_way, person_folders
 from mien.cli.progress import Report, Reporter
 from mien.cli.terminal import activity, printable, sigterm_exits
 from mien.io.result_files import FACE
-from mien.scale.output_folder import OutputFolder, PhotoFolder
+from mien.scale.addresses import AddressFolder
+from mien.scale.output_folder import ResultFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.processes import core_count, reconstruct_here, reconstruct_in_processes
 from mien.scale.ray_photos import reconstruct_on_ray
 from mien.scale.run_record import Options
 from mien.scale.summary import SummaryTable
-
-if TYPE_CHECKING:
-    from mien.io.photo_arguments import RemotePhoto
+from mien.scale.worker import Outcome
 
 
 class GroupedOptions(TyperCommand):
@@ -141,8 +140,8 @@ def reconstruct(
         int | None,
         typer.Option(
             min=1,
-            help="Number of processes, with one thread each. Default: one per core; for one photo, or on a GPU, one "
-            "process with all threads.",
+            help="Number of processes, with one thread each. Default: one per core; for one photo, --same-person or a "
+            "GPU, one process with all threads.",
             show_default=False,
         ),
     ] = None,
@@ -161,7 +160,8 @@ def reconstruct(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip photos that an earlier run finished with the same options.")
+        bool,
+        typer.Option("--resume", help="Skip photos, or people, that an earlier run finished with the same options."),
     ] = False,
     quiet: QuietOption = False,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object per photo, and no table.")] = False,
@@ -214,39 +214,31 @@ def reconstruct(
     )
     check_mesh_options(settings.mesh_options, Path(out), formats)
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
-    if same_person or group_by is not None:
-        if to_file:
-            raise typer.BadParameter(
-                f"{out} is a file; give a folder for the results of a person", param_hint="'--out'"
-            )
-        given = {"--resume": resume, "--engine ray": ray, "--jobs": jobs, "--max-faces": max_faces}
-        check_one_way(same_person, group_by, not_used=[option for option, value in given.items() if value])
-        assert isinstance(place, Path)  # addresses are for Ray alone
-        reconstruct_people(paths, settings, place, by_folder=group_by is not None, report=report, bar=not quiet)
-        return
+    together = same_person or group_by is not None
+    if together:
+        check_one_way(same_person, group_by, place, to_file=to_file, max_faces=max_faces)
     if to_file:
         _to_file(paths[0], settings, Path(out), quiet=quiet)
         return
     reporter = Reporter(place, paths, report=report, bar=not quiet)
-    if jobs is None and len(paths) > 1 and device == "cpu":
+    if jobs is None and len(paths) > 1 and not same_person and device == "cpu":
         jobs = core_count()
     with reporter.showing(), sigterm_exits(), open_place(place) as output:
-        if ray is not None:
-            outcomes = reconstruct_on_ray([output.folder_of(path) for path in paths], settings, ray=ray)
+        if together:
+            folders = person_folders(paths, output, by_folder=group_by is not None)
         else:
-            assert isinstance(output, OutputFolder)  # addresses are for Ray alone
-            waiting = _waiting(paths, settings, output, reporter, resume=resume)
+            folders = map(output.folder_of, paths)
+        if ray is not None:
+            outcomes = reconstruct_on_ray(folders, settings, ray=ray)
+        else:
+            waiting = _waiting(folders, settings, output.table, reporter, resume=resume)
             if jobs is None or jobs == 1:
                 outcomes = reconstruct_here(waiting, settings, threads=jobs, progress=reporter.stage)
             else:
                 outcomes = reconstruct_in_processes(waiting, settings, jobs=jobs)
         with closing(outcomes), wrong_usage():
             for outcome in outcomes:
-                outcome.show_warnings()
-                output.table.add(outcome.row)
-                if outcome.changed:
-                    reporter.note(_redone(outcome.changed))
-                (reporter.skipped if outcome.earlier else reporter.done)(outcome.row)
+                _report(outcome, output.table, reporter)
     if reporter.failed:
         raise typer.Exit(1)
 
@@ -269,30 +261,38 @@ def _redone(changed: str) -> str:
     return f"photos that were done with other options are reconstructed again: {changed}"
 
 
+def _report(outcome: Outcome, table: SummaryTable, reporter: Reporter) -> None:
+    outcome.show_warnings()
+    if outcome.changed:
+        reporter.note(_redone(outcome.changed))
+    for row in outcome.rows:
+        table.add(row)
+        (reporter.skipped if outcome.earlier else reporter.done)(row)
+
+
 def _waiting(
-    paths: Iterable[Path | RemotePhoto],
+    folders: Iterable[ResultFolder | AddressFolder],
     settings: PhotoSettings,
-    output: OutputFolder,
+    table: SummaryTable,
     reporter: Reporter,
     *,
     resume: bool,
-) -> Iterator[PhotoFolder]:
-    """The photos that are not done, each when its turn comes."""
-    for path in paths:
-        folder = output.folder_of(path)
-        if not (resume and _skip(folder, settings.options, output.table, reporter)):
-            reporter.begin(path)
+) -> Iterator[ResultFolder]:
+    """The photos or people that are not done, each when its turn comes."""
+    for folder in folders:
+        assert isinstance(folder, ResultFolder)  # addresses are for Ray alone
+        if not (resume and _skip(folder, settings.options, table, reporter)):
+            reporter.begin(folder)
             yield folder
 
 
-def _skip(folder: PhotoFolder, options: Options, table: SummaryTable, reporter: Reporter) -> bool:
-    """Skip a photo that an earlier run finished; a row that a killed run did not write is added to the table."""
-    row, changed = folder.earlier(options)
+def _skip(folder: ResultFolder, options: Options, table: SummaryTable, reporter: Reporter) -> bool:
+    """Skip what an earlier run finished; rows that a killed run did not write are added to the table."""
+    rows, changed = folder.earlier(options)
     if changed:
         reporter.note(_redone(changed))
-    if row is None:
-        return False
-    if not table.has(row):
-        table.add(row)
-    reporter.skipped(row)
-    return True
+    for row in rows or ():
+        if not table.has(row):
+            table.add(row)
+        reporter.skipped(row)
+    return rows is not None

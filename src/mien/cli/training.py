@@ -112,6 +112,23 @@ def fit_photos(
     print(f"{len(fits)} fits in {store}; train on them with --set data.fits=true.")
 
 
+@data_app.command("people")
+def check_people_of_store(
+    store: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Store of `mien data prepare`.")],
+    *,
+    quiet: QuietOption = False,
+) -> None:
+    """Check whether the faces of each person in a store look like one person; STORE/people.csv lists the others."""
+    from mien.training.data.people import PEOPLE_FILE, check_people
+
+    with _progress("people", quiet=quiet) as update:
+        found = check_people(store, progress=update)
+    print(
+        f"{found.people} people, {found.single} of them with one face. Faces unlike the others of their person: "
+        f"{len(found.unlike)}, listed in {store / PEOPLE_FILE}"
+    )
+
+
 @data_app.command("samples")
 def write_synthetic_samples(
     *,

@@ -9,8 +9,9 @@ each photo again ─► views of one texture ─► results                     
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from mien.perception import FaceDetection, find_person
 from mien.pipeline.coefficients import CoefficientFinder
 from mien.pipeline.finding import FaceFinder, GivenCamera, PhotoSource, opened, pixels_of
 from mien.pipeline.inputs import PhotoInputs
-from mien.pipeline.texturing import PhotoFace, TextureBuilder
+from mien.pipeline.texturing import PersonTexture, PhotoFace, TextureBuilder
 from mien.result import PersonReconstruction, Reconstruction
 from mien.typing import Float, Tensor, UInt8
 
@@ -141,6 +142,27 @@ def _reason(photo: SeenPhoto, face: int | None) -> str:
 
 
 @dataclass(frozen=True)
+class PersonFaces:
+    """One person in several photos, whose faces come one after the other, so that memory does not grow."""
+
+    faces: Iterator[tuple[int, Reconstruction]]
+    """Number of the photo and the face in it, for each photo that shows the person. Can be read once."""
+    photo_weights: tuple[float, ...]
+    """As in `PersonReconstruction`."""
+    reasons: tuple[str, ...]
+    """As in `PersonReconstruction`."""
+    reference: int
+    """As in `PersonReconstruction`."""
+
+    def all(self) -> PersonReconstruction:
+        """All faces at once."""
+        faces: list[Reconstruction | None] = [None] * len(self.reasons)
+        for number, face in self.faces:
+            faces[number] = face
+        return PersonReconstruction(tuple(faces), self.photo_weights, self.reasons, self.reference)
+
+
+@dataclass(frozen=True)
 class JointReconstructor:
     """Reconstructs one person from several photos."""
 
@@ -160,8 +182,8 @@ class JointReconstructor:
         max_pixels: int,
         progress: Progress | None,
         detected: Callable[[int, tuple[FaceDetection, ...]], None] | None,
-    ) -> PersonReconstruction:
-        """`Reconstructor.joint`, whose arguments and errors these are."""
+    ) -> PersonFaces:
+        """`Reconstructor.joint_one_by_one`, whose arguments and errors these are."""
         if not photos:
             raise ConfigError("photos=[] is empty; give at least one photo of the person.")
         clock = StageClock(progress)
@@ -178,17 +200,33 @@ class JointReconstructor:
         fitted = self.coefficients.settings.refine_focal
         with clock.stage("maps") as report:
             views = person.photo_faces(found.coefficients, found.camera, weights, focal_fitted=fitted)
-            faces = self.textures.together(views, progress=report)
-        times = _mean_times((*clock.times, *found.stage_times), len(faces))
+            texture = self.textures.merge(views, progress=report)
+        times = _mean_times((*clock.times, *found.stage_times), len(views))
         reasons, all_weights = list(person.reasons), [0.0] * len(person.reasons)
-        all_faces: list[Reconstruction | None] = [None] * len(reasons)
-        for k, face, photo, weight in zip(person.numbers, faces, person.photos, weights.tolist(), strict=True):
-            all_faces[k], all_weights[k] = replace(face, stage_seconds=times), weight
-            reasons[k] = _doubtful_reason(photo.name, weight)
+        for k, photo, weight in zip(person.numbers, person.photos, weights.tolist(), strict=True):
+            all_weights[k], reasons[k] = weight, _doubtful_reason(photo.name, weight)
         for reason in filter(None, reasons):
             warnings.warn(reason, PhotoLeftOut, stacklevel=4)
         reference = person.numbers[_reference(found.coefficients, weights, person.inputs)]
-        return PersonReconstruction(tuple(all_faces), tuple(all_weights), tuple(reasons), reference)
+        faces = self._results(person, texture, times, progress=progress)
+        return PersonFaces(faces, tuple(all_weights), tuple(reasons), reference)
+
+    def _results(
+        self,
+        person: PersonPhotos,
+        texture: PersonTexture,
+        times: Sequence[tuple[str, float]],
+        *,
+        progress: Progress | None,
+    ) -> Iterator[tuple[int, Reconstruction]]:
+        for done, number in enumerate(person.numbers):
+            start = time.perf_counter()
+            face = typed_out_of_memory(self.textures.result_in)(done, texture)
+            seconds = time.perf_counter() - start
+            own = tuple((name, spent + (seconds if name == "maps" else 0.0)) for name, spent in times)
+            if progress is not None:
+                progress("maps", 0.5 + (done + 1) / (2 * len(person.numbers)))
+            yield number, replace(face, stage_seconds=own)
 
     def _seen(self, source: PhotoSource, camera: GivenCamera, *, number: int, max_pixels: int) -> SeenPhoto:
         """The faces of a photo without its pixels."""
@@ -254,6 +292,6 @@ def _reference(coefficients: FaceCoefficients, weights: Float[Tensor, "B"], inpu
 def _mean_times(times: Sequence[StageTime], count: int) -> tuple[tuple[str, float], ...]:
     """Durations per photo; those of stages of the same name are summed."""
     summed: dict[str, float] = {}
-    for time in times:
-        summed[time.name] = summed.get(time.name, 0.0) + time.seconds / count
+    for stage in times:
+        summed[stage.name] = summed.get(stage.name, 0.0) + stage.seconds / count
     return tuple(summed.items())

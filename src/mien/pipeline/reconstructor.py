@@ -34,7 +34,7 @@ from mien.perception import FaceDetection, FaceDetector, IdentityNetwork, Pin
 from mien.pipeline.coefficients import CoefficientFinder, is_in_front
 from mien.pipeline.finding import FaceFinder, GivenCamera, PhotoSource, opened
 from mien.pipeline.inputs import PhotoInputs
-from mien.pipeline.joint import JointReconstructor
+from mien.pipeline.joint import JointReconstructor, PersonFaces
 from mien.pipeline.modes import ModeSettings
 from mien.pipeline.texturing import TextureBuilder
 from mien.result import PersonReconstruction, Reconstruction
@@ -316,6 +316,44 @@ class Reconstructor:
         Example:
             >>> person = mien.Reconstructor().joint(["anna1.jpg", "anna2.jpg", "anna3.jpg"])
             >>> person.face.save("out/anna")
+        """
+        return self.joint_one_by_one(
+            photos,
+            focal_px=focal_px,
+            principal_point_px=principal_point_px,
+            max_pixels=max_pixels,
+            progress=progress,
+            detected=detected,
+        ).all()
+
+    def joint_one_by_one(
+        self,
+        photos: Sequence[PhotoSource],
+        *,
+        focal_px: float | None = None,
+        principal_point_px: tuple[float, float] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+        detected: Callable[[int, tuple[FaceDetection, ...]], None] | None = None,
+    ) -> PersonFaces:
+        """Reconstruct as `joint`, and make the faces one after the other: memory then grows little with their number.
+
+        Args:
+            photos: As in `joint`.
+            focal_px: As in `joint`.
+            principal_point_px: As in `joint`.
+            max_pixels: As in `joint`.
+            progress: As in `joint`.
+            detected: As in `joint`.
+
+        Returns:
+            The person; the textures of the faces are made while `faces` is read.
+
+        Raises:
+            MienError: As `joint`.
+
+        Warns:
+            PhotoLeftOut: As `joint`.
         """
         work = JointReconstructor(self._find_faces, self._find_coefficients, self.texture_builder)
         camera = GivenCamera(focal_px, principal_point_px)

@@ -71,6 +71,20 @@ class _View:
     """The surface with them."""
 
 
+@dataclass(frozen=True)
+class PersonTexture:
+    """One texture from several photos of a person."""
+
+    photos: tuple[PhotoFace, ...]
+    """The photos."""
+    maps: tuple[DetailMaps, ...]
+    """The detail maps of each of them."""
+    albedo: Float[Tensor, "1 3 S S"]
+    """Colours without light."""
+    seen: Float[Tensor, "1 1 S S"]
+    """Visibility in any of the photos, 0 to 1."""
+
+
 class TextureBuilder:
     """Makes the maps, surface and texture of one face at a time; keeps the UV atlases and masks from face to face.
 
@@ -132,48 +146,77 @@ class TextureBuilder:
             )
             return self._result(inputs, view, coefficients, camera, unwrapped)
 
-    def together(
-        self, photos: Sequence[PhotoFace], *, progress: Callable[[float], None] | None = None
-    ) -> list[Reconstruction]:
-        """Make the results of several photos of one person, with one texture from all of them.
+    def merge(self, photos: Sequence[PhotoFace], *, progress: Callable[[float], None] | None = None) -> PersonTexture:
+        """Make one texture from several photos of one person.
 
         Args:
-            photos: The photos and the face in each of them; one photo at a time is read.
+            photos: The photos and the face in each of them; one photo at a time is read, and none is kept.
             progress: Is called with the share of the photos that is done.
 
         Returns:
-            The result of each photo, without stage times. Each has the texture in the light of its photo.
+            The texture, for `result_in`.
         """
-        atlas, views, merged = self._atlas(self.texture_size), list[_View](), list[TextureView]()
-        for k, photo in enumerate(photos):
-            view = self.view(photo.read(), photo.coefficients, photo.camera)
-            with torch.no_grad():
-                unwrapped = self._unwrapped(
-                    atlas, view.photo, view.camera, view.surface, near_thin=self._masks.near_thin
-                )
-                merged.append(
-                    TextureView.of(
-                        atlas,
-                        self.model,
-                        unwrapped,
-                        shade=atlas.interpolate(view.coarse.shading),
-                        vertices_px=view.camera.project(view.surface.vertices_camera),
-                        photo_weight=photo.weight,
-                    )
-                )
-            # The pixels of all photos would need much memory.
-            views.append(replace(view, photo=view.photo.new_empty(1, 5, 0, 0)))
+        maps: dict[int, DetailMaps] = {}
+        done = 0
+
+        def view_of(number: int) -> TextureView:
+            nonlocal done
+            photo, inputs = photos[number], photos[number].read()
+            if number in maps:
+                pixels, camera = self._sharp_photo(inputs, photo.camera)
+                view = self._with_surfaces(pixels, camera, photo.coefficients, maps[number])
+            else:
+                view = self.view(inputs, photo.coefficients, photo.camera)
+                maps[number] = view.maps
+            done += 1
             if progress is not None:
-                progress((k + 1) / (2 * len(photos)))
-        albedo, seen = merge_views(merged)
-        faces = []
-        for k, (photo, view) in enumerate(zip(photos, views, strict=True)):
-            with torch.no_grad():
-                lit = Unwrapped(albedo * atlas.interpolate(view.coarse.shading), seen, torch.ones_like(seen))
-                faces.append(self._result(photo.read(), view, photo.coefficients, photo.camera, lit))
-            if progress is not None:
-                progress(0.5 + (k + 1) / (2 * len(photos)))
-        return faces
+                progress(done / (2 * len(photos)))
+            return self._texture_view(view, photo_weight=photo.weight)
+
+        albedo, seen = merge_views(view_of, len(photos))
+        return PersonTexture(tuple(photos), tuple(maps[number] for number in range(len(photos))), albedo, seen)
+
+    def result_in(self, number: int, person: PersonTexture) -> Reconstruction:
+        """Make the result of one photo of a person, with the common texture in the light of the photo.
+
+        Args:
+            number: Which of the photos of `merge`.
+            person: The texture.
+
+        Returns:
+            The result, without stage times.
+        """
+        photo = person.photos[number]
+        nothing = person.albedo.new_empty(1, 5, 0, 0)
+        with torch.no_grad():
+            view = self._with_surfaces(nothing, photo.camera, photo.coefficients, person.maps[number])
+            shade = self._atlas(self.texture_size).interpolate(view.coarse.shading)
+            lit = Unwrapped(person.albedo * shade, person.seen, torch.ones_like(person.seen))
+            return self._result(photo.read(), view, photo.coefficients, photo.camera, lit)
+
+    @torch.no_grad()
+    def _texture_view(self, view: _View, *, photo_weight: float) -> TextureView:
+        atlas = self._atlas(self.texture_size)
+        unwrapped = self._unwrapped(atlas, view.photo, view.camera, view.surface, near_thin=self._masks.near_thin)
+        return TextureView.of(
+            atlas,
+            self.model,
+            unwrapped,
+            shade=atlas.interpolate(view.coarse.shading),
+            vertices_px=view.camera.project(view.surface.vertices_camera),
+            photo_weight=photo_weight,
+        )
+
+    def _sharp_photo(self, inputs: PhotoInputs, camera: Camera) -> tuple[Float[Tensor, "1 5 R R"], Camera]:
+        """The part of the photo around the face with the two masks, and the camera of this part."""
+        (face,) = inputs.faces
+        sharp = face_crop(
+            torch.from_numpy(face.detection.landmarks468_px[:, :2]), size=_native_size(face.crop, self.texture_size)
+        )
+        masks = torch.stack([inputs.targets.mask, inputs.targets.outline], dim=1)
+        masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
+        pixels = sample_pixels(inputs.pixels, sharp).to(self.model.mean.device)
+        return torch.cat([pixels, masks], dim=1), camera.resized(sharp.size)
 
     def view(
         self,
@@ -185,20 +228,21 @@ class TextureBuilder:
     ) -> _View:
         """The surface and the maps of one face, and the part of the photo that shows it."""
         model = self.model
-        (face,), targets = inputs.faces, replace(inputs.targets, camera=camera)
-        sharp = face_crop(
-            torch.from_numpy(face.detection.landmarks468_px[:, :2]), size=_native_size(face.crop, self.texture_size)
-        )
-        sharp_camera = camera.resized(sharp.size)
-        masks = torch.stack([targets.mask, targets.outline], dim=1)
-        masks = F.interpolate(masks, size=(sharp.size, sharp.size), mode="bilinear", align_corners=False)
-        photo = torch.cat([sample_pixels(inputs.pixels, sharp).to(model.mean.device), masks], dim=1)
+        photo, sharp_camera = self._sharp_photo(inputs, camera)
         with torch.no_grad():
             coarse = build_surface(model, coefficients)
         maps = self._detail_maps(photo, sharp_camera, coarse, coefficients=coefficients, progress=progress)
         with torch.no_grad():
             surface = self._detailed(coarse, maps, coefficients=coefficients)
         return _View(photo, sharp_camera, coarse, maps, surface)
+
+    @torch.no_grad()
+    def _with_surfaces(
+        self, photo: Float[Tensor, "1 5 R R"], camera: Camera, coefficients: FaceCoefficients, maps: DetailMaps
+    ) -> _View:
+        """A view whose maps are known; its surfaces are made again, since they are larger than the maps."""
+        coarse = build_surface(self.model, coefficients)
+        return _View(photo, camera, coarse, maps, self._detailed(coarse, maps, coefficients=coefficients))
 
     def _result(
         self,

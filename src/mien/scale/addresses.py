@@ -61,7 +61,7 @@ class AddressFolder:
                     folder.path.mkdir()
                     (folder.path / RUN_FILE).write_bytes(content)
                     record = read_record(folder.path)
-                    for index in range(record.row.faces if record and record.row else 0):
+                    for index in range(record.rows[0].faces if record and record.rows else 0):
                         if files.exists(f"{root}/face{index}"):
                             (folder.path / f"face{index}").mkdir()
             yield folder
@@ -81,7 +81,7 @@ class AddressFolder:
         faces = sorted(path for path in folder.path.glob("face*") if any(path.iterdir()))
         with reaching(self.address):
             files, root = file_system(self.address)
-            replace(record, row=None).write(folder.path)
+            replace(record, rows=None).write(folder.path)
             put_files(files, folder.path, [folder.path / RUN_FILE], root)
             if not faces:
                 return
@@ -90,8 +90,9 @@ class AddressFolder:
                 files.rm(f"{root}/face{index}", recursive=True)
                 index += 1
             put_files(files, folder.path, [file for face in faces for file in sorted(face.iterdir())], root)
-            if record.row is not None:
-                replace(record, row=replace(record.row, results=self.address)).write(folder.path)
+            if record.rows is not None:
+                rows = tuple(replace(row, results=self.address) for row in record.rows)
+                replace(record, rows=rows).write(folder.path)
                 put_files(files, folder.path, [folder.path / RUN_FILE], root)
 
 

@@ -3,164 +3,123 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.errors import ConfigError, MienError, PhotoLeftOut
-from mien.io.result_files import parse_formats
-from mien.memory import typed_out_of_memory
-from mien.scale.output_folder import PhotoFolder
-from mien.scale.photo_work import PhotoSettings, failed_row, flag_words
-from mien.scale.run_record import read_record
-from mien.scale.summary import PhotoRow
+from mien.errors import ConfigError, PhotoLeftOut
+from mien.io.result_files import is_result, parse_formats
+from mien.scale.output_folder import PERSON_FACE, PERSON_NAME, PersonFolder
+from mien.scale.photo_work import PhotoSettings, flag_words
+from mien.scale.summary import PhotoRow, absolute_path
 
 if TYPE_CHECKING:
     from mien.fitting import Progress
     from mien.io.photo_arguments import RemotePhoto
     from mien.pipeline import Reconstructor
-    from mien.result import PersonReconstruction
-
-PERSON_NAME = "person"
-"""Folder of the person whose photos are not in a folder of their own."""
-_PERSON_FACE = "face0"
-"""Folder of the person's own files."""
 
 
-@dataclass(frozen=True)
-class PersonFolder:
-    """The photos of one person, and where the files go."""
-
-    path: Path
-    """Folder of the person: `face0` has the person's files, and a folder per photo those of the photo."""
-    photos: tuple[Path | RemotePhoto, ...]
-    """The photos."""
-
-    def photo_folders(self) -> list[Path]:
-        """A folder for each photo, named after it."""
-        taken, folders = {_PERSON_FACE}, list[Path]()
-        for photo in self.photos:
-            name, number = photo.stem, 1
-            while name.casefold() in taken:
-                number += 1
-                name = f"{photo.stem}-{number}"
-            taken.add(name.casefold())
-            folders.append(self.path / name)
-        return folders
-
-
-def people_of(photos: Sequence[Path | RemotePhoto], out: Path, *, by_folder: bool) -> list[PersonFolder]:
+def people_of(photos: Sequence[Path | RemotePhoto], *, by_folder: bool) -> dict[str, list[Path | RemotePhoto]]:
     """Group photos by person.
 
     Args:
         photos: All photos.
-        out: The folder of all results.
         by_folder: Whether each folder of photos is one person; otherwise all photos are.
 
     Returns:
-        The people, in the order of their first photos. People whose folders have the same name get numbers.
+        The photos by `owner` of `PersonFolder`, in the order of the first photos.
 
     Raises:
-        ConfigError: A photo is not in a folder, or the place of a person has results of a photo.
+        ConfigError: A photo is not in a folder.
     """
-    groups: dict[str, list[Path | RemotePhoto]] = {}
+    if not by_folder:
+        return {PERSON_NAME: list(photos)}
+    people: dict[str, list[Path | RemotePhoto]] = {}
     for photo in photos:
-        if by_folder and not isinstance(photo, Path):
+        if not isinstance(photo, Path):
             raise ConfigError(f"{photo} is in no folder; give folders of files, or choose --same-person.")
-        key = str(photo.absolute().parent) if by_folder and isinstance(photo, Path) else PERSON_NAME
-        groups.setdefault(key, []).append(photo)
-    people, taken = [], set[str]()
-    for key, members in groups.items():
-        stem = Path(key).name or PERSON_NAME
-        name, number = stem, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name.casefold())
-        if read_record(out / name) is not None:
-            raise ConfigError(f"{out / name} holds the results of a single photo; choose another place with -o.")
-        people.append(PersonFolder(out / name, tuple(members)))
+        people.setdefault(str(Path(absolute_path(photo)).parent), []).append(photo)
     return people
 
 
-class PersonWorker:
-    """Reconstructs people one after the other.
+def write_person(
+    folder: PersonFolder,
+    settings: PhotoSettings,
+    reconstructor: Reconstructor,
+    *,
+    begin: Callable[[], None],
+    progress: Progress | None,
+) -> tuple[PhotoRow, ...]:
+    """Reconstruct a person from several photos into the folder.
 
     Args:
+        folder: The photos, and where the files go.
         settings: How.
-        progress: Is called with the stages of each person, see `mien.fitting.Progress`.
+        reconstructor: That of the settings.
+        begin: Is called before the first file is written.
+        progress: Is called with the stages of the person, see `mien.fitting.Progress`.
+
+    Returns:
+        The row of each photo; the reason says why a photo was left out.
 
     Raises:
-        MienError: As `PhotoSettings.reconstructor`, or a head is asked for, and the face model has none.
+        MienError: The person failed.
     """
+    from mien.io.photo_arguments import read_argument
 
-    def __init__(self, settings: PhotoSettings, *, progress: Progress | None = None) -> None:
-        # The overlays show whether the person fits each photo.
-        self.settings = replace(settings, formats=parse_formats([*parse_formats(settings.formats), "overlay"]))
-        self._progress = progress
-        self._reconstructor: Reconstructor = settings.reconstructor()
-        settings.check_head(self._reconstructor.model)
-
-    def __call__(self, person: PersonFolder) -> list[PhotoRow]:
-        """Reconstruct a person into the folder; the rows say what failed.
-
-        Args:
-            person: The photos, and where the files go.
-
-        Returns:
-            A row per photo.
-        """
-        start = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PhotoLeftOut)  # the rows have the reasons
-            try:
-                found = self._reconstruct(person)
-            except MienError as error:
-                seconds = (time.perf_counter() - start) / len(person.photos)
-                return [failed_row(PhotoFolder(person.path, photo), error, seconds=seconds) for photo in person.photos]
-        seconds = (time.perf_counter() - start) / len(person.photos)
-        return list(_rows(person, found, seconds=seconds))
-
-    @typed_out_of_memory
-    def _reconstruct(self, person: PersonFolder) -> PersonReconstruction:
-        from mien.io.photo_arguments import read_argument
-
-        settings = self.settings
-        found = self._reconstructor.joint(
+    start = time.perf_counter()
+    # The overlays show whether the person fits each photo.
+    settings = replace(settings, formats=parse_formats([*parse_formats(settings.formats), "overlay"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PhotoLeftOut)  # the rows have the reasons
+        found = reconstructor.joint_one_by_one(
             # A photo of the net or of standard input cannot be read twice; it is small beside the results.
             [photo if isinstance(photo, Path) else read_argument(photo, max_pixels=settings.max_pixels)
-             for photo in person.photos],
+             for photo in folder.photos],
             focal_px=settings.focal_px,
             principal_point_px=settings.principal_point_px,
             max_pixels=settings.max_pixels,
-            progress=self._progress,
+            progress=progress,
         )  # fmt: skip
-        places = [(found.reference, person.path / _PERSON_FACE)]
-        places += [(k, folder / _PERSON_FACE) for k, folder in enumerate(person.photo_folders())]
-        for done, (number, folder) in enumerate(places):
-            if self._progress is not None:
-                self._progress("writing", done / len(places))
-            face = found.faces[number]
-            if face is not None:
-                photo = read_argument(person.photos[number], max_pixels=settings.max_pixels)
-                settings.write(face, photo, folder, model=self._reconstructor.model)
-        return found
-
-
-def _rows(person: PersonFolder, found: PersonReconstruction, *, seconds: float) -> Iterator[PhotoRow]:
-    for photo, folder, face, reason in zip(
-        person.photos, person.photo_folders(), found.faces, found.reasons, strict=True
-    ):
-        yield PhotoRow(
-            photo=str(photo),
-            faces=int(face is not None),
-            seconds=seconds,
-            landmark_error=None if face is None else face.landmark_error,
-            photometric_error=None if face is None else face.photometric_error,
-            results="" if face is None else str(folder),
-            reason=f"{PhotoLeftOut.__name__}: {reason.removeprefix(f'{photo}: ')}" if reason else "",
-            flags="" if face is None else flag_words([face]),
+    begin()
+    rows = [_left_out(photo, reason) for photo, reason in zip(folder.photos, found.reasons, strict=True)]
+    written = set[Path]()
+    for number, face in found.faces:
+        photo, place = folder.places[number]
+        pixels = read_argument(photo, max_pixels=settings.max_pixels)
+        if number == found.reference:
+            settings.write(face, pixels, folder.face, model=reconstructor.model)
+        settings.write(face, pixels, place / PERSON_FACE, model=reconstructor.model)
+        written.add(place / PERSON_FACE)
+        rows[number] = replace(
+            rows[number],
+            faces=1,
+            landmark_error=face.landmark_error,
+            photometric_error=face.photometric_error,
+            results=str(place),
+            flags=flag_words([face]),
         )
+    _remove_stale_photos(folder.path, written)
+    seconds = (time.perf_counter() - start) / len(rows)
+    return tuple(replace(row, seconds=seconds) for row in rows)
+
+
+def _left_out(photo: Path | RemotePhoto, reason: str) -> PhotoRow:
+    """The row of a photo before its face is written."""
+    text = f"{PhotoLeftOut.__name__}: {reason.removeprefix(f'{photo}: ')}" if reason else ""
+    return PhotoRow(str(photo), 0, 0.0, None, None, "", text)
+
+
+def _remove_stale_photos(folder: Path, written: AbstractSet[Path]) -> None:
+    """Remove the faces of photos of an earlier run; only folders that hold a reconstruction are removed."""
+    for old in folder.glob(f"*/{PERSON_FACE}"):
+        if old not in written and is_result(old):
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(OSError):  # the user has put something there
+                old.parent.rmdir()

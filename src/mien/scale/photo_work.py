@@ -1,8 +1,4 @@
-"""The work on one photo: read it, reconstruct its faces, write their files, and make its row of the table.
-
-`PhotoSettings` and `PhotoFolder` go to another process, and a `PhotoOutcome` comes back; all three can be pickled. A
-`PhotoWorker` stays in its process, since it holds the face model and the networks.
-"""
+"""The work on one photo: read it, reconstruct its faces, write their files, and make its row of the table."""
 # ruff: noqa: PLC0415 (torch is imported where the work is done, not where it is handed out)
 
 from __future__ import annotations
@@ -12,12 +8,12 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.errors import FaceDoubtful, FaceLeftOut, MienError
+from mien.errors import FaceLeftOut
 from mien.io.result_files import (
     DEFAULT_FORMATS,
     FACE,
@@ -27,9 +23,8 @@ from mien.io.result_files import (
     parse_formats,
     parse_parts,
 )
-from mien.memory import typed_out_of_memory
 from mien.scale.output_folder import PhotoFolder
-from mien.scale.run_record import Options, file_sha256, result_options
+from mien.scale.run_record import Options, result_options
 from mien.scale.summary import PhotoRow
 
 if TYPE_CHECKING:
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
     from mien.morphable import MorphableModel
     from mien.pipeline import Reconstructor
     from mien.result import Reconstruction
-    from mien.scale.addresses import AddressFolder
 
 
 @dataclass(frozen=True)
@@ -166,103 +160,62 @@ class PhotoSettings:
         )
 
 
-@dataclass(frozen=True)
-class PhotoOutcome:
-    """What became of a photo."""
-
-    row: PhotoRow
-    """Its row of the table; the reason says what failed."""
-    warnings: tuple[tuple[Warning, str, int], ...] = ()
-    """Warnings for the user: the warning, the file and the line that gave it."""
-    earlier: bool = False
-    """Whether an earlier run made the results, and this one skipped the photo."""
-    changed: str = ""
-    """The options with which an earlier run made results that were replaced, see `changed_options`."""
-
-    def show_warnings(self) -> None:
-        """Give the warnings again in this process, whose filters decide."""
-        for message, filename, line in self.warnings:
-            warnings.warn_explicit(message, type(message), filename, line)
-
-
-class PhotoWorker:
-    """Reconstructs photos one by one.
+def write_photo(
+    folder: PhotoFolder,
+    settings: PhotoSettings,
+    reconstructor: Reconstructor,
+    *,
+    begin: Callable[[], None],
+    progress: Progress | None,
+) -> PhotoRow:
+    """Reconstruct a photo into its folder.
 
     Args:
+        folder: The photo and where its files go.
         settings: How.
-        reconstructor: That of the settings, if it is loaded already.
-        progress: Is called with the stages of each photo, see `mien.fitting.Progress`.
+        reconstructor: That of the settings.
+        begin: Is called before the first file is written.
+        progress: Is called with the stages of the photo, see `mien.fitting.Progress`.
+
+    Returns:
+        Its row of the table; the reason names faces that were left out.
 
     Raises:
-        MienError: As `PhotoSettings.reconstructor`, or a head is asked for, and the face model has none.
+        MienError: The photo failed.
     """
+    from mien.io.photo_arguments import read_argument
 
-    def __init__(
-        self, settings: PhotoSettings, *, reconstructor: Reconstructor | None = None, progress: Progress | None = None
-    ) -> None:
-        self.settings, self._progress = settings, progress
-        self._reconstructor = reconstructor or settings.reconstructor()
-        settings.check_head(self._reconstructor.model)
-
-    def __call__(self, folder: PhotoFolder) -> PhotoOutcome:
-        """Reconstruct a photo into its folder; if it fails, the row says why.
-
-        Args:
-            folder: The photo and where its files go.
-        """
-        start = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", FaceLeftOut)
-            warnings.simplefilter("ignore", FaceDoubtful)  # the row has the flags
-            row = self._row(folder, start, caught)
-        others = [warning for warning in caught if not issubclass(warning.category, FaceLeftOut)]
-        return PhotoOutcome(row, tuple((_warning(found), found.filename, found.lineno) for found in others))
-
-    def _row(self, folder: PhotoFolder, start: float, caught: list[warnings.WarningMessage]) -> PhotoRow:
-        try:
-            content = file_sha256(folder.photo)
-            faces = self._write_faces(folder, content)
-            left_out = [str(found.message) for found in caught if issubclass(found.category, FaceLeftOut)]
-            row = PhotoRow(
-                photo=str(folder.photo),
-                faces=len(faces),
-                seconds=time.perf_counter() - start,
-                landmark_error=sum(face.landmark_error for face in faces) / len(faces),
-                photometric_error=sum(face.photometric_error for face in faces) / len(faces),
-                results=str(folder.path),
-                reason="; ".join(f"{FaceLeftOut.__name__}: {message}" for message in left_out),
-                flags=flag_words(faces),
-            )
-            if not row.reason:
-                folder.finish(row, content, self.settings.options)
-        except MienError as error:
-            folder.forget()
-            return failed_row(folder, error, seconds=time.perf_counter() - start)
-        return row
-
-    @typed_out_of_memory
-    def _write_faces(self, folder: PhotoFolder, content: str) -> list[Reconstruction]:
-        from mien.io.photo_arguments import read_argument
-
-        settings = self.settings
-        self._stage("reading", 0.0)
-        photo = read_argument(folder.photo, max_pixels=settings.max_pixels)
-        faces = self._reconstructor(
-            photo,
-            focal_px=settings.focal_px,
-            principal_point_px=settings.principal_point_px,
-            progress=self._progress,
+    start = time.perf_counter()
+    if progress is not None:
+        progress("reading", 0.0)
+    photo = read_argument(folder.photo, max_pixels=settings.max_pixels)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FaceLeftOut)
+        faces = reconstructor(
+            photo, focal_px=settings.focal_px, principal_point_px=settings.principal_point_px, progress=progress
         )
-        folder.begin(content, settings.options)
-        for index, face in enumerate(faces):
-            self._stage("writing", index / len(faces))
-            settings.write(face, photo, folder.path / f"face{index}", model=self._reconstructor.model)
-        _remove_stale_faces(folder.path, len(faces))
-        return faces
-
-    def _stage(self, name: str, share: float) -> None:
-        if self._progress is not None:
-            self._progress(name, share)
+    left_out = list[str]()
+    for found in caught:
+        if issubclass(found.category, FaceLeftOut):
+            left_out.append(f"{FaceLeftOut.__name__}: {found.message}")
+        else:
+            warnings.warn_explicit(found.message, found.category, found.filename, found.lineno)
+    begin()
+    for index, face in enumerate(faces):
+        if progress is not None:
+            progress("writing", index / len(faces))
+        settings.write(face, photo, folder.path / f"face{index}", model=reconstructor.model)
+    _remove_stale_faces(folder.path, len(faces))
+    return PhotoRow(
+        photo=str(folder.photo),
+        faces=len(faces),
+        seconds=time.perf_counter() - start,
+        landmark_error=sum(face.landmark_error for face in faces) / len(faces),
+        photometric_error=sum(face.photometric_error for face in faces) / len(faces),
+        results=str(folder.path),
+        reason="; ".join(left_out),
+        flags=flag_words(faces),
+    )
 
 
 def flag_words(faces: Sequence[Reconstruction]) -> str:
@@ -275,22 +228,6 @@ def flag_words(faces: Sequence[Reconstruction]) -> str:
     if len(words) == 1:
         return words[0]
     return "; ".join(f"face{number}: {text}" for number, text in enumerate(words) if text)
-
-
-def failed_row(folder: PhotoFolder | AddressFolder, error: MienError, *, seconds: float) -> PhotoRow:
-    """The row of a photo that failed.
-
-    Args:
-        folder: The photo.
-        error: Why.
-        seconds: The time it took.
-    """
-    reason = str(error).removeprefix(f"{folder.photo}: ")  # the row already names the photo
-    return PhotoRow(str(folder.photo), 0, seconds, None, None, "", f"{type(error).__name__}: {reason}")
-
-
-def _warning(found: warnings.WarningMessage) -> Warning:
-    return found.message if isinstance(found.message, Warning) else found.category(found.message)
 
 
 def _remove_stale_faces(folder: Path, count: int) -> None:

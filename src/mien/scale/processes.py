@@ -1,8 +1,8 @@
-"""Reconstructs photos in several processes.
+"""Reconstructs photos and people in several processes.
 
 Each process has one thread of torch and its own connection to this process, so nothing is shared that a killed process
-could leave locked. A process that dies costs the photo that it worked on, and another one takes its place. Processes
-start with torch and the models loaded where the system allows it (`mien.scale.preload`).
+could leave locked. A process that dies costs the photo or person that it worked on, and another one takes its place.
+Processes start with torch and the models loaded where the system allows it (`mien.scale.preload`).
 """
 # ruff: noqa: PLC0415 (this process hands out the work and needs no torch)
 
@@ -16,18 +16,18 @@ import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from mien.errors import WorkerDied
-from mien.scale.output_folder import PhotoFolder
-from mien.scale.photo_work import PhotoOutcome, PhotoSettings, PhotoWorker, failed_row
+from mien.scale.output_folder import ResultFolder
+from mien.scale.photo_work import PhotoSettings
 from mien.scale.preload import settings_for_server, take_reconstructor, worker_context
+from mien.scale.worker import Outcome, Worker, failed_rows
 from mien.threads import interrupt_delayed
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ def core_count() -> int:
 
 
 def reconstruct_here(
-    folders: Iterable[PhotoFolder], settings: PhotoSettings, *, threads: int | None, progress: Progress | None = None
-) -> Generator[PhotoOutcome, None, None]:
-    """Reconstruct photos one by one in this process.
+    folders: Iterable[ResultFolder], settings: PhotoSettings, *, threads: int | None, progress: Progress | None = None
+) -> Generator[Outcome, None, None]:
+    """Reconstruct photos or people one by one in this process.
 
     Args:
-        folders: The photos and where their files go.
+        folders: The photos or people, and where their files go.
         settings: How.
         threads: Number of threads of torch; None leaves it to torch. The last bits of the results depend on it.
-        progress: Is called with the stages of each photo.
+        progress: Is called with the stages of each.
 
     Yields:
-        The outcome of each photo.
+        The outcome of each.
 
     Raises:
         MienError: The settings are wrong, or the output cannot be written.
@@ -65,7 +65,7 @@ def reconstruct_here(
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        work = PhotoWorker(settings, reconstructor=take_reconstructor(settings), progress=progress)
+        work = Worker(settings, reconstructor=take_reconstructor(settings), progress=progress)
         for folder in folders:
             yield work(folder)
     finally:
@@ -74,21 +74,21 @@ def reconstruct_here(
 
 
 def reconstruct_in_processes(
-    folders: Iterable[PhotoFolder], settings: PhotoSettings, *, jobs: int
-) -> Generator[PhotoOutcome, None, None]:
-    """Reconstruct photos in several processes with one thread each.
+    folders: Iterable[ResultFolder], settings: PhotoSettings, *, jobs: int
+) -> Generator[Outcome, None, None]:
+    """Reconstruct photos or people in several processes with one thread each.
 
     The files are those of `reconstruct_here` with one thread, to the last bit. Close the iterator to stop early: the
     processes then end without unfinished files.
 
     Args:
-        folders: The photos and where their files go; the next one is taken when a process is free.
+        folders: The photos or people, and where their files go; the next one is taken when a process is free.
         settings: How.
         jobs: Number of processes. On Linux they share the memory of torch and of the models.
 
     Yields:
-        The outcome of each photo, in the order in which they finish. If a process dies, the reason in the row of its
-        photo begins with WorkerDied.
+        The outcome of each, in the order in which they finish. If a process dies, the reasons in the rows of its photo
+        or person begin with WorkerDied.
 
     Raises:
         MienError: The settings are wrong, or the output cannot be written.
@@ -132,36 +132,35 @@ class _Failure:
 
 @dataclass
 class _Worker:
-    """A process, and the photo that it works on."""
+    """A process, and what it works on."""
 
     process: BaseProcess
     connection: Connection
-    folder: PhotoFolder
+    folder: ResultFolder
     since: float
 
-    def give(self, folder: PhotoFolder) -> bool:
-        """Give the process a photo; False if it has died."""
+    def give(self, folder: ResultFolder) -> bool:
+        """Give the process its next work; False if it has died."""
         self.folder, self.since = folder, time.perf_counter()
-        if not isinstance(folder.photo, Path):
-            folder = replace(folder, photo=folder.photo.read_here())
+        folder = folder.read_here()
         with suppress(OSError):
             self.connection.send(folder)
             return True
         return False
 
-    def outcome(self) -> PhotoOutcome:
-        """What became of the photo.
+    def outcome(self) -> Outcome:
+        """What became of the work.
 
         Raises:
             Exception: What the process raised.
         """
         try:
-            reply: PhotoOutcome | _Failure = self.connection.recv()
+            reply: Outcome | _Failure = self.connection.recv()
         except (EOFError, OSError):
             self.folder.forget()
             self.process.join(_PATIENCE_S)
             error = WorkerDied(_reason(self.process.exitcode))
-            return PhotoOutcome(failed_row(self.folder, error, seconds=time.perf_counter() - self.since))
+            return Outcome(failed_rows(self.folder, error, seconds=time.perf_counter() - self.since))
         if isinstance(reply, _Failure):
             raise reply.error from _RemoteTraceback(reply.traceback)
         return reply
@@ -174,8 +173,8 @@ class _Worker:
             self.process.join()
 
 
-def _start(settings: PhotoSettings, folder: PhotoFolder, running: list[_Worker]) -> None:
-    """Start a process, and give it its first photo.
+def _start(settings: PhotoSettings, folder: ResultFolder, running: list[_Worker]) -> None:
+    """Start a process, and give it its first work.
 
     It is among the running ones before it starts, so that Ctrl-C at any moment ends it too.
     """
@@ -201,7 +200,7 @@ def _reason(code: int | None) -> str:
 
 
 def _work(settings: PhotoSettings, connection: Connection) -> None:
-    """The main function of a process: reconstruct photos until there is no other."""
+    """The main function of a process: reconstruct until there is no other folder."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     signal.signal(signal.SIGTERM, _exit)
     threading.Thread(target=_end_with_first_process, daemon=True).start()
@@ -215,8 +214,8 @@ def _work(settings: PhotoSettings, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process ends anyway
 
 
-def _given(connection: Connection) -> Iterator[PhotoFolder]:
-    """The photos that come through the connection, until its other side closes it."""
+def _given(connection: Connection) -> Iterator[ResultFolder]:
+    """What comes through the connection, until its other side closes it."""
     with suppress(EOFError, ConnectionError):
         while True:
             yield connection.recv()

@@ -1,4 +1,4 @@
-"""run.json in the folder of a photo: which photo and options its faces were made with, and whether all were written."""
+"""run.json in the folder of a photo or person: from which photos and options it was made, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mien.io.photo_arguments import RemotePhoto
 
 RUN_FILE = "run.json"
-_FORMAT = "mien-run-1"
-_ADVICE = "delete it, and the photo is redone"
+_FORMAT, _PERSON_FORMAT = "mien-run-1", "mien-person-run-1"
+_ADVICE = "delete it, and its photos are redone"
 
 Options = Mapping[str, str | int | float | bool | None]
 
@@ -31,29 +31,32 @@ class RunRecord:
     """The content of run.json."""
 
     photo: str
-    """Absolute path of the photo; the folder belongs to it."""
+    """Absolute path of the photo; the folder belongs to it. For a person, the folder of the photos."""
     photo_sha256: str
-    """What `file_sha256` returns for it."""
+    """Hash of the content of the photo or photos."""
     options: Options
     """What `result_options` returns."""
-    row: PhotoRow | None
-    """The photo's row in the table; None until all faces are written."""
+    rows: tuple[PhotoRow, ...] | None
+    """The row of the photo in the table, or those of all photos of a person; None until all files are written."""
+    person: bool = False
+    """Whether the folder belongs to a person."""
 
     def write(self, folder: Path) -> None:
         """Write run.json atomically.
 
         Args:
-            folder: The photo's folder; it is made if it is missing.
+            folder: The folder; it is made if it is missing.
 
         Raises:
             OutputError: The folder cannot be written.
         """
+        rows = None if self.rows is None else [asdict(row) for row in self.rows]
         content = {
-            "format": _FORMAT,
+            "format": _PERSON_FORMAT if self.person else _FORMAT,
             "photo": self.photo,
             "photo_sha256": self.photo_sha256,
             "options": dict(self.options),
-            "summary": None if self.row is None else asdict(self.row),
+            "summary": rows if self.person or rows is None else rows[0],
         }
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,14 +71,14 @@ class _Stored:
     photo: str
     photo_sha256: str
     options: dict[str, str | int | float | bool | None]
-    summary: PhotoRow | None
+    summary: PhotoRow | list[PhotoRow] | None
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Read the run.json of a photo's folder.
+    """Read the run.json of the folder of a photo or person.
 
     Args:
-        folder: The photo's folder.
+        folder: The folder.
 
     Returns:
         The record; None if the folder has none.
@@ -87,9 +90,14 @@ def read_record(folder: Path) -> RunRecord | None:
     if not file.exists():
         return None
     stored = read_json(file, _Stored, advice=_ADVICE)
-    if stored.format != _FORMAT:
+    rows = stored.summary if isinstance(stored.summary, list) or stored.summary is None else [stored.summary]
+    kinds = {_FORMAT: PhotoRow, _PERSON_FORMAT: list}
+    if stored.format not in kinds:
         raise FormatError(f"{file}: its format is {stored.format!r}, this version reads {_FORMAT!r}; {_ADVICE}")
-    return RunRecord(stored.photo, stored.photo_sha256, stored.options, stored.summary)
+    if stored.summary is not None and not isinstance(stored.summary, kinds[stored.format]):
+        raise FormatError(f"{file}: damaged (summary does not fit the format {stored.format!r}); {_ADVICE}")
+    person = stored.format == _PERSON_FORMAT
+    return RunRecord(stored.photo, stored.photo_sha256, stored.options, None if rows is None else tuple(rows), person)
 
 
 def result_options(settings: Mapping[str, object]) -> Options:

@@ -1,13 +1,13 @@
 """One texture from several photos of a person.
 
 Each photo is divided by its fitted light, so that all show the same albedo. Nine harmonics do not describe a light
-exactly, but what remains is smooth: at each place of the face, the photos get the same mean colour over a few
-millimetres. After that they are averaged, each where it sees the skin best.
+exactly, but what remains is smooth: a smooth factor gives the photos the same colours. After that they are averaged,
+each where it sees the skin best, and where it agrees with the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +28,12 @@ _LEVELS = 5
 """The mean colours that photos share are those of blocks of 2⁵ texels, 1/32 of a map of 1024: 5 mm on a face."""
 _CORRECTIONS = (0.5, 2.0)
 """Range of the factor that reconciles the colour of a photo."""
+_SMOOTH_BLOCKS = 1.5
+"""Standard deviation of the filter of the factor, in blocks: 8 mm on a face."""
+_ROUNDS = 4
+"""How often the common colours and the factors are found from each other."""
 _UNLIKE = 0.25
-"""Distance of a block's mean colour, relative to that of all photos, from which on it shows something else: hair, a
+"""Logarithm of the ratio of a block's mean colour to that of all photos from which on it shows something else: hair, a
 hand, glare."""
 
 
@@ -92,36 +96,99 @@ def pixels_per_texel(
     return (ratio[atlas.triangle_ids.clamp(min=0)] * atlas.valid)[None, None]
 
 
-def merge_views(views: Sequence[TextureView]) -> tuple[Float[Tensor, "1 3 S S"], Float[Tensor, "1 1 S S"]]:
+def merge_views(
+    view_of: Callable[[int], TextureView], count: int
+) -> tuple[Float[Tensor, "1 3 S S"], Float[Tensor, "1 1 S S"]]:
     """Merge what several photos show.
 
     Args:
-        views: One per photo, at least one.
+        view_of: Makes the view of a photo, given its number. With several photos each view is asked for twice, so that
+            only one is in memory at a time.
+        count: Number of photos, at least one.
 
     Returns:
         Albedo, and visibility in any of the photos, 0 to 1.
     """
-    if len(views) == 1:
-        return views[0].albedo.float(), views[0].weights.float()
-    sharp = [(view.weights.float() * view.quality.float()) ** _SHARPEST for view in views]
-    means, totals = zip(*[_block_means(view.albedo.float(), weight) for view, weight in zip(views, sharp, strict=True)],
-                        strict=True)  # fmt: skip
-    level = _weighted_median(means, totals) if len(views) > 2 else _weighted_mean(means, totals)
-    # Then the mean without what differs from that.
-    alike = [
-        total * biweight(length((mean / level - 1) / _UNLIKE) / 2) for mean, total in zip(means, totals, strict=True)
-    ]
-    level = torch.where(sum(alike, start=torch.zeros_like(totals[0])) > 1e-9, _weighted_mean(means, alike), level)
-    colours, total = torch.zeros_like(views[0].albedo.float()), torch.zeros_like(sharp[0])
-    for view, weight, mean, block_total, block_alike in zip(views, sharp, means, totals, alike, strict=True):
-        known = (block_total > 1e-9).float()
-        ratio = (level / mean.clamp(min=1e-3)).clamp(*_CORRECTIONS)
-        correction = _enlarged(pull_push(ratio, known), weight)
-        trusted = weight * _enlarged(block_alike / block_total.clamp(min=1e-9), weight).clamp(min=1e-3)
-        colours += trusted * view.albedo.float() * correction
-        total += trusted
-    seen = torch.stack([view.weights.float() for view in views]).amax(0)
-    return colours / total.clamp(min=1e-9), seen
+    if count == 1:
+        view = view_of(0)
+        return view.albedo.float(), view.weights.float()
+    means, totals, seen = list[Tensor](), list[Tensor](), torch.zeros(1)
+    for number in range(count):
+        view = view_of(number)
+        mean, total = _block_means(view.albedo.float(), _sharpness(view))
+        means.append(mean)
+        totals.append(total)
+        seen = torch.maximum(seen.to(view.weights.device), view.weights.float())
+    corrections, trusts = _reconciled(torch.cat(means), torch.cat(totals))
+    colours, weights = torch.zeros(1, device=seen.device), torch.zeros(1, device=seen.device)
+    for number in range(count):
+        view, one = view_of(number), slice(number, number + 1)
+        trusted = _sharpness(view) * _enlarged(trusts[one], seen).clamp(min=1e-3)
+        colours = colours + trusted * view.albedo.float() * _enlarged(corrections[one], seen)
+        weights = weights + trusted
+    return colours / weights.clamp(min=1e-9), seen
+
+
+def _sharpness(view: TextureView) -> Float[Tensor, "1 1 S S"]:
+    """Weight of each texel of a view."""
+    return (view.weights.float() * view.quality.float()) ** _SHARPEST
+
+
+def _reconciled(
+    means: Float[Tensor, "N 3 R R"], totals: Float[Tensor, "N 1 R R"]
+) -> tuple[Float[Tensor, "N 3 R R"], Float[Tensor, "N 1 R R"]]:
+    """Give the photos the same colours.
+
+    First each photo gets one factor per channel, for exposure and white balance, then a smooth one, for what is left of
+    the light. A block that differs even so shows something else, or a feature that lies elsewhere in this photo: its
+    difference is not light and must not be spread, or a brow makes the skin beside it bright.
+
+    Args:
+        means: Mean colour of each block in each photo.
+        totals: Weight of each block in each photo.
+
+    Returns:
+        The factor for the colours of each block, and how far each block agrees with the other photos, 0 to 1.
+    """
+    logs = means.clamp(min=1e-3).log()
+    factors, others = torch.zeros_like(logs), totals.sum(0, keepdim=True) - totals
+    shared = totals * others / (totals + others).clamp(min=1e-9)  # what one photo alone shows tells nothing
+
+    def residuals() -> Float[Tensor, "N 3 R R"]:
+        found = logs + factors
+        level = _weighted_median(found, totals) if len(found) > 2 else _weighted_mean(found, totals)
+        return level - found
+
+    for _ in range(_ROUNDS):
+        flat = [values.flatten(2).movedim(2, 0) for values in (residuals(), shared)]
+        factors = factors + _weighted_median(*flat)[0, ..., None, None]
+        # The factors of all photos could drift together.
+        factors = factors - (factors * totals).sum((0, 2, 3), keepdim=True) / totals.sum().clamp(min=1e-9)
+    for _ in range(_ROUNDS):
+        left = residuals()
+        factors = factors + _smooth(left, shared * _agreement(left))
+    return factors.exp().clamp(*_CORRECTIONS), _agreement(residuals())
+
+
+def _agreement(residuals: Float[Tensor, "N 3 R R"]) -> Float[Tensor, "N 1 R R"]:
+    return biweight(length(residuals / _UNLIKE) / 2)
+
+
+def _smooth(values: Float[Tensor, "N 3 R R"], weights: Float[Tensor, "N 1 R R"]) -> Float[Tensor, "N 3 R R"]:
+    """Weighted mean of the blocks around each block, continued to where there are no weights."""
+    radius = round(3 * _SMOOTH_BLOCKS)
+    steps = torch.arange(-radius, radius + 1).to(values)
+    kernel = torch.exp(-((steps / _SMOOTH_BLOCKS) ** 2) / 2)
+    kernel = kernel / kernel.sum()
+
+    def blurred(maps: Float[Tensor, "N C R R"]) -> Float[Tensor, "N C R R"]:
+        single = maps.flatten(0, 1)[:, None]
+        rows = F.conv2d(single, kernel[None, None, None], padding=(0, radius))
+        return F.conv2d(rows, kernel[None, None, :, None], padding=(radius, 0)).view_as(maps)
+
+    total = blurred(weights)
+    known = (total > 1e-3 * total.amax((2, 3), keepdim=True).clamp(min=1e-9)).float()
+    return pull_push(blurred(values * weights) / total.clamp(min=1e-9), known)
 
 
 def _block_means(
@@ -136,21 +203,15 @@ def _block_means(
     return summed / weights.clamp(min=1e-9), weights
 
 
-def _weighted_mean(
-    values: Sequence[Float[Tensor, "1 3 R R"]], weights: Sequence[Float[Tensor, "1 1 R R"]]
-) -> Float[Tensor, "1 3 R R"]:
-    total = sum(weights, start=torch.zeros_like(weights[0])).clamp(min=1e-9)
-    mixed = sum((v * w for v, w in zip(values, weights, strict=True)), start=torch.zeros_like(values[0]))
-    return (mixed / total).clamp(min=1e-3)
+def _weighted_mean(values: Float[Tensor, "N C ..."], weights: Float[Tensor, "N #C ..."]) -> Float[Tensor, "1 C ..."]:
+    return (values * weights).sum(0, keepdim=True) / weights.sum(0, keepdim=True).clamp(min=1e-9)
 
 
-def _weighted_median(
-    values: Sequence[Float[Tensor, "1 3 R R"]], weights: Sequence[Float[Tensor, "1 1 R R"]]
-) -> Float[Tensor, "1 3 R R"]:
-    ordered, order = torch.stack(list(values)).sort(dim=0)
-    below = torch.stack(list(weights)).expand_as(ordered).gather(0, order).cumsum(0)
+def _weighted_median(values: Float[Tensor, "N C ..."], weights: Float[Tensor, "N #C ..."]) -> Float[Tensor, "1 C ..."]:
+    ordered, order = values.sort(dim=0)
+    below = weights.expand_as(values).gather(0, order).cumsum(0)
     middle = (below >= below[-1:] / 2).byte().argmax(0, keepdim=True)
-    return ordered.gather(0, middle)[0].clamp(min=1e-3)
+    return ordered.gather(0, middle)
 
 
 def _enlarged(blocks: Float[Tensor, "1 C R R"], like: Float[Tensor, "1 1 S S"]) -> Float[Tensor, "1 C S S"]:

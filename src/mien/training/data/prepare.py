@@ -124,6 +124,10 @@ class PreparationReport:
     """Faces per split."""
     flags: dict[str, int]
     """Faces per flag; a face may have several."""
+    people: int
+    """Number of people in the store."""
+    single: int
+    """Number of people with one face only, which no loss of photos of one person can use."""
     photos_per_second: float
     """Speed of this run; 0 if there was nothing left to do."""
     processes: int
@@ -143,6 +147,7 @@ class PreparationReport:
             *(f"- dropped, {reason}: {count}" for reason, count in reasons.most_common()),
             *(f"- flagged, {flag}: {count}" for flag, count in self.flags.items()),
             *(f"- {split}: {count}" for split, count in self.splits.items()),
+            f"- people: {self.people}, {self.single} of them with one face",
         ]
         if self.photos_per_second:
             lines += [
@@ -412,6 +417,7 @@ def _write_summary(
 ) -> PreparationReport:
     """Write the index, report.md, dropped.csv and the contact sheet of a store whose shards are complete."""
     kept, dropped = _read_rows(store, shards)
+    faces_of = Counter(row.identity for row in kept)
     write_whole(store / INDEX_FILE, lambda partial: write_index(str(partial), kept, settings=asdict(settings)))
     report = PreparationReport(
         photos=len(kept) + len(dropped),
@@ -419,6 +425,8 @@ def _write_summary(
         dropped=tuple(dropped),
         splits=dict(Counter(row.split for row in kept)),
         flags=dict(Counter(flag for row in kept for flag in row.flags)),
+        people=len(faces_of),
+        single=sum(count == 1 for count in faces_of.values()),
         photos_per_second=rate,
         processes=processes,
     )
