@@ -45,7 +45,7 @@ FADE_RADIUS, BLUR_RADIUS = 10, 30
 # Where `FaceDetector.scatter` looks: shifts of the window (shares of its side), and its turn (radians).
 LOOKS = ((0.0, 0.0), (0.1, 0.0), (-0.1, 0.0), (0.0, 0.3))
 # Where a box has a score below DOUBTFUL_SCORE, the face is imagined if it scatters more than this. 109 faces have 0.006
-# to 0.031, blurred rooms 0.035 to 0.193, coins and cells 0.051 to 0.161: `benchmarks/tracking.py --only imagined`.
+# to 0.031, blurred interiors 0.035 to 0.193, coins and cells 0.051 to 0.161: `benchmarks/tracking.py --only imagined`.
 DOUBTFUL_SCORE, IMAGINED_SCATTER = 0.85, 0.045
 BATCH = 16
 # From pixels of the map of occluders to those of the window, for the columns of a 2×3 matrix.
