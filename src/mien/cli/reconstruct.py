@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -69,6 +69,9 @@ from mien.scale.ray_photos import reconstruct_on_ray
 from mien.scale.run_record import Options
 from mien.scale.summary import SummaryTable
 from mien.scale.worker import Outcome
+
+if TYPE_CHECKING:
+    from mien.io.photo_arguments import RemotePhoto
 
 
 class GroupedOptions(TyperCommand):
