@@ -236,22 +236,34 @@ def test_codecs_alpha_and_raw_streams_are_read(tmp_path: Path, name: str, codec:
     assert np.median(np.abs(middles(frames[-1].pixels) - COLOURS)) <= 4
 
 
-def test_interlaced_video_has_no_combs(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
+def write_interlaced(path: Path, *, side: int = 96) -> Path:
+    """Six frames of an edge that moves by 8 pixels from field to field."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
         stream.options = {"x264-params": "tff=1", "crf": "4"}
         for k in range(6):
-            picture = np.full((96, 96, 3), 40, np.uint8)
-            for field in (0, 1):  # an edge that moves by 8 pixels from field to field
+            picture = np.full((side, side, 3), 40, np.uint8)
+            for field in (0, 1):
                 picture[field::2, 8 * (2 * k + field) :] = 200
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    frames = frames_of(path)
+    return path
+
+
+def test_interlaced_video_has_no_combs(tmp_path: Path) -> None:
+    frames = frames_of(write_interlaced(tmp_path / "a.mp4"))
     assert [round(frame.time_s, 3) for frame in frames] == [0, 0.04, 0.08, 0.12, 0.16, 0.2]
     edges = (frames[3].pixels[:, :, 1] > 120).argmax(1)[16:-16].astype(int)
     assert np.abs(np.diff(edges)).mean() < 2  # 8 where lines of two moments alternate
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_interlaced_video_that_changes_its_size_is_refused(tmp_path: Path, side: int) -> None:
+    parts = [write_interlaced(tmp_path / f"{size}.ts", side=size).read_bytes() for size in (96, side)]
+    (tmp_path / "a.ts").write_bytes(b"".join(parts))
+    with pytest.raises(VideoError, match=f"is {side} × {side} and the first one 96 × 96"):
+        frames_of(tmp_path / "a.ts")
 
 
 def test_folder_of_pictures_is_a_video(tmp_path: Path) -> None:

@@ -254,11 +254,12 @@ def _opened(av: ModuleType, container: Any, name: str, *, is_camera: bool) -> Vi
     decoded = _decoded(av, container, stream, name)
     with _translated(av, name):
         first = next(decoded, None)
+    if first is not None and first.interlaced_frame:
+        size = first.width, first.height
+        decoded = _deinterlaced(av, stream, itertools.chain([first], decoded), size=size, name=name)
+        first = next(decoded, None)
     if first is None:
         raise VideoError(f"{name}: it has no frame that can be decoded; copy it again or export it anew.")
-    if first.interlaced_frame:
-        decoded = _deinterlaced(av, stream, itertools.chain([first], decoded))
-        first = next(decoded)
     converter = _Converter(av, aspect)
     width, height = converter.size(first)
     if min(width, height) < SMALLEST_SIDE:
@@ -304,20 +305,26 @@ def _decoded(av: ModuleType, container: Any, stream: Any, name: str) -> Iterator
         )
 
 
-def _deinterlaced(av: ModuleType, stream: Any, frames: Iterator[Any]) -> Iterator[Any]:
+def _deinterlaced(
+    av: ModuleType, stream: Any, frames: Iterator[Any], *, size: tuple[int, int], name: str
+) -> Iterator[Any]:
     """Frames whose lines belong to one moment: a head that moves has combs at its edges otherwise."""
-    graph = av.filter.Graph()
-    source = graph.add_buffer(template=stream)
-    # One frame per frame; progressive ones pass unchanged.
-    deinterlacer, sink = graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
-    source.link_to(deinterlacer)
-    deinterlacer.link_to(sink)
-    graph.configure()
-    for frame in itertools.chain(frames, [None]):
-        graph.push(frame)
-        with suppress(av.error.BlockingIOError, av.error.EOFError):  # it wants the next frame, or has no more
-            while True:
-                yield graph.pull()
+    with _translated(av, name):
+        graph = av.filter.Graph()
+        source = graph.add_buffer(template=stream)
+        # One frame per frame; progressive ones pass unchanged.
+        deinterlacer, sink = graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+        source.link_to(deinterlacer)
+        deinterlacer.link_to(sink)
+        graph.configure()
+        for frame in itertools.chain(frames, [None]):
+            if frame is not None and (frame.width, frame.height) != size:
+                yield frame  # which is refused: the filter would cut it without an error
+                return
+            graph.push(frame)
+            with suppress(av.error.BlockingIOError, av.error.EOFError):  # it wants the next frame, or has no more
+                while True:
+                    yield graph.pull()
 
 
 def _timed(first: Any, others: Iterator[Any], converter: _Converter, rate: float) -> Iterator[_Raw]:
