@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import signal
@@ -75,7 +76,6 @@ def test_options_of_meshes_hold_for_people_too(tmp_path: Path, monkeypatch: pyte
     assert run("reconstruct", "--same-person", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out", *options) == 0
     chosen = MeshOptions(("face",), neutral=True, units="mm", embed_camera=True, morphs="dense")
     assert written == [{"formats": ("glb", "obj", "overlay"), "options": chosen}] * 2  # the person, and the photo
-    assert len(written) == 2  # the person's own files, and those of the photo
 
 
 def test_a_head_of_a_person_needs_a_model_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +100,28 @@ def test_a_photo_without_the_person_is_told(tmp_path: Path, capsys: pytest.Captu
     assert second["reason"] == "PhotoLeftOut: not the person"
     assert shown.err.count("not the person") == 1
     assert not (tmp_path / "out" / "person" / "b").exists()
+
+
+def test_standard_input_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = photo_with(tmp_path / "piped.png", 1).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
+    photo, out = photo_with(tmp_path / "a.png", 1), tmp_path / "out"
+    assert run("reconstruct", "--same-person", "-", photo, "-o", out) == 0
+    assert [row["results"] for row in summary(out)] == [str(out / "person" / name) for name in ("stdin", "a")]
+
+
+def test_a_remote_photo_that_cannot_be_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers_only: None
+) -> None:
+    photo, out = photo_with(tmp_path / "a.png", 1), tmp_path / "out"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert run("reconstruct", "--same-person", "-", photo, "-o", out) == 1
+    missing, found = summary(out)
+    assert missing["reason"].startswith("PhotoLeftOut: empty")
+    assert (found["faces"], found["results"]) == ("1", str(out / "person" / "a"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert run("reconstruct", "--same-person", "-", "-o", tmp_path / "alone") == 1
+    assert summary(tmp_path / "alone")[0]["reason"].startswith("ImageError: empty")
 
 
 def test_each_folder_is_one_person(tmp_path: Path) -> None:

@@ -32,9 +32,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path | np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def person(reconstructor: Reconstructor, photos: list[Path | np.ndarray]) -> PersonReconstruction:
+def reported() -> list[tuple[str, float]]:
+    """Stage and share of each report of the progress of `person`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def person(
+    reconstructor: Reconstructor, photos: list[Path | np.ndarray], reported: list[tuple[str, float]]
+) -> PersonReconstruction:
     with pytest.warns(PhotoLeftOut, match="photo 1: no face was found"):
-        return reconstructor.joint(photos)
+        return reconstructor.joint(photos, progress=lambda *report: reported.append(report))
 
 
 def test_the_photos_share_identity_and_albedo(person: PersonReconstruction) -> None:
@@ -49,6 +57,15 @@ def test_the_photos_share_identity_and_albedo(person: PersonReconstruction) -> N
     assert [bool(reason) for reason in person.reasons] == [False, True, False]
     assert person.face is (first if person.reference == 0 else second)
     assert "photos=3, shown_in=2" in repr(person)
+
+
+@pytest.mark.usefixtures("person")
+def test_the_progress_of_each_stage_only_rises(reported: list[tuple[str, float]]) -> None:
+    for stage in ("perception", "maps"):
+        shares = [share for name, share in reported if name == stage]
+        assert shares == sorted(shares)
+        assert len(set(shares)) > 3
+        assert shares[-1] == 1
 
 
 def test_each_face_lies_on_its_photo(person: PersonReconstruction) -> None:

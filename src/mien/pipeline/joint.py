@@ -8,7 +8,6 @@ each photo again ─► views of one texture ─► results                     
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -200,7 +199,7 @@ class JointReconstructor:
         fitted = self.coefficients.settings.refine_focal
         with clock.stage("maps") as report:
             views = person.photo_faces(found.coefficients, found.camera, weights, focal_fitted=fitted)
-            texture = self.textures.merge(views, progress=report)
+            texture = self.textures.merge(views, progress=lambda share: report(share / 2))  # the results are the rest
         times = _mean_times((*clock.times, *found.stage_times), len(views))
         reasons, all_weights = list(person.reasons), [0.0] * len(person.reasons)
         for k, photo, weight in zip(person.numbers, person.photos, weights.tolist(), strict=True):
@@ -230,10 +229,8 @@ class JointReconstructor:
 
     def _seen(self, source: PhotoSource, camera: GivenCamera, *, number: int, max_pixels: int) -> SeenPhoto:
         """The faces of a photo without its pixels."""
-        name = f"photo {number}" if isinstance(source, np.ndarray | Photo) else os.fspath(source)
-        seen = SeenPhoto(
-            name, lambda: pixels_of(opened(source, max_pixels=max_pixels)), None, torch.zeros(0, 128), None
-        )
+        name, pixels = _name(source, number), lambda: pixels_of(opened(source, max_pixels=max_pixels))
+        seen = SeenPhoto(name, pixels, None, torch.zeros(0, 128), None)
         try:
             inputs = self.faces(opened(source, max_pixels=max_pixels), camera)
         except NoFaceFound:
@@ -245,6 +242,12 @@ class JointReconstructor:
             features = recognition(recognition.crop(targets.crops, targets.landmarks68_px))
         start = None if self.coefficients.encoder is None else self.coefficients.predict(inputs)
         return replace(seen, inputs=_without_pixels(inputs), features=features, start=start)
+
+
+def _name(source: PhotoSource, number: int) -> str:
+    if isinstance(source, np.ndarray):
+        return f"photo {number}"
+    return str(source.path if isinstance(source, Photo) else source)
 
 
 def _check_any_face(seen: Sequence[SeenPhoto]) -> None:

@@ -151,13 +151,13 @@ class TextureBuilder:
 
         Args:
             photos: The photos and the face in each of them; one photo at a time is read, and none is kept.
-            progress: Is called with the share of the photos that is done.
+            progress: Is called with the share of the work that is done.
 
         Returns:
             The texture, for `result_in`.
         """
         maps: dict[int, DetailMaps] = {}
-        done = 0
+        done, views = 0, 1 if len(photos) == 1 else 2 * len(photos)  # see merge_views
 
         def view_of(number: int) -> TextureView:
             nonlocal done
@@ -170,7 +170,7 @@ class TextureBuilder:
                 maps[number] = view.maps
             done += 1
             if progress is not None:
-                progress(done / (2 * len(photos)))
+                progress(done / views)
             return self._texture_view(view, photo_weight=photo.weight)
 
         albedo, seen = merge_views(view_of, len(photos))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.errors import ConfigError, PhotoLeftOut
+from mien.errors import ConfigError, ImageError, PhotoLeftOut
 from mien.io.result_files import is_result, parse_formats
 from mien.scale.output_folder import PERSON_FACE, PERSON_NAME, PersonFolder
 from mien.scale.photo_work import PhotoSettings, flag_words
@@ -21,6 +21,7 @@ from mien.scale.summary import PhotoRow, absolute_path
 
 if TYPE_CHECKING:
     from mien.fitting import Progress
+    from mien.io.photo import Photo
     from mien.io.photo_arguments import RemotePhoto
     from mien.pipeline import Reconstructor
 
@@ -71,29 +72,31 @@ def write_person(
     Raises:
         MienError: The person failed.
     """
-    from mien.io.photo_arguments import read_argument
+    from mien.io.photo import read_photo
 
     start = time.perf_counter()
     # The overlays show whether the person fits each photo.
     settings = replace(settings, formats=parse_formats([*parse_formats(settings.formats), "overlay"]))
+    sources, reasons = _sources(folder.photos, max_pixels=settings.max_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PhotoLeftOut)  # the rows have the reasons
         found = reconstructor.joint_one_by_one(
-            # A photo of the net or of standard input cannot be read twice; it is small beside the results.
-            [photo if isinstance(photo, Path) else read_argument(photo, max_pixels=settings.max_pixels)
-             for photo in folder.photos],
+            list(sources.values()),
             focal_px=settings.focal_px,
             principal_point_px=settings.principal_point_px,
             max_pixels=settings.max_pixels,
             progress=progress,
-        )  # fmt: skip
+        )
     begin()
-    rows = [_left_out(photo, reason) for photo, reason in zip(folder.photos, found.reasons, strict=True)]
+    numbers, places = tuple(sources), folder.places
+    reasons |= dict(zip(numbers, found.reasons, strict=True))
+    rows = [_left_out(photo, reasons[number]) for number, photo in enumerate(folder.photos)]
     written = set[Path]()
-    for number, face in found.faces:
-        photo, place = folder.places[number]
-        pixels = read_argument(photo, max_pixels=settings.max_pixels)
-        if number == found.reference:
+    for index, face in found.faces:
+        number = numbers[index]
+        source, place = sources[number], places[number][1]
+        pixels = read_photo(source, max_pixels=settings.max_pixels) if isinstance(source, Path) else source
+        if index == found.reference:
             settings.write(face, pixels, folder.face, model=reconstructor.model)
         settings.write(face, pixels, place / PERSON_FACE, model=reconstructor.model)
         written.add(place / PERSON_FACE)
@@ -108,6 +111,33 @@ def write_person(
     _remove_stale_photos(folder.path, written)
     seconds = (time.perf_counter() - start) / len(rows)
     return tuple(replace(row, seconds=seconds) for row in rows)
+
+
+def _sources(
+    photos: Sequence[Path | RemotePhoto], *, max_pixels: int
+) -> tuple[dict[int, Path | Photo], dict[int, str]]:
+    """The photos by their numbers, and why the others cannot be read.
+
+    Files are read when they are needed. A photo of the net or of standard input cannot be read twice; it is small
+    beside the results.
+    """
+    opened = {number: _opened(photo, max_pixels=max_pixels) for number, photo in enumerate(photos)}
+    sources = {number: source for number, source in opened.items() if not isinstance(source, ImageError)}
+    errors = {number: source for number, source in opened.items() if isinstance(source, ImageError)}
+    if not sources:
+        raise errors[0]
+    return sources, {number: str(error) for number, error in errors.items()}
+
+
+def _opened(photo: Path | RemotePhoto, *, max_pixels: int) -> Path | Photo | ImageError:
+    from mien.io.photo_arguments import read_argument
+
+    if isinstance(photo, Path):
+        return photo
+    try:
+        return read_argument(photo, max_pixels=max_pixels)
+    except ImageError as error:
+        return error
 
 
 def _left_out(photo: Path | RemotePhoto, reason: str) -> PhotoRow:
