@@ -253,10 +253,10 @@ class LandmarkProblem:
             hessian[:, part, part] += self.prediction.precision
             gradient[:, part] += self.prediction.gradient(state.shape[:, : len(self.prediction.precision)])
         if not pose_only:
-            lid_jacobian = self.openings.across(jacobian[:, :, :2])
-            hessian = hessian + lid_jacobian.mT @ lid_jacobian
-            lid_residuals = self.openings.residuals(self.target + residuals[..., :2])
-            gradient = gradient + torch.einsum("bpk,bp->bk", lid_jacobian, lid_residuals)
+            across = self.openings.across(jacobian[:, :, :2])
+            hessian = hessian + across.mT @ across
+            residuals_across = self.openings.residuals(self.target + residuals[..., :2])
+            gradient = gradient + torch.einsum("bpk,bp->bk", across, residuals_across)
         return hessian, gradient
 
     def photo_energy(self, state: LandmarkState) -> Float[Tensor, "B"]:
