@@ -143,7 +143,7 @@ def lid_depth_over_eye(shape: np.ndarray, arrays: dict[str, np.ndarray]) -> np.n
     return np.where(inside, depth, -np.inf).max(1)
 
 
-def test_lids_slide_over_the_eyes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def test_openings_slide_over_the_eyes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     names = json.loads(metadata["expression_names"])
     mean = arrays["mean"].astype(float)
     blink = arrays["expression_basis"][names.index("eyeBlinkLeft")].astype(float)

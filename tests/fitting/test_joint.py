@@ -120,7 +120,7 @@ def test_value_and_gradient_are_those_of_one_graph(tiny: MorphableModel) -> None
         coefficients = replace(photo.coefficients(), identity=identity, albedo=albedo)
         terms = energy.terms(coefficients, energy.render(coefficients))
         total = total + weight * (
-            terms.colour + terms.landmarks + terms.depth + terms.lids + terms.contour
+            terms.colour + terms.landmarks + terms.depth + terms.openings + terms.contour
             + terms.expression_prior + terms.light_prior + terms.recognition
         )  # fmt: skip
     own = [part for photo in unknowns for part in (photo.expression, photo.rotation, photo.translation, photo.lighting)]

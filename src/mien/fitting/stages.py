@@ -214,7 +214,7 @@ def landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPri
     return LandmarkPriors(
         settings.landmark_sigma,
         settings.depth_sigma,
-        settings.lid_sigma,
+        settings.opening_sigma,
         settings.identity_sigma,
         settings.expression_sigmas(model),
         FOCAL_SIGMA if settings.refine_focal else None,

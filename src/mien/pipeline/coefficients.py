@@ -19,7 +19,7 @@ from mien.fitting import (
     align_to_points,
     fit,
     fit_joint,
-    fit_lids,
+    fit_openings,
     fit_prediction,
     trusted_point_weights,
     with_light_and_albedo,
@@ -119,7 +119,7 @@ class CoefficientFinder:
             clock = StageClock(progress)
             with clock.stage("network"), torch.no_grad():
                 faces, weights = mean_prediction(self.model, start, sigma_m=self.settings.prediction_sigma)
-                faces = self._with_lids(self._aligned(faces, targets), targets)
+                faces = self._with_openings(self._aligned(faces, targets), targets)
             return FoundCoefficients(faces, targets.camera, tuple(clock.times)), weights
         result = fit_joint(
             self.model, targets, settings=self.settings, recognition=self._recognition, start=start, progress=progress
@@ -128,7 +128,7 @@ class CoefficientFinder:
 
     @torch.no_grad()
     def predict(self, inputs: PhotoInputs, *, refine: bool | None = None) -> FaceCoefficients:
-        """Predict coefficients by the encoder, on the detected points and with the detected opening of the eyes.
+        """Predict coefficients by the encoder, on the detected points and with the detected openings of eyes and mouth.
 
         Heads that lie on their side or upside down are turned upright for the encoder.
 
@@ -149,7 +149,7 @@ class CoefficientFinder:
             fitted = fit_prediction(self.model, targets, faces, settings=self.settings).rolled(-back)
             refined = self.encoder.refine(upright.crops, upright.camera, fitted, landmarks468_px=points)
             faces = self._aligned(refined.rolled(back), targets)
-        return self._with_lids(faces, targets)
+        return self._with_openings(faces, targets)
 
     @property
     def _recognition(self) -> IdentityNetwork | None:
@@ -166,14 +166,14 @@ class CoefficientFinder:
             found.append(face)
         return FaceCoefficients.join(found)
 
-    def _with_lids(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
-        """The faces with the detected opening of the eyes."""
-        return fit_lids(
+    def _with_openings(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
+        """The faces with the detected openings of eyes and mouth."""
+        return fit_openings(
             self.model,
             faces,
             targets.camera,
             points_px=targets.landmarks468_px,
-            sigma=self.settings.lid_sigma,
+            sigma=self.settings.opening_sigma,
             expression_sigma=self.settings.expression_sigma_of(self.model),
         )
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.fitting import FitSettings, FitTargets, fit, fit_lids
-from mien.fitting.lids import CLOSED_OPENING, LID_PAIRS, LIP_PAIRS, UNBIASED_OPENING, LidGaps
+from mien.fitting import FitSettings, FitTargets, fit, fit_openings
+from mien.fitting.openings import CLOSED_OPENING, LID_PAIRS, LIP_PAIRS, UNBIASED_OPENING, Openings
 from mien.fitting.photometric import PhotometricEnergy
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.morphable.landmark_tables import IBUG_LEFT_EYE, IBUG_RIGHT_EYE, MEDIAPIPE_EYES
@@ -118,7 +118,7 @@ def test_the_fit_parts_the_lips_as_far_as_the_points_show(model: MorphableModel,
 
 def test_a_prediction_gets_the_lips_that_the_points_show(model: MorphableModel, camera: Camera) -> None:
     prediction, face = face_with(model, jawOpen=0.1), face_with(model)
-    found = fit_lids(model, prediction, camera, points_px=points_of(model, face, camera), **LIDS)
+    found = fit_openings(model, prediction, camera, points_px=points_of(model, face, camera), **LIDS)
     assert lip_gap_mm(model, prediction) > 3
     assert lip_gap_mm(model, found) == pytest.approx(0, abs=0.5)
 
@@ -139,7 +139,7 @@ def test_a_prediction_gets_the_lids_that_the_points_show(
     prediction = face_with(model, eyeBlinkLeft=predicted, eyeBlinkRight=predicted, mouthSmileLeft=0.4)
     face = face_with(model, eyeBlinkLeft=shown)
     points = points_of(model, face, camera)
-    found = fit_lids(model, prediction, camera, points_px=points, **LIDS)
+    found = fit_openings(model, prediction, camera, points_px=points, **LIDS)
     assert openings(model, found) == pytest.approx(openings(model, face), abs=0.03)
     assert found.expression[0, model.expression_names.index("mouthSmileLeft")] == 0.4
     assert torch.equal(found.identity, prediction.identity)
@@ -151,16 +151,16 @@ def test_faces_of_a_batch_are_independent(model: MorphableModel, camera: Camera)
     faces = [face_with(model, eyeBlinkLeft=CLOSED), face_with(model)]
     prediction, both = FaceCoefficients.join([face_with(model)] * 2), Camera.join([camera] * 2)
     points = torch.cat([points_of(model, face, camera) for face in faces])
-    found = fit_lids(model, prediction, both, points_px=points, **LIDS)
+    found = fit_openings(model, prediction, both, points_px=points, **LIDS)
     for k in range(2):
-        alone = fit_lids(model, face_with(model), camera, points_px=points[k : k + 1], **LIDS)
+        alone = fit_openings(model, face_with(model), camera, points_px=points[k : k + 1], **LIDS)
         torch.testing.assert_close(found.expression[k : k + 1], alone.expression, atol=1e-4, rtol=0)
 
 
 def test_a_model_without_blinks_keeps_its_faces(tiny: MorphableModel, camera: Camera) -> None:
     identity, expression, albedo = tiny.counts
     face = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, distance=0.5)
-    assert fit_lids(tiny, face, camera, points_px=points_of(tiny, face, camera), **LIDS) is face
+    assert fit_openings(tiny, face, camera, points_px=points_of(tiny, face, camera), **LIDS) is face
 
 
 @pytest.mark.parametrize(("shown", "expected"), [(CLOSED_OPENING / 2, 0.0), (UNBIASED_OPENING + 0.05, 1.0)])
@@ -171,7 +171,7 @@ def test_the_bias_of_the_network_is_removed_from_closed_eyes_only(shown: float, 
         # Outer corner first: the right eye is on the left of the picture. The lower lid comes first, y points down.
         points[0, list(eye), 0] = (1 if k else -1) * (60 + 20 * angle.cos())
         points[0, list(eye), 1] = angle.sin().round(decimals=4).sign() * 20 * shown
-    gaps = LidGaps.of(points, sigma=0.1)
+    gaps = Openings.of(points, sigma=0.1)
     lids = slice(len(LID_PAIRS))
     assert gaps.across(points)[0, lids].tolist() == pytest.approx([10 * shown] * 6, rel=1e-3)
     assert gaps.detected[0, lids].tolist() == pytest.approx([10 * shown * expected] * 6, rel=1e-3, abs=1e-4)
@@ -181,11 +181,11 @@ def test_the_photometric_energy_holds_the_lids(model: MorphableModel, camera: Ca
     face = face_with(model)
     weights = torch.ones(1, 468)
     energy = PhotometricEnergy(
-        model, targets_of(model, face, camera), settings=FitSettings(lid_sigma=0.1), point_weights=weights
+        model, targets_of(model, face, camera), settings=FitSettings(opening_sigma=0.1), point_weights=weights
     )
     with torch.no_grad():
         at_truth, blinking = (
-            energy.terms(f, energy.render(f)).lids.item() for f in (face, face_with(model, eyeBlinkLeft=CLOSED))
+            energy.terms(f, energy.render(f)).openings.item() for f in (face, face_with(model, eyeBlinkLeft=CLOSED))
         )
     assert at_truth < 1e-6
     # Three distances of 0.3 of the width, with a standard deviation of 0.1.

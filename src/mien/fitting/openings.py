@@ -36,11 +36,11 @@ SHAPES = ("eyeBlink", "eyeSquint", "eyeWide")
 MOUTH_SHAPES = ("jawOpen", "mouthClose")
 """Those that open and close the lips. Others part them too, but change the form of the mouth, which is known better."""
 STEPS = 6
-"""Gauss-Newton steps of `fit_lids`; the distance is almost linear in the blendshapes."""
+"""Gauss-Newton steps of `fit_openings`; the distance is almost linear in the blendshapes."""
 
 
 @dataclass(frozen=True)
-class LidGaps:
+class Openings:
     """Distances between upper and lower lids and lips in photos, in standard deviations."""
 
     up: Float[Tensor, "B 2"]
@@ -49,7 +49,7 @@ class LidGaps:
     """Distance of each of `PAIRS`, standard deviations."""
 
     @classmethod
-    def of(cls, points_px: Float[Tensor, "B 468 2"], *, sigma: float) -> LidGaps:
+    def of(cls, points_px: Float[Tensor, "B 468 2"], *, sigma: float) -> Openings:
         """Measure the distances of detected points.
 
         Args:
@@ -101,13 +101,13 @@ def lid_openings(points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 2"]:
     Returns:
         About 0.3 for relaxed eyes; `CLOSED_OPENING`, not 0, for closed ones.
     """
-    lids = LidGaps.of(points_px, sigma=1.0)
+    lids = Openings.of(points_px, sigma=1.0)
     scale = lids.up.norm(dim=-1, keepdim=True)  # 1 over the width of the wider eye
-    gaps = LidGaps(lids.up / scale, lids.detected * 0).residuals(points_px).clamp(min=0)
+    gaps = Openings(lids.up / scale, lids.detected * 0).residuals(points_px).clamp(min=0)
     return gaps[:, : len(LID_PAIRS)].unflatten(1, (2, -1)).mean(-1) / _widths(points_px)
 
 
-def fit_lids(
+def fit_openings(
     model: MorphableModel,
     coefficients: FaceCoefficients,
     camera: Camera,
@@ -137,7 +137,7 @@ def fit_lids(
     chosen = [model.expression_names.index(name) for name in names if name in model.expression_names]
     if not chosen:
         return coefficients
-    lids, (least, largest) = LidGaps.of(points_px, sigma=sigma), model.expression_range
+    lids, (least, largest) = Openings.of(points_px, sigma=sigma), model.expression_range
     point_model = PointModel.of(model)
     points = point_model.points(coefficients)
     start_camera = coefficients.pose.to_camera(points)
