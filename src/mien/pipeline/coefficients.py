@@ -119,7 +119,7 @@ class CoefficientFinder:
             clock = StageClock(progress)
             with clock.stage("network"), torch.no_grad():
                 faces, weights = mean_prediction(self.model, start, sigma_m=self.settings.prediction_sigma)
-                faces = self._with_openings(self._aligned(faces, targets), targets)
+                faces = self._aligned(self._with_openings(self._aligned(faces, targets), targets), targets)
             return FoundCoefficients(faces, targets.camera, tuple(clock.times)), weights
         result = fit_joint(
             self.model, targets, settings=self.settings, recognition=self._recognition, start=start, progress=progress
@@ -149,7 +149,8 @@ class CoefficientFinder:
             fitted = fit_prediction(self.model, targets, faces, settings=self.settings).rolled(-back)
             refined = self.encoder.refine(upright.crops, upright.camera, fitted, landmarks468_px=points)
             faces = self._aligned(refined.rolled(back), targets)
-        return self._with_openings(faces, targets)
+        # The jaw makes a face longer, so its points have another size.
+        return self._aligned(self._with_openings(faces, targets), targets)
 
     @property
     def _recognition(self) -> IdentityNetwork | None:
