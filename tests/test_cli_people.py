@@ -8,7 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mien.scale.output_folder import PersonFolder
 from mien.scale.photo_work import PhotoSettings
 from mien.scale.ray_photos import PhotoResumer
 from mien.scale.run_record import read_record
+from mien.scale.worker import Outcome
 from tests.command import FakeReconstructor, photo_with, run, summary, write_numbers
 
 
@@ -47,6 +48,12 @@ def redone() -> list[str]:
     names = [f"{path.parent.name}/{path.name}" for path in FakeReconstructor.paths]
     FakeReconstructor.paths.clear()
     return names
+
+
+def without_a_row(file: Path) -> None:
+    """Damage the record of a person."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(record | {"summary": record["summary"][1:]}), encoding="utf-8")
 
 
 def test_photos_of_one_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +129,24 @@ def test_a_remote_photo_that_cannot_be_read_is_left_out(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert run("reconstruct", "--same-person", "-", "-o", tmp_path / "alone") == 1
     assert summary(tmp_path / "alone")[0]["reason"].startswith("ImageError: empty")
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_one_person_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = list[int]()
+
+    def in_processes(folders: Iterable[PersonFolder], _: PhotoSettings, *, jobs: int) -> Iterator[Outcome]:
+        used.append(jobs)
+        assert len(list(folders)) > 1
+        yield from ()
+
+    monkeypatch.setattr(mien.cli.reconstruct, "core_count", lambda: 3)
+    monkeypatch.setattr(mien.cli.reconstruct, "reconstruct_in_processes", in_processes)
+    for name in ("anna/1.png", "anna/2.png", "boris/1.png"):
+        photo_with(tmp_path / name, 1)
+    for people in ([tmp_path / "anna"], [tmp_path / "anna", tmp_path / "boris"]):
+        run("reconstruct", "--group-by", "folder", *people, "-o", tmp_path / "out")
+    assert used == [3]
 
 
 def test_each_folder_is_one_person(tmp_path: Path) -> None:
@@ -200,6 +225,7 @@ def test_resume_skips_people_who_are_done(tmp_path: Path, capsys: pytest.Capture
         (lambda photos, _: photo_with(photos / "3.png", 0), ["1", "2"]),
         (lambda _, out: (out / "face0").rename(out / "gone"), ["1", "2", "3", "gone"]),
         (lambda _, out: (out / "3" / "face0").rename(out / "3" / "gone"), ["1", "2", "3"]),
+        (lambda _, out: without_a_row(out / "run.json"), ["1", "2", "3"]),
     ],
 )
 def test_resume_redoes_a_person_whose_photos_or_results_changed(

@@ -224,13 +224,14 @@ def reconstruct(
         _to_file(paths[0], settings, Path(out), quiet=quiet)
         return
     reporter = Reporter(place, paths, report=report, bar=not quiet)
-    if jobs is None and len(paths) > 1 and not same_person and device == "cpu":
-        jobs = core_count()
     with reporter.showing(), sigterm_exits(), open_place(place) as output:
         if together:
             folders = person_folders(paths, output, by_folder=group_by is not None)
+            several = len(folders) > 1
         else:
-            folders = map(output.folder_of, paths)
+            folders, several = map(output.folder_of, paths), len(paths) > 1
+        if jobs is None and several and device == "cpu":
+            jobs = core_count()
         if ray is not None:
             outcomes = reconstruct_on_ray(folders, settings, ray=ray)
         else:

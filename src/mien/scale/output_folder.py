@@ -85,8 +85,10 @@ class ResultFolder(ABC):
         """Whether the faces of an earlier run are there.
 
         Args:
-            rows: The rows of the photos in that run.
+            rows: The rows of the photos in that run; a damaged record has others.
         """
+        if len(rows) != len(self.places):
+            return False
         faces = ((folder, row.faces) for (_, folder), row in zip(self.places, rows, strict=True))
         return all((folder / f"face{index}").is_dir() for folder, count in faces for index in range(count))
 
