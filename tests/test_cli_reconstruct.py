@@ -13,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from rich.console import Console
 
 import mien.cli.reconstruct
 import mien.pipeline
+from mien.cli.formats import Turntable, all_formats, check_mesh_options
 from mien.cli.options import GlbMorphs
 from mien.cli.summary import show_rows
 from mien.cli.terminal import stdout
 from mien.errors import FaceDoubtful, PhotoReduced
-from mien.io.result_files import MORPH_STORAGE
+from mien.io.result_files import MORPH_STORAGE, MeshOptions
 from mien.networks import DEFAULT_DETAIL, DEFAULT_ENCODER
 from mien.quality import CoveredShares, FaceMeasures, FaceQuality
 from mien.result import Reconstruction
@@ -208,7 +210,7 @@ def test_results_are_not_photos_of_a_later_run(tmp_path: Path, monkeypatch: pyte
         ("--formats json --parts head", "parts='head' has no effect on the formats json; choose one of glb, obj, ply"),
         ("--formats json --neutral", "neutral=True has no effect on the formats json"),
         ("--formats obj --glb dense", "morphs='dense' has no effect on the formats obj; choose one of glb, vrm"),
-        ("--formats turntable,glb --scalp skin", "scalp='skin' changes only meshes of heads"),
+        ("--formats glb --scalp skin", "scalp='skin' changes only heads"),
     ],
 )
 def test_wrong_choices_of_files_are_wrong_usage(
@@ -261,11 +263,19 @@ def test_the_user_chooses_how_the_glb_stores_morph_targets(tmp_path: Path, choic
     assert any("sparse" in accessor for accessor in accessors) == ("dense" not in choice)
 
 
+def test_a_turntable_shows_the_scalp() -> None:
+    head_skin = MeshOptions.parsed("face", scalp="skin")
+    check_mesh_options(head_skin, Path("out"), all_formats("json", Turntable.WEBP))
+    with pytest.raises(typer.BadParameter, match="changes only heads"):
+        check_mesh_options(head_skin, Path("out"), all_formats("json", None))
+
+
+@pytest.mark.parametrize(("below", "code"), [("", 2), ("below", 1)])
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str, code: int
 ) -> None:
     (tmp_path / "out").write_text("a file")
-    assert run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out") == 1
+    assert run("reconstruct", photo_with(tmp_path / "a.png", 1), "-o", tmp_path / "out" / below) == code
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1

@@ -82,19 +82,19 @@ CameraOption = Annotated[
 ]
 
 
-def check_mesh_options(options: MeshOptions, out: Path, formats: str | None) -> None:
+def check_mesh_options(options: MeshOptions, out: Path, formats: str | Sequence[str]) -> None:
     """Check that options of meshes have an effect on what is written.
 
     Args:
         options: The options.
         out: The value of --out.
-        formats: The value of --formats.
+        formats: The formats of files in folders, see `all_formats`.
 
     Raises:
         typer.BadParameter: An option changes no file, or one file would have to hold two meshes.
     """
     single = is_mesh_file(out)
-    chosen = (MESH_ENDINGS[out.suffix.lower()],) if single else parse_formats(formats or DEFAULT_FORMATS)
+    chosen = (MESH_ENDINGS[out.suffix.lower()],) if single else parse_formats(formats)
     with wrong_usage():
         options.check_effect(chosen)
     if single and len(options.parts) > 1:

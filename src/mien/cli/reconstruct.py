@@ -215,7 +215,7 @@ def reconstruct(
         glb=glb.value,
         scalp=scalp.value,
     )
-    check_mesh_options(settings.mesh_options, Path(out), formats)
+    check_mesh_options(settings.mesh_options, Path(out), settings.formats)
     report = Report.JSON if json_lines else Report.NOTHING if quiet else Report.TABLE
     together = same_person or group_by is not None
     if together:
