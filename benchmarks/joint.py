@@ -97,12 +97,9 @@ class Bench:
         return self.folder / f"{person}.json"
 
 
-def pairs_of(pack: OwnScans, *, limit: int | None) -> dict[str, list[str]]:
+def pairs_of(pack: OwnScans, *, limit: int | None) -> dict[str, tuple[str, ...]]:
     """The people of scans_dev with two photos."""
-    people: dict[str, list[str]] = {}
-    for name in pack.names:
-        people.setdefault(name[:-1], []).append(name)
-    return dict([(person, names) for person, names in people.items() if len(names) == 2][:limit])
+    return dict([(person, names) for person, names in pack.people().items() if len(names) == 2][:limit])
 
 
 def measure_pairs(bench: Bench, pack: OwnScans, *, limit: int | None) -> list[PersonErrors]:

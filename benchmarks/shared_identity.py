@@ -24,6 +24,7 @@ import mien  # (before torch: see mien.threads)
 # isort: split
 import numpy as np
 import torch
+from joint import pairs_of
 from rich.console import Console
 from rich.progress import track
 from scan_cases import SCORED_ICP, SCORED_POINTS
@@ -126,14 +127,6 @@ def trained(store: Path, out: Path, weight: float, *, seed: int, steps: int) -> 
     return file
 
 
-def pair_names(pack: OwnScans) -> dict[str, list[str]]:
-    """The people with two photos, and the names of these."""
-    people: dict[str, list[str]] = {}
-    for name in pack.names:
-        people.setdefault(name[:-1], []).append(name)
-    return {person: names for person, names in people.items() if len(names) == 2}
-
-
 def scan_error(scan: FaceScan, face: Reconstruction) -> float:
     """Mean error of a face against its scan at a third of the points, millimetres."""
     scan = replace(scan, points=scan.points[:SCORED_POINTS], region_of_point=None, icp=SCORED_ICP)
@@ -147,7 +140,7 @@ def measure(
     """Reconstruct the pairs in mode net."""
     reconstructor = mien.Reconstructor(mode="net", detail=False, encoder=str(encoder))
     errors, identities = {}, dict[str, list[torch.Tensor]]()
-    for person, names in track(list(pair_names(pack).items())[:limit], "pairs", console=Console(stderr=True)):
+    for person, names in track(pairs_of(pack, limit=limit).items(), "pairs", console=Console(stderr=True)):
         for name in names:
             scan = pack.scan(name)
             assert scan.photo is not None, "the pack has its photos"
