@@ -154,7 +154,7 @@ class PersonFaces:
     """As in `PersonReconstruction`."""
 
     def all(self) -> PersonReconstruction:
-        """All faces at once."""
+        """All faces at once; `faces` cannot be read after that."""
         faces: list[Reconstruction | None] = [None] * len(self.reasons)
         for number, face in self.faces:
             faces[number] = face

@@ -1,7 +1,7 @@
 """blendshapes.csv: the table that Epic's app Live Link Face writes, which Unreal, Blender and Maya import.
 
-Columns, timecode, units and signs are those of seven recordings of the app and of Unreal's importer; docs/tracking.md
-names them.
+Columns, units, timecode and the signs of the eyes are those of seven recordings of the app. No recording at hand has
+angles of the head; their signs are those that an importer expects. docs/tracking.md names both.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ TIMECODE_RATE = 60
 def live_link_csv(track: Track) -> str:
     """The table of a track: a row per frame in which the person is seen.
 
-    Blendshapes that the model does not have are 0. Angles are radians. The app has other signs for the head (yaw to the
-    subject's right, pitch upwards, roll towards the left shoulder) than for the eyes (yaw to the left, pitch
-    downwards).
+    Blendshapes that the model does not have are 0. Angles are radians. The head has other signs (yaw to the subject's
+    right, pitch upwards, roll towards the left shoulder) than the eyes (yaw to the left, pitch downwards).
 
     Args:
         track: The person.
