@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mien.geometry import rotvec_to_rotmat
 from mien.morphable.formats.arkit import ARKIT_NAMES
 from mien.tracking import Track
 from mien.tracking.live_link import BLENDSHAPES, HEADER, head_angles, live_link_csv, timecode
-from mien.tracking.outputs import animation_of, parse_track_formats
+from mien.tracking.outputs import animation_of, parse_track_formats, remove_other_files
 from mien.tracking.pictures import key_rows, key_sheet
 from tests.glb_reader import Glb
 from tests.tiny_face import EXPRESSION_NAMES, tiny_model, tiny_reconstruction
@@ -162,3 +163,20 @@ def test_unknown_formats_are_typed_errors() -> None:
     assert parse_track_formats("csv, glb") == ("glb", "csv")
     with pytest.raises(ConfigError, match="'fbx'"):
         parse_track_formats("glb,fbx")
+
+
+def test_what_an_earlier_run_has_left_is_removed(tmp_path: Path) -> None:
+    results = ("head.glb", "face.glb", "blendshapes.csv", "tracking.npz", "sheet.png")
+    for name in [*(f"person{k}/{file}" for k in (0, 1, 2) for file in results), "person2/notes.txt", "overlay.mp4",
+                 "persons/head.glb"]:  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_other_files(tmp_path, 1, ("csv", "npz", "overlay"))
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {
+        "overlay.mp4", "person0/blendshapes.csv", "person0/tracking.npz", "person2/notes.txt", "persons/head.glb",
+    }  # fmt: skip
+    assert not (tmp_path / "person1").exists()
+    remove_other_files(tmp_path, 1, ("csv",))
+    assert not (tmp_path / "overlay.mp4").exists()
+    assert not (tmp_path / "person0" / "tracking.npz").exists()

@@ -74,6 +74,8 @@ def test_run_that_is_killed_in_each_phase_ends_with_the_same_files(
     monkeypatch.setattr("mien.tracking.Tracker", lambda **_: tracker())
     video = write_clip(tmp_path / "a.mp4", clip(6))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    (killed / "person3").mkdir(parents=True)
+    (killed / "person3" / "head.glb").touch()  # of an earlier run
     assert run(monkeypatch, video, whole)[0] == 0
     assert '"frames": 6' in capsys.readouterr().out
     for phase in PHASES:

@@ -103,7 +103,7 @@ class _Run:
 def _offline(run: _Run, report: TrackProgress, *, resume: bool) -> list[Track]:
     from mien.io.files import writing
     from mien.tracking import Tracker
-    from mien.tracking.outputs import write_person, write_pictures
+    from mien.tracking.outputs import remove_other_files, write_person, write_pictures
 
     work = run.out / WORK_FOLDER
     if not resume:
@@ -114,6 +114,7 @@ def _offline(run: _Run, report: TrackProgress, *, resume: bool) -> list[Track]:
         write_person(person, tracker.model, run.out, run.formats)
         tracks.append(person)
     write_pictures(run.video, tracks, tracker.model, run.out, run.formats, rate=run.rate, progress=report)
+    remove_other_files(run.out, len(tracks), run.formats)
     with writing(work):
         shutil.rmtree(work)
     return tracks
@@ -121,13 +122,15 @@ def _offline(run: _Run, report: TrackProgress, *, resume: bool) -> list[Track]:
 
 def _live(run: _Run, seconds: float | None, report: TrackProgress) -> list[Track]:
     from mien.tracking.live import LiveTracker, record
-    from mien.tracking.outputs import write_person
+    from mien.tracking.outputs import remove_other_files, write_person
 
     tracker = LiveTracker(**run.tracker)
     overlay = "overlay" in run.formats
     tracks = record(tracker, run.video, run.out, overlay=overlay, rate=run.rate, seconds=seconds, progress=report)
     for person in tracks:
         write_person(person, tracker.model, run.out, run.formats)
+    written = [name for name in run.formats if name != "sheet"]  # it needs the video once more
+    remove_other_files(run.out, len(tracks), written)
     return tracks
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mien.errors import ConfigError, ModelMismatch
@@ -16,13 +17,15 @@ from mien.io.video import VideoFrame, VideoInfo, VideoWriter, open_video
 from mien.morphable import MorphableModel, load_head
 from mien.tracking.live_link import live_link_csv
 from mien.tracking.pictures import TrackPainter, key_rows, key_sheet, overlay_scale, resized
-from mien.tracking.track import Track
+from mien.tracking.track import TRACK_FILE, Track
 from mien.tracking.tracker import TrackProgress
 
 FORMATS = ("glb", "csv", "npz", "sheet", "overlay")
 """What can be written."""
 HEAD_FILE, FACE_FILE, CSV_FILE, SHEET_FILE = "head.glb", "face.glb", "blendshapes.csv", "sheet.png"
 OVERLAY_FILE = "overlay.mp4"
+_PERSON_FILES = {"glb": (HEAD_FILE, FACE_FILE), "csv": (CSV_FILE,), "npz": (TRACK_FILE,), "sheet": (SHEET_FILE,)}
+"""Names of the files of each format in the folder of a person."""
 
 
 def parse_track_formats(formats: str | Iterable[str]) -> tuple[str, ...]:
@@ -195,3 +198,28 @@ def write_pictures(
             with writing(place):
                 place.mkdir(parents=True, exist_ok=True)
                 write_whole(place / SHEET_FILE, lambda partial, sheet=sheet: write_png(sheet, partial))
+
+
+def remove_other_files(out: Path, people: int, formats: Sequence[str]) -> None:
+    """Remove what an earlier run has left: files of further people, and of formats that this run did not write.
+
+    Args:
+        out: The folder of all people.
+        people: Number of people of this run.
+        formats: Those of `FORMATS` that it wrote.
+
+    Raises:
+        OutputError: A file cannot be removed.
+    """
+    with writing(out):
+        for folder in out.glob("person*"):
+            number = re.fullmatch(r"person(\d+)", folder.name)
+            if number is None:
+                continue
+            kept = formats if int(number[1]) < people else ()
+            for name in (name for kind, names in _PERSON_FILES.items() if kind not in kept for name in names):
+                (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # other files are in it
+                folder.rmdir()
+        if "overlay" not in formats:
+            (out / OVERLAY_FILE).unlink(missing_ok=True)
