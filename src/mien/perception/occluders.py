@@ -28,6 +28,25 @@ class OccluderMap:
     photo_from_window: Float[np.ndarray, "2 3"]
     """From pixels of the map to pixels of the photo."""
 
+    def touches(self, points_px: Float[np.ndarray, "N D"]) -> bool:
+        """Whether a region may reach one of some points.
+
+        Args:
+            points_px: x and y in pixels of the photo; what follows is ignored.
+        """
+        linear = np.linalg.inv(self.photo_from_window[:, :2])
+        places = (points_px[:, :2] - self.photo_from_window[:, 2]) @ linear.T
+        column, row = places.astype(int).clip(0, len(self.probability) - 1).T
+        return bool((self.probability[row, column] > PROBABILITY[0]).any())
+
+    def where_also(self, probability: Float[np.ndarray, "M M"]) -> OccluderMap:
+        """The map of what a second estimate shows too.
+
+        Args:
+            probability: The second estimate of the same window.
+        """
+        return OccluderMap(np.minimum(self.probability, probability), self.photo_from_window)
+
     def in_crop(self, crop: Crop) -> Float[np.ndarray, "S S"]:
         """Where the face in a crop is covered, 0 to 1: regions that are large enough and sure; exact zeros elsewhere.
 
