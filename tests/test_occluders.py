@@ -9,6 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from mien.export.head_painter import HeadPainter
+from mien.export.model_face import model_face
+from mien.morphable import MorphableModel, load_model
 from mien.perception import FaceDetection, FaceMesh, FaceParts, face_crop, face_parts
 from mien.perception.crops import Crop
 from mien.perception.fused import Program
@@ -65,21 +68,86 @@ def test_a_mask_is_covered_and_the_face_above_it_is_skin(colour: tuple[int, int,
     assert parts.covered_shares.forehead < 0.25  # with her hair
 
 
-def test_sunglasses_cover_the_eyes() -> None:
-    mesh, pixels = astronaut_face().landmarks468_px[:, :2], astronaut()
+def with_sunglasses(pixels: np.ndarray, mesh_px: np.ndarray) -> np.ndarray:
+    """A dark rectangle over each eye."""
     for right, left, bottom, top in ((35, 193, 118, 52), (417, 265, 347, 282)):
-        box = mesh[[right, left, bottom, top]]
+        box = mesh_px[[right, left, bottom, top], :2]
         low, high = box.min(0), box.max(0)
         corners = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
         image = Image.fromarray(pixels.copy())
         ImageDraw.Draw(image).polygon([tuple(point) for point in corners.tolist()], fill=(12, 12, 14))
         pixels = np.asarray(image)
+    return pixels
+
+
+def found_in(pixels: np.ndarray) -> tuple[FaceDetection, FaceParts]:
     (face,) = detector().detect(pixels, max_faces=1)
-    parts = face_parts(pixels, face, crop_of(face))
+    return face, face_parts(pixels, face, crop_of(face))
+
+
+def test_sunglasses_cover_the_eyes() -> None:
+    _, parts = found_in(with_sunglasses(astronaut(), astronaut_face().landmarks468_px))
     assert "eyes" in parts.covered_shares.parts
     assert "mouth" not in parts.covered_shares.parts
     assert parts.covered_shares.eyes > 0.9
     assert parts.covered_shares.mouth < 0.1
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return load_model()
+
+
+# Each of these heads had covered landmarks before the mirror image was asked.
+@pytest.mark.parametrize(("seed", "yaw_deg"), [(0, -50.0), (0, 50.0), (4, 50.0)])
+def test_a_turned_head_does_not_cover_itself_but_sunglasses_do(
+    seed: int, yaw_deg: float, model: MorphableModel
+) -> None:
+    identity = torch.randn(model.counts[0], generator=torch.Generator().manual_seed(seed))
+    pixels = HeadPainter(model_face(identity, model)[0], model).picture(yaw_deg=yaw_deg, side_px=256)
+    face, parts = found_in(pixels)
+    crop = crop_of(face)
+    points = crop.to_crop(torch.from_numpy(face.landmarks468_px[:, :2]))
+    column, row = points.round().long().clamp(0, crop.size - 1).T
+    assert not parts.covered[row, column].any()
+    _, parts = found_in(with_sunglasses(pixels, face.landmarks468_px))
+    assert parts.covered_shares.face > 0.1
+    assert "eyes" in parts.covered_shares.parts
+
+
+def test_two_estimates_agree_nearby() -> None:
+    """The second estimate sees one of two squares, two pixels beside it."""
+    first, second = np.zeros((2, 96, 96), np.float32)
+    first[20:40, 20:40] = first[60:80, 60:80] = 0.9
+    second[20:40, 22:42] = 0.95
+    both = OccluderMap(first, np.array([[2.0, 0, 0], [0, 2.0, 0]])).where_also(second)
+    expected = first.copy()
+    expected[60:80, 60:80] = 0
+    np.testing.assert_array_equal(both.probability, expected)
+    second[20:40] = np.roll(second[20:40], 10, axis=1)
+    assert OccluderMap(first, both.photo_from_window).where_also(second).probability[30, 20:30].max() == 0
+
+
+def test_a_map_touches_the_points_in_its_regions() -> None:
+    probability = np.zeros((96, 96), np.float32)
+    probability[10:20, 40:50] = 0.7
+    quarter_turn = np.array([[0.0, -2, 300], [2, 0, 100]])  # x = 300 - 2 row, y = 100 + 2 column
+    found = OccluderMap(probability, quarter_turn)
+    assert found.touches(np.array([[0.0, 0, 5], [270, 190, 5]]))
+    assert not found.touches(np.array([[0.0, 0, 5], [190, 130, 5]]))
+
+
+def test_shares_are_those_of_what_is_found_and_the_mask_has_a_margin() -> None:
+    face, crop = astronaut_face(), crop_of(astronaut_face())
+    probability = np.zeros((crop.size, crop.size), np.float32)
+    middle = slice(crop.size // 2 - 12, crop.size // 2 + 12)
+    probability[middle, middle] = 1
+    parts = face_parts(
+        astronaut(), replace(face, occluders=OccluderMap(probability, crop.photo_from_crop.numpy())), crop
+    )
+    nose = 24**2 / float(parts.oval.sum())
+    assert nose < parts.covered_shares.face < 1.6 * nose  # the oval without the forehead is smaller
+    assert float(parts.covered.sum()) > 1.5 * 24**2
 
 
 def test_nothing_but_hair_covers_the_astronaut() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -197,9 +197,14 @@ class FaceDetector:
         # The network squeezes a face that ends at a black area. The confidence is that of the first meshes: continued
         # to the sides, some patterns without a face look like one.
         cut_off = [k for k, mesh in enumerate(meshes) if mesh.cut_off]
+        whole = [k for k, mesh in enumerate(meshes) if not mesh.cut_off]
         continued = self._settled(photo, [_Square.around(meshes[k].points_px) for k in cut_off], padding="border")
+        confirmed = [
+            *self._confirmed(photo, continued, padding="border"),
+            *self._confirmed(photo, [meshes[k] for k in whole], padding="zeros"),
+        ]
         placed = meshes.copy()
-        for k, mesh in zip(cut_off, continued, strict=True):
+        for k, mesh in zip([*cut_off, *whole], confirmed, strict=True):
             placed[k] = mesh
         return [(mesh, first.confidence) for mesh, first in zip(placed, meshes, strict=True)]
 
@@ -212,11 +217,9 @@ class FaceDetector:
             if not moving:
                 break
             matrices = [squares[k].matrix() for k in moving]
-            windows, inside = photo.sample_many(matrices, MESH_SIZE, padding=padding)
-            if padding == "border":
-                windows = _faded(windows, inside)
+            windows, inside = _sampled(photo, matrices, padding)
             with torch.inference_mode():
-                points, rings, logits, covers = self.mesh.with_occluders(normalise_exposure(windows, inside))
+                points, rings, logits, covers = self.mesh.with_occluders(windows)
                 covers = covers.sigmoid().cpu().numpy()
             confidences, cut_off = logits.sigmoid().tolist(), (inside.amin((1, 2)) == 0).tolist()
             still_moving = []
@@ -231,6 +234,33 @@ class FaceDetector:
                 squares[k] = square
             moving = still_moving
         return [meshes[k] for k in range(len(squares))]
+
+    def _confirmed(self, photo: PhotoPyramid, meshes: list[_Mesh], *, padding: Padding) -> list[_Mesh]:
+        """The meshes, with occluders that the network sees in the mirror image of the face too.
+
+        The head learnt from frontal portraits. On turned faces it takes shadows and far cheeks for occluders, but
+        rarely both ways; hands, glasses and masks it sees both ways.
+        """
+        meshes = meshes.copy()
+        touched = [k for k, mesh in enumerate(meshes) if mesh.occluders.touches(mesh.points_px)]
+        if not touched:
+            return meshes
+        windows, _ = _sampled(photo, [meshes[k].occluders.photo_from_window / MAP_PIXEL for k in touched], padding)
+        with torch.inference_mode():
+            mirrored = self.mesh.with_occluders(windows.flip(-1).contiguous())[3].sigmoid().flip(-1).cpu().numpy()
+        for k, other in zip(touched, mirrored, strict=True):
+            meshes[k] = replace(meshes[k], occluders=meshes[k].occluders.where_also(other))
+        return meshes
+
+
+def _sampled(
+    photo: PhotoPyramid, matrices: list[np.ndarray], padding: Padding
+) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B S S"]]:
+    """The windows as the mesh network wants them, and where they show the photo."""
+    windows, inside = photo.sample_many(matrices, MESH_SIZE, padding=padding)
+    if padding == "border":
+        windows = _faded(windows, inside)
+    return normalise_exposure(windows, inside), inside
 
 
 def _faded(windows: Float[Tensor, "B 3 S S"], inside: Float[Tensor, "B S S"]) -> Float[Tensor, "B 3 S S"]:

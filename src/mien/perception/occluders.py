@@ -18,6 +18,10 @@ PROBABILITY = (0.4, 0.6)
 SMALLEST_SHARE = 0.004
 """Smallest area of a region over that of the window, which the face fills to a third."""
 
+NEARBY = 2
+"""Distance at which two estimates of the map still agree, pixels of the map. Of drawn hands, 84 % are found with 0,
+90 % with 2, and 91 % without a second estimate."""
+
 
 @dataclass(frozen=True)
 class OccluderMap:
@@ -27,6 +31,27 @@ class OccluderMap:
     """Of an occluder, 0 to 1, at half of the window's resolution; what is beside the face may be missing."""
     photo_from_window: Float[np.ndarray, "2 3"]
     """From pixels of the map to pixels of the photo."""
+
+    def touches(self, points_px: Float[np.ndarray, "N D"]) -> bool:
+        """Whether a region may reach one of some points.
+
+        Args:
+            points_px: x and y in pixels of the photo; what follows is ignored.
+        """
+        linear = np.linalg.inv(self.photo_from_window[:, :2])
+        places = (points_px[:, :2] - self.photo_from_window[:, 2]) @ linear.T
+        column, row = places.astype(int).clip(0, len(self.probability) - 1).T
+        return bool((self.probability[row, column] > PROBABILITY[0]).any())
+
+    def where_also(self, probability: Float[np.ndarray, "M M"]) -> OccluderMap:
+        """The map of what a second estimate shows too, there or nearby.
+
+        Args:
+            probability: The second estimate of the same window.
+        """
+        second = torch.from_numpy(np.ascontiguousarray(probability))[None]
+        nearby = F.max_pool2d(second, 2 * NEARBY + 1, stride=1, padding=NEARBY)[0].numpy()
+        return OccluderMap(np.minimum(self.probability, nearby), self.photo_from_window)
 
     def in_crop(self, crop: Crop) -> Float[np.ndarray, "S S"]:
         """Where the face in a crop is covered, 0 to 1: regions that are large enough and sure; exact zeros elsewhere.

@@ -94,7 +94,7 @@ class FaceParts:
     covered: Float[Tensor, "S S"]
     """What a mask, glasses, a hand or another thing hides of the oval; hair that falls from above is not part of it."""
     covered_shares: CoveredShares
-    """The same as shares of the parts of the face."""
+    """What is found of it before it is widened by a margin, as shares of the parts of the face."""
     cut_off: float
     """Share of the oval that is outside the photo."""
 
@@ -135,7 +135,8 @@ def face_parts(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Face
     outline = _fill([_with_forehead(mesh)], crop.size)
     oval = outline * inside
     eyes, mouth, lips = fill(*MEDIAPIPE_EYES), fill(MEDIAPIPE_MOUTH), fill(MEDIAPIPE_LIPS)
-    covered = _covered(detection, crop, oval=oval, mouth=mouth, lips=lips)
+    hidden = _hidden(detection, crop, oval=oval, mouth=mouth, lips=lips)
+    covered = _with_margin(hidden) * oval
     open_to_view = 1 - covered
     features = np.maximum(lips, fill(*MEDIAPIPE_BROWS))
     bare = oval * (1 - np.maximum(eyes, features)) * open_to_view
@@ -147,10 +148,10 @@ def face_parts(pixels: np.ndarray, detection: FaceDetection, crop: Crop) -> Face
     skin = np.maximum(skin, _beard(skin, [fill(half) for half in MEDIAPIPE_BEARD], lips, covered))
     skin = skin * oval * (1 - eyes) * (1 - mouth) * open_to_view
     shares = CoveredShares()
-    if covered.any():
+    if hidden.any():
         above_brows = _above_brows(mesh, _upright(mesh), crop.size)
         areas = (oval * (1 - above_brows), eyes, fill(MEDIAPIPE_NOSE), lips, oval * above_brows)
-        shares = CoveredShares(*(_share(covered, area) for area in areas))
+        shares = CoveredShares(*(_share(hidden, area) for area in areas))
     return FaceParts(
         skin=_tensor(skin),
         eyes=_tensor(eyes),
@@ -178,7 +179,7 @@ def _upright(mesh: np.ndarray) -> np.ndarray:
     return up / max(float(np.linalg.norm(up)), 1e-6)
 
 
-def _covered(
+def _hidden(
     detection: FaceDetection, crop: Crop, *, oval: np.ndarray, mouth: np.ndarray, lips: np.ndarray
 ) -> np.ndarray:
     """Return where something hides the face (H, W).
@@ -187,14 +188,19 @@ def _covered(
     """
     if detection.occluders is None:
         return np.zeros_like(mouth)
-    covered = detection.occluders.in_crop(crop) * oval
-    if _share(covered, oval) < LEAST_COVERED:
+    hidden = detection.occluders.in_crop(crop) * oval
+    if _share(hidden, oval) < LEAST_COVERED:
         return np.zeros_like(mouth)
-    if _share(covered, lips * (1 - mouth)) < LIPS_COVERED:
-        covered = covered * (1 - mouth)
-    radius = max(1, round(COVERED_MARGIN * crop.size))
-    wider = torch.nn.functional.max_pool2d(_tensor(covered)[None], 2 * radius + 1, stride=1, padding=radius)
-    return wider[0].numpy() * oval
+    if _share(hidden, lips * (1 - mouth)) < LIPS_COVERED:
+        hidden = hidden * (1 - mouth)
+    return hidden
+
+
+def _with_margin(hidden: np.ndarray) -> np.ndarray:
+    """Return what is hidden (H, W), wider by the margin."""
+    radius = max(1, round(COVERED_MARGIN * len(hidden)))
+    wider = torch.nn.functional.max_pool2d(_tensor(hidden)[None], 2 * radius + 1, stride=1, padding=radius)
+    return wider[0].numpy()
 
 
 def _seeds(middle: np.ndarray, upper: np.ndarray, covered: np.ndarray) -> np.ndarray:
