@@ -20,21 +20,14 @@ from mien.studio import folder as folder_module
 from mien.studio.folder import server_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
-SCRIPT = """
-from mien.studio import server
-from mien.studio.jobs import Limits
-from tests.studio import fake_worker
-server.run_worker = fake_worker.run_with_options
-server.serve(host="127.0.0.1", port=0, limits=Limits(), workers=1, device="cpu", threads=1, memory_bytes=0,
-             started=lambda address: print(address, flush=True))
-"""
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server with a fake worker, whose folder is in `folder`; its process and its address."""
     environment = {**os.environ, "TMPDIR": str(folder)}
-    server = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, env=environment)
+    command = [sys.executable, "-m", "tests.studio.fake_server"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert server.stdout is not None
         yield server, server.stdout.readline().strip()
