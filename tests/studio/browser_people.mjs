@@ -124,8 +124,9 @@ export function peopleChecks({ address, open, state, send, press, photo, picture
       const step = before.time - (await shown()).time;
       assert.ok(step > 0.02 && step < 0.1, `a step back of ${step} s`);
       await scan(page, "video");
+      const paused = (await shown()).time;
       await press(page, "Play");
-      await page.waitForFunction((was) => document.querySelector("#clip").currentTime !== was, (await shown()).time);
+      await page.waitForFunction((was) => document.querySelector("#clip").currentTime !== was, paused);
       await press(page, "Over the video");
       const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "Overlay video" }).click()]);
       assert.equal(download.suggestedFilename(), "overlay.mp4");
