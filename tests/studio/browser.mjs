@@ -151,7 +151,7 @@ const checks = {
     await head(page);
     const fit = await turning(page, 'document.body.dataset.state === "done"');
     whole = Promise.resolve(jobOf(page));
-    const idle = await turning(page, "arguments[0] >= 60 && arguments[1] > 2000");
+    const idle = await turning(page, "arguments[0] >= 20 && arguments[1] > 2000");
     for (const [when, { frames, ms, median, longest, blocked }] of Object.entries({ fit, idle })) {
       const numbers = [`${(ms / 1000).toFixed(1)} s`, `${frames} frames`, `median gap ${median.toFixed(0)} ms`];
       const longer = [`longest ${longest.toFixed(0)} ms`, `long tasks ${((100 * blocked) / ms).toFixed(0)} % of the time`];
