@@ -70,6 +70,9 @@ export interface Placed {
   y: number;
 }
 
+/** What to say if there is no answer. */
+export const NO_ANSWER = "mien studio does not respond; is it running?";
+
 export interface Listener {
   stage(stage: string, share: number): void;
   detected(found: Detected): void;
@@ -81,6 +84,10 @@ export interface Listener {
   overlay(): void;
   finished(warnings: string[]): void;
   failed(reason: string): void;
+  /** The server does not respond any more; it is asked again. */
+  lost(): void;
+  /** The server responds again. */
+  found(): void;
 }
 
 export interface JobState {
@@ -94,7 +101,7 @@ export interface JobState {
 
 /** What is known of a job; null if there is none. */
 export async function state(job: string): Promise<JobState | null> {
-  const answer = await fetch(`/api/jobs/${job}`);
+  const answer = await ask(`/api/jobs/${job}`);
   return answer.ok ? answer.json() : null;
 }
 
@@ -105,25 +112,25 @@ export function remove(job: string): void {
 
 /** Send a photo. If too many wait, it is tried again until there is a place. */
 export async function submit(photo: Blob): Promise<string> {
-  return started(await whenThereIsPlace(() => fetch("/api/jobs", { method: "POST", body: photo })));
+  return started(await whenThereIsPlace(() => ask("/api/jobs", { method: "POST", body: photo })));
 }
 
 /** Send the photos of a person one by one, and start the work. */
 export async function submitPerson(photos: Blob[], sent: (count: number) => void): Promise<string> {
-  const person = await started(await whenThereIsPlace(() => fetch("/api/people", { method: "POST" })));
+  const person = await started(await whenThereIsPlace(() => ask("/api/people", { method: "POST" })));
   for (const [number, body] of photos.entries()) {
-    const answer = await fetch(`/api/people/${person}/photos/${number}`, { method: "PUT", body });
+    const answer = await ask(`/api/people/${person}/photos/${number}`, { method: "PUT", body });
     if (!answer.ok) {
       remove(person);
       throw new Error(`photo ${number + 1}: ${await reasonOf(answer)}`);
     }
     sent(number + 1);
   }
-  return started(await whenThereIsPlace(() => fetch(`/api/people/${person}/start`, { method: "POST" })));
+  return started(await whenThereIsPlace(() => ask(`/api/people/${person}/start`, { method: "POST" })));
 }
 
 export async function submitVideo(video: Blob): Promise<string> {
-  return started(await whenThereIsPlace(() => fetch("/api/videos", { method: "POST", body: video })));
+  return started(await whenThereIsPlace(() => ask("/api/videos", { method: "POST", body: video })));
 }
 
 export function videoAddress(job: string): string {
@@ -145,7 +152,7 @@ export function personPhotoAddress(job: string, photo: number): string {
 /** Fit the faces again with placed landmarks, a list per face. */
 export async function pin(job: string, faces: Placed[][]): Promise<string> {
   const headers = { "Content-Type": "application/json" };
-  return started(await fetch(`/api/jobs/${job}/pins`, { method: "POST", headers, body: JSON.stringify(faces) }));
+  return started(await ask(`/api/jobs/${job}/pins`, { method: "POST", headers, body: JSON.stringify(faces) }));
 }
 
 /** The ways to find a face. The page sends its photos in the first one. */
@@ -154,14 +161,14 @@ export type Mode = (typeof MODES)[number];
 
 /** Reconstruct the photo of a job again in another mode. */
 export async function again(job: string, mode: Mode): Promise<string> {
-  return started(await fetch(`/api/jobs/${job}/again?mode=${mode}`, { method: "POST" }));
+  return started(await ask(`/api/jobs/${job}/again?mode=${mode}`, { method: "POST" }));
 }
 
 /** Write a finished face again with another shape. */
 export async function reshape(job: string, face: number, strengths: ReadonlyMap<string, number>): Promise<string> {
   const headers = { "Content-Type": "application/json" };
   const body = JSON.stringify(Object.fromEntries(strengths));
-  return started(await fetch(`/api/jobs/${job}/faces/${face}/shape`, { method: "POST", headers, body }));
+  return started(await ask(`/api/jobs/${job}/faces/${face}/shape`, { method: "POST", headers, body }));
 }
 
 export function photoAddress(job: string): string {
@@ -170,11 +177,6 @@ export function photoAddress(job: string): string {
 
 export function fileAddress(job: string, face: number, name: string): string {
   return `/api/jobs/${job}/faces/${face}/${name}`;
-}
-
-export async function examples(): Promise<string[]> {
-  const answer = await fetch("/api/examples");
-  return answer.ok ? answer.json() : [];
 }
 
 /** Listen to a job until it ends. Returns how to stop listening. */
@@ -196,8 +198,15 @@ export function listen(job: string, listener: Partial<Listener>): () => void {
   on<{ warnings: string[] }>("finished", ({ warnings }) => listener.finished?.(warnings), true);
   on<{ reason: string }>("failed", ({ reason }) => listener.failed?.(reason), true);
   on("cancelled", () => listener.failed?.("the work was stopped."), true);
+  let lost = false;
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) void whyClosed(job).then((reason) => listener.failed?.(reason));
+    if (source.readyState === EventSource.CLOSED) return void whyClosed(job).then((reason) => listener.failed?.(reason));
+    lost = true; // the browser connects again by itself, for ever
+    listener.lost?.();
+  });
+  source.addEventListener("open", () => {
+    if (lost) listener.found?.();
+    lost = false;
   });
   return () => source.close();
 }
@@ -205,7 +214,18 @@ export function listen(job: string, listener: Partial<Listener>): () => void {
 async function whyClosed(job: string): Promise<string> {
   const answer = await fetch(`/api/jobs/${job}`).catch(() => null);
   if (answer?.status === 404) return "this result has expired; send the photo again.";
-  return "the server does not answer; is mien studio running?";
+  return NO_ANSWER;
+}
+
+/** The words of an error. */
+export function words(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+async function ask(address: string, request?: RequestInit): Promise<Response> {
+  return fetch(address, request).catch(() => {
+    throw new Error(NO_ANSWER);
+  });
 }
 
 async function started(answer: Response): Promise<string> {

@@ -1,7 +1,6 @@
-/** How photos come to the page: drop, choice, paste, examples and the webcam. */
+/** How photos come to the page: drop, choice, paste, the example and the webcam. */
 
-import * as api from "./api";
-import { button, element } from "./controls";
+import { element } from "./controls";
 
 export class Inputs {
   readonly #chooser = element<HTMLInputElement>("file");
@@ -37,20 +36,13 @@ export class Inputs {
       this.#take([...(event.dataTransfer?.files ?? [])]);
     });
     document.addEventListener("paste", (event) => this.#take([...(event.clipboardData?.files ?? [])]));
-    void api.examples().then((names) => {
-      element("examples").append(...names.map((name, k) => this.#example(name, `Example ${k + 1} of ${names.length}`)));
-    });
+    const example = element("example");
+    const address = example.querySelector("img")!.src;
+    example.addEventListener("click", async () => this.open([await (await fetch(address)).blob()]));
   }
 
   #take(files: Blob[]): void {
     if (files.length > 0) this.open(files);
-  }
-
-  #example(name: string, label: string): HTMLElement {
-    const address = `/studio/examples/${encodeURIComponent(name)}`;
-    const made = button("", async () => this.open([await (await fetch(address)).blob()]));
-    made.append(Object.assign(document.createElement("img"), { src: address, alt: label }));
-    return made;
   }
 
   async #webcam(): Promise<void> {

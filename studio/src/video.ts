@@ -76,8 +76,8 @@ export class VideoView {
     const person = this.#people.get(number);
     if (!person) return;
     this.#buttons();
-    const answer = await fetch(api.trackedFileAddress(this.#job, number, "head.glb"));
-    if (!answer.ok || this.#chosen !== number) return; // it has expired, or another person was chosen meanwhile
+    const answer = await fetch(api.trackedFileAddress(this.#job, number, "head.glb")).catch(() => null);
+    if (!answer?.ok || this.#chosen !== number) return; // it has expired, the server has ended, or another person was chosen meanwhile
     await this.viewer.load(await answer.arrayBuffer());
     this.#timeline.show(this.viewer.motion, person.spans_s.map(span), person.interpolated_s.map(span));
     document.body.dataset["person"] = String(number);

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-RATE, FRAMES = 25.0, 30
+RATE, FRAMES = 12.5, 15
 _SIDE = 256
 _MOUTH = 0.24
 """Height of the middle of the mouth in the example, as a share of its own."""

@@ -216,7 +216,6 @@ def test_the_description_names_every_path(client: TestClient) -> None:
         "/api/videos/{job_id}/video",
         "/api/videos/{job_id}/overlay.mp4",
         "/api/videos/{job_id}/people/{person}/{name}",
-        "/api/examples",
     }
     (formats,) = [one for one in paths["/api/jobs"]["post"]["parameters"] if one["name"] == "formats"]
     pattern = formats["schema"]["anyOf"][0]["pattern"]

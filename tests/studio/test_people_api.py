@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import Request
 from starlette.testclient import TestClient
 
 from mien.studio import jobs as jobs_module
+from mien.studio import people
 from mien.studio.app import make_app
 from mien.studio.jobs import Jobs, Limits
+from mien.studio.requests import job_of, jobs_of
 from tests.studio import fake_worker
 from tests.studio.test_api import events, sent
 
@@ -103,6 +106,24 @@ def test_too_many_and_too_large_photos_are_refused_and_the_others_stay(client: T
         assert answer.status_code == status, (number, len(content))
     assert {path.name: path.stat().st_size for path in (tmp_path / person).iterdir()} == {"photo0": 900, "photo1": 500}
     assert client.put(f"/api/people/{person}/photos/1", content=b"x" * 600).status_code == 204
+    assert client.put(f"/api/people/{person}/photos/2", content=b"x").status_code == 413  # the new size counts
+
+
+def test_a_photo_that_is_still_coming_when_the_work_starts_is_refused(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = begun(client, b"one", b"two")
+    save_body = people.save_body
+
+    async def save_late(request: Request, path: Path, largest: int) -> int:
+        jobs = jobs_of(request)
+        await jobs.start_work(job_of(request, person))
+        return await save_body(request, path, largest)
+
+    monkeypatch.setattr(people, "save_body", save_late)
+    assert client.put(f"/api/people/{person}/photos/1", content=b"late").status_code == 409
+    assert (tmp_path / person / "photo1").read_bytes() == b"two"
+    assert not list((tmp_path / person).glob(".*"))
 
 
 def test_other_jobs_are_no_people(client: TestClient) -> None:

@@ -232,12 +232,6 @@ async def photo(job: TheJob) -> FileResponse:
     return preview(job, 0)
 
 
-@_api.get("/api/examples", response_model=list[str])
-async def examples() -> list[str]:
-    """Names of the example photos."""
-    return sorted(path.name for path in _static().joinpath("examples").iterdir())
-
-
 @_api.get("/", include_in_schema=False)
 async def page() -> RedirectResponse:
     """The page of the studio."""

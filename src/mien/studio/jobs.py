@@ -200,10 +200,13 @@ class Jobs:
         self._tasks.append(asyncio.create_task(self._tidy()))
 
     async def stop(self) -> None:
-        """End the processes."""
+        """End the processes, and tell those who listen to unfinished jobs."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for job in self._jobs.values():
+            if not job.ended:
+                job.note(Failed("ServerEnded", "mien studio was ended; start it again, and send the file again."))
 
     def new_folder(self) -> Path:
         """A new folder for the files of one job; its name says nothing about the photo."""
