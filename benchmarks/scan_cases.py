@@ -144,7 +144,7 @@ class Case:
     def known_pose(self) -> PredictedFace:
         """A fit of points and depths with the rotation that shows the true face at its true points."""
         model, face = self.tools.model, self.scan_face
-        settings = FitSettings(landmark_sigma=TRUE_POINT_SIGMA, opening_sigma=OFF)
+        settings = FitSettings(landmark_sigma=TRUE_POINT_SIGMA, lid_sigma=OFF)
         unknown = Pose(torch.zeros(1, 3), torch.zeros(1, 3), torch.ones(1))
         start = LandmarkFit(face.identity, face.expression, unknown, self.targets.camera)
         true = replace(self.true_targets(points=True), landmarks468_depth_px=None)

@@ -19,7 +19,7 @@ from mien.evaluation.scans import FaceScan
 from mien.fitting import FitSettings, FitTargets, mesh_point_weights
 from mien.fitting.depth import depth_px, plane_basis, without_plane
 from mien.fitting.landmarks import ITERATIONS, POSE_ITERATIONS, LandmarkFit, initial_pose
-from mien.fitting.openings import Openings
+from mien.fitting.lids import LidGaps
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import Similarity, Surface, rotmat_to_rotvec, rotvec_to_rotmat, triangle_normals
 from mien.losses import geman_mcclure_weights
@@ -270,7 +270,7 @@ def fit_points(
         pose = replace(pose, rotation=start.pose.rotation.double())
         x[6:] = 0
     rotation, weights = rotvec_to_rotmat(pose.rotation), mesh_point_weights(model).double()
-    planes, lids = plane_basis(target), Openings.of(target, sigma=settings.opening_sigma)
+    planes, lids = plane_basis(target), LidGaps.of(target, sigma=settings.lid_sigma)
 
     def rotation_of(v: Tensor) -> Tensor:
         return rotvec_to_rotmat(v[None, :3]) @ rotation

@@ -63,7 +63,7 @@ def _with_truth(*, points: bool = False, depth: bool = False) -> Callable[[Case]
     """The fit with true points, true depths or both."""
     settings = SHIPPED
     if points:
-        settings = replace(settings, landmark_sigma=TRUE_POINT_SIGMA, opening_sigma=OFF)
+        settings = replace(settings, landmark_sigma=TRUE_POINT_SIGMA, lid_sigma=OFF)
     if depth:
         settings = replace(settings, depth_sigma=TRUE_DEPTH_SIGMA)
     return lambda case: case.fitted(settings, case.true_targets(points=points, depth=depth))
@@ -83,7 +83,7 @@ ROWS = (
     Row("fit without contour", _changed(contour_sigma=OFF)),
     Row("fit without recognition", _changed(recognition_weight=0.0)),
     Row("fit without depth", _changed(depth_sigma=OFF)),
-    Row("fit without lids", _changed(opening_sigma=OFF)),
+    Row("fit without lids", _changed(lid_sigma=OFF)),
     Row("landmarks", _changed(depth_sigma=OFF, photometric_steps=0)),
     Row(POINTS_ONLY, _changed(photometric_steps=0)),
     Row("prior sigmas × 0.5", _prior(0.5)),

@@ -77,7 +77,6 @@ def assemble(
     masks = landmarks.part_masks(mean, region, sites, table)
     blink = sum(blendshapes[expressions.ARKIT_NAMES.index(name)] for name in ("eyeBlinkLeft", "eyeBlinkRight"))
     table, sites = landmarks.revise_eyes(table, sites, mean, region, blink=blink)
-    sites = landmarks.revise_lips(sites, mean, region)
     skin = ~(region.eye_cap | region.mouth_bag)[region.triangles].any(1)
     area = triangle_areas(mean, region.triangles) * skin
     mean = mean - area @ mean[region.triangles].mean(1) / area.sum()

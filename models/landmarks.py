@@ -15,7 +15,6 @@ from mien.morphable.landmark_tables import (
     MEDIAPIPE_BROWS,
     MEDIAPIPE_EYES,
     MEDIAPIPE_LIPS,
-    MEDIAPIPE_MOUTH,
     MEDIAPIPE_SIDES,
 )
 
@@ -151,26 +150,6 @@ def revise_eyes(
     triangles[lids], barycentrics[lids] = skin[hits.triangles], np.clip(hits.barycentrics, 0, 1)
     barycentrics[lids] /= barycentrics[lids].sum(1, keepdims=True)
     return table, Sites(triangles, barycentrics, sites.mirror)
-
-
-def revise_lips(sites: Sites, shape: np.ndarray, region: FaceRegion) -> Sites:
-    """Move the points of the inner borders of the lips to where closed lips touch, each to its own lip.
-
-    The points were detected on a closed mouth, where both points of a pair coincide: those of the lower lip fell on
-    the upper one, and did not move when the mouth opened.
-    """
-    half = len(MEDIAPIPE_MOUTH) // 2
-    lower = list(MEDIAPIPE_MOUTH[1:half])
-    upper = list(MEDIAPIPE_MOUTH[:half:-1])
-    points = sites.on(shape, region.triangles)
-    symmetric = ((points + points[sites.mirror] * REFLECT_X) / 2)[lower]
-    triangles, barycentrics = sites.triangles.copy(), sites.barycentrics.copy()
-    for lip, sign in ((lower, -1), (upper, 1)):
-        band = np.flatnonzero((region.lip_contact & (sign * region.lip_side > -0.2))[region.triangles].all(1))
-        hits = closest_points(symmetric, shape, region.triangles[band])
-        triangles[lip], barycentrics[lip] = band[hits.triangles], np.clip(hits.barycentrics, 0, 1)
-        barycentrics[lip] /= barycentrics[lip].sum(1, keepdims=True)
-    return Sites(triangles, barycentrics, sites.mirror)
 
 
 def _inner_lips(shape: np.ndarray, region: FaceRegion) -> set[tuple[int, int]]:

@@ -85,7 +85,7 @@ def test_all_crops_of_a_photo_give_one_focal_length_and_one_shape(tiny: Morphabl
     camera = Camera(torch.tensor([2000.0]), torch.tensor([[350.0, 450.0]]), SIZE)
     identity = torch.randn(1, tiny.counts[0], generator=torch.Generator().manual_seed(1))
     whole, settings = detection(tiny, camera, posed(15.0, 1.1), identity), FitSettings()
-    priors = LandmarkPriors(settings.landmark_sigma, settings.depth_sigma, settings.opening_sigma, 1.0, 0.25, None)
+    priors = LandmarkPriors(settings.landmark_sigma, settings.depth_sigma, settings.lid_sigma, 1.0, 0.25, None)
     focals, shapes = [], []
     for left, top, right, bottom in CROPS:
         part = np.ascontiguousarray(photo()[top:bottom, left:right])

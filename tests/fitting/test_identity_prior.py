@@ -105,8 +105,7 @@ def test_the_landmark_fit_uses_correlations(tiny: MorphableModel, monkeypatch: p
     camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
     identity = 2 * torch.eye(IDENTITY)[:1]
     points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, torch.zeros(1, 4)))))
-    # The openings are off: they have no bias here, which the fit would remove.
-    weights, priors = torch.ones(1, 468), replace(PRIORS, landmark_sigma=0.2, opening_sigma=1e3)
+    weights, priors = torch.ones(1, 468), replace(PRIORS, landmark_sigma=0.2)
     for correlation in (0.999, -0.999):
         covariance = torch.eye(IDENTITY, dtype=torch.float64)
         covariance[0, 1] = covariance[1, 0] = correlation

@@ -28,12 +28,7 @@ from mien.rasterizer.cpu import native
 from mien.typing import Tensor
 
 PRIORS = LandmarkPriors(
-    landmark_sigma=0.002,
-    depth_sigma=0.004,
-    opening_sigma=0.03,
-    identity_sigma=1.0,
-    expression_sigma=0.25,
-    focal_sigma=None,
+    landmark_sigma=0.002, depth_sigma=0.004, lid_sigma=0.03, identity_sigma=1.0, expression_sigma=0.25, focal_sigma=None
 )
 YAWS_DEG = (0.0, 40.0, -70.0)
 
@@ -183,7 +178,7 @@ def test_a_predicted_identity_stays_where_points_have_no_influence(tiny: Morphab
     camera, pose = Camera.from_fov(30.0, image_size=(224, 224)), posed(20.0)
     identity = torch.randn(1, 12)
     points = camera.project(pose.to_camera(tiny.mediapipe_points(tiny.vertices(identity, torch.zeros(1, 4)))))
-    weak = replace(PRIORS, landmark_sigma=1.0, depth_sigma=1.0, opening_sigma=1e3, identity_sigma=10.0)
+    weak = replace(PRIORS, landmark_sigma=1.0, depth_sigma=1.0, lid_sigma=1e3, identity_sigma=10.0)
     prediction = PredictedIdentity.of(tiny, identity, sigma_m=1e-4)
     weights = torch.ones(1, 468)
     guided = fit_landmarks(tiny, points, camera, point_weights=weights, priors=weak, prediction=prediction)

@@ -3,10 +3,11 @@
 from mien.fitting.joint import JointFit as JointFit
 from mien.fitting.joint import fit_joint as fit_joint
 from mien.fitting.landmarks import align_to_points as align_to_points
+from mien.fitting.lids import fit_lids as fit_lids
+from mien.fitting.lids import lid_openings as lid_openings
+from mien.fitting.lips import close_lips as close_lips
 from mien.fitting.maps import DetailSettings as DetailSettings
 from mien.fitting.maps import fit_detail as fit_detail
-from mien.fitting.openings import fit_openings as fit_openings
-from mien.fitting.openings import lid_openings as lid_openings
 from mien.fitting.photometric import sample_vertex_colours as sample_vertex_colours
 from mien.fitting.problem import FitResult as FitResult
 from mien.fitting.problem import FitSettings as FitSettings

@@ -16,7 +16,7 @@ import torch
 from mien.camera import Camera, Pose, to_camera_axes, to_model_axes
 from mien.fitting.depth import plane_basis, without_plane
 from mien.fitting.identity_prior import identity_precision
-from mien.fitting.openings import Openings
+from mien.fitting.lids import LidGaps
 from mien.fitting.point_model import PointModel
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import ROBUST_SCALE_SQ
@@ -44,7 +44,7 @@ class LandmarkPriors:
     """Error of a point, as a share of the size of the face in the image."""
     depth_sigma: float
     """Error of the depth of a point, in the same unit."""
-    opening_sigma: float
+    lid_sigma: float
     """Error of the distance between upper and lower lid, as a share of the eye's width."""
     identity_sigma: float
     """Factor of the standard deviations of the identity, see `mien.fitting.identity_prior`."""
@@ -209,7 +209,7 @@ class LandmarkProblem:
         self.point_weights = point_weights
         self.depths_px = None if depths_px is None else depths_px.double()
         self.planes = plane_basis(self.target)
-        self.openings = Openings.of(self.target, sigma=priors.opening_sigma)
+        self.lids = LidGaps.of(self.target, sigma=priors.lid_sigma)
 
     def start(self, near: FaceCoefficients | None) -> LandmarkState:
         """The given faces, or the mean face in the pose that fits the points best."""
@@ -241,7 +241,7 @@ class LandmarkProblem:
 
         Args:
             state: The faces.
-            pose_only: Whether the step will move the pose alone, for which the openings do not count.
+            pose_only: Whether the step will move the pose alone, for which the lids do not count.
         """
         residuals, jacobian, weights = self._linearise(state)
         hessian, gradient = normal_equations(jacobian.flatten(1, 2), residuals.flatten(1), weights.flatten(1))
@@ -253,10 +253,10 @@ class LandmarkProblem:
             hessian[:, part, part] += self.prediction.precision
             gradient[:, part] += self.prediction.gradient(state.shape[:, : len(self.prediction.precision)])
         if not pose_only:
-            across = self.openings.across(jacobian[:, :, :2])
-            hessian = hessian + across.mT @ across
-            residuals_across = self.openings.residuals(self.target + residuals[..., :2])
-            gradient = gradient + torch.einsum("bpk,bp->bk", across, residuals_across)
+            lid_jacobian = self.lids.across(jacobian[:, :, :2])
+            hessian = hessian + lid_jacobian.mT @ lid_jacobian
+            lid_residuals = self.lids.residuals(self.target + residuals[..., :2])
+            gradient = gradient + torch.einsum("bpk,bp->bk", lid_jacobian, lid_residuals)
         return hessian, gradient
 
     def photo_energy(self, state: LandmarkState) -> Float[Tensor, "B"]:
@@ -266,10 +266,10 @@ class LandmarkProblem:
         if self.depths_px is not None:
             squares.append(residuals[..., 2].square() / self.depth_sigma_px[:, None] ** 2)
         robust = [geman_mcclure(each, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum(1) for each in squares]
-        openings = self.openings.residuals(self.target + residuals[..., :2]).square().sum(1)
+        lids = self.lids.residuals(self.target + residuals[..., :2]).square().sum(1)
         shape = state.shape[:, self.is_expression]
         expression = self.prior_precision.diagonal()[self.RIGID :][self.is_expression] * shape.square()
-        return 0.5 * (sum(robust, start=openings) + expression.sum(1))
+        return 0.5 * (sum(robust, start=lids) + expression.sum(1))
 
     def _linearise(
         self, state: LandmarkState

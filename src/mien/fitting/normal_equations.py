@@ -308,7 +308,7 @@ def _by_corners(
 
 
 def _add_points(equations: NormalEquations, face: _Face) -> None:
-    """MediaPipe's points, the distances between lids and between lips, and their depth."""
+    """MediaPipe's points, the distances between their lids, and their depth."""
     model, energy, settings = face.model, face.energy, face.settings
     camera_points = model.mediapipe_points(face.vertices_camera[None])
     points = model.mediapipe_points(face.vertices[None])[0]
@@ -323,8 +323,8 @@ def _add_points(equations: NormalEquations, face: _Face) -> None:
     by_camera = face.projection(camera_points[0])
     of_pixels = face.by_geometry(by_camera, face.basis.points, points)
     predicted_px = face.targets.camera.project(camera_points)
-    opening_errors = energy.openings.residuals(predicted_px)[0]
-    equations.add(energy.openings.across(of_pixels[None])[0], opening_errors, torch.ones_like(opening_errors))
+    lid_errors = energy.lids.residuals(predicted_px)[0]
+    equations.add(energy.lids.across(of_pixels[None])[0], lid_errors, torch.ones_like(lid_errors))
     offsets = predicted_px[0] - face.targets.landmarks468_px[0]
     add(of_pixels, offsets, settings.landmark_sigma)
     depth_errors = energy.depth_errors(camera_points)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from mien.fitting.contour import ContourMesh, contour_energy
 from mien.fitting.depth import depth_px, plane_basis, without_plane
 from mien.fitting.identity_prior import identity_precision
+from mien.fitting.lids import LidGaps
 from mien.fitting.lighting import expected_light, light_precision
-from mien.fitting.openings import Openings
 from mien.fitting.prediction import PredictedIdentity
 from mien.fitting.problem import COLOUR_ROBUST_SCALE_SQ, ROBUST_SCALE_SQ, FitSettings, FitTargets
 from mien.losses import geman_mcclure, identity_loss
@@ -36,8 +36,8 @@ class EnergyTerms:
     """Eq. 5 on MediaPipe's points."""
     depth: Float[Tensor, ""]
     """Depth of MediaPipe's points, see `mien.fitting.depth`; zero where it is unknown."""
-    openings: Float[Tensor, ""]
-    """Distance between upper and lower lid, see `mien.fitting.openings`."""
+    lids: Float[Tensor, ""]
+    """Distance between upper and lower lid, see `mien.fitting.lids`."""
     contour: Float[Tensor, ""]
     """Distance of the occluding contour from that of the photo, see `mien.fitting.contour`."""
     identity_prior: Float[Tensor, ""]
@@ -92,7 +92,7 @@ class PhotometricEnergy:
         self.planes = plane_basis(targets.landmarks468_px)
         self.identity_precision = identity_precision(model, sigma=settings.identity_sigma)
         self.expression_sigmas = settings.expression_sigmas(model)
-        self.openings = Openings.of(targets.landmarks468_px, sigma=settings.opening_sigma)
+        self.lids = LidGaps.of(targets.landmarks468_px, sigma=settings.lid_sigma)
 
     def render(self, coefficients: FaceCoefficients) -> RenderOutput:
         """Render the faces with the cameras of the photos."""
@@ -113,7 +113,7 @@ class PhotometricEnergy:
             colour=self._colour_energy(rendered),
             landmarks=self._landmark_energy(rendered),
             depth=self._depth_energy(rendered),
-            openings=self._opening_energy(rendered),
+            lids=self._lid_energy(rendered),
             contour=contour_energy(self.contour, rendered, self.targets, settings),
             identity_prior=0.5 * ((coefficients.identity @ self.identity_precision) * coefficients.identity).sum(),
             prediction=self._prediction_energy(coefficients.identity),
@@ -131,9 +131,9 @@ class PhotometricEnergy:
         squared = ((predicted - self.targets.landmarks468_px) ** 2).sum(-1) / sigma_px**2
         return 0.5 * geman_mcclure(squared, scale_sq=ROBUST_SCALE_SQ, weights=self.point_weights).sum()
 
-    def _opening_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
+    def _lid_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
         points = self.model.mediapipe_points(rendered.surface.vertices_camera)
-        return 0.5 * self.openings.residuals(self.targets.camera.project(points)).square().sum()
+        return 0.5 * self.lids.residuals(self.targets.camera.project(points)).square().sum()
 
     def _depth_energy(self, rendered: RenderOutput) -> Float[Tensor, ""]:
         """Depths of the dense points after the best plane is removed."""

@@ -97,8 +97,8 @@ class FitSettings:
     depth_sigma: float = 0.05
     """Error of the depth of one of MediaPipe's points, as a share of the size of the face in the image, see
     `mien.fitting.depth`."""
-    opening_sigma: float = 0.03
-    """Error of the distance between two lids or lips, as a share of the eye's width, see `mien.fitting.openings`."""
+    lid_sigma: float = 0.03
+    """Error of the distance between upper and lower lid, as a share of the eye's width, see `mien.fitting.lids`."""
     identity_sigma: float = 1.0
     """Factor of the standard deviations of the identity, see `mien.fitting.identity_prior`."""
     prediction_sigma: float = 0.002
@@ -132,7 +132,7 @@ class FitSettings:
         for name in (
             "landmark_sigma",
             "depth_sigma",
-            "opening_sigma",
+            "lid_sigma",
             "identity_sigma",
             "prediction_sigma",
             "expression_sigma",

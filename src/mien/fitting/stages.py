@@ -29,7 +29,7 @@ from mien.fitting.problem import FitResult, FitSettings, FitTargets, Progress, S
 from mien.fitting.second_order import fit_photometric
 from mien.lighting import ambient_lighting
 from mien.morphable import FaceCoefficients, MorphableModel
-from mien.morphable.landmark_tables import MEDIAPIPE_INNER_LIPS, MEDIAPIPE_LIDS, MEDIAPIPE_OVAL
+from mien.morphable.landmark_tables import MEDIAPIPE_LIDS, MEDIAPIPE_OVAL
 from mien.perception import IdentityNetwork
 from mien.rendering import VISIBILITY_SLACK_M, render, visible_vertices
 from mien.threads import warn_about_threads
@@ -214,7 +214,7 @@ def landmark_priors(model: MorphableModel, settings: FitSettings) -> LandmarkPri
     return LandmarkPriors(
         settings.landmark_sigma,
         settings.depth_sigma,
-        settings.opening_sigma,
+        settings.lid_sigma,
         settings.identity_sigma,
         settings.expression_sigmas(model),
         FOCAL_SIGMA if settings.refine_focal else None,
@@ -317,15 +317,13 @@ def mesh_point_weights(model: MorphableModel) -> Float[Tensor, "468"]:
     The network sees lids, brows and lips; the points of the face oval and of the forehead are its estimate.
 
     Returns:
-        1 for most points, up to 2 on brows, lips and lids, 0.1 on the face oval, 0 between the corners of the inner
-        lips, which count in pairs: `mien.fitting.openings`.
+        1 for most points, up to 2 on brows, lips and lids, 0.1 on the face oval.
     """
     parts = model.masks
     features = torch.stack([parts.lips, parts.brows], dim=0).amax(0)
     weights = 1.0 + (features[model.mediapipe_vertices] * model.mediapipe_barycentrics).sum(1)
     weights[list(MEDIAPIPE_OVAL)] = OVAL_WEIGHT
     weights[list(MEDIAPIPE_LIDS)] = LID_WEIGHT
-    weights[list(MEDIAPIPE_INNER_LIPS)] = 0.0
     return weights
 
 

@@ -65,9 +65,6 @@ MEDIAPIPE_EYE_CORNERS = ((33, 133), (362, 263))
 """Both corners of each eye, from left to right in the picture."""
 MEDIAPIPE_MOUTH = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
 """The inner border of the lips, in order around the opening of the mouth."""
-MEDIAPIPE_INNER_LIPS = (*MEDIAPIPE_MOUTH[1:10], *MEDIAPIPE_MOUTH[11:])
-"""The same without its corners. On the model they lie where closed lips touch, 1 to 2 mm below where the mesh network
-sees them."""
 MEDIAPIPE_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 """The outer border of the lips, in order, from the right corner along the lower lip."""
 MEDIAPIPE_MOUTH_CORNERS = (61, 291)

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 _EARLIER = {
-    # 0.3: points of the inner borders of the lips moved, see `revise_lips` in models/landmarks.py.
-    "9d098fba9e976c39d4eb79e46584e60e02ec5510f585627b61cf7cfeda284701": (
-        "b2acf4d8c8bdaedb179af4604df2c5253b4d5b9a5d5fa378d3b93888c899a523",
-        "30b9aee4acb2432d83ef93b78207b8773029285ea413a9b9b7deaa9791884891",
-    ),
     # 0.2: points of the lids and of the inner corners of the eyes moved, see `revise_eyes` in models/landmarks.py.
     "b2acf4d8c8bdaedb179af4604df2c5253b4d5b9a5d5fa378d3b93888c899a523": (
         "30b9aee4acb2432d83ef93b78207b8773029285ea413a9b9b7deaa9791884891",

@@ -17,9 +17,10 @@ from mien.fitting import (
     StageClock,
     StageTime,
     align_to_points,
+    close_lips,
     fit,
     fit_joint,
-    fit_openings,
+    fit_lids,
     fit_prediction,
     trusted_point_weights,
     with_light_and_albedo,
@@ -93,11 +94,12 @@ class CoefficientFinder:
                 if any(map(_is_covered, inputs.parts)):
                     with clock.stage("light and albedo"):
                         start = self._with_light_of_visible_skin(start, inputs)
-                return FoundCoefficients(start, targets.camera, tuple(clock.times))
+                return FoundCoefficients(self.with_closed_lips(start, targets), targets.camera, tuple(clock.times))
         result = fit(
             self.model, targets, settings=self.settings, recognition=self._recognition, start=start, progress=progress
         )
-        return FoundCoefficients(result.coefficients, result.camera, (*clock.times, *result.stage_times))
+        faces = self.with_closed_lips(result.coefficients, replace(targets, camera=result.camera))
+        return FoundCoefficients(faces, result.camera, (*clock.times, *result.stage_times))
 
     def joint(
         self, targets: FitTargets, start: FaceCoefficients | None, *, progress: Progress | None
@@ -119,16 +121,18 @@ class CoefficientFinder:
             clock = StageClock(progress)
             with clock.stage("network"), torch.no_grad():
                 faces, weights = mean_prediction(self.model, start, sigma_m=self.settings.prediction_sigma)
-                faces = self._aligned(self._with_openings(self._aligned(faces, targets), targets), targets)
+                faces = self._with_lids(self._aligned(faces, targets), targets)
+                faces = self.with_closed_lips(faces, targets)
             return FoundCoefficients(faces, targets.camera, tuple(clock.times)), weights
         result = fit_joint(
             self.model, targets, settings=self.settings, recognition=self._recognition, start=start, progress=progress
         )
-        return FoundCoefficients(result.coefficients, result.camera, result.stage_times), result.photo_weights
+        faces = self.with_closed_lips(result.coefficients, replace(targets, camera=result.camera))
+        return FoundCoefficients(faces, result.camera, result.stage_times), result.photo_weights
 
     @torch.no_grad()
     def predict(self, inputs: PhotoInputs, *, refine: bool | None = None) -> FaceCoefficients:
-        """Predict coefficients by the encoder, on the detected points and with the detected openings of eyes and mouth.
+        """Predict coefficients by the encoder, on the detected points and with the detected opening of the eyes.
 
         Heads that lie on their side or upside down are turned upright for the encoder.
 
@@ -149,8 +153,16 @@ class CoefficientFinder:
             fitted = fit_prediction(self.model, targets, faces, settings=self.settings).rolled(-back)
             refined = self.encoder.refine(upright.crops, upright.camera, fitted, landmarks468_px=points)
             faces = self._aligned(refined.rolled(back), targets)
-        # The jaw makes a face longer, so its points have another size.
-        return self._aligned(self._with_openings(faces, targets), targets)
+        return self._with_lids(faces, targets)
+
+    def with_closed_lips(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
+        """The faces with lips that touch where the landmarks show a closed mouth.
+
+        Args:
+            faces: The faces, at the end of all other work on them.
+            targets: Their landmarks and cameras.
+        """
+        return close_lips(self.model, faces, targets.camera, landmarks68_px=targets.landmarks68_px)
 
     @property
     def _recognition(self) -> IdentityNetwork | None:
@@ -167,14 +179,14 @@ class CoefficientFinder:
             found.append(face)
         return FaceCoefficients.join(found)
 
-    def _with_openings(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
-        """The faces with the detected openings of eyes and mouth."""
-        return fit_openings(
+    def _with_lids(self, faces: FaceCoefficients, targets: FitTargets) -> FaceCoefficients:
+        """The faces with the detected opening of the eyes."""
+        return fit_lids(
             self.model,
             faces,
             targets.camera,
             points_px=targets.landmarks468_px,
-            sigma=self.settings.opening_sigma,
+            sigma=self.settings.lid_sigma,
             expression_sigma=self.settings.expression_sigma_of(self.model),
         )
 

@@ -244,6 +244,7 @@ class Reconstructor:
         yield ReconstructionStep("detected", detections, tuple(faces))
         if self.encoder is not None:
             quick = self._find_coefficients.predict(inputs, refine=True)
+            quick = self._find_coefficients.with_closed_lips(quick, inputs.targets)
             for k in range(len(inputs)):
                 one = slice(k, k + 1)
                 if is_in_front(quick[one]):

@@ -16,7 +16,7 @@ from mien.camera import Camera, to_camera_axes, to_model_axes
 from mien.fitting import FitSettings, mesh_point_weights
 from mien.fitting.depth import plane_basis, without_plane
 from mien.fitting.landmarks import initial_pose, normal_equations
-from mien.fitting.openings import Openings
+from mien.fitting.lids import LidGaps
 from mien.fitting.point_model import PointModel
 from mien.fitting.problem import ROBUST_SCALE_SQ
 from mien.geometry import cross_matrix, rotvec_to_rotmat
@@ -153,7 +153,7 @@ class FrameEnergy:
         residuals, jacobian, weights = self._linearised(motion, tracks)
         weights = weights * tracks.detected.double()[:, None, None]
         hessian, gradient = normal_equations(jacobian.flatten(1, 2), residuals.flatten(1), weights.flatten(1))
-        lids = Openings.of(target, sigma=self.settings.opening_sigma)
+        lids = LidGaps.of(target, sigma=self.settings.lid_sigma)
         across = lids.across(jacobian[:, :, :2]) * tracks.detected.double()[:, None, None]
         hessian = hessian + across.mT @ across
         gradient = gradient + torch.einsum("bpk,bp->bk", across, lids.residuals(target + residuals[..., :2]))

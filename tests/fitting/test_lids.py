@@ -1,4 +1,4 @@
-"""Distances between lids and lips: what the packaged model shows, and that what is closed is fitted closed."""
+"""Distances between the lids: what the packaged model shows, and that closed eyes are fitted closed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mien.camera import Camera
-from mien.fitting import FitSettings, FitTargets, fit, fit_openings
-from mien.fitting.openings import CLOSED_OPENING, LID_PAIRS, LIP_PAIRS, UNBIASED_OPENING, Openings
+from mien.fitting import FitSettings, FitTargets, fit, fit_lids
+from mien.fitting.lids import CLOSED_OPENING, UNBIASED_OPENING, LidGaps
 from mien.fitting.photometric import PhotometricEnergy
 from mien.morphable import FaceCoefficients, MorphableModel, load_model
 from mien.morphable.landmark_tables import IBUG_LEFT_EYE, IBUG_RIGHT_EYE, MEDIAPIPE_EYES
@@ -20,7 +20,6 @@ from mien.typing import Tensor
 SIDE = 224
 CLOSED = 0.75
 """Strength of a blink at which the lids of the packaged model meet."""
-IBUG_MIDDLE_OF_LIPS = (62, 66)
 LIDS = {"sigma": 0.03, "expression_sigma": 0.25}
 
 
@@ -91,38 +90,6 @@ def test_the_fit_closes_the_eyes_that_are_closed(
         assert float(strength) == pytest.approx(CLOSED if side in closed else 0.0, abs=0.2)
 
 
-def lip_gap_mm(model: MorphableModel, face: FaceCoefficients) -> float:
-    """Height of the upper over the lower lip in the middle of the mouth, of the iBUG landmarks."""
-    vertices = model.vertices(face.identity, face.expression)[0]
-    upper, lower = (vertices[model.landmarks68[k], 1] for k in IBUG_MIDDLE_OF_LIPS)
-    return 1000 * float(upper - lower)
-
-
-def test_the_points_of_each_lip_move_with_their_lip(model: MorphableModel) -> None:
-    """The points of the lower lip lay on the upper one until revision 0.3."""
-    points = model.mediapipe_points(model.mean[None])[0]
-    moved = model.mediapipe_points(model.expression_basis[model.expression_names.index("jawOpen")][None])[0]
-    for upper, lower in LIP_PAIRS:
-        assert (points[upper, 1] - points[lower, 1]).abs() < 1e-3  # closed lips touch
-        assert moved[upper, 1] > -0.01
-        assert moved[lower, 1] < -0.025
-
-
-@pytest.mark.parametrize("shown", [0.0, 0.05, 0.3])
-def test_the_fit_parts_the_lips_as_far_as_the_points_show(model: MorphableModel, camera: Camera, shown: float) -> None:
-    face = face_with(model, jawOpen=shown)
-    settings = FitSettings(photometric_steps=0, landmark_sigma=0.1)
-    found = fit(model, targets_of(model, face, camera), settings=settings).coefficients
-    assert lip_gap_mm(model, found) == pytest.approx(lip_gap_mm(model, face), abs=0.6)
-
-
-def test_a_prediction_gets_the_lips_that_the_points_show(model: MorphableModel, camera: Camera) -> None:
-    prediction, face = face_with(model, jawOpen=0.1), face_with(model)
-    found = fit_openings(model, prediction, camera, points_px=points_of(model, face, camera), **LIDS)
-    assert lip_gap_mm(model, prediction) > 3
-    assert lip_gap_mm(model, found) == pytest.approx(0, abs=0.5)
-
-
 def targets_of(model: MorphableModel, face: FaceCoefficients, camera: Camera) -> FitTargets:
     with torch.no_grad():
         rendered = render(model, face, camera)
@@ -136,12 +103,12 @@ def targets_of(model: MorphableModel, face: FaceCoefficients, camera: Camera) ->
 def test_a_prediction_gets_the_lids_that_the_points_show(
     model: MorphableModel, camera: Camera, predicted: float, shown: float
 ) -> None:
-    prediction = face_with(model, eyeBlinkLeft=predicted, eyeBlinkRight=predicted, mouthSmileLeft=0.4)
+    prediction = face_with(model, eyeBlinkLeft=predicted, eyeBlinkRight=predicted, jawOpen=0.4)
     face = face_with(model, eyeBlinkLeft=shown)
     points = points_of(model, face, camera)
-    found = fit_openings(model, prediction, camera, points_px=points, **LIDS)
+    found = fit_lids(model, prediction, camera, points_px=points, **LIDS)
     assert openings(model, found) == pytest.approx(openings(model, face), abs=0.03)
-    assert found.expression[0, model.expression_names.index("mouthSmileLeft")] == 0.4
+    assert found.expression[0, model.expression_names.index("jawOpen")] == 0.4
     assert torch.equal(found.identity, prediction.identity)
     assert found.expression.min() >= 0
     assert found.expression.max() <= 1
@@ -151,16 +118,16 @@ def test_faces_of_a_batch_are_independent(model: MorphableModel, camera: Camera)
     faces = [face_with(model, eyeBlinkLeft=CLOSED), face_with(model)]
     prediction, both = FaceCoefficients.join([face_with(model)] * 2), Camera.join([camera] * 2)
     points = torch.cat([points_of(model, face, camera) for face in faces])
-    found = fit_openings(model, prediction, both, points_px=points, **LIDS)
+    found = fit_lids(model, prediction, both, points_px=points, **LIDS)
     for k in range(2):
-        alone = fit_openings(model, face_with(model), camera, points_px=points[k : k + 1], **LIDS)
+        alone = fit_lids(model, face_with(model), camera, points_px=points[k : k + 1], **LIDS)
         torch.testing.assert_close(found.expression[k : k + 1], alone.expression, atol=1e-4, rtol=0)
 
 
 def test_a_model_without_blinks_keeps_its_faces(tiny: MorphableModel, camera: Camera) -> None:
     identity, expression, albedo = tiny.counts
     face = FaceCoefficients.mean(identity=identity, expression=expression, albedo=albedo, distance=0.5)
-    assert fit_openings(tiny, face, camera, points_px=points_of(tiny, face, camera), **LIDS) is face
+    assert fit_lids(tiny, face, camera, points_px=points_of(tiny, face, camera), **LIDS) is face
 
 
 @pytest.mark.parametrize(("shown", "expected"), [(CLOSED_OPENING / 2, 0.0), (UNBIASED_OPENING + 0.05, 1.0)])
@@ -171,21 +138,20 @@ def test_the_bias_of_the_network_is_removed_from_closed_eyes_only(shown: float, 
         # Outer corner first: the right eye is on the left of the picture. The lower lid comes first, y points down.
         points[0, list(eye), 0] = (1 if k else -1) * (60 + 20 * angle.cos())
         points[0, list(eye), 1] = angle.sin().round(decimals=4).sign() * 20 * shown
-    gaps = Openings.of(points, sigma=0.1)
-    lids = slice(len(LID_PAIRS))
-    assert gaps.across(points)[0, lids].tolist() == pytest.approx([10 * shown] * 6, rel=1e-3)
-    assert gaps.detected[0, lids].tolist() == pytest.approx([10 * shown * expected] * 6, rel=1e-3, abs=1e-4)
+    gaps = LidGaps.of(points, sigma=0.1)
+    assert gaps.across(points)[0].tolist() == pytest.approx([10 * shown] * 6, rel=1e-3)
+    assert gaps.detected[0].tolist() == pytest.approx([10 * shown * expected] * 6, rel=1e-3, abs=1e-4)
 
 
 def test_the_photometric_energy_holds_the_lids(model: MorphableModel, camera: Camera) -> None:
     face = face_with(model)
     weights = torch.ones(1, 468)
     energy = PhotometricEnergy(
-        model, targets_of(model, face, camera), settings=FitSettings(opening_sigma=0.1), point_weights=weights
+        model, targets_of(model, face, camera), settings=FitSettings(lid_sigma=0.1), point_weights=weights
     )
     with torch.no_grad():
         at_truth, blinking = (
-            energy.terms(f, energy.render(f)).openings.item() for f in (face, face_with(model, eyeBlinkLeft=CLOSED))
+            energy.terms(f, energy.render(f)).lids.item() for f in (face, face_with(model, eyeBlinkLeft=CLOSED))
         )
     assert at_truth < 1e-6
     # Three distances of 0.3 of the width, with a standard deviation of 0.1.

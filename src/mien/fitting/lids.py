@@ -1,8 +1,8 @@
-"""How far eyes and mouth are open: a term of the fit for the distances between the lids and between the lips.
+"""How far the eyes are open: a term of the fit for the distance between upper and lower lid.
 
 The position of a detected point errs by as much as an eye is open, but upper and lower lid err together: their distance
-is known ten times better. Without a term of its own, the distance loses against the prior of the expression: closed
-eyes open half way, and closed lips part and show teeth that the photo does not.
+is known ten times better. Without a term of its own, the distance loses against the prior of the expression, and closed
+eyes open half way.
 """
 
 from __future__ import annotations
@@ -14,18 +14,11 @@ import torch
 from mien.camera import Camera
 from mien.fitting.point_model import PointModel
 from mien.morphable import FaceCoefficients, MorphableModel
-from mien.morphable.landmark_tables import (
-    MEDIAPIPE_EYE_CORNERS,
-    MEDIAPIPE_EYES,
-    MEDIAPIPE_MOUTH,
-    MEDIAPIPE_OUTER_EYE_CORNERS,
-)
+from mien.morphable.landmark_tables import MEDIAPIPE_EYE_CORNERS, MEDIAPIPE_EYES, MEDIAPIPE_OUTER_EYE_CORNERS
 from mien.typing import Float, Tensor
 
-LID_PAIRS = tuple((eye[16 - k], eye[k]) for eye in MEDIAPIPE_EYES for k in (3, 4, 5))
-LIP_PAIRS = tuple((MEDIAPIPE_MOUTH[20 - k], MEDIAPIPE_MOUTH[k]) for k in range(3, 8))
-PAIRS = LID_PAIRS + LIP_PAIRS
-"""Upper and lower point of the three middle pairs of each eye, right eye first, then of the five of the lips."""
+PAIRS = tuple((eye[16 - k], eye[k]) for eye in MEDIAPIPE_EYES for k in (3, 4, 5))
+"""Upper and lower point of the three middle pairs of each eye, right eye first."""
 CLOSED_OPENING = 0.085
 """Opening that the mesh network shows for closed eyes, as a share of the eye's width. On renderings of the packaged
 model with closed eyes it is 0.085 ± 0.05."""
@@ -33,23 +26,21 @@ UNBIASED_OPENING = 0.3
 """Opening of a relaxed eye, from which on the network's opening is taken as it is."""
 SHAPES = ("eyeBlink", "eyeSquint", "eyeWide")
 """ARKit's blendshapes that move the lids, each with a Left and a Right one."""
-MOUTH_SHAPES = ("jawOpen", "mouthClose")
-"""Those that open and close the lips. Others part them too, but change the form of the mouth, which is known better."""
 STEPS = 6
-"""Gauss-Newton steps of `fit_openings`; the distance is almost linear in the blendshapes."""
+"""Gauss-Newton steps of `fit_lids`; the distance is almost linear in the blendshapes."""
 
 
 @dataclass(frozen=True)
-class Openings:
-    """Distances between upper and lower lids and lips in photos, in standard deviations."""
+class LidGaps:
+    """Distances between upper and lower lid in photos, in standard deviations."""
 
     up: Float[Tensor, "B 2"]
-    """Direction across eyes and mouth in the image, divided by the standard deviation of a distance, 1/pixels."""
-    detected: Float[Tensor, "B 11"]
+    """Direction across the eyes in the image, divided by the standard deviation of a distance, 1/pixels."""
+    detected: Float[Tensor, "B 6"]
     """Distance of each of `PAIRS`, standard deviations."""
 
     @classmethod
-    def of(cls, points_px: Float[Tensor, "B 468 2"], *, sigma: float) -> Openings:
+    def of(cls, points_px: Float[Tensor, "B 468 2"], *, sigma: float) -> LidGaps:
         """Measure the distances of detected points.
 
         Args:
@@ -60,17 +51,15 @@ class Openings:
         along = torch.nn.functional.normalize(points_px[:, left] - points_px[:, right], dim=-1)
         up = torch.stack([along[:, 1], -along[:, 0]], dim=-1)
         width = _widths(points_px)
-        gaps = cls(up, up.new_zeros(len(up), len(PAIRS))).residuals(points_px).clamp(min=0)
-        lids, lips = gaps[:, : len(LID_PAIRS)].unflatten(1, (2, -1)), gaps[:, len(LID_PAIRS) :]
-        opening = lids.mean(-1) / width
+        gaps = cls(up, up.new_zeros(len(up), len(PAIRS))).residuals(points_px).clamp(min=0).unflatten(1, (2, -1))
+        opening = gaps.mean(-1) / width
         excess = CLOSED_OPENING * (1 - opening / UNBIASED_OPENING).clamp(min=0)
         share = (1 - excess / opening.clamp(min=1e-6)).clamp(min=0)
         sigma_px = sigma * width.amax(1)
-        detected = torch.cat([(lids * share[..., None]).flatten(1), lips], dim=1)
-        return cls(up / sigma_px[:, None], detected / sigma_px[:, None])
+        return cls(up / sigma_px[:, None], (gaps * share[..., None]).flatten(1) / sigma_px[:, None])
 
-    def across(self, points: Float[Tensor, "B 468 2 *C"]) -> Float[Tensor, "B 11 *C"]:
-        """Distances between lids and lips of projected points, or of their derivatives; linear.
+    def across(self, points: Float[Tensor, "B 468 2 *C"]) -> Float[Tensor, "B 6 *C"]:
+        """Distances between the lids of projected points, or of their derivatives; linear.
 
         Args:
             points: Pixels.
@@ -81,7 +70,7 @@ class Openings:
         upper, lower = (list(side) for side in zip(*PAIRS, strict=True))
         return torch.einsum("bpi...,bi->bp...", points[:, upper] - points[:, lower], self.up)
 
-    def residuals(self, points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 11"]:
+    def residuals(self, points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 6"]:
         """Errors of the distances of projected points, standard deviations; differentiable."""
         return self.across(points_px) - self.detected
 
@@ -101,13 +90,13 @@ def lid_openings(points_px: Float[Tensor, "B 468 2"]) -> Float[Tensor, "B 2"]:
     Returns:
         About 0.3 for relaxed eyes; `CLOSED_OPENING`, not 0, for closed ones.
     """
-    lids = Openings.of(points_px, sigma=1.0)
+    lids = LidGaps.of(points_px, sigma=1.0)
     scale = lids.up.norm(dim=-1, keepdim=True)  # 1 over the width of the wider eye
-    gaps = Openings(lids.up / scale, lids.detected * 0).residuals(points_px).clamp(min=0)
-    return gaps[:, : len(LID_PAIRS)].unflatten(1, (2, -1)).mean(-1) / _widths(points_px)
+    gaps = LidGaps(lids.up / scale, lids.detected * 0).residuals(points_px).clamp(min=0)
+    return gaps.unflatten(1, (2, -1)).mean(-1) / _widths(points_px)
 
 
-def fit_openings(
+def fit_lids(
     model: MorphableModel,
     coefficients: FaceCoefficients,
     camera: Camera,
@@ -116,14 +105,13 @@ def fit_openings(
     sigma: float,
     expression_sigma: float,
 ) -> FaceCoefficients:
-    """Open or close lids and lips of faces as far as the detected points show; everything else is kept.
+    """Open or close the lids of faces as far as the detected points show; everything else is kept.
 
     An encoder sees an eye on a few pixels and predicts the mean of its uncertainty, which is neither open nor closed.
-    Lips that it predicts err likewise. The blendshapes of lids and lips are fitted to the distances, with a Gaussian
-    prior around their prediction.
+    The blendshapes of the lids are fitted to the distances, with a Gaussian prior around their prediction.
 
     Args:
-        model: The morphable model. Without ARKit's blendshapes of lids and lips, the faces are returned unchanged.
+        model: The morphable model. Without ARKit's blendshapes of the lids, the faces are returned unchanged.
         coefficients: The faces.
         camera: One camera per face.
         points_px: MediaPipe's points, pixels.
@@ -131,13 +119,13 @@ def fit_openings(
         expression_sigma: Standard deviation of the blendshapes around the given ones.
 
     Returns:
-        The faces with other strengths of the blendshapes of `SHAPES` and `MOUTH_SHAPES`; not differentiable.
+        The faces with other strengths of the blendshapes of `SHAPES`; not differentiable.
     """
-    names = [*MOUTH_SHAPES, *(shape + side for shape in SHAPES for side in ("Left", "Right"))]
+    names = [shape + side for shape in SHAPES for side in ("Left", "Right")]
     chosen = [model.expression_names.index(name) for name in names if name in model.expression_names]
     if not chosen:
         return coefficients
-    lids, (least, largest) = Openings.of(points_px, sigma=sigma), model.expression_range
+    lids, (least, largest) = LidGaps.of(points_px, sigma=sigma), model.expression_range
     point_model = PointModel.of(model)
     points = point_model.points(coefficients)
     start_camera = coefficients.pose.to_camera(points)
