@@ -64,6 +64,13 @@ def test_lips_close_half_way_where_the_landmarks_show_it(model: MorphableModel, 
     assert gap_mm(model, closed) == pytest.approx(gap_mm(model, seen), abs=0.5)
 
 
+def test_lips_that_enter_each_other_are_parted_until_they_touch(model: MorphableModel, camera: Camera) -> None:
+    fitted, seen = face_with(model, mouthClose=0.06), face_with(model, jawOpen=0.2)
+    found = close_lips(model, fitted, camera, landmarks68_px=landmarks(model, seen, camera))
+    assert gap_mm(model, fitted) < -1.5
+    assert gap_mm(model, found) == pytest.approx(0, abs=0.3)
+
+
 def test_lips_are_never_opened(model: MorphableModel, camera: Camera) -> None:
     fitted, seen = face_with(model, jawOpen=0.1, mouthClose=0.05), face_with(model, jawOpen=0.4)
     found = close_lips(model, fitted, camera, landmarks68_px=landmarks(model, seen, camera))

@@ -32,7 +32,9 @@ def close_lips(
     *,
     landmarks68_px: Float[Tensor, "B 68 2"],
 ) -> FaceCoefficients:
-    """Close the lips of faces as far as the detected landmarks show; everything else is kept.
+    """Close the lips of faces as far as the detected landmarks show, and part lips that enter each other.
+
+    Everything but the strength of `mouthClose` is kept.
 
     Args:
         model: The morphable model. Without ARKit's `mouthClose`, the faces are returned unchanged.
@@ -41,11 +43,11 @@ def close_lips(
         landmarks68_px: Detected landmarks in iBUG order, pixels.
 
     Returns:
-        The faces with at least the same strength of `mouthClose`; not differentiable.
+        The faces with another strength of `mouthClose`; not differentiable.
     """
     if SHAPE not in model.expression_names:
         return coefficients
-    shape, largest = model.expression_names.index(SHAPE), model.expression_range[1]
+    shape, (least, largest) = model.expression_names.index(SHAPE), model.expression_range
     right, left = (landmarks68_px[:, corner] for corner in IBUG_OUTER_EYE_CORNERS)
     along = torch.nn.functional.normalize(left - right, dim=-1)
     down = torch.stack([-along[:, 1], along[:, 0]], dim=-1)
@@ -57,15 +59,17 @@ def close_lips(
         vertices = model.vertices(coefficients.identity, expression)[:, model.landmarks68]
         return _gap(camera.project(coefficients.pose.to_camera(vertices)), down, upper, lower)
 
-    detected = _gap(landmarks68_px, down, upper, lower).clamp(min=0)
     first = strength = coefficients.expression[:, shape]
+    crossed = gap_px(first) < 0
+    wanted = torch.where(crossed, 0.0, _gap(landmarks68_px, down, upper, lower).clamp(min=0))
+    least, largest = torch.where(crossed, first.clamp(max=least), first), first.clamp(min=largest)
     step = 0.05
     for _ in range(STEPS):
         gap = gap_px(strength)
         closing = (gap - gap_px(strength + step)) / step
         # Seen from far below or above, the blendshape moves the lips along the line of sight.
-        change = torch.where(closing > 1e-3, (gap - detected) / closing.clamp(min=1e-3), torch.zeros_like(gap))
-        strength = torch.minimum(torch.maximum(strength + change, first), first.clamp(min=largest))
+        change = torch.where(closing > 1e-3, (gap - wanted) / closing.clamp(min=1e-3), torch.zeros_like(gap))
+        strength = torch.minimum(torch.maximum(strength + change, least), largest)
     expression = coefficients.expression.clone()
     expression[:, shape] = strength
     return replace(coefficients, expression=expression)
