@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden" / "photos.json"
 DATA = Path(os.environ.get("MIEN_DATA", Path(__file__).parents[2] / "shared" / "data")) / "demo"
 PORTRAITS = ("portrait_a", "portrait_b", "portrait_c", "portrait_d", "portrait_f")
 ASTRONAUT = "astronaut"
-COMMIT = "b289be9"
+COMMIT = "3cc0247"
 """Where the numbers were recorded."""
 GROUPS = (
     "identity", "expression", "albedo", "lighting", "rotation", "translation", "scale", "focal_px", "landmark_error",
