@@ -6,7 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -183,3 +186,19 @@ def test_the_server_answers_while_a_process_is_slow_to_end(monkeypatch: pytest.M
         return turns
 
     assert asyncio.run(scenario()) > 3
+
+
+def test_an_end_that_comes_together_with_a_message_is_not_lost() -> None:
+    """asyncio.wait_for lost it before Python 3.12, and the server waited for ever."""
+
+    async def main() -> None:
+        worker = jobs_module._Worker(process=cast("BaseProcess", None), connection=cast("Connection", None))
+        worker._pending = message = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(worker.message(10.0))
+        await asyncio.sleep(0)
+        message.set_result(Stage("reading", 0.0))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main())

@@ -313,7 +313,7 @@ class Jobs:
                 stopping, deadline = True, time.monotonic() + _PATIENCE_S
                 worker.send(Cancelled())
             try:
-                message = await asyncio.wait_for(worker.message(), min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+                message = await worker.message(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
             except asyncio.TimeoutError:
                 if time.monotonic() < deadline:
                     continue
@@ -347,7 +347,7 @@ class _Worker:
 
     process: BaseProcess
     connection: Connection
-    _pending: asyncio.Task[Message | None] | None = None
+    _pending: asyncio.Future[Message | None] | None = None
 
     @classmethod
     def start(cls, main: Callable[[Connection], None]) -> _Worker:
@@ -367,12 +367,22 @@ class _Worker:
         with contextlib.suppress(OSError):  # it has died, which `message` tells
             self.connection.send(message)
 
-    async def message(self) -> Message | None:
-        """The next message; None if the process has died. Waiting for it can be given up and begun again."""
+    async def message(self, seconds: float | None = None) -> Message | None:
+        """The next message; None if the process has died. Waiting for it can be given up and begun again.
+
+        Args:
+            seconds: How long to wait; None for as long as it takes.
+
+        Raises:
+            asyncio.TimeoutError: No message came in this time.
+        """
         if self._pending is None:
             self._pending = asyncio.create_task(asyncio.to_thread(self._receive))
-        message = await asyncio.shield(self._pending)
-        self._pending = None
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the message.
+        done, _ = await asyncio.wait({self._pending}, timeout=seconds)
+        if not done:
+            raise asyncio.TimeoutError
+        message, self._pending = self._pending.result(), None
         return message
 
     def _receive(self) -> Message | None:
