@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -192,7 +190,7 @@ def test_an_end_that_comes_together_with_a_message_is_not_lost() -> None:
     """asyncio.wait_for lost it before Python 3.12, and the server waited for ever."""
 
     async def main() -> None:
-        worker = jobs_module._Worker(process=cast("BaseProcess", None), connection=cast("Connection", None))
+        worker = jobs_module._Worker(multiprocessing.Process(), multiprocessing.Pipe()[0])
         worker._pending = message = asyncio.get_running_loop().create_future()
         waiting = asyncio.create_task(worker.message(10.0))
         await asyncio.sleep(0)
