@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from mien.studio import server
@@ -10,7 +11,10 @@ from tests.studio import fake_worker
 
 
 def main(port: int) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal comes, even one that the tests' own shell ignores (nohup, a job in the background)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     server.run_worker = fake_worker.run_with_options
     server.serve(
         host="127.0.0.1",

@@ -75,7 +75,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Tells when it responds, and ends at once: the work on jobs is stopped, and their pages are told."""
+    """Tells when it responds, and ends at once: the work on jobs is stopped, and their pages hear of it."""
 
     def __init__(self, config: uvicorn.Config, jobs: Jobs, started: Callable[[], None]) -> None:
         super().__init__(config)
