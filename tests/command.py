@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import signal
+import subprocess
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -117,6 +120,24 @@ def write_numbers(face: Reconstruction, _model: object, _photo: object, folder: 
     """Stands for `write_files`, without meshes and pictures."""
     with writing_folder(folder) as partial:
         write_result_files(face, partial)
+
+
+def done_until_killed(command: list[str], *, after: int) -> list[str]:
+    """The photos that a run with --json has done when it is killed, which is after some photos that it did not skip."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    done, fresh = list[str](), 0
+    for line in process.stdout:
+        row = json.loads(line)
+        fresh += row["status"] != "skipped"
+        done += [row["photo"]] if row["status"] == "done" else []
+        if fresh == after:
+            break
+    process.send_signal(signal.SIGKILL)
+    rest = [json.loads(line) for line in process.stdout.read().splitlines() if line.endswith("}")]
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    return done + [row["photo"] for row in rest if row["status"] == "done"]
 
 
 def main() -> None:

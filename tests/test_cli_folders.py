@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from mien.io.folder_lock import LOCK_FILE
 from mien.result import Reconstruction
 from mien.scale.output_folder import OutputFolder
 from mien.scale.summary import PhotoRow, SummaryTable
-from tests.command import FakeReconstructor, photo_with, run, summary, write_numbers
+from tests.command import FakeReconstructor, done_until_killed, photo_with, run, summary, write_numbers
 
 HEADER = "photo,faces,seconds,landmark_error,photometric_error,results,reason\n"
 
@@ -308,20 +307,7 @@ def test_a_run_that_is_killed_three_times_finishes_with_resume(tmp_path: Path, o
     command = [sys.executable, "-m", "tests.command", "reconstruct", str(tmp_path / "in"), "-o", str(out), "--resume"]
     done: list[str] = []
     for _ in range(3):
-        process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert process.stdout is not None
-        stop, fresh = rng.randint(5, 15), 0
-        for line in process.stdout:
-            row = json.loads(line)
-            fresh += row["status"] != "skipped"
-            done += [row["photo"]] if row["status"] == "done" else []
-            if fresh == stop:
-                break
-        process.send_signal(signal.SIGKILL)
-        rest = [json.loads(line) for line in process.stdout.read().splitlines() if line.endswith("}")]
-        done += [row["photo"] for row in rest if row["status"] == "done"]
-        assert process.wait() == -signal.SIGKILL
-        process.stdout.close()
+        done += done_until_killed([*command, "--json"], after=rng.randint(5, 15))
         rows = summary(out)
         assert all(None not in row.values() for row in rows), "the table is torn"
     finished = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,7 @@ from mien.scale.photo_work import PhotoSettings
 from mien.scale.ray_photos import PhotoResumer
 from mien.scale.run_record import read_record
 from mien.scale.worker import Outcome
-from tests.command import FakeReconstructor, photo_with, run, summary, write_numbers
+from tests.command import FakeReconstructor, done_until_killed, photo_with, run, summary, write_numbers
 
 
 @pytest.fixture(autouse=True)
@@ -308,20 +307,7 @@ def test_a_run_over_people_that_is_killed_finishes_with_resume(tmp_path: Path) -
     command += ["-o", str(out), "--resume"]
     done: list[str] = []
     for stop in (3, 6):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert process.stdout is not None
-        fresh = 0
-        for line in process.stdout:
-            row = json.loads(line)
-            fresh += row["status"] != "skipped"
-            done += [row["photo"]] if row["status"] == "done" else []
-            if fresh == stop:
-                break
-        process.send_signal(signal.SIGKILL)
-        rest = [json.loads(line) for line in process.stdout.read().splitlines() if line.endswith("}")]
-        done += [row["photo"] for row in rest if row["status"] == "done"]
-        assert process.wait() == -signal.SIGKILL
-        process.stdout.close()
+        done += done_until_killed(command, after=stop)
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1, finished.stderr
     rows = [json.loads(line) for line in finished.stdout.splitlines()]
